@@ -1,0 +1,3 @@
+//! The on-store format, version 1: parsing and writing, no I/O. `format-spec/` is the authority.
+
+pub mod json;

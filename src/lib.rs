@@ -1,0 +1,5 @@
+//! Model weights as signed graphs of content-addressed chunks.
+
+pub mod format;
+pub mod id;
+pub mod source;

@@ -1,0 +1,214 @@
+//! Where objects lie: one trait over directories, buckets and static HTTP hosts.
+//!
+//! A backend moves bytes and never interprets them. Whatever it returns is unverified; the layers
+//! above check every byte. Objects appear whole or not at all, under every backend.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+/// A `/`-separated path of an object below the store's root: no empty, `.` or `..` segment.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectPath(String);
+
+impl ObjectPath {
+    /// Takes `path`, unless a segment is empty, `.` or `..`, or holds a control character or `\`.
+    pub fn new(path: impl Into<String>) -> Option<Self> {
+        let path = path.into();
+        let fits = |segment: &str| !matches!(segment, "" | "." | "..");
+        (path.split('/').all(fits) && !path.contains(|c: char| c.is_control() || c == '\\'))
+            .then_some(Self(path))
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Which bytes of an object are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadRange {
+    /// The whole object (no `Range` header).
+    Full,
+    /// These bytes; the object must hold them all.
+    Bounded(Range<u64>),
+    /// The last bytes, or the whole object if it is shorter.
+    Suffix(u64),
+}
+
+/// An opaque token that changes whenever the object's content does (an ETag).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(pub String);
+
+/// One object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Where it lies.
+    pub path: ObjectPath,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was written, by the store's clock.
+    pub modified: SystemTime,
+}
+
+/// What a conditional write expects to find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing at that path.
+    Absent,
+    /// The object whose read returned this version.
+    Version(Version),
+}
+
+/// The body of a read: bytes in order, pulled by the reader, so that back-pressure reaches the
+/// connection.
+#[async_trait]
+pub trait Body: Send {
+    /// Appends between 1 and `max` further bytes to `out` and returns how many; 0 only at the end
+    /// of the range. The bytes reach spare capacity first: `out` is not reallocated as long as it
+    /// has room for `max` bytes.
+    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError>;
+}
+
+/// An opened read. `range` is what the body will deliver, checked against what was asked.
+pub struct ObjectReader {
+    /// The bytes of the object that the body delivers. A server that ignores `Range` yields the
+    /// whole object here; the reader skips what it did not ask for.
+    pub range: Range<u64>,
+    /// The object's whole size, when the store tells it.
+    pub size: Option<u64>,
+    /// The object's version, when the store tells it.
+    pub version: Option<Version>,
+    /// The bytes.
+    pub body: Box<dyn Body>,
+}
+
+impl fmt::Debug for ObjectReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectReader")
+            .field("range", &self.range)
+            .field("size", &self.size)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store's transport. Reads are ranged and streamed; writes are whole and atomic.
+#[async_trait]
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// The store's address, for messages.
+    fn location(&self) -> &str;
+
+    /// Opens a read. A missing object is [`SourceErrorKind::NotFound`]; a range beyond the end is
+    /// [`SourceErrorKind::OutOfRange`].
+    async fn open(&self, path: &ObjectPath, range: ReadRange) -> Result<ObjectReader, SourceError>;
+
+    /// Size, time and existence of one object; `None` if it is missing.
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, SourceError>;
+
+    /// Writes the concatenation of `parts`, durably and atomically, replacing what is there.
+    async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), SourceError>;
+
+    /// Writes `content` if `path` still is as `expected`; otherwise
+    /// [`SourceErrorKind::Conflict`], and nothing changed.
+    async fn put_if(
+        &self,
+        path: &ObjectPath,
+        expected: Expected,
+        content: Bytes,
+    ) -> Result<(), SourceError>;
+
+    /// Removes the object; a missing one is no error.
+    async fn delete(&self, path: &ObjectPath) -> Result<(), SourceError>;
+
+    /// Every object whose path starts with `prefix` (which ends in `/`), sorted by path.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError>;
+
+    /// Whether reads block the calling thread (local files): the caller then reads on threads made
+    /// for blocking.
+    fn reads_block(&self) -> bool {
+        false
+    }
+}
+
+/// What went wrong; whether to try again depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceErrorKind {
+    /// No such object.
+    NotFound,
+    /// The object is shorter than the range asked for.
+    OutOfRange,
+    /// Credentials are missing or do not suffice.
+    Denied,
+    /// The object changed under a conditional write.
+    Conflict,
+    /// The store takes no writes.
+    ReadOnly,
+    /// The address or the request makes no sense to this backend.
+    Invalid,
+    /// The server broke the protocol: a body of the wrong length, a range that was not asked for.
+    Protocol,
+    /// No byte arrived for the stall limit.
+    Stalled,
+    /// Reset, refused, 5xx, 429: may pass.
+    Transient,
+    /// The local system failed: disk full, permission, I/O error.
+    Io,
+}
+
+/// A failed operation on one object.
+#[derive(Debug, thiserror::Error)]
+#[error("{location}: {object}: {message}")]
+pub struct SourceError {
+    /// What went wrong.
+    pub kind: SourceErrorKind,
+    /// The store.
+    pub location: String,
+    /// The object.
+    pub object: String,
+    /// What happened, for people.
+    pub message: String,
+    /// The cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl SourceError {
+    /// Whether the same request may succeed when sent again.
+    pub fn is_transient(&self) -> bool {
+        use SourceErrorKind::*;
+        matches!(self.kind, Protocol | Stalled | Transient)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_paths_cannot_leave_the_root() {
+        for good in ["a", "packs/00", "refs/org/model/@latest"] {
+            assert_eq!(ObjectPath::new(good).map(|p| p.to_string()).as_deref(), Some(good));
+        }
+        for bad in ["", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\n"] {
+            assert_eq!(ObjectPath::new(bad), None, "{bad:?} was accepted");
+        }
+    }
+}
