@@ -1,3 +1,16 @@
 //! The on-store format, version 1: parsing and writing, no I/O. `format-spec/` is the authority.
 
+mod error;
+pub mod grid;
 pub mod json;
+pub mod layout;
+pub mod limits;
+pub mod manifest;
+pub mod pack;
+pub mod page;
+pub mod record;
+pub mod store;
+pub mod table;
+mod wire;
+
+pub use error::FormatError;
