@@ -1,6 +1,8 @@
 //! Model weights as signed graphs of content-addressed chunks.
 
+pub mod codec;
 pub mod dtype;
 pub mod format;
 pub mod id;
 pub mod source;
+pub mod verify;

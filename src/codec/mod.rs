@@ -1,0 +1,167 @@
+//! Codecs: verified stored bytes to decoded bytes and back, without loss (section 12).
+
+mod zstd;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::dtype::Dtype;
+use crate::format::record::{ChunkRecord, CodecId};
+use crate::id::{DecodedDigest, StoredDigest};
+use crate::verify::VerifiedChunk;
+
+/// A chunk that was verified and still does not decode: whoever signed it wrote it so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// This release has no such codec.
+    #[error("codec {0} is not known to this release; use a newer tenpak")]
+    UnknownCodec(u8),
+    /// The codec rejects the bytes.
+    #[error("{codec} does not decode: {why}")]
+    Malformed { codec: &'static str, why: String },
+    /// Another number of bytes than the record says.
+    #[error("{codec} decoded to {have} bytes, not {need}")]
+    Length { codec: &'static str, need: u32, have: usize },
+}
+
+/// Decodes `chunk` onto the end of `out`, which must have room for its decoded length, so that a
+/// region of a larger buffer can be filled without moving. Nothing is appended on an error.
+pub fn decode(chunk: &VerifiedChunk, out: &mut BytesMut) -> Result<(), DecodeError> {
+    match chunk.record().codec {
+        CodecId::RAW => out.extend_from_slice(chunk.stored()),
+        CodecId::ZSTD => zstd::decode(chunk.stored(), chunk.record().decoded_len, out)?,
+        CodecId(number) => return Err(DecodeError::UnknownCodec(number)),
+    }
+    Ok(())
+}
+
+/// The decoded bytes of `chunk`, without a copy where the codec is raw.
+pub fn into_decoded(chunk: VerifiedChunk) -> Result<Bytes, DecodeError> {
+    if chunk.record().codec == CodecId::RAW {
+        return Ok(chunk.into_stored().freeze());
+    }
+    let mut out = BytesMut::with_capacity(chunk.record().decoded_len as usize);
+    decode(&chunk, &mut out)?;
+    Ok(out.freeze())
+}
+
+/// Which codecs a packer may choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CodecChoice {
+    /// The smallest of all, chunk by chunk.
+    #[default]
+    Auto,
+    /// As it is.
+    Raw,
+    /// Zstandard, where it is smaller than raw.
+    Zstd,
+}
+
+impl CodecChoice {
+    /// Every choice with its name on the command line.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Auto, "auto"), (Self::Raw, "raw"), (Self::Zstd, "zstd")];
+}
+
+/// An encoded chunk: its record and its stored bytes.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// What it is.
+    pub record: ChunkRecord,
+    /// What is stored.
+    pub stored: Bytes,
+}
+
+/// Encodes decoded bytes, of which there are 1 byte to 4 MiB; never larger than they are.
+#[derive(Default)]
+pub struct Encoder {
+    zstd: zstd::Encoder,
+}
+
+impl Encoder {
+    /// The chunk of `decoded`, through the smallest codec that `choice` allows.
+    pub fn encode(&mut self, choice: CodecChoice, element: Dtype, decoded: Bytes) -> Encoded {
+        let hash = blake3::hash(&decoded);
+        // `decoded` is at most 4 MiB.
+        let raw = ChunkRecord::raw(element, decoded.len() as u32, hash);
+        let smaller = match choice {
+            CodecChoice::Raw => None,
+            CodecChoice::Auto => self.zstd.encode_if_promising(&decoded),
+            CodecChoice::Zstd => self.zstd.encode(&decoded),
+        };
+        let Some(stored) = smaller else {
+            return Encoded { record: raw, stored: decoded };
+        };
+        let record = ChunkRecord {
+            codec: CodecId::ZSTD,
+            stored_len: stored.len() as u32,
+            stored: StoredDigest::of(&stored),
+            decoded: DecodedDigest::from_hash(hash),
+            ..raw
+        };
+        Encoded { record, stored }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn back(encoded: &Encoded) -> Bytes {
+        let stored = BytesMut::from(&encoded.stored[..]);
+        into_decoded(VerifiedChunk::verify(encoded.record, stored).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn every_choice_round_trips(seed: Vec<u8>, repeat in 1_usize..400, choice in 0_usize..3) {
+            let mut data = seed.repeat(repeat);
+            data.push(1);
+            let data = Bytes::from(data);
+            let (choice, _) = CodecChoice::ALL[choice];
+            let encoded = Encoder::default().encode(choice, Dtype::U8, data.clone());
+            prop_assert!(encoded.stored.len() <= data.len());
+            prop_assert_eq!(ChunkRecord::parse(&encoded.record.to_bytes()).unwrap(), encoded.record);
+            prop_assert_eq!(DecodedDigest::of(&data), encoded.record.decoded);
+            prop_assert_eq!(back(&encoded), data);
+        }
+    }
+
+    #[test]
+    fn decoding_enforces_the_decoded_length() {
+        let data = Bytes::from(vec![7; 100_000]);
+        let encoded = Encoder::default().encode(CodecChoice::Zstd, Dtype::U8, data);
+        assert_eq!(encoded.record.codec, CodecId::ZSTD);
+        for decoded_len in [99_999, 100_001] {
+            let record = ChunkRecord { decoded_len, ..encoded.record };
+            let stored = BytesMut::from(&encoded.stored[..]);
+            let chunk = VerifiedChunk::verify(record, stored).unwrap();
+            let mut out = BytesMut::from(&b"kept"[..]);
+            assert!(decode(&chunk, &mut out).is_err());
+            assert_eq!(out, &b"kept"[..], "nothing is appended on an error");
+        }
+    }
+
+    #[test]
+    fn frames_that_v1_forbids_are_refused() {
+        let twice = |frame: &[u8]| [frame, frame].concat();
+        let frame = ::zstd::bulk::compress(&[7; 1000], 3).unwrap();
+        for bad in [twice(&frame), [&frame[..], b"x"].concat(), frame[..frame.len() - 1].to_vec()] {
+            let stored = BytesMut::from(&bad[..]);
+            let record = ChunkRecord {
+                codec: CodecId::ZSTD,
+                stored_len: bad.len() as u32,
+                stored: StoredDigest::of(&bad),
+                ..ChunkRecord::raw(Dtype::U8, 1000, blake3::hash(b""))
+            };
+            assert!(into_decoded(VerifiedChunk::verify(record, stored).unwrap()).is_err());
+        }
+        let unknown = ChunkRecord {
+            codec: CodecId(99),
+            ..ChunkRecord::raw(Dtype::U8, 1, blake3::hash(b"x"))
+        };
+        let chunk = VerifiedChunk::verify(unknown, BytesMut::from(&b"x"[..])).unwrap();
+        assert!(matches!(into_decoded(chunk), Err(DecodeError::UnknownCodec(99))));
+    }
+}
