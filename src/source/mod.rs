@@ -3,7 +3,12 @@
 //! A backend moves bytes and never interprets them. Whatever it returns is unverified; the layers
 //! above check every byte. Objects appear whole or not at all, under every backend.
 
+pub mod dir;
+pub mod fault;
 pub mod http;
+pub mod object;
+pub mod small;
+pub mod url;
 
 use std::fmt;
 use std::ops::Range;
