@@ -3,3 +3,4 @@
 pub mod format;
 pub mod id;
 pub mod source;
+pub mod trust;
