@@ -5,4 +5,5 @@ pub mod dtype;
 pub mod format;
 pub mod id;
 pub mod source;
+pub mod trust;
 pub mod verify;
