@@ -4,5 +4,6 @@ pub mod codec;
 pub mod dtype;
 pub mod format;
 pub mod id;
+pub mod parallel;
 pub mod source;
 pub mod verify;
