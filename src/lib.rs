@@ -4,6 +4,7 @@ pub mod codec;
 pub mod dtype;
 pub mod format;
 pub mod id;
+pub mod parallel;
 pub mod source;
 pub mod trust;
 pub mod verify;
