@@ -122,10 +122,8 @@ impl Store {
     pub async fn pack_index(&self, id: PackId) -> Result<PackIndex, StoreError> {
         let path = paths::pack(id);
         let wrong = StoreError::format(self, &path);
-        let suffix = |len| {
-            let range = ReadRange::Suffix(len);
-            async { read_all(&*self.backend, &path, range, len, &self.retry).await }
-        };
+        let suffix =
+            |len| read_all(&*self.backend, &path, ReadRange::Suffix(len), len, &self.retry);
         // One request for nearly every pack: 64 MiB of 1 MiB chunks have an index of 8 KiB.
         let mut tail = suffix(16 << 10).await?.0;
         let trailer_at = tail.len().saturating_sub(Trailer::LEN as usize);
