@@ -443,8 +443,10 @@ async fn back_pressure_reaches_the_server() {
     let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = sent.clone();
     let server = tokio::spawn(async move {
-        use tokio::io::AsyncWriteExt;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = [0; 4096];
+        stream.read(&mut request).await.expect("a request");
         let head = answer("200 OK", &[&format!("Content-Length: {SIZE}")], b"");
         stream.write_all(&head).await.expect("a header");
         let block = vec![0; 64 << 10];
@@ -536,7 +538,9 @@ async fn tls_server(
                 });
                 let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 let served = server.serve_connection(TokioIo::new(stream), service).await;
-                drop(served.map_err(|e| eprintln!("connection: {e}")));
+                if let Err(e) = served {
+                    eprintln!("connection: {e}");
+                }
             });
         }
     });
