@@ -37,10 +37,12 @@ async fn read_of(
     range: ReadRange,
     retries: u32,
 ) -> Result<Bytes, SourceErrorKind> {
-    let mut policy = RetryPolicy::default();
-    policy.retries = retries;
-    policy.first_pause = Duration::from_millis(1);
-    policy.stall = Duration::from_millis(200);
+    let policy = RetryPolicy {
+        retries,
+        first_pause: Duration::from_millis(1),
+        stall: Duration::from_millis(200),
+        ..RetryPolicy::default()
+    };
     let read = read_all(b, &path("packs/a"), range, 1 << 20, &policy).await;
     read.map(|(bytes, _)| bytes).map_err(|e| e.kind)
 }

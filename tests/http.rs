@@ -31,12 +31,12 @@ fn backend(url: &str) -> HttpBackend {
 
 /// Tries again at once, and takes half a second of silence for a stall.
 fn eager(retries: u32) -> RetryPolicy {
-    let mut policy = RetryPolicy::default();
-    policy.retries = retries;
-    policy.first_pause = Duration::from_millis(1);
-    policy.longest_pause = Duration::from_millis(5);
-    policy.stall = Duration::from_millis(500);
-    policy
+    RetryPolicy {
+        retries,
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(5),
+        stall: Duration::from_millis(500),
+    }
 }
 
 async fn get(url: &str, range: ReadRange) -> Result<(Bytes, Option<Version>), SourceError> {
@@ -446,7 +446,8 @@ async fn back_pressure_reaches_the_server() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut stream, _) = listener.accept().await.expect("a connection");
         let mut request = [0; 4096];
-        stream.read(&mut request).await.expect("a request");
+        let n = stream.read(&mut request).await.expect("a request");
+        assert_ne!(n, 0);
         let head = answer("200 OK", &[&format!("Content-Length: {SIZE}")], b"");
         stream.write_all(&head).await.expect("a header");
         let block = vec![0; 64 << 10];
