@@ -1,7 +1,11 @@
 //! Model weights as signed graphs of content-addressed chunks.
 
+<<<<<<< HEAD
 pub mod codec;
 pub mod dtype;
+=======
+pub mod edge;
+>>>>>>> h1
 pub mod format;
 pub mod id;
 pub mod model;
