@@ -144,11 +144,7 @@ impl TrustSet {
                 Ok(true) => set.add_trust_file(&path)?,
                 Ok(false) => {}
                 Err(source) => {
-                    return Err(TrustError::Io {
-                        path,
-                        action: "look for the trust file",
-                        source,
-                    });
+                    return Err(TrustError::Io { path, action: "look for the trust file", source });
                 }
             }
         }
@@ -161,14 +157,9 @@ impl TrustSet {
         }
         let path = Path::new(argument);
         let bytes = read_file(path)?;
-        let bad = |reason: String| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        };
+        let bad = |reason: String| TrustError::BadKey { path: path.to_owned(), reason };
         if bytes.starts_with(SECRET_PREFIX.as_bytes()) {
-            return Err(bad(
-                "this is a secret key: trust its public half, the `.pub` file".into(),
-            ));
+            return Err(bad("this is a secret key: trust its public half, the `.pub` file".into()));
         }
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) {
             let text = std::str::from_utf8(&bytes).map_err(|_| bad("not a line of text".into()))?;
@@ -187,10 +178,7 @@ impl TrustSet {
     }
 
     fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
-        let bad = |reason| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        };
+        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
         for line in TrustFile::parse(bytes).map_err(bad)?.lines {
             match line {
@@ -235,21 +223,13 @@ impl TrustSet {
 
     /// Trusts an HMAC secret: whoever holds it can sign.
     pub fn add_hmac(&mut self, secret: &[u8], names: Option<Vec<String>>) -> Result<(), String> {
-        self.add(
-            KeyId::of_hmac(secret),
-            Material::Hmac(secret.to_vec()),
-            names,
-        )
+        self.add(KeyId::of_hmac(secret), Material::Hmac(secret.to_vec()), names)
     }
 
     fn add_hmac_file(&mut self, path: &Path, names: Option<Vec<String>>) -> Result<(), TrustError> {
         let bytes = read_file(path)?;
-        let bad = |reason| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        };
-        self.add_hmac(hmac_secret(&bytes).map_err(bad)?, names)
-            .map_err(bad)
+        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
+        self.add_hmac(hmac_secret(&bytes).map_err(bad)?, names).map_err(bad)
     }
 
     /// Makes a key count for nothing.
@@ -366,16 +346,9 @@ impl TrustSet {
         let what = "the index of refs".to_owned();
         let mut vouched: Vouched<IndexBody> = self.verify_document(&what, None, bytes)?;
         check_expiry(what, vouched.body.expires, now)?;
-        let keys: Vec<&Scope> = vouched
-            .keys
-            .iter()
-            .filter_map(|id| self.keys.get(id))
-            .map(|key| &key.scope)
-            .collect();
-        vouched
-            .body
-            .refs
-            .retain(|entry| keys.iter().any(|scope| scope.allows(Some(&entry.name))));
+        let keys: Vec<&Scope> =
+            vouched.keys.iter().filter_map(|id| self.keys.get(id)).map(|key| &key.scope).collect();
+        vouched.body.refs.retain(|entry| keys.iter().any(|scope| scope.allows(Some(&entry.name))));
         Ok(vouched)
     }
 
@@ -387,10 +360,7 @@ impl TrustSet {
         name: Option<&ArtifactName>,
         bytes: &[u8],
     ) -> Result<Vouched<T>, TrustError> {
-        let malformed = |reason| TrustError::Malformed {
-            what: what.to_owned(),
-            reason,
-        };
+        let malformed = |reason| TrustError::Malformed { what: what.to_owned(), reason };
         let raw = RawEnvelope::split::<T>(bytes).map_err(malformed)?;
         let mut verdicts = Verdicts::new(what.to_owned());
         for (key, signature) in &raw.signatures {
@@ -522,11 +492,7 @@ struct Verdicts {
 
 impl Verdicts {
     fn new(what: String) -> Self {
-        Self {
-            what,
-            valid: Vec::new(),
-            rejected: Vec::new(),
-        }
+        Self { what, valid: Vec::new(), rejected: Vec::new() }
     }
 
     fn add(&mut self, key: &KeyId, verdict: Verdict) {
@@ -540,11 +506,7 @@ impl Verdicts {
         self,
         name: Option<&ArtifactName>,
     ) -> Result<(Vec<KeyId>, Vec<TrustError>), TrustError> {
-        let Self {
-            what,
-            mut valid,
-            mut rejected,
-        } = self;
+        let Self { what, mut valid, mut rejected } = self;
         valid.sort();
         valid.dedup();
         rejected.sort_by_key(|(_, verdict)| match verdict {
@@ -579,10 +541,7 @@ impl Verdicts {
             });
         }
         if !untrusted.is_empty() {
-            errors.push(TrustError::UntrustedKey {
-                what: what.clone(),
-                keys: untrusted,
-            });
+            errors.push(TrustError::UntrustedKey { what: what.clone(), keys: untrusted });
         }
         if !valid.is_empty() {
             return Ok((valid, errors));
