@@ -229,6 +229,31 @@ fn a_signing_subkey_signs_for_its_primary_key() {
 }
 
 #[test]
+fn a_subkey_that_does_not_confirm_its_certificate_is_refused() {
+    use pgp::composed::{Deserializable as _, SignedPublicKey};
+    use pgp::packet::SubpacketData;
+    use pgp::ser::Serialize as _;
+
+    let gpg = Gpg::new();
+    let primary = gpg.key("ed25519", "cert", "1y");
+    gpg.run(&["--quick-add-key", primary.as_str(), "ed25519", "sign", "1y"]);
+    let signature = gpg.sign(&[]);
+    let mut certificate = SignedPublicKey::from_bytes(gpg.public().as_slice()).unwrap();
+    // Whoever binds another's subkey to a certificate of their own lacks its confirmation.
+    let binding = &mut certificate.public_subkeys[0].signatures[0];
+    let is_confirmation =
+        |data: &SubpacketData| matches!(data, SubpacketData::EmbeddedSignature(_));
+    let mut unhashed = binding.config().unwrap().unhashed_subpackets();
+    let at = unhashed.position(|packet| is_confirmation(&packet.data)).unwrap();
+    drop(unhashed);
+    binding.unhashed_subpacket_remove(at).unwrap();
+    let mut set = TrustSet::default();
+    set.add_openpgp(&certificate.to_bytes().unwrap(), None).unwrap();
+    assert_refused(verify(&set, &primary, &signature), "does not confirm");
+    verify(&gpg.trust(), &primary, &signature).unwrap();
+}
+
+#[test]
 fn a_revoked_certificate_counts_no_longer() {
     let gpg = Gpg::new();
     let key = gpg.key("ed25519", "sign", "1y");

@@ -331,6 +331,48 @@ fn trust_arguments_add_up() {
     fails(&[argument("long")], "longer");
 }
 
+/// Not a test of its own: what the processes of the next test run.
+#[test]
+fn defaults_child() {
+    let Some(expected) = std::env::var_os("TENPAK_TEST_DEFAULTS") else { return };
+    let answer = match TrustSet::load(&[]) {
+        Ok(set) => set.key_ids().count().to_string(),
+        Err(error) => error.to_string(),
+    };
+    let expected = expected.into_string().unwrap();
+    assert!(answer.starts_with(&expected), "{answer:?} instead of {expected:?}");
+    let state = SeenRefs::of_user().check(&vouched(&[1], "m", 7, b"x")).unwrap();
+    assert_eq!(state, SeenState::Remembered);
+}
+
+#[test]
+fn the_users_own_files_are_found_as_xdg_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let hex = to_hex(secret(1).verifying_key().as_bytes());
+    let run = |variables: &[(&str, &Path)], expected: &str| {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "defaults_child"]).env("TENPAK_TEST_DEFAULTS", expected);
+        child.env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME");
+        assert!(child.envs(variables.iter().copied()).status().unwrap().success());
+    };
+    let (home, config, state) =
+        (dir.path().join("home"), dir.path().join("config"), dir.path().join("state"));
+    run(&[("HOME", &home)], "0");
+    assert!(home.join(".local/state/tenpak/seen/lock").exists());
+    let file = home.join(".config/tenpak/trust");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, format!("ed25519 {hex}\n")).unwrap();
+    run(&[("HOME", &home)], "1");
+    // A relative directory is ignored.
+    run(&[("HOME", &home), ("XDG_CONFIG_HOME", Path::new("config"))], "1");
+    run(&[("HOME", &home), ("XDG_CONFIG_HOME", &config), ("XDG_STATE_HOME", &state)], "0");
+    assert!(state.join("tenpak/seen/lock").exists());
+    // A default file that is there but no file must not turn verification off.
+    fs::create_dir_all(config.join("tenpak/trust")).unwrap();
+    let said = config.join("tenpak/trust");
+    run(&[("HOME", &home), ("XDG_CONFIG_HOME", &config)], said.to_str().unwrap());
+}
+
 // ---- versions seen ----
 
 fn vouched(seeds: &[u8], name: &str, version: u64, content: &[u8]) -> Vouched<RefBody> {
