@@ -152,3 +152,45 @@ fn vectors_are_read_from_their_files() {
     assert_eq!(vouched.body.get(&name, &Tag::default()).map(|entry| entry.version), Some(7));
     assert_eq!(Envelope::<IndexBody>::parse(&bytes).unwrap().to_bytes().unwrap(), bytes);
 }
+
+/// Damaged OpenPGP input comes from anybody: it must be refused without a panic.
+#[test]
+fn damaged_openpgp_files_are_refused_quietly() {
+    let (certificate, signature) = (read("openpgp.public"), read("manifest.openpgp"));
+    let mut set = TrustSet::default();
+    set.add_openpgp(&certificate, None).unwrap();
+    let key = set.key_ids().map(|(key, _)| key.clone()).next().unwrap();
+    let (other, id) = (b"another manifest", ManifestId::of(b"another manifest"));
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        // splitmix64: a fixed sequence.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    };
+    let mut still_parsed = 0;
+    for round in 0..6000 {
+        let mut bad = if round % 2 == 0 { signature.clone() } else { certificate.clone() };
+        for _ in 0..1 + random(4) {
+            let at = random(bad.len());
+            match random(4) {
+                0 => bad[at] = random(256) as u8,
+                1 => bad[at] ^= 1 << random(8),
+                2 => bad.truncate(at.max(1)),
+                _ => bad.insert(at, [0, 0x7f, 0x80, 0xff][random(4)]),
+            }
+        }
+        still_parsed += u32::from(check_signature_packets(&bad).is_ok());
+        let mut damaged = TrustSet::default();
+        let trusted = damaged.add_openpgp(&bad, None).is_ok();
+        let file = (key.clone(), Method::OpenPgp, Bytes::from(bad));
+        assert!(set.verify_manifest(None, id, other, &[file], NOW).is_err());
+        if trusted {
+            let good = (key.clone(), Method::OpenPgp, Bytes::from(signature.clone()));
+            assert!(damaged.verify_manifest(None, id, other, &[good], NOW).is_err());
+        }
+    }
+    assert!(still_parsed > 100, "only {still_parsed}: the damage should often parse");
+}
