@@ -1,11 +1,9 @@
 //! Model weights as signed graphs of content-addressed chunks.
 
-<<<<<<< HEAD
+pub mod cli;
 pub mod codec;
 pub mod dtype;
-=======
 pub mod edge;
->>>>>>> h1
 pub mod format;
 pub mod id;
 pub mod model;

@@ -46,7 +46,7 @@ fn source_status(error: &SourceError) -> u8 {
     match error.kind {
         SourceErrorKind::NotFound => NOT_FOUND,
         SourceErrorKind::OutOfRange => VERIFICATION,
-        SourceErrorKind::Invalid => USAGE,
+        SourceErrorKind::Invalid | SourceErrorKind::ReadOnly | SourceErrorKind::Unlistable => USAGE,
         SourceErrorKind::Protocol | SourceErrorKind::Stalled | SourceErrorKind::Transient => NETWORK,
         _ => FAILED,
     }

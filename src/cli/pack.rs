@@ -77,7 +77,7 @@ impl Pack {
             let signer = Signer::load(path, None)?;
             if let Some(key) = signer.verifying_key() {
                 // What one signs with, one trusts.
-                trust.add_ed25519(&key.to_bytes(), None).map_err(Failure::failed)?;
+                trust.add_ed25519(key, None).map_err(Failure::failed)?;
             }
             signers.push(signer);
         }

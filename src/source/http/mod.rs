@@ -275,7 +275,7 @@ impl Backend for HttpBackend {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError> {
         Err(SourceError::new(
-            SourceErrorKind::Invalid,
+            SourceErrorKind::Unlistable,
             self.base.as_str(),
             prefix,
             "a web server cannot be listed; give the bucket or directory behind it",
