@@ -163,12 +163,13 @@ if __name__ == "__main__":
     parser.add_argument("root", type=pathlib.Path)
     parser.add_argument("--port", type=int, default=0)
     args = parser.parse_args()
+    # Both ways of ending it must pass through the `with`, or nginx would stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Origin(args.root, args.port) as origin:
         start = origin.mark()
         print(origin.url, flush=True)
         try:
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            signal.pause()
         except KeyboardInterrupt:
-            pass
-        traffic = origin.since(start)
-        print(f"{traffic.count} requests, {traffic.body_bytes} bytes")
+            traffic = origin.since(start)
+            print(f"{traffic.count} requests, {traffic.body_bytes} bytes")
