@@ -24,7 +24,7 @@ import zstandard
 MIB = 1 << 20
 CHUNK, PACK, PAGE = 4 * MIB, 64 * MIB, 64 * MIB  # [14]
 PAGES, RECORDS, DEPTH, RANK, INT = 4096, 1 << 28, 8, 16, 2**53 - 1
-JSON_DEPTH, WINDOW = 32, 8 * MIB
+JSON_DEPTH, WINDOW = 127, 8 * MIB
 LIMITS = {"manifest": MIB, "ref": 64 << 10, "refs-index": 16 * MIB, "lease": 4 * MIB,
           "tombstone": 4 << 10, "by-tensor": 4 << 10, "descriptor": 4 << 10}
 BITS = {0: 8, 1: 8, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 32, 8: 64, 9: 64, 16: 4, 17: 6, 18: 6,
@@ -229,6 +229,7 @@ class Record:
         self.codec, self.dtype, self.depth, reserved, self.stored, self.decoded = c.unpack("BBBBII")
         self.params, self.id, self.content, self.base = c.take(20), c.take(32), c.take(32), c.take(32)
         need(reserved == 0, what + ": reserved bytes are not zero")
+        need(self.dtype in BITS, "%s: unknown element type %d" % (what, self.dtype))
         need(1 <= self.stored <= CHUNK, what + ": stored length is not 1 to 4 MiB")
         need(1 <= self.decoded <= CHUNK, what + ": decoded length is not 1 to 4 MiB")
         need(self.stored <= self.decoded, what + ": stored length above the decoded length")
@@ -275,18 +276,24 @@ def parse_pack_index(index, chunks_length=None):
     records = [Record(c.take(128), "pack index") for _ in range(n)]
     need(sum(r.stored for r in records) == length, "pack index: chunks length is not the sum of stored lengths")
     need(chunks_length in (None, length), "pack: chunks part is not as long as the index says")
-    need(len({r.bytes for r in records}) == n, "pack index: two records are equal")
     return records
+
+
+def parse_trailer(data):
+    """[4] -> the length of the index."""
+    need(len(data) == 16, "pack trailer: not 16 bytes")
+    c = Cursor(data, "pack trailer")
+    length = c.unpack("I")
+    c.zero(4)
+    need(c.take(8) == b"TENPAK01", "pack trailer: the magic is not TENPAK01")
+    need(length <= PACK, "pack trailer: index longer than 64 MiB")
+    return length
 
 
 def parse_pack(data, name=None):
     """[4] a whole pack, every chunk of it compared with its stored digest."""
     need(len(data) <= PACK, "pack: longer than 64 MiB")
-    need(len(data) >= 16, "pack: truncated")
-    c = Cursor(data[-16:], "pack trailer")
-    length = c.unpack("I")
-    c.zero(4)
-    need(c.take(8) == b"TENPAK01", "pack trailer: the magic is not TENPAK01")
+    length = parse_trailer(data[-16:])
     need(length <= len(data) - 16, "pack trailer: index longer than the pack")
     start = len(data) - 16 - length
     index = data[start:-16]
@@ -313,9 +320,9 @@ class Tensor:
         for n in self.shape:
             elements *= n
         leading, rows, row, block, band = self.grid
-        need(self.dtype != 0, self.what + ": element type 0")
-        bits = BITS.get(self.dtype)  # an unknown type: the grid alone says how long
-        self.length = leading * rows * row if bits is None else -(-elements * bits // 8)
+        need(self.dtype in BITS and self.dtype != 0, "%s: unknown element type %d" % (self.what, self.dtype))
+        bits = BITS[self.dtype]
+        self.length = -(-elements * bits // 8)
         need(self.length <= INT, self.what + ": longer than 2^53 - 1 bytes")
         need(leading * rows * row == self.length, self.what + ": the grid does not cover the tensor")
         if self.length == 0:
@@ -323,9 +330,9 @@ class Tensor:
             return
         need(min(self.grid) >= 1 and block <= rows and band <= row, self.what + ": grid out of bounds")
         need(block * band <= CHUNK, self.what + ": block above 4 MiB")
-        if bits and bits % 8:
+        if bits % 8:
             need(leading == rows == 1, self.what + ": elements of no whole bytes in more than one row")
-        unit = bits // 8 if bits and bits % 8 == 0 else 1
+        unit = bits // 8 if bits % 8 == 0 else 1
         need(row % unit == 0 and band % unit == 0, self.what + ": the grid cuts elements")
         need(self.count == leading * -(-row // band) * -(-rows // block), self.what + ": wrong number of records")
 
@@ -341,7 +348,6 @@ class Tensor:
         self.records = records
         for record, (_, rows, width) in zip(records, self.rectangles()):
             need(record.decoded == rows * width, self.what + ": a record's length is not that of its rectangle")
-            need(record.dtype == self.dtype, self.what + ": a record of another element type")
 
 
 class File:
@@ -368,6 +374,9 @@ class File:
             need(1 <= length <= INT and count >= 1, self.what + ": empty content extent")
             self.extents.append((length, whole, self.count, count))
             self.count += count
+        content = [extent[0] for extent in self.extents if isinstance(extent, tuple)]
+        need(sum(content) == self.size or sum(content) < self.size and len(content) < len(self.extents),
+             self.what + ": extents do not sum to its size")
 
     def claim(self, records):
         self.records = records
@@ -395,21 +404,17 @@ def parse_page(data):
     c.data = data
     records = [Record(c.take(128), "page record") for _ in range(count)]
     need(sum(e.count for e in entries) <= count, "page: entries claim more records than there are")
-    at, later, earlier = 0, [], set()
+    at = 0
     for entry in entries:
         entry.claim(records[at:at + entry.count])
         at += entry.count
     check_order(entries)
-    there = {(r.content, r.depth) for r in records}
-    for i, record in enumerate(records):
-        if i >= at:
-            need(record.content in earlier, "page: a record that no entry claims and no earlier record names")
-            later.append(record.content)
+    bases = {r.content: r.depth for r in records[at:]}
+    need(len(bases) == len(records) - at, "page: a base twice")
+    for record in records:
         if record.depth:
-            need((record.base, record.depth - 1) in there, "page: a base is missing, or of another depth")
-            earlier.add(record.base)
-    claimed = {r.content for r in records[:at]}
-    need(len(set(later)) == len(later) and not claimed & set(later), "page: a base twice")
+            need(bases.get(record.base) == record.depth - 1, "page: a base is missing, or of another depth")
+    need(set(bases) == {r.base for r in records if r.depth}, "page: a record that no entry claims and no record names")
     return kind, entries, records
 
 
@@ -430,7 +435,7 @@ def parse_layout(data, manifest=None, n=None):
     need(manifest in (None, whose), "layout: of another manifest")
     places = [c.unpack("32sII") for _ in range(count)]
     need(not any(reserved for _, _, reserved in places), "layout: reserved bytes are not zero")
-    need(all(offset < PACK for _, offset, _ in places), "layout: offset beyond a pack")
+    need(all(offset <= PACK for _, offset, _ in places), "layout: offset beyond a pack")
     return [(pack.hex(), offset) for pack, offset, _ in places]
 
 
@@ -440,7 +445,7 @@ def parse_manifest(data):
     """[6]"""
     m = json_object(data, "manifest", "tenpak-manifest")
     version = m.get("version")
-    need(isinstance(version, str) and re.fullmatch(r"1\.[0-9]+", version), "manifest: unknown version %s" % version)
+    need(isinstance(version, str) and version.startswith("1."), "manifest: unknown version %s" % version)
     tables = m.get("chunks")
     need(isinstance(tables, list) and len(tables) == 1 and isinstance(tables[0], dict), "manifest: `chunks` is not one table")
     table = tables[0]
@@ -479,6 +484,7 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 def check_name(of, what):
     name, tag = of.get("name"), of.get("tag")
     need(isinstance(name, str) and NAME.fullmatch(name), what + ": `name` is no name")
+    need(name.partition("/")[0].lower() != "index", what + ": a `name` that begins with `index`")
     need(isinstance(tag, str) and TAG.fullmatch(tag) and tag != "main", what + ": `tag` is no tag")
     hexed(of, "manifest", what)
     integer(of, "version", what)
@@ -795,7 +801,12 @@ def check_chunk(data):
     Record(data[:128]).decode(data[128:])
 
 
-CHECKS = {"json": lambda data: parse_json(data, "json"), "record": Record, "chunk": check_chunk, "page": parse_page,
+def check_page(data, kind):
+    need(parse_page(data)[0] == kind, "page: its kind is not the one announced")
+
+
+CHECKS = {"json": lambda data: parse_json(data, "json"), "record": Record, "chunk": check_chunk, "tensor-page": lambda data: check_page(data, 1),
+          "file-page": lambda data: check_page(data, 2), "pack-trailer": parse_trailer,
           "pack": parse_pack, "pack-index": parse_pack_index, "layout": parse_layout, "manifest": parse_manifest,
           "ref": parse_ref, "refs-index": parse_refs_index, "descriptor": parse_descriptor,
           "by-tensor": parse_by_tensor, "lease": parse_lease, "tombstone": parse_tombstone}
