@@ -812,6 +812,18 @@ CHECKS = {"json": lambda data: parse_json(data, "json"), "record": Record, "chun
           "by-tensor": parse_by_tensor, "lease": parse_lease, "tombstone": parse_tombstone}
 
 
+def check(kind, path):
+    with open(path, "rb") as file:
+        data = file.read()
+    status, words = 0, "fine"
+    try:
+        CHECKS[kind](data)
+    except Failed as error:
+        status, words = error.status, error
+    print("%d %s: %s" % (status, path, words))
+    return status
+
+
 def report(as_json, value, words):
     print(json.dumps(value, sort_keys=True) if as_json else words)
 
@@ -847,10 +859,7 @@ def main():
     args = arguments()
     try:
         if args.command == "check":
-            for path in args.files:
-                with open(path, "rb") as file:
-                    CHECKS[args.kind](file.read())
-            return 0
+            return max(check(args.kind, path) for path in args.files)
         artifact = Artifact(Store(args.store), args.artifact, args.trust, args.now, args.seen)
         done = {"manifest": artifact.id, "files": len(artifact.files), "tensors": len(artifact.tensors)}
         if args.command == "inspect":

@@ -134,7 +134,7 @@ fn records(cases: &mut Cases) {
             ("raw-lengths-differ", "fit codec raw", &[(8, &[4])]),
         ],
     );
-    cases.add("truncated", "", &raw(b"raw")[..127]);
+    cases.add("truncated", "could not convert", &raw(b"raw")[..127]);
 }
 
 fn chunks(cases: &mut Cases) {
@@ -185,14 +185,14 @@ fn pack(cases: &mut Cases, pack: &[u8]) {
             ("reserved-24", "reserved", &[(31, &[1])]),
             ("count", "announced", &[(8, &[n as u8 + 1])]),
             ("length", "announced", &[(12, &[0])]),
-            ("record", "", &[(32 + 3, &[1])]),
+            ("record", "reserved bytes at 3", &[(32 + 3, &[1])]),
         ],
     );
     let mut empty = index[..32].to_vec();
     empty[8..16].fill(0);
     cases.add("empty", "0 are announced", &empty);
-    cases.add("truncated", "", &index[..index.len() - 1]);
-    cases.add("trailing", "", [index, b"x"].concat());
+    cases.add("truncated", "are needed", &index[..index.len() - 1]);
+    cases.add("trailing", "are needed", [index, b"x"].concat());
     let mut large = empty;
     large[8] = 17;
     large[12..16].copy_from_slice(&(17_u32 << 22).to_le_bytes());
@@ -211,7 +211,7 @@ fn pack(cases: &mut Cases, pack: &[u8]) {
             ("length", "limit", &[(0, &[255; 4])]),
         ],
     );
-    cases.add("truncated", "", &trailer[..15]);
+    cases.add("truncated", "are needed", &trailer[..15]);
 }
 
 /// The parts of a page, as numbers that may lie.
@@ -275,18 +275,18 @@ fn pages(cases: &mut Cases) {
             ("kind-3", "kind", &[(5, &[3])]),
             ("reserved-6", "reserved", &[(7, &[1])]),
             ("reserved-20", "reserved", &[(31, &[1])]),
-            ("entries-0", "", &[(8, &[0])]),
-            ("entries-2", "", &[(8, &[2])]),
-            ("entries-length", "", &[(12, &[1])]),
+            ("entries-0", "no entry", &[(8, &[0])]),
+            ("entries-2", "are needed", &[(8, &[2])]),
+            ("entries-length", "are needed", &[(12, &[1])]),
             ("records-3", "are needed", &[(16, &[3])]),
             ("records-2-pow-32", "are needed", &[(16, &[255; 4])]),
         ],
     );
     cases.add("no-entry", "no entry", page(1, &[], &[]));
-    cases.add("truncated", "", &good[..good.len() - 1]);
-    cases.add("trailing", "", [&good[..], b"x"].concat());
-    cases.add("header-only", "", &good[..32]);
-    cases.add("empty", "", b"");
+    cases.add("truncated", "are needed", &good[..good.len() - 1]);
+    cases.add("trailing", "are needed", [&good[..], b"x"].concat());
+    cases.add("header-only", "are needed", &good[..32]);
+    cases.add("empty", "are needed", b"");
     let [a, b] = two();
     cases.add("record-of-nothing", "claimed by nothing", page(1, &[tensor().bytes()], &[a, b, a]));
     let with = |list: &[[u8; 128]]| page(1, &[tensor().bytes()], list);
@@ -298,7 +298,7 @@ fn pages(cases: &mut Cases) {
     let flat = based(b"middle", 0, b"");
     cases.add("base-of-another-depth", "fall by one", with(&[a, top, flat]));
     let own = based(b"8 above.", 1, b"8 above.");
-    cases.add("base-of-itself", "", with(&[a, own]));
+    cases.add("base-of-itself", "is missing", with(&[a, own]));
     cases.add("base-of-itself-again", "fall by one", with(&[a, own, own]));
 }
 
@@ -347,7 +347,7 @@ fn tensors(cases: &mut Cases) {
     let cut = named(b"a", 0);
     cases.add("truncated-entry", "are needed", page(1, &[cut[..60].to_vec()], &[a, b]));
     cases.add("too-few-records", "records of an entry", page(1, &[named(b"a", 0)], &[a]));
-    cases.add("entry-trailing", "", page(1, &[[cut, vec![0]].concat()], &[a, b]));
+    cases.add("entry-trailing", "are needed", page(1, &[[cut, vec![0]].concat()], &[a, b]));
 }
 
 /// A file entry; an extent is given as its bytes.
@@ -434,7 +434,7 @@ fn layout(cases: &mut Cases, layout: &[u8]) {
     );
     cases.add("truncated", "are needed", &layout[..layout.len() - 1]);
     cases.add("trailing", "are needed", [layout, b"x"].concat());
-    cases.add("header-cut", "", &layout[..63]);
+    cases.add("header-cut", "are needed", &layout[..63]);
 }
 
 fn manifest(cases: &mut Cases, good: &Value) -> Result<()> {
@@ -451,7 +451,7 @@ fn manifest(cases: &mut Cases, good: &Value) -> Result<()> {
     one("no-table", "0 tables", &|m| m["chunks"] = json!([]))?;
     one("two-tables", "2 tables", &|m| m["chunks"] = json!([m["chunks"][0], m["chunks"][0]]))?;
     one("no-totals", "missing field", &|m| m["totals"] = json!({}))?;
-    one("negative", "", &|m| m["totals"]["files"] = json!(-1))?;
+    one("negative", "expected u64", &|m| m["totals"]["files"] = json!(-1))?;
     one("records", "are announced", &|m| m["totals"]["records"] = json!(1))?;
     one("length", "are announced", &|m| m["chunks"][0]["length"] = json!(1))?;
     one("page-above-64-mib", "limit", &|m| {
@@ -471,7 +471,7 @@ fn manifest(cases: &mut Cases, good: &Value) -> Result<()> {
         m["chunks"][0]["pages"][0]["blake3"] = json!("AB".repeat(32));
     })?;
     one("table-id", "hexadecimal", &|m| m["chunks"][0]["table"] = json!("../../etc/passwd"))?;
-    one("no-object", "", &|m| *m = json!([]))?;
+    one("no-object", "expected struct Manifest", &|m| *m = json!([]))?;
     one("pages-4097", "4097", &|m| {
         let page = json!({"blake3": "0".repeat(64), "chunks": 0, "first": "a", "kind": "tensors",
             "length": 1});
@@ -557,7 +557,7 @@ fn documents(cases: &mut Cases) -> Result<()> {
     };
     cases.add("version-2", "version 2", with("version", json!(2))?);
     cases.add("format", "magic", with("format", json!("tenpak-lease"))?);
-    cases.add("no-store-id", "", with("store_id", json!(null))?);
+    cases.add("no-store-id", "expected a string", with("store_id", json!(null))?);
     cases.add("above-4-kib", "limit", canonical(&good)?);
     cases.repeat(pad, 500);
     cases.group("by-tensor", "9");
@@ -575,8 +575,8 @@ fn documents(cases: &mut Cases) -> Result<()> {
             &json!({"expires": 9, "format": "tenpak-lease", "objects": objects, "started": started}),
         )
     };
-    cases.add("negative", "", lease(json!([]), json!(-1))?);
-    cases.add("objects", "", lease(json!([1]), json!(1))?);
+    cases.add("negative", "expected u64", lease(json!([]), json!(-1))?);
+    cases.add("objects", "expected a string", lease(json!([1]), json!(1))?);
     cases.add("above-4-mib", "limit", lease(json!([pad]), json!(1))?);
     cases.repeat(pad, 420_000);
     cases.group("tombstone", "9");
@@ -584,44 +584,44 @@ fn documents(cases: &mut Cases) -> Result<()> {
     cases.add("above-4-kib", "limit", canonical(&good)?);
     cases.repeat(pad, 500);
     let text = json!({"format": "tenpak-tombstone", "marked": "1"});
-    cases.add("marked-text", "", canonical(&text)?);
+    cases.add("marked-text", "expected u64", canonical(&text)?);
     cases.add("format", "magic", canonical(&json!({"format": "tenpak", "marked": 1}))?);
     Ok(())
 }
 
 fn json_texts(cases: &mut Cases) {
     cases.group("json", "11");
-    let texts: [(&str, &[u8]); 27] = [
-        ("empty", b""),
-        ("space", b"{ }"),
-        ("newline-at-end", b"{}\n"),
-        ("space-after-colon", b"{\"a\": 1}"),
-        ("keys-unsorted", b"{\"b\":1,\"a\":2}"),
-        ("keys-sorted-as-utf-16", b"{\"\xF0\x90\x80\x80\":1,\"\xEF\xBF\xBD\":2}"),
-        ("key-twice", b"{\"a\":1,\"a\":1}"),
-        ("fraction", b"1.5"),
-        ("fraction-zero", b"1.0"),
-        ("exponent", b"1e3"),
-        ("minus-zero", b"-0"),
-        ("plus", b"+1"),
-        ("leading-zero", b"01"),
-        ("number-2-pow-53", b"9007199254740992"),
-        ("number-minus-2-pow-53", b"-9007199254740992"),
-        ("number-huge", b"100000000000000000000000000000000000000000"),
-        ("nan", b"NaN"),
-        ("escaped-letter", b"\"\\u0041\""),
-        ("escaped-slash", b"\"\\/\""),
-        ("escaped-uppercase", b"\"\\u001F\""),
-        ("escaped-newline-long", b"\"\\u000a\""),
-        ("escaped-surrogate", b"\"\\ud800\""),
-        ("control-raw", b"\"\x01\""),
-        ("byte-order-mark", b"\xEF\xBB\xBF{}"),
-        ("trailing-comma", b"[1,]"),
-        ("not-utf-8", b"\"\xC0\x80\""),
-        ("two-values", b"{}{}"),
+    let texts: [(&str, &str, &[u8]); 27] = [
+        ("empty", "EOF", b""),
+        ("space", "not canonical", b"{ }"),
+        ("newline-at-end", "not canonical", b"{}\n"),
+        ("space-after-colon", "not canonical", b"{\"a\": 1}"),
+        ("keys-unsorted", "not canonical", b"{\"b\":1,\"a\":2}"),
+        ("keys-sorted-as-utf-16", "not canonical", b"{\"\xF0\x90\x80\x80\":1,\"\xEF\xBF\xBD\":2}"),
+        ("key-twice", "not canonical", b"{\"a\":1,\"a\":1}"),
+        ("fraction", "is not an integer", b"1.5"),
+        ("fraction-zero", "is not an integer", b"1.0"),
+        ("exponent", "is not an integer", b"1e3"),
+        ("minus-zero", "is not an integer", b"-0"),
+        ("plus", "expected value", b"+1"),
+        ("leading-zero", "invalid number", b"01"),
+        ("number-2-pow-53", "is not an integer", b"9007199254740992"),
+        ("number-minus-2-pow-53", "is not an integer", b"-9007199254740992"),
+        ("number-huge", "is not an integer", b"100000000000000000000000000000000000000000"),
+        ("nan", "expected value", b"NaN"),
+        ("escaped-letter", "not canonical", b"\"\\u0041\""),
+        ("escaped-slash", "not canonical", b"\"\\/\""),
+        ("escaped-uppercase", "not canonical", b"\"\\u001F\""),
+        ("escaped-newline-long", "not canonical", b"\"\\u000a\""),
+        ("escaped-surrogate", "hex escape", b"\"\\ud800\""),
+        ("control-raw", "control character", b"\"\x01\""),
+        ("byte-order-mark", "expected value", b"\xEF\xBB\xBF{}"),
+        ("trailing-comma", "trailing comma", b"[1,]"),
+        ("not-utf-8", "invalid unicode", b"\"\xC0\x80\""),
+        ("two-values", "trailing characters", b"{}{}"),
     ];
-    for (name, text) in texts {
-        cases.add(name, "", text);
+    for (name, error, text) in texts {
+        cases.add(name, error, text);
     }
     cases.add("nested-128", "recursion", ["[".repeat(128), "]".repeat(128)].concat());
 }
