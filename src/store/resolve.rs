@@ -93,7 +93,7 @@ impl Store {
                             _ => {
                                 return Err(StoreError::Ambiguous {
                                     location: self.location().to_owned(),
-                                    prefix: prefix.to_string(),
+                                    prefix: prefix.as_str().to_owned(),
                                     count: ids.len(),
                                 });
                             }
