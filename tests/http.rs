@@ -186,6 +186,43 @@ async fn chunked_bodies_are_read() {
     );
 }
 
+/// What no layer above has to notice: the body itself fails, or is not opened at all.
+#[tokio::test]
+async fn lengths_are_checked_where_they_are_known() {
+    let server = WebServer::start(|number, _| {
+        let (range, body) = (
+            "Content-Range: bytes 0-19/20",
+            b"b\r\nhello world\r\n0\r\n\r\n",
+        );
+        vec![Step::Send(match number {
+            0 => answer("206 Partial", &[range, "Transfer-Encoding: chunked"], body),
+            _ => answer(
+                "206 Partial",
+                &[range, "Content-Length: 11"],
+                b"hello world",
+            ),
+        })]
+    })
+    .await;
+    let b = backend(&server.url);
+    let (at, range) = (path("a"), ReadRange::Bounded(0..20));
+    let mut reader = b.open(&at, range.clone()).await.expect("an answer");
+    let mut out = BytesMut::new();
+    let ended = loop {
+        match reader.body.read_some(&mut out, 100).await {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error.kind),
+        }
+    };
+    assert_eq!(ended, Err(SourceErrorKind::Protocol));
+    let refused = b.open(&at, range).await;
+    assert_eq!(
+        refused.expect_err("an error").kind,
+        SourceErrorKind::Protocol
+    );
+}
+
 /// One bad answer each: what it is, what was asked, what the server does, what must come of it.
 #[tokio::test]
 async fn bad_answers_get_the_right_error() {
