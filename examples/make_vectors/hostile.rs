@@ -480,8 +480,9 @@ fn manifest(cases: &mut Cases, good: &Value) -> Result<()> {
         m["totals"]["records"] = json!(0);
     })?;
     let zeros = "0".repeat(64);
-    let page =
-        format!("{{\"blake3\":\"{zeros}\",\"chunks\":0,\"first\":\"a\",\"kind\":\"tensors\",\"length\":1}},");
+    let page = format!(
+        "{{\"blake3\":\"{zeros}\",\"chunks\":0,\"first\":\"a\",\"kind\":\"tensors\",\"length\":1}},"
+    );
     cases.repeat(&page, 4096);
     let mut long = good.clone();
     long["model_id"] = json!("x##########x");
@@ -515,8 +516,10 @@ fn refs(cases: &mut Cases) -> Result<()> {
         body[field] = value;
         cases.add(name, "", signed("ref", body)?);
     }
-    let entry = |n: u8| json!({"key": format!("{n:02x}").repeat(16), "method": "ed25519",
-        "signature": "00".repeat(64)});
+    let entry = |n: u8| {
+        json!({"key": format!("{n:02x}").repeat(16), "method": "ed25519",
+        "signature": "00".repeat(64)})
+    };
     let with = |list: Vec<Value>| canonical(&json!({"signatures": list, "signed": good}));
     cases.add("signatures-17", "", with((0..17).map(entry).collect())?);
     cases.add("signatures-unsorted", "", with(vec![entry(2), entry(1)])?);
