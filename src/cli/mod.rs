@@ -4,6 +4,7 @@
 //! line of standard output is one object.
 
 mod bytes;
+mod edge;
 mod error;
 mod keys;
 mod output;
@@ -72,6 +73,8 @@ enum Command {
     Rm(refs::Rm),
     /// List artifacts
     Ls(refs::Ls),
+    /// Serve a store over HTTP
+    Edge(edge::Edge),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -152,6 +155,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Tag(args) => handle.block_on(args.run(global, output)),
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
+        Command::Edge(args) => handle.block_on(args.run(output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())
