@@ -5,5 +5,6 @@ pub mod dtype;
 pub mod format;
 pub mod id;
 pub mod parallel;
+pub mod shard;
 pub mod source;
 pub mod verify;
