@@ -5,6 +5,7 @@ pub mod dtype;
 pub mod format;
 pub mod id;
 pub mod parallel;
+pub mod plan;
 pub mod shard;
 pub mod source;
 pub mod verify;
