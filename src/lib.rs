@@ -4,6 +4,7 @@ pub mod codec;
 pub mod dtype;
 pub mod format;
 pub mod id;
+pub mod load_state;
 pub mod parallel;
 pub mod plan;
 pub mod shard;
