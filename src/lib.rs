@@ -9,4 +9,5 @@ pub mod parallel;
 pub mod plan;
 pub mod shard;
 pub mod source;
+pub mod trust;
 pub mod verify;

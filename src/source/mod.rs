@@ -3,9 +3,16 @@
 //! A backend moves bytes and never interprets them. Whatever it returns is unverified; the layers
 //! above check every byte. Objects appear whole or not at all, under every backend.
 
+pub mod dir;
+pub mod fault;
+pub mod http;
+pub mod object;
+pub mod small;
+pub mod url;
+
 use std::fmt;
 use std::ops::Range;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -46,10 +53,32 @@ impl fmt::Debug for ObjectPath {
 pub enum ReadRange {
     /// The whole object (no `Range` header).
     Full,
-    /// These bytes; the object must hold them all.
+    /// These bytes; the object must hold them all. An empty range is
+    /// [`SourceErrorKind::Invalid`].
     Bounded(Range<u64>),
-    /// The last bytes, or the whole object if it is shorter.
+    /// The last bytes, or the whole object if it is shorter. No bytes at all is
+    /// [`SourceErrorKind::Invalid`].
     Suffix(u64),
+}
+
+impl ReadRange {
+    /// Whether it asks for no byte, which HTTP cannot say.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Full => false,
+            Self::Bounded(range) => range.is_empty(),
+            Self::Suffix(last) => *last == 0,
+        }
+    }
+
+    /// The bytes meant in an object of `size` bytes; `None` if they lie beyond its end.
+    pub fn within(&self, size: u64) -> Option<Range<u64>> {
+        match self {
+            Self::Full => Some(0..size),
+            Self::Bounded(range) => (range.end <= size).then(|| range.clone()),
+            Self::Suffix(last) => Some(size.saturating_sub(*last)..size),
+        }
+    }
 }
 
 /// An opaque token that changes whenever the object's content does (an ETag).
@@ -82,14 +111,17 @@ pub enum Expected {
 pub trait Body: Send {
     /// Appends between 1 and `max` further bytes to `out` and returns how many; 0 only at the end
     /// of the range. The bytes reach spare capacity first: `out` is not reallocated as long as it
-    /// has room for `max` bytes.
+    /// has room for `max` bytes. A dropped future has either appended nothing and lost nothing, or
+    /// all that it appended is in `out`: `out.len()` tells, and the body can be read on.
     async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError>;
 }
 
 /// An opened read. `range` is what the body will deliver, checked against what was asked.
 pub struct ObjectReader {
     /// The bytes of the object that the body delivers. A server that ignores `Range` yields the
-    /// whole object here; the reader skips what it did not ask for.
+    /// whole object here; the reader skips what it did not ask for. Where such a server does not
+    /// say how long the object is, the end is `u64::MAX`, `size` is `None`, and the body ends where
+    /// the object does.
     pub range: Range<u64>,
     /// The object's whole size, when the store tells it.
     pub size: Option<u64>,
@@ -185,12 +217,47 @@ pub struct SourceError {
     pub object: String,
     /// What happened, for people.
     pub message: String,
+    /// How long the server asks to wait before the next try.
+    pub retry_after: Option<Duration>,
     /// The cause.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl SourceError {
+    /// An error without a cause.
+    pub fn new(
+        kind: SourceErrorKind,
+        location: impl Into<String>,
+        object: impl fmt::Display,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            location: location.into(),
+            object: object.to_string(),
+            message: message.into(),
+            retry_after: None,
+            source: None,
+        }
+    }
+
+    /// The same with its cause, whose text joins the message.
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let cause = cause.into();
+        let mut inner: Option<&(dyn std::error::Error + 'static)> = Some(&*cause);
+        while let Some(error) = inner {
+            let text = error.to_string();
+            if !self.message.contains(&text) {
+                self.message.push_str(": ");
+                self.message.push_str(&text);
+            }
+            inner = error.source();
+        }
+        self.source = Some(cause);
+        self
+    }
+
     /// Whether the same request may succeed when sent again.
     pub fn is_transient(&self) -> bool {
         use SourceErrorKind::*;
@@ -205,9 +272,14 @@ mod tests {
     #[test]
     fn object_paths_cannot_leave_the_root() {
         for good in ["a", "packs/00", "refs/org/model/@latest"] {
-            assert_eq!(ObjectPath::new(good).map(|p| p.to_string()).as_deref(), Some(good));
+            assert_eq!(
+                ObjectPath::new(good).map(|p| p.to_string()).as_deref(),
+                Some(good)
+            );
         }
-        for bad in ["", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\n"] {
+        for bad in [
+            "", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\n",
+        ] {
             assert_eq!(ObjectPath::new(bad), None, "{bad:?} was accepted");
         }
     }

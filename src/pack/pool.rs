@@ -1,0 +1,101 @@
+//! Worker threads for hashing, cutting and encoding. Results are awaited in the order in which the
+//! jobs were given, so that the output does not depend on the number of threads.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::codec::Encoder;
+
+/// What each thread keeps from job to job.
+#[derive(Default)]
+pub(super) struct Worker {
+    pub(super) encoder: Encoder,
+    pub(super) buffer: Vec<u8>,
+}
+
+type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// A fixed number of threads.
+pub(super) struct Pool {
+    jobs: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A result to come.
+pub(super) struct Pending<T>(Receiver<T>);
+
+/// A worker panicked before it had the result: a defect of this program.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a worker thread failed; this is a defect of tenpak, please report it")]
+pub struct WorkerFailed;
+
+impl<T> Pending<T> {
+    pub(super) fn wait(self) -> Result<T, WorkerFailed> {
+        self.0.recv().map_err(|_| WorkerFailed)
+    }
+}
+
+impl Pool {
+    pub(super) fn new(threads: usize) -> Self {
+        let (jobs, queue) = channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        let run = |queue: Arc<Mutex<Receiver<Job>>>| {
+            let mut worker = Worker::default();
+            loop {
+                // A panicking job poisons nothing: the lock is not held while one runs.
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(job) = next else { return };
+                job(&mut worker);
+            }
+        };
+        let threads = (0..threads.max(1))
+            .map(|_| {
+                let queue = queue.clone();
+                std::thread::spawn(move || run(queue))
+            })
+            .collect();
+        Self { jobs: Some(jobs), threads }
+    }
+
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Worker) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let (done, result): (SyncSender<T>, _) = sync_channel(1);
+        let job: Job = Box::new(move |worker| {
+            // Whoever no longer waits needs no result.
+            drop(done.send(job(worker)));
+        });
+        if let Some(jobs) = &self.jobs {
+            // Fails only when every thread is gone; then the wait fails too.
+            drop(jobs.send(job));
+        }
+        Pending(result)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            // A panic has already been reported to whoever waited.
+            drop(thread.join());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_to_whoever_waits_and_panics_are_reported() {
+        let pool = Pool::new(3);
+        let pending: Vec<_> = (0..100).map(|i| pool.spawn(move |_| i * i)).collect();
+        let squares: Vec<_> = pending.into_iter().map(|p| p.wait().unwrap()).collect();
+        assert_eq!(squares, (0..100).map(|i| i * i).collect::<Vec<_>>());
+        assert!(pool.spawn(|_| -> u8 { panic!("on purpose") }).wait().is_err());
+        assert!(pool.spawn(|_| ()).wait().is_ok(), "other threads go on");
+    }
+}

@@ -1,0 +1,629 @@
+//! A store in a directory.
+//!
+//! An object appears by rename, after its bytes are on the disk; a reader sees the old object or
+//! the new one. What a killed writer leaves lies in `.tmp/` and is never listed. Names that start
+//! with a dot belong to this module, and no directory is entered through a symbolic link.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rustix::fs::{Advice, FlockOperation};
+
+use super::{
+    Backend, Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, SourceError,
+    SourceErrorKind, Version,
+};
+
+const TEMP_DIR: &str = ".tmp";
+const LOCK_FILE: &str = ".lock";
+/// Objects up to this size, read whole, have the BLAKE3 of their content as version.
+const HASHED_SIZE: u64 = 1 << 20;
+/// Write-back is started every so many bytes, so that the disk works while the rest is written.
+const WRITE_BACK: u64 = 8 << 20;
+/// Reads of at least this length tell the kernel to read ahead.
+const LONG_READ: u64 = 1 << 20;
+/// The age at which [`DirBackend::sweep`] takes a temporary file for abandoned.
+pub const STALE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
+
+/// A store in a directory of the local file system.
+#[derive(Debug, Clone)]
+pub struct DirBackend {
+    inner: Arc<Dir>,
+}
+
+#[derive(Debug)]
+struct Dir {
+    root: PathBuf,
+    location: String,
+}
+
+impl DirBackend {
+    /// The store below `root`, which is made by the first write.
+    pub fn new(root: PathBuf) -> Self {
+        let location = root.display().to_string();
+        Self {
+            inner: Arc::new(Dir { root, location }),
+        }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Removes temporary files that were last written more than `age` ago, and returns how many.
+    /// A living writer touches its file all the time, so with [`STALE_AGE`] none is disturbed.
+    pub async fn sweep(&self, age: Duration) -> Result<usize, SourceError> {
+        self.blocking("temporary files", move |dir| dir.sweep(age))
+            .await
+    }
+
+    /// Runs `work` on a thread made for blocking.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        object: &str,
+        work: impl FnOnce(&Dir) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let dir = self.inner.clone();
+        let done = tokio::task::spawn_blocking(move || work(&dir)).await;
+        let failure = match done {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) => failure,
+            Err(e) => Failure::from(io::Error::other(e)),
+        };
+        Err(self.inner.error(object, failure))
+    }
+}
+
+/// What failed, before it is known for which object.
+struct Failure {
+    kind: SourceErrorKind,
+    message: String,
+    cause: Option<io::Error>,
+}
+
+impl Failure {
+    fn new(kind: SourceErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            cause: None,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let (kind, message) = match error.kind() {
+            io::ErrorKind::NotFound => (SourceErrorKind::NotFound, "no such object"),
+            io::ErrorKind::PermissionDenied => (SourceErrorKind::Denied, "access denied"),
+            io::ErrorKind::ReadOnlyFilesystem => {
+                (SourceErrorKind::ReadOnly, "the file system takes no writes")
+            }
+            _ => (SourceErrorKind::Io, "the file system failed"),
+        };
+        Self {
+            kind,
+            message: message.to_owned(),
+            cause: Some(error),
+        }
+    }
+}
+
+impl From<rustix::io::Errno> for Failure {
+    fn from(error: rustix::io::Errno) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
+impl Dir {
+    fn error(&self, object: impl std::fmt::Display, failure: Failure) -> SourceError {
+        let error = SourceError::new(failure.kind, &self.location, object, failure.message);
+        match failure.cause {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        }
+    }
+
+    /// The file of an object. Directories on the way must be directories, not links to them.
+    fn file_of(&self, path: &ObjectPath) -> Result<PathBuf, Failure> {
+        let mut file = self.root.clone();
+        let mut segments = path.as_str().split('/').peekable();
+        while let Some(segment) = segments.next() {
+            if segment.starts_with('.') {
+                return Err(Failure::new(
+                    SourceErrorKind::Invalid,
+                    "in a directory no segment of a path may start with a dot",
+                ));
+            }
+            file.push(segment);
+            if segments.peek().is_some()
+                && fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_symlink())
+            {
+                return Err(Failure::new(
+                    SourceErrorKind::Invalid,
+                    format!(
+                        "{} is a symbolic link in the place of a directory",
+                        file.display()
+                    ),
+                ));
+            }
+        }
+        Ok(file)
+    }
+
+    fn open(&self, path: &ObjectPath, range: &ReadRange) -> Result<ObjectReader, Failure> {
+        if range.is_empty() {
+            return Err(Failure::new(SourceErrorKind::Invalid, "the range is empty"));
+        }
+        let file = File::open(self.file_of(path)?)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(Failure::new(
+                SourceErrorKind::NotFound,
+                "not a regular file",
+            ));
+        }
+        let size = meta.len();
+        let Some(range) = (match range {
+            ReadRange::Full if size <= HASHED_SIZE => return hashed(file, &meta),
+            range => range.within(size),
+        }) else {
+            return Err(Failure::new(
+                SourceErrorKind::OutOfRange,
+                format!("the object ends at byte {size}"),
+            ));
+        };
+        let length = range.end - range.start;
+        if length >= LONG_READ {
+            rustix::fs::fadvise(
+                &file,
+                range.start,
+                NonZeroU64::new(length),
+                Advice::Sequential,
+            )?;
+        }
+        Ok(ObjectReader {
+            range: range.clone(),
+            size: Some(size),
+            version: Some(stat_version(&meta)),
+            body: Box::new(FileBody {
+                file,
+                range,
+                location: self.location.clone(),
+                object: path.clone(),
+            }),
+        })
+    }
+
+    fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, Failure> {
+        match fs::metadata(self.file_of(path)?) {
+            Ok(meta) if meta.is_file() => Ok(Some(ObjectInfo {
+                path: path.clone(),
+                size: meta.len(),
+                modified: meta.modified()?,
+            })),
+            Ok(_) => Ok(None),
+            Err(e) if is_missing(&e) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn put(&self, path: &ObjectPath, parts: &[Bytes]) -> Result<(), Failure> {
+        let target = self.file_of(path)?;
+        let temp = self.write_temp(parts)?;
+        make_parent(&target)?;
+        let lock = self.lock(FlockOperation::LockShared)?;
+        temp.publish(&target)?;
+        drop(lock);
+        sync_parent(&target)
+    }
+
+    fn put_if(
+        &self,
+        path: &ObjectPath,
+        expected: &Expected,
+        content: Bytes,
+    ) -> Result<(), Failure> {
+        let target = self.file_of(path)?;
+        let temp = self.write_temp(&[content])?;
+        make_parent(&target)?;
+        let lock = self.lock(FlockOperation::LockExclusive)?;
+        if !self.is_as(path, expected)? {
+            return Err(Failure::new(
+                SourceErrorKind::Conflict,
+                "the object changed meanwhile",
+            ));
+        }
+        temp.publish(&target)?;
+        // Who reads the new object and builds on it must not see it vanish in a power failure.
+        sync_parent(&target)?;
+        drop(lock);
+        Ok(())
+    }
+
+    fn is_as(&self, path: &ObjectPath, expected: &Expected) -> Result<bool, Failure> {
+        let now = match self.open(path, &ReadRange::Full) {
+            Ok(reader) => reader.version,
+            Err(failure) if failure.kind == SourceErrorKind::NotFound => None,
+            Err(failure) => return Err(failure),
+        };
+        Ok(match expected {
+            Expected::Absent => now.is_none(),
+            Expected::Version(version) => now.as_ref() == Some(version),
+        })
+    }
+
+    fn delete(&self, path: &ObjectPath) -> Result<(), Failure> {
+        let target = self.file_of(path)?;
+        if fs::symlink_metadata(&target).is_err_and(|e| is_missing(&e)) {
+            return Ok(());
+        }
+        let lock = self.lock(FlockOperation::LockShared)?;
+        let removed = fs::remove_file(&target);
+        drop(lock);
+        match removed {
+            Err(e) if !is_missing(&e) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the lock that conditional writes hold alone and other changes share; dropping the
+    /// file gives it back.
+    fn lock(&self, operation: FlockOperation) -> Result<File, Failure> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.root.join(LOCK_FILE))?;
+        loop {
+            match rustix::fs::flock(&file, operation) {
+                Err(rustix::io::Errno::INTR) => {}
+                done => {
+                    done?;
+                    return Ok(file);
+                }
+            }
+        }
+    }
+
+    /// Writes a temporary file and waits until it is on the disk.
+    fn write_temp(&self, parts: &[Bytes]) -> Result<Temp, Failure> {
+        let folder = self.root.join(TEMP_DIR);
+        let name = format!(
+            "{}-{:x}-{}",
+            std::process::id(),
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_nanos(),
+            NEXT_TEMP.fetch_add(1, Ordering::Relaxed)
+        );
+        fs::create_dir_all(&folder)?;
+        let path = folder.join(name);
+        let file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .open(&path)?;
+        let temp = Temp { path, kept: true };
+        write_parts(&file, parts)?;
+        // The data, its length included; times may lag.
+        file.sync_data()?;
+        Ok(temp)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, Failure> {
+        let folder = prefix.trim_end_matches('/');
+        let start = match (folder, ObjectPath::new(folder)) {
+            ("", _) => self.root.clone(),
+            (_, Some(path)) => self.file_of(&path)?,
+            (_, None) => return Err(Failure::new(SourceErrorKind::Invalid, "not a prefix")),
+        };
+        if !folder.is_empty() && fs::symlink_metadata(&start).is_ok_and(|meta| meta.is_symlink()) {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        let mut folders = vec![(start, folder.to_owned())];
+        while let Some((folder, name)) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(e) if is_missing(&e) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let file_name = entry.file_name();
+                // A name that is no text, or is hidden, is none of the store's.
+                let Some(file_name) = file_name.to_str().filter(|n| !n.starts_with('.')) else {
+                    continue;
+                };
+                let name = match name.as_str() {
+                    "" => file_name.to_owned(),
+                    name => format!("{name}/{file_name}"),
+                };
+                if entry.file_type()?.is_dir() {
+                    folders.push((entry.path(), name));
+                    continue;
+                }
+                let Some(path) = ObjectPath::new(name) else {
+                    continue;
+                };
+                match fs::metadata(entry.path()) {
+                    Ok(meta) if meta.is_file() => found.push(ObjectInfo {
+                        path,
+                        size: meta.len(),
+                        modified: meta.modified()?,
+                    }),
+                    Ok(_) => {}
+                    Err(e) if is_missing(&e) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    fn sweep(&self, age: Duration) -> Result<usize, Failure> {
+        let entries = match fs::read_dir(self.root.join(TEMP_DIR)) {
+            Ok(entries) => entries,
+            Err(e) if is_missing(&e) => return Ok(0),
+            Err(e) => return Err(e.into()),
+        };
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry?;
+            let modified = match entry.metadata().and_then(|meta| meta.modified()) {
+                Ok(modified) => modified,
+                Err(e) if is_missing(&e) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            // A time in the future has no age.
+            if modified.elapsed().unwrap_or_default() >= age {
+                match fs::remove_file(entry.path()) {
+                    Ok(()) => removed += 1,
+                    Err(e) if is_missing(&e) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// A written file that is removed unless it is published.
+struct Temp {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Temp {
+    fn publish(mut self, target: &Path) -> Result<(), Failure> {
+        fs::rename(&self.path, target)?;
+        self.kept = false;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if self.kept && fs::remove_file(&self.path).is_err() {
+            // A later sweep takes it: nobody lists it meanwhile.
+        }
+    }
+}
+
+fn write_parts(mut file: &File, parts: &[Bytes]) -> Result<(), Failure> {
+    let mut started = 0u64;
+    let mut written = 0u64;
+    let mut rest: Vec<Bytes> = parts.iter().filter(|p| !p.is_empty()).cloned().collect();
+    rest.reverse();
+    while !rest.is_empty() {
+        let slices: Vec<IoSlice<'_>> = rest
+            .iter()
+            .rev()
+            .take(64)
+            .map(|p| IoSlice::new(p))
+            .collect();
+        let mut n = match file.write_vectored(&slices) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e.into()),
+        };
+        written += n as u64;
+        while let Some(part) = rest.last_mut() {
+            if n < part.len() {
+                part.advance(n);
+                break;
+            }
+            n -= part.len();
+            rest.pop();
+        }
+        if written - started >= WRITE_BACK {
+            // On Linux this starts writing dirty pages and does not wait for them.
+            let length = NonZeroU64::new(written - started);
+            rustix::fs::fadvise(file, started, length, Advice::DontNeed)?;
+            started = written;
+        }
+    }
+    Ok(())
+}
+
+fn make_parent(target: &Path) -> Result<(), Failure> {
+    match target.parent() {
+        Some(parent) if !parent.is_dir() => Ok(fs::create_dir_all(parent)?),
+        _ => Ok(()),
+    }
+}
+
+fn sync_parent(target: &Path) -> Result<(), Failure> {
+    match target.parent() {
+        Some(parent) => Ok(File::open(parent)?.sync_all()?),
+        None => Ok(()),
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// Changes with every write by rename, which makes a new inode.
+fn stat_version(meta: &fs::Metadata) -> Version {
+    Version(format!(
+        "stat:{}:{}:{}.{}",
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    ))
+}
+
+/// A small object read at once, so that its version is that of the bytes delivered.
+fn hashed(file: File, meta: &fs::Metadata) -> Result<ObjectReader, Failure> {
+    let length = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+    let mut content = BytesMut::with_capacity(length);
+    while content.len() < length {
+        let (at, left) = (content.len() as u64, length - content.len());
+        if read_at(&file, &mut content, left, at)? == 0 {
+            return Err(Failure::new(
+                SourceErrorKind::Io,
+                "the file became shorter while it was read",
+            ));
+        }
+    }
+    let version = Version(format!("blake3:{}", blake3::hash(&content).to_hex()));
+    let content = content.freeze();
+    Ok(ObjectReader {
+        range: 0..content.len() as u64,
+        size: Some(content.len() as u64),
+        version: Some(version),
+        body: Box::new(MemoryBody { content }),
+    })
+}
+
+/// Appends up to `max` bytes from `offset` on; 0 at the end of the file.
+fn read_at(file: &File, out: &mut BytesMut, max: usize, offset: u64) -> rustix::io::Result<usize> {
+    out.reserve(max);
+    let spare = out.spare_capacity_mut();
+    let room = max.min(spare.len());
+    let Some(spare) = spare.get_mut(..room) else {
+        return Ok(0);
+    };
+    let n = loop {
+        match rustix::io::pread(file, &mut *spare, offset) {
+            Ok((filled, _)) => break filled.len(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    };
+    // SAFETY: `pread` returned the first `n` bytes of the spare capacity as initialized.
+    unsafe { out.advance_mut(n) };
+    Ok(n)
+}
+
+struct MemoryBody {
+    content: Bytes,
+}
+
+#[async_trait]
+impl Body for MemoryBody {
+    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
+        let piece = self.content.split_to(max.min(self.content.len()));
+        out.extend_from_slice(&piece);
+        Ok(piece.len())
+    }
+}
+
+struct FileBody {
+    file: File,
+    range: Range<u64>,
+    location: String,
+    object: ObjectPath,
+}
+
+#[async_trait]
+impl Body for FileBody {
+    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
+        let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
+        let max = max.min(left);
+        if max == 0 {
+            return Ok(0);
+        }
+        let error =
+            |what: &str| SourceError::new(SourceErrorKind::Io, &self.location, &self.object, what);
+        match read_at(&self.file, out, max, self.range.start) {
+            Ok(0) => Err(error("the file became shorter while it was read")),
+            Ok(n) => {
+                self.range.start += n as u64;
+                Ok(n)
+            }
+            Err(e) => Err(error("the file system failed").caused_by(io::Error::from(e))),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for DirBackend {
+    fn location(&self) -> &str {
+        &self.inner.location
+    }
+
+    async fn open(&self, path: &ObjectPath, range: ReadRange) -> Result<ObjectReader, SourceError> {
+        let opened = self.inner.open(path, &range);
+        opened.map_err(|failure| self.inner.error(path, failure))
+    }
+
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, SourceError> {
+        let found = self.inner.head(path);
+        found.map_err(|failure| self.inner.error(path, failure))
+    }
+
+    async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), SourceError> {
+        let target = path.clone();
+        self.blocking(path.as_str(), move |dir| dir.put(&target, &parts))
+            .await
+    }
+
+    async fn put_if(
+        &self,
+        path: &ObjectPath,
+        expected: Expected,
+        content: Bytes,
+    ) -> Result<(), SourceError> {
+        let target = path.clone();
+        self.blocking(path.as_str(), move |dir| {
+            dir.put_if(&target, &expected, content)
+        })
+        .await
+    }
+
+    async fn delete(&self, path: &ObjectPath) -> Result<(), SourceError> {
+        let target = path.clone();
+        self.blocking(path.as_str(), move |dir| dir.delete(&target))
+            .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError> {
+        let below = prefix.to_owned();
+        self.blocking(prefix, move |dir| dir.list(&below)).await
+    }
+
+    fn reads_block(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,69 @@
+//! What can go wrong with a store.
+
+use super::Store;
+use crate::codec::DecodeError;
+use crate::format::FormatError;
+use crate::source::{ObjectPath, SourceError, SourceErrorKind};
+use crate::trust::TrustError;
+use crate::verify::DigestMismatch;
+
+/// A failed operation on a store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The transport failed, or an object is missing.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// An object is not what the format, or its own name, says.
+    #[error("{location}: {object} is damaged: {source}; restore it from a mirror, or pack again")]
+    Damaged { location: String, object: String, source: FormatError },
+    /// An object that a manifest or ref names is missing.
+    #[error("{location}: {object} is missing, though {by} names it; restore it from a mirror, or pack again")]
+    Incomplete { location: String, object: String, by: String },
+    /// A chunk is not the one that its record names.
+    #[error("{location}: packs/{pack} at offset {offset}: {source}; restore the pack from a mirror, or pack again")]
+    Chunk { location: String, pack: String, offset: u32, source: DigestMismatch },
+    /// A verified chunk does not decode.
+    #[error("{location}: packs/{pack} at offset {offset}: {source}")]
+    Decode { location: String, pack: String, offset: u32, source: DecodeError },
+    /// A signature, key or trust rule refused.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Others kept changing the same object.
+    #[error("{location}: {object}: others changed it {tries} times meanwhile; try again")]
+    Contended { location: String, object: String, tries: u32 },
+    /// No artifact of that name or id.
+    #[error("{location}: no artifact {artifact}; `tenpak ls` lists what is there")]
+    NoArtifact { location: String, artifact: String },
+    /// An id prefix that fits several artifacts.
+    #[error("{location}: @{prefix} fits {count} artifacts; give more digits")]
+    Ambiguous { location: String, prefix: String, count: usize },
+    /// The system gave no random bytes.
+    #[error("no random bytes from the system: {0}")]
+    Random(String),
+}
+
+impl StoreError {
+    /// An error constructor for a damaged object.
+    pub fn format(store: &Store, object: &ObjectPath) -> impl Fn(FormatError) -> Self + use<> {
+        let (location, object) = (store.location().to_owned(), object.to_string());
+        move |source| Self::Damaged { location: location.clone(), object: object.clone(), source }
+    }
+
+    /// The same error, where a missing object means that the store is damaged.
+    pub fn named_by(self, by: impl ToString) -> Self {
+        match self {
+            Self::Source(error) if error.kind == SourceErrorKind::NotFound => Self::Incomplete {
+                location: error.location,
+                object: error.object,
+                by: by.to_string(),
+            },
+            other => other,
+        }
+    }
+
+    /// Whether the object is missing.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Source(error) if error.kind == SourceErrorKind::NotFound)
+    }
+}

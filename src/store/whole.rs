@@ -1,0 +1,186 @@
+//! An artifact's whole graph: manifest, table and layout, read and checked against each other.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use bytes::Bytes;
+
+use super::{Store, StoreError};
+use crate::format::FormatError;
+use crate::format::layout::{Layout, Place};
+use crate::format::limits::MAX_RECORDS;
+use crate::format::manifest::Manifest;
+use crate::format::page::{Entries, Extent, FileEntry, Listed, Page, TensorEntry};
+use crate::format::record::ChunkRecord;
+use crate::format::store as paths;
+use crate::id::{ManifestId, StoredDigest, TableId};
+
+/// A chunk with its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// What it is.
+    pub record: ChunkRecord,
+    /// Where the layout says it lies.
+    pub place: Place,
+}
+
+/// An artifact's whole graph. Entries refer to `chunks` by ranges.
+#[derive(Debug)]
+pub struct Whole {
+    /// The artifact.
+    pub id: ManifestId,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The manifest's exact bytes.
+    pub manifest_bytes: Bytes,
+    /// Tensors in load order, with the place of their first chunk in `chunks`.
+    pub tensors: Vec<(TensorEntry, usize)>,
+    /// Files in path order, with the place of their first chunk in `chunks`.
+    pub files: Vec<(FileEntry, usize)>,
+    /// All chunks in table order.
+    pub chunks: Vec<Placed>,
+}
+
+impl Whole {
+    /// Reads the artifact's manifest, table and layout.
+    pub async fn read(store: &Store, id: ManifestId) -> Result<Self, StoreError> {
+        let (manifest, manifest_bytes) = store.manifest(id).await?;
+        let by = format!("manifest {id}");
+        let table_id = manifest.table().table;
+        let (table_path, layout_path) = (paths::table(table_id), paths::layout(id));
+        let layout_len = Layout::slice(0..manifest.totals.records).end;
+        let table_len = manifest.table().length;
+        let (table, layout) = futures_util::try_join!(
+            store.read(&table_path, usize::try_from(table_len).unwrap_or(usize::MAX)),
+            store.read(&layout_path, usize::try_from(layout_len).unwrap_or(usize::MAX)),
+        )
+        .map_err(|error| error.named_by(&by))?;
+        let damaged_table = StoreError::format(store, &table_path);
+        let found = TableId::of(&table);
+        if found != table_id {
+            let (expected, found) = (table_id.to_hex(), found.to_hex());
+            return Err(damaged_table(FormatError::Digest { what: "table", expected, found }));
+        }
+        let damaged_layout = StoreError::format(store, &layout_path);
+        let places = Layout::parse(&layout, id).map_err(&damaged_layout)?.places;
+        let mut whole = Self {
+            id,
+            tensors: Vec::new(),
+            files: Vec::new(),
+            chunks: Vec::new(),
+            manifest_bytes,
+            manifest,
+        };
+        let mut pages = Vec::new();
+        for place in whole.manifest.table().places() {
+            // The pages' lengths sum to the table's, whose digest is right.
+            let bytes = &table[place.bytes.start as usize..place.bytes.end as usize];
+            let page = Page::parse(bytes, place.page.kind, place.page.blake3);
+            pages.push((page.map_err(&damaged_table)?, place.records));
+        }
+        for (page, records) in pages {
+            whole.add(page, records, &places).map_err(&damaged_table)?;
+        }
+        if whole.chunks.len() != places.len() || places.len() as u64 > MAX_RECORDS {
+            let (need, have) = (whole.chunks.len() as u64, places.len() as u64);
+            return Err(damaged_layout(FormatError::Length { what: "layout", need, have }));
+        }
+        whole.tensors.sort_by_key(|(tensor, _)| tensor.ordinal);
+        whole.check().map_err(&damaged_table)?;
+        Ok(whole)
+    }
+
+    fn add(
+        &mut self,
+        page: Page,
+        records: std::ops::Range<u64>,
+        places: &[Place],
+    ) -> Result<(), FormatError> {
+        let first = self.chunks.len();
+        let wrong = |why: &str| FormatError::invalid("table", why);
+        if first as u64 != records.start || page.records().count() as u64 != records.end - records.start
+        {
+            return Err(wrong("a page has another number of records than the manifest says"));
+        }
+        for (record, place) in page.records().zip(places.iter().skip(first)) {
+            self.chunks.push(Placed { record: *record, place: *place });
+        }
+        fn list<T>(first: usize, listed: Vec<Listed<T>>) -> impl Iterator<Item = (T, usize)> {
+            listed.into_iter().map(move |l| (l.entry, first + l.first_record as usize))
+        }
+        match page.entries {
+            Entries::Tensors(tensors) => {
+                if !self.files.is_empty() {
+                    return Err(wrong("a page of tensors follows one of files"));
+                }
+                self.tensors.extend(list(first, tensors));
+            }
+            Entries::Files(files) => self.files.extend(list(first, files)),
+        }
+        Ok(())
+    }
+
+    /// The rules that hold between entries of different pages.
+    fn check(&self) -> Result<(), FormatError> {
+        let wrong = |why: String| Err(FormatError::invalid("table", why));
+        for (i, (tensor, _)) in self.tensors.iter().enumerate() {
+            if tensor.ordinal as usize != i {
+                return wrong(format!("tensor {} has no tensor before it", tensor.ordinal));
+            }
+        }
+        let mut next = 0;
+        for (i, pair) in self.files.windows(2).enumerate() {
+            let [(a, _), (b, _)] = pair else { continue };
+            if a.path >= b.path {
+                return wrong(format!("file {i}, {:?}, is out of order", a.path));
+            }
+        }
+        for (i, (file, _)) in self.files.iter().enumerate() {
+            let mut size = 0_u64;
+            for extent in &file.extents {
+                size += match *extent {
+                    Extent::Content { len, .. } => len,
+                    Extent::Tensor { ordinal } => match self.tensors.get(next) {
+                        Some((t, _)) if t.ordinal == ordinal && t.file as usize == i => {
+                            next += 1;
+                            t.byte_len()
+                        }
+                        _ => return wrong(format!("{:?}: tensor {ordinal} is misplaced", file.path)),
+                    },
+                };
+            }
+            if size != file.size {
+                return wrong(format!("{:?}: {size} bytes in a file of {}", file.path, file.size));
+            }
+            if self.files.iter().any(|(f, _)| {
+                f.path.strip_prefix(&file.path).is_some_and(|rest| rest.starts_with('/'))
+            }) {
+                return wrong(format!("{:?} is a file and a folder", file.path));
+            }
+        }
+        if next != self.tensors.len() {
+            return wrong(format!("tensor {next} is in no file"));
+        }
+        Ok(())
+    }
+
+    /// The chunks of a tensor, in chunk order.
+    pub fn tensor_chunks(&self, ordinal: usize) -> &[Placed] {
+        let Some((tensor, first)) = self.tensors.get(ordinal) else { return &[] };
+        let end = first + usize::try_from(tensor.grid.chunks()).unwrap_or(0);
+        self.chunks.get(*first..end).unwrap_or(&[])
+    }
+
+    /// Each distinct stored chunk once, in table order.
+    pub fn distinct(&self) -> Vec<Placed> {
+        let mut seen = HashMap::<StoredDigest, ()>::with_capacity(self.chunks.len());
+        let mut distinct = Vec::new();
+        for chunk in &self.chunks {
+            if let Entry::Vacant(new) = seen.entry(chunk.record.stored) {
+                new.insert(());
+                distinct.push(*chunk);
+            }
+        }
+        distinct
+    }
+}

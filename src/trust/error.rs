@@ -1,0 +1,127 @@
+//! Why something is not trusted, in words that say what to do about it.
+
+use std::path::PathBuf;
+
+use super::key::{KeyId, Method};
+use crate::id::ManifestId;
+
+/// A refusal, or a key or record that could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// Nobody signed it.
+    #[error(
+        "{what} is unsigned: ask its publisher to sign it, or sign it yourself with `tenpak sign`"
+    )]
+    Unsigned { what: String },
+    /// A signature names a trusted key, but that key did not make it over these bytes.
+    #[error(
+        "{what}: the signature by key {key} is wrong ({reason}): the object or its signature was altered; fetch it again or from another mirror"
+    )]
+    WrongSignature {
+        what: String,
+        key: KeyId,
+        reason: String,
+    },
+    /// Only keys that nobody trusts here signed it.
+    #[error(
+        "{what} is signed only by untrusted keys ({keys}): if its publisher is one of them, pass that public key with --trust"
+    )]
+    UntrustedKey { what: String, keys: String },
+    /// The key was withdrawn.
+    #[error("{what}: key {key} is revoked: it must be signed again by a key that is trusted")]
+    Revoked { what: String, key: KeyId },
+    /// The OpenPGP key is past its own end.
+    #[error(
+        "{what}: OpenPGP key {key} expired at Unix time {when}: import its renewed certificate, or have it signed by another key"
+    )]
+    KeyExpired { what: String, key: KeyId, when: u64 },
+    /// The key is trusted for other names only.
+    #[error(
+        "{what}: key {key} is trusted, but not for {name}: widen its `names=` in the trust file if it should be"
+    )]
+    NameNotAllowed {
+        what: String,
+        key: KeyId,
+        name: String,
+    },
+    /// The signed ref or index is past its end.
+    #[error(
+        "{what} expired at Unix time {when} (it is {now} now): its publisher must renew it with `tenpak sign`; a host that serves only old refs may be hiding newer ones"
+    )]
+    Expired { what: String, when: u64, now: u64 },
+    /// An older ref than one that was already seen.
+    #[error(
+        "{what} was rolled back: version {seen} was seen before, version {got} is offered now: try another mirror; only if its publisher says that this is right, remove {}", record.display()
+    )]
+    RolledBack {
+        what: String,
+        seen: u64,
+        got: u64,
+        record: PathBuf,
+    },
+    /// Two different refs with one version.
+    #[error(
+        "{what}: version {version} named manifest {seen} before and names {got} now: its publisher signed two refs with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", record.display()
+    )]
+    Replaced {
+        what: String,
+        version: u64,
+        seen: ManifestId,
+        got: ManifestId,
+        record: PathBuf,
+    },
+    /// A valid document about something else than what was asked for.
+    #[error(
+        "{what}: its {field} is {got}, not {expected}: the store serves it under the wrong name"
+    )]
+    Mismatch {
+        what: String,
+        field: &'static str,
+        expected: String,
+        got: String,
+    },
+    /// Not the canonical form of such a document.
+    #[error("{what} is malformed: {reason}")]
+    Malformed { what: String, reason: String },
+    /// A key or trust file that cannot be used.
+    #[error("{}: {reason}", path.display())]
+    BadKey { path: PathBuf, reason: String },
+    /// A key that cannot sign this kind of thing.
+    #[error("a key of method {method} cannot sign {what}: {advice}")]
+    CannotSign {
+        method: Method,
+        what: &'static str,
+        advice: &'static str,
+    },
+    /// Signing failed.
+    #[error("signing with key {key} failed: {reason}")]
+    SigningFailed { key: KeyId, reason: String },
+    /// A remembered version that cannot be read back.
+    #[error(
+        "{}: the record of the ref versions seen is damaged ({reason}): restore it, or remove it to forget what was seen of that ref", path.display()
+    )]
+    DamagedRecord { path: PathBuf, reason: String },
+    /// The local system failed.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        action: &'static str,
+        source: std::io::Error,
+    },
+}
+
+impl TrustError {
+    /// Whether this refuses an object, rather than a key file, an argument or the local system:
+    /// the command line ends with status 4 for these.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::BadKey { .. }
+                | Self::CannotSign { .. }
+                | Self::SigningFailed { .. }
+                | Self::DamagedRecord { .. }
+                | Self::Io { .. }
+        )
+    }
+}

@@ -1,0 +1,388 @@
+//! Keys, their ids and their files; what a manifest's signature covers and where it lies.
+//!
+//! An id is derived from the key itself under a context of its own, so it commits to the key and
+//! to the method.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ed25519_dalek::{SigningKey, VerifyingKey};
+
+use super::error::TrustError;
+use crate::id::{ManifestId, from_hex, to_hex};
+
+/// The largest signature file.
+pub const MAX_SIGNATURE_FILE: usize = 64 << 10;
+/// The largest key or trust file.
+pub(super) const MAX_KEY_FILE: u64 = 1 << 20;
+/// What a line of a secret Ed25519 key begins with.
+pub(super) const SECRET_PREFIX: &str = "tenpak-ed25519-secret";
+/// What a line of a public Ed25519 key begins with.
+pub(super) const PUBLIC_PREFIX: &str = "tenpak-ed25519-public";
+
+const MIN_HMAC_SECRET: usize = 16;
+
+/// How a signature is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// Ed25519 over a message with a domain.
+    Ed25519,
+    /// HMAC-SHA256 over the same message; whoever verifies can forge it.
+    Hmac,
+    /// A detached OpenPGP signature over the manifest's exact bytes.
+    OpenPgp,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Self; 3] = [Self::Ed25519, Self::Hmac, Self::OpenPgp];
+
+    /// Its name, which also ends the name of a signature's file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::Hmac => "hmac",
+            Self::OpenPgp => "openpgp",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|method| method.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no method: expected ed25519, hmac or openpgp"))
+    }
+}
+
+/// The id of a key: 32 lowercase hexadecimal digits for Ed25519 and HMAC, the fingerprint of the
+/// primary key (40 or 64 digits) for OpenPGP.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(String);
+
+impl KeyId {
+    /// The id of an Ed25519 key.
+    pub fn of_ed25519(key: &VerifyingKey) -> Self {
+        Self::derive("tenpak/v1/key-id ed25519", key.as_bytes())
+    }
+
+    /// The id of an HMAC secret.
+    pub fn of_hmac(secret: &[u8]) -> Self {
+        Self::derive("tenpak/v1/key-id hmac", secret)
+    }
+
+    /// The id of the OpenPGP key with this fingerprint.
+    pub(super) fn of_fingerprint(fingerprint: &[u8]) -> Self {
+        Self(to_hex(fingerprint))
+    }
+
+    fn derive(context: &str, key: &[u8]) -> Self {
+        let derived = blake3::derive_key(context, key);
+        Self(to_hex(derived.split_at(16).0))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        if matches!(text.len(), 32 | 40 | 64) && text.as_bytes().iter().all(hex) {
+            return Ok(Self(text.to_owned()));
+        }
+        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+        Err(format!(
+            "`{shown}` is no key id: expected 32, 40 or 64 lowercase hexadecimal digits"
+        ))
+    }
+}
+
+impl serde::Serialize for KeyId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for KeyId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What Ed25519 and HMAC sign for a manifest.
+pub fn manifest_message(id: ManifestId) -> Vec<u8> {
+    [b"tenpak/v1/manifest\0".as_slice(), id.as_bytes()].concat()
+}
+
+/// Where the signature of `key` over the manifest `id` lies in a store.
+pub fn signature_path(id: ManifestId, key: &KeyId, method: Method) -> String {
+    format!("signatures/{id}/{key}.{method}")
+}
+
+/// The 32 bytes of a line `PREFIX HEX [comment]`.
+fn key_line(text: &str, prefix: &str) -> Result<[u8; 32], String> {
+    let mut words = text.split_whitespace();
+    if words.next() != Some(prefix) {
+        return Err(format!("expected a line beginning with `{prefix}`"));
+    }
+    if text.trim_end().lines().count() != 1 {
+        return Err("expected one line, found several".to_owned());
+    }
+    let digits = words.next().unwrap_or_default();
+    from_hex(digits).ok_or_else(|| {
+        format!(
+            "expected 64 lowercase hexadecimal digits after `{prefix}`, found {}",
+            digits.len()
+        )
+    })
+}
+
+/// Takes the bytes of a public key; weak ones, which verify forgeries, are refused.
+pub(super) fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, String> {
+    match VerifyingKey::from_bytes(bytes) {
+        Ok(key) if !key.is_weak() => Ok(key),
+        _ => Err("these digits are no usable Ed25519 public key".to_owned()),
+    }
+}
+
+pub(super) fn parse_public(text: &str) -> Result<VerifyingKey, String> {
+    public_key(&key_line(text, PUBLIC_PREFIX)?)
+}
+
+pub(super) fn parse_secret(text: &str) -> Result<SigningKey, String> {
+    Ok(SigningKey::from_bytes(&key_line(text, SECRET_PREFIX)?))
+}
+
+/// The secret in the bytes of an HMAC key file: all of them but one trailing newline.
+pub(super) fn hmac_secret(file: &[u8]) -> Result<&[u8], String> {
+    let secret = file.strip_suffix(b"\n").unwrap_or(file);
+    if secret.len() < MIN_HMAC_SECRET {
+        return Err(format!(
+            "an HMAC secret of {} bytes is too short: at least {MIN_HMAC_SECRET} are needed",
+            secret.len()
+        ));
+    }
+    Ok(secret)
+}
+
+/// A key or trust file, whole, unless it is longer than any such file may be.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
+    let failed = |source| TrustError::Io {
+        path: path.to_owned(),
+        action: "read the key file",
+        source,
+    };
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(MAX_KEY_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_KEY_FILE {
+        let reason = format!("longer than the {MAX_KEY_FILE} bytes that a key file may have");
+        return Err(TrustError::BadKey {
+            path: path.to_owned(),
+            reason,
+        });
+    }
+    Ok(bytes)
+}
+
+/// A key pair that was just made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keygen {
+    /// The id of both halves.
+    pub key_id: KeyId,
+    /// Where the secret half lies, readable by its owner only.
+    pub secret: PathBuf,
+    /// Where the public half lies.
+    pub public: PathBuf,
+}
+
+/// Makes an Ed25519 key pair: `out`, and `out` with `.pub` added. Neither may exist.
+pub fn keygen(out: &Path) -> Result<Keygen, TrustError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| TrustError::Io {
+        path: out.to_owned(),
+        action: "get random bytes for a key",
+        source: io::Error::other(error),
+    })?;
+    let key = SigningKey::from_bytes(&seed);
+    let mut public = OsString::from(out);
+    public.push(".pub");
+    let public = PathBuf::from(public);
+    let secret_line = format!("{SECRET_PREFIX} {}\n", to_hex(&seed));
+    let public_line = format!(
+        "{PUBLIC_PREFIX} {}\n",
+        to_hex(key.verifying_key().as_bytes())
+    );
+    // The public half first: it is the one that can be removed again without a loss.
+    create(&public, 0o666, &public_line)?;
+    if let Err(error) = create(out, 0o600, &secret_line) {
+        fs::remove_file(&public).map_err(|source| TrustError::Io {
+            path: public.clone(),
+            action: "remove the public key of the pair that could not be written",
+            source,
+        })?;
+        return Err(error);
+    }
+    let key_id = KeyId::of_ed25519(&key.verifying_key());
+    Ok(Keygen {
+        key_id,
+        secret: out.to_owned(),
+        public,
+    })
+}
+
+fn create(path: &Path, mode: u32, line: &str) -> Result<(), TrustError> {
+    let failed = |action| {
+        move |source| TrustError::Io {
+            path: path.to_owned(),
+            action,
+            source,
+        }
+    };
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed(
+            "create this key file (an existing one is never overwritten)",
+        ))?;
+    let written = file
+        .write_all(line.as_bytes())
+        .and_then(|()| file.sync_all());
+    if let Err(source) = written {
+        // Ours, and incomplete: a half key must not stay behind.
+        fs::remove_file(path).map_err(failed("remove the incomplete key file"))?;
+        return Err(failed("write this key file")(source));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn key_lines_hold_one_key_and_perhaps_a_comment() {
+        let hex = to_hex(&[7; 32]);
+        for good in [
+            format!("{SECRET_PREFIX} {hex}"),
+            format!("{SECRET_PREFIX} {hex}\n"),
+            format!("{SECRET_PREFIX} {hex} of the release team\n"),
+        ] {
+            assert_eq!(parse_secret(&good).unwrap().to_bytes(), [7; 32]);
+        }
+        for bad in [
+            String::new(),
+            hex.clone(),
+            format!("{PUBLIC_PREFIX} {hex}"),
+            format!("{SECRET_PREFIX} {}", &hex[1..]),
+            format!("{SECRET_PREFIX} {hex}0"),
+            format!("{SECRET_PREFIX} {}", hex.to_uppercase().replace('0', "A")),
+            format!("{SECRET_PREFIX}\n{hex}"),
+            format!("{SECRET_PREFIX} {hex}\n{SECRET_PREFIX} {hex}"),
+        ] {
+            assert!(parse_secret(&bad).is_err(), "{bad:?} was accepted");
+        }
+        // The identity point verifies forged signatures; so do all points of small order.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        assert!(public_key(&identity).is_err());
+        assert!(public_key(&[0; 32]).is_err());
+    }
+
+    #[test]
+    fn hmac_secrets_lose_one_newline_and_have_a_least_length() {
+        assert_eq!(
+            hmac_secret(b"0123456789abcdef\n"),
+            Ok(b"0123456789abcdef".as_slice())
+        );
+        assert_eq!(
+            hmac_secret(b"0123456789abcde\n\n"),
+            Ok(b"0123456789abcde\n".as_slice())
+        );
+        assert!(hmac_secret(b"0123456789abcde\n").is_err());
+        assert!(hmac_secret(b"").is_err());
+    }
+
+    #[test]
+    fn keygen_writes_a_private_pair_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("key");
+        let made = keygen(&out).unwrap();
+        assert_eq!(
+            fs::metadata(&out).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let secret = fs::read_to_string(&out).unwrap();
+        let public = fs::read_to_string(&made.public).unwrap();
+        let key = parse_secret(&secret).unwrap();
+        assert_eq!(parse_public(&public).unwrap(), key.verifying_key());
+        assert_eq!(made.key_id, KeyId::of_ed25519(&key.verifying_key()));
+        assert_eq!(made.public, dir.path().join("key.pub"));
+
+        assert!(keygen(&out).is_err());
+        assert_eq!(fs::read_to_string(&out).unwrap(), secret);
+        assert_eq!(fs::read_to_string(&made.public).unwrap(), public);
+
+        // A lone secret is kept, and no public half of another pair is put beside it.
+        fs::remove_file(&made.public).unwrap();
+        assert!(keygen(&out).is_err());
+        assert_eq!(fs::read_to_string(&out).unwrap(), secret);
+        assert!(!made.public.exists());
+    }
+
+    #[test]
+    fn ids_and_methods_have_one_spelling() {
+        for method in Method::ALL {
+            assert_eq!(method.as_str().parse(), Ok(method));
+        }
+        assert!("Ed25519".parse::<Method>().is_err());
+        for length in [32, 40, 64] {
+            assert!("a".repeat(length).parse::<KeyId>().is_ok());
+            assert!("A".repeat(length).parse::<KeyId>().is_err());
+            assert!("a".repeat(length + 1).parse::<KeyId>().is_err());
+        }
+        assert!(
+            "../../../../../../../../etc/passw"
+                .parse::<KeyId>()
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,595 @@
+//! The keys that a user trusts, and the one place where an object becomes trusted.
+//!
+//! A revoked key counts for nothing, whoever else lists it. A key limited to names counts for an
+//! artifact only when it was asked for by such a name: addressed by id, nothing binds a name to
+//! it, and such a key does not count. HMAC keys count for manifests only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use ed25519_dalek::VerifyingKey;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use hmac::Mac as _;
+
+use super::envelope::{RawEnvelope, is_signed_by};
+use super::error::TrustError;
+use super::key::{
+    KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, hmac_secret, manifest_message, parse_public,
+    public_key, read_file,
+};
+use super::openpgp::{self, Certificate, Refusal};
+use super::signer::hmac_tag;
+use super::trust_file::{TrustFile, TrustLine};
+use crate::format::name::{ArtifactName, Tag};
+use crate::format::refs::{IndexBody, RefBody, SignedBody};
+use crate::id::ManifestId;
+
+enum Material {
+    Ed25519(VerifyingKey),
+    Hmac(Vec<u8>),
+    OpenPgp(Vec<Certificate>),
+}
+
+impl Material {
+    fn method(&self) -> Method {
+        match self {
+            Self::Ed25519(_) => Method::Ed25519,
+            Self::Hmac(_) => Method::Hmac,
+            Self::OpenPgp(_) => Method::OpenPgp,
+        }
+    }
+}
+
+/// Which names a key may sign.
+enum Scope {
+    Every,
+    Names { globs: Vec<String>, set: GlobSet },
+}
+
+impl Scope {
+    fn new(names: Option<Vec<String>>) -> Result<Self, String> {
+        let Some(globs) = names else {
+            return Ok(Self::Every);
+        };
+        let mut set = GlobSetBuilder::new();
+        for glob in &globs {
+            let glob = GlobBuilder::new(glob).literal_separator(true).build();
+            set.add(glob.map_err(|error| error.to_string())?);
+        }
+        let set = set.build().map_err(|error| error.to_string())?;
+        Ok(Self::Names { globs, set })
+    }
+
+    fn allows(&self, name: Option<&ArtifactName>) -> bool {
+        match (self, name) {
+            (Self::Every, _) => true,
+            (Self::Names { set, .. }, Some(name)) => set.is_match(name.as_str()),
+            (Self::Names { .. }, None) => false,
+        }
+    }
+
+    /// Either of both suffices.
+    fn or(self, other: Self) -> Result<Self, String> {
+        match (self, other) {
+            (Self::Names { mut globs, .. }, Self::Names { globs: more, .. }) => {
+                globs.extend(more);
+                Self::new(Some(globs))
+            }
+            _ => Ok(Self::Every),
+        }
+    }
+}
+
+struct Trusted {
+    material: Material,
+    scope: Scope,
+}
+
+/// Which trusted keys signed a manifest, and what was wrong with the other signatures.
+#[derive(Debug)]
+pub struct ManifestTrust {
+    /// The keys whose signatures are valid: at least one.
+    pub keys: Vec<KeyId>,
+    /// Signatures that did not count although one by another key did.
+    pub rejected: Vec<TrustError>,
+}
+
+/// A signed document's body, and the trusted keys that vouch for it: at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched<T> {
+    /// What the document says.
+    pub body: T,
+    /// Who says so.
+    pub keys: Vec<KeyId>,
+}
+
+/// The keys that a user trusts.
+#[derive(Default)]
+pub struct TrustSet {
+    keys: BTreeMap<KeyId, Trusted>,
+    revoked: BTreeSet<KeyId>,
+}
+
+impl fmt::Debug for TrustSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustSet")
+            .field("keys", &self.keys.keys())
+            .field("revoked", &self.revoked)
+            .finish()
+    }
+}
+
+/// The trust file that counts when no `--trust` is given: `tenpak/trust` in the user's
+/// configuration directory.
+fn default_trust_file() -> Option<PathBuf> {
+    super::seen::xdg("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("tenpak/trust"))
+}
+
+impl TrustSet {
+    /// Reads what `--trust` was given: `hmac:FILE`, a public key, or a trust file. Without any,
+    /// the user's default trust file is read if there is one; the set may stay empty.
+    pub fn load(arguments: &[String]) -> Result<Self, TrustError> {
+        let mut set = Self::default();
+        for argument in arguments {
+            set.add_argument(argument)?;
+        }
+        if arguments.is_empty()
+            && let Some(path) = default_trust_file()
+        {
+            // Only a file that is not there is no file: one that cannot be read must not turn
+            // verification off.
+            match path.try_exists() {
+                Ok(true) => set.add_trust_file(&path)?,
+                Ok(false) => {}
+                Err(source) => {
+                    return Err(TrustError::Io {
+                        path,
+                        action: "look for the trust file",
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(set)
+    }
+
+    fn add_argument(&mut self, argument: &str) -> Result<(), TrustError> {
+        if let Some(path) = argument.strip_prefix("hmac:") {
+            return self.add_hmac_file(Path::new(path), None);
+        }
+        let path = Path::new(argument);
+        let bytes = read_file(path)?;
+        let bad = |reason: String| TrustError::BadKey {
+            path: path.to_owned(),
+            reason,
+        };
+        if bytes.starts_with(SECRET_PREFIX.as_bytes()) {
+            return Err(bad(
+                "this is a secret key: trust its public half, the `.pub` file".into(),
+            ));
+        }
+        if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) {
+            let text = std::str::from_utf8(&bytes).map_err(|_| bad("not a line of text".into()))?;
+            let key = parse_public(text).map_err(bad)?;
+            return self.add_ed25519(key, None).map_err(bad);
+        }
+        if openpgp::looks_like(&bytes) {
+            return self.add_openpgp(&bytes, None).map_err(bad);
+        }
+        self.add_lines(path, &bytes)
+    }
+
+    fn add_trust_file(&mut self, path: &Path) -> Result<(), TrustError> {
+        let bytes = read_file(path)?;
+        self.add_lines(path, &bytes)
+    }
+
+    fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
+        let bad = |reason| TrustError::BadKey {
+            path: path.to_owned(),
+            reason,
+        };
+        let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
+        for line in TrustFile::parse(bytes).map_err(bad)?.lines {
+            match line {
+                TrustLine::Ed25519 { key, names } => {
+                    let key = public_key(&key).map_err(bad)?;
+                    self.add_ed25519(key, names).map_err(bad)?;
+                }
+                TrustLine::OpenPgp { path: file, names } => {
+                    let file = beside(file);
+                    let bytes = read_file(&file)?;
+                    self.add_openpgp(&bytes, names)
+                        .map_err(|reason| TrustError::BadKey { path: file, reason })?;
+                }
+                TrustLine::Hmac { path: file, names } => {
+                    self.add_hmac_file(&beside(file), names)?;
+                }
+                TrustLine::Revoked(key) => {
+                    self.revoked.insert(key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Trusts an Ed25519 key, for these names or for every name.
+    pub fn add_ed25519(
+        &mut self,
+        key: VerifyingKey,
+        names: Option<Vec<String>>,
+    ) -> Result<(), String> {
+        self.add(KeyId::of_ed25519(&key), Material::Ed25519(key), names)
+    }
+
+    /// Trusts every certificate in an OpenPGP key file, armored or binary.
+    pub fn add_openpgp(&mut self, bytes: &[u8], names: Option<Vec<String>>) -> Result<(), String> {
+        for certificate in Certificate::parse_all(bytes)? {
+            let id = certificate.key_id();
+            self.add(id, Material::OpenPgp(vec![certificate]), names.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Trusts an HMAC secret: whoever holds it can sign.
+    pub fn add_hmac(&mut self, secret: &[u8], names: Option<Vec<String>>) -> Result<(), String> {
+        self.add(
+            KeyId::of_hmac(secret),
+            Material::Hmac(secret.to_vec()),
+            names,
+        )
+    }
+
+    fn add_hmac_file(&mut self, path: &Path, names: Option<Vec<String>>) -> Result<(), TrustError> {
+        let bytes = read_file(path)?;
+        let bad = |reason| TrustError::BadKey {
+            path: path.to_owned(),
+            reason,
+        };
+        self.add_hmac(hmac_secret(&bytes).map_err(bad)?, names)
+            .map_err(bad)
+    }
+
+    /// Makes a key count for nothing.
+    pub fn revoke(&mut self, key: KeyId) {
+        self.revoked.insert(key);
+    }
+
+    fn add(
+        &mut self,
+        id: KeyId,
+        material: Material,
+        names: Option<Vec<String>>,
+    ) -> Result<(), String> {
+        let scope = Scope::new(names)?;
+        let trusted = match self.keys.remove(&id) {
+            None => Trusted { material, scope },
+            Some(known) => {
+                let scope = known.scope.or(scope)?;
+                let material = match (known.material, material) {
+                    // Two states of one certificate: what either says against it holds.
+                    (Material::OpenPgp(mut all), Material::OpenPgp(more)) => {
+                        all.extend(more);
+                        Material::OpenPgp(all)
+                    }
+                    (_, material) => material,
+                };
+                Trusted { material, scope }
+            }
+        };
+        self.keys.insert(id, trusted);
+        Ok(())
+    }
+
+    /// Whether nobody is trusted, not even a key that was revoked since: then nothing is verified.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.revoked.is_empty()
+    }
+
+    /// The keys that count, each of which may have a signature file.
+    pub fn key_ids(&self) -> impl Iterator<Item = (&KeyId, Method)> {
+        self.keys
+            .iter()
+            .filter(|(id, _)| !self.revoked.contains(*id))
+            .map(|(id, trusted)| (id, trusted.material.method()))
+    }
+
+    /// Finds a valid signature of a manifest by a key that counts for `name`, or by one without a
+    /// limit if the artifact was addressed by its id. `now` is the Unix time in seconds.
+    pub fn verify_manifest(
+        &self,
+        name: Option<&ArtifactName>,
+        id: ManifestId,
+        manifest: &[u8],
+        signatures: &[(KeyId, Method, Bytes)],
+        now: u64,
+    ) -> Result<ManifestTrust, TrustError> {
+        let what = match name {
+            Some(name) => format!("manifest {id} of {name}"),
+            None => format!("manifest {id}"),
+        };
+        let found = ManifestId::of(manifest);
+        if found != id {
+            return Err(TrustError::Mismatch {
+                what,
+                field: "digest",
+                expected: id.to_hex(),
+                got: found.to_hex(),
+            });
+        }
+        let mut verdicts = Verdicts::new(what);
+        for (key, method, signature) in signatures {
+            verdicts.add(
+                key,
+                self.judge(key, *method, name, |material| {
+                    verify_one(material, id, manifest, signature, now, &self.revoked)
+                }),
+            );
+        }
+        let (keys, rejected) = verdicts.finish(name)?;
+        Ok(ManifestTrust { keys, rejected })
+    }
+
+    /// Verifies a ref against what was asked for. Older versions are for [`super::SeenRefs`] to
+    /// notice, with the keys that this returns.
+    pub fn verify_ref(
+        &self,
+        name: &ArtifactName,
+        tag: &Tag,
+        bytes: &[u8],
+        now: u64,
+    ) -> Result<Vouched<RefBody>, TrustError> {
+        let what = format!("ref {name}:{tag}");
+        let vouched: Vouched<RefBody> = self.verify_document(&what, Some(name), bytes)?;
+        let body = &vouched.body;
+        let mismatch = |field, expected: &str, got: &str| TrustError::Mismatch {
+            what: what.clone(),
+            field,
+            expected: expected.to_owned(),
+            got: got.to_owned(),
+        };
+        if body.name != *name {
+            return Err(mismatch("name", name.as_str(), body.name.as_str()));
+        }
+        if body.tag != *tag {
+            return Err(mismatch("tag", tag.as_str(), body.tag.as_str()));
+        }
+        check_expiry(what, body.expires, now)?;
+        Ok(vouched)
+    }
+
+    /// Verifies the index of refs. A key with a limit vouches only for the entries whose names it
+    /// may sign; entries that no key vouches for are left out.
+    pub fn verify_index(&self, bytes: &[u8], now: u64) -> Result<Vouched<IndexBody>, TrustError> {
+        let what = "the index of refs".to_owned();
+        let mut vouched: Vouched<IndexBody> = self.verify_document(&what, None, bytes)?;
+        check_expiry(what, vouched.body.expires, now)?;
+        let keys: Vec<&Scope> = vouched
+            .keys
+            .iter()
+            .filter_map(|id| self.keys.get(id))
+            .map(|key| &key.scope)
+            .collect();
+        vouched
+            .body
+            .refs
+            .retain(|entry| keys.iter().any(|scope| scope.allows(Some(&entry.name))));
+        Ok(vouched)
+    }
+
+    /// Signatures first, on the raw bytes; the body is interpreted after one was found valid.
+    /// Without a name, a limited key counts, and the caller applies its limit.
+    fn verify_document<T: SignedBody>(
+        &self,
+        what: &str,
+        name: Option<&ArtifactName>,
+        bytes: &[u8],
+    ) -> Result<Vouched<T>, TrustError> {
+        let malformed = |reason| TrustError::Malformed {
+            what: what.to_owned(),
+            reason,
+        };
+        let raw = RawEnvelope::split::<T>(bytes).map_err(malformed)?;
+        let mut verdicts = Verdicts::new(what.to_owned());
+        for (key, signature) in &raw.signatures {
+            let check = |material: &Material| match material {
+                Material::Ed25519(public)
+                    if is_signed_by(public, T::DOMAIN, raw.signed, signature) =>
+                {
+                    Ok(())
+                }
+                _ => Err(Refusal::Wrong("it does not match the content".to_owned())),
+            };
+            let verdict = match name {
+                Some(_) => self.judge(key, Method::Ed25519, name, check),
+                None => self.judge_unlimited(key, Method::Ed25519, check),
+            };
+            verdicts.add(key, verdict);
+        }
+        let (keys, _) = verdicts.finish(name)?;
+        let body = raw.body().map_err(malformed)?;
+        Ok(Vouched { body, keys })
+    }
+
+    fn judge(
+        &self,
+        id: &KeyId,
+        method: Method,
+        name: Option<&ArtifactName>,
+        check: impl Fn(&Material) -> Result<(), Refusal>,
+    ) -> Verdict {
+        match self.judge_unlimited(id, method, check) {
+            Verdict::Valid if !self.keys.get(id).is_some_and(|key| key.scope.allows(name)) => {
+                Verdict::NotForName
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn judge_unlimited(
+        &self,
+        id: &KeyId,
+        method: Method,
+        check: impl Fn(&Material) -> Result<(), Refusal>,
+    ) -> Verdict {
+        if self.revoked.contains(id) {
+            return Verdict::Revoked;
+        }
+        match self.keys.get(id) {
+            Some(key) if key.material.method() == method => match check(&key.material) {
+                Ok(()) => Verdict::Valid,
+                Err(Refusal::Wrong(reason)) => Verdict::Wrong(reason),
+                Err(Refusal::Revoked) => Verdict::Revoked,
+                Err(Refusal::Expired { when }) => Verdict::KeyExpired { when },
+            },
+            _ => Verdict::Untrusted,
+        }
+    }
+}
+
+fn check_expiry(what: String, when: u64, now: u64) -> Result<(), TrustError> {
+    if when <= now {
+        return Err(TrustError::Expired { what, when, now });
+    }
+    Ok(())
+}
+
+fn verify_one(
+    material: &Material,
+    id: ManifestId,
+    manifest: &[u8],
+    signature: &[u8],
+    now: u64,
+    revoked: &BTreeSet<KeyId>,
+) -> Result<(), Refusal> {
+    let length = |expected: usize| {
+        Refusal::Wrong(format!("{} bytes instead of {expected}", signature.len()))
+    };
+    match material {
+        Material::Ed25519(key) => {
+            let signature = signature.try_into().map_err(|_| length(64))?;
+            if is_signed_by(key, b"", &manifest_message(id), signature) {
+                return Ok(());
+            }
+            Err(Refusal::Wrong("it does not match the manifest".to_owned()))
+        }
+        Material::Hmac(secret) => {
+            if signature.len() != 32 {
+                return Err(length(32));
+            }
+            hmac_tag(secret, &manifest_message(id))
+                .map_err(Refusal::Wrong)?
+                .verify_slice(signature)
+                .map_err(|_| Refusal::Wrong("it does not match the manifest".to_owned()))
+        }
+        Material::OpenPgp(certificates) => {
+            // Every state of the certificate that the user trusts must agree on a revocation;
+            // otherwise the one that knows the signing subkey and the renewed expiry suffices.
+            let mut verdict = Err(Refusal::Wrong("the certificate is empty".to_owned()));
+            for certificate in certificates {
+                let this =
+                    certificate.verify(manifest, signature, now, |key| revoked.contains(key));
+                match this {
+                    Err(Refusal::Revoked) => return this,
+                    Ok(()) => verdict = this,
+                    Err(_) if verdict.is_err() => verdict = this,
+                    Err(_) => {}
+                }
+            }
+            verdict
+        }
+    }
+}
+
+enum Verdict {
+    Valid,
+    Wrong(String),
+    Revoked,
+    KeyExpired { when: u64 },
+    NotForName,
+    Untrusted,
+}
+
+/// What is known of the signatures over one object.
+struct Verdicts {
+    what: String,
+    valid: Vec<KeyId>,
+    /// With the rank of each: the gravest reason speaks for an object that no key vouches for.
+    rejected: Vec<(KeyId, Verdict)>,
+}
+
+impl Verdicts {
+    fn new(what: String) -> Self {
+        Self {
+            what,
+            valid: Vec::new(),
+            rejected: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, key: &KeyId, verdict: Verdict) {
+        match verdict {
+            Verdict::Valid => self.valid.push(key.clone()),
+            verdict => self.rejected.push((key.clone(), verdict)),
+        }
+    }
+
+    fn finish(
+        self,
+        name: Option<&ArtifactName>,
+    ) -> Result<(Vec<KeyId>, Vec<TrustError>), TrustError> {
+        let Self {
+            what,
+            mut valid,
+            mut rejected,
+        } = self;
+        valid.sort();
+        valid.dedup();
+        rejected.sort_by_key(|(_, verdict)| match verdict {
+            Verdict::Wrong(_) => 0,
+            Verdict::Revoked => 1,
+            Verdict::KeyExpired { .. } => 2,
+            Verdict::NotForName => 3,
+            Verdict::Valid | Verdict::Untrusted => 4,
+        });
+        let untrusted: Vec<&str> = rejected
+            .iter()
+            .filter(|(_, verdict)| matches!(verdict, Verdict::Untrusted))
+            .map(|(key, _)| key.as_str())
+            .collect();
+        let untrusted = untrusted.join(", ");
+        let mut errors: Vec<TrustError> = Vec::new();
+        for (key, verdict) in rejected {
+            let what = what.clone();
+            errors.push(match verdict {
+                Verdict::Wrong(reason) => TrustError::WrongSignature { what, key, reason },
+                Verdict::Revoked => TrustError::Revoked { what, key },
+                Verdict::KeyExpired { when } => TrustError::KeyExpired { what, key, when },
+                Verdict::NotForName => {
+                    let name = match name {
+                        Some(name) => format!("the name {name}"),
+                        None => "artifacts addressed by `@` and an id".to_owned(),
+                    };
+                    TrustError::NameNotAllowed { what, key, name }
+                }
+                // One error for all of them, after the others.
+                Verdict::Valid | Verdict::Untrusted => continue,
+            });
+        }
+        if !untrusted.is_empty() {
+            errors.push(TrustError::UntrustedKey {
+                what: what.clone(),
+                keys: untrusted,
+            });
+        }
+        if !valid.is_empty() {
+            return Ok((valid, errors));
+        }
+        Err(match errors.into_iter().next() {
+            Some(gravest) => gravest,
+            None => TrustError::Unsigned { what },
+        })
+    }
+}
