@@ -496,43 +496,43 @@ fn refs(cases: &mut Cases) -> Result<()> {
     let id = "ab".repeat(32);
     let good = json!({"expires": 5, "format": "tenpak-ref", "manifest": id, "name": "a/b",
         "tag": "latest", "version": 3});
-    for (name, field, value) in [
-        ("format", "format", json!("tenpak-refs-index")),
-        ("name-up", "name", json!("../b")),
-        ("name-three-segments", "name", json!("a/b/c")),
-        ("name-empty", "name", json!("")),
-        ("name-long", "name", json!("a".repeat(97))),
-        ("name-newline", "name", json!("a\n")),
-        ("name-index", "name", json!("index")),
-        ("name-index-first", "name", json!("Index/a")),
-        ("tag-main", "tag", json!("main")),
-        ("tag-up", "tag", json!("..")),
-        ("tag-long", "tag", json!("a".repeat(129))),
-        ("manifest", "manifest", json!("00")),
-        ("version-negative", "version", json!(-1)),
-        ("expires-text", "expires", json!("never")),
+    for (name, error, field, value) in [
+        ("format", "unknown variant", "format", json!("tenpak-refs-index")),
+        ("name-up", "no artifact name", "name", json!("../b")),
+        ("name-three-segments", "no artifact name", "name", json!("a/b/c")),
+        ("name-empty", "no artifact name", "name", json!("")),
+        ("name-long", "no artifact name", "name", json!("a".repeat(97))),
+        ("name-newline", "no artifact name", "name", json!("a\n")),
+        ("name-index", "reserved", "name", json!("index")),
+        ("name-index-first", "reserved", "name", json!("Index/a")),
+        ("tag-main", "must be written", "tag", json!("main")),
+        ("tag-up", "no tag", "tag", json!("..")),
+        ("tag-long", "no tag", "tag", json!("a".repeat(129))),
+        ("manifest", "no identifier", "manifest", json!("00")),
+        ("version-negative", "expected u64", "version", json!(-1)),
+        ("expires-text", "expected u64", "expires", json!("never")),
     ] {
         let mut body = good.clone();
         body[field] = value;
-        cases.add(name, "", signed("ref", body)?);
+        cases.add(name, error, signed("ref", body)?);
     }
     let entry = |n: u8| {
         json!({"key": format!("{n:02x}").repeat(16), "method": "ed25519",
         "signature": "00".repeat(64)})
     };
     let with = |list: Vec<Value>| canonical(&json!({"signatures": list, "signed": good}));
-    cases.add("signatures-17", "", with((0..17).map(entry).collect())?);
-    cases.add("signatures-unsorted", "", with(vec![entry(2), entry(1)])?);
-    cases.add("signature-twice", "", with(vec![entry(1), entry(1)])?);
+    cases.add("signatures-17", "more than 16", with((0..17).map(entry).collect())?);
+    cases.add("signatures-unsorted", "out of order", with(vec![entry(2), entry(1)])?);
+    cases.add("signature-twice", "listed twice", with(vec![entry(1), entry(1)])?);
     let mut hmac = entry(1);
     hmac["method"] = json!("hmac");
-    cases.add("method-hmac", "", with(vec![hmac])?);
+    cases.add("method-hmac", "unknown variant", with(vec![hmac])?);
     let mut short = entry(1);
     short["signature"] = json!("00");
-    cases.add("signature-short", "", with(vec![short])?);
+    cases.add("signature-short", "not 128", with(vec![short])?);
     let mut long = good.clone();
     long["name"] = json!("x##########x");
-    cases.add("above-64-kib", "", signed("ref", long)?);
+    cases.add("above-64-kib", "limit", signed("ref", long)?);
     cases.repeat("##########", 7000);
     cases.group("refs-index", "8.2");
     let line = |name: &str| json!({"manifest": id, "name": name, "tag": "latest", "version": 3});
@@ -540,11 +540,11 @@ fn refs(cases: &mut Cases) -> Result<()> {
         let body = json!({"expires": 5, "format": "tenpak-refs-index", "refs": refs, "version": 1});
         signed("refs-index", body)
     };
-    cases.add("unsorted", "", list(vec![line("b"), line("a")])?);
-    cases.add("twice", "", list(vec![line("a"), line("a")])?);
-    cases.add("name", "", list(vec![line("a/../b")])?);
-    cases.add("format", "", signed("refs-index", good)?);
-    cases.add("no-signature-list", "", canonical(&json!({"signed": {"key": ed25519_key_id()}}))?);
+    cases.add("unsorted", "out of order", list(vec![line("b"), line("a")])?);
+    cases.add("twice", "listed twice", list(vec![line("a"), line("a")])?);
+    cases.add("name", "no artifact name", list(vec![line("a/../b")])?);
+    cases.add("format", "unknown variant", signed("refs-index", good)?);
+    cases.add("no-signature-list", "expected `", canonical(&json!({"signed": {"key": ed25519_key_id()}}))?);
     Ok(())
 }
 
