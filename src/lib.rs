@@ -1,7 +1,9 @@
 //! Model weights as signed graphs of content-addressed chunks.
 
+pub mod cli;
 pub mod codec;
 pub mod dtype;
+pub mod edge;
 pub mod format;
 pub mod id;
 pub mod model;

@@ -16,14 +16,13 @@ use super::writer::Linkable;
 use crate::codec;
 use crate::dtype::Dtype;
 use crate::format::layout::Place;
-use crate::format::limits::{MAX_SIGNATURE, MAX_SMALL};
+use crate::format::limits::MAX_SMALL;
 use crate::format::page::Extent;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
 use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::source::ObjectPath;
 use crate::store::{Placed, Store, StoreError, Whole, unix_now};
-use crate::trust::{Method, TrustSet, signature_path};
+use crate::trust::{Method, TrustSet};
 use crate::verify::VerifiedChunk;
 
 /// A unit that the store may already hold.
@@ -165,17 +164,9 @@ impl Finder {
 /// Whether a key that we trust signed the artifact's manifest. Names do not matter here: the key
 /// must count for every name.
 async fn is_trusted(store: &Store, trust: &TrustSet, whole: &Whole) -> Result<bool, StoreError> {
-    let mut signatures = Vec::new();
-    for (key, method) in trust.key_ids() {
-        // A secret that verifies can also forge.
-        if method == Method::Hmac {
-            continue;
-        }
-        let Some(path) = ObjectPath::new(signature_path(whole.id, key, method)) else { continue };
-        if let Some(bytes) = store.read_optional(&path, MAX_SIGNATURE).await? {
-            signatures.push((key.clone(), method, bytes));
-        }
-    }
+    // A secret that verifies can also forge.
+    let keys = trust.key_ids().filter(|(_, method)| *method != Method::Hmac);
+    let signatures = store.signatures(whole.id, keys).await?;
     let verdict =
         trust.verify_manifest(None, whole.id, &whole.manifest_bytes, &signatures, unix_now());
     Ok(verdict.is_ok())

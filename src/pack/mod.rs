@@ -56,9 +56,6 @@ pub enum PackError {
     /// A thread failed.
     #[error(transparent)]
     Worker(#[from] WorkerFailed),
-    /// Ctrl-C.
-    #[error("interrupted; the same command goes on from here")]
-    Interrupted,
 }
 
 impl From<crate::source::SourceError> for PackError {
@@ -118,23 +115,18 @@ pub struct PackReport {
     pub published: Published,
 }
 
-/// Follows the progress of packing, and may end it.
+/// Follows the progress of packing.
 pub trait Progress: Send + Sync {
     /// There are `bytes` to pack.
     fn begin(&self, bytes: u64);
     /// Another `bytes` are done.
     fn advance(&self, bytes: u64);
-    /// Whether to give up now; what is stored stays for the next run.
-    fn interrupted(&self) -> bool;
 }
 
 /// Nobody watches.
 impl Progress for () {
     fn begin(&self, _: u64) {}
     fn advance(&self, _: u64) {}
-    fn interrupted(&self) -> bool {
-        false
-    }
 }
 
 /// Packs the folder or file at `path` and publishes it as `name:tag`. Blocks; call it from outside
@@ -371,9 +363,6 @@ impl<'a> Packer<'a> {
     ) -> Result<(), PackError> {
         let Some(units) = ahead.pop_front() else { return Ok(()) };
         for (unit, looking) in units.wait()?? {
-            if self.progress.interrupted() {
-                return Err(PackError::Interrupted);
-            }
             let found = match looking {
                 Looking::Not => None,
                 Looking::Pending(task) => {
@@ -455,9 +444,6 @@ impl<'a> Packer<'a> {
 
     fn settle_chunk(&mut self) -> Result<(), PackError> {
         let Some((at, len, chunk)) = self.encoding.pop_front() else { return Ok(()) };
-        if self.progress.interrupted() {
-            return Err(PackError::Interrupted);
-        }
         let record = match chunk.wait()?? {
             Chunk::New(encoded) => {
                 let record = encoded.record;

@@ -193,6 +193,8 @@ pub enum SourceErrorKind {
     Conflict,
     /// The store takes no writes.
     ReadOnly,
+    /// The store cannot say what it holds.
+    Unlistable,
     /// The address or the request makes no sense to this backend.
     Invalid,
     /// The server broke the protocol: a body of the wrong length, a range that was not asked for.

@@ -3,6 +3,7 @@
 mod error;
 mod lease;
 mod refs;
+mod resolve;
 mod whole;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
 pub use error::StoreError;
 pub use lease::{Lease, candidates};
 pub use refs::{Lifetime, Published};
+pub use resolve::{Resolved, ref_object};
 pub use whole::{Placed, Whole};
 
 /// The Unix time in seconds.

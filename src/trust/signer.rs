@@ -84,6 +84,14 @@ impl Signer {
         }
     }
 
+    /// The public half, if this is an Ed25519 key.
+    pub fn verifying_key(&self) -> Option<ed25519_dalek::VerifyingKey> {
+        match self {
+            Self::Ed25519(key) => Some(key.verifying_key()),
+            _ => None,
+        }
+    }
+
     /// The id of the key.
     pub fn key_id(&self) -> KeyId {
         match self {
