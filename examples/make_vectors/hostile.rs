@@ -13,6 +13,9 @@ use super::golden::{Objects, canonical, ed25519_key_id, run_frame, signed};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// A case's name, its error, and what is written where.
+type Change<'a> = (&'a str, &'a str, &'a [(usize, &'a [u8])]);
+
 struct Cases {
     files: Objects,
     list: Vec<Value>,
@@ -44,7 +47,7 @@ impl Cases {
     }
 
     /// `good` with each change of `list`, named, with its error.
-    fn changes(&mut self, good: &[u8], list: &[(&str, &str, &[(usize, &[u8])])]) {
+    fn changes(&mut self, good: &[u8], list: &[Change<'_>]) {
         for (name, error, changes) in list {
             let mut bytes = good.to_vec();
             for (at, with) in *changes {
