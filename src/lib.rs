@@ -1,5 +1,6 @@
 //! Model weights as signed graphs of content-addressed chunks.
 
+pub mod artifact;
 pub mod codec;
 pub mod dtype;
 pub mod format;
