@@ -1,6 +1,7 @@
 //! Model weights as signed graphs of content-addressed chunks.
 
 pub mod cli;
+pub mod artifact;
 pub mod codec;
 pub mod dtype;
 pub mod edge;

@@ -47,6 +47,8 @@ pub struct LoadOptions {
     pub bad_chunks: u32,
     /// How often a request may fail in a row before the load fails.
     pub failures: u32,
+    /// The pause after a first failure; it doubles with each further one, up to 5 seconds.
+    pub first_pause: Duration,
     /// How long a request runs before it may be found slow and be divided; `None`: never.
     pub hedge_after: Option<Duration>,
     /// For the jitter of pauses between retries.
@@ -66,6 +68,7 @@ impl Default for LoadOptions {
             gap: plan.gap,
             bad_chunks: limits.bad_chunks,
             failures: limits.failures,
+            first_pause: limits.first_pause,
             hedge_after: limits.hedge_after,
             seed: 0,
         }
@@ -165,6 +168,7 @@ impl Loader {
             stall: options.stall,
             bad_chunks: options.bad_chunks,
             failures: options.failures,
+            first_pause: options.first_pause,
             hedge_after: options.hedge_after,
             seed: options.seed,
             ..Limits::default()
