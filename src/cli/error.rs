@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::artifact::ArtifactError;
 use crate::loader::{ErrorKind, LoadError};
 use crate::model::ModelError;
 use crate::pack::PackError;
@@ -98,6 +99,21 @@ impl From<StoreError> for Failure {
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         Self::new(load_status(&error), with_causes(&error))
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Self {
+        let status = match error.kind() {
+            ErrorKind::NotFound => NOT_FOUND,
+            ErrorKind::Verification => VERIFICATION,
+            ErrorKind::Network => NETWORK,
+            ErrorKind::Other => match &error {
+                ArtifactError::Ambiguous { .. } | ArtifactError::Pattern { .. } => USAGE,
+                _ => FAILED,
+            },
+        };
+        Self::new(status, with_causes(&error))
     }
 }
 

@@ -7,6 +7,7 @@ mod bytes;
 mod edge;
 mod error;
 mod keys;
+mod load;
 mod output;
 mod pack;
 mod progress;
@@ -67,6 +68,8 @@ enum Command {
     Keygen(keys::Keygen),
     /// Put a model directory or file into the store
     Pack(pack::Pack),
+    /// Stream an artifact's tensors into memory, every byte verified
+    Load(load::Load),
     /// Write an artifact's files, byte for byte
     Unpack(unpack::Unpack),
     /// Add a signature to an artifact, and renew its ref
@@ -203,6 +206,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let result = match cli.command {
         Command::Keygen(args) => args.run(output),
         Command::Pack(args) => args.run(global, handle, output),
+        Command::Load(args) => args.run(global, handle, output),
         Command::Unpack(args) => args.run(global, handle, output),
         Command::Sign(args) => handle.block_on(args.run(global, output)),
         Command::Tag(args) => handle.block_on(args.run(global, output)),
