@@ -6,6 +6,7 @@ pub mod dtype;
 pub mod edge;
 pub mod format;
 pub mod id;
+pub mod maintain;
 pub mod model;
 pub mod pack;
 pub mod parallel;

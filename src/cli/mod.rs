@@ -10,6 +10,7 @@ mod output;
 mod pack;
 mod progress;
 mod refs;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ enum Command {
     Rm(refs::Rm),
     /// List artifacts
     Ls(refs::Ls),
+    /// Check every byte of an artifact, or of the whole store
+    Verify(verify::Verify),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -152,6 +155,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Tag(args) => handle.block_on(args.run(global, output)),
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
+        Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())
