@@ -5,6 +5,7 @@
 
 mod bytes;
 mod error;
+mod gc;
 mod keys;
 mod output;
 mod pack;
@@ -75,6 +76,8 @@ enum Command {
     Ls(refs::Ls),
     /// Check every byte of an artifact, or of the whole store
     Verify(verify::Verify),
+    /// Free what nothing names, after a grace period
+    Gc(gc::Gc),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -156,6 +159,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
+        Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())

@@ -6,8 +6,12 @@
 
 mod chunks;
 mod error;
+mod gc;
+mod marks;
 pub mod order;
 mod verify;
 
 pub use error::MaintainError;
+pub use gc::{CollectOptions, Collected, collect};
+pub use marks::{Decision, LeaseState, decide};
 pub use verify::{Damage, VerifyReport, verify, verify_store};
