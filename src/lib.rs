@@ -9,6 +9,7 @@ pub mod format;
 pub mod id;
 pub mod load_state;
 pub mod loader;
+pub mod maintain;
 pub mod model;
 pub mod pack;
 pub mod parallel;

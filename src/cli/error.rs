@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use crate::artifact::ArtifactError;
 use crate::loader::{ErrorKind, LoadError};
+use crate::maintain::MaintainError;
 use crate::model::ModelError;
 use crate::pack::PackError;
 use crate::source::{SourceError, SourceErrorKind};
@@ -29,11 +30,18 @@ pub(super) const INTERRUPTED: u8 = 130;
 pub(super) struct Failure {
     pub(super) status: u8,
     pub(super) message: String,
+    /// Whether the result has been printed already, so that only the status is left to give.
+    pub(super) told: bool,
 }
 
 impl Failure {
     pub(super) fn new(status: u8, message: impl Display) -> Self {
-        Self { status, message: message.to_string() }
+        Self { status, message: message.to_string(), told: false }
+    }
+
+    /// A failure whose result, under `--json` too, has been printed.
+    pub(super) fn told(status: u8, message: impl Display) -> Self {
+        Self { told: true, ..Self::new(status, message) }
     }
 
     pub(super) fn usage(message: impl Display) -> Self {
@@ -154,6 +162,17 @@ impl From<PackError> for Failure {
         let status = match &error {
             PackError::Store(error) => store_status(error),
             PackError::Model(ModelError::NotFound { .. }) => NOT_FOUND,
+            _ => FAILED,
+        };
+        Self::new(status, error)
+    }
+}
+
+impl From<MaintainError> for Failure {
+    fn from(error: MaintainError) -> Self {
+        let status = match &error {
+            MaintainError::Store(error) => store_status(error),
+            MaintainError::Unmarkable { .. } | MaintainError::Nowhere { .. } => VERIFICATION,
             _ => FAILED,
         };
         Self::new(status, error)

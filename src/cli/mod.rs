@@ -6,6 +6,7 @@
 mod bytes;
 mod edge;
 mod error;
+mod gc;
 mod keys;
 mod load;
 mod output;
@@ -13,6 +14,7 @@ mod pack;
 mod progress;
 mod refs;
 mod unpack;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -82,6 +84,10 @@ enum Command {
     Ls(refs::Ls),
     /// Serve a store over HTTP
     Edge(edge::Edge),
+    /// Check every byte of an artifact, or of the whole store
+    Verify(verify::Verify),
+    /// Free what nothing names, after a grace period
+    Gc(gc::Gc),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -213,6 +219,8 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Edge(args) => handle.block_on(args.run(output)),
+        Command::Verify(args) => handle.block_on(args.run(global, output)),
+        Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())

@@ -52,7 +52,7 @@ impl Output {
     /// Prints why the command failed and gives its status.
     pub(super) fn fail(&self, failure: &Failure) -> ExitCode {
         eprintln!("tenpak: {}", failure.message);
-        if self.json {
+        if self.json && !failure.told {
             let object = json!({"error": failure.message, "status": failure.status});
             // The status tells as well, if nobody reads this.
             drop(writeln!(io::stdout(), "{object}"));

@@ -360,6 +360,10 @@ impl Backend for FaultBackend {
         self.inner.list(prefix).await
     }
 
+    async fn sweep(&self, age: Duration) -> Result<usize, SourceError> {
+        self.inner.sweep(age).await
+    }
+
     fn reads_block(&self) -> bool {
         self.inner.reads_block()
     }

@@ -172,6 +172,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Every object whose path starts with `prefix` (which ends in `/`), sorted by path.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError>;
 
+    /// Removes what killed writers left more than `age` ago and no listing shows; returns how many
+    /// things.
+    async fn sweep(&self, _age: Duration) -> Result<usize, SourceError> {
+        Ok(0)
+    }
+
     /// Whether reads block the calling thread (local files): the caller then reads on threads made
     /// for blocking.
     fn reads_block(&self) -> bool {

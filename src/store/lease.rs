@@ -12,7 +12,7 @@ use crate::id::PackId;
 use crate::source::ObjectPath;
 
 /// How long a lease counts after its last renewal, in seconds.
-const LIFETIME: u64 = 60 * 60;
+pub(crate) const LIFETIME: u64 = 60 * 60;
 
 /// A running writer's lease. Clones share it.
 #[derive(Debug, Clone)]

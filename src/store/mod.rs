@@ -20,6 +20,7 @@ use crate::source::small::{RetryPolicy, read_all};
 use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
 
 pub use error::StoreError;
+pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};
 pub use refs::{Lifetime, Published};
 pub use resolve::{Resolved, ref_object};

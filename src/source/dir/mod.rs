@@ -428,6 +428,10 @@ impl Backend for DirBackend {
         self.blocking(prefix, move |dir| dir.list(&below)).await
     }
 
+    async fn sweep(&self, age: Duration) -> Result<usize, SourceError> {
+        Self::sweep(self, age).await
+    }
+
     fn reads_block(&self) -> bool {
         true
     }

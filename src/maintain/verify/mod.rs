@@ -1,0 +1,415 @@
+//! Verifying an artifact: everything that its ref leads to, byte by byte.
+//!
+//! Packs are checked against their names and the layout, then every file is put together again,
+//! chunk by chunk, so that chunks, tensors and files are all hashed from one read. All that is
+//! damaged is reported, not only the first; only a store that cannot be asked ends the work.
+
+mod files;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::chunks::fetch;
+use super::error::{MaintainError, is_damage};
+use crate::format::FormatError;
+use crate::format::layout::Layout;
+use crate::format::limits::MAX_PACK;
+use crate::format::name::ArtifactName;
+use crate::format::pack::{PackIndex, Trailer};
+use crate::format::page::distinct;
+use crate::format::record::ChunkRecord;
+use crate::format::refs::{INDEX_PATH, IndexBody, RefBody, SignedBody};
+use crate::format::store as paths;
+use crate::id::{ManifestId, PackId};
+use crate::pack::Progress;
+use crate::source::{ObjectPath, SourceErrorKind};
+use crate::store::{Placed, Store, StoreError, Whole, unix_now};
+use crate::trust::TrustSet;
+
+use files::{check_decoded, check_files, cost, wrong_content};
+
+/// Bytes of chunks on their way, stored and decoded, at a time.
+const BUDGET: u32 = 160 << 20;
+/// Packs whose indexes are checked at a time.
+const PACKS: usize = 4;
+
+/// Something that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The artifact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<ManifestId>,
+    /// The file that it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The tensor that it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensor: Option<String>,
+    /// Which chunk of the tensor, or of the file's content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<u64>,
+    /// The pack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pack: Option<PackId>,
+    /// The chunk's offset in the pack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub error: String,
+}
+
+impl Damage {
+    fn new(artifact: Option<ManifestId>, error: impl fmt::Display) -> Self {
+        let error = error.to_string();
+        Self { artifact, file: None, tensor: None, chunk: None, pack: None, offset: None, error }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(artifact) = &self.artifact {
+            write!(f, "@{}: ", &artifact.to_hex()[..16])?;
+        }
+        if let Some(file) = &self.file {
+            write!(f, "{file}: ")?;
+        }
+        if let Some(tensor) = &self.tensor {
+            write!(f, "tensor {tensor}: ")?;
+        }
+        if let Some(chunk) = self.chunk {
+            write!(f, "chunk {chunk}: ")?;
+        }
+        f.write_str(&self.error)
+    }
+}
+
+/// What verifying found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// The artifacts verified.
+    pub artifacts: Vec<ManifestId>,
+    /// Chunks that are right, each artifact's counted by themselves.
+    pub chunks: u64,
+    /// Their decoded bytes.
+    pub bytes: u64,
+    /// Packs looked into.
+    pub packs: u64,
+    /// All that is damaged.
+    pub damaged: Vec<Damage>,
+}
+
+impl VerifyReport {
+    /// Whether everything is right.
+    pub fn is_ok(&self) -> bool {
+        self.damaged.is_empty()
+    }
+}
+
+/// Verifies one artifact; `name` is the name that led to it, which decides whose signature counts.
+pub async fn verify(
+    store: &Store,
+    id: ManifestId,
+    name: Option<&ArtifactName>,
+    trust: &TrustSet,
+    progress: &dyn Progress,
+) -> Result<VerifyReport, MaintainError> {
+    let mut verifier = Verifier::new(store);
+    verifier.artifact(id, &[name], trust, progress).await?;
+    Ok(verifier.report)
+}
+
+/// Verifies every ref of the store and all that they name.
+pub async fn verify_store(
+    store: &Store,
+    trust: &TrustSet,
+    progress: &dyn Progress,
+) -> Result<VerifyReport, MaintainError> {
+    let mut verifier = Verifier::new(store);
+    let mut named = BTreeMap::<ManifestId, Vec<ArtifactName>>::new();
+    for path in ref_paths(store).await? {
+        match verifier.check_ref(&path, trust).await {
+            Ok(Some(body)) => named.entry(body.manifest).or_default().push(body.name),
+            Ok(None) => {}
+            Err(error) if is_damage(&error) => {
+                verifier.report.damaged.push(Damage::new(None, error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for (id, mut names) in named {
+        names.dedup();
+        let names: Vec<_> = names.iter().map(Some).collect();
+        verifier.artifact(id, &names, trust, progress).await?;
+    }
+    Ok(verifier.report)
+}
+
+/// Where the store's refs lie: what it lists, or else what its index says.
+async fn ref_paths(store: &Store) -> Result<Vec<ObjectPath>, StoreError> {
+    match store.list("refs/").await {
+        Ok(listed) => {
+            let paths = listed.into_iter().map(|info| info.path);
+            return Ok(paths.filter(|path| path.as_str() != INDEX_PATH).collect());
+        }
+        Err(StoreError::Source(error)) if error.kind == SourceErrorKind::Unlistable => {}
+        Err(error) => return Err(error),
+    }
+    let Some(path) = ObjectPath::new(INDEX_PATH) else { return Ok(Vec::new()) };
+    let Some(bytes) = store.read_optional(&path, IndexBody::LIMIT).await? else {
+        return Ok(Vec::new());
+    };
+    let index = store.parse_document::<IndexBody>(&path, &bytes)?;
+    let path = |e: &crate::format::refs::IndexEntry| crate::store::ref_object(&e.name, &e.tag);
+    Ok(index.body().refs.iter().map(path).collect())
+}
+
+struct Verifier<'a> {
+    store: &'a Store,
+    report: VerifyReport,
+    /// Packs that another artifact's turn has looked into, with what is in those that are right.
+    packs: BTreeMap<PackId, Option<Arc<HashSet<(u32, ChunkRecordKey)>>>>,
+}
+
+/// What of a record decides whether it is the chunk: its stored identity.
+type ChunkRecordKey = (crate::id::StoredDigest, u32);
+
+fn key(record: &ChunkRecord) -> ChunkRecordKey {
+    (record.stored, record.stored_len)
+}
+
+impl<'a> Verifier<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { store, report: VerifyReport::default(), packs: BTreeMap::new() }
+    }
+
+    /// `None`: removed since it was listed.
+    async fn check_ref(
+        &self,
+        path: &ObjectPath,
+        trust: &TrustSet,
+    ) -> Result<Option<RefBody>, StoreError> {
+        let Some(bytes) = self.store.read_optional(path, RefBody::LIMIT).await? else {
+            return Ok(None);
+        };
+        let body = self.store.parse_document::<RefBody>(path, &bytes)?.body().clone();
+        let right = crate::store::ref_object(&body.name, &body.tag);
+        if right != *path {
+            let why = format!("it says that it is {right}");
+            return Err(StoreError::format(self.store, path)(FormatError::invalid("ref", why)));
+        }
+        if !trust.is_empty() {
+            trust.verify_ref(&body.name, &body.tag, &bytes, unix_now())?;
+        }
+        Ok(Some(body))
+    }
+
+    fn damaged(&mut self, damage: Damage) {
+        self.report.damaged.push(damage);
+    }
+
+    async fn artifact(
+        &mut self,
+        id: ManifestId,
+        names: &[Option<&ArtifactName>],
+        trust: &TrustSet,
+        progress: &dyn Progress,
+    ) -> Result<(), MaintainError> {
+        self.report.artifacts.push(id);
+        let whole = match Whole::read(self.store, id).await {
+            Ok(whole) => Arc::new(whole),
+            Err(error) if is_damage(&error) => return self.roots(id, error).await,
+            Err(error) => return Err(error.into()),
+        };
+        for name in names {
+            match self.store.check_manifest(trust, *name, id, &whole.manifest_bytes).await {
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => self.damaged(Damage::new(Some(id), error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.totals(&whole);
+        progress.begin(whole.files.iter().map(|(file, _)| file.size).sum());
+        self.check_packs(&whole).await?;
+        let files = check_files(self.store, &whole, progress).await?;
+        self.report.damaged.extend(files.damaged);
+        self.report.chunks += files.chunks;
+        self.report.bytes += files.bytes;
+        Ok(())
+    }
+
+    /// What is wrong when the artifact's graph cannot be read: every object of it that is.
+    async fn roots(&mut self, id: ManifestId, error: StoreError) -> Result<(), MaintainError> {
+        let mut errors = vec![error.to_string()];
+        let mut add = |result: Result<(), StoreError>| match result {
+            Ok(()) => Ok(()),
+            Err(error) if is_damage(&error) => {
+                errors.push(error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        let by = format!("manifest {id}");
+        let store = self.store;
+        if let Ok((manifest, _)) = store.manifest(id).await {
+            let table = manifest.table();
+            let path = paths::table(table.table);
+            let len = usize::try_from(table.length).unwrap_or(usize::MAX);
+            let read = store.read(&path, len).await.map_err(|error| error.named_by(&by));
+            add(read.and_then(|bytes| {
+                let found = crate::id::TableId::of(&bytes);
+                if found == table.table {
+                    return Ok(());
+                }
+                let (expected, found) = (table.table.to_hex(), found.to_hex());
+                let error = FormatError::Digest { what: "table", expected, found };
+                Err(StoreError::format(store, &path)(error))
+            }))?;
+            let path = paths::layout(id);
+            let len = Layout::slice(0..manifest.totals.records).end;
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            let read = store.read(&path, len).await.map_err(|error| error.named_by(&by));
+            add(read.and_then(|bytes| {
+                let layout = Layout::parse(&bytes, id);
+                layout.map(drop).map_err(StoreError::format(store, &path))
+            }))?;
+        }
+        errors.dedup();
+        let mut seen = HashSet::new();
+        for error in errors.into_iter().filter(|error| seen.insert(error.clone())) {
+            self.damaged(Damage::new(Some(id), error));
+        }
+        Ok(())
+    }
+
+    fn totals(&mut self, whole: &Whole) {
+        let totals = whole.manifest.totals;
+        let (chunks, stored) = distinct(whole.chunks.iter().map(|chunk| &chunk.record));
+        let raw: u64 = whole.files.iter().map(|(file, _)| file.size).sum();
+        for (what, says, is) in [
+            ("files", totals.files, whole.files.len() as u64),
+            ("tensors", totals.tensors, whole.tensors.len() as u64),
+            ("distinct chunks", totals.chunks, chunks),
+            ("raw bytes", totals.raw_bytes, raw),
+            ("stored bytes", totals.stored_bytes, stored),
+        ] {
+            if says != is {
+                let error = format!("its manifest announces {says} {what}, its table has {is}");
+                self.damaged(Damage::new(Some(whole.id), error));
+            }
+        }
+    }
+
+    /// Every pack that the layout names is what its name says and holds what the layout says. The
+    /// chunks of other artifacts in it are read here, the own ones with the files.
+    async fn check_packs(&mut self, whole: &Whole) -> Result<(), MaintainError> {
+        let mut own = BTreeMap::<PackId, Vec<&Placed>>::new();
+        for chunk in &whole.chunks {
+            own.entry(chunk.place.pack).or_default().push(chunk);
+        }
+        let budget = Arc::new(Semaphore::new(BUDGET as usize));
+        let (store, unknown) = (self.store, &self.packs);
+        let check = |(id, chunks): (PackId, Vec<&Placed>)| {
+            let own: HashSet<u32> = chunks.iter().map(|chunk| chunk.place.offset).collect();
+            let budget = budget.clone();
+            async move { Ok::<_, MaintainError>((id, check_pack(store, id, &own, &budget).await?)) }
+        };
+        let new: Vec<_> = own
+            .iter()
+            .filter(|(id, _)| !unknown.contains_key(*id))
+            .map(|(id, chunks)| check((*id, chunks.clone())))
+            .collect();
+        let checked: Vec<_> = stream::iter(new).buffered(PACKS).try_collect().await?;
+        for (id, (index, mut damaged)) in checked {
+            damaged.iter_mut().for_each(|damage| damage.artifact = Some(whole.id));
+            self.report.packs += 1;
+            self.report.damaged.append(&mut damaged);
+            let held = |index: PackIndex| {
+                let place = |(range, record): (std::ops::Range<u64>, &ChunkRecord)| {
+                    (u32::try_from(range.start).unwrap_or(u32::MAX), key(record))
+                };
+                Arc::new(index.places().map(place).collect())
+            };
+            self.packs.insert(id, index.map(held));
+        }
+        for (id, chunks) in own {
+            let Some(Some(held)) = self.packs.get(&id).cloned() else { continue };
+            for chunk in chunks {
+                if !held.contains(&(chunk.place.offset, key(&chunk.record))) {
+                    let path = paths::layout(whole.id);
+                    let error = format!(
+                        "{}: {path} places chunk {} there, where the pack's index has another",
+                        self.store.location(),
+                        chunk.record.stored
+                    );
+                    let mut damage = Damage::new(Some(whole.id), error);
+                    damage.pack = Some(id);
+                    damage.offset = Some(u64::from(chunk.place.offset));
+                    self.damaged(damage);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a pack's index, its length, and those of its chunks that do not begin at `own`.
+async fn check_pack(
+    store: &Store,
+    id: PackId,
+    own: &HashSet<u32>,
+    budget: &Arc<Semaphore>,
+) -> Result<(Option<PackIndex>, Vec<Damage>), MaintainError> {
+    let damage = |error: &dyn fmt::Display| {
+        let mut damage = Damage::new(None, error);
+        damage.pack = Some(id);
+        damage
+    };
+    let path = paths::pack(id);
+    let index = match store.pack_index(id).await.map_err(|error| error.named_by("a layout")) {
+        Ok(index) => index,
+        Err(error) if is_damage(&error) => return Ok((None, vec![damage(&error)])),
+        Err(error) => return Err(error.into()),
+    };
+    let mut damaged = Vec::new();
+    let index_len = index.to_bytes().len() as u64;
+    let need = index.data_len() + index_len + Trailer::LEN;
+    // Some hosts do not tell sizes; then the reads tell.
+    if let Ok(Some(info)) = store.backend().head(&path).await
+        && info.size != need
+    {
+        let wrong = FormatError::Length { what: "pack", need, have: info.size };
+        damaged.push(damage(&StoreError::format(store, &path)(wrong)));
+    }
+    let foreign: Vec<Placed> = index
+        .places()
+        .filter_map(|(range, record)| {
+            let offset = u32::try_from(range.start).ok()?;
+            let place = crate::format::layout::Place { pack: id, offset };
+            (!own.contains(&offset)).then_some(Placed { record: *record, place })
+        })
+        .collect();
+    for group in foreign.chunk_by(|a, b| {
+        u64::from(a.place.offset) >> 23 == u64::from(b.place.offset) >> 23
+    }) {
+        let bytes: u64 = group.iter().map(cost).sum();
+        let permits = u32::try_from(bytes.min(MAX_PACK)).unwrap_or(BUDGET);
+        let permit = budget.acquire_many(permits).await.map_err(|_| MaintainError::Worker)?;
+        for (chunk, result) in group.iter().zip(fetch(store, group, check_decoded).await?) {
+            let error = match result {
+                Ok(true) => continue,
+                Ok(false) => wrong_content(&chunk.record),
+                Err(error) => error.to_string(),
+            };
+            let mut damage = damage(&error);
+            damage.offset = Some(u64::from(chunk.place.offset));
+            damaged.push(damage);
+        }
+        drop(permit);
+    }
+    Ok((Some(index), damaged))
+}
