@@ -801,11 +801,23 @@ def check_chunk(data):
     Record(data[:128]).decode(data[128:])
 
 
+class Graph(Artifact):
+    """[5], [6] a manifest's length, the manifest and its table."""
+
+    def __init__(self, data):
+        size = Cursor(data, "graph").unpack("I")
+        self.manifest, self.store, self.table = parse_manifest(data[4:4 + size]), self, data[4 + size:]
+        self.read_table()
+
+    def part_of_artifact(self, path, most):
+        return self.table[:most + 1]
+
+
 def check_page(data, kind):
     need(parse_page(data)[0] == kind, "page: its kind is not the one announced")
 
 
-CHECKS = {"json": lambda data: parse_json(data, "json"), "record": Record, "chunk": check_chunk, "tensor-page": lambda data: check_page(data, 1),
+CHECKS = {"graph": Graph, "json": lambda data: parse_json(data, "json"), "record": Record, "chunk": check_chunk, "tensor-page": lambda data: check_page(data, 1),
           "file-page": lambda data: check_page(data, 2), "pack-trailer": parse_trailer,
           "pack": parse_pack, "pack-index": parse_pack_index, "layout": parse_layout, "manifest": parse_manifest,
           "ref": parse_ref, "refs-index": parse_refs_index, "descriptor": parse_descriptor,

@@ -220,7 +220,10 @@ impl Matrix {
                 (wide..=band).find(|n| band % n == 0).map_or(band, |n| band / n)
             }
             // No equal parts: narrow bands, so that what a rank fetches beyond its own is little.
-            None => self.columns.div_ceil(256).max(16).min(self.columns),
+            None => {
+                let least = (16 << 10) / (self.rows.min(16 << 10) * self.size);
+                self.columns.div_ceil(256).max(16).max(least).min(self.columns)
+            }
         };
         let band = (band * self.size).min(self.row_bytes());
         self.grid(self.block_rows(band, false), band)

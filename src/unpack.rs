@@ -182,7 +182,7 @@ impl Drop for Target {
     fn drop(&mut self) {
         if !self.done {
             // An error is on its way already; a leftover has a name that tells what it is.
-            drop(unlinkat(&self.folder, self.temporary.as_str(), AtFlags::empty()));
+            let _ = unlinkat(&self.folder, self.temporary.as_str(), AtFlags::empty());
         }
     }
 }

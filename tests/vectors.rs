@@ -15,15 +15,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use tenpak::codec;
 use tenpak::format::json;
-use tenpak::format::layout::Layout;
+use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
 use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::page::{Entries as PageEntries, Page, PageKind};
 use tenpak::format::record::ChunkRecord;
 use tenpak::format::refs::{IndexBody, RefBody};
-use tenpak::format::store::{ByTensor, Descriptor, Lease, Tombstone};
+use tenpak::format::store::{self as paths, ByTensor, Descriptor, Lease, Tombstone};
 use tenpak::format::table::Entries;
 use tenpak::id::{ManifestId, PackId, PageDigest, TableId, from_hex};
+use tenpak::store::{Store, Whole};
 use tenpak::trust::Envelope;
 use tenpak::verify::VerifiedChunk;
 
@@ -217,6 +218,38 @@ impl Case {
     }
 }
 
+/// A manifest's length, the manifest, and its table: read as an artifact of a store that holds them.
+fn graph(bytes: &[u8]) -> Result<(), Failure> {
+    let (len, rest) = bytes.split_at(4);
+    let (manifest, table) = rest.split_at(u32::from_le_bytes(len.try_into()?) as usize);
+    let id = ManifestId::of(manifest);
+    let parsed = Manifest::parse(manifest, id)?;
+    let places = vec![Place { pack: PackId::of(b""), offset: 0 }; parsed.totals.records as usize];
+    let layout = Layout { manifest: id, places }.to_bytes();
+    let folder = tempfile::tempdir()?;
+    for (path, bytes) in [
+        (paths::manifest(id), manifest),
+        (paths::table(parsed.table().table), table),
+        (paths::layout(id), &layout),
+    ] {
+        let path = folder.path().join(path.as_str());
+        std::fs::create_dir_all(path.parent().ok_or("no folder")?)?;
+        std::fs::write(path, bytes)?;
+    }
+    let store = Store::new(tenpak::source::url::open(folder.path().to_str().ok_or("a path")?)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The innermost error is the rule that is broken; the outer ones say where.
+    runtime.block_on(Whole::read(&store, id)).map(|_| ()).map_err(|error| {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            text = format!("{text}: {inner}");
+            source = inner.source();
+        }
+        text.into()
+    })
+}
+
 /// What the library says of one object.
 fn read(kind: &str, bytes: &[u8]) -> Result<(), Failure> {
     let page = |kind| Page::parse(bytes, kind, PageDigest::of(bytes)).map(|_| ());
@@ -244,6 +277,7 @@ fn read(kind: &str, bytes: &[u8]) -> Result<(), Failure> {
         "tombstone" => Tombstone::parse(bytes).map(|_| ())?,
         "ref" => Envelope::<RefBody>::parse(bytes).map(|_| ())?,
         "refs-index" => Envelope::<IndexBody>::parse(bytes).map(|_| ())?,
+        "graph" => graph(bytes)?,
         other => panic!("no reader for {other}"),
     }
     Ok(())
