@@ -137,13 +137,7 @@ mod tests {
     fn hex_round_trips_and_refuses_anything_else() {
         let id = PackId::of(b"x");
         assert_eq!(id.to_hex().parse::<PackId>(), Ok(id));
-        for bad in [
-            "",
-            "00",
-            &id.to_hex().to_uppercase(),
-            &format!("{id}0"),
-            &"é".repeat(32),
-        ] {
+        for bad in ["", "00", &id.to_hex().to_uppercase(), &format!("{id}0"), &"é".repeat(32)] {
             assert!(bad.parse::<PackId>().is_err(), "{bad:?} was accepted");
         }
     }

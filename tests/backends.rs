@@ -1,6 +1,7 @@
 //! One contract, every backend: what a store may rely on holds for directories, memory and S3.
 
-mod support;
+#[path = "support/s3.rs"]
+mod s3;
 
 use std::sync::Arc;
 
@@ -335,7 +336,7 @@ async fn a_wrapped_backend_conforms_and_counts() {
 /// The address is taken from the environment, which a process of its own has: see below.
 #[test]
 fn s3_conforms() {
-    let server = support::s3::S3Server::start();
+    let server = s3::S3Server::start();
     server.create_bucket("models");
     let me = std::env::current_exe().expect("this test");
     let status = std::process::Command::new(me)

@@ -27,8 +27,10 @@ pub(super) fn decode(stored: &[u8], len: u32, out: &mut BytesMut) -> Result<(), 
         Ok(frame) if frame == stored.len() => {}
         _ => return Err(malformed("something follows the frame, or it is cut short".to_owned())),
     }
+    if window(stored).is_none_or(|bytes| bytes > 1 << MAX_WINDOW_LOG) {
+        return Err(malformed("its window is above 8 MiB".to_owned()));
+    }
     let mut decompressor = Decompressor::new().map_err(|e| malformed(e.to_string()))?;
-    decompressor.window_log_max(MAX_WINDOW_LOG).map_err(|e| malformed(e.to_string()))?;
     let mut tail = out.split_off(out.len());
     tail.resize(len as usize, 0);
     let have = decompressor
@@ -39,6 +41,18 @@ pub(super) fn decode(stored: &[u8], len: u32, out: &mut BytesMut) -> Result<(), 
     }
     out.unsplit(tail);
     Ok(())
+}
+
+/// The window of a frame in bytes (RFC 8878, section 3.1.1.1.2), 0 where the content is its own:
+/// the library enforces its limit only when it decodes in a stream.
+fn window(frame: &[u8]) -> Option<u64> {
+    const SINGLE_SEGMENT: u8 = 0x20;
+    if frame.get(4)? & SINGLE_SEGMENT != 0 {
+        return Some(0);
+    }
+    let descriptor = frame.get(5)?;
+    let base = 1_u64 << (10 + (descriptor >> 3));
+    Some(base + base / 8 * u64::from(descriptor & 7))
 }
 
 /// Reuses one compression context.

@@ -40,20 +40,13 @@ pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, JsonError> {
 /// Reads canonical JSON of at most `limit` bytes; any other spelling is refused.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonError> {
     if bytes.len() > limit {
-        return Err(JsonError::TooLong {
-            length: bytes.len(),
-            limit,
-        });
+        return Err(JsonError::TooLong { length: bytes.len(), limit });
     }
     let value: Value = serde_json::from_slice(bytes)?;
     let mut canonical = Vec::with_capacity(bytes.len());
     write(&value, &mut canonical)?;
     if canonical != bytes {
-        let at = bytes
-            .iter()
-            .zip(&canonical)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let at = bytes.iter().zip(&canonical).take_while(|(a, b)| a == b).count();
         return Err(JsonError::NotCanonical { at });
     }
     Ok(serde_json::from_value(value)?)
@@ -62,9 +55,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonE
 fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), JsonError> {
     match value {
         Value::Number(number) => {
-            let magnitude = number
-                .as_u64()
-                .or_else(|| number.as_i64().map(i64::unsigned_abs));
+            let magnitude = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
             match magnitude {
                 Some(magnitude) if magnitude <= MAX_INTEGER => {
                     out.extend_from_slice(number.to_string().as_bytes());
@@ -121,29 +112,12 @@ mod tests {
     #[test]
     fn every_other_spelling_is_refused() {
         for text in [
-            "{ }",
-            "{}\n",
-            "{\"b\":1,\"a\":2}",
-            "{\"a\":1,\"a\":1}",
-            "1.0",
-            "1e3",
-            "-0",
-            "9007199254740992",
-            "\"\\u0041\"",
-            "\"\\/\"",
-            "[1,]",
-            "",
-            "\u{feff}{}",
+            "{ }", "{}\n", "{\"b\":1,\"a\":2}", "{\"a\":1,\"a\":1}", "1.0", "1e3", "-0",
+            "9007199254740992", "\"\\u0041\"", "\"\\/\"", "[1,]", "", "\u{feff}{}",
         ] {
-            assert!(
-                parse::<Value>(text.as_bytes(), 100).is_err(),
-                "{text:?} was accepted"
-            );
+            assert!(parse::<Value>(text.as_bytes(), 100).is_err(), "{text:?} was accepted");
         }
-        assert!(matches!(
-            parse::<Value>(b"{}", 1),
-            Err(JsonError::TooLong { .. })
-        ));
+        assert!(matches!(parse::<Value>(b"{}", 1), Err(JsonError::TooLong { .. })));
         assert!(parse::<Value>("[".repeat(100_000).as_bytes(), 1 << 20).is_err());
     }
 }

@@ -44,9 +44,7 @@ fn is_word(text: &str, limit: usize) -> bool {
     let bytes = text.as_bytes();
     bytes.len() <= limit
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 macro_rules! text_type {
@@ -105,9 +103,7 @@ impl FromStr for ArtifactName {
         let mut segments = text.split('/');
         let first = segments.next().unwrap_or_default();
         let fits = is_word(first, MAX_SEGMENT)
-            && segments
-                .next()
-                .is_none_or(|second| is_word(second, MAX_SEGMENT))
+            && segments.next().is_none_or(|second| is_word(second, MAX_SEGMENT))
             && segments.next().is_none();
         if !fits {
             return Err(NameError::Name(shown(text)));
@@ -139,11 +135,7 @@ impl FromStr for Tag {
         if !is_word(text, MAX_TAG) {
             return Err(NameError::Tag(shown(text)));
         }
-        Ok(if text == "main" {
-            Self::default()
-        } else {
-            Self(text.to_owned())
-        })
+        Ok(if text == "main" { Self::default() } else { Self(text.to_owned()) })
     }
 }
 
@@ -219,20 +211,8 @@ mod tests {
     #[test]
     fn names_are_one_or_two_words() {
         let long = "a".repeat(96);
-        for good in [
-            "a",
-            "org/model",
-            "A.b_c-1/0x",
-            "indexes/a",
-            "a/index",
-            &long,
-        ] {
-            assert_eq!(
-                good.parse::<ArtifactName>()
-                    .map(|n| n.to_string())
-                    .as_deref(),
-                Ok(good)
-            );
+        for good in ["a", "org/model", "A.b_c-1/0x", "indexes/a", "a/index", &long] {
+            assert_eq!(good.parse::<ArtifactName>().map(|n| n.to_string()).as_deref(), Ok(good));
         }
         let too_long = "a".repeat(97);
         for bad in [
@@ -246,10 +226,7 @@ mod tests {
     #[test]
     fn main_is_latest_and_has_one_spelling() {
         assert_eq!("main".parse::<Tag>(), Ok(Tag::default()));
-        assert_eq!(
-            "v1.0".parse::<Tag>().map(|t| t.to_string()).as_deref(),
-            Ok("v1.0")
-        );
+        assert_eq!("v1.0".parse::<Tag>().map(|t| t.to_string()).as_deref(), Ok("v1.0"));
         assert!(serde_json::from_str::<Tag>("\"latest\"").is_ok());
         assert!(serde_json::from_str::<Tag>("\"main\"").is_err());
         for bad in ["", ".", "..", "a/b", "a:b", "@a", &"a".repeat(129)] {
@@ -265,22 +242,13 @@ mod tests {
         assert_eq!(show("a/b:main").as_deref(), Ok("a/b:latest"));
         assert_eq!(show("a:v2").as_deref(), Ok("a:v2"));
         assert_eq!(show("@00ff00").as_deref(), Ok("@00ff00"));
-        for bad in [
-            "",
-            "@",
-            "@00ff0",
-            "@00FF00",
-            "a:",
-            ":a",
-            "a:b:c",
-            &format!("@{}", "0".repeat(65)),
-        ] {
+        for bad in
+            ["", "@", "@00ff0", "@00FF00", "a:", ":a", "a:b:c", &format!("@{}", "0".repeat(65))]
+        {
             assert!(bad.parse::<ArtifactSpec>().is_err(), "{bad:?} was accepted");
         }
         let id = ManifestId::of(b"x");
-        let Ok(ArtifactSpec::Id(full)) = format!("@{id}").parse() else {
-            panic!("no id")
-        };
+        let Ok(ArtifactSpec::Id(full)) = format!("@{id}").parse() else { panic!("no id") };
         assert_eq!(full.exact(), Some(id));
         let Ok(ArtifactSpec::Id(part)) = format!("@{}", &id.to_hex()[..8]).parse() else {
             panic!("no prefix")

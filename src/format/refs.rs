@@ -82,14 +82,7 @@ impl RefBody {
         version: u64,
         expires: u64,
     ) -> Self {
-        Self {
-            expires,
-            format: RefFormat::V1,
-            manifest,
-            name,
-            tag,
-            version,
-        }
+        Self { expires, format: RefFormat::V1, manifest, name, tag, version }
     }
 }
 
@@ -134,20 +127,12 @@ impl IndexBody {
     /// An index of `refs`, which are put in order.
     pub fn new(mut refs: Vec<IndexEntry>, version: u64, expires: u64) -> Self {
         refs.sort_by(|a, b| (&a.name, &a.tag).cmp(&(&b.name, &b.tag)));
-        Self {
-            expires,
-            format: IndexFormat::V1,
-            refs,
-            version,
-        }
+        Self { expires, format: IndexFormat::V1, refs, version }
     }
 
     /// The entry of one ref.
     pub fn get(&self, name: &ArtifactName, tag: &Tag) -> Option<&IndexEntry> {
-        let at = self
-            .refs
-            .binary_search_by(|e| (&e.name, &e.tag).cmp(&(name, tag)))
-            .ok()?;
+        let at = self.refs.binary_search_by(|e| (&e.name, &e.tag).cmp(&(name, tag))).ok()?;
         self.refs.get(at)
     }
 }
@@ -162,10 +147,7 @@ impl SignedBody for IndexBody {
             if let [a, b] = pair
                 && (&a.name, &a.tag) >= (&b.name, &b.tag)
             {
-                return Err(format!(
-                    "{}:{} is out of order or listed twice",
-                    b.name, b.tag
-                ));
+                return Err(format!("{}:{} is out of order or listed twice", b.name, b.tag));
             }
         }
         Ok(())
@@ -195,20 +177,11 @@ mod tests {
             tag: tag.parse().unwrap(),
             version: 1,
         };
-        let mut index = IndexBody::new(
-            vec![entry("b", "x"), entry("a", "y"), entry("a", "x")],
-            1,
-            2,
-        );
+        let mut index =
+            IndexBody::new(vec![entry("b", "x"), entry("a", "y"), entry("a", "x")], 1, 2);
         assert_eq!(index.check(), Ok(()));
-        assert_eq!(
-            index.get(&"a".parse().unwrap(), &"y".parse().unwrap()),
-            Some(&entry("a", "y"))
-        );
-        assert_eq!(
-            index.get(&"b".parse().unwrap(), &"y".parse().unwrap()),
-            None
-        );
+        assert_eq!(index.get(&"a".parse().unwrap(), &"y".parse().unwrap()), Some(&entry("a", "y")));
+        assert_eq!(index.get(&"b".parse().unwrap(), &"y".parse().unwrap()), None);
         index.refs.swap(0, 1);
         assert!(index.check().is_err());
         let twice = IndexBody::new(vec![entry("a", "x"), entry("a", "x")], 1, 2);

@@ -193,6 +193,8 @@ pub enum SourceErrorKind {
     Conflict,
     /// The store takes no writes.
     ReadOnly,
+    /// The store cannot say what it holds.
+    Unlistable,
     /// The address or the request makes no sense to this backend.
     Invalid,
     /// The server broke the protocol: a body of the wrong length, a range that was not asked for.
@@ -272,14 +274,9 @@ mod tests {
     #[test]
     fn object_paths_cannot_leave_the_root() {
         for good in ["a", "packs/00", "refs/org/model/@latest"] {
-            assert_eq!(
-                ObjectPath::new(good).map(|p| p.to_string()).as_deref(),
-                Some(good)
-            );
+            assert_eq!(ObjectPath::new(good).map(|p| p.to_string()).as_deref(), Some(good));
         }
-        for bad in [
-            "", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\n",
-        ] {
+        for bad in ["", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\n"] {
             assert_eq!(ObjectPath::new(bad), None, "{bad:?} was accepted");
         }
     }

@@ -65,8 +65,8 @@ pub async fn candidates(store: &Store) -> Result<Vec<PackId>, StoreError> {
         let Some(bytes) = store.read_optional(&info.path, MAX_LEASE).await? else { continue };
         // A damaged lease only costs the work that it would have saved.
         let Ok(lease) = Document::parse(&bytes) else { continue };
-        let ids = lease.objects.iter().filter_map(|path| path.strip_prefix("packs/")?.parse().ok());
-        packs.extend(ids);
+        let id = |path: &String| path.strip_prefix("packs/")?.parse::<PackId>().ok();
+        packs.extend(lease.objects.iter().filter_map(id));
     }
     packs.sort_unstable();
     packs.dedup();

@@ -3,6 +3,7 @@
 mod error;
 mod lease;
 mod refs;
+mod resolve;
 mod whole;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
 pub use error::StoreError;
 pub use lease::{Lease, candidates};
 pub use refs::{Lifetime, Published};
+pub use resolve::{Resolved, ref_object};
 pub use whole::{Placed, Whole};
 
 /// The Unix time in seconds.
@@ -122,10 +124,8 @@ impl Store {
     pub async fn pack_index(&self, id: PackId) -> Result<PackIndex, StoreError> {
         let path = paths::pack(id);
         let wrong = StoreError::format(self, &path);
-        let suffix = |len| {
-            let range = ReadRange::Suffix(len);
-            async { read_all(&*self.backend, &path, range, len, &self.retry).await }
-        };
+        let suffix =
+            |len| read_all(&*self.backend, &path, ReadRange::Suffix(len), len, &self.retry);
         // One request for nearly every pack: 64 MiB of 1 MiB chunks have an index of 8 KiB.
         let mut tail = suffix(16 << 10).await?.0;
         let trailer_at = tail.len().saturating_sub(Trailer::LEN as usize);

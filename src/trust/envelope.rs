@@ -56,11 +56,7 @@ impl<'a> RawEnvelope<'a> {
     /// Takes a document apart; the text of the error says what is wrong with it.
     pub(super) fn split<T: SignedBody>(bytes: &'a [u8]) -> Result<Self, String> {
         if bytes.len() > T::LIMIT {
-            return Err(format!(
-                "{} bytes exceed the limit of {}",
-                bytes.len(),
-                T::LIMIT
-            ));
+            return Err(format!("{} bytes exceed the limit of {}", bytes.len(), T::LIMIT));
         }
         // The signatures hold neither brackets nor quotes inside their strings, so the first
         // match ends them; were it not the end, what precedes it would not parse.
@@ -81,24 +77,12 @@ impl<'a> RawEnvelope<'a> {
             return Err(format!("more than {MAX_SIGNATURES} signatures"));
         }
         let mut signatures = BTreeMap::new();
-        for WireSignature {
-            key,
-            method: WireMethod::Ed25519,
-            signature,
-        } in head.signatures
-        {
+        for WireSignature { key, method: WireMethod::Ed25519, signature } in head.signatures {
             let Some(signature) = from_hex(&signature) else {
-                return Err(format!(
-                    "the signature of {key} is not 128 hexadecimal digits"
-                ));
+                return Err(format!("the signature of {key} is not 128 hexadecimal digits"));
             };
-            if signatures
-                .last_key_value()
-                .is_some_and(|(last, _)| *last >= key)
-            {
-                return Err(format!(
-                    "the signature of {key} is out of order or listed twice"
-                ));
+            if signatures.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(format!("the signature of {key} is out of order or listed twice"));
             }
             signatures.insert(key, signature);
         }
@@ -126,8 +110,7 @@ pub(super) fn is_signed_by(
     signature: &[u8; 64],
 ) -> bool {
     // Strict: one signature has one spelling, and keys of small order sign nothing.
-    key.verify_strict(&message(domain, signed), &Signature::from_bytes(signature))
-        .is_ok()
+    key.verify_strict(&message(domain, signed), &Signature::from_bytes(signature)).is_ok()
 }
 
 /// A signed document. Reading it verifies nothing: that is for [`super::TrustSet`].
@@ -141,32 +124,18 @@ pub struct Envelope<T> {
 impl<T: SignedBody> Envelope<T> {
     /// A document without signatures.
     pub fn new(body: T) -> Result<Self, TrustError> {
-        let malformed = |reason| TrustError::Malformed {
-            what: T::WHAT.to_owned(),
-            reason,
-        };
+        let malformed = |reason| TrustError::Malformed { what: T::WHAT.to_owned(), reason };
         body.check().map_err(malformed)?;
         let signed = json::to_bytes(&body).map_err(|error| malformed(error.to_string()))?;
-        Ok(Self {
-            body,
-            signed,
-            signatures: BTreeMap::new(),
-        })
+        Ok(Self { body, signed, signatures: BTreeMap::new() })
     }
 
     /// Reads a document, as it lies in a store.
     pub fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
-        let malformed = |reason| TrustError::Malformed {
-            what: T::WHAT.to_owned(),
-            reason,
-        };
+        let malformed = |reason| TrustError::Malformed { what: T::WHAT.to_owned(), reason };
         let raw = RawEnvelope::split::<T>(bytes).map_err(malformed)?;
         let body = raw.body().map_err(malformed)?;
-        Ok(Self {
-            body,
-            signed: raw.signed.to_vec(),
-            signatures: raw.signatures,
-        })
+        Ok(Self { body, signed: raw.signed.to_vec(), signatures: raw.signatures })
     }
 
     /// What the document says, unverified.
@@ -211,21 +180,13 @@ impl<T: SignedBody> Envelope<T> {
 
     /// The document as it lies in a store.
     pub fn to_bytes(&self) -> Result<Vec<u8>, TrustError> {
-        let malformed = |reason| TrustError::Malformed {
-            what: T::WHAT.to_owned(),
-            reason,
-        };
-        let signatures = self
-            .signatures
-            .iter()
-            .map(|(key, signature)| WireSignature {
-                key: key.clone(),
-                method: WireMethod::Ed25519,
-                signature: to_hex(signature),
-            });
-        let head = WireHead {
-            signatures: signatures.collect(),
-        };
+        let malformed = |reason| TrustError::Malformed { what: T::WHAT.to_owned(), reason };
+        let signatures = self.signatures.iter().map(|(key, signature)| WireSignature {
+            key: key.clone(),
+            method: WireMethod::Ed25519,
+            signature: to_hex(signature),
+        });
+        let head = WireHead { signatures: signatures.collect() };
         let mut out = json::to_bytes(&head).map_err(|error| malformed(error.to_string()))?;
         // `{"signatures":[..]}` is opened again at its last brace.
         out.truncate(out.len().saturating_sub(1));
@@ -233,11 +194,7 @@ impl<T: SignedBody> Envelope<T> {
         out.extend_from_slice(&self.signed);
         out.push(b'}');
         if out.len() > T::LIMIT {
-            return Err(malformed(format!(
-                "{} bytes exceed the limit of {}",
-                out.len(),
-                T::LIMIT
-            )));
+            return Err(malformed(format!("{} bytes exceed the limit of {}", out.len(), T::LIMIT)));
         }
         Ok(out)
     }
@@ -274,10 +231,7 @@ mod tests {
             let envelope = signed(seeds);
             let bytes = envelope.to_bytes().unwrap();
             let value: serde_json::Value = json::parse(&bytes, 1 << 16).unwrap();
-            assert_eq!(
-                json::to_bytes(&value["signed"]).unwrap(),
-                envelope.signed_bytes()
-            );
+            assert_eq!(json::to_bytes(&value["signed"]).unwrap(), envelope.signed_bytes());
             assert_eq!(Envelope::parse(&bytes).unwrap(), envelope);
             assert_eq!(envelope.claimed_keys().count(), seeds.len());
         }
@@ -302,18 +256,12 @@ mod tests {
                 let mut bad = bytes.clone();
                 bad[at] ^= 1 << bit;
                 if let Ok(envelope) = Envelope::<RefBody>::parse(&bad) {
-                    assert!(
-                        envelope.verify([&public]).is_empty(),
-                        "bit {bit} of byte {at}"
-                    );
+                    assert!(envelope.verify([&public]).is_empty(), "bit {bit} of byte {at}");
                 }
             }
         }
         for length in 0..bytes.len() {
-            assert!(
-                Envelope::<RefBody>::parse(&bytes[..length]).is_err(),
-                "{length} bytes"
-            );
+            assert!(Envelope::<RefBody>::parse(&bytes[..length]).is_err(), "{length} bytes");
         }
     }
 
@@ -332,18 +280,8 @@ mod tests {
         let manifest = signer.sign_manifest(id, b"m", 0).unwrap();
         let manifest: [u8; 64] = manifest.as_ref().try_into().unwrap();
         assert!(is_signed_by(&public, b"", &manifest_message(id), &manifest));
-        assert!(!is_signed_by(
-            &public,
-            RefBody::DOMAIN,
-            id.as_bytes(),
-            &manifest
-        ));
-        assert!(!is_signed_by(
-            &public,
-            b"",
-            &manifest_message(id),
-            signature
-        ));
+        assert!(!is_signed_by(&public, RefBody::DOMAIN, id.as_bytes(), &manifest));
+        assert!(!is_signed_by(&public, b"", &manifest_message(id), signature));
     }
 
     #[test]
@@ -383,10 +321,7 @@ mod tests {
             format!(" {good}"),
             format!("{good}{}", " ".repeat(RefBody::LIMIT)),
         ] {
-            assert!(
-                Envelope::<RefBody>::parse(bad.as_bytes()).is_err(),
-                "{bad:?} was accepted"
-            );
+            assert!(Envelope::<RefBody>::parse(bad.as_bytes()).is_err(), "{bad:?} was accepted");
         }
         assert!(Envelope::<IndexBody>::parse(good.as_bytes()).is_err());
     }
@@ -412,9 +347,7 @@ mod tests {
         let index = IndexBody::new(vec![entry("a"), entry("b")], 1, 2);
         let good = Envelope::new(index.clone()).unwrap().to_bytes().unwrap();
         assert!(Envelope::<IndexBody>::parse(&good).is_ok());
-        let bad = String::from_utf8(good)
-            .unwrap()
-            .replace("\"name\":\"a\"", "\"name\":\"c\"");
+        let bad = String::from_utf8(good).unwrap().replace("\"name\":\"a\"", "\"name\":\"c\"");
         assert!(Envelope::<IndexBody>::parse(bad.as_bytes()).is_err());
         let mut unsorted = index;
         unsorted.refs.swap(0, 1);

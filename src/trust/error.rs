@@ -18,11 +18,7 @@ pub enum TrustError {
     #[error(
         "{what}: the signature by key {key} is wrong ({reason}): the object or its signature was altered; fetch it again or from another mirror"
     )]
-    WrongSignature {
-        what: String,
-        key: KeyId,
-        reason: String,
-    },
+    WrongSignature { what: String, key: KeyId, reason: String },
     /// Only keys that nobody trusts here signed it.
     #[error(
         "{what} is signed only by untrusted keys ({keys}): if its publisher is one of them, pass that public key with --trust"
@@ -40,11 +36,7 @@ pub enum TrustError {
     #[error(
         "{what}: key {key} is trusted, but not for {name}: widen its `names=` in the trust file if it should be"
     )]
-    NameNotAllowed {
-        what: String,
-        key: KeyId,
-        name: String,
-    },
+    NameNotAllowed { what: String, key: KeyId, name: String },
     /// The signed ref or index is past its end.
     #[error(
         "{what} expired at Unix time {when} (it is {now} now): its publisher must renew it with `tenpak sign`; a host that serves only old refs may be hiding newer ones"
@@ -54,33 +46,17 @@ pub enum TrustError {
     #[error(
         "{what} was rolled back: version {seen} was seen before, version {got} is offered now: try another mirror; only if its publisher says that this is right, remove {}", record.display()
     )]
-    RolledBack {
-        what: String,
-        seen: u64,
-        got: u64,
-        record: PathBuf,
-    },
+    RolledBack { what: String, seen: u64, got: u64, record: PathBuf },
     /// Two different refs with one version.
     #[error(
         "{what}: version {version} named manifest {seen} before and names {got} now: its publisher signed two refs with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", record.display()
     )]
-    Replaced {
-        what: String,
-        version: u64,
-        seen: ManifestId,
-        got: ManifestId,
-        record: PathBuf,
-    },
+    Replaced { what: String, version: u64, seen: ManifestId, got: ManifestId, record: PathBuf },
     /// A valid document about something else than what was asked for.
     #[error(
         "{what}: its {field} is {got}, not {expected}: the store serves it under the wrong name"
     )]
-    Mismatch {
-        what: String,
-        field: &'static str,
-        expected: String,
-        got: String,
-    },
+    Mismatch { what: String, field: &'static str, expected: String, got: String },
     /// Not the canonical form of such a document.
     #[error("{what} is malformed: {reason}")]
     Malformed { what: String, reason: String },
@@ -89,11 +65,7 @@ pub enum TrustError {
     BadKey { path: PathBuf, reason: String },
     /// A key that cannot sign this kind of thing.
     #[error("a key of method {method} cannot sign {what}: {advice}")]
-    CannotSign {
-        method: Method,
-        what: &'static str,
-        advice: &'static str,
-    },
+    CannotSign { method: Method, what: &'static str, advice: &'static str },
     /// Signing failed.
     #[error("signing with key {key} failed: {reason}")]
     SigningFailed { key: KeyId, reason: String },
@@ -104,11 +76,7 @@ pub enum TrustError {
     DamagedRecord { path: PathBuf, reason: String },
     /// The local system failed.
     #[error("{}: cannot {action}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        action: &'static str,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, action: &'static str, source: std::io::Error },
 }
 
 impl TrustError {

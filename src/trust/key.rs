@@ -123,9 +123,7 @@ impl FromStr for KeyId {
             return Ok(Self(text.to_owned()));
         }
         let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-        Err(format!(
-            "`{shown}` is no key id: expected 32, 40 or 64 lowercase hexadecimal digits"
-        ))
+        Err(format!("`{shown}` is no key id: expected 32, 40 or 64 lowercase hexadecimal digits"))
     }
 }
 
@@ -163,10 +161,7 @@ fn key_line(text: &str, prefix: &str) -> Result<[u8; 32], String> {
     }
     let digits = words.next().unwrap_or_default();
     from_hex(digits).ok_or_else(|| {
-        format!(
-            "expected 64 lowercase hexadecimal digits after `{prefix}`, found {}",
-            digits.len()
-        )
+        format!("expected 64 lowercase hexadecimal digits after `{prefix}`, found {}", digits.len())
     })
 }
 
@@ -200,22 +195,14 @@ pub(super) fn hmac_secret(file: &[u8]) -> Result<&[u8], String> {
 
 /// A key or trust file, whole, unless it is longer than any such file may be.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
-    let failed = |source| TrustError::Io {
-        path: path.to_owned(),
-        action: "read the key file",
-        source,
-    };
+    let failed =
+        |source| TrustError::Io { path: path.to_owned(), action: "read the key file", source };
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(failed)?;
-    file.take(MAX_KEY_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(MAX_KEY_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_KEY_FILE {
         let reason = format!("longer than the {MAX_KEY_FILE} bytes that a key file may have");
-        return Err(TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(TrustError::BadKey { path: path.to_owned(), reason });
     }
     Ok(bytes)
 }
@@ -244,10 +231,7 @@ pub fn keygen(out: &Path) -> Result<Keygen, TrustError> {
     public.push(".pub");
     let public = PathBuf::from(public);
     let secret_line = format!("{SECRET_PREFIX} {}\n", to_hex(&seed));
-    let public_line = format!(
-        "{PUBLIC_PREFIX} {}\n",
-        to_hex(key.verifying_key().as_bytes())
-    );
+    let public_line = format!("{PUBLIC_PREFIX} {}\n", to_hex(key.verifying_key().as_bytes()));
     // The public half first: it is the one that can be removed again without a loss.
     create(&public, 0o666, &public_line)?;
     if let Err(error) = create(out, 0o600, &secret_line) {
@@ -259,32 +243,18 @@ pub fn keygen(out: &Path) -> Result<Keygen, TrustError> {
         return Err(error);
     }
     let key_id = KeyId::of_ed25519(&key.verifying_key());
-    Ok(Keygen {
-        key_id,
-        secret: out.to_owned(),
-        public,
-    })
+    Ok(Keygen { key_id, secret: out.to_owned(), public })
 }
 
 fn create(path: &Path, mode: u32, line: &str) -> Result<(), TrustError> {
-    let failed = |action| {
-        move |source| TrustError::Io {
-            path: path.to_owned(),
-            action,
-            source,
-        }
-    };
+    let failed = |action| move |source| TrustError::Io { path: path.to_owned(), action, source };
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)
-        .map_err(failed(
-            "create this key file (an existing one is never overwritten)",
-        ))?;
-    let written = file
-        .write_all(line.as_bytes())
-        .and_then(|()| file.sync_all());
+        .map_err(failed("create this key file (an existing one is never overwritten)"))?;
+    let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all());
     if let Err(source) = written {
         // Ours, and incomplete: a half key must not stay behind.
         fs::remove_file(path).map_err(failed("remove the incomplete key file"))?;
@@ -329,14 +299,8 @@ mod tests {
 
     #[test]
     fn hmac_secrets_lose_one_newline_and_have_a_least_length() {
-        assert_eq!(
-            hmac_secret(b"0123456789abcdef\n"),
-            Ok(b"0123456789abcdef".as_slice())
-        );
-        assert_eq!(
-            hmac_secret(b"0123456789abcde\n\n"),
-            Ok(b"0123456789abcde\n".as_slice())
-        );
+        assert_eq!(hmac_secret(b"0123456789abcdef\n"), Ok(b"0123456789abcdef".as_slice()));
+        assert_eq!(hmac_secret(b"0123456789abcde\n\n"), Ok(b"0123456789abcde\n".as_slice()));
         assert!(hmac_secret(b"0123456789abcde\n").is_err());
         assert!(hmac_secret(b"").is_err());
     }
@@ -346,10 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("key");
         let made = keygen(&out).unwrap();
-        assert_eq!(
-            fs::metadata(&out).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
         let secret = fs::read_to_string(&out).unwrap();
         let public = fs::read_to_string(&made.public).unwrap();
         let key = parse_secret(&secret).unwrap();
@@ -379,10 +340,6 @@ mod tests {
             assert!("A".repeat(length).parse::<KeyId>().is_err());
             assert!("a".repeat(length + 1).parse::<KeyId>().is_err());
         }
-        assert!(
-            "../../../../../../../../etc/passw"
-                .parse::<KeyId>()
-                .is_err()
-        );
+        assert!("../../../../../../../../etc/passw".parse::<KeyId>().is_err());
     }
 }

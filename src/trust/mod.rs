@@ -13,6 +13,7 @@ mod seen;
 mod set;
 mod signer;
 mod trust_file;
+mod verdict;
 
 pub use envelope::{Envelope, MAX_SIGNATURES};
 pub use error::TrustError;

@@ -50,11 +50,7 @@ fn is_armored(bytes: &[u8]) -> bool {
 /// Every object of one kind in armored or binary data, at most `limit` of them.
 fn read_all<T: Deserializable>(bytes: &[u8], limit: usize) -> Result<Vec<T>, String> {
     let found: Result<Vec<T>, _> = if is_armored(bytes) {
-        T::from_armor_many(bytes)
-            .map_err(|error| error.to_string())?
-            .0
-            .take(limit + 1)
-            .collect()
+        T::from_armor_many(bytes).map_err(|error| error.to_string())?.0.take(limit + 1).collect()
     } else {
         let objects = T::from_bytes_many(bytes).map_err(|error| error.to_string())?;
         objects.take(limit + 1).collect()
@@ -76,15 +72,10 @@ pub(super) struct Certificate {
 impl Certificate {
     /// Every certificate of a key file.
     pub(super) fn parse_all(bytes: &[u8]) -> Result<Vec<Self>, String> {
-        if bytes
-            .trim_ascii_start()
-            .starts_with(b"-----BEGIN PGP PRIVATE")
-        {
-            return Err(
-                "this is a secret OpenPGP key: trust its public half, as `gpg --export` \
+        if bytes.trim_ascii_start().starts_with(b"-----BEGIN PGP PRIVATE") {
+            return Err("this is a secret OpenPGP key: trust its public half, as `gpg --export` \
                         writes it"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         let keys = read_all::<SignedPublicKey>(bytes, MAX_CERTIFICATES)
             .map_err(|reason| format!("no usable OpenPGP public key: {reason}"))?;
@@ -178,14 +169,9 @@ impl Certificate {
         if !self.key.details.revocation_signatures.is_empty() {
             return Err(Refusal::Revoked);
         }
-        let direct = self
-            .key
-            .details
-            .direct_signatures
-            .iter()
-            .filter(|signature| {
-                signature.typ() == Some(SignatureType::Key) && signature.verify_key(key).is_ok()
-            });
+        let direct = self.key.details.direct_signatures.iter().filter(|signature| {
+            signature.typ() == Some(SignatureType::Key) && signature.verify_key(key).is_ok()
+        });
         let mut selves: Vec<&Signature> = direct.collect();
         for user in &self.key.details.users {
             let own: Vec<&Signature> = user
@@ -215,12 +201,7 @@ impl Certificate {
     /// Whether a subkey may sign at `now`; the primary key is checked elsewhere.
     fn subkey(&self, subkey: &SignedPublicSubKey, now: u64) -> Result<(), Refusal> {
         let primary = &self.key.primary_key;
-        let typed = |typ| {
-            subkey
-                .signatures
-                .iter()
-                .filter(move |s| s.typ() == Some(typ))
-        };
+        let typed = |typ| subkey.signatures.iter().filter(move |s| s.typ() == Some(typ));
         if typed(SignatureType::SubkeyRevocation).next().is_some() {
             return Err(Refusal::Revoked);
         }
@@ -238,9 +219,7 @@ impl Certificate {
             }
             let bound_back = binding.embedded_signature().is_some_and(|back| {
                 strong(back).is_ok()
-                    && back
-                        .verify_primary_key_binding(&subkey.key, primary)
-                        .is_ok()
+                    && back.verify_primary_key_binding(&subkey.key, primary).is_ok()
             });
             if !bound_back {
                 return wrong("the subkey does not confirm that it belongs to the certificate");
@@ -252,10 +231,7 @@ impl Certificate {
 
 /// The time of the newest of some signatures.
 fn newest(signatures: &[&Signature]) -> Option<Timestamp> {
-    signatures
-        .iter()
-        .filter_map(|signature| signature.created())
-        .max()
+    signatures.iter().filter_map(|signature| signature.created()).max()
 }
 
 /// When something that began at `start` ends, if ever: a duration of 0 means never.
@@ -269,10 +245,7 @@ fn end(start: u64, after: Option<pgp::types::Duration>) -> Option<u64> {
 /// Whether a key born at `born` lives at `now`, by this self-signature, which must live too.
 fn alive(born: u64, by: &Signature, now: u64) -> Result<(), Refusal> {
     let made = by.created().map_or(0, |time| u64::from(time.as_secs()));
-    let ends = [
-        end(born, by.key_expiration_time()),
-        end(made, by.signature_expiration_time()),
-    ];
+    let ends = [end(born, by.key_expiration_time()), end(made, by.signature_expiration_time())];
     match ends.into_iter().flatten().min() {
         Some(when) if when <= now => Err(Refusal::Expired { when }),
         _ => Ok(()),
@@ -281,13 +254,10 @@ fn alive(born: u64, by: &Signature, now: u64) -> Result<(), Refusal> {
 
 /// What the key flags of a self-signature say about signing data, if it has any.
 fn may_sign(signature: &Signature) -> Option<bool> {
-    signature
-        .config()?
-        .hashed_subpackets()
-        .find_map(|packet| match &packet.data {
-            SubpacketData::KeyFlags(flags) => Some(flags.sign()),
-            _ => None,
-        })
+    signature.config()?.hashed_subpackets().find_map(|packet| match &packet.data {
+        SubpacketData::KeyFlags(flags) => Some(flags.sign()),
+        _ => None,
+    })
 }
 
 /// A hash that nobody can find collisions for, a version of today, nothing critical unknown.
@@ -305,10 +275,7 @@ fn strong(signature: &Signature) -> Result<(), Refusal> {
             | HashAlgorithm::Sha3_256
             | HashAlgorithm::Sha3_512
     ) {
-        return wrong(format!(
-            "the hash {} is too weak: use SHA-256 or better",
-            config.hash_alg
-        ));
+        return wrong(format!("the hash {} is too weak: use SHA-256 or better", config.hash_alg));
     }
     for packet in config.hashed_subpackets() {
         let unknown = matches!(
@@ -337,34 +304,23 @@ fn usable_algorithm(key: &impl KeyDetails) -> Result<(), Refusal> {
         | PublicParams::EdDSALegacy(_)
         | PublicParams::Ed25519(_)
         | PublicParams::Ed448(_) => Ok(()),
-        _ => wrong(format!(
-            "keys of the algorithm {:?} are not supported",
-            key.algorithm()
-        )),
+        _ => wrong(format!("keys of the algorithm {:?} are not supported", key.algorithm())),
     }
 }
 
 fn read_signatures(file: &[u8]) -> Result<Vec<Signature>, String> {
     if file.len() > MAX_SIGNATURE_FILE {
-        return Err(format!(
-            "{} bytes exceed the limit of {MAX_SIGNATURE_FILE}",
-            file.len()
-        ));
+        return Err(format!("{} bytes exceed the limit of {MAX_SIGNATURE_FILE}", file.len()));
     }
     let found = read_all::<DetachedSignature>(file, MAX_PACKETS)?;
-    Ok(found
-        .into_iter()
-        .map(|detached| detached.signature)
-        .collect())
+    Ok(found.into_iter().map(|detached| detached.signature).collect())
 }
 
 /// The binary form of a signature file, armored or binary: what a store keeps.
 pub fn check_signature_packets(file: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     for signature in read_signatures(file)? {
-        DetachedSignature::new(signature)
-            .to_writer(&mut out)
-            .map_err(|error| error.to_string())?;
+        DetachedSignature::new(signature).to_writer(&mut out).map_err(|error| error.to_string())?;
     }
     Ok(out)
 }
@@ -378,22 +334,15 @@ pub struct SecretKey {
 impl SecretKey {
     /// Reads one armored or binary secret key.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        if bytes
-            .trim_ascii_start()
-            .starts_with(b"-----BEGIN PGP PUBLIC")
-        {
-            return Err(
-                "this is a public OpenPGP key: sign with the secret one, as `gpg \
+        if bytes.trim_ascii_start().starts_with(b"-----BEGIN PGP PUBLIC") {
+            return Err("this is a public OpenPGP key: sign with the secret one, as `gpg \
                         --export-secret-keys` writes it"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         let mut keys = read_all::<SignedSecretKey>(bytes, 1)
             .map_err(|reason| format!("no usable OpenPGP secret key: {reason}"))?;
         let key = keys.pop().ok_or("no OpenPGP secret key in it")?;
-        let certificate = Certificate {
-            key: SignedPublicKey::from(key.clone()),
-        };
+        let certificate = Certificate { key: SignedPublicKey::from(key.clone()) };
         Ok(Self { key, certificate })
     }
 
@@ -427,9 +376,7 @@ impl SecretKey {
             }
         };
         // What leaves here verifies here, whatever the key file holds.
-        self.certificate
-            .verify(data, &file, now, |_| false)
-            .map_err(said)?;
+        self.certificate.verify(data, &file, now, |_| false).map_err(said)?;
         Ok(file)
     }
 }
@@ -441,19 +388,15 @@ fn detached(
     now: u64,
 ) -> Result<Vec<u8>, String> {
     if matches!(secret, SecretParams::Encrypted(_)) {
-        return Err(
-            "the secret key is protected by a passphrase: export an unprotected copy of \
+        return Err("the secret key is protected by a passphrase: export an unprotected copy of \
                     it for signing"
-                .to_owned(),
-        );
+            .to_owned());
     }
     let now = u32::try_from(now).map_err(|_| "the clock is beyond what OpenPGP can write")?;
     let subpacket = |data| Subpacket::regular(data).map_err(|error| error.to_string());
     let hashed = vec![
         subpacket(SubpacketData::IssuerFingerprint(key.fingerprint()))?,
-        subpacket(SubpacketData::SignatureCreationTime(Timestamp::from_secs(
-            now,
-        )))?,
+        subpacket(SubpacketData::SignatureCreationTime(Timestamp::from_secs(now)))?,
     ];
     // Version 6 forbids this hint, which older verifiers look for.
     let unhashed = match key.version() {
@@ -470,8 +413,6 @@ fn detached(
     )
     .map_err(|error| error.to_string())?;
     let mut out = Vec::new();
-    signature
-        .to_writer(&mut out)
-        .map_err(|error| error.to_string())?;
+    signature.to_writer(&mut out).map_err(|error| error.to_string())?;
     Ok(out)
 }

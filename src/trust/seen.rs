@@ -26,11 +26,8 @@ const MAX_RECORD: usize = 4096;
 /// The directory that `variable` names, else `fallback` in the home directory. Relative paths are
 /// ignored, as the XDG base directory specification asks.
 pub(super) fn xdg(variable: &str, fallback: &str) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(fallback)))
 }
 
@@ -66,16 +63,12 @@ pub struct SeenRefs {
 impl SeenRefs {
     /// The user's own: `tenpak/seen` in the state directory.
     pub fn of_user() -> Self {
-        Self {
-            dir: xdg("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("tenpak/seen")),
-        }
+        Self { dir: xdg("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("tenpak/seen")) }
     }
 
     /// Kept in `dir`, which is made when it is needed.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: Some(dir.into()),
-        }
+        Self { dir: Some(dir.into()) }
     }
 
     /// Refuses a verified ref that is older than what was seen, or differs from what was seen with
@@ -85,11 +78,8 @@ impl SeenRefs {
             let reason = "neither XDG_STATE_HOME nor HOME names a directory".to_owned();
             return Ok(SeenState::NotWritable { reason });
         };
-        let records: Vec<Record> = vouched
-            .keys
-            .iter()
-            .map(|key| Record::new(key.clone(), &vouched.body))
-            .collect();
+        let records: Vec<Record> =
+            vouched.keys.iter().map(|key| Record::new(key.clone(), &vouched.body)).collect();
         let lock = match lock(dir) {
             Ok(lock) => lock,
             Err(error) if is_read_only(&error) => {
@@ -101,11 +91,7 @@ impl SeenRefs {
             }
             Err(source) => {
                 let action = "lock the record of the ref versions seen";
-                return Err(TrustError::Io {
-                    path: dir.clone(),
-                    action,
-                    source,
-                });
+                return Err(TrustError::Io { path: dir.clone(), action, source });
             }
         };
         // All are checked before any is written: a refused ref leaves no trace.
@@ -125,20 +111,14 @@ impl SeenRefs {
 }
 
 fn is_read_only(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
-    )
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// Held until the file is closed, by the end of the process at the latest.
 fn lock(dir: &Path) -> io::Result<fs::File> {
     fs::create_dir_all(dir)?;
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(dir.join("lock"))?;
+    let file =
+        fs::OpenOptions::new().write(true).create(true).truncate(false).open(dir.join("lock"))?;
     loop {
         match flock(&file, FlockOperation::LockExclusive) {
             Ok(()) => return Ok(file),
@@ -197,19 +177,14 @@ impl Record {
             action: "read the record of the ref versions seen",
             source,
         };
-        let damaged = |reason| TrustError::DamagedRecord {
-            path: path.to_owned(),
-            reason,
-        };
+        let damaged = |reason| TrustError::DamagedRecord { path: path.to_owned(), reason };
         let file = match fs::File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let mut bytes = Vec::new();
-        file.take(MAX_RECORD as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
+        file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
         let seen: Self =
             json::parse(&bytes, MAX_RECORD).map_err(|error| damaged(error.to_string()))?;
         if seen.key != self.key || seen.name != self.name || seen.tag != self.tag {

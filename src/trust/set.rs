@@ -22,6 +22,7 @@ use super::key::{
 use super::openpgp::{self, Certificate, Refusal};
 use super::signer::hmac_tag;
 use super::trust_file::{TrustFile, TrustLine};
+use super::verdict::{Verdict, Verdicts};
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::{IndexBody, RefBody, SignedBody};
 use crate::id::ManifestId;
@@ -144,11 +145,7 @@ impl TrustSet {
                 Ok(true) => set.add_trust_file(&path)?,
                 Ok(false) => {}
                 Err(source) => {
-                    return Err(TrustError::Io {
-                        path,
-                        action: "look for the trust file",
-                        source,
-                    });
+                    return Err(TrustError::Io { path, action: "look for the trust file", source });
                 }
             }
         }
@@ -161,14 +158,9 @@ impl TrustSet {
         }
         let path = Path::new(argument);
         let bytes = read_file(path)?;
-        let bad = |reason: String| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        };
+        let bad = |reason: String| TrustError::BadKey { path: path.to_owned(), reason };
         if bytes.starts_with(SECRET_PREFIX.as_bytes()) {
-            return Err(bad(
-                "this is a secret key: trust its public half, the `.pub` file".into(),
-            ));
+            return Err(bad("this is a secret key: trust its public half, the `.pub` file".into()));
         }
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) {
             let text = std::str::from_utf8(&bytes).map_err(|_| bad("not a line of text".into()))?;
@@ -187,10 +179,7 @@ impl TrustSet {
     }
 
     fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
-        let bad = |reason| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        };
+        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
         for line in TrustFile::parse(bytes).map_err(bad)?.lines {
             match line {
@@ -235,21 +224,13 @@ impl TrustSet {
 
     /// Trusts an HMAC secret: whoever holds it can sign.
     pub fn add_hmac(&mut self, secret: &[u8], names: Option<Vec<String>>) -> Result<(), String> {
-        self.add(
-            KeyId::of_hmac(secret),
-            Material::Hmac(secret.to_vec()),
-            names,
-        )
+        self.add(KeyId::of_hmac(secret), Material::Hmac(secret.to_vec()), names)
     }
 
     fn add_hmac_file(&mut self, path: &Path, names: Option<Vec<String>>) -> Result<(), TrustError> {
         let bytes = read_file(path)?;
-        let bad = |reason| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        };
-        self.add_hmac(hmac_secret(&bytes).map_err(bad)?, names)
-            .map_err(bad)
+        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
+        self.add_hmac(hmac_secret(&bytes).map_err(bad)?, names).map_err(bad)
     }
 
     /// Makes a key count for nothing.
@@ -366,16 +347,9 @@ impl TrustSet {
         let what = "the index of refs".to_owned();
         let mut vouched: Vouched<IndexBody> = self.verify_document(&what, None, bytes)?;
         check_expiry(what, vouched.body.expires, now)?;
-        let keys: Vec<&Scope> = vouched
-            .keys
-            .iter()
-            .filter_map(|id| self.keys.get(id))
-            .map(|key| &key.scope)
-            .collect();
-        vouched
-            .body
-            .refs
-            .retain(|entry| keys.iter().any(|scope| scope.allows(Some(&entry.name))));
+        let keys: Vec<&Scope> =
+            vouched.keys.iter().filter_map(|id| self.keys.get(id)).map(|key| &key.scope).collect();
+        vouched.body.refs.retain(|entry| keys.iter().any(|scope| scope.allows(Some(&entry.name))));
         Ok(vouched)
     }
 
@@ -387,10 +361,7 @@ impl TrustSet {
         name: Option<&ArtifactName>,
         bytes: &[u8],
     ) -> Result<Vouched<T>, TrustError> {
-        let malformed = |reason| TrustError::Malformed {
-            what: what.to_owned(),
-            reason,
-        };
+        let malformed = |reason| TrustError::Malformed { what: what.to_owned(), reason };
         let raw = RawEnvelope::split::<T>(bytes).map_err(malformed)?;
         let mut verdicts = Verdicts::new(what.to_owned());
         for (key, signature) in &raw.signatures {
@@ -500,96 +471,5 @@ fn verify_one(
             }
             verdict
         }
-    }
-}
-
-enum Verdict {
-    Valid,
-    Wrong(String),
-    Revoked,
-    KeyExpired { when: u64 },
-    NotForName,
-    Untrusted,
-}
-
-/// What is known of the signatures over one object.
-struct Verdicts {
-    what: String,
-    valid: Vec<KeyId>,
-    /// With the rank of each: the gravest reason speaks for an object that no key vouches for.
-    rejected: Vec<(KeyId, Verdict)>,
-}
-
-impl Verdicts {
-    fn new(what: String) -> Self {
-        Self {
-            what,
-            valid: Vec::new(),
-            rejected: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, key: &KeyId, verdict: Verdict) {
-        match verdict {
-            Verdict::Valid => self.valid.push(key.clone()),
-            verdict => self.rejected.push((key.clone(), verdict)),
-        }
-    }
-
-    fn finish(
-        self,
-        name: Option<&ArtifactName>,
-    ) -> Result<(Vec<KeyId>, Vec<TrustError>), TrustError> {
-        let Self {
-            what,
-            mut valid,
-            mut rejected,
-        } = self;
-        valid.sort();
-        valid.dedup();
-        rejected.sort_by_key(|(_, verdict)| match verdict {
-            Verdict::Wrong(_) => 0,
-            Verdict::Revoked => 1,
-            Verdict::KeyExpired { .. } => 2,
-            Verdict::NotForName => 3,
-            Verdict::Valid | Verdict::Untrusted => 4,
-        });
-        let untrusted: Vec<&str> = rejected
-            .iter()
-            .filter(|(_, verdict)| matches!(verdict, Verdict::Untrusted))
-            .map(|(key, _)| key.as_str())
-            .collect();
-        let untrusted = untrusted.join(", ");
-        let mut errors: Vec<TrustError> = Vec::new();
-        for (key, verdict) in rejected {
-            let what = what.clone();
-            errors.push(match verdict {
-                Verdict::Wrong(reason) => TrustError::WrongSignature { what, key, reason },
-                Verdict::Revoked => TrustError::Revoked { what, key },
-                Verdict::KeyExpired { when } => TrustError::KeyExpired { what, key, when },
-                Verdict::NotForName => {
-                    let name = match name {
-                        Some(name) => format!("the name {name}"),
-                        None => "artifacts addressed by `@` and an id".to_owned(),
-                    };
-                    TrustError::NameNotAllowed { what, key, name }
-                }
-                // One error for all of them, after the others.
-                Verdict::Valid | Verdict::Untrusted => continue,
-            });
-        }
-        if !untrusted.is_empty() {
-            errors.push(TrustError::UntrustedKey {
-                what: what.clone(),
-                keys: untrusted,
-            });
-        }
-        if !valid.is_empty() {
-            return Ok((valid, errors));
-        }
-        Err(match errors.into_iter().next() {
-            Some(gravest) => gravest,
-            None => TrustError::Unsigned { what },
-        })
     }
 }

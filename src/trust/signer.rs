@@ -45,30 +45,24 @@ impl Signer {
     /// an HMAC secret can be any bytes and must be named as such.
     pub fn load(path: &Path, method: Option<Method>) -> Result<Self, TrustError> {
         let bytes = read_file(path)?;
-        Self::parse(&bytes, method).map_err(|reason| TrustError::BadKey {
-            path: path.to_owned(),
-            reason,
-        })
+        Self::parse(&bytes, method)
+            .map_err(|reason| TrustError::BadKey { path: path.to_owned(), reason })
     }
 
     fn parse(bytes: &[u8], method: Option<Method>) -> Result<Self, String> {
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) && method != Some(Method::Hmac) {
-            return Err(
-                "this is a public key: sign with its secret half, the file whose name \
+            return Err("this is a public key: sign with its secret half, the file whose name \
                         lacks `.pub`"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         let method = match method {
             Some(method) => method,
             None if bytes.starts_with(SECRET_PREFIX.as_bytes()) => Method::Ed25519,
             None if openpgp::looks_like(bytes) => Method::OpenPgp,
             None => {
-                return Err(
-                    "neither a tenpak nor an OpenPGP secret key: make one with `tenpak \
+                return Err("neither a tenpak nor an OpenPGP secret key: make one with `tenpak \
                             keygen`, or pass `--method hmac` if this is an HMAC secret"
-                        .to_owned(),
-                );
+                    .to_owned());
             }
         };
         match method {
@@ -90,6 +84,14 @@ impl Signer {
         }
     }
 
+    /// The public half, if this is an Ed25519 key.
+    pub fn verifying_key(&self) -> Option<ed25519_dalek::VerifyingKey> {
+        match self {
+            Self::Ed25519(key) => Some(key.verifying_key()),
+            _ => None,
+        }
+    }
+
     /// The id of the key.
     pub fn key_id(&self) -> KeyId {
         match self {
@@ -107,19 +109,14 @@ impl Signer {
         bytes: &[u8],
         now: u64,
     ) -> Result<Bytes, TrustError> {
-        let failed = |reason| TrustError::SigningFailed {
-            key: self.key_id(),
-            reason,
-        };
+        let failed = |reason| TrustError::SigningFailed { key: self.key_id(), reason };
         if ManifestId::of(bytes) != id {
-            return Err(failed(format!(
-                "the bytes to sign are not those of manifest {id}"
-            )));
+            return Err(failed(format!("the bytes to sign are not those of manifest {id}")));
         }
         match self {
-            Self::Ed25519(key) => Ok(Bytes::copy_from_slice(
-                &key.sign(&manifest_message(id)).to_bytes(),
-            )),
+            Self::Ed25519(key) => {
+                Ok(Bytes::copy_from_slice(&key.sign(&manifest_message(id)).to_bytes()))
+            }
             Self::Hmac(secret) => {
                 let mac = hmac_tag(secret, &manifest_message(id)).map_err(failed)?;
                 Ok(Bytes::copy_from_slice(&mac.finalize().into_bytes()))
@@ -177,14 +174,8 @@ mod tests {
             let made = key.sign(message);
             assert_eq!(to_hex(&made.to_bytes()), signature);
             let signature = from_hex::<64>(signature).unwrap().into();
-            key.verifying_key()
-                .verify_strict(message, &signature)
-                .unwrap();
-            assert!(
-                key.verifying_key()
-                    .verify_strict(b"other", &signature)
-                    .is_err()
-            );
+            key.verifying_key().verify_strict(message, &signature).unwrap();
+            assert!(key.verifying_key().verify_strict(b"other", &signature).is_err());
         }
     }
 
@@ -201,22 +192,11 @@ mod tests {
     #[test]
     fn the_method_is_found_or_must_be_named() {
         let line = format!("{SECRET_PREFIX} {}\n", to_hex(&[1; 32]));
-        assert_eq!(
-            Signer::parse(line.as_bytes(), None).unwrap().method(),
-            Method::Ed25519
-        );
+        assert_eq!(Signer::parse(line.as_bytes(), None).unwrap().method(), Method::Ed25519);
         let public = format!("{PUBLIC_PREFIX} {}\n", to_hex(&[1; 32]));
-        assert!(
-            Signer::parse(public.as_bytes(), None)
-                .unwrap_err()
-                .contains("public")
-        );
+        assert!(Signer::parse(public.as_bytes(), None).unwrap_err().contains("public"));
         let secret = b"sixteen bytes or more\n";
-        assert!(
-            Signer::parse(secret, None)
-                .unwrap_err()
-                .contains("--method hmac")
-        );
+        assert!(Signer::parse(secret, None).unwrap_err().contains("--method hmac"));
         let signer = Signer::parse(secret, Some(Method::Hmac)).unwrap();
         assert_eq!(signer.key_id(), KeyId::of_hmac(b"sixteen bytes or more"));
         assert!(Signer::parse(secret, Some(Method::Ed25519)).is_err());

@@ -93,14 +93,8 @@ fn parse_line(line: &str) -> Result<TrustLine, String> {
             key: from_hex(value).ok_or("expected 64 lowercase hexadecimal digits")?,
             names,
         },
-        "openpgp" => TrustLine::OpenPgp {
-            path: value.into(),
-            names,
-        },
-        "hmac" => TrustLine::Hmac {
-            path: value.into(),
-            names,
-        },
+        "openpgp" => TrustLine::OpenPgp { path: value.into(), names },
+        "hmac" => TrustLine::Hmac { path: value.into(), names },
         _ if names.is_some() => {
             return Err("a key is revoked for every name: `names=` cannot limit it".to_owned());
         }
@@ -111,10 +105,7 @@ fn parse_line(line: &str) -> Result<TrustLine, String> {
 
 fn parse_names(word: &str) -> Result<Vec<String>, String> {
     let Some(list) = word.strip_prefix("names=") else {
-        return Err(format!(
-            "unexpected `{}`: expected `names=GLOB,GLOB`",
-            word.escape_debug()
-        ));
+        return Err(format!("unexpected `{}`: expected `names=GLOB,GLOB`", word.escape_debug()));
     };
     let globs: Vec<String> = list.split(',').map(str::to_owned).collect();
     if globs.iter().any(String::is_empty) {
@@ -140,22 +131,10 @@ mod tests {
         assert_eq!(
             TrustFile::parse(text.as_bytes()).unwrap().lines,
             [
-                TrustLine::Ed25519 {
-                    key: [0; 32],
-                    names: None
-                },
-                TrustLine::Ed25519 {
-                    key: [0; 32],
-                    names: names(&["a", "org/*"])
-                },
-                TrustLine::OpenPgp {
-                    path: "k.asc".into(),
-                    names: names(&["b"])
-                },
-                TrustLine::Hmac {
-                    path: "../h".into(),
-                    names: None
-                },
+                TrustLine::Ed25519 { key: [0; 32], names: None },
+                TrustLine::Ed25519 { key: [0; 32], names: names(&["a", "org/*"]) },
+                TrustLine::OpenPgp { path: "k.asc".into(), names: names(&["b"]) },
+                TrustLine::Hmac { path: "../h".into(), names: None },
                 TrustLine::Revoked(id.parse().unwrap()),
             ]
         );

@@ -185,15 +185,14 @@ fn cause_of(error: &(dyn Error + 'static)) -> Cause {
             return Cause::Protocol;
         }
         if let Some(io) = error.downcast_ref::<io::Error>() {
+            // What an io::Error wraps is not its source.
+            match io.get_ref().map(|inner| cause_of(inner)) {
+                None | Some(Cause::Other) => {}
+                Some(cause) => return cause,
+            }
             match io.kind() {
                 io::ErrorKind::UnexpectedEof => return Cause::Short,
-                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-                    // A TLS failure hides in an io::Error, which does not name it as its source.
-                    return match io.get_ref() {
-                        Some(inner) if inner.is::<rustls::Error>() => cause_of(inner),
-                        _ => Cause::Protocol,
-                    };
-                }
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => return Cause::Protocol,
                 _ => {}
             }
         }

@@ -32,7 +32,7 @@ const MAX_REDIRECTS: usize = 10;
 /// The longest body of an error or a redirect that is read so that its connection can serve again.
 const MAX_DRAIN: usize = 64 << 10;
 /// How long such a body may take.
-const DRAIN_TIME: Duration = Duration::from_millis(500);
+const DRAIN_TIME: Duration = Duration::from_millis(200);
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -275,7 +275,7 @@ impl Backend for HttpBackend {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError> {
         Err(SourceError::new(
-            SourceErrorKind::Invalid,
+            SourceErrorKind::Unlistable,
             self.base.as_str(),
             prefix,
             "a web server cannot be listed; give the bucket or directory behind it",

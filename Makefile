@@ -1,0 +1,42 @@
+# The project's commands. `make test`, `make demo` and `make bench` install what
+# they need themselves (as root on Debian; elsewhere they say what is missing).
+
+.PHONY: build test soak fuzz bench demo fmt lint clean-data
+
+build:
+	cargo build --release --locked
+
+# What the tests need, then all of them.
+test: lint
+	tests/setup.sh
+	cargo test --locked
+
+# The long fault run: at least 10,000 seeded random faults.
+soak:
+	tests/setup.sh
+	cargo test --release --locked -- --ignored soak
+
+# Every parser's fuzz target for FUZZ_SECONDS each; needs cargo-fuzz and nightly.
+FUZZ_SECONDS ?= 60
+fuzz:
+	cd fuzz && for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# Every required figure, ratios side by side. BENCH="--quick", "--only http", ...
+bench:
+	benches/setup.sh
+	cargo build --release --locked --bins --examples
+	python3 benches/run.py $(BENCH)
+
+# The tour on a real model; MODEL=DIR takes another one.
+demo: build
+	python3 examples/demo.py
+
+fmt:
+	cargo fmt
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+clean-data:
+	rm -rf bench-data demo-data

@@ -1,0 +1,62 @@
+//! What a command prints.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::error::{FAILED, Failure};
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// Whether a progress bar makes sense.
+    pub(super) fn shows_progress(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// Prints the result: `object` under `--json`, else `text`, which is only made then.
+    pub(super) fn result(
+        &self,
+        object: Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let mut line = if self.json { object.to_string() } else { text() };
+        if !line.ends_with('\n') && !line.is_empty() {
+            line.push('\n');
+        }
+        let mut out = io::stdout().lock();
+        match out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|e| Failure::new(FAILED, format!("standard output: {e}"))),
+        }
+    }
+
+    /// A message for people, beside the result.
+    pub(super) fn note(&self, message: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("tenpak: {message}");
+        }
+    }
+
+    /// Prints why the command failed and gives its status.
+    pub(super) fn fail(&self, failure: &Failure) -> ExitCode {
+        eprintln!("tenpak: {}", failure.message);
+        if self.json {
+            let object = json!({"error": failure.message, "status": failure.status});
+            // The status tells as well, if nobody reads this.
+            drop(writeln!(io::stdout(), "{object}"));
+        }
+        ExitCode::from(failure.status)
+    }
+}

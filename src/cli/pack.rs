@@ -1,0 +1,138 @@
+//! `tenpak pack`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::error::Failure;
+use super::output::Output;
+use super::progress::Bar;
+use super::{Global, artifact, bytes};
+use crate::codec::CodecChoice;
+use crate::format::name::ArtifactSpec;
+use crate::pack::{PackOptions, pack};
+use crate::store::Lifetime;
+use crate::trust::{Method, Signer};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Pack {
+    /// A model directory (a Hub snapshot of links too) or a file
+    path: PathBuf,
+    /// What to call it; the tag is `latest` if left out
+    #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact)]
+    name: ArtifactSpec,
+    /// Which codecs to choose from
+    #[arg(long, default_value = "auto", value_parser = codec)]
+    codec: CodecChoice,
+    /// Sign with this secret key (repeatable)
+    #[arg(long, value_name = "KEY")]
+    sign: Vec<PathBuf>,
+    /// Look for chunks of this artifact first
+    #[arg(long, value_name = "ARTIFACT", value_parser = artifact)]
+    base: Option<ArtifactSpec>,
+    /// What the model calls itself, kept in the manifest
+    #[arg(long, value_name = "ID")]
+    model_id: Option<String>,
+    /// Days until the name must be signed again
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    expires: u32,
+    /// Threads that hash and encode [default: the processors at hand]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Leave out the files' SHA-256, which registries and Hub clients want
+    #[arg(long)]
+    no_sha256: bool,
+}
+
+fn codec(text: &str) -> Result<CodecChoice, String> {
+    let names = CodecChoice::ALL.map(|(_, name)| name).join(", ");
+    CodecChoice::ALL
+        .iter()
+        .find(|(_, name)| *name == text)
+        .map(|(choice, _)| *choice)
+        .ok_or_else(|| format!("no such codec; there are {names}"))
+}
+
+/// The lifetime that a number of days means.
+pub(super) fn lifetime(days: u32) -> Lifetime {
+    Lifetime(Duration::from_secs(u64::from(days) * 24 * 60 * 60))
+}
+
+impl Pack {
+    pub(super) fn run(
+        self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        let ArtifactSpec::Named { name, tag } = &self.name else {
+            return Err(Failure::usage("--name takes a name, not an id"));
+        };
+        let store = global.store()?;
+        let mut trust = global.trust()?;
+        let mut signers = Vec::new();
+        for path in &self.sign {
+            let signer = Signer::load(path, None)?;
+            if let Some(key) = signer.verifying_key() {
+                // What one signs with, one trusts.
+                trust.add_ed25519(key, None).map_err(Failure::failed)?;
+            }
+            signers.push(signer);
+        }
+        if !signers.is_empty() && signers.iter().all(|s| s.method() != Method::Ed25519) {
+            output.note("no Ed25519 key signs, so the name stays unsigned; only the manifest is");
+        }
+        let base = match &self.base {
+            Some(base) => Some(runtime.block_on(store.resolve(base))?.manifest),
+            None => None,
+        };
+        let defaults = PackOptions::default();
+        let options = PackOptions {
+            codec: self.codec,
+            signers,
+            trust,
+            threads: self.threads.unwrap_or(defaults.threads),
+            sha256: !self.no_sha256,
+            model_id: self.model_id,
+            base,
+            lifetime: lifetime(self.expires),
+        };
+        let start = Instant::now();
+        let bar = Bar::new(output, "packing");
+        let report = pack(&self.path, &store, (name, tag), options, runtime, &bar)?;
+        drop(bar);
+        let seconds = start.elapsed().as_secs_f64();
+        let totals = report.totals;
+        let object = json!({
+            "manifest": report.manifest,
+            "name": name,
+            "tag": tag,
+            "files": totals.files,
+            "tensors": totals.tensors,
+            "chunks": totals.chunks,
+            "raw_bytes": totals.raw_bytes,
+            "stored_bytes": totals.stored_bytes,
+            "new_bytes": report.new_bytes,
+            "linked": report.linked,
+            "version": report.published.version,
+            "expires": report.published.expires,
+            "seconds": seconds,
+        });
+        output.result(object, || {
+            format!(
+                "{name}:{tag}  @{}\n{} files, {} tensors, {} chunks\n\
+                 {} raw, {} stored, {} new, in {seconds:.2} s ({})",
+                report.manifest,
+                totals.files,
+                totals.tensors,
+                totals.chunks,
+                bytes::size(totals.raw_bytes),
+                bytes::size(totals.stored_bytes),
+                bytes::size(report.new_bytes),
+                bytes::rate(totals.raw_bytes, seconds),
+            )
+        })
+    }
+}

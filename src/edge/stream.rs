@@ -1,0 +1,113 @@
+//! An object's bytes as the body of an answer, read only as fast as the client takes them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::runtime::Handle;
+
+use super::ORIGIN_STALL;
+use crate::source::{Backend, Body, ObjectPath, ObjectReader, SourceError, SourceErrorKind};
+
+/// The bytes of one frame.
+const FRAME: usize = 256 << 10;
+
+struct Reading {
+    body: Box<dyn Body>,
+    buffer: BytesMut,
+    /// Bytes before those wanted.
+    skip: u64,
+    /// Bytes wanted and still to come.
+    left: u64,
+    /// Whether `left` is a promise, or the body ends where it ends.
+    known: bool,
+    backend: Arc<dyn Backend>,
+    path: ObjectPath,
+}
+
+/// The bytes of `range`, which lies in what the reader delivers.
+pub(super) fn body(
+    reader: ObjectReader,
+    range: Range<u64>,
+    known: bool,
+    backend: Arc<dyn Backend>,
+    path: ObjectPath,
+) -> UnsyncBoxBody<Bytes, SourceError> {
+    let reading = Reading {
+        skip: range.start.saturating_sub(reader.range.start),
+        left: range.end - range.start,
+        known,
+        body: reader.body,
+        buffer: BytesMut::new(),
+        backend,
+        path,
+    };
+    let frames = stream::try_unfold(reading, |reading| async move {
+        let bytes = reading.next().await?;
+        Ok(bytes.map(|(bytes, reading)| (Frame::data(bytes), reading)))
+    });
+    BodyExt::boxed_unsync(StreamBody::new(frames))
+}
+
+impl Reading {
+    /// The next wanted bytes; `None` behind the last.
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, SourceError> {
+        while self.left > 0 {
+            self = self.read().await?;
+            if self.buffer.is_empty() {
+                if self.known {
+                    return Err(
+                        self.error(SourceErrorKind::Protocol, "the origin's body ends early")
+                    );
+                }
+                return Ok(None);
+            }
+            if self.skip > 0 {
+                self.skip -= self.buffer.len() as u64;
+                self.buffer.clear();
+                continue;
+            }
+            self.left -= self.buffer.len() as u64;
+            let bytes = self.buffer.split().freeze();
+            return Ok(Some((bytes, self)));
+        }
+        Ok(None)
+    }
+
+    /// Fills the buffer, never beyond the bytes to skip nor beyond those wanted.
+    async fn read(mut self) -> Result<Self, SourceError> {
+        let most = match self.skip {
+            0 => self.left,
+            skip => skip,
+        };
+        let max = usize::try_from(most).unwrap_or(FRAME).min(FRAME);
+        // Takes back the memory of the frames that were sent.
+        self.buffer.reserve(FRAME);
+        if self.backend.reads_block() {
+            let (backend, path) = (self.backend.clone(), self.path.clone());
+            let handle = Handle::current();
+            let reading = tokio::task::spawn_blocking(move || {
+                let read = handle.block_on(self.body.read_some(&mut self.buffer, max));
+                read.map(|_| self)
+            });
+            return reading.await.unwrap_or_else(|e| {
+                let location = backend.location();
+                let what = "the reading thread failed";
+                Err(SourceError::new(SourceErrorKind::Io, location, &path, what).caused_by(e))
+            });
+        }
+        let read = self.body.read_some(&mut self.buffer, max);
+        match tokio::time::timeout(ORIGIN_STALL, read).await {
+            Ok(read) => read.map(|_| self),
+            Err(_) => Err(self.error(SourceErrorKind::Stalled, "the origin sends nothing more")),
+        }
+    }
+
+    fn error(&self, kind: SourceErrorKind, what: &str) -> SourceError {
+        SourceError::new(kind, self.backend.location(), &self.path, what)
+    }
+}

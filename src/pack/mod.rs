@@ -1,0 +1,503 @@
+//! Packing: a model's files into the store, as a signed artifact.
+//!
+//! Packs come first, the ref last, so that an interrupted run leaves nothing that a reader sees,
+//! and the next run goes on from the packs that the interrupted one's lease lists. Memory is bounded
+//! by the number of chunks on their way, whatever the model's size.
+
+mod cut;
+pub(crate) mod link;
+mod pool;
+mod publish;
+mod writer;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha1::Digest as _;
+use tokio::runtime::Handle;
+
+use crate::codec::{CodecChoice, Encoded};
+use crate::dtype::Dtype;
+use crate::format::FormatError;
+use crate::format::grid::Grid;
+use crate::format::name::{ArtifactName, Tag};
+use crate::format::page::FileEntry;
+use crate::format::record::ChunkRecord;
+use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
+use crate::model::{self, ModelError, Part, PartKind, SourceFile};
+use crate::parallel::choose_grid;
+use crate::store::{Lease, Lifetime, Placed, Published, Store, StoreError, Whole, candidates};
+use crate::trust::{Signer, TrustSet};
+
+use cut::Cut;
+use link::{Finder, Found};
+use pool::{Pending, Pool, WorkerFailed};
+use writer::{Linkable, PackWriter};
+
+/// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
+/// one is written again, because each run costs every later load a request.
+const MIN_RUN: u64 = 1 << 20;
+
+/// A model that was not packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// The model cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The model is beyond a limit of the format.
+    #[error("this model does not fit the format: {0}")]
+    Format(#[from] FormatError),
+    /// A thread failed.
+    #[error(transparent)]
+    Worker(#[from] WorkerFailed),
+}
+
+impl From<crate::source::SourceError> for PackError {
+    fn from(error: crate::source::SourceError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// How to pack.
+#[derive(Debug)]
+pub struct PackOptions {
+    /// The codecs to choose from.
+    pub codec: CodecChoice,
+    /// Keys that sign the manifest and, where they can, the ref.
+    pub signers: Vec<Signer>,
+    /// Whose artifacts may be linked without comparing.
+    pub trust: TrustSet,
+    /// Threads that hash and encode.
+    pub threads: usize,
+    /// Whether each file's SHA-256 is computed: registries and Hub clients want it.
+    pub sha256: bool,
+    /// What the model calls itself.
+    pub model_id: Option<String>,
+    /// An artifact whose chunks are looked for first.
+    pub base: Option<ManifestId>,
+    /// How long the ref is valid.
+    pub lifetime: Lifetime,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            codec: CodecChoice::Auto,
+            signers: Vec::new(),
+            trust: TrustSet::default(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            sha256: true,
+            model_id: None,
+            base: None,
+            lifetime: Lifetime::default(),
+        }
+    }
+}
+
+/// What packing did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackReport {
+    /// The artifact.
+    pub manifest: ManifestId,
+    /// Its files, tensors, chunks and bytes.
+    pub totals: crate::format::manifest::Totals,
+    /// Bytes of every object written.
+    pub new_bytes: u64,
+    /// Tensors and content extents that were linked instead of written.
+    pub linked: u64,
+    /// The ref.
+    pub published: Published,
+}
+
+/// Follows the progress of packing.
+pub trait Progress: Send + Sync {
+    /// There are `bytes` to pack.
+    fn begin(&self, bytes: u64);
+    /// Another `bytes` are done.
+    fn advance(&self, bytes: u64);
+}
+
+/// Nobody watches.
+impl Progress for () {
+    fn begin(&self, _: u64) {}
+    fn advance(&self, _: u64) {}
+}
+
+/// Packs the folder or file at `path` and publishes it as `name:tag`. Blocks; call it from outside
+/// the runtime that `runtime` drives.
+pub fn pack(
+    path: &Path,
+    store: &Store,
+    (name, tag): (&ArtifactName, &Tag),
+    options: PackOptions,
+    runtime: &Handle,
+    progress: &dyn Progress,
+) -> Result<PackReport, PackError> {
+    let files: Vec<_> = model::walk(path)?.into_iter().map(Arc::new).collect();
+    progress.begin(files.iter().map(|file| file.size).sum());
+    let fresh = runtime.block_on(store.create())?;
+    let lease = runtime.block_on(Lease::take(store))?;
+    let packer = Packer::new(store, &lease, fresh, options, runtime, progress)?;
+    let packed = packer.run(&files)?;
+    let report = runtime.block_on(packed.publish(store, &lease, name, tag))?;
+    runtime.block_on(lease.release())?;
+    Ok(report)
+}
+
+/// What is looked up and linked, or encoded, as one.
+struct Unit {
+    file: usize,
+    offset: u64,
+    len: u64,
+    digest: ContentDigest,
+    element: Dtype,
+    cut: Cut,
+    tensor: Option<model::Part>,
+}
+
+/// A unit with the records of its chunks.
+struct Done {
+    unit: Unit,
+    records: Vec<ChunkRecord>,
+    /// Whether its chunks were written, rather than linked.
+    written: bool,
+}
+
+/// A file's hashes, on their way.
+struct FileHashes {
+    sha256: [u8; 32],
+    git_sha1: Option<[u8; 20]>,
+}
+
+enum Looking {
+    Not,
+    Pending(tokio::task::JoinHandle<Result<Option<Found>, StoreError>>),
+}
+
+struct Packer<'a> {
+    options: PackOptions,
+    runtime: &'a Handle,
+    progress: &'a dyn Progress,
+    pool: Pool,
+    finder: Arc<Finder>,
+    fresh: bool,
+    writer: PackWriter,
+    done: Vec<Done>,
+    encoding: VecDeque<(usize, u64, Pending<Result<Chunk, PackError>>)>,
+    run: Vec<(Unit, Found)>,
+    window: usize,
+}
+
+/// A chunk that was encoded, or found.
+enum Chunk {
+    New(Encoded),
+    Known(Placed),
+}
+
+struct Packed {
+    options: PackOptions,
+    files: Vec<(FileEntry, Vec<ChunkRecord>)>,
+    done: Vec<Done>,
+    places: HashMap<crate::id::StoredDigest, crate::format::layout::Place>,
+    new_bytes: u64,
+}
+
+impl<'a> Packer<'a> {
+    fn new(
+        store: &Store,
+        lease: &Lease,
+        fresh: bool,
+        mut options: PackOptions,
+        runtime: &'a Handle,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, PackError> {
+        let linkable = Linkable::new(store.clone(), lease.clone());
+        let mut chunks = HashMap::new();
+        if !fresh {
+            let packs = runtime.block_on(candidates(store))?;
+            chunks = runtime.block_on(link::left_behind(store, packs))?;
+        }
+        if let Some(base) = options.base {
+            let whole = runtime.block_on(Whole::read(store, base))?;
+            for chunk in &whole.chunks {
+                chunks.entry(chunk.record.decoded).or_insert((*chunk, false));
+            }
+        }
+        let trust = Arc::new(std::mem::take(&mut options.trust));
+        let finder = Arc::new(Finder::new(store.clone(), trust, linkable, chunks));
+        let writer = PackWriter::new(store.clone(), lease.clone(), runtime.clone());
+        let threads = options.threads.max(1);
+        Ok(Self {
+            options,
+            runtime,
+            progress,
+            pool: Pool::new(threads),
+            finder,
+            fresh,
+            writer,
+            done: Vec::new(),
+            encoding: VecDeque::new(),
+            run: Vec::new(),
+            window: 2 * threads + 4,
+        })
+    }
+
+    fn run(mut self, files: &[Arc<SourceFile>]) -> Result<Packed, PackError> {
+        let mut hashes = Vec::with_capacity(files.len());
+        // Units being digested or looked up, in order; enough to keep every thread busy.
+        let mut ahead = VecDeque::new();
+        for (i, file) in files.iter().enumerate() {
+            hashes.push(self.hash_file(file));
+            for part in &file.parts {
+                ahead.push_back(self.analyse(i, file, part));
+                if ahead.len() > self.window {
+                    self.take(files, &mut ahead)?;
+                }
+            }
+        }
+        while !ahead.is_empty() {
+            self.take(files, &mut ahead)?;
+        }
+        self.flush_run(files)?;
+        while !self.encoding.is_empty() {
+            self.settle_chunk()?;
+        }
+        let mut entries = Vec::with_capacity(files.len());
+        for (file, hashes) in files.iter().zip(hashes) {
+            let hashes = hashes.wait()?.map_err(ModelError::io(&file.location))?;
+            file.check_unchanged()?;
+            let entry = FileEntry {
+                path: file.path.clone(),
+                executable: file.executable,
+                size: file.size,
+                sha256: hashes.sha256,
+                git_sha1: hashes.git_sha1,
+                extents: Vec::new(),
+            };
+            entries.push((entry, Vec::new()));
+        }
+        let (places, new_bytes) = self.writer.finish()?;
+        Ok(Packed { options: self.options, files: entries, done: self.done, places, new_bytes })
+    }
+
+    fn hash_file(&self, file: &Arc<SourceFile>) -> Pending<std::io::Result<FileHashes>> {
+        let (file, sha256) = (file.clone(), self.options.sha256);
+        self.pool.spawn(move |worker| {
+            let mut sha = sha256.then(sha2::Sha256::new);
+            let mut git = FileEntry::has_git_sha1(file.size).then(|| {
+                let mut git = sha1::Sha1::new();
+                git.update(format!("blob {}\0", file.size));
+                git
+            });
+            if sha.is_some() || git.is_some() {
+                cut::for_each(&file.file, 0, file.size, &mut worker.buffer, |bytes| {
+                    if let Some(sha) = &mut sha {
+                        sha.update(bytes);
+                    }
+                    if let Some(git) = &mut git {
+                        git.update(bytes);
+                    }
+                })?;
+            }
+            Ok(FileHashes {
+                sha256: sha.map_or([0; 32], |sha| sha.finalize().into()),
+                git_sha1: git.map(|git| git.finalize().into()),
+            })
+        })
+    }
+
+    fn analyse(
+        &self,
+        index: usize,
+        file: &Arc<SourceFile>,
+        part: &Part,
+    ) -> Pending<Result<Vec<(Unit, Looking)>, PackError>> {
+        let (file, part) = (file.clone(), part.clone());
+        let (finder, runtime, fresh) = (self.finder.clone(), self.runtime.clone(), self.fresh);
+        self.pool.spawn(move |worker| {
+            let io = |error| ModelError::io(&file.location)(error);
+            let units = match &part.kind {
+                PartKind::Content => {
+                    let extents = cut::content(&file.file, part.offset, part.len).map_err(io)?;
+                    let unit = |extent: cut::ContentExtent| Unit {
+                        file: index,
+                        offset: extent.offset,
+                        len: extent.len,
+                        digest: extent.digest,
+                        element: Dtype::Bytes,
+                        cut: Cut::Lengths(extent.lengths),
+                        tensor: None,
+                    };
+                    extents.into_iter().map(unit).collect()
+                }
+                PartKind::Tensor { name, dtype, shape } => {
+                    let grid = choose_grid(name, *dtype, shape).unwrap_or(Grid::EMPTY);
+                    let digest = cut::digest(&file.file, part.offset, part.len, &mut worker.buffer)
+                        .map_err(io)?;
+                    let (offset, len, element) = (part.offset, part.len, *dtype);
+                    let cut = Cut::Grid(grid);
+                    vec![Unit { file: index, offset, len, digest, element, cut, tensor: Some(part) }]
+                }
+            };
+            let look = |unit: &Unit| {
+                if fresh || unit.len == 0 {
+                    return Looking::Not;
+                }
+                let (finder, digest, element) = (finder.clone(), unit.digest, unit.element);
+                Looking::Pending(runtime.spawn(async move { finder.unit(digest, element).await }))
+            };
+            Ok(units.into_iter().map(|unit| (look(&unit), unit)).map(|(l, u)| (u, l)).collect())
+        })
+    }
+
+    fn take(
+        &mut self,
+        files: &[Arc<SourceFile>],
+        ahead: &mut VecDeque<Pending<Result<Vec<(Unit, Looking)>, PackError>>>,
+    ) -> Result<(), PackError> {
+        let Some(units) = ahead.pop_front() else { return Ok(()) };
+        for (unit, looking) in units.wait()?? {
+            let found = match looking {
+                Looking::Not => None,
+                Looking::Pending(task) => {
+                    self.runtime.block_on(task).map_err(|_| WorkerFailed)??
+                }
+            };
+            let fits = |found: &Found| {
+                let codec = self.options.codec;
+                found.chunks.iter().all(|c| link::fits(&c.record, unit.element, codec))
+            };
+            match found.filter(fits) {
+                Some(found) => {
+                    if !self.run.last().is_none_or(|(_, last)| continues(last, &found)) {
+                        self.flush_run(files)?;
+                    }
+                    self.run.push((unit, found));
+                }
+                None => {
+                    self.flush_run(files)?;
+                    self.encode(files, unit)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Links the run of units found so far, or writes them again if it is short.
+    fn flush_run(&mut self, files: &[Arc<SourceFile>]) -> Result<(), PackError> {
+        let run = std::mem::take(&mut self.run);
+        let chunks = run.iter().flat_map(|(_, found)| &found.chunks);
+        let total: u64 = chunks.map(|chunk| u64::from(chunk.record.stored_len)).sum();
+        for (unit, found) in run {
+            let source = &files[unit.file];
+            let link = total >= MIN_RUN
+                && (found.trusted
+                    || self.runtime.block_on(self.finder.compare_unit(
+                        &source.file,
+                        unit.offset,
+                        &found,
+                    ))?);
+            if !link {
+                self.encode(files, unit)?;
+                continue;
+            }
+            for chunk in &found.chunks {
+                self.writer.link(&chunk.record, chunk.place);
+            }
+            self.progress.advance(unit.len);
+            let records = found.chunks.iter().map(|chunk| chunk.record).collect();
+            let unit = Unit { cut: found.cut, ..unit };
+            self.done.push(Done { unit, records, written: false });
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, files: &[Arc<SourceFile>], unit: Unit) -> Result<(), PackError> {
+        let at = self.done.len();
+        let (source, offset, element) = (files[unit.file].clone(), unit.offset, unit.element);
+        let rects = unit.cut.rects();
+        self.done.push(Done { unit, records: Vec::with_capacity(rects.len()), written: true });
+        for rect in rects {
+            while self.encoding.len() >= self.window {
+                self.settle_chunk()?;
+            }
+            let (source, choice) = (source.clone(), self.options.codec);
+            let (finder, runtime) = (self.finder.clone(), self.runtime.clone());
+            let chunk = self.pool.spawn(move |worker| {
+                let decoded = cut::chunk(&source.file, offset, rect)
+                    .map_err(ModelError::io(&source.location))?;
+                if let Some(known) = known(&finder, &runtime, &decoded, element, choice)? {
+                    return Ok(Chunk::Known(known));
+                }
+                Ok(Chunk::New(worker.encoder.encode(choice, element, decoded)))
+            });
+            self.encoding.push_back((at, rect.len(), chunk));
+        }
+        Ok(())
+    }
+
+    fn settle_chunk(&mut self) -> Result<(), PackError> {
+        let Some((at, len, chunk)) = self.encoding.pop_front() else { return Ok(()) };
+        let record = match chunk.wait()?? {
+            Chunk::New(encoded) => {
+                let record = encoded.record;
+                self.writer.push(encoded)?;
+                record
+            }
+            Chunk::Known(chunk) => {
+                self.writer.link(&chunk.record, chunk.place);
+                chunk.record
+            }
+        };
+        self.done[at].records.push(record);
+        self.progress.advance(len);
+        Ok(())
+    }
+}
+
+/// The chunk that an interrupted run or the base artifact has for these bytes, if it may be linked.
+fn known(
+    finder: &Finder,
+    runtime: &Handle,
+    decoded: &[u8],
+    element: Dtype,
+    choice: CodecChoice,
+) -> Result<Option<Placed>, PackError> {
+    if !finder.has_chunks() {
+        return Ok(None);
+    }
+    let digest = DecodedDigest::of(decoded);
+    let Some((chunk, trusted)) = finder.chunk(&digest).copied() else { return Ok(None) };
+    if !link::fits(&chunk.record, element, choice) {
+        return Ok(None);
+    }
+    let packs = HashSet::<PackId>::from([chunk.place.pack]);
+    let usable = runtime.block_on(async {
+        let there = finder.linkable().all(&packs).await?;
+        Ok::<_, StoreError>(there && (trusted || finder.compare(chunk).await?))
+    })?;
+    Ok(usable.then_some(chunk))
+}
+
+/// Whether `next` lies right behind `last`: in the same pack, or at the start of another.
+fn continues(last: &Found, next: &Found) -> bool {
+    let (Some(last), Some(next)) = (last.chunks.last(), next.chunks.first()) else { return true };
+    let end = u64::from(last.place.offset) + u64::from(last.record.stored_len);
+    if last.place.pack == next.place.pack {
+        u64::from(next.place.offset) == end
+    } else {
+        next.place.offset == 0
+    }
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packed").field("units", &self.done.len()).finish_non_exhaustive()
+    }
+}

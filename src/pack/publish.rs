@@ -1,0 +1,141 @@
+//! The end of packing: table, layout, manifest, signatures, ref, hints, in that order.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{Done, PackError, PackReport, Packed};
+use crate::format::FormatError;
+use crate::format::layout::{Layout, Place};
+use crate::format::manifest::Manifest;
+use crate::format::name::{ArtifactName, Tag};
+use crate::format::page::{Extent, TensorEntry};
+use crate::format::store::{self as paths, ByTensor};
+use crate::format::table::Entries;
+use crate::id::ManifestId;
+use crate::model::PartKind;
+use crate::source::ObjectPath;
+use crate::store::{Lease, Store, StoreError, unix_now};
+use crate::trust::signature_path;
+
+use super::cut::Cut;
+
+/// Units below this size get no hint: whoever shares them shares larger neighbours too.
+const MIN_HINT: u64 = 256 << 10;
+/// Hints written at a time.
+const HINTS_AT_ONCE: usize = 16;
+
+impl Packed {
+    /// Makes the packed model an artifact of the store.
+    pub(super) async fn publish(
+        mut self,
+        store: &Store,
+        lease: &Lease,
+        name: &ArtifactName,
+        tag: &Tag,
+    ) -> Result<PackReport, PackError> {
+        let done = std::mem::take(&mut self.done);
+        let linked = done.iter().filter(|d| !d.written && !d.records.is_empty()).count() as u64;
+        let hints: Vec<_> = hinted(&done).collect();
+        let table = self.entries(done)?.into_table()?;
+        let place = |record: &crate::format::record::ChunkRecord| {
+            self.places.get(&record.stored).copied().ok_or_else(|| {
+                FormatError::Invalid { what: "layout", why: format!("{} is nowhere", record.stored) }
+            })
+        };
+        let places: Vec<Place> = table.records.iter().map(place).collect::<Result<_, _>>()?;
+        let mut manifest = Manifest::new(table.reference, table.totals);
+        manifest.model_id = self.options.model_id.take();
+        let manifest_bytes = Bytes::from(manifest.to_bytes()?);
+        let id = ManifestId::of(&manifest_bytes);
+        let layout = Layout { manifest: id, places };
+        let objects = [
+            (paths::table(manifest.table().table), Bytes::from(table.bytes)),
+            (paths::layout(id), Bytes::from(layout.to_bytes())),
+            (paths::manifest(id), manifest_bytes.clone()),
+        ];
+        lease.add(objects.iter().map(|(path, _)| path.clone())).await?;
+        for (path, bytes) in &objects {
+            self.new_bytes += ensure(store, path, bytes).await?;
+        }
+        for signer in &self.options.signers {
+            let signature = signer
+                .sign_manifest(id, &manifest_bytes, unix_now())
+                .map_err(StoreError::Trust)?;
+            let path = signature_path(id, &signer.key_id(), signer.method());
+            let path = ObjectPath::new(path).ok_or_else(|| {
+                FormatError::Invalid { what: "signature", why: "its path is not valid".to_owned() }
+            })?;
+            self.new_bytes += ensure(store, &path, &signature).await?;
+        }
+        let published =
+            store.publish(name, tag, id, &self.options.signers, self.options.lifetime).await?;
+        // A collection may have run between the look at what exists and the ref.
+        for (path, bytes) in &objects {
+            self.new_bytes += ensure(store, path, bytes).await?;
+        }
+        let hint = Bytes::from(ByTensor::new(id).to_bytes()?);
+        let put = |path: ObjectPath| {
+            let hint = hint.clone();
+            async move { store.backend().put(&path, vec![hint]).await }
+        };
+        self.new_bytes += hint.len() as u64 * hints.len() as u64;
+        stream::iter(hints.into_iter().map(put))
+            .buffer_unordered(HINTS_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let totals = manifest.totals;
+        Ok(PackReport { manifest: id, totals, new_bytes: self.new_bytes, linked, published })
+    }
+
+    fn entries(&mut self, done: Vec<Done>) -> Result<Entries, FormatError> {
+        let mut entries = Entries { files: std::mem::take(&mut self.files), ..Entries::default() };
+        let narrow = |n: usize| {
+            u32::try_from(n).map_err(|_| FormatError::Limit {
+                what: "tensors, files or chunks",
+                value: n as u64,
+                limit: u64::from(u32::MAX),
+            })
+        };
+        for Done { unit, records, .. } in done {
+            let (file, own) = &mut entries.files[unit.file];
+            let (Some(part), Cut::Grid(grid)) = (unit.tensor, unit.cut) else {
+                let chunks = narrow(records.len())?;
+                file.extents.push(Extent::Content { len: unit.len, digest: unit.digest, chunks });
+                own.extend(records);
+                continue;
+            };
+            let PartKind::Tensor { name, dtype, shape } = part.kind else { continue };
+            let ordinal = narrow(entries.tensors.len())?;
+            file.extents.push(Extent::Tensor { ordinal });
+            let (file, digest) = (narrow(unit.file)?, unit.digest);
+            let entry = TensorEntry { ordinal, file, name, dtype, shape, digest, grid };
+            entries.tensors.push((entry, records));
+        }
+        Ok(entries)
+    }
+}
+
+/// Where hints for newly written units go: the large ones, and the first of each file.
+fn hinted(done: &[Done]) -> impl Iterator<Item = ObjectPath> + '_ {
+    let mut last_file = None;
+    done.iter().filter_map(move |done| {
+        let first = last_file.replace(done.unit.file) != Some(done.unit.file);
+        let wanted = done.unit.len >= MIN_HINT || (first && done.unit.len > 0);
+        (done.written && wanted).then(|| paths::by_tensor(done.unit.digest))
+    })
+}
+
+/// Writes the object unless it is there just so, and takes away a tombstone. Returns the bytes
+/// written.
+async fn ensure(store: &Store, path: &ObjectPath, bytes: &Bytes) -> Result<u64, StoreError> {
+    let backend = store.backend();
+    let tombstone = paths::tombstone(path);
+    if backend.head(&tombstone).await?.is_some() {
+        backend.delete(&tombstone).await?;
+    }
+    if store.read_optional(path, bytes.len()).await.ok().flatten().as_ref() == Some(bytes) {
+        return Ok(0);
+    }
+    backend.put(path, vec![bytes.clone()]).await?;
+    Ok(bytes.len() as u64)
+}

@@ -1,0 +1,181 @@
+//! Writing packs: chunks in load order, sealed at about 32 MiB, stored while the next one fills.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::PackError;
+use crate::codec::Encoded;
+use crate::format::layout::Place;
+use crate::format::pack::{PackIndex, Trailer};
+use crate::format::record::ChunkRecord;
+use crate::format::store as paths;
+use crate::id::{PackId, StoredDigest};
+use crate::store::{Lease, Store, StoreError};
+
+/// Half of what the format allows: two packs travel while a third fills, all within 100 MiB.
+const TARGET: u64 = 32 << 20;
+/// Packs on their way to the store at a time.
+const IN_FLIGHT: usize = 2;
+
+/// What a pack's writing added to the store.
+struct Stored {
+    id: PackId,
+    places: Vec<(StoredDigest, u32)>,
+    new_bytes: u64,
+}
+
+/// Gathers chunks into packs and stores them.
+pub(super) struct PackWriter {
+    store: Store,
+    lease: Lease,
+    runtime: Handle,
+    index: PackIndex,
+    parts: Vec<Bytes>,
+    /// Chunks of packs that are not stored yet: their places are not known yet.
+    unplaced: HashSet<StoredDigest>,
+    places: HashMap<StoredDigest, Place>,
+    writing: VecDeque<JoinHandle<Result<Stored, StoreError>>>,
+    new_bytes: u64,
+}
+
+impl PackWriter {
+    pub(super) fn new(store: Store, lease: Lease, runtime: Handle) -> Self {
+        Self {
+            store,
+            lease,
+            runtime,
+            index: PackIndex::new(0),
+            parts: Vec::new(),
+            unplaced: HashSet::new(),
+            places: HashMap::new(),
+            writing: VecDeque::new(),
+            new_bytes: 0,
+        }
+    }
+
+    /// Notes where a chunk lies that the store has already.
+    pub(super) fn link(&mut self, record: &ChunkRecord, place: Place) {
+        self.places.entry(record.stored).or_insert(place);
+    }
+
+    /// Adds a chunk, unless this artifact has it already.
+    pub(super) fn push(&mut self, chunk: Encoded) -> Result<(), PackError> {
+        let Encoded { record, stored } = chunk;
+        if self.places.contains_key(&record.stored) || self.unplaced.contains(&record.stored) {
+            return Ok(());
+        }
+        let full = self.index.data_len() + u64::from(record.stored_len) > TARGET;
+        if full || !self.index.has_room(record.stored_len) {
+            self.seal()?;
+        }
+        // An empty pack has room for any chunk.
+        if self.index.push(record).is_some() {
+            self.parts.push(stored);
+            self.unplaced.insert(record.stored);
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), PackError> {
+        let index = std::mem::replace(&mut self.index, PackIndex::new(0));
+        let parts = std::mem::take(&mut self.parts);
+        if parts.is_empty() {
+            return Ok(());
+        }
+        while self.writing.len() >= IN_FLIGHT {
+            self.settle_one()?;
+        }
+        let write = write(self.store.clone(), self.lease.clone(), index, parts);
+        self.writing.push_back(self.runtime.spawn(write));
+        Ok(())
+    }
+
+    fn settle_one(&mut self) -> Result<(), PackError> {
+        let Some(task) = self.writing.pop_front() else { return Ok(()) };
+        let stored = self.runtime.block_on(task).map_err(|_| super::pool::WorkerFailed)??;
+        self.new_bytes += stored.new_bytes;
+        for (digest, offset) in stored.places {
+            self.unplaced.remove(&digest);
+            self.places.insert(digest, Place { pack: stored.id, offset });
+        }
+        Ok(())
+    }
+
+    /// Stores what is left; returns every chunk's place and how many bytes the store gained.
+    pub(super) fn finish(mut self) -> Result<(HashMap<StoredDigest, Place>, u64), PackError> {
+        self.seal()?;
+        while !self.writing.is_empty() {
+            self.settle_one()?;
+        }
+        Ok((self.places, self.new_bytes))
+    }
+}
+
+/// Stores one pack. It is in the lease before anything else looks at it, and never takes the name
+/// of a pack that is marked for deletion.
+async fn write(
+    store: Store,
+    lease: Lease,
+    mut index: PackIndex,
+    mut parts: Vec<Bytes>,
+) -> Result<Stored, StoreError> {
+    let mut places = Vec::with_capacity(index.chunks().len());
+    for (range, record) in index.places() {
+        places.push((record.stored, u32::try_from(range.start).unwrap_or(u32::MAX)));
+    }
+    loop {
+        let bytes = index.to_bytes();
+        let id = PackId::of(&bytes);
+        let path = paths::pack(id);
+        lease.add([path.clone()]).await?;
+        if store.backend().head(&paths::tombstone(&path)).await?.is_some() {
+            let nonce = index.nonce() + 1;
+            index = index.with_nonce(nonce);
+            continue;
+        }
+        let trailer = Trailer { index_len: bytes.len() as u32 };
+        let len = index.data_len() + bytes.len() as u64 + Trailer::LEN;
+        let present = store.backend().head(&path).await?.is_some_and(|info| info.size == len);
+        if present {
+            return Ok(Stored { id, places, new_bytes: 0 });
+        }
+        parts.push(bytes.into());
+        parts.push(Bytes::copy_from_slice(&trailer.to_bytes()));
+        store.backend().put(&path, parts).await?;
+        return Ok(Stored { id, places, new_bytes: len });
+    }
+}
+
+/// Places that other artifacts or interrupted runs have for chunks, and packs that may be linked.
+pub(super) struct Linkable {
+    store: Store,
+    lease: Lease,
+    known: tokio::sync::Mutex<HashMap<PackId, bool>>,
+}
+
+impl Linkable {
+    pub(super) fn new(store: Store, lease: Lease) -> Arc<Self> {
+        Arc::new(Self { store, lease, known: tokio::sync::Mutex::default() })
+    }
+
+    /// Whether all these packs exist and none is marked for deletion; they are in the lease before
+    /// that is looked at.
+    pub(super) async fn all(&self, packs: &HashSet<PackId>) -> Result<bool, StoreError> {
+        let mut known = self.known.lock().await;
+        let unknown: Vec<_> = packs.iter().filter(|id| !known.contains_key(id)).copied().collect();
+        if !unknown.is_empty() {
+            self.lease.add(unknown.iter().map(|id| paths::pack(*id))).await?;
+        }
+        for id in unknown {
+            let path = paths::pack(id);
+            let marked = self.store.backend().head(&paths::tombstone(&path)).await?.is_some();
+            let usable = !marked && self.store.backend().head(&path).await?.is_some();
+            known.insert(id, usable);
+        }
+        Ok(packs.iter().all(|id| known.get(id) == Some(&true)))
+    }
+}

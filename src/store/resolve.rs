@@ -1,0 +1,147 @@
+//! From what a user calls an artifact to its manifest, with or without trusted keys.
+
+use bytes::Bytes;
+
+use super::{Store, StoreError, unix_now};
+use crate::format::limits::{MAX_REF, MAX_SIGNATURE};
+use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
+use crate::format::refs::{RefBody, ref_path};
+use crate::id::ManifestId;
+use crate::source::{ObjectPath, SourceErrorKind};
+use crate::trust::{
+    Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, TrustSet, signature_path,
+};
+
+/// An artifact that was found.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Its manifest.
+    pub manifest: ManifestId,
+    /// The ref that led there; `None` if it was addressed by id.
+    pub by: Option<Envelope<RefBody>>,
+    /// What the user must hear although it is no error.
+    pub warning: Option<String>,
+}
+
+impl Resolved {
+    /// The name that it was addressed by.
+    pub fn name(&self) -> Option<&ArtifactName> {
+        self.by.as_ref().map(|envelope| &envelope.body().name)
+    }
+}
+
+/// Where the ref of `name:tag` lies.
+pub fn ref_object(name: &ArtifactName, tag: &Tag) -> ObjectPath {
+    ObjectPath::new(ref_path(name, tag))
+        .unwrap_or_else(|| unreachable!("names and tags are path segments"))
+}
+
+impl Store {
+    /// Finds the artifact, without trusting or distrusting anybody.
+    pub async fn resolve(&self, artifact: &ArtifactSpec) -> Result<Resolved, StoreError> {
+        self.find(artifact, None).await
+    }
+
+    /// Finds the artifact. If anybody is trusted, its ref must be signed by one of them, valid now,
+    /// and no older than what this user has seen. The manifest's own signatures are for
+    /// [`Self::check_manifest`].
+    pub async fn resolve_trusted(
+        &self,
+        artifact: &ArtifactSpec,
+        trust: &TrustSet,
+        seen: &SeenRefs,
+    ) -> Result<Resolved, StoreError> {
+        self.find(artifact, (!trust.is_empty()).then_some((trust, seen))).await
+    }
+
+    async fn find(
+        &self,
+        artifact: &ArtifactSpec,
+        trust: Option<(&TrustSet, &SeenRefs)>,
+    ) -> Result<Resolved, StoreError> {
+        let missing = || StoreError::NoArtifact {
+            location: self.location().to_owned(),
+            artifact: artifact.to_string(),
+        };
+        match artifact {
+            ArtifactSpec::Named { name, tag } => {
+                let path = ref_object(name, tag);
+                let bytes = self.read_optional(&path, MAX_REF).await?.ok_or_else(missing)?;
+                let mut warning = None;
+                if let Some((trust, seen)) = trust {
+                    let vouched = trust.verify_ref(name, tag, &bytes, unix_now())?;
+                    if let SeenState::NotWritable { reason } = seen.check(&vouched)? {
+                        warning = Some(format!("a later rollback would go unnoticed: {reason}"));
+                    }
+                }
+                let envelope = self.parse_document::<RefBody>(&path, &bytes)?;
+                Ok(Resolved { manifest: envelope.body().manifest, by: Some(envelope), warning })
+            }
+            ArtifactSpec::Id(prefix) => {
+                let manifest = match prefix.exact() {
+                    Some(id) => id,
+                    None => {
+                        let listed = self.list("manifests/").await?;
+                        let ids = listed.iter().filter_map(|info| {
+                            let id = info.path.as_str().strip_prefix("manifests/")?;
+                            id.parse::<ManifestId>().ok().filter(|id| prefix.matches(*id))
+                        });
+                        let ids: Vec<_> = ids.collect();
+                        match ids.as_slice() {
+                            [] => return Err(missing()),
+                            [id] => *id,
+                            _ => {
+                                return Err(StoreError::Ambiguous {
+                                    location: self.location().to_owned(),
+                                    prefix: prefix.as_str().to_owned(),
+                                    count: ids.len(),
+                                });
+                            }
+                        }
+                    }
+                };
+                Ok(Resolved { manifest, by: None, warning: None })
+            }
+        }
+    }
+
+    /// The signature files of a manifest by these keys; missing ones are left out.
+    pub async fn signatures(
+        &self,
+        id: ManifestId,
+        keys: impl IntoIterator<Item = (&KeyId, Method)>,
+    ) -> Result<Vec<(KeyId, Method, Bytes)>, StoreError> {
+        let read = |(key, method): (&KeyId, Method)| {
+            let key = key.clone();
+            async move {
+                let Some(path) = ObjectPath::new(signature_path(id, &key, method)) else {
+                    return Ok(None);
+                };
+                let bytes = match self.read_optional(&path, MAX_SIGNATURE).await {
+                    // Longer than a signature can be: as good as none.
+                    Err(StoreError::Source(e)) if e.kind == SourceErrorKind::Protocol => None,
+                    other => other?,
+                };
+                Ok::<_, StoreError>(bytes.map(|bytes| (key, method, bytes)))
+            }
+        };
+        let found = futures_util::future::try_join_all(keys.into_iter().map(read)).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Checks that a key trusted for `name` signed the manifest. Trusting nobody, nothing is
+    /// checked, and nobody is named.
+    pub async fn check_manifest(
+        &self,
+        trust: &TrustSet,
+        name: Option<&ArtifactName>,
+        id: ManifestId,
+        manifest: &[u8],
+    ) -> Result<Option<ManifestTrust>, StoreError> {
+        if trust.is_empty() {
+            return Ok(None);
+        }
+        let signatures = self.signatures(id, trust.key_ids()).await?;
+        Ok(Some(trust.verify_manifest(name, id, manifest, &signatures, unix_now())?))
+    }
+}

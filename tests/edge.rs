@@ -1,0 +1,277 @@
+//! The edge over each kind of backend: right bytes, right headers, nothing outside the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tenpak::edge;
+use tenpak::source::dir::DirBackend;
+use tenpak::source::fault::{Action, Fault, FaultBackend};
+use tenpak::source::http::{HttpBackend, HttpOptions};
+use tenpak::source::object::ObjectBackend;
+use tenpak::source::small::{RetryPolicy, read_all};
+use tenpak::source::{Backend, ObjectPath, ReadRange, SourceErrorKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+const SIZE: usize = 1_000_000;
+
+fn path(text: &str) -> ObjectPath {
+    ObjectPath::new(text).expect("a path")
+}
+
+fn object() -> Bytes {
+    (0..SIZE).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+struct Edge {
+    address: String,
+    stop: Option<oneshot::Sender<()>>,
+    task: tokio::task::JoinHandle<Result<(), edge::EdgeError>>,
+}
+
+impl Edge {
+    async fn over(backend: Arc<dyn Backend>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(edge::serve(backend, listener, async move {
+            stopped.await.unwrap_or_default();
+        }));
+        Self {
+            address,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    fn client(&self) -> HttpBackend {
+        let url = format!("http://{}", self.address);
+        HttpBackend::new(&url, HttpOptions::default()).expect("a backend")
+    }
+
+    /// One request; the answer's head in lower case, and its body.
+    async fn ask(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).await.expect("the edge");
+        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("a request");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an answer");
+        let end = answer
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .expect("a head")
+            + 4;
+        let body = answer.split_off(end);
+        (String::from_utf8_lossy(&answer).to_lowercase(), body)
+    }
+
+    async fn end(mut self) {
+        drop(self.stop.take());
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.task).await;
+        ended.expect("an end").expect("no panic").expect("no error");
+    }
+}
+
+async fn fill(backend: &dyn Backend) {
+    for (name, content) in [
+        ("packs/a", object()),
+        ("packs/empty", Bytes::new()),
+        ("refs/m/@v 1", "ref".into()),
+        ("layouts/a", "layout".into()),
+        ("tenpak.json", "{}".into()),
+        ("private", "secret".into()),
+        ("elsewhere/a", "secret".into()),
+    ] {
+        backend
+            .put(&path(name), vec![content])
+            .await
+            .expect("a write");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_backend_is_served() {
+    let memory: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    fill(memory.as_ref()).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let files: Arc<dyn Backend> = Arc::new(DirBackend::new(dir.path().to_owned()));
+    fill(files.as_ref()).await;
+    let skips = FaultBackend::new(
+        memory.clone(),
+        vec![Fault::always("", Action::WholeForRange)],
+    );
+    let first = Edge::over(memory.clone()).await;
+    let chained: Arc<dyn Backend> = Arc::new(first.client());
+    for backend in [memory, files, Arc::new(skips), chained] {
+        let edge = Edge::over(backend).await;
+        let client = edge.client();
+        for (range, start, end) in [
+            (ReadRange::Full, 0, SIZE),
+            (ReadRange::Bounded(0..1), 0, 1),
+            (ReadRange::Bounded(300_000..900_001), 300_000, 900_001),
+            (ReadRange::Bounded(0..SIZE as u64), 0, SIZE),
+            (ReadRange::Suffix(5), SIZE - 5, SIZE),
+            (ReadRange::Suffix(u64::MAX), 0, SIZE),
+        ] {
+            let policy = RetryPolicy::default();
+            let read = read_all(&client, &path("packs/a"), range.clone(), 1 << 30, &policy).await;
+            assert!(
+                read.expect("a read").0 == object().slice(start..end),
+                "{range:?}"
+            );
+        }
+        let beyond = client
+            .open(&path("packs/a"), ReadRange::Bounded(5..SIZE as u64 + 1))
+            .await;
+        assert_eq!(
+            beyond.expect_err("an error").kind,
+            SourceErrorKind::OutOfRange
+        );
+        let missing = client.open(&path("packs/missing"), ReadRange::Full).await;
+        assert_eq!(
+            missing.expect_err("an error").kind,
+            SourceErrorKind::NotFound
+        );
+        let info = client
+            .head(&path("packs/a"))
+            .await
+            .expect("a head")
+            .expect("an object");
+        assert_eq!(info.size, SIZE as u64);
+        assert_eq!(
+            client.head(&path("packs/missing")).await.expect("a head"),
+            None
+        );
+        drop(client);
+        edge.end().await;
+    }
+    first.end().await;
+}
+
+#[tokio::test]
+async fn answers_say_what_they_hold() {
+    let memory = Arc::new(ObjectBackend::memory());
+    fill(memory.as_ref()).await;
+    let edge = Edge::over(memory).await;
+    let size = SIZE;
+    #[rustfmt::skip]
+    let cases = [
+        ("GET /packs/a", "", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("HEAD /packs/a", "", "200 ok", format!("content-length: {size}"), "immutable", 0),
+        ("GET /packs/a", "Range: bytes=0-9\r\n", "206 ", format!("content-range: bytes 0-9/{size}"), "immutable", 10),
+        ("GET /packs/a", "Range: bytes=999990-\r\n", "206 ", format!("content-range: bytes 999990-999999/{size}"), "immutable", 10),
+        ("GET /packs/a", "Range: bytes=999990-2000000\r\n", "206 ", format!("content-range: bytes 999990-999999/{size}"), "immutable", 10),
+        ("GET /packs/a", "Range: bytes=-3\r\n", "206 ", format!("content-range: bytes 999997-999999/{size}"), "immutable", 3),
+        ("GET /packs/a", "Range: bytes=1000000-\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
+        ("GET /packs/a", "Range: bytes=-0\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
+        ("GET /packs/a", "Range: bytes=0-1,4-5\r\n", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("GET /packs/empty", "", "200 ok", "content-length: 0".into(), "immutable", 0),
+        ("GET /packs/empty", "Range: bytes=0-0\r\n", "416 ", "content-range: bytes */0".into(), "no-cache", 22),
+        ("GET /refs/m/@v%201", "", "200 ok", "etag: \"".into(), "cache-control: no-cache", 3),
+        ("GET /layouts/a", "", "200 ok", "accept-ranges: bytes".into(), "cache-control: no-cache", 6),
+        ("GET /tenpak.json", "", "200 ok", "content-length: 2".into(), "immutable", 2),
+        ("GET /private", "", "404 ", String::new(), "no-cache", 10),
+        ("GET /elsewhere/a", "", "404 ", String::new(), "no-cache", 10),
+        ("GET /packs/../private", "", "404 ", String::new(), "no-cache", 10),
+        ("GET /packs/%2e%2e/private", "", "404 ", String::new(), "no-cache", 10),
+        ("GET /", "", "404 ", String::new(), "no-cache", 10),
+        ("PUT /packs/new", "", "405 ", "allow: get, head".into(), "no-cache", 19),
+        ("DELETE /packs/a", "", "405 ", "allow: get, head".into(), "no-cache", 19),
+    ];
+    for (line, headers, status, holds, caching, length) in cases {
+        let (head, body) = edge.ask(line, headers).await;
+        let what = format!("{line} {headers}: {head}");
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{what}");
+        assert!(head.contains(&holds) && head.contains(caching), "{what}");
+        assert_eq!(body.len(), length, "{what}");
+    }
+    let (head, _) = edge.ask("GET /refs/m/@v%201", "").await;
+    let tag = head
+        .lines()
+        .find_map(|line| line.strip_prefix("etag: "))
+        .expect("a tag");
+    let condition = format!("If-None-Match: \"other\", {tag}\r\n");
+    let (head, body) = edge.ask("GET /refs/m/@v%201", &condition).await;
+    assert!(
+        head.starts_with("http/1.1 304") && body.is_empty(),
+        "{head}"
+    );
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn an_origins_failure_is_never_a_short_object() {
+    use SourceErrorKind::*;
+    for (action, status) in [
+        (Action::Fail(Transient), Some("503")),
+        (Action::Fail(Denied), Some("502")),
+        (Action::Fail(Protocol), Some("502")),
+        (Action::Fail(Stalled), Some("504")),
+        (Action::Fail(Io), Some("500")),
+        (Action::Reset(500_000), None),
+        (Action::EndEarly(500_000), None),
+    ] {
+        let memory = ObjectBackend::memory();
+        fill(&memory).await;
+        let faults = vec![Fault::always("packs/", action.clone())];
+        let edge = Edge::over(Arc::new(FaultBackend::new(Arc::new(memory), faults))).await;
+        let (head, body) = match status {
+            Some(_) => edge.ask("GET /packs/a", "").await,
+            None => (String::new(), Vec::new()),
+        };
+        match status {
+            Some(status) => {
+                assert!(
+                    head.starts_with(&format!("http/1.1 {status}")),
+                    "{action:?}: {head}"
+                );
+                assert!(body.len() < 100);
+            }
+            None => {
+                let policy = RetryPolicy {
+                    retries: 0,
+                    ..RetryPolicy::default()
+                };
+                let client = edge.client();
+                let whole = ReadRange::Full;
+                let read = read_all(&client, &path("packs/a"), whole, 1 << 30, &policy).await;
+                assert!(read.expect_err("an error").is_transient(), "{action:?}");
+            }
+        }
+        edge.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_download_under_way_is_finished_at_shutdown() {
+    let memory = ObjectBackend::memory();
+    fill(&memory).await;
+    let big = Bytes::from(vec![7; 30_000_000]);
+    memory
+        .put(&path("packs/big"), vec![big.clone()])
+        .await
+        .expect("a write");
+    let mut edge = Edge::over(Arc::new(memory)).await;
+    let client = edge.client();
+    let mut reader = client
+        .open(&path("packs/big"), ReadRange::Full)
+        .await
+        .expect("a read");
+    drop(edge.stop.take());
+    let mut out = bytes::BytesMut::new();
+    while reader
+        .body
+        .read_some(&mut out, 1 << 20)
+        .await
+        .expect("a read")
+        > 0
+    {}
+    assert!(out == big);
+    drop((reader, client));
+    edge.end().await;
+}

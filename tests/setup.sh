@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what the test suite needs: nginx, gnupg and curl from Debian, and a
+# Python environment (.venv) with an S3 server and what the second reader uses.
+# Safe to run again: what is there is kept.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=.venv
+STAMP="$VENV/.installed"
+
+fail() { echo "tests/setup.sh: $*" >&2; exit 1; }
+
+install_debian_packages() {
+    local missing=()
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    command -v gpg >/dev/null || missing+=(gnupg)
+    command -v curl >/dev/null || missing+=(curl)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || fail "install these first: ${missing[*]} (this is not Debian)"
+    [ "$(id -u)" = 0 ] || fail "run as root, or install first: apt-get install ${missing[*]}"
+    apt-get update -q
+    # Debian would start a system-wide nginx; the tests start their own.
+    local policy=/usr/sbin/policy-rc.d ours=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod +x "$policy"; ours=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+    [ -z "$ours" ] || rm -f "$policy"
+}
+
+PACKAGES=("moto[server]==5.2.5" blake3==1.0.11 zstandard==0.25.0 numpy==2.4.6 safetensors==0.8.0)
+
+install_python_packages() {
+    local want
+    want="$(sha256sum <tests/setup.sh)"
+    [ "$(cat "$STAMP" 2>/dev/null)" = "$want" ] && return
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed"
+    python3 -m venv --clear "$VENV"
+    "$VENV/bin/pip" install -q "${PACKAGES[@]}"
+    "$VENV/bin/python" -c 'import blake3, moto.server, numpy, safetensors, zstandard' || fail "a package does not import"
+    echo "$want" >"$STAMP"
+}
+
+install_debian_packages
+install_python_packages
+echo "tests/setup.sh: ready in $VENV"
