@@ -292,7 +292,9 @@ fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> 
     let mut end = 0;
     let mut run_pack = None;
     for (index, (chunk, pack)) in (0_u32..).zip(chunks.iter().zip(packs)) {
-        if let Some(all) = whole.get(pack) {
+        if let Some(all) = whole.get(pack)
+            && all.binary_search(&index).is_ok()
+        {
             if started.insert(*pack) {
                 fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
             }
@@ -327,18 +329,20 @@ fn whole_packs(
         by_pack.entry(*pack).or_default().push(index);
     }
     by_pack.retain(|pack, own| {
-        let get = |index: &u32| chunks.get(*index as usize);
-        let wanted: u64 = own.iter().filter_map(get).map(|chunk| u64::from(chunk.len)).sum();
-        // Offsets that do not rise in the order of need would fetch late chunks first, and chunks
-        // that overlap are asked for twice: ranges serve those.
-        let rising = own.windows(2).all(|pair| match pair {
-            [a, b] => match (get(a), get(b)) {
-                (Some(a), Some(b)) => a.offset.saturating_add(a.len) <= b.offset,
-                _ => false,
-            },
-            _ => true,
+        let (mut at, mut wanted) = (0, 0);
+        // What does not rise in the order of need (a chunk that an earlier tensor shares, mostly)
+        // is asked for apart.
+        own.retain(|index| {
+            let Some(chunk) = chunks.get(*index as usize) else { return false };
+            let start = u64::from(chunk.offset);
+            if start < at {
+                return false;
+            }
+            at = start + u64::from(chunk.len);
+            wanted += u64::from(chunk.len);
+            true
         });
-        rising && options.pack_ends.get(pack).is_some_and(|&end| wanted * 10 >= end * 9)
+        options.pack_ends.get(pack).is_some_and(|&end| wanted * 10 >= end * 9)
     });
     by_pack
 }
