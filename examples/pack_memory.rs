@@ -29,8 +29,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let store = Store::new(Arc::new(ObjectBackend::memory()));
     let start = Instant::now();
-    let report =
-        pack(&path, &store, (&"bench".parse()?, &"latest".parse()?), options, runtime.handle(), &())?;
+    let report = pack(
+        &path,
+        &store,
+        (&"bench".parse()?, &"latest".parse()?),
+        options,
+        runtime.handle(),
+        &(),
+    )?;
     let object = serde_json::json!({
         "seconds": start.elapsed().as_secs_f64(),
         "raw_bytes": report.totals.raw_bytes,

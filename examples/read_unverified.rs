@@ -47,7 +47,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (backend, work) = (backend.clone(), work.clone());
         tasks.push(match backend.reads_block() {
             true => tokio::task::spawn_blocking(move || {
-                tokio::runtime::Handle::current().block_on(read(backend, work, BUDGET / connections))
+                tokio::runtime::Handle::current().block_on(read(
+                    backend,
+                    work,
+                    BUDGET / connections,
+                ))
             }),
             false => tokio::spawn(read(backend, work, BUDGET / connections)),
         });

@@ -78,7 +78,8 @@ async fn make(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
             extents.push(Extent::Tensor { ordinal });
             size += len;
             let digest = ContentDigest::of(name.as_bytes());
-            let entry = TensorEntry { ordinal, file: 0, name, dtype: Dtype::BF16, shape, digest, grid };
+            let entry =
+                TensorEntry { ordinal, file: 0, name, dtype: Dtype::BF16, shape, digest, grid };
             entries.tensors.push((entry, records));
             ordinal += 1;
         }

@@ -14,7 +14,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let trust = TrustSet::load(std::slice::from_ref(key))?;
     let options = OpenOptions { trust, ..OpenOptions::default() };
-    let artifact = Artifact::open(vec![source::url::open(store)?], &name.parse()?, &options).await?;
+    let artifact =
+        Artifact::open(vec![source::url::open(store)?], &name.parse()?, &options).await?;
     let wanted = artifact.want(&Selection::new(&[tensor])?, None).await?;
     let mut loader = artifact.load(wanted, &LoadOptions::default());
     while let Some(tensor) = loader.next().await {

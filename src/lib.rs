@@ -44,6 +44,7 @@ pub mod codec;
 pub mod dtype;
 pub mod edge;
 pub mod format;
+mod huge;
 pub mod id;
 pub mod load_state;
 pub mod loader;

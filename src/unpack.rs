@@ -157,7 +157,8 @@ impl Target {
         path.push(name);
         // Short whatever the name's length; the process id keeps two runs apart.
         let temporary = format!(".tenpak-{}.part", std::process::id());
-        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+        let flags =
+            OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
         let mode = Mode::from_raw_mode(if entry.executable { 0o777 } else { 0o666 });
         let file = openat(&folder, temporary.as_str(), flags, mode).map_err(|e| io(&path, e))?;
         let name = name.to_owned();

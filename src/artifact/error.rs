@@ -13,6 +13,11 @@ pub enum ArtifactError {
     /// There is no such artifact or tensor.
     #[error("{what} is not in {location}")]
     NotFound { what: String, location: String },
+    /// What a ref names is missing.
+    #[error(
+        "{what}, which {by} names, is missing from {location}; restore it from a mirror, or pack again"
+    )]
+    Incomplete { what: String, by: String, location: String },
     /// A prefix of an id fits several artifacts.
     #[error("@{prefix} is ambiguous: {first} and {second} begin so; give more digits")]
     Ambiguous { prefix: String, first: ManifestId, second: ManifestId },
@@ -42,7 +47,9 @@ impl ArtifactError {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Ambiguous { .. } | Self::Pattern { .. } => ErrorKind::Other,
             Self::Source(error) => ErrorKind::of_source(error),
-            Self::Format { .. } | Self::Trust(_) => ErrorKind::Verification,
+            Self::Format { .. } | Self::Trust(_) | Self::Incomplete { .. } => {
+                ErrorKind::Verification
+            }
         }
     }
 }

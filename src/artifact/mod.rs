@@ -68,7 +68,7 @@ pub struct Artifact {
 /// Tensors with their chunks and places.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// In load order.
+    /// In the order in which they are delivered.
     pub tensors: Vec<Arc<Want>>,
     /// Where the known chunks of each pack end, if the whole table was read.
     pub pack_ends: HashMap<PackId, u64>,
@@ -108,7 +108,14 @@ impl Artifact {
         let signatures =
             options.trust.key_ids().map(|(key, method)| reader.signature(id, key, method));
         let (manifest, signatures) =
-            future::try_join(reader.manifest(id), future::try_join_all(signatures)).await?;
+            future::try_join(reader.manifest(id), future::try_join_all(signatures)).await.map_err(
+                |error| match (error, &name) {
+                    (ArtifactError::NotFound { what, location }, Some((name, tag))) => {
+                        ArtifactError::Incomplete { what, location, by: format!("{name}:{tag}") }
+                    }
+                    (other, _) => other,
+                },
+            )?;
         let (manifest, bytes) = manifest;
         let mut keys = Vec::new();
         if !options.trust.is_empty() {
@@ -154,7 +161,7 @@ impl Artifact {
         }
     }
 
-    /// The selected tensors, or a rank's part of each.
+    /// The selected tensors, or a rank's part of each: pattern by pattern, in load order within one.
     pub async fn want(
         &self,
         selection: &Selection,
@@ -173,6 +180,7 @@ impl Artifact {
         let pages = self.pages(&indexes).await?;
         let mut wanted = Wanted::default();
         let mut matched: BTreeSet<usize> = BTreeSet::new();
+        let mut ranked = Vec::new();
         for (page, places) in pages {
             let Entries::Tensors(list) = page.entries else { continue };
             for listed in list {
@@ -190,24 +198,20 @@ impl Artifact {
                         *end = (*end).max(u64::from(place.offset) + u64::from(record.stored_len));
                     }
                 }
-                let meant = match selection {
-                    Selection::All => true,
+                // Which pattern asks for it first.
+                let rank = match selection {
+                    Selection::All => Some(0),
                     Selection::Patterns(patterns) => {
                         let hits =
                             (0..).zip(patterns).filter(|(_, p)| p.matches(&listed.entry.name));
                         let hits: Vec<usize> = hits.map(|(index, _)| index).collect();
                         matched.extend(&hits);
-                        !hits.is_empty()
+                        hits.first().copied()
                     }
                 };
-                if meant {
-                    let places = own.to_vec();
-                    wanted.tensors.push(Arc::new(Want::new(
-                        listed.entry,
-                        listed.records,
-                        places,
-                        shard,
-                    )));
+                if let Some(rank) = rank {
+                    let want = Want::new(listed.entry, listed.records, own.to_vec(), shard);
+                    ranked.push((rank, Arc::new(want)));
                 }
             }
         }
@@ -218,7 +222,8 @@ impl Artifact {
             let what = format!("a tensor called {:?} of artifact {}", missing.as_str(), self.id);
             return Err(ArtifactError::NotFound { what, location: self.reader.location() });
         }
-        wanted.tensors.sort_by_key(|want| want.entry.ordinal);
+        ranked.sort_by_key(|(rank, want)| (*rank, want.entry.ordinal));
+        wanted.tensors = ranked.into_iter().map(|(_, want)| want).collect();
         Ok(wanted)
     }
 

@@ -13,7 +13,8 @@ use crate::format::page::PageKind;
 pub enum Selection {
     /// All, in load order.
     All,
-    /// Those whose name matches one of the patterns, in load order. Every pattern must match one.
+    /// Those whose name matches one of the patterns: the first pattern's first, in load order within
+    /// one pattern. Every pattern must match a tensor.
     Patterns(Vec<Pattern>),
 }
 

@@ -25,10 +25,10 @@ impl Edge {
             Failure::failed(format!("{what} {}: {error}", self.listen))
         };
         let origin = crate::source::url::open(&self.origin)?;
-        let listener =
-            TcpListener::bind(self.listen).await.map_err(|error| failed("cannot listen on", error))?;
-        let address =
-            listener.local_addr().map_err(|error| failed("no address for", error))?;
+        let listener = TcpListener::bind(self.listen)
+            .await
+            .map_err(|error| failed("cannot listen on", error))?;
+        let address = listener.local_addr().map_err(|error| failed("no address for", error))?;
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| failed("no signals while listening on", error))?;
         let url = format!("http://{address}");

@@ -58,7 +58,9 @@ fn source_status(error: &SourceError) -> u8 {
         SourceErrorKind::NotFound => NOT_FOUND,
         SourceErrorKind::OutOfRange => VERIFICATION,
         SourceErrorKind::Invalid | SourceErrorKind::ReadOnly | SourceErrorKind::Unlistable => USAGE,
-        SourceErrorKind::Protocol | SourceErrorKind::Stalled | SourceErrorKind::Transient => NETWORK,
+        SourceErrorKind::Protocol | SourceErrorKind::Stalled | SourceErrorKind::Transient => {
+            NETWORK
+        }
         _ => FAILED,
     }
 }
@@ -113,6 +115,8 @@ impl From<LoadError> for Failure {
 impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Self {
         let status = match error.kind() {
+            // What a ref or manifest names is missing: the store is damaged.
+            ErrorKind::NotFound if matches!(error, ArtifactError::Source(_)) => VERIFICATION,
             ErrorKind::NotFound => NOT_FOUND,
             ErrorKind::Verification => VERIFICATION,
             ErrorKind::Network => NETWORK,

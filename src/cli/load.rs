@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
-const PIECE: u64 = 16 << 20;
+const PIECE: u64 = 48 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
@@ -87,7 +87,8 @@ impl Load {
         let wanted = runtime.block_on(artifact.want(&selection, self.shard))?;
         let bar = Bar::new(output, "loading");
         bar.begin(wanted.tensors.iter().map(|want| want.cut.len()).sum());
-        let mut options = LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
+        let mut options =
+            LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
         if self.keep {
             options.budget = u64::MAX;
         } else {

@@ -154,11 +154,10 @@ impl Global {
         if let Some(warning) = &found.warning {
             output.note(warning);
         }
-        let (_, bytes) =
-            store.manifest(found.manifest).await.map_err(|error| match artifact {
-                ArtifactSpec::Named { .. } => error.named_by(artifact),
-                ArtifactSpec::Id(_) => error,
-            })?;
+        let (_, bytes) = store.manifest(found.manifest).await.map_err(|error| match artifact {
+            ArtifactSpec::Named { .. } => error.named_by(artifact),
+            ArtifactSpec::Id(_) => error,
+        })?;
         store.check_manifest(trust, found.name(), found.manifest, &bytes).await?;
         Ok(found)
     }
@@ -241,10 +240,9 @@ mod tests {
 
     #[test]
     fn global_flags_stand_before_and_after_the_command() {
-        for args in [
-            ["tenpak", "--store", "s", "--json", "ls"],
-            ["tenpak", "ls", "--store", "s", "--json"],
-        ] {
+        for args in
+            [["tenpak", "--store", "s", "--json", "ls"], ["tenpak", "ls", "--store", "s", "--json"]]
+        {
             let cli = Cli::try_parse_from(args).unwrap();
             assert_eq!((cli.global.store.as_deref(), cli.global.json), (Some("s"), true));
         }

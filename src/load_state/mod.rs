@@ -48,7 +48,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            budget: 128 << 20,
+            budget: 96 << 20,
             connections: 4,
             mirrors: 1,
             stall: Duration::from_secs(30),

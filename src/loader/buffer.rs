@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::huge;
 use crate::format::grid::Rect;
+use crate::huge;
 use crate::plan::Slot;
 use crate::shard::Cut;
 

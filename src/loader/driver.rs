@@ -23,7 +23,7 @@ use crate::source::{Backend, ReadRange, SourceError, SourceErrorKind};
 use crate::verify::DigestMismatch;
 
 /// The most that is kept of buffers that nobody uses.
-const POOL: u64 = 48 << 20;
+const POOL: u64 = 32 << 20;
 /// How long the ends of requests are waited for when everything is delivered.
 const GRACE: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,6 @@ mod buffer;
 mod driver;
 mod error;
 mod fetch;
-mod huge;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};

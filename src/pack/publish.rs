@@ -38,8 +38,9 @@ impl Packed {
         let hints: Vec<_> = hinted(&done).collect();
         let table = self.entries(done)?.into_table()?;
         let place = |record: &crate::format::record::ChunkRecord| {
-            self.places.get(&record.stored).copied().ok_or_else(|| {
-                FormatError::Invalid { what: "layout", why: format!("{} is nowhere", record.stored) }
+            self.places.get(&record.stored).copied().ok_or_else(|| FormatError::Invalid {
+                what: "layout",
+                why: format!("{} is nowhere", record.stored),
             })
         };
         let places: Vec<Place> = table.records.iter().map(place).collect::<Result<_, _>>()?;
@@ -58,12 +59,12 @@ impl Packed {
             self.new_bytes += ensure(store, path, bytes).await?;
         }
         for signer in &self.options.signers {
-            let signature = signer
-                .sign_manifest(id, &manifest_bytes, unix_now())
-                .map_err(StoreError::Trust)?;
+            let signature =
+                signer.sign_manifest(id, &manifest_bytes, unix_now()).map_err(StoreError::Trust)?;
             let path = signature_path(id, &signer.key_id(), signer.method());
-            let path = ObjectPath::new(path).ok_or_else(|| {
-                FormatError::Invalid { what: "signature", why: "its path is not valid".to_owned() }
+            let path = ObjectPath::new(path).ok_or_else(|| FormatError::Invalid {
+                what: "signature",
+                why: "its path is not valid".to_owned(),
             })?;
             self.new_bytes += ensure(store, &path, &signature).await?;
         }

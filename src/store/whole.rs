@@ -77,7 +77,8 @@ impl Whole {
             let page = Page::parse(bytes, place.page.kind, place.page.blake3);
             let page = page.map_err(&damaged_table)?;
             if page.first() != place.page.first {
-                let why = format!("a page begins with {:?}, not {:?}", page.first(), place.page.first);
+                let why =
+                    format!("a page begins with {:?}, not {:?}", page.first(), place.page.first);
                 return Err(damaged_table(FormatError::invalid("table", why)));
             }
             pages.push((page, place.records));
@@ -102,7 +103,8 @@ impl Whole {
     ) -> Result<(), FormatError> {
         let first = self.chunks.len();
         let wrong = |why: &str| FormatError::invalid("table", why);
-        if first as u64 != records.start || page.records().count() as u64 != records.end - records.start
+        if first as u64 != records.start
+            || page.records().count() as u64 != records.end - records.start
         {
             return Err(wrong("a page has another number of records than the manifest says"));
         }
@@ -154,7 +156,9 @@ impl Whole {
                             next += 1;
                             t.byte_len()
                         }
-                        _ => return wrong(format!("{:?}: tensor {ordinal} is misplaced", file.path)),
+                        _ => {
+                            return wrong(format!("{:?}: tensor {ordinal} is misplaced", file.path));
+                        }
                     },
                 };
             }

@@ -50,9 +50,7 @@ impl DirBackend {
     /// The store below `root`, which is made by the first write.
     pub fn new(root: PathBuf) -> Self {
         let location = root.display().to_string();
-        Self {
-            inner: Arc::new(Dir { root, location }),
-        }
+        Self { inner: Arc::new(Dir { root, location }) }
     }
 
     /// The directory.
@@ -63,8 +61,7 @@ impl DirBackend {
     /// Removes temporary files that were last written more than `age` ago, and returns how many.
     /// A living writer touches its file all the time, so with [`STALE_AGE`] none is disturbed.
     pub async fn sweep(&self, age: Duration) -> Result<usize, SourceError> {
-        self.blocking("temporary files", move |dir| dir.sweep(age))
-            .await
+        self.blocking("temporary files", move |dir| dir.sweep(age)).await
     }
 
     /// Runs `work` on a thread made for blocking.
@@ -93,11 +90,7 @@ struct Failure {
 
 impl Failure {
     fn new(kind: SourceErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            cause: None,
-        }
+        Self { kind, message: message.into(), cause: None }
     }
 }
 
@@ -111,11 +104,7 @@ impl From<io::Error> for Failure {
             }
             _ => (SourceErrorKind::Io, "the file system failed"),
         };
-        Self {
-            kind,
-            message: message.to_owned(),
-            cause: Some(error),
-        }
+        Self { kind, message: message.to_owned(), cause: Some(error) }
     }
 }
 
@@ -151,10 +140,7 @@ impl Dir {
             {
                 return Err(Failure::new(
                     SourceErrorKind::Invalid,
-                    format!(
-                        "{} is a symbolic link in the place of a directory",
-                        file.display()
-                    ),
+                    format!("{} is a symbolic link in the place of a directory", file.display()),
                 ));
             }
         }
@@ -168,10 +154,7 @@ impl Dir {
         let file = File::open(self.file_of(path)?)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(Failure::new(
-                SourceErrorKind::NotFound,
-                "not a regular file",
-            ));
+            return Err(Failure::new(SourceErrorKind::NotFound, "not a regular file"));
         }
         let size = meta.len();
         let Some(range) = (match range {
@@ -185,12 +168,7 @@ impl Dir {
         };
         let length = range.end - range.start;
         if length >= LONG_READ {
-            rustix::fs::fadvise(
-                &file,
-                range.start,
-                NonZeroU64::new(length),
-                Advice::Sequential,
-            )?;
+            rustix::fs::fadvise(&file, range.start, NonZeroU64::new(length), Advice::Sequential)?;
         }
         Ok(ObjectReader {
             range: range.clone(),
@@ -239,10 +217,7 @@ impl Dir {
         make_parent(&target)?;
         let lock = self.lock(FlockOperation::LockExclusive)?;
         if !self.is_as(path, expected)? {
-            return Err(Failure::new(
-                SourceErrorKind::Conflict,
-                "the object changed meanwhile",
-            ));
+            return Err(Failure::new(SourceErrorKind::Conflict, "the object changed meanwhile"));
         }
         temp.publish(&target)?;
         // Who reads the new object and builds on it must not see it vanish in a power failure.
@@ -376,10 +351,7 @@ impl Dir {
 }
 
 fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[async_trait]
@@ -400,8 +372,7 @@ impl Backend for DirBackend {
 
     async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), SourceError> {
         let target = path.clone();
-        self.blocking(path.as_str(), move |dir| dir.put(&target, &parts))
-            .await
+        self.blocking(path.as_str(), move |dir| dir.put(&target, &parts)).await
     }
 
     async fn put_if(
@@ -411,16 +382,12 @@ impl Backend for DirBackend {
         content: Bytes,
     ) -> Result<(), SourceError> {
         let target = path.clone();
-        self.blocking(path.as_str(), move |dir| {
-            dir.put_if(&target, &expected, content)
-        })
-        .await
+        self.blocking(path.as_str(), move |dir| dir.put_if(&target, &expected, content)).await
     }
 
     async fn delete(&self, path: &ObjectPath) -> Result<(), SourceError> {
         let target = path.clone();
-        self.blocking(path.as_str(), move |dir| dir.delete(&target))
-            .await
+        self.blocking(path.as_str(), move |dir| dir.delete(&target)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError> {

@@ -15,13 +15,7 @@ use crate::source::{Body, ObjectPath, ObjectReader, SourceError, SourceErrorKind
 
 /// Changes with every write by rename, which makes a new inode.
 pub(super) fn stat_version(meta: &fs::Metadata) -> Version {
-    Version(format!(
-        "stat:{}:{}:{}.{}",
-        meta.ino(),
-        meta.len(),
-        meta.mtime(),
-        meta.mtime_nsec()
-    ))
+    Version(format!("stat:{}:{}:{}.{}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// A small object read at once, so that its version is that of the bytes delivered.

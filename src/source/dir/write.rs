@@ -29,18 +29,12 @@ impl Temp {
         let name = format!(
             "{}-{:x}-{}",
             std::process::id(),
-            SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_nanos(),
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos(),
             NEXT_TEMP.fetch_add(1, Ordering::Relaxed)
         );
         fs::create_dir_all(folder)?;
         let path = folder.join(name);
-        let file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .open(&path)?;
+        let file = OpenOptions::new().create_new(true).write(true).open(&path)?;
         let temp = Self { path, kept: true };
         write_parts(&file, parts)?;
         // The data, its length included; times may lag.
@@ -70,12 +64,8 @@ fn write_parts(mut file: &File, parts: &[Bytes]) -> Result<(), Failure> {
     let mut rest: Vec<Bytes> = parts.iter().filter(|p| !p.is_empty()).cloned().collect();
     rest.reverse();
     while !rest.is_empty() {
-        let slices: Vec<IoSlice<'_>> = rest
-            .iter()
-            .rev()
-            .take(64)
-            .map(|p| IoSlice::new(p))
-            .collect();
+        let slices: Vec<IoSlice<'_>> =
+            rest.iter().rev().take(64).map(|p| IoSlice::new(p)).collect();
         let mut n = match file.write_vectored(&slices) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             Ok(n) => n,

@@ -1,5 +1,5 @@
-//! Huge pages for large buffers: a page fault per 2 MiB instead of one per 4 KiB. The one place of
-//! the loader with `unsafe`.
+//! Huge pages for large buffers: a page fault per 2 MiB instead of one per 4 KiB. The one place with
+//! `unsafe` for it.
 
 /// Buffers below this size are left alone.
 const MIN: usize = 4 << 20;
