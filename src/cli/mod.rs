@@ -4,6 +4,7 @@
 //! line of standard output is one object.
 
 mod bytes;
+mod cp;
 mod error;
 mod gc;
 mod keys;
@@ -78,6 +79,10 @@ enum Command {
     Verify(verify::Verify),
     /// Free what nothing names, after a grace period
     Gc(gc::Gc),
+    /// Copy an artifact to another store: only what it lacks
+    Cp(cp::Cp),
+    /// Mend fragmentation; no artifact's id changes
+    Repack(cp::Repack),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -160,6 +165,8 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
+        Command::Cp(args) => handle.block_on(args.run(global, output)),
+        Command::Repack(args) => handle.block_on(args.run(global, output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())

@@ -17,15 +17,15 @@ use crate::id::{PackId, StoredDigest};
 use crate::store::{Lease, Store, StoreError};
 
 /// Half of what the format allows: two packs travel while a third fills, all within 100 MiB.
-const TARGET: u64 = 32 << 20;
+pub(crate) const TARGET: u64 = 32 << 20;
 /// Packs on their way to the store at a time.
 const IN_FLIGHT: usize = 2;
 
 /// What a pack's writing added to the store.
-struct Stored {
-    id: PackId,
-    places: Vec<(StoredDigest, u32)>,
-    new_bytes: u64,
+pub(crate) struct Stored {
+    pub(crate) id: PackId,
+    pub(crate) places: Vec<(StoredDigest, u32)>,
+    pub(crate) new_bytes: u64,
 }
 
 /// Gathers chunks into packs and stores them.
@@ -117,7 +117,7 @@ impl PackWriter {
 
 /// Stores one pack. It is in the lease before anything else looks at it, and never takes the name
 /// of a pack that is marked for deletion.
-async fn write(
+pub(crate) async fn write(
     store: Store,
     lease: Lease,
     mut index: PackIndex,

@@ -1,5 +1,6 @@
 //! A store: typed objects over a transport. Everything read here is checked before it is returned.
 
+mod ensure;
 mod error;
 mod lease;
 mod refs;
@@ -22,7 +23,7 @@ use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
 pub use error::StoreError;
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};
-pub use refs::{Lifetime, Published};
+pub use refs::{Lifetime, Published, RefPlaced};
 pub use resolve::{Resolved, ref_object};
 pub use whole::{Placed, Whole};
 
