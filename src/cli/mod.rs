@@ -5,8 +5,10 @@
 
 mod bytes;
 mod cp;
+mod du;
 mod error;
 mod gc;
+mod inspect;
 mod keys;
 mod output;
 mod pack;
@@ -83,6 +85,12 @@ enum Command {
     Cp(cp::Cp),
     /// Mend fragmentation; no artifact's id changes
     Repack(cp::Repack),
+    /// Show an artifact: files, tensors, codecs, signatures
+    Inspect(inspect::Inspect),
+    /// Show what takes how much room
+    Du(du::Du),
+    /// Show what differs between two artifacts
+    Diff(du::DiffCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -167,6 +175,9 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Cp(args) => handle.block_on(args.run(global, output)),
         Command::Repack(args) => handle.block_on(args.run(global, output)),
+        Command::Inspect(args) => handle.block_on(args.run(global, output)),
+        Command::Du(args) => handle.block_on(args.run(global, output)),
+        Command::Diff(args) => handle.block_on(args.run(global, output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())

@@ -279,7 +279,7 @@ async fn split(
 
 /// The signature files of the artifact: all, or, where the source cannot list, those by keys that
 /// are trusted or signed the ref.
-pub(super) async fn signatures(
+pub async fn signatures(
     source: &Store,
     found: &Resolved,
     trust: &TrustSet,
