@@ -5,8 +5,11 @@
 
 mod bytes;
 mod edge;
+mod cp;
+mod du;
 mod error;
 mod gc;
+mod inspect;
 mod keys;
 mod load;
 mod output;
@@ -88,6 +91,16 @@ enum Command {
     Verify(verify::Verify),
     /// Free what nothing names, after a grace period
     Gc(gc::Gc),
+    /// Copy an artifact to another store: only what it lacks
+    Cp(cp::Cp),
+    /// Mend fragmentation; no artifact's id changes
+    Repack(cp::Repack),
+    /// Show an artifact: files, tensors, codecs, signatures
+    Inspect(inspect::Inspect),
+    /// Show what takes how much room
+    Du(du::Du),
+    /// Show what differs between two artifacts
+    Diff(du::DiffCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -220,6 +233,11 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Edge(args) => handle.block_on(args.run(output)),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
+        Command::Cp(args) => handle.block_on(args.run(global, output)),
+        Command::Repack(args) => handle.block_on(args.run(global, output)),
+        Command::Inspect(args) => handle.block_on(args.run(global, output)),
+        Command::Du(args) => handle.block_on(args.run(global, output)),
+        Command::Diff(args) => handle.block_on(args.run(global, output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenpak", &mut std::io::stdout());
             Ok(())

@@ -22,7 +22,8 @@ fn named(spec: &ArtifactSpec) -> Result<(&ArtifactName, &Tag), Failure> {
     }
 }
 
-fn signers(paths: &[PathBuf]) -> Result<Vec<Signer>, Failure> {
+/// The signers of these key files.
+pub(super) fn signers(paths: &[PathBuf]) -> Result<Vec<Signer>, Failure> {
     paths.iter().map(|path| Ok(Signer::load(path, None)?)).collect()
 }
 

@@ -279,7 +279,7 @@ impl Live {
     }
 
     /// Reads what the hints among `objects` say.
-    async fn read_hints(
+    pub(super) async fn read_hints(
         &mut self,
         store: &Store,
         objects: &[ObjectInfo],

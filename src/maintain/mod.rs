@@ -5,13 +5,24 @@
 //! changes an artifact's identifier.
 
 mod chunks;
+mod copy;
+mod diff;
 mod error;
 mod gc;
+mod inspect;
 mod marks;
 pub mod order;
+mod packs;
+mod repack;
+mod usage;
 mod verify;
 
+pub use copy::{CopyOptions, CopyReport, copy, signatures};
+pub use diff::{Change, Diff, diff};
 pub use error::MaintainError;
 pub use gc::{CollectOptions, Collected, collect};
+pub use inspect::{Encoding, Group, Inspection, inspect};
 pub use marks::{Decision, LeaseState, decide};
+pub use repack::{RepackOptions, Repacked, repack};
+pub use usage::{ArtifactUsage, Kind, StoreUsage, artifact_usage, store_usage};
 pub use verify::{Damage, VerifyReport, verify, verify_store};

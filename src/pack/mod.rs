@@ -9,7 +9,7 @@ mod cut;
 pub(crate) mod link;
 mod pool;
 mod publish;
-mod writer;
+pub(crate) mod writer;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;

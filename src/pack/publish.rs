@@ -56,7 +56,7 @@ impl Packed {
         ];
         lease.add(objects.iter().map(|(path, _)| path.clone())).await?;
         for (path, bytes) in &objects {
-            self.new_bytes += ensure(store, path, bytes).await?;
+            self.new_bytes += store.ensure(path, bytes).await?;
         }
         for signer in &self.options.signers {
             let signature =
@@ -66,13 +66,13 @@ impl Packed {
                 what: "signature",
                 why: "its path is not valid".to_owned(),
             })?;
-            self.new_bytes += ensure(store, &path, &signature).await?;
+            self.new_bytes += store.ensure(&path, &signature).await?;
         }
         let published =
             store.publish(name, tag, id, &self.options.signers, self.options.lifetime).await?;
         // A collection may have run between the look at what exists and the ref.
         for (path, bytes) in &objects {
-            self.new_bytes += ensure(store, path, bytes).await?;
+            self.new_bytes += store.ensure(path, bytes).await?;
         }
         let hint = Bytes::from(ByTensor::new(id).to_bytes()?);
         let put = |path: ObjectPath| {
@@ -124,19 +124,4 @@ fn hinted(done: &[Done]) -> impl Iterator<Item = ObjectPath> + '_ {
         let wanted = done.unit.len >= MIN_HINT || (first && done.unit.len > 0);
         (done.written && wanted).then(|| paths::by_tensor(done.unit.digest))
     })
-}
-
-/// Writes the object unless it is there just so, and takes away a tombstone. Returns the bytes
-/// written.
-async fn ensure(store: &Store, path: &ObjectPath, bytes: &Bytes) -> Result<u64, StoreError> {
-    let backend = store.backend();
-    let tombstone = paths::tombstone(path);
-    if backend.head(&tombstone).await?.is_some() {
-        backend.delete(&tombstone).await?;
-    }
-    if store.read_optional(path, bytes.len()).await.ok().flatten().as_ref() == Some(bytes) {
-        return Ok(0);
-    }
-    backend.put(path, vec![bytes.clone()]).await?;
-    Ok(bytes.len() as u64)
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -18,17 +18,17 @@ use crate::id::{PackId, StoredDigest};
 use crate::store::{Lease, Store, StoreError};
 
 /// Half of what the format allows: two packs travel while a third fills, all within 100 MiB.
-const TARGET: u64 = 32 << 20;
+pub(crate) const TARGET: u64 = 32 << 20;
 /// Packs on their way to the store at a time.
 const IN_FLIGHT: usize = 2;
 /// Room for a pack with its index.
 const BUFFER: usize = (TARGET as usize) + (1 << 20);
 
 /// What a pack's writing added to the store.
-struct Stored {
-    id: PackId,
-    places: Vec<(StoredDigest, u32)>,
-    new_bytes: u64,
+pub(crate) struct Stored {
+    pub(crate) id: PackId,
+    pub(crate) places: Vec<(StoredDigest, u32)>,
+    pub(crate) new_bytes: u64,
 }
 
 /// Gathers chunks into packs and stores them.
@@ -99,7 +99,13 @@ impl PackWriter {
             self.settle_one()?;
         }
         let (store, lease) = (self.store.clone(), self.lease.clone());
-        let write = write(store, lease, index, data, self.buffers.clone());
+        let buffers = self.buffers.clone();
+        let parts = move |end: Bytes| {
+            let mut data = data;
+            data.extend_from_slice(&end);
+            vec![buffers.share(data)]
+        };
+        let write = write(store, lease, index, parts);
         self.writing.push_back(self.runtime.spawn(write));
         Ok(())
     }
@@ -126,13 +132,13 @@ impl PackWriter {
 }
 
 /// Stores one pack. It is in the lease before anything else looks at it, and never takes the name
-/// of a pack that is marked for deletion.
-async fn write(
+/// of a pack that is marked for deletion. `parts` is given the bytes after the chunks and returns the
+/// whole pack.
+pub(crate) async fn write(
     store: Store,
     lease: Lease,
     mut index: PackIndex,
-    mut data: BytesMut,
-    buffers: Buffers,
+    parts: impl FnOnce(Bytes) -> Vec<Bytes> + Send,
 ) -> Result<Stored, StoreError> {
     let mut places = Vec::with_capacity(index.chunks().len());
     for (range, record) in index.places() {
@@ -154,9 +160,8 @@ async fn write(
         if present {
             return Ok(Stored { id, places, new_bytes: 0 });
         }
-        data.extend_from_slice(&bytes);
-        data.extend_from_slice(&trailer.to_bytes());
-        store.backend().put(&path, vec![buffers.share(data)]).await?;
+        let end = [&bytes[..], &trailer.to_bytes()].concat();
+        store.backend().put(&path, parts(end.into())).await?;
         return Ok(Stored { id, places, new_bytes: len });
     }
 }

@@ -1,5 +1,6 @@
 //! A store: typed objects over a transport. Everything read here is checked before it is returned.
 
+mod ensure;
 mod error;
 mod lease;
 mod refs;
@@ -11,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use crate::format::FormatError;
 use crate::format::limits::{MAX_MANIFEST, MAX_SMALL};
 use crate::format::manifest::Manifest;
 use crate::format::pack::{PackIndex, Trailer};
@@ -22,7 +24,7 @@ use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
 pub use error::StoreError;
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};
-pub use refs::{Lifetime, Published};
+pub use refs::{Lifetime, Published, RefPlaced};
 pub use resolve::{Resolved, ref_object};
 pub use whole::{Placed, Whole};
 
@@ -84,8 +86,20 @@ impl Store {
     /// A whole object of at most `limit` bytes.
     pub async fn read(&self, path: &ObjectPath, limit: usize) -> Result<Bytes, StoreError> {
         let limit = limit as u64;
-        let read = read_all(&*self.backend, path, ReadRange::Full, limit, &self.retry).await;
-        Ok(read.map(|(bytes, _)| bytes)?)
+        match read_all(&*self.backend, path, ReadRange::Full, limit, &self.retry).await {
+            Ok((bytes, _)) => Ok(bytes),
+            // A body beyond the limit may be the host's fault, or the object may be too long.
+            Err(error) if error.kind == SourceErrorKind::Protocol => {
+                match self.backend.head(path).await {
+                    Ok(Some(info)) if info.size > limit => {
+                        let (what, value) = ("object", info.size);
+                        Err(StoreError::format(self, path)(FormatError::Limit { what, value, limit }))
+                    }
+                    _ => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A whole object, or `None` if it is missing.

@@ -39,7 +39,74 @@ pub struct Published {
     pub replaced: Option<ManifestId>,
 }
 
+/// What became of a ref that was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefPlaced {
+    /// It was written, and the index lists it.
+    Written,
+    /// It was written, but nobody could sign the index, which was signed before.
+    Unlisted,
+    /// It was there.
+    Same,
+    /// A newer one was there and stays.
+    Kept {
+        /// The version of that one.
+        version: u64,
+    },
+}
+
 impl Store {
+    /// Puts a ref that another store published here, as it is, unless a newer one is here.
+    pub async fn place_ref(
+        &self,
+        envelope: &Envelope<RefBody>,
+        force: bool,
+        signers: &[Signer],
+        lifetime: Lifetime,
+    ) -> Result<RefPlaced, StoreError> {
+        let body = envelope.body();
+        let (name, tag) = (&body.name, &body.tag);
+        let path = object_path(&ref_path(name, tag), RefBody::WHAT)?;
+        let bytes = Bytes::from(envelope.to_bytes()?);
+        let mut placed = RefPlaced::Written;
+        self.update::<RefBody>(&path, |previous| {
+            placed = match previous {
+                Some(old) if old == body => RefPlaced::Same,
+                Some(old) if old.version >= body.version && !force => {
+                    RefPlaced::Kept { version: old.version }
+                }
+                _ => RefPlaced::Written,
+            };
+            // The same body may have gained signatures, which only they who ask for it replace.
+            let write = placed == RefPlaced::Written || (placed == RefPlaced::Same && force);
+            Ok(write.then(|| bytes.clone()))
+        })
+        .await?;
+        if matches!(placed, RefPlaced::Kept { .. }) {
+            return Ok(placed);
+        }
+        let index = object_path(INDEX_PATH, IndexBody::WHAT)?;
+        let (mut listed, mut signed) = (None, false);
+        if let Some(bytes) = self.read_optional(&index, IndexBody::LIMIT).await? {
+            let index = self.parse_document::<IndexBody>(&index, &bytes)?;
+            signed = index.claimed_keys().next().is_some();
+            listed = index.body().get(name, tag).cloned();
+        }
+        let (manifest, version) = (body.manifest, body.version);
+        let entry = IndexEntry { manifest, name: name.clone(), tag: tag.clone(), version };
+        if listed.as_ref() == Some(&entry) {
+            return Ok(placed);
+        }
+        if signed && signers.iter().all(|signer| signer.method() != Method::Ed25519) {
+            return Ok(RefPlaced::Unlisted);
+        }
+        if listed.is_some_and(|old| old.version >= version) && force {
+            self.update_index(name, tag, None, signers, lifetime).await?;
+        }
+        self.update_index(name, tag, Some(entry), signers, lifetime).await?;
+        Ok(placed)
+    }
+
     /// Points `name:tag` to `manifest`, signed by those of `signers` that can sign refs, and brings
     /// the index up to date. A lost race is run again on what the winner wrote.
     pub async fn publish(

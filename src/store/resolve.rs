@@ -119,6 +119,7 @@ impl Store {
                 };
                 let bytes = match self.read_optional(&path, MAX_SIGNATURE).await {
                     // Longer than a signature can be: as good as none.
+                    Err(StoreError::Damaged { .. }) => None,
                     Err(StoreError::Source(e)) if e.kind == SourceErrorKind::Protocol => None,
                     other => other?,
                 };

@@ -167,7 +167,7 @@ async fn check_file(
 ) -> Result<FilesReport, MaintainError> {
     let mut report = FilesReport::default();
     let whole = job.whole.clone();
-    let Some((entry, _)) = whole.files.get(file) else { return Ok(report) };
+    let Some((entry, first_chunk)) = whole.files.get(file) else { return Ok(report) };
     let path = entry.path.clone();
     let decoded_len = |chunk: usize| {
         whole.chunks.get(chunk).map_or(0, |chunk| u64::from(chunk.record.decoded_len))
@@ -192,6 +192,17 @@ async fn check_file(
         unit_broken: false,
         file_broken: false,
     };
+    for unit in units.iter().filter(|unit| unit.chunks.is_empty()) {
+        let found = ContentDigest::of(b"");
+        if found != unit.digest {
+            let error = format!("no bytes have digest {found}, not {}", unit.digest);
+            let mut damage = Damage::new(Some(whole.id), error);
+            let tensor = unit.tensor.and_then(|t| whole.tensors.get(t));
+            damage.tensor = tensor.map(|(tensor, _)| tensor.name.clone());
+            damage.file = Some(path.clone());
+            report.damaged.push(damage);
+        }
+    }
     while let Some(mut output) = outputs.try_next().await? {
         let Some(unit) = units.get(output.unit) else { continue };
         let tensor = unit.tensor.and_then(|t| whole.tensors.get(t)).map(|(t, _)| t.name.clone());
@@ -199,7 +210,8 @@ async fn check_file(
             damage.file = Some(path.clone());
             damage.tensor = tensor.clone();
             // Content is counted over the whole file, as the chunks of a tensor over the tensor.
-            damage.chunk = damage.chunk.map(|chunk| chunk - unit.chunks.start as u64);
+            let first = if tensor.is_some() { unit.chunks.start } else { *first_chunk };
+            damage.chunk = damage.chunk.map(|chunk| chunk.saturating_sub(first as u64));
             if !report.damaged.contains(&damage) {
                 report.damaged.push(damage);
             }

@@ -150,7 +150,7 @@ pub async fn verify_store(
 }
 
 /// Where the store's refs lie: what it lists, or else what its index says.
-async fn ref_paths(store: &Store) -> Result<Vec<ObjectPath>, StoreError> {
+pub(super) async fn ref_paths(store: &Store) -> Result<Vec<ObjectPath>, StoreError> {
     match store.list("refs/").await {
         Ok(listed) => {
             let paths = listed.into_iter().map(|info| info.path);

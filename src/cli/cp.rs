@@ -1,0 +1,124 @@
+//! `tenpak cp` and `tenpak repack`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::error::Failure;
+use super::output::Output;
+use super::progress::Bar;
+use super::refs::signers;
+use super::{Global, artifact, bytes};
+use crate::format::name::ArtifactSpec;
+use crate::maintain::{CopyOptions, RepackOptions, copy, repack};
+use crate::store::{RefPlaced, Store};
+use crate::trust::SeenRefs;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Cp {
+    /// What to copy
+    #[arg(value_parser = artifact)]
+    artifact: ArtifactSpec,
+    /// The store that it goes to
+    #[arg(long, value_name = "STORE")]
+    to: String,
+    /// Replace the name there even if it is newer
+    #[arg(long)]
+    force: bool,
+    /// Sign the index of names there with this secret key (repeatable)
+    #[arg(long, value_name = "KEY")]
+    sign: Vec<PathBuf>,
+}
+
+impl Cp {
+    pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
+        let (source, trust) = (global.store()?, global.trust()?);
+        let target = Store::new(crate::source::url::open(&self.to)?);
+        let found = source.resolve_trusted(&self.artifact, &trust, &SeenRefs::of_user()).await?;
+        if let Some(warning) = &found.warning {
+            output.note(warning);
+        }
+        let (_, manifest) = source.manifest(found.manifest).await?;
+        source.check_manifest(&trust, found.name(), found.manifest, &manifest).await?;
+        let options = CopyOptions { force: self.force, signers: signers(&self.sign)? };
+        let bar = Bar::new(output, "copying");
+        let report = copy(&source, &found, &target, &trust, &options, &bar).await?;
+        drop(bar);
+        match report.placed {
+            Some(RefPlaced::Kept { version }) => output.note(format!(
+                "{}: {} is newer there, as version {version}, and stays; --force replaces it",
+                self.to, self.artifact
+            )),
+            Some(RefPlaced::Unlisted) => output.note(format!(
+                "{}: its index of names is signed and does not list {} yet; give --sign KEY",
+                self.to, self.artifact
+            )),
+            _ => {}
+        }
+        let kept = matches!(report.placed, Some(RefPlaced::Kept { .. }));
+        let object = json!({
+            "manifest": report.manifest,
+            "copied_bytes": report.copied_bytes,
+            "objects": report.objects,
+            "skipped_bytes": report.skipped_bytes,
+            "ref_kept": kept,
+        });
+        output.result(object, || {
+            format!(
+                "@{}  {} copied in {} objects, {} was there",
+                report.manifest,
+                bytes::size(report.copied_bytes),
+                report.objects,
+                bytes::size(report.skipped_bytes)
+            )
+        })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Repack {
+    /// What to repack [default: whatever the store's refs name]
+    #[arg(value_name = "ARTIFACT", value_parser = artifact)]
+    artifacts: Vec<ArtifactSpec>,
+    /// Rewrite what lies in more runs of chunks than this per GiB
+    #[arg(long, value_name = "N", default_value_t = 16.0)]
+    runs_per_gib: f64,
+    /// Rewrite in any case
+    #[arg(long)]
+    force: bool,
+}
+
+impl Repack {
+    pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
+        let store = global.store()?;
+        let options = RepackOptions { runs_per_gib: self.runs_per_gib, force: self.force };
+        let mut ids = Vec::new();
+        for artifact in &self.artifacts {
+            ids.push(store.resolve(artifact).await?.manifest);
+        }
+        if self.artifacts.is_empty() {
+            ids.extend(store.refs().await?.iter().map(|envelope| envelope.body().manifest));
+        }
+        ids.sort();
+        ids.dedup();
+        let mut done = Vec::new();
+        for id in ids {
+            let bar = Bar::new(output, "repacking");
+            done.push(repack(&store, id, options, &bar).await?);
+        }
+        output.result(json!({"artifacts": done}), || {
+            let mut text = String::new();
+            for one in &done {
+                let what = match one.rewritten {
+                    true => format!("{} runs of chunks are now {}", one.runs_before, one.runs_after),
+                    false => format!("{} runs of chunks, left as it is", one.runs_before),
+                };
+                text += &format!("@{}  {what}\n", one.manifest);
+            }
+            if done.iter().any(|one| one.rewritten) {
+                text += "`tenpak gc` frees the old packs\n";
+            }
+            text
+        })
+    }
+}

@@ -1,0 +1,203 @@
+//! `tenpak inspect`.
+
+use serde_json::{Value, json};
+
+use super::error::Failure;
+use super::output::Output;
+use super::{Global, artifact, bytes};
+use crate::format::name::ArtifactSpec;
+use crate::format::page::{FileEntry, TensorEntry};
+use crate::id::to_hex;
+use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
+use crate::store::{Resolved, Store, Whole, unix_now};
+use crate::trust::{KeyId, Method, SeenRefs, TrustSet};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Inspect {
+    /// What to look at
+    #[arg(value_parser = artifact)]
+    artifact: ArtifactSpec,
+}
+
+/// A signature file, and whether it counts; `None` if nobody is trusted.
+struct Signature {
+    key: String,
+    method: String,
+    trusted: Option<bool>,
+}
+
+impl Signature {
+    fn to_json(&self) -> Value {
+        json!({"key": self.key, "method": self.method, "trusted": self.trusted})
+    }
+}
+
+async fn signed_by(
+    store: &Store,
+    found: &Resolved,
+    whole: &Whole,
+    trust: &TrustSet,
+) -> Result<Vec<Signature>, Failure> {
+    let mut all = Vec::new();
+    for (path, content) in signatures(store, found, trust).await? {
+        let Some(file) = path.as_str().rsplit('/').next() else { continue };
+        let Some((key, method)) = file.rsplit_once('.') else { continue };
+        let known: Option<(KeyId, Method)> = trust
+            .key_ids()
+            .find(|(id, m)| id.as_str() == key && m.as_str() == method)
+            .map(|(id, m)| (id.clone(), m));
+        let trusted = known.is_some_and(|(id, m)| {
+            let one = [(id, m, content)];
+            let (name, bytes) = (found.name(), &whole.manifest_bytes);
+            trust.verify_manifest(name, whole.id, bytes, &one, unix_now()).is_ok()
+        });
+        let trusted = (!trust.is_empty()).then_some(trusted);
+        all.push(Signature { key: key.to_owned(), method: method.to_owned(), trusted });
+    }
+    Ok(all)
+}
+
+fn file_json(file: &FileEntry) -> Value {
+    json!({
+        "path": file.path,
+        "size": file.size,
+        "executable": file.executable,
+        "sha256": (file.sha256 != [0; 32]).then(|| to_hex(&file.sha256)),
+        "git_sha1": file.git_sha1.map(|digest| to_hex(&digest)),
+        "extents": file.extents.len(),
+    })
+}
+
+fn tensor_json(whole: &Whole, ordinal: usize, tensor: &TensorEntry) -> Value {
+    let (grid, encoding) = (tensor.grid, Encoding::of(whole.tensor_chunks(ordinal)));
+    json!({
+        "name": tensor.name,
+        "file": whole.files.get(tensor.file as usize).map(|(file, _)| &file.path),
+        "dtype": tensor.dtype.name(),
+        "shape": tensor.shape.dims(),
+        "bytes": tensor.byte_len(),
+        "digest": tensor.digest,
+        "grid": {
+            "leading": grid.leading, "rows": grid.rows, "row_bytes": grid.row_bytes,
+            "block_rows": grid.block_rows, "band_bytes": grid.band_bytes,
+        },
+        "chunks": encoding.chunks,
+        "stored_bytes": encoding.stored_bytes,
+        "codecs": encoding.codecs,
+    })
+}
+
+impl Inspect {
+    pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
+        let (store, trust) = (global.store()?, global.trust()?);
+        let found = store.resolve_trusted(&self.artifact, &trust, &SeenRefs::of_user()).await?;
+        let whole = Whole::read(&store, found.manifest).await?;
+        store.check_manifest(&trust, found.name(), whole.id, &whole.manifest_bytes).await?;
+        let signatures = signed_by(&store, &found, &whole, &trust).await?;
+        // A host that cannot tell its other artifacts leaves sharing unknown.
+        let usage = artifact_usage(&store, whole.id).await.ok();
+        let look = inspect(&whole);
+        let by = found.by.as_ref().map(|envelope| envelope.body());
+        let ref_keys: Vec<&str> =
+            found.by.iter().flat_map(|e| e.claimed_keys()).map(KeyId::as_str).collect();
+        let tensors = whole.tensors.iter().enumerate();
+        let object = json!({
+            "manifest": whole.id,
+            "name": by.map(|body| &body.name),
+            "tag": by.map(|body| &body.tag),
+            "version": by.map(|body| body.version),
+            "expires": by.map(|body| body.expires),
+            "ref_signed_by": ref_keys,
+            "model_id": whole.manifest.model_id,
+            "quantization": whole.manifest.quantization,
+            "delta": whole.manifest.delta,
+            "optimization": whole.manifest.optimization,
+            "source": whole.manifest.source,
+            "totals": whole.manifest.totals,
+            "usage": usage,
+            "codecs": look.all.codecs,
+            "signatures": signatures.iter().map(Signature::to_json).collect::<Vec<_>>(),
+            "files": whole.files.iter().map(|(file, _)| file_json(file)).collect::<Vec<_>>(),
+            "tensors": tensors.map(|(i, (t, _))| tensor_json(&whole, i, t)).collect::<Vec<_>>(),
+        });
+        output.result(object, || text(&found, &whole, &signatures, usage.as_ref(), &look, &ref_keys))
+    }
+}
+
+fn text(
+    found: &Resolved,
+    whole: &Whole,
+    signatures: &[Signature],
+    usage: Option<&ArtifactUsage>,
+    look: &Inspection,
+    ref_keys: &[&str],
+) -> String {
+    let totals = whole.manifest.totals;
+    let mut text = format!("manifest   {}\n", whole.id);
+    if let Some(model) = &whole.manifest.model_id {
+        text += &format!("model      {model}\n");
+    }
+    if let Some(by) = found.by.as_ref().map(|envelope| envelope.body()) {
+        let days = by.expires.saturating_sub(unix_now()) / (24 * 60 * 60);
+        let signed = match ref_keys {
+            [] => "unsigned".to_owned(),
+            keys => format!("signed by {}", keys.join(", ")),
+        };
+        text += &format!("name       {}:{}, version {}, {signed}, ", by.name, by.tag, by.version);
+        text += &if by.expires <= unix_now() {
+            "expired\n".to_owned()
+        } else {
+            format!("expires in {days} days\n")
+        };
+    }
+    for signature in signatures {
+        let trusted = match signature.trusted {
+            None => "nobody is trusted",
+            Some(true) => "trusted",
+            Some(false) => "not trusted",
+        };
+        text += &format!("signature  {} {} ({trusted})\n", signature.method, signature.key);
+    }
+    if signatures.is_empty() {
+        text += "signature  none\n";
+    }
+    let ratio = totals.raw_bytes as f64 / totals.stored_bytes.max(1) as f64;
+    let codecs = look.all.codecs.iter().map(|(codec, n)| format!("{n} {codec}"));
+    text += &format!(
+        "size       {} raw, {} stored ({ratio:.2}x), {} chunks: {}\n",
+        bytes::size(totals.raw_bytes),
+        bytes::size(totals.stored_bytes),
+        totals.chunks,
+        codecs.collect::<Vec<_>>().join(", ")
+    );
+    if let Some(usage) = usage {
+        text += &format!(
+            "sharing    {} shared with other artifacts, {} only here, {} used again within\n",
+            bytes::size(usage.shared_bytes),
+            bytes::size(usage.unique_bytes),
+            bytes::size(look.repeated_bytes)
+        );
+    }
+    let mut rows = vec![["FILE", "SIZE"].map(str::to_owned).to_vec()];
+    rows.extend(whole.files.iter().map(|(f, _)| vec![f.path.clone(), bytes::size(f.size)]));
+    text += &format!("\n{}", bytes::table(&rows));
+    if !look.groups.is_empty() {
+        let heading = ["TENSOR", "COUNT", "TYPE", "SHAPE", "SIZE", "STORED", "CODECS"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        for group in &look.groups {
+            let shape = group.shape.dims().iter().map(u64::to_string).collect::<Vec<_>>();
+            let codecs = group.encoding.codecs.keys().cloned().collect::<Vec<_>>();
+            rows.push(vec![
+                group.name.clone(),
+                group.count.to_string(),
+                group.dtype.name().to_owned(),
+                format!("[{}]", shape.join(", ")),
+                bytes::size(group.bytes),
+                bytes::size(group.encoding.stored_bytes),
+                codecs.join(", "),
+            ]);
+        }
+        text += &format!("\n{}", bytes::table(&rows));
+    }
+    text
+}

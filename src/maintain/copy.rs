@@ -1,0 +1,333 @@
+//! Copying an artifact to another store: only what is not there yet, each chunk verified on the way.
+//!
+//! Packs that the artifact needs whole are copied as they are; of others only its chunks, into new
+//! packs, under a layout of the target's own. An interrupted copy left a lease that lists its packs,
+//! so the next one goes on from there. The ref, copied last, keeps its version and signatures.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::error::{MaintainError, is_damage};
+use super::order::{load_order, units};
+use super::packs::{copy_pack, distinct, rewrite};
+use crate::format::layout::{Layout, Place};
+use crate::format::limits::{MAX_SIGNATURE, MAX_SMALL};
+use crate::format::store::{self as paths, ByTensor};
+use crate::id::{ContentDigest, ManifestId, PackId, StoredDigest};
+use crate::pack::Progress;
+use crate::source::{ObjectPath, SourceErrorKind};
+use crate::store::{
+    Lease, Lifetime, Placed, RefPlaced, Resolved, Store, StoreError, Whole, candidates,
+};
+use crate::trust::{KeyId, Method, Signer, TrustSet, signature_path};
+
+/// Units below this size have no hint.
+const MIN_HINT: u64 = 256 << 10;
+/// Small requests at a time.
+const AT_ONCE: usize = 16;
+/// Packs on their way at a time: each may have 64 MiB.
+const PACKS: usize = 2;
+
+/// How to copy.
+#[derive(Debug, Default)]
+pub struct CopyOptions {
+    /// Replace the target's ref even if it is newer.
+    pub force: bool,
+    /// Keys that sign the target's index of names.
+    pub signers: Vec<Signer>,
+}
+
+/// What copying did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyReport {
+    /// The artifact.
+    pub manifest: ManifestId,
+    /// Bytes of every object written.
+    pub copied_bytes: u64,
+    /// Objects written.
+    pub objects: u64,
+    /// Stored bytes of the artifact's chunks that were there already.
+    pub skipped_bytes: u64,
+    /// What became of the ref; `None` if the artifact was addressed by id.
+    pub placed: Option<RefPlaced>,
+}
+
+impl CopyReport {
+    fn wrote(&mut self, bytes: u64) {
+        self.copied_bytes += bytes;
+        self.objects += u64::from(bytes > 0);
+    }
+}
+
+/// Copies the artifact that `found` is in `source` to `target`. Whose signatures are looked for in
+/// a source that cannot list is said by `trust`.
+pub async fn copy(
+    source: &Store,
+    found: &Resolved,
+    target: &Store,
+    trust: &TrustSet,
+    options: &CopyOptions,
+    progress: &dyn Progress,
+) -> Result<CopyReport, MaintainError> {
+    let id = found.manifest;
+    let fresh = target.create().await?;
+    let lease = Lease::take(target).await?;
+    let whole = Whole::read(source, id).await?;
+    let order = load_order(&whole);
+    let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
+    let total: u64 = stored_bytes(&chunks);
+    let mut places = match fresh {
+        true => HashMap::new(),
+        false => present(target, &whole, &chunks, &lease).await?,
+    };
+    let missing: Vec<Placed> =
+        chunks.iter().filter(|chunk| !places.contains_key(&chunk.record.stored)).copied().collect();
+    let mut report = CopyReport {
+        manifest: id,
+        copied_bytes: 0,
+        objects: 0,
+        skipped_bytes: total - stored_bytes(&missing),
+        placed: None,
+    };
+    progress.begin(stored_bytes(&missing));
+    let (packs, rest) = split(source, &missing).await?;
+    let copy = |(pack, index)| copy_pack(source, pack, index, target, &lease, progress);
+    let copies: Vec<_> = packs.into_iter().map(copy).collect();
+    let mut copies = stream::iter(copies).buffer_unordered(PACKS);
+    while let Some(written) = copies.try_next().await? {
+        report.copied_bytes += written.bytes;
+        report.objects += written.packs;
+        places.extend(written.places);
+    }
+    drop(copies);
+    let written = rewrite(source, &rest, target, &lease, progress).await?;
+    report.copied_bytes += written.bytes;
+    report.objects += written.packs;
+    places.extend(written.places);
+    let place = |chunk: &Placed| {
+        let stored = chunk.record.stored;
+        places.get(&stored).copied().ok_or(MaintainError::Nowhere { artifact: id, stored })
+    };
+    let layout: Vec<Place> = whole.chunks.iter().map(place).collect::<Result<_, _>>()?;
+    let table = whole.manifest.table();
+    let table_len = usize::try_from(table.length).unwrap_or(usize::MAX);
+    let table_bytes = source.read(&paths::table(table.table), table_len).await?;
+    let objects = [
+        (paths::table(table.table), table_bytes),
+        (paths::layout(id), Layout { manifest: id, places: layout }.to_bytes().into()),
+        (paths::manifest(id), whole.manifest_bytes.clone()),
+    ];
+    lease.add(objects.iter().map(|(path, _)| path.clone())).await?;
+    for (path, bytes) in &objects {
+        report.wrote(target.ensure(path, bytes).await?);
+    }
+    for (path, bytes) in signatures(source, found, trust).await? {
+        lease.add([path.clone()]).await?;
+        report.wrote(target.ensure(&path, &bytes).await?);
+    }
+    if let Some(envelope) = &found.by {
+        let placed = target
+            .place_ref(envelope, options.force, &options.signers, Lifetime::default())
+            .await?;
+        report.objects += u64::from(placed == RefPlaced::Written);
+        report.placed = Some(placed);
+    }
+    // A collection may have run between the look at what exists and the ref.
+    for (path, bytes) in &objects {
+        report.wrote(target.ensure(path, bytes).await?);
+    }
+    let written: HashSet<StoredDigest> = missing.iter().map(|chunk| chunk.record.stored).collect();
+    hint(target, &whole, &written, &mut report).await?;
+    lease.release().await?;
+    Ok(report)
+}
+
+fn stored_bytes(chunks: &[Placed]) -> u64 {
+    chunks.iter().map(|chunk| u64::from(chunk.record.stored_len)).sum()
+}
+
+/// The digests of the units that may have hints, with those of their chunks.
+fn hinted(whole: &Whole) -> Vec<(ContentDigest, Vec<StoredDigest>)> {
+    let mut hinted = Vec::new();
+    for file in units(whole) {
+        for (i, unit) in file.into_iter().enumerate() {
+            if unit.len >= MIN_HINT || (i == 0 && unit.len > 0) {
+                let chunks = whole.chunks.get(unit.chunks.clone()).unwrap_or_default();
+                let stored = chunks.iter().map(|chunk| chunk.record.stored).collect();
+                hinted.push((unit.digest, stored));
+            }
+        }
+    }
+    hinted
+}
+
+/// The wanted chunks that packs of the target hold already, by their indexes' word. Nobody is
+/// harmed by a pack that lies: its chunks do not verify.
+async fn present(
+    target: &Store,
+    whole: &Whole,
+    wanted: &[Placed],
+    lease: &Lease,
+) -> Result<HashMap<StoredDigest, Place>, MaintainError> {
+    let wanted: HashSet<StoredDigest> = wanted.iter().map(|chunk| chunk.record.stored).collect();
+    // An earlier copy's, an interrupted one's, and packs that go by the same name here and there.
+    let mut packs: BTreeSet<PackId> = candidates(target).await?.into_iter().collect();
+    packs.extend(whole.chunks.iter().map(|chunk| chunk.place.pack));
+    let len = Layout::slice(0..whole.manifest.totals.records).end;
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let own = target.read_optional(&paths::layout(whole.id), len).await.ok().flatten();
+    if let Some(layout) = own.and_then(|bytes| Layout::parse(&bytes, whole.id).ok()) {
+        packs.extend(layout.places.iter().map(|place| place.pack));
+    }
+    let mut places = HashMap::new();
+    look(target, lease, &packs, &wanted, &mut places).await?;
+    // What other artifacts of the target hold.
+    let lacking = |stored: &StoredDigest| !places.contains_key(stored);
+    let asked = hinted(whole).into_iter().filter(|(_, chunks)| chunks.iter().any(lacking));
+    let ask = |(digest, _): (ContentDigest, _)| async move {
+        let hint = target.read_optional(&paths::by_tensor(digest), MAX_SMALL).await?;
+        Ok::<_, MaintainError>(hint.and_then(|hint| ByTensor::parse(&hint).ok()))
+    };
+    let ask: Vec<_> = asked.map(ask).collect();
+    let hints: Vec<_> = stream::iter(ask).buffer_unordered(AT_ONCE).try_collect().await?;
+    let artifacts: BTreeSet<ManifestId> = hints.into_iter().flatten().map(|h| h.manifest).collect();
+    let mut more = BTreeSet::new();
+    for other in artifacts.into_iter().filter(|other| *other != whole.id) {
+        // One that cannot be read only costs what it would have saved.
+        let Ok(other) = Whole::read(target, other).await else { continue };
+        let useful = other.chunks.iter().filter(|chunk| {
+            wanted.contains(&chunk.record.stored) && !places.contains_key(&chunk.record.stored)
+        });
+        more.extend(useful.map(|chunk| chunk.place.pack));
+    }
+    more.retain(|pack| !packs.contains(pack));
+    look(target, lease, &more, &wanted, &mut places).await?;
+    Ok(places)
+}
+
+/// Notes where the wanted chunks lie in those of `packs` that are there and not marked. They are in
+/// the lease before that is looked at.
+async fn look(
+    target: &Store,
+    lease: &Lease,
+    packs: &BTreeSet<PackId>,
+    wanted: &HashSet<StoredDigest>,
+    places: &mut HashMap<StoredDigest, Place>,
+) -> Result<(), MaintainError> {
+    lease.add(packs.iter().map(|pack| paths::pack(*pack))).await?;
+    let look = |pack: PackId| async move {
+        let path = paths::pack(pack);
+        if target.backend().head(&path).await?.is_none()
+            || target.backend().head(&paths::tombstone(&path)).await?.is_some()
+        {
+            return Ok(None);
+        }
+        match target.pack_index(pack).await {
+            Ok(index) => Ok(Some((pack, index))),
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(MaintainError::from(error)),
+        }
+    };
+    let look: Vec<_> = packs.iter().copied().map(look).collect();
+    let mut found = stream::iter(look).buffered(AT_ONCE);
+    while let Some(found) = found.try_next().await? {
+        let Some((pack, index)) = found else { continue };
+        for (range, record) in index.places() {
+            if wanted.contains(&record.stored) {
+                let offset = u32::try_from(range.start).unwrap_or(u32::MAX);
+                places.entry(record.stored).or_insert(Place { pack, offset });
+            }
+        }
+    }
+    Ok(())
+}
+
+type Indexed = (PackId, crate::format::pack::PackIndex);
+
+/// The source's packs all of whose chunks are missing, and the missing chunks of the others.
+async fn split(
+    source: &Store,
+    missing: &[Placed],
+) -> Result<(Vec<Indexed>, Vec<Placed>), MaintainError> {
+    let lacking: HashSet<StoredDigest> = missing.iter().map(|c| c.record.stored).collect();
+    let mut packs = Vec::new();
+    let mut seen = HashSet::new();
+    for chunk in missing {
+        if seen.insert(chunk.place.pack) {
+            packs.push(chunk.place.pack);
+        }
+    }
+    let read = |pack: PackId| async move {
+        let index = source.pack_index(pack).await.map_err(|error| error.named_by("a layout"))?;
+        Ok::<_, StoreError>((pack, index))
+    };
+    let read: Vec<_> = packs.into_iter().map(read).collect();
+    let read: Vec<Indexed> = stream::iter(read).buffered(AT_ONCE).try_collect().await?;
+    let is_whole =
+        |(_, index): &Indexed| index.chunks().iter().all(|record| lacking.contains(&record.stored));
+    let whole: Vec<Indexed> = read.into_iter().filter(is_whole).collect();
+    let covered: HashSet<StoredDigest> = whole
+        .iter()
+        .flat_map(|(_, index)| index.chunks().iter().map(|record| record.stored))
+        .collect();
+    let rest =
+        missing.iter().filter(|chunk| !covered.contains(&chunk.record.stored)).copied().collect();
+    Ok((whole, rest))
+}
+
+/// The signature files of the artifact: all, or, where the source cannot list, those by keys that
+/// are trusted or signed the ref.
+pub async fn signatures(
+    source: &Store,
+    found: &Resolved,
+    trust: &TrustSet,
+) -> Result<Vec<(ObjectPath, Bytes)>, MaintainError> {
+    let id = found.manifest;
+    let mut paths = Vec::new();
+    match source.list(&format!("signatures/{id}/")).await {
+        Ok(listed) => paths.extend(listed.into_iter().map(|info| info.path)),
+        Err(StoreError::Source(error)) if error.kind == SourceErrorKind::Unlistable => {
+            let claimed = found.by.iter().flat_map(|envelope| envelope.claimed_keys());
+            let claimed = claimed.map(|key| (key, Method::Ed25519));
+            let keys: BTreeSet<(&KeyId, &str)> = trust
+                .key_ids()
+                .chain(claimed)
+                .map(|(key, method)| (key, method.as_str()))
+                .collect();
+            for method in Method::ALL {
+                let own = keys.iter().filter(|(_, name)| *name == method.as_str());
+                paths.extend(own.filter_map(|(k, _)| ObjectPath::new(signature_path(id, k, method))));
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let mut signatures = Vec::new();
+    for path in paths {
+        if let Some(bytes) = source.read_optional(&path, MAX_SIGNATURE).await? {
+            signatures.push((path, bytes));
+        }
+    }
+    Ok(signatures)
+}
+
+/// Hints for the units of which a chunk was written.
+async fn hint(
+    target: &Store,
+    whole: &Whole,
+    written: &HashSet<StoredDigest>,
+    report: &mut CopyReport,
+) -> Result<(), MaintainError> {
+    let bytes = Bytes::from(ByTensor::new(whole.id).to_bytes()?);
+    let new = hinted(whole).into_iter().filter(|(_, c)| c.iter().any(|c| written.contains(c)));
+    let digests: BTreeSet<ContentDigest> = new.map(|(digest, _)| digest).collect();
+    let put = |digest: ContentDigest| {
+        let bytes = bytes.clone();
+        async move { target.backend().put(&paths::by_tensor(digest), vec![bytes]).await }
+    };
+    let put: Vec<_> = digests.into_iter().map(put).collect();
+    report.objects += put.len() as u64;
+    report.copied_bytes += put.len() as u64 * bytes.len() as u64;
+    Ok(stream::iter(put).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
+}

@@ -1,0 +1,132 @@
+//! Looking at an artifact: its tensors by layer, and how well its chunks are encoded.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::dtype::{Dtype, Shape};
+use crate::store::{Placed, Whole};
+
+/// Chunks in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Encoding {
+    /// Chunks.
+    pub chunks: u64,
+    /// Their stored bytes.
+    pub stored_bytes: u64,
+    /// How many use which codec.
+    pub codecs: BTreeMap<String, u64>,
+}
+
+impl Encoding {
+    /// Of these chunks.
+    pub fn of<'a>(chunks: impl IntoIterator<Item = &'a Placed>) -> Self {
+        let mut encoding = Self::default();
+        for chunk in chunks {
+            encoding.chunks += 1;
+            encoding.stored_bytes += u64::from(chunk.record.stored_len);
+            *encoding.codecs.entry(chunk.record.codec.name().into_owned()).or_default() += 1;
+        }
+        encoding
+    }
+
+    fn add(&mut self, other: Self) {
+        self.chunks += other.chunks;
+        self.stored_bytes += other.stored_bytes;
+        for (codec, count) in other.codecs {
+            *self.codecs.entry(codec).or_default() += count;
+        }
+    }
+}
+
+/// Tensors whose names differ only in numbers, of one type and shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The name, with `*`, or `{first..last}`, where the numbers are.
+    pub name: String,
+    /// How many there are.
+    pub count: u64,
+    /// Their element type.
+    pub dtype: Dtype,
+    /// Their shape.
+    pub shape: Shape,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their chunks.
+    pub encoding: Encoding,
+}
+
+/// What a person wants to see of an artifact.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// Tensors by layer, in load order of their firsts.
+    pub groups: Vec<Group>,
+    /// All chunks, counted as often as they are used.
+    pub all: Encoding,
+    /// Stored bytes of chunks that the artifact uses more than once, beyond the first use.
+    pub repeated_bytes: u64,
+}
+
+/// Looks at an artifact.
+pub fn inspect(whole: &Whole) -> Inspection {
+    let mut groups = Vec::<(Group, Vec<(u64, u64)>)>::new();
+    let mut places = BTreeMap::<(Vec<String>, u8, Vec<u64>), usize>::new();
+    for (i, (tensor, _)) in whole.tensors.iter().enumerate() {
+        let (pattern, numbers) = pattern(&tensor.name);
+        let encoding = Encoding::of(whole.tensor_chunks(i));
+        let key = (pattern, tensor.dtype.code(), tensor.shape.dims().to_vec());
+        let at = *places.entry(key).or_insert_with(|| {
+            let group = Group {
+                name: tensor.name.clone(),
+                count: 0,
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+                bytes: 0,
+                encoding: Encoding::default(),
+            };
+            groups.push((group, numbers.iter().map(|&n| (n, n)).collect()));
+            groups.len() - 1
+        });
+        let Some((group, ranges)) = groups.get_mut(at) else { continue };
+        group.count += 1;
+        group.bytes += tensor.byte_len();
+        group.encoding.add(encoding);
+        for (range, number) in ranges.iter_mut().zip(numbers) {
+            *range = (range.0.min(number), range.1.max(number));
+        }
+    }
+    let name = |(group, ranges): (Group, Vec<(u64, u64)>)| {
+        let mut ranges = ranges.into_iter();
+        let segment = |segment: &str| match segment.parse::<u64>() {
+            Err(_) => segment.to_owned(),
+            Ok(_) => match ranges.next() {
+                Some((first, last)) if first != last => format!("{{{first}..{last}}}"),
+                _ => segment.to_owned(),
+            },
+        };
+        let name = group.name.split('.').map(segment).collect::<Vec<_>>().join(".");
+        Group { name, ..group }
+    };
+    let (mut seen, mut repeated) = (HashSet::new(), 0);
+    for chunk in &whole.chunks {
+        if !seen.insert(chunk.record.stored) {
+            repeated += u64::from(chunk.record.stored_len);
+        }
+    }
+    Inspection {
+        groups: groups.into_iter().map(name).collect(),
+        all: Encoding::of(&whole.chunks),
+        repeated_bytes: repeated,
+    }
+}
+
+/// The segments of a name, `*` for numbers, and the numbers.
+fn pattern(name: &str) -> (Vec<String>, Vec<u64>) {
+    let mut numbers = Vec::new();
+    let segment = |segment: &str| match segment.parse::<u64>() {
+        Ok(number) => {
+            numbers.push(number);
+            "*".to_owned()
+        }
+        Err(_) => segment.to_owned(),
+    };
+    (name.split('.').map(segment).collect(), numbers)
+}

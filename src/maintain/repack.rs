@@ -1,0 +1,91 @@
+//! Mending fragmentation: an artifact's chunks into fresh packs, in load order.
+//!
+//! Only the layout changes; the artifact's identifier and everything signed stay. The old packs
+//! are left to the next collection.
+
+use bytes::Bytes;
+
+use super::error::MaintainError;
+use super::order::{load_order, runs};
+use super::packs::{distinct, rewrite};
+use crate::format::layout::Layout;
+use crate::format::store as paths;
+use crate::id::ManifestId;
+use crate::pack::Progress;
+use crate::store::{Lease, Placed, Store, Whole};
+
+/// When to repack.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RepackOptions {
+    /// An artifact is rewritten if it lies in more runs than this per GiB, beyond the first.
+    pub runs_per_gib: f64,
+    /// Rewrite in any case.
+    pub force: bool,
+}
+
+impl Default for RepackOptions {
+    fn default() -> Self {
+        Self { runs_per_gib: 16.0, force: false }
+    }
+}
+
+/// What became of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Repacked {
+    /// The artifact.
+    pub manifest: ManifestId,
+    /// Whether it was rewritten.
+    pub rewritten: bool,
+    /// Runs of neighbouring chunks before.
+    pub runs_before: u64,
+    /// And after.
+    pub runs_after: u64,
+    /// Bytes that the store gained.
+    pub new_bytes: u64,
+}
+
+/// Rewrites the artifact's chunks in load order if it is fragmented.
+pub async fn repack(
+    store: &Store,
+    id: ManifestId,
+    options: RepackOptions,
+    progress: &dyn Progress,
+) -> Result<Repacked, MaintainError> {
+    // Before the first look at what exists.
+    let lease = Lease::take(store).await?;
+    let whole = Whole::read(store, id).await?;
+    let order = load_order(&whole);
+    let in_order = || order.iter().filter_map(|&i| whole.chunks.get(i)).copied();
+    let chunks = distinct(in_order());
+    let runs_before = runs(&chunks);
+    let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.record.stored_len)).sum();
+    let allowed = 1.0 + options.runs_per_gib * bytes as f64 / (1_u64 << 30) as f64;
+    let mut repacked = Repacked {
+        manifest: id,
+        rewritten: false,
+        runs_before,
+        runs_after: runs_before,
+        new_bytes: 0,
+    };
+    if !chunks.is_empty() && (options.force || runs_before as f64 > allowed) {
+        progress.begin(bytes);
+        let written = rewrite(store, &chunks, store, &lease, progress).await?;
+        let placed = |chunk: &Placed| {
+            let stored = chunk.record.stored;
+            let place = written.places.get(&stored).copied();
+            let place = place.ok_or(MaintainError::Nowhere { artifact: id, stored })?;
+            Ok::<_, MaintainError>(Placed { place, ..*chunk })
+        };
+        let after: Vec<Placed> = chunks.iter().map(placed).collect::<Result<_, _>>()?;
+        let table: Vec<Placed> = whole.chunks.iter().map(placed).collect::<Result<_, _>>()?;
+        let places = table.iter().map(|chunk| chunk.place).collect();
+        let layout = Bytes::from(Layout { manifest: id, places }.to_bytes());
+        let path = paths::layout(id);
+        lease.add([path.clone()]).await?;
+        repacked.new_bytes = written.bytes + store.ensure(&path, &layout).await?;
+        repacked.rewritten = true;
+        repacked.runs_after = runs(&after);
+    }
+    lease.release().await?;
+    Ok(repacked)
+}
