@@ -234,7 +234,8 @@ pub fn models() -> impl Strategy<Value = Model> {
     let dtype = prop::sample::select(DTYPES.to_vec());
     let tensor = (shape(), dtype, any::<u64>(), fill.clone());
     let shard = prop::collection::btree_map(tensor_name(), tensor, 0..7);
-    let path = "([a-z.]{0,3}[a-zA-Z0-9ö -]{1,9}/){0,3}[a-zA-Z0-9 _é-]{1,20}(\\.json|\\.txt|\\.bin|)";
+    let path =
+        "([a-z.]{0,3}[a-zA-Z0-9ö -]{1,9}/){0,3}[a-zA-Z0-9 _é-]{1,20}(\\.json|\\.txt|\\.bin|)";
     let size = prop_oneof![Just(0_usize), 1_usize..3000, 100_000_usize..3_000_000];
     let plain = (size, any::<u64>(), fill, any::<bool>());
     let files = prop::collection::btree_map(path, plain, 0..6);
@@ -250,7 +251,8 @@ pub fn models() -> impl Strategy<Value = Model> {
             let clashes = |other: &String| {
                 other.starts_with(&format!("{path}/")) || path.starts_with(&format!("{other}/"))
             };
-            let ignored = path.split('/').any(|s| s == ".git" || s == ".cache" || s == "." || s == "..");
+            let ignored =
+                path.split('/').any(|s| s == ".git" || s == ".cache" || s == "." || s == "..");
             if !model.files.keys().any(clashes) && !ignored {
                 model.files.insert(path, Plain { data, executable });
             }

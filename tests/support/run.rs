@@ -107,10 +107,9 @@ pub fn reader(arguments: &[&str]) -> (i32, String) {
 /// The independent reader finds nothing wrong with the artifact, and unpacks it into `out`.
 #[track_caller]
 pub fn reader_agrees(store: &Path, artifact: &str, out: &Path) {
-    for arguments in [
-        &["verify", text(store), artifact][..],
-        &["unpack", text(store), artifact, text(out)],
-    ] {
+    for arguments in
+        [&["verify", text(store), artifact][..], &["unpack", text(store), artifact, text(out)]]
+    {
         let (status, error) = reader(arguments);
         assert_eq!(status, 0, "{arguments:?}: {error}");
     }
