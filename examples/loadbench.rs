@@ -25,7 +25,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let n = tensors.len() as u64;
                 let rows = [2048, 8192, 4096, 512][(n % 4) as usize];
                 let name = ["q_proj", "o_proj", "up_proj", "k_proj"][(n % 4) as usize];
-                tensors.push(support::tensor(&format!("layers.{n:03}.{name}.weight"), &[rows, 2048], n));
+                tensors.push(support::tensor(
+                    &format!("layers.{n:03}.{name}.weight"),
+                    &[rows, 2048],
+                    n,
+                ));
                 left = left.saturating_sub(rows / 256);
             }
             println!("{}", support::build(&store, &tensors, CodecChoice::Raw, 63 << 20).await);

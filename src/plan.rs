@@ -534,7 +534,13 @@ mod tests {
     #[test]
     fn long_runs_are_divided_and_packs_asked_whole() {
         let packer = || Packer {
-            pack: 0, offset: 0, room: 1 << 30, gap: 0, repeat: 0, count: 0, shard: None,
+            pack: 0,
+            offset: 0,
+            room: 1 << 30,
+            gap: 0,
+            repeat: 0,
+            count: 0,
+            shard: None,
         };
         let wants = vec![want("a", 64, 100, (1, 100), &mut packer())];
         let options = PlanOptions { segment: 1600, ..Default::default() };

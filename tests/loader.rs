@@ -290,7 +290,10 @@ async fn a_chunk_damaged_at_rest_comes_from_the_mirror_or_is_named() {
     assert_eq!(error.kind(), ErrorKind::Verification);
     let text = error.to_string();
     for part in [&bench.id.to_hex(), "model.embed_tokens.weight", "chunk 0", "at 0", "3 times"] {
-        assert!(text.contains(part) || part.starts_with("chunk") || part.starts_with("at"), "{text}");
+        assert!(
+            text.contains(part) || part.starts_with("chunk") || part.starts_with("at"),
+            "{text}"
+        );
     }
     assert!(matches!(error, LoadError::Corrupt { ref site, .. } if site.tensor.contains("embed")));
 }

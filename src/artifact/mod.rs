@@ -105,7 +105,8 @@ impl Artifact {
             }
             ArtifactSpec::Id(prefix) => (reader.find(prefix).await?, None),
         };
-        let signatures = options.trust.key_ids().map(|(key, method)| reader.signature(id, key, method));
+        let signatures =
+            options.trust.key_ids().map(|(key, method)| reader.signature(id, key, method));
         let (manifest, signatures) =
             future::try_join(reader.manifest(id), future::try_join_all(signatures)).await?;
         let (manifest, bytes) = manifest;
@@ -179,10 +180,9 @@ impl Artifact {
                 let own = places.get(first..first + listed.records.len()).unwrap_or_default();
                 if own.len() != listed.records.len() {
                     let why = "fewer places than records";
-                    return Err(self.reader.format(
-                        &store::layout(self.id),
-                        FormatError::invalid("layout", why),
-                    ));
+                    return Err(self
+                        .reader
+                        .format(&store::layout(self.id), FormatError::invalid("layout", why)));
                 }
                 if all {
                     for (place, record) in own.iter().zip(&listed.records) {
@@ -193,7 +193,8 @@ impl Artifact {
                 let meant = match selection {
                     Selection::All => true,
                     Selection::Patterns(patterns) => {
-                        let hits = (0..).zip(patterns).filter(|(_, p)| p.matches(&listed.entry.name));
+                        let hits =
+                            (0..).zip(patterns).filter(|(_, p)| p.matches(&listed.entry.name));
                         let hits: Vec<usize> = hits.map(|(index, _)| index).collect();
                         matched.extend(&hits);
                         !hits.is_empty()
@@ -249,15 +250,13 @@ impl Artifact {
         let page_ranges: Vec<_> = chosen.iter().map(|place| place.bytes.clone()).collect();
         let slices: Vec<_> =
             chosen.iter().map(|place| Layout::slice(place.records.clone())).collect();
-        let pages = self.reader.parts(
-            store::table(table.table),
-            table.length,
-            &page_ranges,
-            |n, bytes| match chosen.get(n) {
-                Some(place) => Page::parse(&bytes, place.page.kind, place.page.blake3),
-                None => Err(FormatError::invalid("table page", "not asked for")),
-            },
-        );
+        let pages =
+            self.reader.parts(store::table(table.table), table.length, &page_ranges, |n, bytes| {
+                match chosen.get(n) {
+                    Some(place) => Page::parse(&bytes, place.page.kind, place.page.blake3),
+                    None => Err(FormatError::invalid("table page", "not asked for")),
+                }
+            });
         let places = self.reader.parts(store::layout(self.id), layout_len, &slices, |n, bytes| {
             let places = Place::parse_all(&bytes)?;
             let expected = chosen.get(n).map_or(0, |place| place.page.chunks);
@@ -336,14 +335,15 @@ impl Reader {
     ) -> Result<ManifestId, ArtifactError> {
         let path = object_path(ref_path(name, tag))?;
         let trust = &options.trust;
-        let check = |bytes: Bytes| -> Result<(ManifestId, Option<Vouched<RefBody>>), ArtifactError> {
-            if trust.is_empty() {
-                let envelope = Envelope::<RefBody>::parse(&bytes)?;
-                return Ok((envelope.body().manifest, None));
-            }
-            let vouched = trust.verify_ref(name, tag, &bytes, now)?;
-            Ok((vouched.body.manifest, Some(vouched)))
-        };
+        let check =
+            |bytes: Bytes| -> Result<(ManifestId, Option<Vouched<RefBody>>), ArtifactError> {
+                if trust.is_empty() {
+                    let envelope = Envelope::<RefBody>::parse(&bytes)?;
+                    return Ok((envelope.body().manifest, None));
+                }
+                let vouched = trust.verify_ref(name, tag, &bytes, now)?;
+                Ok((vouched.body.manifest, Some(vouched)))
+            };
         let checked = |bytes| {
             let (id, vouched) = check(bytes)?;
             let state = match (&options.seen, &vouched) {
@@ -400,7 +400,10 @@ impl Reader {
         let read = self.read(&path, &ReadRange::Full, MAX_MANIFEST as u64, check).await;
         read.map_err(|error| match error {
             ArtifactError::Source(e) if e.kind == SourceErrorKind::NotFound => {
-                ArtifactError::NotFound { what: format!("artifact {id}"), location: self.location() }
+                ArtifactError::NotFound {
+                    what: format!("artifact {id}"),
+                    location: self.location(),
+                }
             }
             other => other,
         })
@@ -416,7 +419,9 @@ impl Reader {
         let path = object_path(signature_path(id, key, method))?;
         match self.read(&path, &ReadRange::Full, MAX_SIGNATURE as u64, Ok).await {
             Ok(bytes) => Ok(Some((key.clone(), method, bytes))),
-            Err(ArtifactError::Source(error)) if error.kind == SourceErrorKind::NotFound => Ok(None),
+            Err(ArtifactError::Source(error)) if error.kind == SourceErrorKind::NotFound => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -437,14 +442,16 @@ impl Reader {
             let check = |bytes: Bytes| {
                 let parsed = members.clone().map(|n| {
                     let part = parts.get(n).cloned().unwrap_or_default();
-                    let ends = part.start.checked_sub(range.start).zip(part.end.checked_sub(range.start));
+                    let ends =
+                        part.start.checked_sub(range.start).zip(part.end.checked_sub(range.start));
                     let own = ends.and_then(|(start, end)| {
                         let start = usize::try_from(start).ok()?;
                         let end = usize::try_from(end).ok()?;
                         (end <= bytes.len()).then(|| bytes.slice(start..end))
                     });
                     let have = bytes.len() as u64;
-                    let own = own.ok_or(FormatError::Length { what: "object", need: part.end, have })?;
+                    let own =
+                        own.ok_or(FormatError::Length { what: "object", need: part.end, have })?;
                     parse(n, own)
                 });
                 parsed.collect::<Result<Vec<T>, _>>().map_err(|error| self.format(path, error))
@@ -473,7 +480,9 @@ fn group(len: u64, parts: &[Range<u64>]) -> Vec<(Range<u64>, Range<usize>)> {
     let mut groups: Vec<(Range<u64>, Range<usize>)> = Vec::new();
     for (n, part) in parts.iter().enumerate() {
         match groups.last_mut() {
-            Some((range, members)) if part.start == range.end && part.end - range.start <= SEGMENT => {
+            Some((range, members))
+                if part.start == range.end && part.end - range.start <= SEGMENT =>
+            {
                 range.end = part.end;
                 members.end = n + 1;
             }
@@ -485,9 +494,7 @@ fn group(len: u64, parts: &[Range<u64>]) -> Vec<(Range<u64>, Range<usize>)> {
 
 /// The more telling of two failures: a wrong answer says more than a missing one.
 fn worse(last: Option<ArtifactError>, next: ArtifactError) -> Option<ArtifactError> {
-    let is_missing = |error: &ArtifactError| {
-        matches!(error, ArtifactError::Source(e) if e.kind == SourceErrorKind::NotFound)
-    };
+    let is_missing = |error: &ArtifactError| matches!(error, ArtifactError::Source(e) if e.kind == SourceErrorKind::NotFound);
     match last {
         Some(last) if is_missing(&next) && !is_missing(&last) => Some(last),
         _ => Some(next),

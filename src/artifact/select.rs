@@ -103,8 +103,18 @@ mod tests {
     fn patterns_read_only_the_pages_that_can_match() {
         let pages = pages(&["a", "b", "b", "b.x", "c"]);
         for (pattern, range) in [
-            ("0", 0..0), ("a", 0..1), ("aa", 0..1), ("b", 0..3), ("b.a", 2..3), ("b.x", 2..4),
-            ("c", 3..5), ("zz", 4..5), ("*", 0..5), ("b*", 0..4), ("b.*", 2..4), ("[ab]", 0..5),
+            ("0", 0..0),
+            ("a", 0..1),
+            ("aa", 0..1),
+            ("b", 0..3),
+            ("b.a", 2..3),
+            ("b.x", 2..4),
+            ("c", 3..5),
+            ("zz", 4..5),
+            ("*", 0..5),
+            ("b*", 0..4),
+            ("b.*", 2..4),
+            ("[ab]", 0..5),
             ("a?", 0..1),
         ] {
             assert_eq!(Pattern::new(pattern).unwrap().pages(&pages), range, "{pattern}");
@@ -115,7 +125,9 @@ mod tests {
     fn names_match_as_in_a_shell() {
         let matches = |pattern: &str, name: &str| Pattern::new(pattern).unwrap().matches(name);
         assert!(matches("layers.*.weight", "layers.1.q.weight"));
-        assert!(matches("layers.{1,2}.w", "layers.2.w") && !matches("layers.{1,2}.w", "layers.3.w"));
+        assert!(
+            matches("layers.{1,2}.w", "layers.2.w") && !matches("layers.{1,2}.w", "layers.3.w")
+        );
         assert!(matches("odd]name", "odd]name") && Pattern::new("odd[name").is_err());
         assert!(!matches("a", "ab") && !matches("a*", "ba"));
         assert!(Pattern::new("{").is_err());

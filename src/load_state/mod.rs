@@ -239,11 +239,8 @@ impl LoadState {
             avoid: 0,
             excluded: 0,
         };
-        let chunk = |c: &crate::plan::PlannedChunk| Chunk {
-            delivery: c.delivery,
-            bad: 0,
-            bad_mirrors: 0,
-        };
+        let chunk =
+            |c: &crate::plan::PlannedChunk| Chunk { delivery: c.delivery, bad: 0, bad_mirrors: 0 };
         let first = |fetch: &crate::plan::PlannedFetch| fetch.chunks.first().copied();
         let mut state = Self {
             rng: StdRng::seed_from_u64(limits.seed),
@@ -500,8 +497,9 @@ impl LoadState {
     fn next_work(&self) -> Option<u32> {
         // The queue is in the order of need: nothing far behind an unadmitted chunk is admitted.
         let near = self.queue.iter().take(64);
-        let mut ready = near
-            .filter(|(_, work)| work.not_before <= self.now && self.is_admitted(work.chunks.first()));
+        let mut ready = near.filter(|(_, work)| {
+            work.not_before <= self.now && self.is_admitted(work.chunks.first())
+        });
         ready.next().map(|(&key, _)| key)
     }
 
@@ -554,7 +552,8 @@ impl LoadState {
             return;
         }
         let now = self.now;
-        let waits = |fetch: &Fetch| fetch.is_idle() && !self.is_admitted(fetch.next_chunk().as_ref());
+        let waits =
+            |fetch: &Fetch| fetch.is_idle() && !self.is_admitted(fetch.next_chunk().as_ref());
         let last = self.active.iter().filter(|(_, fetch)| waits(fetch));
         let last = last.max_by_key(|(_, fetch)| fetch.next_chunk()).map(|(&id, _)| id);
         let Some(id) = last else { return };

@@ -141,7 +141,8 @@ impl World {
             self.state.handle(self.now, Event::Taken { delivery });
             return;
         }
-        if !self.hoards && self.rng.gen_bool(0.3)
+        if !self.hoards
+            && self.rng.gen_bool(0.3)
             && let Some(delivery) = self.held.pop_first()
         {
             self.used -= self.sizes[delivery];

@@ -99,7 +99,8 @@ impl Scatter {
     pub(super) fn fill(&self, decoded: &[u8]) -> bool {
         let mut slot = lock(&self.slot);
         for copy in self.cut.copies(self.rect) {
-            let (from, to, len) = (copy.from as usize, (copy.to - self.start) as usize, copy.len as usize);
+            let (from, to, len) =
+                (copy.from as usize, (copy.to - self.start) as usize, copy.len as usize);
             let (Some(source), Some(place)) =
                 (decoded.get(from..from + len), slot.get_mut(to..to + len))
             else {

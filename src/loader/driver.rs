@@ -17,9 +17,7 @@ use super::fetch::{Fetch, Job, Report, Shared};
 use super::{LoadStats, Tensor};
 use crate::format::store;
 use crate::id::{ManifestId, PackId};
-use crate::load_state::{
-    Action, Event, Failure, FetchId, GaveUp, Limits, LoadState, MirrorIndex,
-};
+use crate::load_state::{Action, Event, Failure, FetchId, GaveUp, Limits, LoadState, MirrorIndex};
 use crate::plan::Plan;
 use crate::source::{Backend, ReadRange, SourceError, SourceErrorKind};
 use crate::verify::DigestMismatch;

@@ -15,9 +15,7 @@ use crate::codec::{self, DecodeError};
 use crate::format::limits::MAX_CHUNK;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::load_state::FetchId;
-use crate::source::{
-    Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind,
-};
+use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
 use crate::verify::{DigestMismatch, VerifiedChunk};
 
 /// The most that one read asks for: what was read is hashed while it is in the cache.

@@ -46,15 +46,20 @@ pub async fn build(
     pack_size: u64,
 ) -> ManifestId {
     let mut encoder = Encoder::default();
-    let mut packs = Packs { backend, index: PackIndex::new(0), data: Vec::new(), places: HashMap::new(), pack_size };
+    let mut packs = Packs {
+        backend,
+        index: PackIndex::new(0),
+        data: Vec::new(),
+        places: HashMap::new(),
+        pack_size,
+    };
     let mut entries = table::Entries::default();
     let mut extents = Vec::new();
     let mut size = 0;
     for (ordinal, tensor) in (0..).zip(tensors) {
         let shape = Shape::new(tensor.dims.clone()).unwrap();
-        let grid = tensor.grid.unwrap_or_else(|| {
-            choose_grid(&tensor.name, tensor.dtype, &shape).unwrap()
-        });
+        let grid =
+            tensor.grid.unwrap_or_else(|| choose_grid(&tensor.name, tensor.dtype, &shape).unwrap());
         let mut records = Vec::new();
         for rect in grid.rects() {
             let chunk: Vec<u8> = (0..rect.rows)
@@ -92,7 +97,10 @@ pub async fn build(
     };
     entries.files.push((file, Vec::new()));
     let table = entries.into_table().unwrap();
-    backend.put(&store::table(table.reference.table), vec![table.bytes.clone().into()]).await.unwrap();
+    backend
+        .put(&store::table(table.reference.table), vec![table.bytes.clone().into()])
+        .await
+        .unwrap();
     let manifest = Manifest::new(table.reference.clone(), table.totals);
     let bytes = manifest.to_bytes().unwrap();
     let id = ManifestId::of(&bytes);
