@@ -6,12 +6,21 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// A home without trust files and without traces of other tests.
 fn home() -> &'static Path {
-    static HOME: OnceLock<TempDir> = OnceLock::new();
-    HOME.get_or_init(|| tempfile::tempdir().expect("a folder")).path()
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| fresh_folder("home"))
+}
+
+/// A folder of this test program, emptied of what an earlier run left.
+pub fn fresh_folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")).join(name);
+    if path.exists() {
+        std::fs::remove_dir_all(&path).expect("an old folder to go");
+    }
+    std::fs::create_dir_all(&path).expect("a folder");
+    path
 }
 
 /// The command, in an environment of its own.
