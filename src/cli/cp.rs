@@ -110,7 +110,9 @@ impl Repack {
             let mut text = String::new();
             for one in &done {
                 let what = match one.rewritten {
-                    true => format!("{} runs of chunks are now {}", one.runs_before, one.runs_after),
+                    true => {
+                        format!("{} runs of chunks are now {}", one.runs_before, one.runs_after)
+                    }
                     false => format!("{} runs of chunks, left as it is", one.runs_before),
                 };
                 text += &format!("@{}  {what}\n", one.manifest);

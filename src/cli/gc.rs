@@ -65,7 +65,9 @@ impl Gc {
             "expired_leases": done.expired_leases,
             "swept": done.swept,
         });
-        if self.dry_run && let Some(fields) = object.as_object_mut() {
+        if self.dry_run
+            && let Some(fields) = object.as_object_mut()
+        {
             fields.insert("mark".to_owned(), listed(&done.decision.mark).into());
             fields.insert("free".to_owned(), listed(&done.freed).into());
         }
@@ -103,7 +105,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_refused() {
-        for (text, seconds) in [("0", 0), ("30s", 30), ("45m", 2700), ("24h", 86400), ("7d", 604800)] {
+        for (text, seconds) in
+            [("0", 0), ("30s", 30), ("45m", 2700), ("24h", 86400), ("7d", 604800)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
         }
         for bad in ["", "h", "-1h", "1w", "1.5h", "99999999999999999999d", "9999999999999999999d"] {

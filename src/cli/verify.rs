@@ -28,8 +28,16 @@ impl Verify {
                     output.note(warning);
                 }
                 let (id, name) = (found.manifest, found.name());
-                if name.is_none() && store.backend().head(&crate::format::store::manifest(id)).await?.is_none() {
-                    return Err(Failure::new(super::error::NOT_FOUND, format!("{}: no artifact {artifact}; `tenpak ls` lists what is there", store.location())));
+                if name.is_none()
+                    && store.backend().head(&crate::format::store::manifest(id)).await?.is_none()
+                {
+                    return Err(Failure::new(
+                        super::error::NOT_FOUND,
+                        format!(
+                            "{}: no artifact {artifact}; `tenpak ls` lists what is there",
+                            store.location()
+                        ),
+                    ));
                 }
                 maintain::verify(&store, id, name, &trust, &bar).await?
             }

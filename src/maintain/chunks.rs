@@ -57,7 +57,7 @@ pub(super) async fn fetch<T: Send + 'static>(
         for ((&i, chunk), result) in run.iter().zip(chunks).zip(&mut done) {
             // A run that is cut short says nothing of its first chunks; and a wrong byte may have
             // come from the wire. One more read, of this chunk alone, tells.
-            let again = matches!(result, Err(error) if retried(error)) ;
+            let again = matches!(result, Err(error) if retried(error));
             if again {
                 if let Some(once_more) = fetch_run(store, vec![chunk], each.clone()).await?.pop() {
                     *result = once_more;
@@ -81,7 +81,8 @@ fn retried(error: &StoreError) -> bool {
 }
 
 fn nothing(store: &Store, chunk: Placed) -> StoreError {
-    let (location, object) = (store.location().to_owned(), paths::pack(chunk.place.pack).to_string());
+    let (location, object) =
+        (store.location().to_owned(), paths::pack(chunk.place.pack).to_string());
     StoreError::Incomplete { location, object, by: "a layout".to_owned() }
 }
 
@@ -113,8 +114,8 @@ async fn fetch_run<T: Send + 'static>(
 ) -> Result<Vec<Result<T, StoreError>>, MaintainError> {
     let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
     let pack = first.place.pack;
-    let range =
-        u64::from(first.place.offset)..u64::from(last.place.offset) + u64::from(last.record.stored_len);
+    let range = u64::from(first.place.offset)
+        ..u64::from(last.place.offset) + u64::from(last.record.stored_len);
     let bytes = match read(store, pack, range).await? {
         Ok(bytes) => bytes,
         Err(error) if is_damage(&error) => {
@@ -132,8 +133,12 @@ async fn fetch_run<T: Send + 'static>(
             let (pack, offset) = (place.pack.to_hex(), place.offset);
             let location = location.clone();
             match VerifiedChunk::verify(record, bytes.split_to(len)) {
-                Ok(chunk) => each(chunk)
-                    .map_err(|source| StoreError::Decode { location, pack, offset, source }),
+                Ok(chunk) => each(chunk).map_err(|source| StoreError::Decode {
+                    location,
+                    pack,
+                    offset,
+                    source,
+                }),
                 Err(bad) => Err(StoreError::Chunk { location, pack, offset, source: bad.error }),
             }
         };

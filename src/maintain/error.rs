@@ -26,7 +26,9 @@ pub enum MaintainError {
         source: StoreError,
     },
     /// A chunk that the artifact needs is in none of the packs that it should lie in.
-    #[error("artifact {artifact}: chunk {stored} is in no pack that its layout names; restore the layout from a mirror, or pack again")]
+    #[error(
+        "artifact {artifact}: chunk {stored} is in no pack that its layout names; restore the layout from a mirror, or pack again"
+    )]
     Nowhere {
         /// The artifact.
         artifact: ManifestId,

@@ -78,8 +78,7 @@ pub async fn collect(store: &Store, options: CollectOptions) -> Result<Collected
     live.read_hints(store, &objects).await?;
     let states: Vec<LeaseState> = leases.iter().map(|(_, state)| state.clone()).collect();
     let grace = options.grace.as_secs();
-    let decision =
-        decide(&objects, |path| live.contains(path), &tombstones, &states, now, grace);
+    let decision = decide(&objects, |path| live.contains(path), &tombstones, &states, now, grace);
     let mut collected = Collected {
         leases: states.iter().filter(|lease| !lease.expired).count() as u64,
         expired_leases: states.iter().filter(|lease| lease.expired).count() as u64,
@@ -128,10 +127,7 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 /// All leases. One that cannot be read counts as one that began before everything else.
-async fn leases(
-    store: &Store,
-    now: u64,
-) -> Result<Vec<(ObjectInfo, LeaseState)>, MaintainError> {
+async fn leases(store: &Store, now: u64) -> Result<Vec<(ObjectInfo, LeaseState)>, MaintainError> {
     let mut leases = Vec::new();
     for info in store.list("leases/").await? {
         let Some(bytes) = store.read_optional(&info.path, MAX_LEASE).await? else { continue };
@@ -201,11 +197,8 @@ async fn free(
     live: &mut Live,
     doomed: &[(ObjectInfo, u64)],
 ) -> Result<Vec<ObjectInfo>, MaintainError> {
-    let listed: HashSet<String> = leases(store, unix_now())
-        .await?
-        .into_iter()
-        .flat_map(|(_, state)| state.objects)
-        .collect();
+    let listed: HashSet<String> =
+        leases(store, unix_now()).await?.into_iter().flat_map(|(_, state)| state.objects).collect();
     live.mark(store).await?;
     let live = &*live;
     let listed = &listed;
@@ -325,10 +318,7 @@ async fn named_by(store: &Store, path: &ObjectPath) -> Result<Option<ManifestId>
 }
 
 /// The table and the packs of an artifact.
-async fn reach(
-    store: &Store,
-    id: ManifestId,
-) -> Result<(TableId, HashSet<PackId>), StoreError> {
+async fn reach(store: &Store, id: ManifestId) -> Result<(TableId, HashSet<PackId>), StoreError> {
     let (manifest, _) = store.manifest(id).await?;
     let path = paths::layout(id);
     let len = Layout::slice(0..manifest.totals.records).end;

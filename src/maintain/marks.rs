@@ -90,7 +90,8 @@ mod tests {
     }
 
     fn one(live: bool, marked: Option<u64>, leases: &[LeaseState], now: u64) -> Decision {
-        let object = ObjectInfo { path: path("packs/a"), size: 5, modified: SystemTime::UNIX_EPOCH };
+        let object =
+            ObjectInfo { path: path("packs/a"), size: 5, modified: SystemTime::UNIX_EPOCH };
         let tombstones = marked.map(|marked| (path("packs/a"), marked)).into_iter().collect();
         decide(&[object], |_| live, &tombstones, leases, now, 100)
     }

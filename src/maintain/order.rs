@@ -113,7 +113,8 @@ impl Step {
     /// The part of a chunk of `len` bytes that holds the wanted rows.
     pub fn part(&self, len: usize) -> Range<usize> {
         let width = self.width(len);
-        let at = |row: u64| usize::try_from(row).unwrap_or(usize::MAX).saturating_mul(width).min(len);
+        let at =
+            |row: u64| usize::try_from(row).unwrap_or(usize::MAX).saturating_mul(width).min(len);
         at(self.slab.start)..at(self.slab.end)
     }
 
@@ -212,7 +213,13 @@ mod tests {
 
     #[test]
     fn strips_that_are_too_wide_are_read_in_passes() {
-        let wide = |rows, row_bytes, block_rows, band_bytes| Grid { leading: 2, rows, row_bytes, block_rows, band_bytes };
+        let wide = |rows, row_bytes, block_rows, band_bytes| Grid {
+            leading: 2,
+            rows,
+            row_bytes,
+            block_rows,
+            band_bytes,
+        };
         check(wide(100, 2 << 20, 64, 64 << 10));
         check(wide(3, 80 << 20, 2, 2 << 20));
         check(wide(3, 80 << 20, 1, 4 << 20));

@@ -31,7 +31,9 @@ pub(super) fn wrong_content(record: &ChunkRecord) -> String {
     format!("the chunk {} decodes to other bytes than its record says", record.stored)
 }
 
-pub(super) fn check_decoded(chunk: crate::verify::VerifiedChunk) -> Result<bool, codec::DecodeError> {
+pub(super) fn check_decoded(
+    chunk: crate::verify::VerifiedChunk,
+) -> Result<bool, codec::DecodeError> {
     Ok(decoded(chunk)?.is_some())
 }
 
@@ -256,18 +258,12 @@ async fn check_file(
     Ok(report)
 }
 
-async fn run_step(
-    job: Job,
-    unit: usize,
-    last: bool,
-    step: Step,
-) -> Result<Output, MaintainError> {
+async fn run_step(job: Job, unit: usize, last: bool, step: Step) -> Result<Output, MaintainError> {
     let chunks: Vec<Placed> =
         step.chunks.iter().filter_map(|&i| job.whole.chunks.get(i)).copied().collect();
     let bytes = chunks.iter().map(cost).sum::<u64>().min(u64::from(BUDGET));
     let permits = u32::try_from(bytes).unwrap_or(BUDGET);
-    let permit =
-        job.budget.acquire_many_owned(permits).await.map_err(|_| MaintainError::Worker)?;
+    let permit = job.budget.acquire_many_owned(permits).await.map_err(|_| MaintainError::Worker)?;
     let (mut parts, mut damaged) = (Vec::with_capacity(chunks.len()), Vec::new());
     let whole_chunks = step.slab == (0..step.rows);
     // A few at a time, where only parts of the chunks are kept.
@@ -277,7 +273,9 @@ async fn run_step(
         let keep = move |chunk| {
             Ok(decoded(chunk)?.map(|bytes| match whole_chunks {
                 true => bytes,
-                false => Bytes::copy_from_slice(bytes.get(part.part(bytes.len())).unwrap_or_default()),
+                false => {
+                    Bytes::copy_from_slice(bytes.get(part.part(bytes.len())).unwrap_or_default())
+                }
             }))
         };
         let results = fetch(&job.store, group, keep).await?;

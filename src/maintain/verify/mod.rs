@@ -393,9 +393,9 @@ async fn check_pack(
             (!own.contains(&offset)).then_some(Placed { record: *record, place })
         })
         .collect();
-    for group in foreign.chunk_by(|a, b| {
-        u64::from(a.place.offset) >> 23 == u64::from(b.place.offset) >> 23
-    }) {
+    for group in
+        foreign.chunk_by(|a, b| u64::from(a.place.offset) >> 23 == u64::from(b.place.offset) >> 23)
+    {
         let bytes: u64 = group.iter().map(cost).sum();
         let permits = u32::try_from(bytes.min(MAX_PACK)).unwrap_or(BUDGET);
         let permit = budget.acquire_many(permits).await.map_err(|_| MaintainError::Worker)?;
