@@ -49,23 +49,26 @@ class Bench:
         self.scratch = data / "scratch"
         self.tenpak = REPOSITORY / "target/release/tenpak"
         self.origin: Origin | None = None
-        self.packed: dict = {}
+        self.packed: Sample | None = None
         self.packed_missing = ""
         self.tables: list[tuple[str, sampling.Round]] = []
 
     # -- data ---------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Makes the model, its tensorizer form and the store, unless they are there."""
+        """Makes the model and its tensorizer form, unless they are there, and the store."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        if not self.weights.exists():
-            self._make(self.model, HERE / "make_model.py", lambda out: [out, "--size", str(self.size)])
+        self.prepare_store()
         if not self.tensorizer_file.exists():
             self._make(self.tensorizer_file, HERE / "peers/tensorizer_write.py", lambda out: [self.weights, out])
+
+    def prepare_store(self) -> None:
+        if not self.weights.exists():
+            self._make(self.model, HERE / "make_model.py", lambda out: [out, "--size", str(self.size)])
         # Our own store is packed anew: the binary may have changed.
         shutil.rmtree(self.store, ignore_errors=True)
         try:
-            self.packed = self.pack(self.store).report
+            self.packed = self.pack(self.store)
         except (Unavailable, Failed) as reason:
             self.packed_missing = str(reason)
             print(f"pack: {reason}; its packs are stood in for by pieces of the model", file=sys.stderr)
@@ -85,7 +88,10 @@ class Bench:
         packs.mkdir(parents=True)
         with open(self.weights, "rb") as source:
             for number in range(-(-self.weights.stat().st_size // STAND_IN_PACK)):
-                (packs / f"{number:04}").write_bytes(source.read(STAND_IN_PACK))
+                with open(packs / f"{number:04}", "wb") as pack:
+                    # In small pieces: a child's peak memory starts at its parent's.
+                    for _ in range(STAND_IN_PACK // MIB):
+                        pack.write(source.read(MIB))
 
     @property
     def packs(self) -> list[pathlib.Path]:
@@ -93,7 +99,14 @@ class Bench:
 
     @property
     def stored_bytes(self) -> int:
-        return self.packed.get("stored_bytes") or sum(p.stat().st_size for p in self.packs)
+        return self.packed.report["stored_bytes"] if self.packed else sum(p.stat().st_size for p in self.packs)
+
+    def larger(self, times: int) -> "Bench":
+        """The same with a larger model: what must not grow with the model shows there."""
+        other = Bench(self.data, self.size * times, self.rounds, self.python)
+        other.origin = self.origin
+        other.prepare_store()
+        return other
 
     # -- programs -----------------------------------------------------------
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import sys
 
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
@@ -18,6 +19,7 @@ from lines import LINES
 from origin import Origin
 
 QUICK_SIZE = 128 * MIB
+QUIET_LOAD = 0.5
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 
@@ -78,6 +80,9 @@ def main() -> int:
     if not python.exists():
         sys.exit("benches/run.py: run benches/setup.sh first")
 
+    # Ended from outside, it must still end nginx and the links.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    load = os.getloadavg()[0]
     args.data.mkdir(parents=True, exist_ok=True)
     bench = Bench(args.data, QUICK_SIZE if args.quick else GIB, 2 if args.quick else args.rounds, python)
     bench.prepare()
@@ -91,6 +96,8 @@ def main() -> int:
         shutil.rmtree(bench.scratch, ignore_errors=True)
 
     print(f"\n{machine()}; model of {bench.weights.stat().st_size / 1e6:.1f} MB; medians of {bench.rounds} interleaved rounds")
+    if load > QUIET_LOAD:
+        print(f"The machine was not quiet: load average {load:.1f} at the start. Wall times are not to be trusted.")
     print_runs(bench)
     print_verdicts(verdicts)
     count = {met: sum(v.met is met for v in verdicts) for met in VERDICTS}

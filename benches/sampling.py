@@ -44,7 +44,7 @@ class Sample:
 def run(command: list[str], stdin: str = "") -> Sample:
     """Runs a program whose last line of standard output is one JSON object."""
     if not pathlib.Path(command[0]).exists():
-        raise Unavailable(f"{command[0]} is not built")
+        raise Unavailable(f"{pathlib.Path(command[0]).name} is not built")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as inp:
         inp.write(stdin)
         inp.seek(0)

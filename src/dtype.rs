@@ -105,6 +105,11 @@ impl Shape {
         (dims.len() <= MAX_RANK).then_some(Self(dims))
     }
 
+    /// One dimension.
+    pub fn vector(len: u64) -> Self {
+        Self(vec![len])
+    }
+
     /// The dimensions.
     pub fn dims(&self) -> &[u64] {
         &self.0

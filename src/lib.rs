@@ -1,16 +1,62 @@
-//! Model weights as signed graphs of content-addressed chunks.
+//! Model weights as signed graphs of content-addressed chunks, streamed and verified from any
+//! bucket or static host.
+//!
+//! A model's files are cut into chunks; a manifest commits to every chunk's BLAKE3; keys sign the
+//! manifest. Whoever loads checks each chunk before it is decoded, so that no byte reaches a
+//! consumer that the signer did not sign. `format-spec/` says what lies in a store.
+//!
+//! | modules | what they do | I/O |
+//! |---|---|---|
+//! | [`id`], [`dtype`] | typed digests, element types, shapes | none |
+//! | [`format`] | records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
+//! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
+//! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
+//! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
+//! | [`source`] | directories, buckets, web servers behind one trait | yes |
+//! | [`store`] | typed objects, refs, leases | yes |
+//! | [`artifact`], [`loader`], [`sink`] | opening, and streaming tensors | yes |
+//! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
+//! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
+//!
+//! One tensor, verified:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tenpak::{artifact, loader::LoadOptions, source, trust::TrustSet};
+//!
+//! let trust = TrustSet::load(&["org.pub".to_owned()])?;
+//! let options = artifact::OpenOptions { trust, ..Default::default() };
+//! let store = source::url::open("https://weights.example.com/store/")?;
+//! let model = artifact::Artifact::open(vec![store], &"org/model".parse()?, &options).await?;
+//! let wanted = model.want(&artifact::Selection::new(&["lm_head.weight"])?, None).await?;
+//! let mut load = model.load(wanted, &LoadOptions::default());
+//! while let Some(tensor) = load.next().await {
+//!     let tensor = tensor?;
+//!     println!("{} has {} verified bytes", tensor.name(), tensor.data.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+pub mod artifact;
 pub mod cli;
 pub mod codec;
 pub mod dtype;
 pub mod edge;
 pub mod format;
+mod huge;
 pub mod id;
+pub mod load_state;
+pub mod loader;
 pub mod maintain;
 pub mod model;
 pub mod pack;
 pub mod parallel;
+pub mod plan;
+pub mod shard;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod trust;
+pub mod unpack;
 pub mod verify;

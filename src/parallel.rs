@@ -49,8 +49,21 @@ impl SplitAxis {
 
 /// Layers whose weight `[out, in]` is split by inputs; their sum over ranks is the output.
 const BY_INPUT: &[&str] = &[
-    "o_proj", "out_proj", "down_proj", "fc2", "w2", "wo", "c_proj", "dense_4h_to_h", "linear_2",
-    "fc_out", "ff_out", "attn_out", "proj_out", "lin2", "out_lin",
+    "o_proj",
+    "out_proj",
+    "down_proj",
+    "fc2",
+    "w2",
+    "wo",
+    "c_proj",
+    "dense_4h_to_h",
+    "linear_2",
+    "fc_out",
+    "ff_out",
+    "attn_out",
+    "proj_out",
+    "lin2",
+    "out_lin",
 ];
 /// Layers that every rank keeps whole: routers and low-rank inputs.
 const REPLICATED: &[&str] =
@@ -58,10 +71,41 @@ const REPLICATED: &[&str] =
 /// Layers known to be split by outputs, beyond what matrices do anyway: it decides for biases and
 /// for tensors of more than two dimensions.
 const BY_OUTPUT: &[&str] = &[
-    "q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj", "fc1", "w1",
-    "w3", "w13", "wq", "wk", "wv", "wqkv", "Wqkv", "c_fc", "c_attn", "query", "key", "value",
-    "query_key_value", "dense_h_to_4h", "in_proj", "q_b_proj", "kv_b_proj", "linear_1", "fc_in",
-    "q_lin", "k_lin", "v_lin", "lin1", "lm_head", "embed_out", "intermediate.dense",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "qkv_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "fc1",
+    "w1",
+    "w3",
+    "w13",
+    "wq",
+    "wk",
+    "wv",
+    "wqkv",
+    "Wqkv",
+    "c_fc",
+    "c_attn",
+    "query",
+    "key",
+    "value",
+    "query_key_value",
+    "dense_h_to_4h",
+    "in_proj",
+    "q_b_proj",
+    "kv_b_proj",
+    "linear_1",
+    "fc_in",
+    "q_lin",
+    "k_lin",
+    "v_lin",
+    "lin1",
+    "lm_head",
+    "embed_out",
+    "intermediate.dense",
 ];
 
 /// What kind of parameter of its layer a tensor is.
@@ -220,7 +264,10 @@ impl Matrix {
                 (wide..=band).find(|n| band % n == 0).map_or(band, |n| band / n)
             }
             // No equal parts: narrow bands, so that what a rank fetches beyond its own is little.
-            None => self.columns.div_ceil(256).max(16).min(self.columns),
+            None => {
+                let least = (16 << 10) / (self.rows.min(16 << 10) * self.size);
+                self.columns.div_ceil(256).max(16).max(least).min(self.columns)
+            }
         };
         let band = (band * self.size).min(self.row_bytes());
         self.grid(self.block_rows(band, false), band)

@@ -26,7 +26,9 @@ pub struct Unverified {
 
 /// What stored bytes should have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{len} stored bytes with digest {found}, where {expected_len} bytes with digest {expected} belong")]
+#[error(
+    "{len} stored bytes with digest {found}, where {expected_len} bytes with digest {expected} belong"
+)]
 pub struct DigestMismatch {
     /// The digest that the record names.
     pub expected: StoredDigest,

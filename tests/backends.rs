@@ -44,11 +44,7 @@ async fn read(
     }
     assert_eq!(out.as_ptr().addr(), place, "the buffer was reallocated");
     assert_eq!(out.len(), length);
-    assert_eq!(
-        reader.body.read_some(&mut out, step).await?,
-        0,
-        "the end is not lasting"
-    );
+    assert_eq!(reader.body.read_some(&mut out, step).await?, 0, "the end is not lasting");
     Ok((out.freeze(), reader.version))
 }
 
@@ -75,33 +71,19 @@ async fn reads_what_was_written(b: &dyn Backend) {
     for (name, parts, content) in [
         ("packs/big", parts, big),
         ("packs/empty", vec![], Bytes::new()),
-        (
-            "packs/parts",
-            vec!["".into(), "a".into(), "".into(), "bc".into()],
-            "abc".into(),
-        ),
+        ("packs/parts", vec!["".into(), "a".into(), "".into(), "bc".into()], "abc".into()),
         ("refs/org/model/@v 1+2", vec!["x".into()], "x".into()),
     ] {
         b.put(&path(name), parts).await.expect("a write");
         for step in [1 << 20, 65_537] {
-            let read = read(b, &path(name), ReadRange::Full, step)
-                .await
-                .expect("a read");
+            let read = read(b, &path(name), ReadRange::Full, step).await.expect("a read");
             assert!(read.0 == content, "{name} reads differently");
         }
-        let info = b
-            .head(&path(name))
-            .await
-            .expect("a head")
-            .expect("an object");
+        let info = b.head(&path(name)).await.expect("a head").expect("an object");
         assert_eq!((info.path, info.size), (path(name), content.len() as u64));
     }
-    b.put(&path("packs/parts"), vec!["new".into()])
-        .await
-        .expect("a write");
-    let (now, _) = read(b, &path("packs/parts"), ReadRange::Full, 9)
-        .await
-        .expect("a read");
+    b.put(&path("packs/parts"), vec!["new".into()]).await.expect("a write");
+    let (now, _) = read(b, &path("packs/parts"), ReadRange::Full, 9).await.expect("a read");
     assert_eq!(now, "new");
 }
 
@@ -121,31 +103,17 @@ async fn ranges_are_exact(b: &dyn Backend) {
         let got = read(b, &at, range.clone(), 4096).await.expect("a read");
         assert!(got.0 == object.slice(start..end), "{range:?}");
     }
-    for range in [
-        0..100_001,
-        99_999..100_001,
-        100_000..100_001,
-        200_000..200_001,
-    ] {
+    for range in [0..100_001, 99_999..100_001, 100_000..100_001, 200_000..200_001] {
         let got = b.open(&at, ReadRange::Bounded(range.clone())).await;
         assert_eq!(kind(got), SourceErrorKind::OutOfRange, "{range:?}");
     }
-    #[expect(
-        clippy::reversed_empty_ranges,
-        reason = "a caller's mistake to be refused"
-    )]
-    for range in [
-        ReadRange::Bounded(5..5),
-        ReadRange::Bounded(9..3),
-        ReadRange::Suffix(0),
-    ] {
+    #[expect(clippy::reversed_empty_ranges, reason = "a caller's mistake to be refused")]
+    for range in [ReadRange::Bounded(5..5), ReadRange::Bounded(9..3), ReadRange::Suffix(0)] {
         assert_eq!(kind(b.open(&at, range).await), SourceErrorKind::Invalid);
     }
     let empty = path("packs/nothing");
     b.put(&empty, vec![]).await.expect("a write");
-    let (got, _) = read(b, &empty, ReadRange::Suffix(10), 10)
-        .await
-        .expect("a read");
+    let (got, _) = read(b, &empty, ReadRange::Suffix(10), 10).await.expect("a read");
     assert_eq!(got, "");
     let got = b.open(&empty, ReadRange::Bounded(0..1)).await;
     assert_eq!(kind(got), SourceErrorKind::OutOfRange);
@@ -153,11 +121,7 @@ async fn ranges_are_exact(b: &dyn Backend) {
 
 async fn missing_objects_are_told(b: &dyn Backend) {
     let at = path("packs/missing");
-    for range in [
-        ReadRange::Full,
-        ReadRange::Bounded(0..1),
-        ReadRange::Suffix(1),
-    ] {
+    for range in [ReadRange::Full, ReadRange::Bounded(0..1), ReadRange::Suffix(1)] {
         assert_eq!(kind(b.open(&at, range).await), SourceErrorKind::NotFound);
     }
     assert_eq!(b.head(&at).await.expect("a head"), None);
@@ -167,10 +131,7 @@ async fn missing_objects_are_told(b: &dyn Backend) {
     assert_eq!(b.head(&at).await.expect("a head"), None);
     // A directory of that name is no object.
     assert_eq!(b.head(&path("packs")).await.expect("a head"), None);
-    assert_eq!(
-        kind(b.open(&path("packs"), ReadRange::Full).await),
-        SourceErrorKind::NotFound
-    );
+    assert_eq!(kind(b.open(&path("packs"), ReadRange::Full).await), SourceErrorKind::NotFound);
 }
 
 async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
@@ -178,32 +139,16 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
     let at = path("refs/m/@latest");
     let absent = || Expected::Absent;
     let stale = || Expected::Version(Version("\"0123456789abcdef0123456789abcdef\"".into()));
-    assert_eq!(
-        kind(b.put_if(&at, stale(), "0".into()).await),
-        SourceErrorKind::Conflict
-    );
+    assert_eq!(kind(b.put_if(&at, stale(), "0".into()).await), SourceErrorKind::Conflict);
     assert_eq!(b.head(&at).await.expect("a head"), None);
-    b.put_if(&at, absent(), "1".into())
-        .await
-        .expect("a first write");
-    assert_eq!(
-        kind(b.put_if(&at, absent(), "2".into()).await),
-        SourceErrorKind::Conflict
-    );
-    assert_eq!(
-        kind(b.put_if(&at, stale(), "2".into()).await),
-        SourceErrorKind::Conflict
-    );
+    b.put_if(&at, absent(), "1".into()).await.expect("a first write");
+    assert_eq!(kind(b.put_if(&at, absent(), "2".into()).await), SourceErrorKind::Conflict);
+    assert_eq!(kind(b.put_if(&at, stale(), "2".into()).await), SourceErrorKind::Conflict);
     let (now, version) = read(b, &at, ReadRange::Full, 9).await.expect("a read");
     assert_eq!(now, "1");
     let first = Expected::Version(version.expect("a version"));
-    b.put_if(&at, first.clone(), "2".into())
-        .await
-        .expect("a second write");
-    assert_eq!(
-        kind(b.put_if(&at, first, "3".into()).await),
-        SourceErrorKind::Conflict
-    );
+    b.put_if(&at, first.clone(), "2".into()).await.expect("a second write");
+    assert_eq!(kind(b.put_if(&at, first, "3".into()).await), SourceErrorKind::Conflict);
     let (now, _) = read(b, &at, ReadRange::Full, 9).await.expect("a read");
     assert_eq!(now, "2");
 
@@ -214,9 +159,7 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
         let mut done = 0;
         while done < 5 {
             let whole = ReadRange::Full;
-            let (now, version) = read(backend.as_ref(), &at, whole, 99)
-                .await
-                .expect("a read");
+            let (now, version) = read(backend.as_ref(), &at, whole, 99).await.expect("a read");
             let now: u32 = String::from_utf8_lossy(&now).parse().expect("a number");
             let expected = Expected::Version(version.expect("a version"));
             let next = Bytes::from((now + 1).to_string());
@@ -226,9 +169,7 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
             }
         }
     };
-    let tasks: Vec<_> = (0..6)
-        .map(|_| tokio::spawn(count(backend.clone(), at.clone())))
-        .collect();
+    let tasks: Vec<_> = (0..6).map(|_| tokio::spawn(count(backend.clone(), at.clone()))).collect();
     for task in tasks {
         task.await.expect("a counting task");
     }
@@ -237,17 +178,9 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
 }
 
 async fn lists_are_sorted_and_complete(b: &dyn Backend) {
-    let names = [
-        "list/a.b",
-        "list/a/b",
-        "list/a/c/d",
-        "list/b",
-        "lists/other",
-    ];
+    let names = ["list/a.b", "list/a/b", "list/a/c/d", "list/b", "lists/other"];
     for name in names.iter().rev() {
-        b.put(&path(name), vec![Bytes::from(name.to_string())])
-            .await
-            .expect("a write");
+        b.put(&path(name), vec![Bytes::from(name.to_string())]).await.expect("a write");
     }
     let found = b.list("list/").await.expect("a list");
     let listed: Vec<_> = found.iter().map(|info| info.path.as_str()).collect();
@@ -281,10 +214,7 @@ async fn writers_and_readers_at_once(backend: &Arc<dyn Backend>) {
                 let whole = ReadRange::Full;
                 let (now, _) = read(b.as_ref(), &at, whole, 50_000).await.expect("a read");
                 assert_eq!(now.len(), 300_000);
-                assert!(
-                    now.iter().all(|byte| *byte == now[0]),
-                    "two writes were mixed"
-                );
+                assert!(now.iter().all(|byte| *byte == now[0]), "two writes were mixed");
             }
         }));
     }
@@ -303,9 +233,7 @@ async fn directory_conforms() {
     // Made by the first write.
     let root = dir.path().join("new/store");
     conforms(Arc::new(DirBackend::new(root.clone()))).await;
-    let left = std::fs::read_dir(root.join(".tmp"))
-        .expect("a folder")
-        .count();
+    let left = std::fs::read_dir(root.join(".tmp")).expect("a folder").count();
     assert_eq!(left, 0, "temporary files stay");
 }
 
@@ -323,14 +251,8 @@ async fn a_wrapped_backend_conforms_and_counts() {
     let read = read(counted.as_ref(), &at, ReadRange::Bounded(7..1007), 100).await;
     assert_eq!(read.expect("a read").0.len(), 1000);
     let stats = counted.stats();
-    assert_eq!(
-        (stats.total().reads, stats.below("packs/").bytes_read),
-        (1, 1000)
-    );
-    assert_eq!(
-        stats.ranges,
-        [("packs/ranges".to_owned(), ReadRange::Bounded(7..1007))]
-    );
+    assert_eq!((stats.total().reads, stats.below("packs/").bytes_read), (1, 1000));
+    assert_eq!(stats.ranges, [("packs/ranges".to_owned(), ReadRange::Bounded(7..1007))]);
 }
 
 /// The address is taken from the environment, which a process of its own has: see below.
@@ -340,12 +262,7 @@ fn s3_conforms() {
     server.create_bucket("models");
     let me = std::env::current_exe().expect("this test");
     let status = std::process::Command::new(me)
-        .args([
-            "--exact",
-            "s3_conforms_in_its_environment",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "s3_conforms_in_its_environment", "--ignored", "--nocapture"])
         .envs(server.environment())
         .status()
         .expect("a test process");
@@ -361,19 +278,14 @@ async fn s3_conforms_in_its_environment() {
     assert!(outside.list("").await.expect("a list").len() > 5);
     let missing = url::open("s3://no-such-bucket").expect("a store");
     let whole = ReadRange::Full;
-    assert_eq!(
-        kind(missing.open(&path("a"), whole).await),
-        SourceErrorKind::NotFound
-    );
+    assert_eq!(kind(missing.open(&path("a"), whole).await), SourceErrorKind::NotFound);
 }
 
 #[tokio::test]
 async fn a_directory_hides_what_is_not_the_stores() {
     let dir = temp_dir();
     let b = DirBackend::new(dir.path().to_owned());
-    b.put(&path("packs/a"), vec!["x".into()])
-        .await
-        .expect("a write");
+    b.put(&path("packs/a"), vec!["x".into()]).await.expect("a write");
     std::fs::write(dir.path().join("packs/.hidden"), "x").expect("a file");
     std::fs::create_dir(dir.path().join(".git")).expect("a folder");
     std::fs::write(dir.path().join(".git/config"), "x").expect("a file");
@@ -400,21 +312,12 @@ async fn a_directory_hides_what_is_not_the_stores() {
 async fn a_failed_write_leaves_nothing() {
     let dir = temp_dir();
     let b = DirBackend::new(dir.path().to_owned());
-    b.put(&path("packs/a"), vec!["x".into()])
-        .await
-        .expect("a write");
+    b.put(&path("packs/a"), vec!["x".into()]).await.expect("a write");
     // A file where a folder should be, and a folder where a file should be.
     for name in ["packs/a/b", "packs"] {
-        b.put(&path(name), vec!["y".into()])
-            .await
-            .expect_err("a failure");
+        b.put(&path(name), vec!["y".into()]).await.expect_err("a failure");
     }
-    assert_eq!(
-        std::fs::read_dir(dir.path().join(".tmp"))
-            .expect("a folder")
-            .count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(dir.path().join(".tmp")).expect("a folder").count(), 0);
     assert_eq!(b.list("").await.expect("a list").len(), 1);
 }
 
@@ -422,21 +325,13 @@ async fn a_failed_write_leaves_nothing() {
 async fn only_stale_temporary_files_are_swept() {
     let dir = temp_dir();
     let b = DirBackend::new(dir.path().to_owned());
-    b.put(&path("packs/a"), vec!["x".into()])
-        .await
-        .expect("a write");
+    b.put(&path("packs/a"), vec!["x".into()]).await.expect("a write");
     let (old, new) = (dir.path().join(".tmp/old"), dir.path().join(".tmp/new"));
     std::fs::write(&new, "x").expect("a file");
     let file = std::fs::File::create(&old).expect("a file");
     let age = tenpak::source::dir::STALE_AGE + std::time::Duration::from_secs(60);
-    file.set_modified(std::time::SystemTime::now() - age)
-        .expect("a time");
-    assert_eq!(
-        b.sweep(tenpak::source::dir::STALE_AGE)
-            .await
-            .expect("a sweep"),
-        1
-    );
+    file.set_modified(std::time::SystemTime::now() - age).expect("a time");
+    assert_eq!(b.sweep(tenpak::source::dir::STALE_AGE).await.expect("a sweep"), 1);
     assert!(new.exists() && !old.exists());
 }
 
@@ -447,15 +342,8 @@ async fn files_honour_the_umask() {
     let plain = dir.path().join("plain");
     std::fs::write(&plain, "x").expect("a file");
     let b = DirBackend::new(dir.path().join("store"));
-    b.put(&path("packs/a"), vec!["x".into()])
-        .await
-        .expect("a write");
-    let mode = |file| {
-        std::fs::metadata(file)
-            .expect("a file")
-            .permissions()
-            .mode()
-    };
+    b.put(&path("packs/a"), vec!["x".into()]).await.expect("a write");
+    let mode = |file| std::fs::metadata(file).expect("a file").permissions().mode();
     assert_eq!(mode(dir.path().join("store/packs/a")), mode(plain));
 }
 

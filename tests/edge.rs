@@ -39,11 +39,7 @@ impl Edge {
         let task = tokio::spawn(edge::serve(backend, listener, async move {
             stopped.await.unwrap_or_default();
         }));
-        Self {
-            address,
-            stop: Some(stop),
-            task,
-        }
+        Self { address, stop: Some(stop), task }
     }
 
     fn client(&self) -> HttpBackend {
@@ -55,17 +51,10 @@ impl Edge {
     async fn ask(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).await.expect("the edge");
         let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .expect("a request");
+        stream.write_all(request.as_bytes()).await.expect("a request");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.expect("an answer");
-        let end = answer
-            .windows(4)
-            .position(|w| w == b"\r\n\r\n")
-            .expect("a head")
-            + 4;
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
         let body = answer.split_off(end);
         (String::from_utf8_lossy(&answer).to_lowercase(), body)
     }
@@ -87,10 +76,7 @@ async fn fill(backend: &dyn Backend) {
         ("private", "secret".into()),
         ("elsewhere/a", "secret".into()),
     ] {
-        backend
-            .put(&path(name), vec![content])
-            .await
-            .expect("a write");
+        backend.put(&path(name), vec![content]).await.expect("a write");
     }
 }
 
@@ -101,10 +87,7 @@ async fn every_backend_is_served() {
     let dir = tempfile::tempdir().expect("a directory");
     let files: Arc<dyn Backend> = Arc::new(DirBackend::new(dir.path().to_owned()));
     fill(files.as_ref()).await;
-    let skips = FaultBackend::new(
-        memory.clone(),
-        vec![Fault::always("", Action::WholeForRange)],
-    );
+    let skips = FaultBackend::new(memory.clone(), vec![Fault::always("", Action::WholeForRange)]);
     let first = Edge::over(memory.clone()).await;
     let chained: Arc<dyn Backend> = Arc::new(first.client());
     for backend in [memory, files, Arc::new(skips), chained] {
@@ -120,33 +103,15 @@ async fn every_backend_is_served() {
         ] {
             let policy = RetryPolicy::default();
             let read = read_all(&client, &path("packs/a"), range.clone(), 1 << 30, &policy).await;
-            assert!(
-                read.expect("a read").0 == object().slice(start..end),
-                "{range:?}"
-            );
+            assert!(read.expect("a read").0 == object().slice(start..end), "{range:?}");
         }
-        let beyond = client
-            .open(&path("packs/a"), ReadRange::Bounded(5..SIZE as u64 + 1))
-            .await;
-        assert_eq!(
-            beyond.expect_err("an error").kind,
-            SourceErrorKind::OutOfRange
-        );
+        let beyond = client.open(&path("packs/a"), ReadRange::Bounded(5..SIZE as u64 + 1)).await;
+        assert_eq!(beyond.expect_err("an error").kind, SourceErrorKind::OutOfRange);
         let missing = client.open(&path("packs/missing"), ReadRange::Full).await;
-        assert_eq!(
-            missing.expect_err("an error").kind,
-            SourceErrorKind::NotFound
-        );
-        let info = client
-            .head(&path("packs/a"))
-            .await
-            .expect("a head")
-            .expect("an object");
+        assert_eq!(missing.expect_err("an error").kind, SourceErrorKind::NotFound);
+        let info = client.head(&path("packs/a")).await.expect("a head").expect("an object");
         assert_eq!(info.size, SIZE as u64);
-        assert_eq!(
-            client.head(&path("packs/missing")).await.expect("a head"),
-            None
-        );
+        assert_eq!(client.head(&path("packs/missing")).await.expect("a head"), None);
         drop(client);
         edge.end().await;
     }
@@ -191,16 +156,10 @@ async fn answers_say_what_they_hold() {
         assert_eq!(body.len(), length, "{what}");
     }
     let (head, _) = edge.ask("GET /refs/m/@v%201", "").await;
-    let tag = head
-        .lines()
-        .find_map(|line| line.strip_prefix("etag: "))
-        .expect("a tag");
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
     let condition = format!("If-None-Match: \"other\", {tag}\r\n");
     let (head, body) = edge.ask("GET /refs/m/@v%201", &condition).await;
-    assert!(
-        head.starts_with("http/1.1 304") && body.is_empty(),
-        "{head}"
-    );
+    assert!(head.starts_with("http/1.1 304") && body.is_empty(), "{head}");
     edge.end().await;
 }
 
@@ -226,17 +185,11 @@ async fn an_origins_failure_is_never_a_short_object() {
         };
         match status {
             Some(status) => {
-                assert!(
-                    head.starts_with(&format!("http/1.1 {status}")),
-                    "{action:?}: {head}"
-                );
+                assert!(head.starts_with(&format!("http/1.1 {status}")), "{action:?}: {head}");
                 assert!(body.len() < 100);
             }
             None => {
-                let policy = RetryPolicy {
-                    retries: 0,
-                    ..RetryPolicy::default()
-                };
+                let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
                 let client = edge.client();
                 let whole = ReadRange::Full;
                 let read = read_all(&client, &path("packs/a"), whole, 1 << 30, &policy).await;
@@ -252,25 +205,13 @@ async fn a_download_under_way_is_finished_at_shutdown() {
     let memory = ObjectBackend::memory();
     fill(&memory).await;
     let big = Bytes::from(vec![7; 30_000_000]);
-    memory
-        .put(&path("packs/big"), vec![big.clone()])
-        .await
-        .expect("a write");
+    memory.put(&path("packs/big"), vec![big.clone()]).await.expect("a write");
     let mut edge = Edge::over(Arc::new(memory)).await;
     let client = edge.client();
-    let mut reader = client
-        .open(&path("packs/big"), ReadRange::Full)
-        .await
-        .expect("a read");
+    let mut reader = client.open(&path("packs/big"), ReadRange::Full).await.expect("a read");
     drop(edge.stop.take());
     let mut out = bytes::BytesMut::new();
-    while reader
-        .body
-        .read_some(&mut out, 1 << 20)
-        .await
-        .expect("a read")
-        > 0
-    {}
+    while reader.body.read_some(&mut out, 1 << 20).await.expect("a read") > 0 {}
     assert!(out == big);
     drop((reader, client));
     edge.end().await;

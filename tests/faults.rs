@@ -21,14 +21,8 @@ fn content() -> Bytes {
 
 async fn store(faults: Vec<Fault>) -> FaultBackend {
     let inner = ObjectBackend::memory();
-    inner
-        .put(&path("packs/a"), vec![content()])
-        .await
-        .expect("a write");
-    inner
-        .put(&path("packs/b"), vec!["other".into()])
-        .await
-        .expect("a write");
+    inner.put(&path("packs/a"), vec![content()]).await.expect("a write");
+    inner.put(&path("packs/b"), vec!["other".into()]).await.expect("a write");
     FaultBackend::new(Arc::new(inner), faults)
 }
 
@@ -95,9 +89,7 @@ async fn whole_objects_for_ranges_carry_their_faults_in_place() {
         Fault::always("packs/", Action::FlipBit(500, 3)),
     ];
     let b = store(faults).await;
-    let read = read_of(&b, ReadRange::Bounded(400..600), 0)
-        .await
-        .expect("a read");
+    let read = read_of(&b, ReadRange::Bounded(400..600), 0).await.expect("a read");
     assert_eq!(read[100], content()[500] ^ 8);
     assert_eq!(b.stats().total().bytes_read, 600, "the rest is not read");
 }
@@ -114,30 +106,17 @@ async fn only_scripted_calls_are_hit() {
         Fault::always("tables/", Action::Hang),
     ];
     let b = store(faults).await;
-    assert_eq!(
-        read_of(&b, ReadRange::Full, 2).await,
-        Err(SourceErrorKind::Transient)
-    );
+    assert_eq!(read_of(&b, ReadRange::Full, 2).await, Err(SourceErrorKind::Transient));
     assert_eq!(read_of(&b, ReadRange::Full, 0).await, Ok(content()));
     let stats = b.stats();
-    assert_eq!(
-        (stats.total().reads, stats.below("packs/a").bytes_read),
-        (4, 1500)
-    );
+    assert_eq!((stats.total().reads, stats.below("packs/a").bytes_read), (4, 1500));
     assert_eq!(stats.below("packs/b").reads, 0);
 }
 
 #[tokio::test]
 async fn writes_fail_as_scripted_and_are_counted() {
-    let b = store(vec![Fault::nth(
-        "refs/",
-        1,
-        Action::Fail(SourceErrorKind::Io),
-    )])
-    .await;
-    b.put(&path("refs/x"), vec!["12".into(), "3".into()])
-        .await
-        .expect("a write");
+    let b = store(vec![Fault::nth("refs/", 1, Action::Fail(SourceErrorKind::Io))]).await;
+    b.put(&path("refs/x"), vec!["12".into(), "3".into()]).await.expect("a write");
     let failed = b.put(&path("refs/x"), vec!["45".into()]).await;
     assert_eq!(failed.expect_err("an error").kind, SourceErrorKind::Io);
     b.delete(&path("refs/x")).await.expect("a deletion");

@@ -43,10 +43,7 @@ async fn get(url: &str, range: ReadRange) -> Result<(Bytes, Option<Version>), So
     let read = read_all(&backend(url), &path("packs/a"), range, LIMIT, &eager(0)).await;
     if let Err(e) = &read {
         // Every error names the store and the object.
-        assert!(
-            e.to_string().starts_with(&format!("{url}/: packs/a: ")),
-            "{e}"
-        );
+        assert!(e.to_string().starts_with(&format!("{url}/: packs/a: ")), "{e}");
     }
     read
 }
@@ -84,18 +81,13 @@ async fn paths_and_headers_are_sent_as_they_should() {
     let server = WebServer::start(|_, head| vec![Step::Send(correct(head, b"x"))]).await;
     let b = backend(&format!("{}/some/prefix/", server.url));
     let range = ReadRange::Bounded(0..1);
-    b.open(&path("refs/a b/@v1?#%2e"), range)
-        .await
-        .expect("a read");
+    b.open(&path("refs/a b/@v1?#%2e"), range).await.expect("a read");
     let request = server.requests().remove(0);
     let line = "GET /some/prefix/refs/a%20b/@v1%3F%23%252e HTTP/1.1\r\n";
     assert!(request.starts_with(line), "{request}");
     let request = request.to_ascii_lowercase();
     assert!(request.contains("\r\nrange: bytes=0-0\r\n"), "{request}");
-    assert!(
-        request.contains("\r\naccept-encoding: identity\r\n"),
-        "{request}"
-    );
+    assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
 }
 
 #[tokio::test]
@@ -110,11 +102,7 @@ async fn head_tells_size_time_and_absence() {
     })
     .await;
     let b = backend(&server.url);
-    let info = b
-        .head(&path("a"))
-        .await
-        .expect("a head")
-        .expect("an object");
+    let info = b.head(&path("a")).await.expect("a head").expect("an object");
     let time = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
     assert_eq!((info.size, info.modified), (12345, time));
     assert_eq!(b.head(&path("a")).await.expect("a head"), None);
@@ -127,11 +115,7 @@ async fn a_whole_object_may_come_for_a_range() {
     let object = pattern(50_000);
     let served = object.clone();
     let server = WebServer::start(move |_, _| {
-        vec![Step::Send(answer(
-            "200 OK",
-            &["Content-Length: 50000"],
-            &served,
-        ))]
+        vec![Step::Send(answer("200 OK", &["Content-Length: 50000"], &served))]
     })
     .await;
     let reader = backend(&server.url)
@@ -146,10 +130,7 @@ async fn a_whole_object_may_come_for_a_range() {
         assert!(get(&server.url, range).await.expect("a read").0 == object[start..end]);
     }
     let beyond = get(&server.url, ReadRange::Bounded(49_999..50_001)).await;
-    assert_eq!(
-        beyond.expect_err("an error").kind,
-        SourceErrorKind::OutOfRange
-    );
+    assert_eq!(beyond.expect_err("an error").kind, SourceErrorKind::OutOfRange);
 }
 
 #[tokio::test]
@@ -157,10 +138,7 @@ async fn chunked_bodies_are_read() {
     let server = WebServer::start(|number, _| {
         let chunks = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
         let chunked = "Transfer-Encoding: chunked";
-        let range = [
-            "Content-Range: bytes 10-20/99",
-            "Content-Range: bytes 10-19/99",
-        ];
+        let range = ["Content-Range: bytes 10-20/99", "Content-Range: bytes 10-19/99"];
         vec![Step::Send(match number {
             0 | 1 => answer("200 OK", &[chunked], chunks),
             2 => answer("206 Partial Content", &[chunked, range[0]], chunks),
@@ -170,13 +148,9 @@ async fn chunked_bodies_are_read() {
     .await;
     let (whole, _) = get(&server.url, ReadRange::Full).await.expect("a read");
     assert_eq!(whole, "hello world");
-    let (part, _) = get(&server.url, ReadRange::Bounded(3..8))
-        .await
-        .expect("a read");
+    let (part, _) = get(&server.url, ReadRange::Bounded(3..8)).await.expect("a read");
     assert_eq!(part, "lo wo");
-    let (part, _) = get(&server.url, ReadRange::Bounded(10..21))
-        .await
-        .expect("a read");
+    let (part, _) = get(&server.url, ReadRange::Bounded(10..21)).await.expect("a read");
     assert_eq!(part, "hello world");
     // One byte more than the range says.
     let long = get(&server.url, ReadRange::Bounded(10..20)).await;
@@ -184,6 +158,33 @@ async fn chunked_bodies_are_read() {
         long.map(|(bytes, _)| bytes.len()).map_err(|e| e.kind),
         Err(SourceErrorKind::Protocol)
     );
+}
+
+/// What no layer above has to notice: the body itself fails, or is not opened at all.
+#[tokio::test]
+async fn lengths_are_checked_where_they_are_known() {
+    let server = WebServer::start(|number, _| {
+        let (range, body) = ("Content-Range: bytes 0-19/20", b"b\r\nhello world\r\n0\r\n\r\n");
+        vec![Step::Send(match number {
+            0 => answer("206 Partial", &[range, "Transfer-Encoding: chunked"], body),
+            _ => answer("206 Partial", &[range, "Content-Length: 11"], b"hello world"),
+        })]
+    })
+    .await;
+    let b = backend(&server.url);
+    let (at, range) = (path("a"), ReadRange::Bounded(0..20));
+    let mut reader = b.open(&at, range.clone()).await.expect("an answer");
+    let mut out = BytesMut::new();
+    let ended = loop {
+        match reader.body.read_some(&mut out, 100).await {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error.kind),
+        }
+    };
+    assert_eq!(ended, Err(SourceErrorKind::Protocol));
+    let refused = b.open(&at, range).await;
+    assert_eq!(refused.expect_err("an error").kind, SourceErrorKind::Protocol);
 }
 
 /// One bad answer each: what it is, what was asked, what the server does, what must come of it.
@@ -260,18 +261,9 @@ async fn bad_answers_get_the_right_error() {
         let server = WebServer::start(move |_, _| steps.clone()).await;
         let start = std::time::Instant::now();
         let got = get(&server.url, asked).await;
-        let got = got
-            .map(|(bytes, _)| bytes)
-            .map_err(|e| (e.kind, e.to_string()));
-        assert!(
-            matches!(&got, Err((kind, _)) if *kind == expected),
-            "{what}: {got:?}"
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(4),
-            "{what} took {:?}",
-            start.elapsed()
-        );
+        let got = got.map(|(bytes, _)| bytes).map_err(|e| (e.kind, e.to_string()));
+        assert!(matches!(&got, Err((kind, _)) if *kind == expected), "{what}: {got:?}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{what} took {:?}", start.elapsed());
         if what == "redirect to itself" {
             assert_eq!(server.requests().len(), 11, "ten redirects are followed");
         }
@@ -291,15 +283,10 @@ async fn nobody_there_is_transient() {
 async fn a_slow_loris_is_not_a_stall_but_patience_ends_somewhere() {
     let server = WebServer::start(|_, _| {
         let head = answer("200 OK", &["Content-Length: 30"], b"");
-        vec![
-            Step::Send(head),
-            Step::Drip(vec![b'x'; 30], Duration::from_millis(20)),
-        ]
+        vec![Step::Send(head), Step::Drip(vec![b'x'; 30], Duration::from_millis(20))]
     })
     .await;
-    let (bytes, _) = get(&server.url, ReadRange::Full)
-        .await
-        .expect("a slow read");
+    let (bytes, _) = get(&server.url, ReadRange::Full).await.expect("a slow read");
     assert_eq!(bytes.len(), 30);
 }
 
@@ -308,11 +295,7 @@ async fn transient_failures_are_tried_again() {
     let server = WebServer::start(|number, head| {
         let object = pattern(5000);
         match number {
-            0 => vec![Step::Send(answer(
-                "503 Busy",
-                &["Content-Length: 4"],
-                b"busy",
-            ))],
+            0 => vec![Step::Send(answer("503 Busy", &["Content-Length: 4"], b"busy"))],
             1 => vec![Step::Reset],
             2 => vec![Step::Stall],
             3 => {
@@ -335,33 +318,15 @@ async fn transient_failures_are_tried_again() {
         vec![Step::Send(answer("429 Slow Down", &headers, b""))]
     })
     .await;
-    let read = read_all(
-        &backend(&server.url),
-        &path("a"),
-        ReadRange::Full,
-        9,
-        &eager(2),
-    )
-    .await;
+    let read = read_all(&backend(&server.url), &path("a"), ReadRange::Full, 9, &eager(2)).await;
     let error = read.expect_err("an error");
     assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
     assert_eq!(server.requests().len(), 3);
 
     let server = WebServer::start(|_, _| vec![Step::Send(answer("404 No", &[], b""))]).await;
-    let read = read_all(
-        &backend(&server.url),
-        &path("a"),
-        ReadRange::Full,
-        9,
-        &eager(4),
-    )
-    .await;
+    let read = read_all(&backend(&server.url), &path("a"), ReadRange::Full, 9, &eager(4)).await;
     assert_eq!(read.expect_err("an error").kind, SourceErrorKind::NotFound);
-    assert_eq!(
-        server.requests().len(),
-        1,
-        "what is not there is not asked for again"
-    );
+    assert_eq!(server.requests().len(), 1, "what is not there is not asked for again");
 }
 
 #[tokio::test]
@@ -381,26 +346,13 @@ async fn redirects_are_followed() {
             })]
         })
         .await;
-        let read = get(&server.url, ReadRange::Bounded(10..20))
-            .await
-            .expect("a read");
+        let read = get(&server.url, ReadRange::Bounded(10..20)).await.expect("a read");
         assert!(read.0 == object[10..20]);
         let requests = server.requests();
-        let lines: Vec<_> = requests
-            .iter()
-            .filter_map(|head| head.lines().next())
-            .collect();
+        let lines: Vec<_> = requests.iter().filter_map(|head| head.lines().next()).collect();
         let expected = ["/packs/a", "/other/b?token=1", "/c"];
-        assert_eq!(
-            lines,
-            expected.map(|p| format!("GET {p} HTTP/1.1")),
-            "{status}"
-        );
-        assert!(
-            requests
-                .iter()
-                .all(|head| head.to_lowercase().contains("range: bytes=10-19"))
-        );
+        assert_eq!(lines, expected.map(|p| format!("GET {p} HTTP/1.1")), "{status}");
+        assert!(requests.iter().all(|head| head.to_lowercase().contains("range: bytes=10-19")));
         assert_eq!(server.connections(), 1, "the connection is used again");
     }
 }
@@ -436,9 +388,7 @@ async fn a_cancelled_read_loses_no_byte() {
 #[tokio::test]
 async fn back_pressure_reaches_the_server() {
     const SIZE: usize = 256 << 20;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = sent.clone();
@@ -455,10 +405,7 @@ async fn back_pressure_reaches_the_server() {
             count.fetch_add(block.len(), std::sync::atomic::Ordering::SeqCst);
         }
     });
-    let mut reader = backend(&url)
-        .open(&path("a"), ReadRange::Full)
-        .await
-        .expect("a read");
+    let mut reader = backend(&url).open(&path("a"), ReadRange::Full).await.expect("a read");
     let mut out = BytesMut::new();
     reader.body.read_some(&mut out, 1000).await.expect("a read");
     // The server is held back once its count stands still.
@@ -471,10 +418,7 @@ async fn back_pressure_reaches_the_server() {
         }
         last = now;
     }
-    assert!(
-        last < 32 << 20,
-        "{last} bytes were sent to a reader that took 1000"
-    );
+    assert!(last < 32 << 20, "{last} bytes were sent to a reader that took 1000");
     server.abort();
 }
 
@@ -484,10 +428,7 @@ async fn it_takes_no_writes() {
     let put = b.put(&path("a"), vec![]).await;
     assert_eq!(put.expect_err("an error").kind, SourceErrorKind::ReadOnly);
     let delete = b.delete(&path("a")).await;
-    assert_eq!(
-        delete.expect_err("an error").kind,
-        SourceErrorKind::ReadOnly
-    );
+    assert_eq!(delete.expect_err("an error").kind, SourceErrorKind::ReadOnly);
     let list = b.list("").await;
     assert_eq!(list.expect_err("an error").kind, SourceErrorKind::Invalid);
 }
@@ -509,9 +450,7 @@ async fn tls_server(
         .expect("a key");
     config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let versions = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = versions.clone();
@@ -526,12 +465,8 @@ async fn tls_server(
                     let _: &hyper::body::Incoming = request.body();
                     seen.lock().expect("a list").push(request.version());
                     let response = match &redirect {
-                        Some(to) => hyper::Response::builder()
-                            .status(302)
-                            .header("location", to),
-                        None => hyper::Response::builder()
-                            .status(200)
-                            .header("etag", "\"v\""),
+                        Some(to) => hyper::Response::builder().status(302).header("location", to),
+                        None => hyper::Response::builder().status(200).header("etag", "\"v\""),
                     };
                     let body = Full::new(Bytes::from(pattern(3_000_000)));
                     let response = response.body(body).expect("a response");
@@ -586,9 +521,7 @@ async fn https_is_not_left_and_its_certificate_is_checked() {
     assert_eq!(plain.requests().len(), 0);
 
     let (_, other_pem, _) = tls_server(&[b"h2"], None).await;
-    let untrusted = trusting(&url, other_pem)
-        .open(&path("a"), ReadRange::Full)
-        .await;
+    let untrusted = trusting(&url, other_pem).open(&path("a"), ReadRange::Full).await;
     let error = untrusted.expect_err("an error");
     assert_eq!(error.kind, SourceErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");

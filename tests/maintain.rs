@@ -2,7 +2,7 @@
 
 #[path = "support/safetensors.rs"]
 mod model;
-#[path = "support/model.rs"]
+#[path = "support/packing.rs"]
 mod packing;
 
 use std::sync::Arc;

@@ -212,7 +212,8 @@ pub fn objects() -> Result<Objects> {
     for (ordinal, (of, name, dtype, shape, grid, bytes)) in (0..).zip(samples()) {
         let shape = Shape::new(shape).ok_or("too many dimensions")?;
         let digest = ContentDigest::of(&bytes);
-        let entry = TensorEntry { ordinal, file: of, name: name.into(), dtype, shape, digest, grid };
+        let entry =
+            TensorEntry { ordinal, file: of, name: name.into(), dtype, shape, digest, grid };
         let records = packs.tensor(&entry, &bytes)?;
         entries.tensors.push((entry, records));
         bodies[of as usize - 3].extend(&bytes);
@@ -282,7 +283,10 @@ pub fn objects() -> Result<Objects> {
     let key = SigningKey::from_bytes(&SECRET);
     let message = [b"tenpak/v1/manifest\0", &id.as_bytes()[..]].concat();
     let signatures = format!("signatures/{id}");
-    store(format!("{signatures}/{}.ed25519", ed25519_key_id()), key.sign(&message).to_bytes().to_vec());
+    store(
+        format!("{signatures}/{}.ed25519", ed25519_key_id()),
+        key.sign(&message).to_bytes().to_vec(),
+    );
     let mut mac = Hmac::<Sha256>::new_from_slice(HMAC_SECRET)?;
     mac.update(&message);
     let hmac_id = key_id("tenpak/v1/key-id hmac", HMAC_SECRET);
@@ -294,10 +298,7 @@ pub fn objects() -> Result<Objects> {
     body["format"] = json!("tenpak-ref");
     store(format!("refs/{NAME}/@latest"), signed("ref", body.clone())?);
     body["tag"] = json!("unsigned");
-    store(
-        format!("refs/{NAME}/@unsigned"),
-        canonical(&json!({"signatures": [], "signed": body}))?,
-    );
+    store(format!("refs/{NAME}/@unsigned"), canonical(&json!({"signatures": [], "signed": body}))?);
     let index = json!({"expires": EXPIRES, "format": "tenpak-refs-index", "refs": [entry],
         "version": version});
     store("refs/index".into(), signed("refs-index", index)?);
@@ -309,7 +310,8 @@ pub fn objects() -> Result<Objects> {
     out.insert("v1/hmac.key".into(), HMAC_SECRET.to_vec());
     out.insert("v1/objects/page-with-bases".into(), with_bases()?);
     manifest.source = json!({"tool": "none"}).as_object().cloned();
-    manifest.delta = json!({"base_model_id": "tiny", "changed_layers": [1, 2]}).as_object().cloned();
+    manifest.delta =
+        json!({"base_model_id": "tiny", "changed_layers": [1, 2]}).as_object().cloned();
     out.insert("v1/objects/manifest-lineage".into(), manifest.to_bytes()?);
     let mut later: Value = serde_json::from_slice(&bytes)?;
     later["version"] = json!("1.7");

@@ -13,6 +13,9 @@ use super::golden::{Objects, canonical, ed25519_key_id, run_frame, signed};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// A case's name, its error, and what is written where.
+type Change<'a> = (&'a str, &'a str, &'a [(usize, &'a [u8])]);
+
 struct Cases {
     files: Objects,
     list: Vec<Value>,
@@ -44,7 +47,7 @@ impl Cases {
     }
 
     /// `good` with each change of `list`, named, with its error.
-    fn changes(&mut self, good: &[u8], list: &[(&str, &str, &[(usize, &[u8])])]) {
+    fn changes(&mut self, good: &[u8], list: &[Change<'_>]) {
         for (name, error, changes) in list {
             let mut bytes = good.to_vec();
             for (at, with) in *changes {
@@ -75,6 +78,7 @@ pub fn objects(files: &mut Objects) -> Result<()> {
     self::manifest(&mut cases, &manifest)?;
     refs(&mut cases)?;
     documents(&mut cases)?;
+    graphs(&mut cases)?;
     json_texts(&mut cases);
     files.append(&mut cases.files);
     let mut list = serde_json::to_string_pretty(&cases.list)?;
@@ -231,6 +235,7 @@ fn page(kind: u8, entries: &[Vec<u8>], records: &[[u8; 128]]) -> Vec<u8> {
 /// The fields of a tensor entry, as numbers that may lie.
 #[derive(Clone)]
 struct Tensor {
+    ordinal: u32,
     file: u32,
     name: Vec<u8>,
     dtype: u8,
@@ -241,7 +246,7 @@ struct Tensor {
 
 impl Tensor {
     fn bytes(&self) -> Vec<u8> {
-        let mut out = 0_u32.to_le_bytes().to_vec();
+        let mut out = self.ordinal.to_le_bytes().to_vec();
         out.extend(self.file.to_le_bytes());
         out.extend((self.name.len() as u16).to_le_bytes());
         out.extend([self.dtype, self.shape.len() as u8]);
@@ -257,7 +262,7 @@ impl Tensor {
 /// 4 x 2 of F16 (24) in two chunks of 2 rows.
 fn tensor() -> Tensor {
     let (name, shape) = (b"t".to_vec(), vec![4, 2]);
-    Tensor { file: 0, name, dtype: 24, shape, grid: [1, 4, 4, 2, 4], records: 2 }
+    Tensor { ordinal: 0, file: 0, name, dtype: 24, shape, grid: [1, 4, 4, 2, 4], records: 2 }
 }
 
 fn two() -> [[u8; 128]; 2] {
@@ -416,6 +421,82 @@ fn file_pages(cases: &mut Cases) {
     cases.add("twice", "out of order", pair(b"a", b"a"));
 }
 
+/// A manifest's length, the manifest, and its table, from pages of (kind, first key, records, bytes).
+fn graph(pages: &[(&str, &str, usize, Vec<u8>)], totals: Value) -> Result<Vec<u8>> {
+    let table: Vec<u8> = pages.iter().flat_map(|page| page.3.clone()).collect();
+    let list: Vec<_> = pages
+        .iter()
+        .map(|(kind, first, records, bytes)| {
+            json!({"blake3": blake3::hash(bytes).to_hex().as_str(), "chunks": records,
+                "first": first, "kind": kind, "length": bytes.len()})
+        })
+        .collect();
+    let reference = json!({"length": table.len(), "pages": list,
+        "table": blake3::hash(&table).to_hex().as_str()});
+    let manifest = canonical(&json!({"chunks": [reference], "format": "tenpak-manifest",
+        "totals": totals, "version": "1.0"}))?;
+    Ok([&(manifest.len() as u32).to_le_bytes()[..], &manifest, &table].concat())
+}
+
+/// Rules that hold between objects: each page is right on its own.
+fn graphs(cases: &mut Cases) -> Result<()> {
+    let whole = |ordinal: u32| [&[2][..], &ordinal.to_le_bytes()].concat();
+    let totals = |files: u64, raw: u64| {
+        json!({"chunks": 2, "files": files, "raw_bytes": raw, "records": 2, "stored_bytes": 16,
+            "tensors": 1})
+    };
+    let tensors = |tensor: Tensor| ("tensors", "t", 2, page(1, &[tensor.bytes()], &two()));
+    let files = |first, list: &[Vec<u8>]| ("files", first, 0, page(2, list, &[]));
+    let m = |size, extents: &[Vec<u8>]| files("m", &[file(b"m", [0, 0], size, 0, extents)]);
+    let good = || (tensors(tensor()), m(16, &[whole(0)]));
+    cases.group("graph", "5.4");
+    let mut one = |name: &str, error: &str, pages: &[(&str, &str, usize, Vec<u8>)], totals| {
+        cases.add(name, error, graph(pages, totals)?);
+        Result::Ok(())
+    };
+    let with = |change: &dyn Fn(&mut Tensor)| {
+        let mut changed = tensor();
+        change(&mut changed);
+        [tensors(changed), m(16, &[whole(0)])]
+    };
+    one("ordinal-gap", "no tensor before it", &with(&|t| t.ordinal = 1), totals(1, 16))?;
+    one("tensor-of-another-file", "misplaced", &with(&|t| t.file = 1), totals(1, 16))?;
+    let (t, _) = good();
+    one("file-size", "in a file of 17", &[t.clone(), m(17, &[whole(0)])], totals(1, 17))?;
+    one("tensor-twice", "misplaced", &[t.clone(), m(32, &[whole(0), whole(0)])], totals(1, 32))?;
+    one("tensor-unknown", "misplaced", &[t.clone(), m(16, &[whole(7)])], totals(1, 16))?;
+    one("tensor-in-no-file", "in no file", &[t.clone(), m(0, &[])], totals(1, 0))?;
+    let empty = |path: &[u8]| file(path, [0, 0], 0, 0, &[]);
+    let none = || {
+        json!({"chunks": 0, "files": 2, "raw_bytes": 0, "records": 0, "stored_bytes": 0,
+        "tensors": 0})
+    };
+    let folder = files("a", &[empty(b"a"), empty(b"a/b")]);
+    one("file-and-folder", "a file and a folder", &[folder], none())?;
+    // Not neighbours in the order of bytes.
+    let folder = files("a", &[empty(b"a"), empty(b"a-b"), empty(b"a/b")]);
+    one("file-and-folder-apart", "a file and a folder", &[folder], none())?;
+    let (x, y) = (files("a", &[empty(b"a"), empty(b"c")]), files("b", &[empty(b"b")]));
+    one("files-across-pages", "out of order", &[x, y], none())?;
+    cases.group("graph", "6");
+    let (t, f) = good();
+    let (mut fewer, mut more) = (t.clone(), f.clone());
+    (fewer.2, more.2) = (1, 1);
+    cases.add("page-records", "number of records", graph(&[fewer, more], totals(1, 16))?);
+    let mut kind = f.clone();
+    (kind.0, kind.1) = ("tensors", "z");
+    cases.add("page-kind", "kind is not", graph(&[t.clone(), kind], totals(1, 16))?);
+    let good = graph(&[t, f], totals(1, 16))?;
+    let mut table = good.clone();
+    if let Some(last) = table.last_mut() {
+        *last ^= 1;
+    }
+    cases.add("table-digest", "table: the digest", table);
+    cases.add("table-short", "table: the digest", &good[..good.len() - 1]);
+    cases.add("table-long", "is the limit", [&good[..], b"x"].concat());
+    Ok(())
+}
+
 fn layout(cases: &mut Cases, layout: &[u8]) {
     cases.group("layout", "7");
     cases.changes(
@@ -480,8 +561,9 @@ fn manifest(cases: &mut Cases, good: &Value) -> Result<()> {
         m["totals"]["records"] = json!(0);
     })?;
     let zeros = "0".repeat(64);
-    let page =
-        format!("{{\"blake3\":\"{zeros}\",\"chunks\":0,\"first\":\"a\",\"kind\":\"tensors\",\"length\":1}},");
+    let page = format!(
+        "{{\"blake3\":\"{zeros}\",\"chunks\":0,\"first\":\"a\",\"kind\":\"tensors\",\"length\":1}},"
+    );
     cases.repeat(&page, 4096);
     let mut long = good.clone();
     long["model_id"] = json!("x##########x");
@@ -495,41 +577,43 @@ fn refs(cases: &mut Cases) -> Result<()> {
     let id = "ab".repeat(32);
     let good = json!({"expires": 5, "format": "tenpak-ref", "manifest": id, "name": "a/b",
         "tag": "latest", "version": 3});
-    for (name, field, value) in [
-        ("format", "format", json!("tenpak-refs-index")),
-        ("name-up", "name", json!("../b")),
-        ("name-three-segments", "name", json!("a/b/c")),
-        ("name-empty", "name", json!("")),
-        ("name-long", "name", json!("a".repeat(97))),
-        ("name-newline", "name", json!("a\n")),
-        ("name-index", "name", json!("index")),
-        ("name-index-first", "name", json!("Index/a")),
-        ("tag-main", "tag", json!("main")),
-        ("tag-up", "tag", json!("..")),
-        ("tag-long", "tag", json!("a".repeat(129))),
-        ("manifest", "manifest", json!("00")),
-        ("version-negative", "version", json!(-1)),
-        ("expires-text", "expires", json!("never")),
+    for (name, error, field, value) in [
+        ("format", "unknown variant", "format", json!("tenpak-refs-index")),
+        ("name-up", "no artifact name", "name", json!("../b")),
+        ("name-three-segments", "no artifact name", "name", json!("a/b/c")),
+        ("name-empty", "no artifact name", "name", json!("")),
+        ("name-long", "no artifact name", "name", json!("a".repeat(97))),
+        ("name-newline", "no artifact name", "name", json!("a\n")),
+        ("name-index", "reserved", "name", json!("index")),
+        ("name-index-first", "reserved", "name", json!("Index/a")),
+        ("tag-main", "must be written", "tag", json!("main")),
+        ("tag-up", "no tag", "tag", json!("..")),
+        ("tag-long", "no tag", "tag", json!("a".repeat(129))),
+        ("manifest", "no identifier", "manifest", json!("00")),
+        ("version-negative", "expected u64", "version", json!(-1)),
+        ("expires-text", "expected u64", "expires", json!("never")),
     ] {
         let mut body = good.clone();
         body[field] = value;
-        cases.add(name, "", signed("ref", body)?);
+        cases.add(name, error, signed("ref", body)?);
     }
-    let entry = |n: u8| json!({"key": format!("{n:02x}").repeat(16), "method": "ed25519",
-        "signature": "00".repeat(64)});
+    let entry = |n: u8| {
+        json!({"key": format!("{n:02x}").repeat(16), "method": "ed25519",
+        "signature": "00".repeat(64)})
+    };
     let with = |list: Vec<Value>| canonical(&json!({"signatures": list, "signed": good}));
-    cases.add("signatures-17", "", with((0..17).map(entry).collect())?);
-    cases.add("signatures-unsorted", "", with(vec![entry(2), entry(1)])?);
-    cases.add("signature-twice", "", with(vec![entry(1), entry(1)])?);
+    cases.add("signatures-17", "more than 16", with((0..17).map(entry).collect())?);
+    cases.add("signatures-unsorted", "out of order", with(vec![entry(2), entry(1)])?);
+    cases.add("signature-twice", "listed twice", with(vec![entry(1), entry(1)])?);
     let mut hmac = entry(1);
     hmac["method"] = json!("hmac");
-    cases.add("method-hmac", "", with(vec![hmac])?);
+    cases.add("method-hmac", "unknown variant", with(vec![hmac])?);
     let mut short = entry(1);
     short["signature"] = json!("00");
-    cases.add("signature-short", "", with(vec![short])?);
+    cases.add("signature-short", "not 128", with(vec![short])?);
     let mut long = good.clone();
     long["name"] = json!("x##########x");
-    cases.add("above-64-kib", "", signed("ref", long)?);
+    cases.add("above-64-kib", "limit", signed("ref", long)?);
     cases.repeat("##########", 7000);
     cases.group("refs-index", "8.2");
     let line = |name: &str| json!({"manifest": id, "name": name, "tag": "latest", "version": 3});
@@ -537,11 +621,15 @@ fn refs(cases: &mut Cases) -> Result<()> {
         let body = json!({"expires": 5, "format": "tenpak-refs-index", "refs": refs, "version": 1});
         signed("refs-index", body)
     };
-    cases.add("unsorted", "", list(vec![line("b"), line("a")])?);
-    cases.add("twice", "", list(vec![line("a"), line("a")])?);
-    cases.add("name", "", list(vec![line("a/../b")])?);
-    cases.add("format", "", signed("refs-index", good)?);
-    cases.add("no-signature-list", "", canonical(&json!({"signed": {"key": ed25519_key_id()}}))?);
+    cases.add("unsorted", "out of order", list(vec![line("b"), line("a")])?);
+    cases.add("twice", "listed twice", list(vec![line("a"), line("a")])?);
+    cases.add("name", "no artifact name", list(vec![line("a/../b")])?);
+    cases.add("format", "unknown variant", signed("refs-index", good)?);
+    cases.add(
+        "no-signature-list",
+        "expected `",
+        canonical(&json!({"signed": {"key": ed25519_key_id()}}))?,
+    );
     Ok(())
 }
 

@@ -2,12 +2,15 @@
 
 use std::fmt::Display;
 
+use crate::artifact::ArtifactError;
+use crate::loader::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
 use crate::model::ModelError;
 use crate::pack::PackError;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
 use crate::trust::TrustError;
+use crate::unpack::UnpackError;
 
 /// The command could not do what it was asked.
 pub(super) const FAILED: u8 = 1;
@@ -55,7 +58,9 @@ fn source_status(error: &SourceError) -> u8 {
         SourceErrorKind::NotFound => NOT_FOUND,
         SourceErrorKind::OutOfRange => VERIFICATION,
         SourceErrorKind::Invalid | SourceErrorKind::ReadOnly | SourceErrorKind::Unlistable => USAGE,
-        SourceErrorKind::Protocol | SourceErrorKind::Stalled | SourceErrorKind::Transient => NETWORK,
+        SourceErrorKind::Protocol | SourceErrorKind::Stalled | SourceErrorKind::Transient => {
+            NETWORK
+        }
         _ => FAILED,
     }
 }
@@ -98,6 +103,61 @@ impl From<TrustError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::new(store_status(&error), error)
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::new(load_status(&error), with_causes(&error))
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Self {
+        let status = match error.kind() {
+            // What a ref or manifest names is missing: the store is damaged.
+            ErrorKind::NotFound if matches!(error, ArtifactError::Source(_)) => VERIFICATION,
+            ErrorKind::NotFound => NOT_FOUND,
+            ErrorKind::Verification => VERIFICATION,
+            ErrorKind::Network => NETWORK,
+            ErrorKind::Other => match &error {
+                ArtifactError::Ambiguous { .. } | ArtifactError::Pattern { .. } => USAGE,
+                _ => FAILED,
+            },
+        };
+        Self::new(status, with_causes(&error))
+    }
+}
+
+fn load_status(error: &LoadError) -> u8 {
+    match error.kind() {
+        // A pack that a layout names is missing: the store is damaged.
+        ErrorKind::NotFound | ErrorKind::Verification => VERIFICATION,
+        ErrorKind::Network => NETWORK,
+        ErrorKind::Other => FAILED,
+    }
+}
+
+/// The error and what it was caused by, where its own text does not say that.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+impl From<UnpackError> for Failure {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Load(error) => error.into(),
+            error => Self::failed(error),
+        }
     }
 }
 

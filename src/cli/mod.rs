@@ -4,16 +4,19 @@
 //! line of standard output is one object.
 
 mod bytes;
+mod edge;
 mod cp;
 mod du;
 mod error;
 mod gc;
 mod inspect;
 mod keys;
+mod load;
 mod output;
 mod pack;
 mod progress;
 mod refs;
+mod unpack;
 mod verify;
 
 use std::ffi::OsString;
@@ -24,8 +27,9 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::format::name::ArtifactSpec;
-use crate::store::Store;
-use crate::trust::TrustSet;
+use crate::source::Backend;
+use crate::store::{Resolved, Store};
+use crate::trust::{SeenRefs, TrustSet};
 
 use error::Failure;
 use output::Output;
@@ -69,6 +73,10 @@ enum Command {
     Keygen(keys::Keygen),
     /// Put a model directory or file into the store
     Pack(pack::Pack),
+    /// Stream an artifact's tensors into memory, every byte verified
+    Load(load::Load),
+    /// Write an artifact's files, byte for byte
+    Unpack(unpack::Unpack),
     /// Add a signature to an artifact, and renew its ref
     Sign(keys::Sign),
     /// Give an artifact another name or tag
@@ -77,6 +85,8 @@ enum Command {
     Rm(refs::Rm),
     /// List artifacts
     Ls(refs::Ls),
+    /// Serve a store over HTTP
+    Edge(edge::Edge),
     /// Check every byte of an artifact, or of the whole store
     Verify(verify::Verify),
     /// Free what nothing names, after a grace period
@@ -116,6 +126,53 @@ impl Global {
 
     fn store(&self) -> Result<Store, Failure> {
         Ok(Store::new(crate::source::url::open(&self.store_location()?)?))
+    }
+
+    /// The store and its mirrors, in the order in which they are preferred.
+    fn sources(&self, store: &Store) -> Result<Vec<Arc<dyn Backend>>, Failure> {
+        let mut sources = vec![store.backend().clone()];
+        for mirror in &self.mirror {
+            sources.push(crate::source::url::open(mirror)?);
+        }
+        Ok(sources)
+    }
+
+    /// Finds the artifact in the store or, where that fails, in a mirror, and checks its ref and
+    /// its manifest against the trusted keys. What a store that answers says of its trust is final.
+    async fn open(
+        &self,
+        artifact: &ArtifactSpec,
+        output: &Output,
+    ) -> Result<(Store, Resolved), Failure> {
+        let trust = self.trust()?;
+        let mut first = None;
+        for source in self.sources(&self.store()?)? {
+            let store = Store::new(source);
+            match self.open_in(&store, artifact, &trust, output).await {
+                Ok(found) => return Ok((store, found)),
+                Err(error) => drop(first.get_or_insert(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| Failure::failed("no store")))
+    }
+
+    async fn open_in(
+        &self,
+        store: &Store,
+        artifact: &ArtifactSpec,
+        trust: &TrustSet,
+        output: &Output,
+    ) -> Result<Resolved, Failure> {
+        let found = store.resolve_trusted(artifact, trust, &SeenRefs::of_user()).await?;
+        if let Some(warning) = &found.warning {
+            output.note(warning);
+        }
+        let (_, bytes) = store.manifest(found.manifest).await.map_err(|error| match artifact {
+            ArtifactSpec::Named { .. } => error.named_by(artifact),
+            ArtifactSpec::Id(_) => error,
+        })?;
+        store.check_manifest(trust, found.name(), found.manifest, &bytes).await?;
+        Ok(found)
     }
 
     fn trust(&self) -> Result<TrustSet, Failure> {
@@ -167,10 +224,13 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let result = match cli.command {
         Command::Keygen(args) => args.run(output),
         Command::Pack(args) => args.run(global, handle, output),
+        Command::Load(args) => args.run(global, handle, output),
+        Command::Unpack(args) => args.run(global, handle, output),
         Command::Sign(args) => handle.block_on(args.run(global, output)),
         Command::Tag(args) => handle.block_on(args.run(global, output)),
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
+        Command::Edge(args) => handle.block_on(args.run(output)),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Cp(args) => handle.block_on(args.run(global, output)),
@@ -198,10 +258,9 @@ mod tests {
 
     #[test]
     fn global_flags_stand_before_and_after_the_command() {
-        for args in [
-            ["tenpak", "--store", "s", "--json", "ls"],
-            ["tenpak", "ls", "--store", "s", "--json"],
-        ] {
+        for args in
+            [["tenpak", "--store", "s", "--json", "ls"], ["tenpak", "ls", "--store", "s", "--json"]]
+        {
             let cli = Cli::try_parse_from(args).unwrap();
             assert_eq!((cli.global.store.as_deref(), cli.global.json), (Some("s"), true));
         }

@@ -17,7 +17,10 @@ impl Bar {
             "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
         );
         let bar = ProgressBar::no_length();
-        Self(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(doing))
+        Self(
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_message(doing),
+        )
     }
 
     pub(super) fn begin(&self, bytes: u64) {

@@ -160,6 +160,7 @@ impl Ls {
             rows.push(row);
         }
         let object = json!({"artifacts": artifacts});
-        output.result(object, || if entries.is_empty() { String::new() } else { bytes::table(&rows) })
+        output
+            .result(object, || if entries.is_empty() { String::new() } else { bytes::table(&rows) })
     }
 }

@@ -63,10 +63,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), EdgeError> {
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
     server.http2().timer(TokioTimer::new());
     let graceful = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
@@ -95,9 +92,7 @@ pub async fn serve(
             let backend = backend.clone();
             async move { Ok::<_, Infallible>(answer(&backend, &request).await) }
         });
-        let connection = server
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             // A connection that breaks concerns its client, who notices.
@@ -105,9 +100,7 @@ pub async fn serve(
         });
     }
     drop(listener);
-    tokio::time::timeout(FAREWELL, graceful.shutdown())
-        .await
-        .unwrap_or_default();
+    tokio::time::timeout(FAREWELL, graceful.shutdown()).await.unwrap_or_default();
     Ok(())
 }
 
@@ -186,13 +179,8 @@ async fn get(
         Some(range) => (range, true),
         None => (reader.range.clone(), false),
     };
-    let mut answer = Response::new(stream::body(
-        reader,
-        range.clone(),
-        known,
-        backend.clone(),
-        path.clone(),
-    ));
+    let mut answer =
+        Response::new(stream::body(reader, range.clone(), known, backend.clone(), path.clone()));
     let headers = answer.headers_mut();
     if known {
         headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
@@ -238,14 +226,8 @@ async fn open(
             opened => return opened.map(|reader| Opened::Reader(reader, range)),
         }
     }
-    let missing = || {
-        SourceError::new(
-            SourceErrorKind::NotFound,
-            backend.location(),
-            path,
-            "no such object",
-        )
-    };
+    let missing =
+        || SourceError::new(SourceErrorKind::NotFound, backend.location(), path, "no such object");
     let size = backend.head(path).await?.ok_or_else(missing)?.size;
     let range = match wanted {
         Wanted::Between(first, end) if first < size => first..end.min(size),
@@ -281,9 +263,7 @@ fn refusal(error: &SourceError) -> Answer {
     };
     let mut answer = plain(status);
     if let Some(wait) = error.retry_after {
-        answer
-            .headers_mut()
-            .insert(RETRY_AFTER, wait.as_secs().into());
+        answer.headers_mut().insert(RETRY_AFTER, wait.as_secs().into());
     }
     answer
 }
@@ -299,7 +279,5 @@ fn plain(status: StatusCode) -> Answer {
 }
 
 fn empty() -> UnsyncBoxBody<Bytes, SourceError> {
-    Full::new(Bytes::new())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync()
 }

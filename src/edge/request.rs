@@ -7,15 +7,8 @@ use hyper::header::{GetAll, HeaderValue, IF_RANGE, RANGE};
 use crate::source::{ObjectPath, Version};
 
 /// The folders of a store that are served.
-const FOLDERS: [&str; 7] = [
-    "refs",
-    "manifests",
-    "tables",
-    "layouts",
-    "packs",
-    "by-tensor",
-    "signatures",
-];
+const FOLDERS: [&str; 7] =
+    ["refs", "manifests", "tables", "layouts", "packs", "by-tensor", "signatures"];
 /// The one object at the top.
 const DESCRIPTOR: &str = "tenpak.json";
 
@@ -43,9 +36,7 @@ pub(super) fn object_path(path: &str) -> Option<ObjectPath> {
 
 /// Whether the object of that path may be replaced.
 pub(super) fn is_mutable(path: &ObjectPath) -> bool {
-    ["refs/", "layouts/"]
-        .iter()
-        .any(|folder| path.as_str().starts_with(folder))
+    ["refs/", "layouts/"].iter().any(|folder| path.as_str().starts_with(folder))
 }
 
 /// Undoes percent-encoding; `None` if it is broken or hides no UTF-8.
@@ -131,10 +122,7 @@ mod tests {
             ("/refs/org/model/@latest", "refs/org/model/@latest"),
             ("/refs/a%20b/%40v%25", "refs/a b/@v%"),
         ] {
-            assert_eq!(
-                object_path(path).map(|p| p.to_string()).as_deref(),
-                Some(object)
-            );
+            assert_eq!(object_path(path).map(|p| p.to_string()).as_deref(), Some(object));
         }
         for path in [
             "",
@@ -169,10 +157,7 @@ mod tests {
             ("bytes=5-9", Some(Wanted::Between(5, 10))),
             ("Bytes=5-", Some(Wanted::From(5))),
             ("bytes=-7", Some(Wanted::Last(7))),
-            (
-                "bytes=0-99999999999999999999",
-                Some(Wanted::Between(0, u64::MAX)),
-            ),
+            ("bytes=0-99999999999999999999", Some(Wanted::Between(0, u64::MAX))),
             ("bytes=9-5", None),
             ("bytes=0-1,3-4", None),
             ("bytes=-", None),

@@ -58,7 +58,8 @@ impl Rect {
 
 impl Grid {
     /// The grid of a tensor without bytes.
-    pub const EMPTY: Self = Self { leading: 0, rows: 0, row_bytes: 0, block_rows: 0, band_bytes: 0 };
+    pub const EMPTY: Self =
+        Self { leading: 0, rows: 0, row_bytes: 0, block_rows: 0, band_bytes: 0 };
 
     /// A plain run of `len` bytes in chunks of `chunk`.
     pub const fn run(len: u64, chunk: u64) -> Self {

@@ -157,6 +157,14 @@ impl Page {
         Ok(Self { entries, bases, first_base })
     }
 
+    /// The name or path of the first entry.
+    pub fn first(&self) -> &str {
+        match &self.entries {
+            Entries::Tensors(tensors) => tensors.first().map_or("", |l| &l.entry.name),
+            Entries::Files(files) => files.first().map_or("", |l| &l.entry.path),
+        }
+    }
+
     /// All records, in page order.
     pub fn records(&self) -> impl Iterator<Item = &ChunkRecord> {
         let (tensors, files): (&[_], &[_]) = match &self.entries {

@@ -122,6 +122,10 @@ documents! {
 impl Descriptor {
     /// Refuses a store of a version that this release does not know.
     pub fn check(&self) -> Result<(), FormatError> {
+        if crate::id::from_hex::<16>(&self.store_id).is_none() {
+            let why = format!("{:?} is no store id", self.store_id);
+            return Err(FormatError::invalid("store", why));
+        }
         if self.version == STORE_VERSION {
             return Ok(());
         }

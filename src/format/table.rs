@@ -55,7 +55,8 @@ impl Entries {
             let first = group.first().map_or("", |(entry, _)| &entry.name);
             table.push(PageKind::Tensors, first, &bytes, records.chain(bases));
         }
-        for group in groups(&self.files, target, |(e, _)| 80 + e.path.len() + 45 * e.extents.len()) {
+        for group in groups(&self.files, target, |(e, _)| 80 + e.path.len() + 45 * e.extents.len())
+        {
             let bases = self.bases_of(group.iter().flat_map(|(_, records)| records))?;
             let entries: Vec<_> = group.iter().collect();
             let bytes = page::write_files(&entries, &bases)?;
@@ -183,11 +184,8 @@ mod tests {
     }
 
     fn entries() -> Entries {
-        let mut extents = vec![Extent::Content {
-            len: 7,
-            digest: ContentDigest::of(b"header"),
-            chunks: 1,
-        }];
+        let mut extents =
+            vec![Extent::Content { len: 7, digest: ContentDigest::of(b"header"), chunks: 1 }];
         extents.extend((0..300).map(|ordinal| Extent::Tensor { ordinal }));
         let file = FileEntry {
             path: "m/model.safetensors".into(),
@@ -206,7 +204,8 @@ mod tests {
 
     fn parse(table: &Table) -> Vec<Page> {
         let mut pages = Vec::new();
-        let manifest = crate::format::manifest::Manifest::new(table.reference.clone(), table.totals);
+        let manifest =
+            crate::format::manifest::Manifest::new(table.reference.clone(), table.totals);
         for place in manifest.table().places() {
             let bytes = &table.bytes[place.bytes.start as usize..place.bytes.end as usize];
             pages.push(Page::parse(bytes, place.page.kind, place.page.blake3).unwrap());

@@ -58,9 +58,18 @@ pub(super) async fn copy_pack(
     }
     let bytes = index.data_len();
     let mut written = Written::default();
+    let parts = followed_by(parts);
     written.add(write(target.clone(), lease.clone(), index, parts).await?);
     progress.advance(bytes);
     Ok(written)
+}
+
+/// The chunks, and then the end of their pack.
+fn followed_by(mut chunks: Vec<Bytes>) -> impl FnOnce(Bytes) -> Vec<Bytes> + Send {
+    move |end| {
+        chunks.push(end);
+        chunks
+    }
 }
 
 /// Writes these chunks, each of which must be there once, into new packs, in this order.
@@ -143,6 +152,7 @@ impl Sink<'_> {
         while self.writing.len() >= 2 {
             self.settle().await?;
         }
+        let parts = followed_by(parts);
         let write = write(self.target.clone(), self.lease.clone(), index, parts);
         self.writing.push_back(tokio::spawn(write));
         Ok(())

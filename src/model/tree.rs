@@ -19,7 +19,8 @@ pub fn walk(path: &Path) -> Result<Vec<SourceFile>, ModelError> {
         found.sort();
     } else if metadata.is_file() {
         // The name that the user gave, not the one a link leads to.
-        let name = path.file_name().ok_or_else(|| ModelError::NotFound { path: path.to_owned() })?;
+        let name =
+            path.file_name().ok_or_else(|| ModelError::NotFound { path: path.to_owned() })?;
         found.push((artifact_path("", name, path)?, path.to_owned()));
     } else {
         let why = "neither a file nor a folder";
@@ -104,8 +105,7 @@ mod tests {
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
         symlink("../../blobs/1234", root.join("config.json")).unwrap();
         symlink("sub", root.join("also")).unwrap();
-        let expected =
-            [".gitattributes", "also/deep/run.sh", "config.json", "sub/deep/run.sh"];
+        let expected = [".gitattributes", "also/deep/run.sh", "config.json", "sub/deep/run.sh"];
         assert_eq!(paths(&root), expected);
         assert!(walk(&root).unwrap().iter().any(|f| f.executable && f.size == 2));
         assert_eq!(paths(&root.join("config.json")), ["config.json"]);

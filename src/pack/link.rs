@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Mutex, OnceCell};
 
+use super::buffer::Buffers;
 use super::cut::{self, Cut};
 use super::writer::Linkable;
 use crate::codec;
@@ -47,6 +48,7 @@ pub(super) struct Finder {
     artifacts: Mutex<HashMap<ManifestId, Arc<OnceCell<Option<Units>>>>>,
     /// Chunks of interrupted runs and of the base artifact.
     chunks: HashMap<DecodedDigest, (Placed, bool)>,
+    buffers: Buffers,
 }
 
 impl Finder {
@@ -56,7 +58,8 @@ impl Finder {
         linkable: Arc<Linkable>,
         chunks: HashMap<DecodedDigest, (Placed, bool)>,
     ) -> Self {
-        Self { store, trust, linkable, artifacts: Mutex::default(), chunks }
+        let buffers = Buffers::new(1 << 20, 1);
+        Self { store, trust, linkable, artifacts: Mutex::default(), chunks, buffers }
     }
 
     /// The unit of that content and element type, if an artifact of the store has it.
@@ -143,7 +146,7 @@ impl Finder {
         found: &Found,
     ) -> Result<bool, StoreError> {
         for (rect, chunk) in found.cut.rects().into_iter().zip(&found.chunks) {
-            let Ok(own) = cut::chunk(file, offset, rect) else { return Ok(false) };
+            let Ok(own) = cut::chunk(file, offset, rect, &self.buffers) else { return Ok(false) };
             if DecodedDigest::of(&own) != chunk.record.decoded || !self.compare(*chunk).await? {
                 return Ok(false);
             }

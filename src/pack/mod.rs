@@ -4,6 +4,7 @@
 //! and the next run goes on from the packs that the interrupted one's lease lists. Memory is bounded
 //! by the number of chunks on their way, whatever the model's size.
 
+mod buffer;
 mod cut;
 pub(crate) mod link;
 mod pool;
@@ -31,6 +32,7 @@ use crate::parallel::choose_grid;
 use crate::store::{Lease, Lifetime, Placed, Published, Store, StoreError, Whole, candidates};
 use crate::trust::{Signer, TrustSet};
 
+use buffer::Buffers;
 use cut::Cut;
 use link::{Finder, Found};
 use pool::{Pending, Pool, WorkerFailed};
@@ -39,6 +41,8 @@ use writer::{Linkable, PackWriter};
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
 /// one is written again, because each run costs every later load a request.
 const MIN_RUN: u64 = 1 << 20;
+/// What a chunk's buffer has room for; larger chunks get one of their own.
+const MAX_GRID_CHUNK: usize = 1 << 20;
 
 /// A model that was not packed.
 #[derive(Debug, thiserror::Error)]
@@ -191,6 +195,7 @@ struct Packer<'a> {
     done: Vec<Done>,
     encoding: VecDeque<(usize, u64, Pending<Result<Chunk, PackError>>)>,
     run: Vec<(Unit, Found)>,
+    buffers: Buffers,
     window: usize,
 }
 
@@ -244,6 +249,7 @@ impl<'a> Packer<'a> {
             done: Vec::new(),
             encoding: VecDeque::new(),
             run: Vec::new(),
+            buffers: Buffers::new(MAX_GRID_CHUNK, 2 * threads + 6),
             window: 2 * threads + 4,
         })
     }
@@ -342,7 +348,15 @@ impl<'a> Packer<'a> {
                         .map_err(io)?;
                     let (offset, len, element) = (part.offset, part.len, *dtype);
                     let cut = Cut::Grid(grid);
-                    vec![Unit { file: index, offset, len, digest, element, cut, tensor: Some(part) }]
+                    vec![Unit {
+                        file: index,
+                        offset,
+                        len,
+                        digest,
+                        element,
+                        cut,
+                        tensor: Some(part),
+                    }]
                 }
             };
             let look = |unit: &Unit| {
@@ -428,9 +442,10 @@ impl<'a> Packer<'a> {
                 self.settle_chunk()?;
             }
             let (source, choice) = (source.clone(), self.options.codec);
+            let buffers = self.buffers.clone();
             let (finder, runtime) = (self.finder.clone(), self.runtime.clone());
             let chunk = self.pool.spawn(move |worker| {
-                let decoded = cut::chunk(&source.file, offset, rect)
+                let decoded = cut::chunk(&source.file, offset, rect, &buffers)
                     .map_err(ModelError::io(&source.location))?;
                 if let Some(known) = known(&finder, &runtime, &decoded, element, choice)? {
                     return Ok(Chunk::Known(known));

@@ -38,8 +38,9 @@ impl Packed {
         let hints: Vec<_> = hinted(&done).collect();
         let table = self.entries(done)?.into_table()?;
         let place = |record: &crate::format::record::ChunkRecord| {
-            self.places.get(&record.stored).copied().ok_or_else(|| {
-                FormatError::Invalid { what: "layout", why: format!("{} is nowhere", record.stored) }
+            self.places.get(&record.stored).copied().ok_or_else(|| FormatError::Invalid {
+                what: "layout",
+                why: format!("{} is nowhere", record.stored),
             })
         };
         let places: Vec<Place> = table.records.iter().map(place).collect::<Result<_, _>>()?;
@@ -58,12 +59,12 @@ impl Packed {
             self.new_bytes += store.ensure(path, bytes).await?;
         }
         for signer in &self.options.signers {
-            let signature = signer
-                .sign_manifest(id, &manifest_bytes, unix_now())
-                .map_err(StoreError::Trust)?;
+            let signature =
+                signer.sign_manifest(id, &manifest_bytes, unix_now()).map_err(StoreError::Trust)?;
             let path = signature_path(id, &signer.key_id(), signer.method());
-            let path = ObjectPath::new(path).ok_or_else(|| {
-                FormatError::Invalid { what: "signature", why: "its path is not valid".to_owned() }
+            let path = ObjectPath::new(path).ok_or_else(|| FormatError::Invalid {
+                what: "signature",
+                why: "its path is not valid".to_owned(),
             })?;
             self.new_bytes += store.ensure(&path, &signature).await?;
         }
@@ -73,16 +74,17 @@ impl Packed {
         for (path, bytes) in &objects {
             self.new_bytes += store.ensure(path, bytes).await?;
         }
-        let hint = Bytes::from(ByTensor::new(id).to_bytes()?);
-        let put = |path: ObjectPath| {
-            let hint = hint.clone();
-            async move { store.backend().put(&path, vec![hint]).await }
+        let hint = &Bytes::from(ByTensor::new(id).to_bytes()?);
+        // Where all else was there already, the hints are likely to be.
+        let repeated = self.new_bytes == 0;
+        let put = |path: ObjectPath| async move {
+            if repeated && store.read_optional(&path, hint.len()).await.ok().flatten().as_ref() == Some(hint) {
+                return Ok(0);
+            }
+            store.backend().put(&path, vec![hint.clone()]).await.map(|()| hint.len() as u64)
         };
-        self.new_bytes += hint.len() as u64 * hints.len() as u64;
-        stream::iter(hints.into_iter().map(put))
-            .buffer_unordered(HINTS_AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        let written = stream::iter(hints.into_iter().map(put)).buffer_unordered(HINTS_AT_ONCE);
+        self.new_bytes += written.try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
         let totals = manifest.totals;
         Ok(PackReport { manifest: id, totals, new_bytes: self.new_bytes, linked, published })
     }

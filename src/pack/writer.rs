@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::PackError;
+use super::buffer::Buffers;
 use crate::codec::Encoded;
 use crate::format::layout::Place;
 use crate::format::pack::{PackIndex, Trailer};
@@ -20,6 +21,8 @@ use crate::store::{Lease, Store, StoreError};
 pub(crate) const TARGET: u64 = 32 << 20;
 /// Packs on their way to the store at a time.
 const IN_FLIGHT: usize = 2;
+/// Room for a pack with its index.
+const BUFFER: usize = (TARGET as usize) + (1 << 20);
 
 /// What a pack's writing added to the store.
 pub(crate) struct Stored {
@@ -34,7 +37,9 @@ pub(super) struct PackWriter {
     lease: Lease,
     runtime: Handle,
     index: PackIndex,
-    parts: Vec<Bytes>,
+    /// The chunks of `index`, back to back.
+    data: BytesMut,
+    buffers: Buffers,
     /// Chunks of packs that are not stored yet: their places are not known yet.
     unplaced: HashSet<StoredDigest>,
     places: HashMap<StoredDigest, Place>,
@@ -49,7 +54,8 @@ impl PackWriter {
             lease,
             runtime,
             index: PackIndex::new(0),
-            parts: Vec::new(),
+            data: BytesMut::new(),
+            buffers: Buffers::new(BUFFER, IN_FLIGHT + 1),
             unplaced: HashSet::new(),
             places: HashMap::new(),
             writing: VecDeque::new(),
@@ -74,7 +80,10 @@ impl PackWriter {
         }
         // An empty pack has room for any chunk.
         if self.index.push(record).is_some() {
-            self.parts.push(stored);
+            if self.data.capacity() == 0 {
+                self.data = self.buffers.take();
+            }
+            self.data.extend_from_slice(&stored);
             self.unplaced.insert(record.stored);
         }
         Ok(())
@@ -82,14 +91,21 @@ impl PackWriter {
 
     fn seal(&mut self) -> Result<(), PackError> {
         let index = std::mem::replace(&mut self.index, PackIndex::new(0));
-        let parts = std::mem::take(&mut self.parts);
-        if parts.is_empty() {
+        let data = std::mem::take(&mut self.data);
+        if data.is_empty() {
             return Ok(());
         }
         while self.writing.len() >= IN_FLIGHT {
             self.settle_one()?;
         }
-        let write = write(self.store.clone(), self.lease.clone(), index, parts);
+        let (store, lease) = (self.store.clone(), self.lease.clone());
+        let buffers = self.buffers.clone();
+        let parts = move |end: Bytes| {
+            let mut data = data;
+            data.extend_from_slice(&end);
+            vec![buffers.share(data)]
+        };
+        let write = write(store, lease, index, parts);
         self.writing.push_back(self.runtime.spawn(write));
         Ok(())
     }
@@ -116,12 +132,13 @@ impl PackWriter {
 }
 
 /// Stores one pack. It is in the lease before anything else looks at it, and never takes the name
-/// of a pack that is marked for deletion.
+/// of a pack that is marked for deletion. `parts` is given the bytes after the chunks and returns the
+/// whole pack.
 pub(crate) async fn write(
     store: Store,
     lease: Lease,
     mut index: PackIndex,
-    mut parts: Vec<Bytes>,
+    parts: impl FnOnce(Bytes) -> Vec<Bytes> + Send,
 ) -> Result<Stored, StoreError> {
     let mut places = Vec::with_capacity(index.chunks().len());
     for (range, record) in index.places() {
@@ -143,9 +160,8 @@ pub(crate) async fn write(
         if present {
             return Ok(Stored { id, places, new_bytes: 0 });
         }
-        parts.push(bytes.into());
-        parts.push(Bytes::copy_from_slice(&trailer.to_bytes()));
-        store.backend().put(&path, parts).await?;
+        let end = [&bytes[..], &trailer.to_bytes()].concat();
+        store.backend().put(&path, parts(end.into())).await?;
         return Ok(Stored { id, places, new_bytes: len });
     }
 }

@@ -74,20 +74,12 @@ pub struct Fault {
 impl Fault {
     /// A fault in every request for paths that start with `prefix`.
     pub fn always(prefix: impl Into<String>, action: Action) -> Self {
-        Self {
-            prefix: prefix.into(),
-            when: When::Always,
-            action,
-        }
+        Self { prefix: prefix.into(), when: When::Always, action }
     }
 
     /// A fault in only the `nth` request (from 0) for paths that start with `prefix`.
     pub fn nth(prefix: impl Into<String>, nth: u64, action: Action) -> Self {
-        Self {
-            prefix: prefix.into(),
-            when: When::Calls(nth..nth.saturating_add(1)),
-            action,
-        }
+        Self { prefix: prefix.into(), when: When::Calls(nth..nth.saturating_add(1)), action }
     }
 }
 
@@ -183,10 +175,7 @@ impl FaultBackend {
 
     /// With these faults; of several that hit one request, all act.
     pub fn new(inner: Arc<dyn Backend>, faults: Vec<Fault>) -> Self {
-        let backend = Self {
-            inner,
-            shared: Shared::default(),
-        };
+        let backend = Self { inner, shared: Shared::default() };
         backend.script(faults);
         backend
     }

@@ -28,10 +28,8 @@ use super::{
 
 /// A read lasts as long as its reader takes: stalls are noticed by whoever reads. The rest of the
 /// client's options come from the environment.
-const CLIENT: [(ClientConfigKey, &str); 2] = [
-    (ClientConfigKey::Timeout, "24h"),
-    (ClientConfigKey::ConnectTimeout, "10s"),
-];
+const CLIENT: [(ClientConfigKey, &str); 2] =
+    [(ClientConfigKey::Timeout, "24h"), (ClientConfigKey::ConnectTimeout, "10s")];
 
 /// A bucket, or a part of one below a prefix.
 pub struct ObjectBackend {
@@ -43,9 +41,7 @@ pub struct ObjectBackend {
 
 impl fmt::Debug for ObjectBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ObjectBackend")
-            .field(&self.location)
-            .finish()
+        f.debug_tuple("ObjectBackend").field(&self.location).finish()
     }
 }
 
@@ -57,11 +53,7 @@ impl ObjectBackend {
 
     /// Any object store, without a prefix.
     pub fn from_store(location: &str, store: Arc<dyn ObjectStore>) -> Self {
-        Self {
-            location: location.into(),
-            store,
-            prefix: String::new(),
-        }
+        Self { location: location.into(), store, prefix: String::new() }
     }
 
     /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment.
@@ -86,11 +78,7 @@ impl ObjectBackend {
         };
         let store = make_bucket(scheme, bucket)
             .map_err(|e| invalid("the bucket cannot be used").caused_by(e))?;
-        Ok(Self {
-            location: location.into(),
-            store,
-            prefix,
-        })
+        Ok(Self { location: location.into(), store, prefix })
     }
 
     fn error(&self, object: impl fmt::Display, error: Error) -> SourceError {
@@ -146,18 +134,16 @@ fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error
             Arc::new(builder.build()?)
         }
         "gs" => {
-            let mut builder = GoogleCloudStorageBuilder::from_env()
-                .with_bucket_name(bucket)
-                .with_retry(retry);
+            let mut builder =
+                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
             for (key, value) in CLIENT {
                 builder = builder.with_config(GoogleConfigKey::Client(key), value);
             }
             Arc::new(builder.build()?)
         }
         _ => {
-            let mut builder = MicrosoftAzureBuilder::from_env()
-                .with_container_name(bucket)
-                .with_retry(retry);
+            let mut builder =
+                MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
             for (key, value) in CLIENT {
                 builder = builder.with_config(AzureConfigKey::Client(key), value);
             }
@@ -280,15 +266,11 @@ impl Backend for ObjectBackend {
         let update = matches!(expected, Expected::Version(_));
         let mode = match expected {
             Expected::Absent => PutMode::Create,
-            Expected::Version(Version(e_tag)) => PutMode::Update(UpdateVersion {
-                e_tag: Some(e_tag),
-                version: None,
-            }),
+            Expected::Version(Version(e_tag)) => {
+                PutMode::Update(UpdateVersion { e_tag: Some(e_tag), version: None })
+            }
         };
-        let options = PutOptions {
-            mode,
-            ..PutOptions::default()
-        };
+        let options = PutOptions { mode, ..PutOptions::default() };
         let key = self.key(path)?;
         match self.store.put_opts(&key, content.into(), options).await {
             Ok(_) => Ok(()),
@@ -347,10 +329,7 @@ impl ObjectBackend {
             return Err(failed);
         };
         match range.within(info.size) {
-            None => Err(SourceError {
-                kind: SourceErrorKind::OutOfRange,
-                ..failed
-            }),
+            None => Err(SourceError { kind: SourceErrorKind::OutOfRange, ..failed }),
             Some(wanted) if wanted.is_empty() => Ok(ObjectReader {
                 range: wanted,
                 size: Some(info.size),

@@ -46,16 +46,9 @@ impl RetryPolicy {
             return None;
         }
         let factor = 1u32.checked_shl(retry).unwrap_or(u32::MAX);
-        let full = self
-            .first_pause
-            .saturating_mul(factor)
-            .min(self.longest_pause);
+        let full = self.first_pause.saturating_mul(factor).min(self.longest_pause);
         let jittered = full.mul_f64(1.0 - 0.5 * jitter.clamp(0.0, 1.0));
-        Some(
-            jittered
-                .max(asked.unwrap_or_default())
-                .min(self.longest_pause),
-        )
+        Some(jittered.max(asked.unwrap_or_default()).min(self.longest_pause))
     }
 }
 
@@ -106,12 +99,8 @@ async fn read_once(
     stall: Duration,
 ) -> Result<(Bytes, Option<Version>), Failure> {
     let error = |kind, what: String| SourceError::new(kind, backend.location(), path, what);
-    let stalled = |_| {
-        error(
-            SourceErrorKind::Stalled,
-            format!("no byte came for {} s", stall.as_secs_f32()),
-        )
-    };
+    let stalled =
+        |_| error(SourceErrorKind::Stalled, format!("no byte came for {} s", stall.as_secs_f32()));
     let too_long = |size: u64| {
         Failure::Final(error(
             SourceErrorKind::Protocol,
@@ -120,12 +109,7 @@ async fn read_once(
     };
     let opened = tokio::time::timeout(stall, backend.open(path, range.clone()));
     let reader: ObjectReader = opened.await.map_err(stalled)??;
-    let ObjectReader {
-        range: given,
-        size,
-        version,
-        mut body,
-    } = reader;
+    let ObjectReader { range: given, size, version, mut body } = reader;
     // Where a server sends the whole object, what was asked for is cut out of it.
     let wanted = match size {
         Some(size) => range.within(size).ok_or_else(|| {
@@ -181,25 +165,12 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_limit_and_then_end() {
-        let policy = RetryPolicy {
-            retries: 8,
-            ..RetryPolicy::default()
-        };
+        let policy = RetryPolicy { retries: 8, ..RetryPolicy::default() };
         let pauses: Vec<_> = (0..9).map(|n| policy.pause(n, 0.0, None)).collect();
         let ms = |ms| Some(Duration::from_millis(ms));
         assert_eq!(
             pauses,
-            [
-                ms(100),
-                ms(200),
-                ms(400),
-                ms(800),
-                ms(1600),
-                ms(3200),
-                ms(5000),
-                ms(5000),
-                None
-            ]
+            [ms(100), ms(200), ms(400), ms(800), ms(1600), ms(3200), ms(5000), ms(5000), None]
         );
         assert_eq!(policy.pause(0, 1.0, None), ms(50));
         assert_eq!(policy.pause(0, 1.0, ms(700)), ms(700));

@@ -18,10 +18,14 @@ pub enum StoreError {
     #[error("{location}: {object} is damaged: {source}; restore it from a mirror, or pack again")]
     Damaged { location: String, object: String, source: FormatError },
     /// An object that a manifest or ref names is missing.
-    #[error("{location}: {object} is missing, though {by} names it; restore it from a mirror, or pack again")]
+    #[error(
+        "{location}: {object} is missing, though {by} names it; restore it from a mirror, or pack again"
+    )]
     Incomplete { location: String, object: String, by: String },
     /// A chunk is not the one that its record names.
-    #[error("{location}: packs/{pack} at offset {offset}: {source}; restore the pack from a mirror, or pack again")]
+    #[error(
+        "{location}: packs/{pack} at offset {offset}: {source}; restore the pack from a mirror, or pack again"
+    )]
     Chunk { location: String, pack: String, offset: u32, source: DigestMismatch },
     /// A verified chunk does not decode.
     #[error("{location}: packs/{pack} at offset {offset}: {source}")]

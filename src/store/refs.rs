@@ -134,8 +134,12 @@ impl Store {
             sealed(body, signers).map(Some)
         })
         .await?;
-        let entry =
-            IndexEntry { manifest, name: name.clone(), tag: tag.clone(), version: published.version };
+        let entry = IndexEntry {
+            manifest,
+            name: name.clone(),
+            tag: tag.clone(),
+            version: published.version,
+        };
         self.update_index(name, tag, Some(entry), signers, lifetime).await?;
         Ok(published)
     }
@@ -218,7 +222,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         for attempt in 0..TRIES {
             let limit = T::LIMIT as u64;
-            let read = read_all(&**self.backend(), path, ReadRange::Full, limit, self.retry()).await;
+            let read =
+                read_all(&**self.backend(), path, ReadRange::Full, limit, self.retry()).await;
             let (previous, expected) = match read {
                 Ok((bytes, version)) => {
                     let version = version.map_or(Expected::Absent, Expected::Version);

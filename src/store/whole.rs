@@ -1,7 +1,6 @@
 //! An artifact's whole graph: manifest, table and layout, read and checked against each other.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::HashSet;
 
 use bytes::Bytes;
 
@@ -9,8 +8,8 @@ use super::{Store, StoreError};
 use crate::format::FormatError;
 use crate::format::layout::{Layout, Place};
 use crate::format::limits::MAX_RECORDS;
-use crate::format::manifest::Manifest;
-use crate::format::page::{Entries, Extent, FileEntry, Listed, Page, TensorEntry};
+use crate::format::manifest::{Manifest, Totals};
+use crate::format::page::{Entries, Extent, FileEntry, Listed, Page, TensorEntry, distinct};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::id::{ManifestId, StoredDigest, TableId};
@@ -76,7 +75,13 @@ impl Whole {
             // The pages' lengths sum to the table's, whose digest is right.
             let bytes = &table[place.bytes.start as usize..place.bytes.end as usize];
             let page = Page::parse(bytes, place.page.kind, place.page.blake3);
-            pages.push((page.map_err(&damaged_table)?, place.records));
+            let page = page.map_err(&damaged_table)?;
+            if page.first() != place.page.first {
+                let why =
+                    format!("a page begins with {:?}, not {:?}", page.first(), place.page.first);
+                return Err(damaged_table(FormatError::invalid("table", why)));
+            }
+            pages.push((page, place.records));
         }
         for (page, records) in pages {
             whole.add(page, records, &places).map_err(&damaged_table)?;
@@ -98,7 +103,8 @@ impl Whole {
     ) -> Result<(), FormatError> {
         let first = self.chunks.len();
         let wrong = |why: &str| FormatError::invalid("table", why);
-        if first as u64 != records.start || page.records().count() as u64 != records.end - records.start
+        if first as u64 != records.start
+            || page.records().count() as u64 != records.end - records.start
         {
             return Err(wrong("a page has another number of records than the manifest says"));
         }
@@ -128,6 +134,7 @@ impl Whole {
                 return wrong(format!("tensor {} has no tensor before it", tensor.ordinal));
             }
         }
+        let paths: HashSet<&str> = self.files.iter().map(|(file, _)| file.path.as_str()).collect();
         let mut next = 0;
         for (i, pair) in self.files.windows(2).enumerate() {
             let [(a, _), (b, _)] = pair else { continue };
@@ -136,6 +143,10 @@ impl Whole {
             }
         }
         for (i, (file, _)) in self.files.iter().enumerate() {
+            let above = file.path.match_indices('/').map(|(at, _)| &file.path[..at]);
+            if let Some(both) = above.into_iter().find(|folder| paths.contains(folder)) {
+                return wrong(format!("{both:?} is a file and a folder"));
+            }
             let mut size = 0_u64;
             for extent in &file.extents {
                 size += match *extent {
@@ -145,21 +156,30 @@ impl Whole {
                             next += 1;
                             t.byte_len()
                         }
-                        _ => return wrong(format!("{:?}: tensor {ordinal} is misplaced", file.path)),
+                        _ => {
+                            return wrong(format!("{:?}: tensor {ordinal} is misplaced", file.path));
+                        }
                     },
                 };
             }
             if size != file.size {
                 return wrong(format!("{:?}: {size} bytes in a file of {}", file.path, file.size));
             }
-            if self.files.iter().any(|(f, _)| {
-                f.path.strip_prefix(&file.path).is_some_and(|rest| rest.starts_with('/'))
-            }) {
-                return wrong(format!("{:?} is a file and a folder", file.path));
-            }
         }
         if next != self.tensors.len() {
             return wrong(format!("tensor {next} is in no file"));
+        }
+        let (chunks, stored_bytes) = distinct(self.chunks.iter().map(|chunk| &chunk.record));
+        let found = Totals {
+            files: self.files.len() as u64,
+            tensors: self.tensors.len() as u64,
+            records: self.chunks.len() as u64,
+            chunks,
+            raw_bytes: self.files.iter().map(|(file, _)| file.size).sum(),
+            stored_bytes,
+        };
+        if found != self.manifest.totals {
+            return wrong(format!("{found:?}, where the manifest says {:?}", self.manifest.totals));
         }
         Ok(())
     }
@@ -173,14 +193,7 @@ impl Whole {
 
     /// Each distinct stored chunk once, in table order.
     pub fn distinct(&self) -> Vec<Placed> {
-        let mut seen = HashMap::<StoredDigest, ()>::with_capacity(self.chunks.len());
-        let mut distinct = Vec::new();
-        for chunk in &self.chunks {
-            if let Entry::Vacant(new) = seen.entry(chunk.record.stored) {
-                new.insert(());
-                distinct.push(*chunk);
-            }
-        }
-        distinct
+        let mut seen = HashSet::<StoredDigest>::with_capacity(self.chunks.len());
+        self.chunks.iter().filter(|chunk| seen.insert(chunk.record.stored)).copied().collect()
     }
 }

@@ -29,10 +29,7 @@ impl S3Server {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap_or_else(|e| panic!("{program}: {e}; `make test` installs it"));
-            let mut server = Self {
-                child,
-                endpoint: format!("http://127.0.0.1:{port}"),
-            };
+            let mut server = Self { child, endpoint: format!("http://127.0.0.1:{port}") };
             if server.answers(port) {
                 return server;
             }

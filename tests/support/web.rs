@@ -50,12 +50,7 @@ impl WebServer {
                 tokio::spawn(serve(stream, script.clone(), seen.clone()));
             }
         });
-        Self {
-            url,
-            requests,
-            connections,
-            task,
-        }
+        Self { url, requests, connections, task }
     }
 
     /// The heads of all requests so far.
@@ -138,8 +133,7 @@ pub fn correct(head: &str, object: &[u8]) -> Vec<u8> {
     let range = head.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
         let value = value.strip_prefix("bytes=")?;
-        name.eq_ignore_ascii_case("range")
-            .then(|| value.split_once('-'))?
+        name.eq_ignore_ascii_case("range").then(|| value.split_once('-'))?
     });
     let length = format!("Content-Length: {}", object.len());
     let Some((first, last)) = range else {
@@ -161,9 +155,5 @@ pub fn correct(head: &str, object: &[u8]) -> Vec<u8> {
     }
     let range = format!("Content-Range: bytes {start}-{}/{size}", end - 1);
     let length = format!("Content-Length: {}", end - start);
-    answer(
-        "206 Partial Content",
-        &[&range, &length],
-        &object[start..end],
-    )
+    answer("206 Partial Content", &[&range, &length], &object[start..end])
 }

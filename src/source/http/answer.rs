@@ -81,10 +81,7 @@ fn whole(asked: &ReadRange, length: Option<u64>) -> Result<Covered, (SourceError
     match (asked, length) {
         (_, Some(size)) => match asked.within(size) {
             Some(_) => Ok((0..size, Some(size))),
-            None => Err((
-                SourceErrorKind::OutOfRange,
-                format!("the object ends at byte {size}"),
-            )),
+            None => Err((SourceErrorKind::OutOfRange, format!("the object ends at byte {size}"))),
         },
         (ReadRange::Suffix(_), None) => Err((
             SourceErrorKind::Protocol,
@@ -153,10 +150,7 @@ fn refusal(status: u16, headers: &HeaderMap, site: &Site) -> SourceError {
     let mut error = site.error(kind, format!("{what} (HTTP status {status})"));
     error.retry_after = text(headers, RETRY_AFTER).and_then(|value| match digits(value) {
         Some(seconds) => Some(Duration::from_secs(seconds)),
-        None => httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(SystemTime::now())
-            .ok(),
+        None => httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok(),
     });
     error
 }

@@ -51,11 +51,7 @@ impl fmt::Debug for Clients {
 
 impl Clients {
     pub(super) fn new(options: HttpOptions) -> Self {
-        Self {
-            options,
-            plain: OnceLock::new(),
-            secure: OnceLock::new(),
-        }
+        Self { options, plain: OnceLock::new(), secure: OnceLock::new() }
     }
 
     /// The client for URLs of `scheme`.
@@ -70,10 +66,8 @@ impl Clients {
             (true, None) => Roots::Native,
             (true, Some(pem)) => Roots::Pem(pem),
         };
-        let made = make_client(&self.options, roots).map_err(|e| {
-            site.error(SourceErrorKind::Io, "TLS cannot be set up")
-                .caused_by(e)
-        })?;
+        let made = make_client(&self.options, roots)
+            .map_err(|e| site.error(SourceErrorKind::Io, "TLS cannot be set up").caused_by(e))?;
         Ok(cell.get_or_init(|| made))
     }
 }
@@ -135,19 +129,10 @@ fn tls_config(roots: Roots<'_>) -> Result<ClientConfig, Box<dyn Error + Send + S
 /// Why no answer came.
 pub(super) fn request_error(site: &Site, error: ClientError) -> SourceError {
     let (kind, message) = match cause_of(&error) {
-        Cause::Certificate => (
-            SourceErrorKind::Invalid,
-            "the server's certificate is not trusted",
-        ),
-        Cause::Protocol => (
-            SourceErrorKind::Protocol,
-            "the server's answer is malformed",
-        ),
+        Cause::Certificate => (SourceErrorKind::Invalid, "the server's certificate is not trusted"),
+        Cause::Protocol => (SourceErrorKind::Protocol, "the server's answer is malformed"),
         _ if error.is_connect() => (SourceErrorKind::Transient, "cannot connect"),
-        _ => (
-            SourceErrorKind::Transient,
-            "the connection failed before an answer",
-        ),
+        _ => (SourceErrorKind::Transient, "the connection failed before an answer"),
     };
     site.error(kind, message).caused_by(error)
 }
@@ -159,8 +144,7 @@ pub(super) fn body_error(site: &Site, error: hyper::Error, at: u64) -> SourceErr
         Cause::Protocol => (SourceErrorKind::Protocol, "the body is malformed"),
         _ => (SourceErrorKind::Transient, "the connection broke"),
     };
-    site.error(kind, format!("{what} at byte {at} of the object"))
-        .caused_by(error)
+    site.error(kind, format!("{what} at byte {at} of the object")).caused_by(error)
 }
 
 enum Cause {

@@ -46,10 +46,7 @@ pub struct HttpOptions {
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(10),
-            roots_pem: None,
-        }
+        Self { connect_timeout: Duration::from_secs(10), roots_pem: None }
     }
 }
 
@@ -85,24 +82,16 @@ impl HttpBackend {
             return Err(invalid("a store's address has no query and no fragment"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid(
-                "a store's address holds no user name and no password",
-            ));
+            return Err(invalid("a store's address holds no user name and no password"));
         }
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
         }
-        Ok(Self {
-            base: url,
-            clients: Clients::new(options),
-        })
+        Ok(Self { base: url, clients: Clients::new(options) })
     }
 
     fn site(&self, path: &ObjectPath) -> Site {
-        Site {
-            location: self.base.as_str().into(),
-            object: path.as_str().into(),
-        }
+        Site { location: self.base.as_str().into(), object: path.as_str().into() }
     }
 
     fn url_of(&self, path: &ObjectPath) -> Url {
@@ -145,16 +134,10 @@ impl HttpBackend {
         site: &Site,
     ) -> Result<Response<Incoming>, SourceError> {
         let uri = Uri::try_from(url.as_str()).map_err(|e| {
-            site.error(
-                SourceErrorKind::Invalid,
-                format!("{url} cannot be requested"),
-            )
-            .caused_by(e)
+            site.error(SourceErrorKind::Invalid, format!("{url} cannot be requested")).caused_by(e)
         })?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(ACCEPT_ENCODING, "identity");
+        let mut request =
+            Request::builder().method(method).uri(uri).header(ACCEPT_ENCODING, "identity");
         request = match range {
             ReadRange::Full => request,
             ReadRange::Bounded(range) => {
@@ -163,17 +146,11 @@ impl HttpBackend {
             }
             ReadRange::Suffix(last) => request.header(RANGE, format!("bytes=-{last}")),
         };
-        let request = request
-            .body(http_body_util::Empty::<Bytes>::new())
-            .map_err(|e| {
-                site.error(SourceErrorKind::Invalid, "the request is malformed")
-                    .caused_by(e)
-            })?;
+        let request = request.body(http_body_util::Empty::<Bytes>::new()).map_err(|e| {
+            site.error(SourceErrorKind::Invalid, "the request is malformed").caused_by(e)
+        })?;
         let client = self.clients.of(url.scheme(), site)?;
-        client
-            .request(request)
-            .await
-            .map_err(|e| connect::request_error(site, e))
+        client.request(request).await.map_err(|e| connect::request_error(site, e))
     }
 }
 
@@ -198,10 +175,7 @@ fn next_url(url: &Url, response: &Response<Incoming>, site: &Site) -> Result<Url
     if !fits {
         return Err(site.error(
             SourceErrorKind::Invalid,
-            format!(
-                "refused the redirect from {url} to {next}: it leaves {}",
-                url.scheme()
-            ),
+            format!("refused the redirect from {url} to {next}: it leaves {}", url.scheme()),
         ));
     }
     Ok(next)
@@ -249,10 +223,7 @@ impl Backend for HttpBackend {
         }
         let answer = Answer::to_get(&response, &ReadRange::Full, &site)?;
         let size = answer.size.ok_or_else(|| {
-            site.error(
-                SourceErrorKind::Protocol,
-                "the server does not tell its size",
-            )
+            site.error(SourceErrorKind::Protocol, "the server does not tell its size")
         })?;
         Ok(Some(ObjectInfo {
             path: path.clone(),

@@ -4,37 +4,35 @@
 //! the new one. What a killed writer leaves lies in `.tmp/` and is never listed. Names that start
 //! with a dot belong to this module, and no directory is entered through a symbolic link.
 
+mod read;
+mod write;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::num::NonZeroU64;
-use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use rustix::fs::{Advice, FlockOperation};
 
 use super::{
-    Backend, Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, SourceError,
-    SourceErrorKind, Version,
+    Backend, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, SourceError,
+    SourceErrorKind,
 };
+use read::{FileBody, hashed, stat_version};
+use write::{Temp, make_parent, sync_parent};
 
 const TEMP_DIR: &str = ".tmp";
 const LOCK_FILE: &str = ".lock";
 /// Objects up to this size, read whole, have the BLAKE3 of their content as version.
 const HASHED_SIZE: u64 = 1 << 20;
-/// Write-back is started every so many bytes, so that the disk works while the rest is written.
-const WRITE_BACK: u64 = 8 << 20;
 /// Reads of at least this length tell the kernel to read ahead.
 const LONG_READ: u64 = 1 << 20;
 /// The age at which [`DirBackend::sweep`] takes a temporary file for abandoned.
 pub const STALE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-
-static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 
 /// A store in a directory of the local file system.
 #[derive(Debug, Clone)]
@@ -52,9 +50,7 @@ impl DirBackend {
     /// The store below `root`, which is made by the first write.
     pub fn new(root: PathBuf) -> Self {
         let location = root.display().to_string();
-        Self {
-            inner: Arc::new(Dir { root, location }),
-        }
+        Self { inner: Arc::new(Dir { root, location }) }
     }
 
     /// The directory.
@@ -65,8 +61,7 @@ impl DirBackend {
     /// Removes temporary files that were last written more than `age` ago, and returns how many.
     /// A living writer touches its file all the time, so with [`STALE_AGE`] none is disturbed.
     pub async fn sweep(&self, age: Duration) -> Result<usize, SourceError> {
-        self.blocking("temporary files", move |dir| dir.sweep(age))
-            .await
+        self.blocking("temporary files", move |dir| dir.sweep(age)).await
     }
 
     /// Runs `work` on a thread made for blocking.
@@ -95,11 +90,7 @@ struct Failure {
 
 impl Failure {
     fn new(kind: SourceErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            cause: None,
-        }
+        Self { kind, message: message.into(), cause: None }
     }
 }
 
@@ -113,11 +104,7 @@ impl From<io::Error> for Failure {
             }
             _ => (SourceErrorKind::Io, "the file system failed"),
         };
-        Self {
-            kind,
-            message: message.to_owned(),
-            cause: Some(error),
-        }
+        Self { kind, message: message.to_owned(), cause: Some(error) }
     }
 }
 
@@ -153,10 +140,7 @@ impl Dir {
             {
                 return Err(Failure::new(
                     SourceErrorKind::Invalid,
-                    format!(
-                        "{} is a symbolic link in the place of a directory",
-                        file.display()
-                    ),
+                    format!("{} is a symbolic link in the place of a directory", file.display()),
                 ));
             }
         }
@@ -170,10 +154,7 @@ impl Dir {
         let file = File::open(self.file_of(path)?)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(Failure::new(
-                SourceErrorKind::NotFound,
-                "not a regular file",
-            ));
+            return Err(Failure::new(SourceErrorKind::NotFound, "not a regular file"));
         }
         let size = meta.len();
         let Some(range) = (match range {
@@ -187,12 +168,7 @@ impl Dir {
         };
         let length = range.end - range.start;
         if length >= LONG_READ {
-            rustix::fs::fadvise(
-                &file,
-                range.start,
-                NonZeroU64::new(length),
-                Advice::Sequential,
-            )?;
+            rustix::fs::fadvise(&file, range.start, NonZeroU64::new(length), Advice::Sequential)?;
         }
         Ok(ObjectReader {
             range: range.clone(),
@@ -222,7 +198,7 @@ impl Dir {
 
     fn put(&self, path: &ObjectPath, parts: &[Bytes]) -> Result<(), Failure> {
         let target = self.file_of(path)?;
-        let temp = self.write_temp(parts)?;
+        let temp = Temp::write(&self.root.join(TEMP_DIR), parts)?;
         make_parent(&target)?;
         let lock = self.lock(FlockOperation::LockShared)?;
         temp.publish(&target)?;
@@ -237,14 +213,11 @@ impl Dir {
         content: Bytes,
     ) -> Result<(), Failure> {
         let target = self.file_of(path)?;
-        let temp = self.write_temp(&[content])?;
+        let temp = Temp::write(&self.root.join(TEMP_DIR), &[content])?;
         make_parent(&target)?;
         let lock = self.lock(FlockOperation::LockExclusive)?;
         if !self.is_as(path, expected)? {
-            return Err(Failure::new(
-                SourceErrorKind::Conflict,
-                "the object changed meanwhile",
-            ));
+            return Err(Failure::new(SourceErrorKind::Conflict, "the object changed meanwhile"));
         }
         temp.publish(&target)?;
         // Who reads the new object and builds on it must not see it vanish in a power failure.
@@ -296,31 +269,6 @@ impl Dir {
                 }
             }
         }
-    }
-
-    /// Writes a temporary file and waits until it is on the disk.
-    fn write_temp(&self, parts: &[Bytes]) -> Result<Temp, Failure> {
-        let folder = self.root.join(TEMP_DIR);
-        let name = format!(
-            "{}-{:x}-{}",
-            std::process::id(),
-            SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_nanos(),
-            NEXT_TEMP.fetch_add(1, Ordering::Relaxed)
-        );
-        fs::create_dir_all(&folder)?;
-        let path = folder.join(name);
-        let file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .open(&path)?;
-        let temp = Temp { path, kept: true };
-        write_parts(&file, parts)?;
-        // The data, its length included; times may lag.
-        file.sync_data()?;
-        Ok(temp)
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, Failure> {
@@ -402,179 +350,8 @@ impl Dir {
     }
 }
 
-/// A written file that is removed unless it is published.
-struct Temp {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Temp {
-    fn publish(mut self, target: &Path) -> Result<(), Failure> {
-        fs::rename(&self.path, target)?;
-        self.kept = false;
-        Ok(())
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if self.kept && fs::remove_file(&self.path).is_err() {
-            // A later sweep takes it: nobody lists it meanwhile.
-        }
-    }
-}
-
-fn write_parts(mut file: &File, parts: &[Bytes]) -> Result<(), Failure> {
-    let mut started = 0u64;
-    let mut written = 0u64;
-    let mut rest: Vec<Bytes> = parts.iter().filter(|p| !p.is_empty()).cloned().collect();
-    rest.reverse();
-    while !rest.is_empty() {
-        let slices: Vec<IoSlice<'_>> = rest
-            .iter()
-            .rev()
-            .take(64)
-            .map(|p| IoSlice::new(p))
-            .collect();
-        let mut n = match file.write_vectored(&slices) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e.into()),
-        };
-        written += n as u64;
-        while let Some(part) = rest.last_mut() {
-            if n < part.len() {
-                part.advance(n);
-                break;
-            }
-            n -= part.len();
-            rest.pop();
-        }
-        if written - started >= WRITE_BACK {
-            // On Linux this starts writing dirty pages and does not wait for them.
-            let length = NonZeroU64::new(written - started);
-            rustix::fs::fadvise(file, started, length, Advice::DontNeed)?;
-            started = written;
-        }
-    }
-    Ok(())
-}
-
-fn make_parent(target: &Path) -> Result<(), Failure> {
-    match target.parent() {
-        Some(parent) if !parent.is_dir() => Ok(fs::create_dir_all(parent)?),
-        _ => Ok(()),
-    }
-}
-
-fn sync_parent(target: &Path) -> Result<(), Failure> {
-    match target.parent() {
-        Some(parent) => Ok(File::open(parent)?.sync_all()?),
-        None => Ok(()),
-    }
-}
-
 fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-/// Changes with every write by rename, which makes a new inode.
-fn stat_version(meta: &fs::Metadata) -> Version {
-    Version(format!(
-        "stat:{}:{}:{}.{}",
-        meta.ino(),
-        meta.len(),
-        meta.mtime(),
-        meta.mtime_nsec()
-    ))
-}
-
-/// A small object read at once, so that its version is that of the bytes delivered.
-fn hashed(file: File, meta: &fs::Metadata) -> Result<ObjectReader, Failure> {
-    let length = usize::try_from(meta.len()).unwrap_or(usize::MAX);
-    let mut content = BytesMut::with_capacity(length);
-    while content.len() < length {
-        let (at, left) = (content.len() as u64, length - content.len());
-        if read_at(&file, &mut content, left, at)? == 0 {
-            return Err(Failure::new(
-                SourceErrorKind::Io,
-                "the file became shorter while it was read",
-            ));
-        }
-    }
-    let version = Version(format!("blake3:{}", blake3::hash(&content).to_hex()));
-    let content = content.freeze();
-    Ok(ObjectReader {
-        range: 0..content.len() as u64,
-        size: Some(content.len() as u64),
-        version: Some(version),
-        body: Box::new(MemoryBody { content }),
-    })
-}
-
-/// Appends up to `max` bytes from `offset` on; 0 at the end of the file.
-fn read_at(file: &File, out: &mut BytesMut, max: usize, offset: u64) -> rustix::io::Result<usize> {
-    out.reserve(max);
-    let spare = out.spare_capacity_mut();
-    let room = max.min(spare.len());
-    let Some(spare) = spare.get_mut(..room) else {
-        return Ok(0);
-    };
-    let n = loop {
-        match rustix::io::pread(file, &mut *spare, offset) {
-            Ok((filled, _)) => break filled.len(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    };
-    // SAFETY: `pread` returned the first `n` bytes of the spare capacity as initialized.
-    unsafe { out.advance_mut(n) };
-    Ok(n)
-}
-
-struct MemoryBody {
-    content: Bytes,
-}
-
-#[async_trait]
-impl Body for MemoryBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
-        let piece = self.content.split_to(max.min(self.content.len()));
-        out.extend_from_slice(&piece);
-        Ok(piece.len())
-    }
-}
-
-struct FileBody {
-    file: File,
-    range: Range<u64>,
-    location: String,
-    object: ObjectPath,
-}
-
-#[async_trait]
-impl Body for FileBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
-        let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
-        let max = max.min(left);
-        if max == 0 {
-            return Ok(0);
-        }
-        let error =
-            |what: &str| SourceError::new(SourceErrorKind::Io, &self.location, &self.object, what);
-        match read_at(&self.file, out, max, self.range.start) {
-            Ok(0) => Err(error("the file became shorter while it was read")),
-            Ok(n) => {
-                self.range.start += n as u64;
-                Ok(n)
-            }
-            Err(e) => Err(error("the file system failed").caused_by(io::Error::from(e))),
-        }
-    }
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[async_trait]
@@ -595,8 +372,7 @@ impl Backend for DirBackend {
 
     async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), SourceError> {
         let target = path.clone();
-        self.blocking(path.as_str(), move |dir| dir.put(&target, &parts))
-            .await
+        self.blocking(path.as_str(), move |dir| dir.put(&target, &parts)).await
     }
 
     async fn put_if(
@@ -606,16 +382,12 @@ impl Backend for DirBackend {
         content: Bytes,
     ) -> Result<(), SourceError> {
         let target = path.clone();
-        self.blocking(path.as_str(), move |dir| {
-            dir.put_if(&target, &expected, content)
-        })
-        .await
+        self.blocking(path.as_str(), move |dir| dir.put_if(&target, &expected, content)).await
     }
 
     async fn delete(&self, path: &ObjectPath) -> Result<(), SourceError> {
         let target = path.clone();
-        self.blocking(path.as_str(), move |dir| dir.delete(&target))
-            .await
+        self.blocking(path.as_str(), move |dir| dir.delete(&target)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, SourceError> {

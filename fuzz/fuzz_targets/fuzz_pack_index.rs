@@ -1,0 +1,16 @@
+//! A pack index or trailer: what is accepted is written again byte for byte.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tenpak::format::pack::{PackIndex, Trailer};
+use tenpak::id::PackId;
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(index) = PackIndex::parse(data, PackId::of(data)) {
+        assert_eq!(index.to_bytes(), data);
+        assert!(index.places().all(|(range, _)| range.end <= index.data_len()));
+    }
+    if let Ok(trailer) = Trailer::parse(data) {
+        assert_eq!(trailer.to_bytes(), data);
+    }
+});

@@ -1,0 +1,176 @@
+//! `tenpak load`.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::error::Failure;
+use super::output::Output;
+use super::progress::Bar;
+use super::{Global, artifact, bytes};
+use crate::artifact::{Artifact, OpenOptions, Selection};
+use crate::format::name::ArtifactSpec;
+use crate::id::to_hex;
+use crate::loader::LoadOptions;
+use crate::shard::Shard;
+use crate::trust::SeenRefs;
+
+/// A tensor that is not kept arrives in pieces of this size if it is larger.
+const PIECE: u64 = 48 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Load {
+    /// What to load
+    #[arg(value_parser = artifact)]
+    artifact: ArtifactSpec,
+    /// Only tensors whose names match (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    tensor: Vec<String>,
+    /// Only what rank I of N has under tensor parallelism; ranks count from 0
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Where to
+    #[arg(long, value_enum, default_value_t = Device::Host)]
+    device: Device,
+    /// As which element type
+    #[arg(long, value_enum, default_value_t = Delivered::Stored)]
+    dtype: Delivered,
+    /// Keep every tensor until the end, instead of dropping each once delivered
+    #[arg(long)]
+    keep: bool,
+    /// Print the BLAKE3 of every tensor as delivered
+    #[arg(long)]
+    digest: bool,
+    /// Requests at a time [default: 4, or 2 from a directory]
+    #[arg(long, value_name = "N")]
+    connections: Option<usize>,
+    /// Seconds without a byte after which a request is replaced
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    stall: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Device {
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Delivered {
+    Stored,
+}
+
+impl Load {
+    pub(super) fn run(
+        self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        // One device and one element type so far; the arguments are checked all the same.
+        let (Device::Host, Delivered::Stored) = (self.device, self.dtype);
+        let stall = std::time::Duration::try_from_secs_f64(self.stall)
+            .ok()
+            .filter(|stall| !stall.is_zero())
+            .ok_or_else(|| Failure::usage("--stall takes a number of seconds above 0"))?;
+        let start = Instant::now();
+        let sources = global.sources(&global.store()?)?;
+        let mut open = OpenOptions { trust: global.trust()?, ..OpenOptions::default() };
+        open.seen = Some(SeenRefs::of_user());
+        open.retry.stall = stall;
+        let artifact = runtime.block_on(Artifact::open(sources, &self.artifact, &open))?;
+        for warning in artifact.warnings() {
+            output.note(warning);
+        }
+        let selection = Selection::new(&self.tensor)?;
+        let wanted = runtime.block_on(artifact.want(&selection, self.shard))?;
+        let bar = Bar::new(output, "loading");
+        bar.begin(wanted.tensors.iter().map(|want| want.cut.len()).sum());
+        let mut options =
+            LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
+        if self.keep {
+            options.budget = u64::MAX;
+        } else {
+            options.piece = Some(PIECE);
+        }
+        let guard = runtime.enter();
+        let mut loader = artifact.load(wanted, &options);
+        drop(guard);
+        let (mut tensors, mut raw_bytes) = (0_u64, 0_u64);
+        let mut first_tensor = None;
+        let (mut kept, mut digests) = (Vec::new(), BTreeMap::new());
+        let mut hasher = blake3::Hasher::new();
+        while let Some(piece) = runtime.block_on(loader.next()) {
+            let piece = piece?;
+            raw_bytes += piece.data.len() as u64;
+            bar.advance(piece.data.len() as u64);
+            if self.digest {
+                hasher.update(&piece.data);
+            }
+            if piece.is_last_piece() {
+                tensors += 1;
+                first_tensor.get_or_insert_with(|| start.elapsed().as_secs_f64());
+                if self.digest {
+                    let digest = to_hex(hasher.finalize().as_bytes());
+                    hasher.reset();
+                    let mut name = piece.name().to_owned();
+                    if digests.contains_key(&name) {
+                        // Another file has a tensor of that name.
+                        name = format!("{name}@{}", piece.want.entry.file);
+                    }
+                    digests.insert(name, digest);
+                }
+            }
+            if self.keep {
+                kept.push(piece);
+            }
+        }
+        drop(bar);
+        let seconds = start.elapsed().as_secs_f64();
+        let (load, read) = (loader.stats(), artifact.stats());
+        let fetched_bytes = load.fetched_bytes + read.bytes;
+        let requests = load.requests + read.requests;
+        let mut object = json!({
+            "manifest": artifact.id(),
+            "tensors": tensors,
+            "raw_bytes": raw_bytes,
+            "fetched_bytes": fetched_bytes,
+            "requests": requests,
+            "retries": load.retries,
+            "hedges": load.hedges,
+            "refetched_chunks": load.refetched_chunks,
+            "dropped_mirrors": load.dropped_mirrors,
+            "seconds": seconds,
+            "first_tensor_seconds": first_tensor,
+            "peak_rss_bytes": peak_rss(),
+            "signed_by": artifact.signed_by().iter().map(|key| key.as_str()).collect::<Vec<_>>(),
+        });
+        if self.digest {
+            object["digests"] = json!(digests);
+        }
+        drop(kept);
+        output.result(object, || {
+            let mut text = format!(
+                "{tensors} tensors, {} in {seconds:.2} s ({}), the first after {:.3} s\n\
+                 {} fetched in {requests} requests, peak memory {}\n",
+                bytes::size(raw_bytes),
+                bytes::rate(raw_bytes, seconds),
+                first_tensor.unwrap_or(0.0),
+                bytes::size(fetched_bytes),
+                bytes::size(peak_rss().unwrap_or(0)),
+            );
+            for (name, digest) in &digests {
+                text.push_str(&format!("{digest}  {name}\n"));
+            }
+            text
+        })
+    }
+}
+
+/// The most memory that this process had resident, as the system counts it.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}

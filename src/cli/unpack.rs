@@ -1,0 +1,65 @@
+//! `tenpak unpack`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::error::Failure;
+use super::output::Output;
+use super::progress::Bar;
+use super::{Global, artifact, bytes};
+use crate::format::name::ArtifactSpec;
+use crate::store::Whole;
+use crate::unpack::unpack;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Unpack {
+    /// What to unpack
+    #[arg(value_parser = artifact)]
+    artifact: ArtifactSpec,
+    /// The folder for its files; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Unpack {
+    pub(super) fn run(
+        self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        let start = Instant::now();
+        let (store, found) = runtime.block_on(global.open(&self.artifact, output))?;
+        let whole = runtime
+            .block_on(Whole::read(&store, found.manifest))
+            .map_err(|error| error.named_by(&self.artifact))?;
+        let bar = Bar::new(output, "unpacking");
+        bar.begin(whole.manifest.totals.raw_bytes);
+        let sources = global.sources(&store)?;
+        let stats = unpack(&whole, sources, &self.out, runtime, &|n| bar.advance(n))?;
+        drop(bar);
+        let (seconds, totals) = (start.elapsed().as_secs_f64(), whole.manifest.totals);
+        let object = json!({
+            "manifest": whole.id,
+            "files": totals.files,
+            "tensors": totals.tensors,
+            "raw_bytes": totals.raw_bytes,
+            "fetched_bytes": stats.fetched_bytes,
+            "requests": stats.requests,
+            "retries": stats.retries,
+            "seconds": seconds,
+        });
+        output.result(object, || {
+            format!(
+                "{} files, {} in {}, in {seconds:.2} s ({})",
+                totals.files,
+                bytes::size(totals.raw_bytes),
+                self.out.display(),
+                bytes::rate(totals.raw_bytes, seconds),
+            )
+        })
+    }
+}

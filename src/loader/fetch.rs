@@ -1,0 +1,281 @@
+//! One request: reads chunks into the places it is given, verifies each where it lies, and gives
+//! back every place it did not fill, however it ends.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::buffer::{Pool, Target};
+use crate::codec::{self, DecodeError};
+use crate::format::limits::MAX_CHUNK;
+use crate::format::record::{ChunkRecord, CodecId};
+use crate::load_state::FetchId;
+use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
+use crate::verify::{DigestMismatch, VerifiedChunk};
+
+/// The most that one read asks for: what was read is hashed while it is in the cache.
+const READ: usize = 1 << 20;
+/// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
+const TAIL: u64 = 1 << 20;
+
+/// A chunk and its place.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) chunk: u32,
+    pub(super) record: ChunkRecord,
+    pub(super) offset: u64,
+    pub(super) target: Target,
+}
+
+/// What a fetch tells the driver.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The chunk is verified and in its place, which comes back if it was lent.
+    Verified { fetch: FetchId, chunk: u32, target: Target },
+    /// The chunk is damaged; its place comes back.
+    Bad { fetch: FetchId, chunk: u32, target: Target, error: DigestMismatch },
+    /// The chunk is what the manifest names and still of no use: no retry can help.
+    Undecodable { chunk: u32, error: Option<DecodeError> },
+    /// The fetch is over; these places come back.
+    Ended { fetch: FetchId, error: Option<SourceError>, unfinished: Vec<Job> },
+}
+
+/// What driver and fetch share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Bytes that arrived.
+    pub(super) bytes: AtomicU64,
+    cancelled: AtomicBool,
+    wake: Notify,
+}
+
+impl Shared {
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+}
+
+/// One request, before it is sent.
+pub(super) struct Fetch {
+    pub(super) id: FetchId,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) path: ObjectPath,
+    pub(super) range: ReadRange,
+    /// How many jobs will come.
+    pub(super) count: usize,
+    pub(super) jobs: UnboundedReceiver<Vec<Job>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) reports: UnboundedSender<Report>,
+    pub(super) scratch: Pool,
+}
+
+/// What survives when the request is dropped in the middle of a read.
+struct Running {
+    queue: VecDeque<Job>,
+    /// Where the next byte of the body lies in the object.
+    at: u64,
+    scratch: BytesMut,
+}
+
+/// `None`: ended without a fault of the source.
+type Step<T> = Result<T, Option<SourceError>>;
+
+impl Fetch {
+    /// Runs to the end; the last thing that it does is [`Report::Ended`].
+    pub(super) async fn run(mut self) {
+        let scratch = self.scratch.take(MAX_CHUNK as usize);
+        let mut running = Running { queue: VecDeque::new(), at: 0, scratch };
+        let shared = self.shared.clone();
+        let error = tokio::select! {
+            biased;
+            () = shared.wake.notified() => None,
+            end = self.read_all(&mut running) => end.err().flatten(),
+        };
+        self.scratch.give(running.scratch);
+        let mut unfinished: Vec<_> = running.queue.into();
+        self.jobs.close();
+        while let Ok(jobs) = self.jobs.try_recv() {
+            unfinished.extend(jobs);
+        }
+        let ended = Report::Ended { fetch: self.id, error, unfinished };
+        self.tell(ended);
+    }
+
+    /// The driver outlives its fetches, or the load is abandoned and nobody listens.
+    fn tell(&self, report: Report) {
+        drop(self.reports.send(report));
+    }
+
+    fn error(&self, kind: SourceErrorKind, what: impl Into<String>) -> SourceError {
+        SourceError::new(kind, self.backend.location(), &self.path, what)
+    }
+
+    async fn read_all(&mut self, running: &mut Running) -> Step<()> {
+        let mut reader = self.backend.open(&self.path, self.range.clone()).await.map_err(Some)?;
+        running.at = reader.range.start;
+        let mut done = 0;
+        while done < self.count {
+            if running.queue.is_empty() {
+                match self.jobs.recv().await {
+                    Some(jobs) => running.queue.extend(jobs),
+                    None => return Ok(()),
+                }
+                continue;
+            }
+            self.read_one(&mut reader, running).await?;
+            done += 1;
+        }
+        self.read_tail(&mut reader, running).await
+    }
+
+    /// What follows the chunks, if it is little, so that the connection is of further use.
+    async fn read_tail(&self, reader: &mut ObjectReader, running: &mut Running) -> Step<()> {
+        if reader.range.end.saturating_sub(running.at) > TAIL {
+            return Ok(());
+        }
+        loop {
+            running.scratch.clear();
+            if self.read_some(reader, &mut running.scratch, READ).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read_some(
+        &self,
+        reader: &mut ObjectReader,
+        out: &mut BytesMut,
+        max: usize,
+    ) -> Step<usize> {
+        // Blocking backends never wait, so that dropping the future cannot reach them.
+        if self.shared.is_cancelled() {
+            return Err(None);
+        }
+        let count = reader.body.read_some(out, max.min(READ)).await.map_err(Some)?;
+        self.shared.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    async fn fill(&self, reader: &mut ObjectReader, out: &mut BytesMut, len: usize) -> Step<()> {
+        while out.len() < len {
+            if self.read_some(reader, out, len - out.len()).await? == 0 {
+                let what = format!("the body ends {} bytes too early", len - out.len());
+                return Err(Some(self.error(SourceErrorKind::Protocol, what)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn skip(&self, reader: &mut ObjectReader, running: &mut Running, to: u64) -> Step<()> {
+        if running.at > to {
+            let what = format!("the body begins at byte {} and not at {to}", running.at);
+            return Err(Some(self.error(SourceErrorKind::Protocol, what)));
+        }
+        while running.at < to {
+            running.scratch.clear();
+            let most = usize::try_from(to - running.at).unwrap_or(READ).min(READ);
+            let count = self.read_some(reader, &mut running.scratch, most).await?;
+            if count == 0 {
+                let what = format!("the body ends at byte {}", running.at);
+                return Err(Some(self.error(SourceErrorKind::Protocol, what)));
+            }
+            running.at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads, verifies and places the first chunk of the queue, which leaves it only when its
+    /// place is reported.
+    async fn read_one(&self, reader: &mut ObjectReader, running: &mut Running) -> Step<()> {
+        let Some(job) = running.queue.front() else { return Ok(()) };
+        let (record, offset) = (job.record, job.offset);
+        self.skip(reader, running, offset).await?;
+        let len = record.stored_len as usize;
+        let Some(job) = running.queue.front_mut() else { return Ok(()) };
+        let stored = match &mut job.target {
+            // Raw bytes are their own decoded form: they are read where they belong.
+            Target::Direct { piece, .. } if record.codec == CodecId::RAW => {
+                piece.clear();
+                self.fill(reader, piece, len).await?;
+                std::mem::take(piece)
+            }
+            _ => {
+                running.scratch.clear();
+                self.fill(reader, &mut running.scratch, len).await?;
+                std::mem::take(&mut running.scratch)
+            }
+        };
+        running.at += len as u64;
+        let Some(job) = running.queue.pop_front() else { return Ok(()) };
+        match self.finish(job, stored, &mut running.scratch) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(None),
+        }
+    }
+
+    /// No await below: from here to the report the chunk's bytes are in nobody else's reach.
+    fn finish(&self, job: Job, stored: BytesMut, scratch: &mut BytesMut) -> ControlFlow<()> {
+        let Job { chunk, record, mut target, .. } = job;
+        let fetch = self.id;
+        let chunk_bytes = match VerifiedChunk::verify(record, stored) {
+            Ok(verified) => verified,
+            Err(unverified) => {
+                let error = unverified.error;
+                give_back(&record, &mut target, scratch, unverified.bytes);
+                self.tell(Report::Bad { fetch, chunk, target, error });
+                return ControlFlow::Continue(());
+            }
+        };
+        let placed = match &mut target {
+            Target::Direct { .. } if record.codec == CodecId::RAW => Ok(true),
+            Target::Direct { piece, .. } => {
+                piece.clear();
+                codec::decode(&chunk_bytes, piece).map(|()| true)
+            }
+            Target::Scatter(uses) if record.codec == CodecId::RAW => {
+                Ok(uses.iter().all(|to| to.fill(chunk_bytes.stored())))
+            }
+            Target::Scatter(uses) => {
+                let mut decoded = self.scratch.take(record.decoded_len as usize);
+                decoded.clear();
+                let placed = codec::decode(&chunk_bytes, &mut decoded)
+                    .map(|()| uses.iter().all(|to| to.fill(&decoded)));
+                self.scratch.give(decoded);
+                placed
+            }
+        };
+        give_back(&record, &mut target, scratch, chunk_bytes.into_stored());
+        match placed {
+            Ok(true) => {
+                self.tell(Report::Verified { fetch, chunk, target });
+                ControlFlow::Continue(())
+            }
+            Ok(false) => {
+                self.tell(Report::Undecodable { chunk, error: None });
+                ControlFlow::Break(())
+            }
+            Err(error) => {
+                self.tell(Report::Undecodable { chunk, error: Some(error) });
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+/// Puts the buffer that was read into back where it came from.
+fn give_back(record: &ChunkRecord, target: &mut Target, scratch: &mut BytesMut, bytes: BytesMut) {
+    match target {
+        Target::Direct { piece, .. } if record.codec == CodecId::RAW => *piece = bytes,
+        _ => *scratch = bytes,
+    }
+}

@@ -1,0 +1,557 @@
+//! From wanted tensors to deliveries and ranged fetches, in order. Pure.
+//!
+//! Every wanted chunk is in exactly one fetch (equal neighbours of one delivery share one), a
+//! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
+//! tensor's bytes, cut into slots that are filled independently of each other.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::dtype::Shape;
+use crate::format::layout::Place;
+use crate::format::page::TensorEntry;
+use crate::format::record::ChunkRecord;
+use crate::id::PackId;
+use crate::shard::{Cut, Shard};
+
+/// A tensor that is wanted, or a rank's part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The tensor.
+    pub entry: TensorEntry,
+    /// Its chunks.
+    pub records: Vec<ChunkRecord>,
+    /// Where they lie: one place per record.
+    pub places: Vec<Place>,
+    /// The shape of the wanted part.
+    pub shape: Shape,
+    /// Its bytes.
+    pub cut: Cut,
+}
+
+impl Want {
+    /// All of a tensor, or what `shard` has of it.
+    pub fn new(
+        entry: TensorEntry,
+        records: Vec<ChunkRecord>,
+        places: Vec<Place>,
+        shard: Option<Shard>,
+    ) -> Self {
+        let len = entry.byte_len();
+        let (shape, cut) = match shard {
+            Some(shard) => shard.of(&entry.name, entry.dtype, &entry.shape, len),
+            None => (entry.shape.clone(), Cut::whole(len)),
+        };
+        Self { entry, records, places, shape, cut }
+    }
+}
+
+/// How fetches are formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Unwanted bytes between two chunks that are fetched rather than asked around.
+    pub gap: u64,
+    /// Bytes of a fetch when a run is divided.
+    pub segment: u64,
+    /// The largest delivery: longer tensors come in pieces. `None` never divides a tensor.
+    pub piece: Option<u64>,
+    /// Where the last known chunk of a pack ends. A pack listed here, of which nine tenths are
+    /// wanted, is asked for whole.
+    pub pack_ends: HashMap<PackId, u64>,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self { gap: 64 << 10, segment: 8 << 20, piece: None, pack_ends: HashMap::new() }
+    }
+}
+
+/// A chunk within a tensor, and the slot of its delivery that it fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkUse {
+    /// Which of the tensor's chunks.
+    pub chunk: u32,
+    /// Which of the delivery's slots.
+    pub slot: u32,
+}
+
+/// A chunk to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedChunk {
+    /// The delivery it is for.
+    pub delivery: u32,
+    /// What it fills.
+    pub first: ChunkUse,
+    /// What else the same stored bytes fill in this delivery.
+    pub more: Vec<ChunkUse>,
+    /// Offset in the pack.
+    pub offset: u32,
+    /// Stored bytes.
+    pub len: u32,
+}
+
+/// A part of a delivery that is filled on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its bytes, counted from the delivery's start.
+    pub range: Range<u64>,
+    /// One chunk is exactly this slot's bytes. Otherwise parts of chunks are copied in.
+    pub direct: bool,
+}
+
+/// What is handed to the consumer at once: a tensor, or a piece of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Which of the plan's tensors.
+    pub tensor: u32,
+    /// Its bytes among the wanted ones.
+    pub range: Range<u64>,
+    /// The parts, which cover it.
+    pub slots: Vec<Slot>,
+    /// Chunks to fetch for it.
+    pub chunks: u32,
+}
+
+impl Delivery {
+    /// Bytes of the delivery.
+    pub const fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether there is nothing to fetch.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedFetch {
+    /// The pack.
+    pub pack: PackId,
+    /// The whole pack is asked for, without a range.
+    pub whole: bool,
+    /// Chunks of the plan, in rising offset.
+    pub chunks: Vec<u32>,
+}
+
+/// The work of one load.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// What is wanted, in order.
+    pub tensors: Vec<Arc<Want>>,
+    /// What is delivered, in order.
+    pub deliveries: Vec<Delivery>,
+    /// What is fetched.
+    pub chunks: Vec<PlannedChunk>,
+    /// The requests, in the order in which their first chunk is needed.
+    pub fetches: Vec<PlannedFetch>,
+}
+
+impl Plan {
+    /// Plans the load of `tensors` in this order.
+    pub fn new(tensors: Vec<Arc<Want>>, options: &PlanOptions) -> Self {
+        let mut plan = Self::default();
+        let mut packs = Vec::new();
+        for (index, want) in tensors.iter().enumerate() {
+            plan.add(index as u32, want, options, &mut packs);
+        }
+        plan.fetches = fetches(&plan.chunks, &packs, options);
+        plan.tensors = tensors;
+        plan
+    }
+
+    /// The bytes of the pack that a request for `chunks` of the plan covers.
+    pub fn range_of(&self, chunks: &[u32]) -> Range<u64> {
+        span(&self.chunks, chunks)
+    }
+
+    fn add(&mut self, tensor: u32, want: &Want, options: &PlanOptions, packs: &mut Vec<PackId>) {
+        let mut wanted: Vec<(Range<u64>, u32)> = want
+            .entry
+            .grid
+            .rects()
+            .zip(0..)
+            .map(|(rect, chunk)| (want.cut.span(&rect), chunk))
+            .filter(|(span, _)| !span.is_empty())
+            .collect();
+        wanted.sort_by_key(|(span, chunk)| (span.start, *chunk));
+        let slots = slots(want, wanted);
+        let most = options.piece.unwrap_or(u64::MAX);
+        let mut slots = slots.into_iter().peekable();
+        loop {
+            let mut own = Vec::new();
+            let mut len = 0;
+            let start = slots.peek().map_or(0, |(slot, _)| slot.range.start);
+            while let Some((slot, chunks)) =
+                slots.next_if(|(slot, _)| own.is_empty() || slot.range.end - start <= most)
+            {
+                len = slot.range.end - start;
+                own.push((slot, chunks));
+            }
+            self.deliver(tensor, want, start..start + len, own, packs);
+            if slots.peek().is_none() {
+                break;
+            }
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        tensor: u32,
+        want: &Want,
+        range: Range<u64>,
+        slots: Vec<(Slot, Vec<u32>)>,
+        packs: &mut Vec<PackId>,
+    ) {
+        let delivery = self.deliveries.len() as u32;
+        let mut own = Vec::with_capacity(slots.len());
+        let mut uses = Vec::new();
+        for (n, (slot, chunks)) in slots.into_iter().enumerate() {
+            let relative = slot.range.start - range.start..slot.range.end - range.start;
+            own.push(Slot { range: relative, ..slot });
+            for chunk in chunks {
+                let at = chunk as usize;
+                // A place per record: whoever made the want saw to it.
+                let (Some(place), Some(record)) = (want.places.get(at), want.records.get(at))
+                else {
+                    continue;
+                };
+                uses.push((*place, record.stored_len, ChunkUse { chunk, slot: n as u32 }));
+            }
+        }
+        // Packs in the order in which they are first needed, and inside one by offset.
+        let mut order = HashMap::new();
+        for (place, _, _) in &uses {
+            let next = order.len();
+            order.entry(place.pack).or_insert(next);
+        }
+        uses.sort_by_key(|(place, _, u)| (order.get(&place.pack).copied(), place.offset, u.chunk));
+        let first = self.chunks.len();
+        for (place, len, chunk_use) in uses {
+            if let Some(last) = self.chunks.get_mut(first..).and_then(|own| own.last_mut())
+                && packs.last() == Some(&place.pack)
+                && (last.offset, last.len) == (place.offset, len)
+            {
+                last.more.push(chunk_use);
+                continue;
+            }
+            let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
+            self.chunks.push(PlannedChunk { delivery, first, more, offset, len });
+            packs.push(place.pack);
+        }
+        let chunks = self.chunks.get(first..).unwrap_or_default();
+        // Twins are copied from one buffer, so that none of them is read in place.
+        for shared in chunks.iter().filter(|chunk| !chunk.more.is_empty()) {
+            for chunk_use in shared.more.iter().chain([&shared.first]) {
+                if let Some(slot) = own.get_mut(chunk_use.slot as usize) {
+                    slot.direct = false;
+                }
+            }
+        }
+        let chunks = chunks.len() as u32;
+        self.deliveries.push(Delivery { tensor, range, slots: own, chunks });
+    }
+}
+
+/// Groups chunks whose spans overlap; `wanted` is sorted by the spans' starts.
+fn slots(want: &Want, wanted: Vec<(Range<u64>, u32)>) -> Vec<(Slot, Vec<u32>)> {
+    let mut slots: Vec<(Slot, Vec<u32>)> = Vec::new();
+    for (span, chunk) in wanted {
+        match slots.last_mut() {
+            Some((slot, chunks)) if span.start < slot.range.end => {
+                slot.range.end = slot.range.end.max(span.end);
+                slot.direct = false;
+                chunks.push(chunk);
+            }
+            _ => {
+                let rect = want.entry.grid.rect(u64::from(chunk));
+                let direct = span.end - span.start == rect.len()
+                    && want.cut.copies(rect).take(2).count() == 1;
+                slots.push((Slot { range: span, direct }, vec![chunk]));
+            }
+        }
+    }
+    slots
+}
+
+fn span(chunks: &[PlannedChunk], of: &[u32]) -> Range<u64> {
+    let ends = |index: Option<&u32>| {
+        let chunk = index.and_then(|&index| chunks.get(index as usize));
+        chunk.map_or(0..0, |c| u64::from(c.offset)..u64::from(c.offset) + u64::from(c.len))
+    };
+    ends(of.first()).start..ends(of.last()).end
+}
+
+fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> Vec<PlannedFetch> {
+    let whole = whole_packs(chunks, packs, options);
+    let mut started = std::collections::HashSet::new();
+    let mut fetches: Vec<PlannedFetch> = Vec::new();
+    let mut run: Vec<u32> = Vec::new();
+    let mut end = 0;
+    let mut run_pack = None;
+    for (index, (chunk, pack)) in (0_u32..).zip(chunks.iter().zip(packs)) {
+        if let Some(all) = whole.get(pack)
+            && all.binary_search(&index).is_ok()
+        {
+            if started.insert(*pack) {
+                fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
+            }
+            continue;
+        }
+        let start = u64::from(chunk.offset);
+        let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
+        if !follows {
+            divide(chunks, run_pack, &run, options.segment, &mut fetches);
+            run.clear();
+            run_pack = Some(*pack);
+        }
+        end = start + u64::from(chunk.len);
+        run.push(index);
+    }
+    divide(chunks, run_pack, &run, options.segment, &mut fetches);
+    fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
+    fetches
+}
+
+/// The chunks of each pack that is worth asking for whole, by offset.
+fn whole_packs(
+    chunks: &[PlannedChunk],
+    packs: &[PackId],
+    options: &PlanOptions,
+) -> HashMap<PackId, Vec<u32>> {
+    let mut by_pack: HashMap<PackId, Vec<u32>> = HashMap::new();
+    if options.pack_ends.is_empty() {
+        return by_pack;
+    }
+    for (index, pack) in (0..).zip(packs) {
+        by_pack.entry(*pack).or_default().push(index);
+    }
+    by_pack.retain(|pack, own| {
+        let (mut at, mut wanted) = (0, 0);
+        // What does not rise in the order of need (a chunk that an earlier tensor shares, mostly)
+        // is asked for apart.
+        own.retain(|index| {
+            let Some(chunk) = chunks.get(*index as usize) else { return false };
+            let start = u64::from(chunk.offset);
+            if start < at {
+                return false;
+            }
+            at = start + u64::from(chunk.len);
+            wanted += u64::from(chunk.len);
+            true
+        });
+        options.pack_ends.get(pack).is_some_and(|&end| wanted * 10 >= end * 9)
+    });
+    by_pack
+}
+
+/// Cuts a run into equal segments at chunk borders.
+fn divide(
+    chunks: &[PlannedChunk],
+    pack: Option<PackId>,
+    run: &[u32],
+    segment: u64,
+    fetches: &mut Vec<PlannedFetch>,
+) {
+    let Some(pack) = pack.filter(|_| !run.is_empty()) else { return };
+    let whole = span(chunks, run);
+    let len = whole.end - whole.start;
+    let parts = len.div_ceil(segment.max(1)).max(1);
+    let mut rest = run;
+    for part in 1..=parts {
+        // Up to the chunk that crosses this part's share of the run.
+        let border = whole.start + (u128::from(len) * u128::from(part) / u128::from(parts)) as u64;
+        let take = if part == parts {
+            rest.len()
+        } else {
+            rest.partition_point(|index| span(chunks, &[*index]).end <= border)
+        };
+        let (own, more) = rest.split_at(take);
+        rest = more;
+        if !own.is_empty() {
+            fetches.push(PlannedFetch { pack, whole: false, chunks: own.to_vec() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+    use crate::format::grid::Grid;
+    use crate::id::ContentDigest;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn want(name: &str, rows: u64, columns: u64, grid: (u64, u64), at: &mut Packer) -> Arc<Want> {
+        let grid = Grid {
+            leading: 1,
+            rows,
+            row_bytes: columns,
+            block_rows: grid.0.min(rows),
+            band_bytes: grid.1.min(columns),
+        };
+        let entry = TensorEntry {
+            ordinal: 0,
+            file: 0,
+            name: name.into(),
+            dtype: Dtype::U8,
+            shape: Shape::new(vec![rows, columns]).unwrap(),
+            digest: ContentDigest::of(b""),
+            grid,
+        };
+        let records: Vec<_> = grid
+            .rects()
+            .map(|r| ChunkRecord::raw(Dtype::U8, r.len() as u32, blake3::hash(b"")))
+            .collect();
+        let places = records.iter().map(|r| at.place(r.stored_len)).collect();
+        Arc::new(Want::new(entry, records, places, at.shard))
+    }
+
+    struct Packer {
+        pack: u8,
+        offset: u32,
+        room: u32,
+        gap: u32,
+        /// Every so many chunks, the place of the last one again.
+        repeat: u32,
+        count: u32,
+        shard: Option<Shard>,
+    }
+
+    impl Packer {
+        fn place(&mut self, len: u32) -> Place {
+            self.count += 1;
+            if self.repeat > 0 && self.count % self.repeat == 0 && self.offset >= len {
+                let offset = self.offset - len;
+                return Place { pack: PackId::of(&[self.pack]), offset };
+            }
+            if self.offset + len > self.room {
+                (self.pack, self.offset) = (self.pack + 1, 0);
+            }
+            let place = Place { pack: PackId::of(&[self.pack]), offset: self.offset };
+            self.offset += len + if self.count % 3 == 0 { self.gap } else { 0 };
+            place
+        }
+    }
+
+    proptest! {
+        /// Oracle: the set of wanted chunks by brute force.
+        #[test]
+        fn every_wanted_chunk_once_and_no_byte_too_many(
+            shapes in prop::collection::vec((1_u64..40, 1_u64..40, 1_u64..12, 1_u64..40), 1..12),
+            (room, gap, repeat) in (1700_u32..5000, 0_u32..30, 0_u32..5),
+            (allowed, segment, piece) in (0_u64..40, 1_u64..4000, prop::option::of(1_u64..900)),
+            shard in prop::option::of((0_u32..4, Just(4))),
+            columns in any::<bool>(),
+            whole in any::<bool>(),
+        ) {
+            let shard = shard.and_then(|(i, n)| Shard::new(i, n));
+            let mut at = Packer { pack: 0, offset: 0, room, gap, repeat, count: 0, shard };
+            let name = if columns { "o_proj.weight" } else { "q_proj.weight" };
+            let wants: Vec<_> =
+                shapes.iter().map(|&(r, c, b, w)| want(name, r, c, (b, w), &mut at)).collect();
+            let mut options = PlanOptions { gap: allowed, segment, piece, ..Default::default() };
+            if whole {
+                for want in &wants {
+                    for (place, record) in want.places.iter().zip(&want.records) {
+                        let end = options.pack_ends.entry(place.pack).or_default();
+                        *end = (*end).max(u64::from(place.offset + record.stored_len));
+                    }
+                }
+            }
+            let plan = Plan::new(wants.clone(), &options);
+
+            let mut expected = BTreeSet::new();
+            for (t, want) in wants.iter().enumerate() {
+                for (c, rect) in want.entry.grid.rects().enumerate() {
+                    if want.cut.copies(rect).next().is_some() {
+                        expected.insert((t as u32, c as u32));
+                    }
+                }
+            }
+            let mut seen = BTreeSet::new();
+            let mut fetched = BTreeSet::new();
+            for fetch in &plan.fetches {
+                let mut end = 0;
+                let mut delivery = 0;
+                for &index in &fetch.chunks {
+                    prop_assert!(fetched.insert(index), "chunk {} is in two fetches", index);
+                    let chunk = &plan.chunks[index as usize];
+                    let tensor = plan.deliveries[chunk.delivery as usize].tensor;
+                    prop_assert!(chunk.delivery >= delivery);
+                    delivery = chunk.delivery;
+                    prop_assert!(u64::from(chunk.offset) >= end, "offsets rise without overlap");
+                    if end > 0 && !fetch.whole {
+                        prop_assert!(u64::from(chunk.offset) - end <= allowed);
+                    }
+                    end = u64::from(chunk.offset + chunk.len);
+                    for chunk_use in chunk.more.iter().chain([&chunk.first]) {
+                        let want = &wants[tensor as usize];
+                        let place = want.places[chunk_use.chunk as usize];
+                        prop_assert_eq!(place, Place { pack: fetch.pack, offset: chunk.offset });
+                        prop_assert!(seen.insert((tensor, chunk_use.chunk)), "a chunk twice");
+                    }
+                }
+                let range = plan.range_of(&fetch.chunks);
+                if !fetch.whole {
+                    let most = segment.max(u64::from(plan.chunks[fetch.chunks[0] as usize].len));
+                    let chunk = 12 * 40;
+                    prop_assert!(range.end - range.start <= most + chunk + allowed);
+                }
+            }
+            prop_assert_eq!(fetched.len(), plan.chunks.len());
+            prop_assert_eq!(seen, expected);
+            prop_assert!(plan.fetches.is_sorted_by_key(|f| f.chunks[0]));
+
+            // Deliveries cover each wanted tensor in order, and slots cover each delivery.
+            let mut at = (0, 0);
+            for (n, delivery) in plan.deliveries.iter().enumerate() {
+                if delivery.tensor != at.0 {
+                    prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
+                    at = (delivery.tensor, 0);
+                }
+                prop_assert_eq!(delivery.range.start, at.1);
+                at.1 = delivery.range.end;
+                let mut slot_at = 0;
+                for slot in &delivery.slots {
+                    prop_assert_eq!(slot.range.start, slot_at);
+                    slot_at = slot.range.end;
+                }
+                prop_assert_eq!(slot_at, delivery.len());
+                let own = plan.chunks.iter().filter(|c| c.delivery as usize == n).count();
+                prop_assert_eq!(own, delivery.chunks as usize);
+                if let Some(piece) = piece {
+                    prop_assert!(delivery.slots.len() == 1 || delivery.len() <= piece);
+                }
+            }
+            prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
+        }
+    }
+
+    #[test]
+    fn long_runs_are_divided_and_packs_asked_whole() {
+        let packer = || Packer {
+            pack: 0,
+            offset: 0,
+            room: 1 << 30,
+            gap: 0,
+            repeat: 0,
+            count: 0,
+            shard: None,
+        };
+        let wants = vec![want("a", 64, 100, (1, 100), &mut packer())];
+        let options = PlanOptions { segment: 1600, ..Default::default() };
+        let plan = Plan::new(wants.clone(), &options);
+        let sizes: Vec<_> = plan.fetches.iter().map(|f| f.chunks.len()).collect();
+        assert_eq!(sizes, [16, 16, 16, 16]);
+        assert!(plan.deliveries[0].slots.iter().all(|slot| slot.direct));
+        for (end, whole) in [(7111, true), (7112, false)] {
+            let pack_ends = HashMap::from([(PackId::of(&[0]), end)]);
+            let plan = Plan::new(wants.clone(), &PlanOptions { pack_ends, ..options.clone() });
+            assert_eq!(plan.fetches.iter().any(|f| f.whole), whole, "{end}");
+        }
+    }
+}

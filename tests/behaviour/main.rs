@@ -1,0 +1,24 @@
+//! What users rely on, from outside: what is packed is given back exactly, costs what it must and
+//! no more, survives interruption, failure and company, and is never given back damaged. One file
+//! per behaviour.
+
+#[path = "../support/library.rs"]
+mod library;
+#[path = "../support/model.rs"]
+mod model;
+#[path = "../support/run.rs"]
+mod run;
+#[path = "../support/s3.rs"]
+mod s3;
+#[path = "../support/web.rs"]
+mod web;
+
+mod company;
+mod dedupe;
+mod exact;
+mod failure;
+mod interrupted;
+mod limits;
+mod matrix;
+mod same;
+mod trust;

@@ -1,0 +1,108 @@
+//! Packing through the library, and looking at a store's every byte.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use bytes::BytesMut;
+use tenpak::codec;
+use tenpak::format::name::{ArtifactName, ArtifactSpec, Tag};
+use tenpak::format::store as paths;
+use tenpak::id::{DecodedDigest, ManifestId, PackId};
+use tenpak::pack::{PackError, PackOptions, PackReport, pack};
+use tenpak::source::Backend;
+use tenpak::source::fault::FaultBackend;
+use tenpak::source::object::ObjectBackend;
+use tenpak::store::{Placed, Store, Whole};
+use tenpak::verify::VerifiedChunk;
+use tokio::runtime::Runtime;
+
+/// The runtime of all tests.
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
+}
+
+/// A store that counts and can be made to fail.
+pub struct Counted {
+    pub backend: Arc<FaultBackend>,
+    pub store: Store,
+}
+
+impl Counted {
+    pub fn new(inner: Arc<dyn Backend>) -> Self {
+        let backend = Arc::new(FaultBackend::counting(inner));
+        let store = Store::new(backend.clone());
+        Self { backend, store }
+    }
+
+    pub fn memory() -> Self {
+        Self::new(Arc::new(ObjectBackend::memory()))
+    }
+}
+
+pub fn name(text: &str) -> (ArtifactName, Tag) {
+    match text.parse() {
+        Ok(ArtifactSpec::Named { name, tag }) => (name, tag),
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+/// Packs `model` as `artifact`.
+pub fn try_pack(
+    store: &Store,
+    model: &Path,
+    artifact: &str,
+    options: PackOptions,
+) -> Result<PackReport, PackError> {
+    let (name, tag) = name(artifact);
+    pack(model, store, (&name, &tag), options, runtime().handle(), &())
+}
+
+/// The same, which must succeed.
+#[track_caller]
+pub fn packed(store: &Store, model: &Path, artifact: &str, options: PackOptions) -> PackReport {
+    try_pack(store, model, artifact, options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The artifact's whole graph.
+pub fn whole(store: &Store, id: ManifestId) -> Whole {
+    runtime().block_on(Whole::read(store, id)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A chunk's decoded bytes, compared with its record.
+pub async fn decoded(store: &Store, chunk: Placed) -> BytesMut {
+    let start = u64::from(chunk.place.offset);
+    let range = start..start + u64::from(chunk.record.stored_len);
+    let stored = store.read_range(&paths::pack(chunk.place.pack), range).await;
+    let stored = stored.unwrap_or_else(|error| panic!("{error}"));
+    let verified = VerifiedChunk::verify(chunk.record, BytesMut::from(stored));
+    let verified = verified.unwrap_or_else(|bad| panic!("{}", bad.error));
+    let decoded = codec::into_decoded(verified).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(DecodedDigest::of(&decoded), chunk.record.decoded, "a chunk lies about its content");
+    BytesMut::from(decoded)
+}
+
+/// Everything that refs and the index name is there and right, and every pack verifies itself.
+/// Returns how many refs there are.
+pub fn check_store(store: &Store) -> usize {
+    runtime().block_on(async {
+        let refs = store.refs().await.unwrap_or_else(|error| panic!("{error}"));
+        for named in &refs {
+            let id = named.body().manifest;
+            let whole = Whole::read(store, id).await.unwrap_or_else(|error| panic!("{error}"));
+            for chunk in whole.distinct() {
+                decoded(store, chunk).await;
+            }
+        }
+        for info in store.list("packs/").await.expect("a listing") {
+            let id = info.path.as_str().trim_start_matches("packs/");
+            let pack: PackId = id.parse().unwrap_or_else(|_| panic!("{id} in packs/"));
+            let index = store.pack_index(pack).await.unwrap_or_else(|error| panic!("{error}"));
+            for (range, record) in index.places() {
+                let place = tenpak::format::layout::Place { pack, offset: range.start as u32 };
+                decoded(store, Placed { record: *record, place }).await;
+            }
+        }
+        refs.len()
+    })
+}
