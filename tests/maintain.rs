@@ -540,3 +540,26 @@ fn a_chunk_that_lies_in_several_packs_moves_once() {
         paths_in(&world.runtime, &target, "packs/").into_iter().collect();
     assert_eq!(there, named, "no pack is copied in vain: {report:?}");
 }
+
+#[test]
+fn an_unlisted_signature_over_there_is_kept_and_a_copy_carries_its_own() {
+    let world = World::new();
+    let id = world.pack("a", SMALL);
+    let signature = |key: &str| {
+        let path = format!("signatures/{id}/{}.ed25519", key.repeat(32));
+        ObjectPath::new(path).expect("a path")
+    };
+    let put = |store: &Store, path: &ObjectPath| {
+        let put = store.backend().put(path, vec![Bytes::from_static(&[7; 64])]);
+        world.runtime.block_on(put).expect("written");
+    };
+    let target = memory();
+    put(&world.store, &signature("a"));
+    put(&target, &signature("b"));
+    world.copy("a", &target, false).expect("copied");
+    assert_eq!(
+        paths_in(&world.runtime, &target, "signatures/"),
+        [signature("a"), signature("b")],
+        "both are there"
+    );
+}

@@ -53,6 +53,15 @@ impl Cp {
                 "{}: its index of names is signed and does not list {} yet; give --sign KEY",
                 self.to, self.artifact
             )),
+            Some(RefPlaced::Written)
+                if options.signers.is_empty()
+                    && found.by.iter().any(|e| e.claimed_keys().next().is_some()) =>
+            {
+                output.note(format!(
+                    "{}: its index of names is not signed; --sign KEY signs it",
+                    self.to
+                ));
+            }
             _ => {}
         }
         let kept = matches!(report.placed, Some(RefPlaced::Kept { .. }));
