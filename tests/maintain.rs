@@ -355,13 +355,15 @@ fn collections_and_packers_run_side_by_side() {
                 })
             })
             .collect();
-        let ids: Vec<_> = packers.into_iter().map(|p| p.join().expect("packed")).collect();
+        // Joined first, so that a failure ends the collector too.
+        let ids: Vec<_> = packers.into_iter().map(|p| p.join()).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         collector.join().expect("collected");
         for _ in 0..2 {
             world.collect(0);
         }
         for id in ids {
+            let id = id.expect("packed");
             let report = world.verify(id);
             assert!(report.is_ok(), "{:?}", report.damaged);
         }
