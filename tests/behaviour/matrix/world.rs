@@ -140,7 +140,7 @@ impl World {
         let out = tempfile::tempdir_in(self.store.parent().unwrap()).unwrap();
         let out = out.path().join("out");
         let key = text(&self.key);
-        let common = ["--json", "--quiet", "--store", store, "--trust", key];
+        let common = ["--json", "--store", store, "--trust", key];
         let own: &[&str] = match reader {
             Reader::Load => &["load", "org/model", "--digest"],
             Reader::Unpack => &["unpack", "org/model", "--out", text(&out)],
