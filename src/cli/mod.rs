@@ -187,6 +187,7 @@ fn artifact(text: &str) -> Result<ArtifactSpec, String> {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    crate::memory::return_freed_buffers();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -7,12 +7,12 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::format::grid::Rect;
-use crate::huge;
+use crate::memory;
 use crate::plan::Slot;
 use crate::shard::Cut;
 
 /// Larger buffers go back to the system: the budget may need their bytes in another size.
-const MAX_KEPT: usize = 32 << 20;
+const MAX_KEPT: usize = 64 << 20;
 
 /// What the consumer tells the driver.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Pool {
         drop(kept);
         // Zeroed by the system, page by page when it is first touched.
         let mut buffer = BytesMut::zeroed(len);
-        huge::advise(&mut buffer);
+        memory::advise_huge_pages(&mut buffer);
         buffer
     }
 

@@ -23,7 +23,7 @@ use crate::source::{Backend, ReadRange, SourceError, SourceErrorKind};
 use crate::verify::DigestMismatch;
 
 /// The most that is kept of buffers that nobody uses.
-const POOL: u64 = 32 << 20;
+const POOL: u64 = 64 << 20;
 /// How long the ends of requests are waited for when everything is delivered.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -69,7 +69,7 @@ impl Driver {
     ) -> Self {
         let (reports, incoming) = unbounded_channel();
         // A consumer that keeps everything leaves nothing to use again.
-        let kept = if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget / 2) };
+        let kept = if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget) };
         Self {
             artifact,
             sources,

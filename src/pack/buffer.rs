@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::huge;
+use crate::memory;
 
 /// Buffers of about one size. Clones share them.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ impl Buffers {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         free.unwrap_or_else(|| {
             let mut buffer = BytesMut::zeroed(self.capacity);
-            huge::advise(&mut buffer);
+            memory::advise_huge_pages(&mut buffer);
             buffer.clear();
             buffer
         })
