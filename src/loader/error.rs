@@ -23,6 +23,8 @@ impl ErrorKind {
     pub fn of_source(error: &SourceError) -> Self {
         match error.kind {
             SourceErrorKind::NotFound => Self::NotFound,
+            // An object that is too short was cut.
+            SourceErrorKind::OutOfRange => Self::Verification,
             SourceErrorKind::Invalid | SourceErrorKind::ReadOnly | SourceErrorKind::Conflict => {
                 Self::Other
             }

@@ -7,7 +7,7 @@ use crate::format::limits::{MAX_REF, MAX_SIGNATURE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{RefBody, ref_path};
 use crate::id::ManifestId;
-use crate::source::{ObjectPath, SourceErrorKind};
+use crate::source::ObjectPath;
 use crate::trust::{
     Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, TrustSet, signature_path,
 };
@@ -120,7 +120,6 @@ impl Store {
                 let bytes = match self.read_optional(&path, MAX_SIGNATURE).await {
                     // Longer than a signature can be: as good as none.
                     Err(StoreError::Damaged { .. }) => None,
-                    Err(StoreError::Source(e)) if e.kind == SourceErrorKind::Protocol => None,
                     other => other?,
                 };
                 Ok::<_, StoreError>(bytes.map(|bytes| (key, method, bytes)))

@@ -8,6 +8,8 @@ mod rest;
 mod wire;
 mod world;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Random cases per run.
@@ -15,7 +17,7 @@ fn random_cases() -> usize {
     std::env::var("TENPAK_SOAK").map_or(300, |n| n.parse().expect("TENPAK_SOAK is a number"))
 }
 
-/// Runs the cases on `workers` threads, each with a worker of its own; the first failure is told.
+/// Runs the cases on `workers` threads, each with a worker of its own, and tells every failure.
 fn each<W>(
     workers: usize,
     cases: usize,
@@ -23,9 +25,10 @@ fn each<W>(
     run: impl Fn(&mut W, usize) + Sync,
 ) {
     let next = AtomicUsize::new(0);
+    let failures = Mutex::new(0);
     std::thread::scope(|scope| {
         for i in 0..workers {
-            let (next, make, run) = (&next, &make, &run);
+            let (next, make, run, failures) = (&next, &make, &run, &failures);
             scope.spawn(move || {
                 let mut worker = make(i);
                 loop {
@@ -33,9 +36,13 @@ fn each<W>(
                     if case >= cases {
                         return;
                     }
-                    run(&mut worker, case);
+                    // The panic's own message says what it was.
+                    let failed = catch_unwind(AssertUnwindSafe(|| run(&mut worker, case))).is_err();
+                    *failures.lock().unwrap() += u32::from(failed);
                 }
             });
         }
     });
+    let failures = failures.into_inner().unwrap();
+    assert_eq!(failures, 0, "{failures} of {cases} cases failed");
 }
