@@ -47,6 +47,9 @@ impl Want {
     }
 }
 
+/// How many pieces a tensor that is cut into bands may be long and still come whole.
+const BANDED: u64 = 4;
+
 /// How fetches are formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanOptions {
@@ -54,7 +57,8 @@ pub struct PlanOptions {
     pub gap: u64,
     /// Bytes of a fetch when a run is divided.
     pub segment: u64,
-    /// The largest delivery: longer tensors come in pieces. `None` never divides a tensor.
+    /// The largest delivery: longer tensors come in pieces, those cut into bands only if they are
+    /// four times as long. `None` never divides a tensor.
     pub piece: Option<u64>,
     /// Where the last known chunk of a pack ends. A pack listed here, of which nine tenths are
     /// wanted, is asked for whole.
@@ -178,7 +182,10 @@ impl Plan {
             .collect();
         wanted.sort_by_key(|(span, chunk)| (span.start, *chunk));
         let slots = slots(want, wanted);
-        let most = options.piece.unwrap_or(u64::MAX);
+        let piece = options.piece.unwrap_or(u64::MAX);
+        // The rows of a piece lie in every band: each piece would be as many requests.
+        let banded = want.entry.grid.bands() > 1;
+        let most = if banded && want.cut.len() / BANDED <= piece { u64::MAX } else { piece };
         let mut slots = slots.into_iter().peekable();
         loop {
             let mut own = Vec::new();
@@ -524,7 +531,9 @@ mod tests {
                 let own = plan.chunks.iter().filter(|c| c.delivery as usize == n).count();
                 prop_assert_eq!(own, delivery.chunks as usize);
                 if let Some(piece) = piece {
-                    prop_assert!(delivery.slots.len() == 1 || delivery.len() <= piece);
+                    let bands = wants[delivery.tensor as usize].entry.grid.bands();
+                    let most = if bands > 1 { BANDED * piece + BANDED } else { piece };
+                    prop_assert!(delivery.slots.len() == 1 || delivery.len() <= most);
                 }
             }
             prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());

@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
-const PIECE: u64 = 48 << 20;
+const PIECE: u64 = 16 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {

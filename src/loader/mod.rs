@@ -36,7 +36,8 @@ pub struct LoadOptions {
     /// How long a request may go without a byte before it is replaced.
     pub stall: Duration,
     /// Tensors larger than this are delivered in pieces of at most this size (or of one slot, if
-    /// that is larger). By default tensors are whole.
+    /// that is larger); those cut into bands only if they are four times as long. By default tensors
+    /// are whole.
     pub piece: Option<u64>,
     /// Bytes of one request when a long run is divided.
     pub segment: u64,
