@@ -227,7 +227,8 @@ fn verification_ends_when_the_store_cannot_be_asked() {
 fn garbage_goes_in_two_collections_and_what_is_named_stays() {
     let world = World::new();
     let kept = world.pack("kept", SMALL);
-    let other: Vec<_> = SMALL.iter().map(|(name, shape, seed)| (*name, *shape, seed + 100)).collect();
+    let other: Vec<_> =
+        SMALL.iter().map(|(name, shape, seed)| (*name, *shape, seed + 100)).collect();
     world.pack("gone", &other);
     world.remove("gone");
     let before = world.paths("packs/").len();
@@ -266,7 +267,11 @@ fn nothing_is_deleted_while_one_ref_cannot_be_followed() {
     world.pack("gone", &SMALL[..2]);
     world.remove("gone");
     world.collect(0);
-    for path in [paths::manifest(kept), paths::layout(kept), ObjectPath::new("refs/kept/@latest").expect("a path")] {
+    for path in [
+        paths::manifest(kept),
+        paths::layout(kept),
+        ObjectPath::new("refs/kept/@latest").expect("a path"),
+    ] {
         let mut sound = Vec::new();
         world.rewrite(&path, |bytes| sound.clone_from(bytes));
         world.rewrite(&path, |bytes| bytes.truncate(bytes.len() / 2));
@@ -321,7 +326,8 @@ fn collections_and_packers_run_side_by_side() {
     let world = World::new();
     let models: Vec<_> = (0..3_u64)
         .map(|n| {
-            let tensors: Vec<_> = SMALL.iter().map(|(name, shape, s)| (*name, *shape, s + n)).collect();
+            let tensors: Vec<_> =
+                SMALL.iter().map(|(name, shape, s)| (*name, *shape, s + n)).collect();
             write(&world.dir.path().join(format!("m{n}")), &tensors)
         })
         .collect();
@@ -340,7 +346,8 @@ fn collections_and_packers_run_side_by_side() {
                 scope.spawn(move || {
                     for _ in 0..4 {
                         pack_as(store, runtime, path, &format!("m{n}"));
-                        let (name, tag) = (format!("m{n}").parse().expect("n"), "latest".parse().expect("t"));
+                        let (name, tag) =
+                            (format!("m{n}").parse().expect("n"), "latest".parse().expect("t"));
                         let gone = store.unpublish(&name, &tag, &[], Default::default());
                         runtime.block_on(gone).expect("removed");
                     }
@@ -348,13 +355,15 @@ fn collections_and_packers_run_side_by_side() {
                 })
             })
             .collect();
-        let ids: Vec<_> = packers.into_iter().map(|p| p.join().expect("packed")).collect();
+        // Joined first, so that a failure ends the collector too.
+        let ids: Vec<_> = packers.into_iter().map(|p| p.join()).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         collector.join().expect("collected");
         for _ in 0..2 {
             world.collect(0);
         }
         for id in ids {
+            let id = id.expect("packed");
             let report = world.verify(id);
             assert!(report.is_ok(), "{:?}", report.damaged);
         }
@@ -436,7 +445,8 @@ fn a_newer_ref_over_there_stays_unless_forced() {
     let kept = world.copy("a", &target.store, false).expect("copied");
     assert!(matches!(kept.placed, Some(RefPlaced::Kept { .. })), "{kept:?}");
     let spec: ArtifactSpec = "a".parse().expect("an artifact");
-    let named = |store: &Store| world.runtime.block_on(store.resolve(&spec)).expect("there").manifest;
+    let named =
+        |store: &Store| world.runtime.block_on(store.resolve(&spec)).expect("there").manifest;
     assert_ne!(named(&target.store), old);
     let forced = world.copy("a", &target.store, true).expect("copied");
     assert_eq!(forced.placed, Some(RefPlaced::Written));
@@ -510,4 +520,48 @@ fn a_directory_backend_sweeps_through_the_trait() {
     let dir = tempfile::tempdir().expect("a folder");
     let backend: Arc<dyn Backend> = Arc::new(DirBackend::new(dir.path().to_path_buf()));
     assert_eq!(runtime().block_on(backend.sweep(Duration::ZERO)).expect("swept"), 0);
+}
+
+#[test]
+fn a_chunk_that_lies_in_several_packs_moves_once() {
+    let world = World::new();
+    world.pack("a", SMALL);
+    // Short runs are written again, so that small chunks then lie in two packs.
+    let id = world.pack("b", SMALL);
+    let target = memory();
+    let report = world.copy("b", &target, false).expect("copied");
+    let named: std::collections::BTreeSet<_> = world
+        .runtime
+        .block_on(Whole::read(&target, id))
+        .expect("a whole artifact")
+        .chunks
+        .iter()
+        .map(|chunk| paths::pack(chunk.place.pack))
+        .collect();
+    let there: std::collections::BTreeSet<_> =
+        paths_in(&world.runtime, &target, "packs/").into_iter().collect();
+    assert_eq!(there, named, "no pack is copied in vain: {report:?}");
+}
+
+#[test]
+fn an_unlisted_signature_over_there_is_kept_and_a_copy_carries_its_own() {
+    let world = World::new();
+    let id = world.pack("a", SMALL);
+    let signature = |key: &str| {
+        let path = format!("signatures/{id}/{}.ed25519", key.repeat(32));
+        ObjectPath::new(path).expect("a path")
+    };
+    let put = |store: &Store, path: &ObjectPath| {
+        let put = store.backend().put(path, vec![Bytes::from_static(&[7; 64])]);
+        world.runtime.block_on(put).expect("written");
+    };
+    let target = memory();
+    put(&world.store, &signature("a"));
+    put(&target, &signature("b"));
+    world.copy("a", &target, false).expect("copied");
+    assert_eq!(
+        paths_in(&world.runtime, &target, "signatures/"),
+        [signature("a"), signature("b")],
+        "both are there"
+    );
 }

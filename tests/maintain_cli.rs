@@ -57,7 +57,10 @@ fn exit_statuses_and_json_are_what_scripts_rely_on() {
     assert_eq!(seen["files"].as_array().map(Vec::len), Some(3));
     assert_eq!(seen["tensors"][0]["dtype"], "BF16");
     assert!(ok(home, &store, &["du"])["artifacts"].is_array());
-    assert_eq!(ok(home, &store, &["du", "a"])["unique_bytes"].as_u64(), ok(home, &store, &["du", "a"])["stored_bytes"].as_u64());
+    assert_eq!(
+        ok(home, &store, &["du", "a"])["unique_bytes"].as_u64(),
+        ok(home, &store, &["du", "a"])["stored_bytes"].as_u64()
+    );
     assert_eq!(ok(home, &store, &["repack"])["artifacts"][0]["rewritten"], false);
     let to = home.join("copy");
     let copied = ok(home, &store, &["cp", "a", "--to", to.to_str().expect("UTF-8")]);
@@ -115,7 +118,8 @@ fn killed_copies_leave_a_sound_store_and_the_next_goes_on() {
     let folder = model::write(&home.join("m"), SMALL);
     ok(home, &store, &["pack", folder.to_str().expect("UTF-8"), "--name", "a"]);
     let first = home.join("first");
-    let whole = timed(&mut tenpak(home, &store, &["cp", "a", "--to", first.to_str().expect("UTF-8")]));
+    let whole =
+        timed(&mut tenpak(home, &store, &["cp", "a", "--to", first.to_str().expect("UTF-8")]));
     let mut random = StdRng::seed_from_u64(11);
     let mut interrupted = 0;
     for round in 0..rounds() {

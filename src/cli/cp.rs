@@ -53,6 +53,15 @@ impl Cp {
                 "{}: its index of names is signed and does not list {} yet; give --sign KEY",
                 self.to, self.artifact
             )),
+            Some(RefPlaced::Written)
+                if options.signers.is_empty()
+                    && found.by.iter().any(|e| e.claimed_keys().next().is_some()) =>
+            {
+                output.note(format!(
+                    "{}: its index of names is not signed; --sign KEY signs it",
+                    self.to
+                ));
+            }
             _ => {}
         }
         let kept = matches!(report.placed, Some(RefPlaced::Kept { .. }));
@@ -110,7 +119,9 @@ impl Repack {
             let mut text = String::new();
             for one in &done {
                 let what = match one.rewritten {
-                    true => format!("{} runs of chunks are now {}", one.runs_before, one.runs_after),
+                    true => {
+                        format!("{} runs of chunks are now {}", one.runs_before, one.runs_after)
+                    }
                     false => format!("{} runs of chunks, left as it is", one.runs_before),
                 };
                 text += &format!("@{}  {what}\n", one.manifest);

@@ -120,7 +120,8 @@ impl Inspect {
             "files": whole.files.iter().map(|(file, _)| file_json(file)).collect::<Vec<_>>(),
             "tensors": tensors.map(|(i, (t, _))| tensor_json(&whole, i, t)).collect::<Vec<_>>(),
         });
-        output.result(object, || text(&found, &whole, &signatures, usage.as_ref(), &look, &ref_keys))
+        output
+            .result(object, || text(&found, &whole, &signatures, usage.as_ref(), &look, &ref_keys))
     }
 }
 

@@ -57,11 +57,10 @@ pub(super) async fn fetch<T: Send + 'static>(
         for ((&i, chunk), result) in run.iter().zip(chunks).zip(&mut done) {
             // A run that is cut short says nothing of its first chunks; and a wrong byte may have
             // come from the wire. One more read, of this chunk alone, tells.
-            let again = matches!(result, Err(error) if retried(error));
-            if again {
-                if let Some(once_more) = fetch_run(store, vec![chunk], each.clone()).await?.pop() {
-                    *result = once_more;
-                }
+            if matches!(result, Err(error) if retried(error))
+                && let Some(once_more) = fetch_run(store, vec![chunk], each.clone()).await?.pop()
+            {
+                *result = once_more;
             }
             if let Some(slot) = results.get_mut(i) {
                 *slot = Some(std::mem::replace(result, Err(nothing(store, chunk))));

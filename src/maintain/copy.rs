@@ -265,13 +265,15 @@ async fn split(
     };
     let read: Vec<_> = packs.into_iter().map(read).collect();
     let read: Vec<Indexed> = stream::iter(read).buffered(AT_ONCE).try_collect().await?;
-    let is_whole =
-        |(_, index): &Indexed| index.chunks().iter().all(|record| lacking.contains(&record.stored));
-    let whole: Vec<Indexed> = read.into_iter().filter(is_whole).collect();
-    let covered: HashSet<StoredDigest> = whole
-        .iter()
-        .flat_map(|(_, index)| index.chunks().iter().map(|record| record.stored))
-        .collect();
+    // A chunk that lies in several packs moves once.
+    let (mut whole, mut covered) = (Vec::new(), HashSet::new());
+    for (pack, index) in read {
+        let moves = |stored: &StoredDigest| lacking.contains(stored) && !covered.contains(stored);
+        if index.chunks().iter().all(|record| moves(&record.stored)) {
+            covered.extend(index.chunks().iter().map(|record| record.stored));
+            whole.push((pack, index));
+        }
+    }
     let rest =
         missing.iter().filter(|chunk| !covered.contains(&chunk.record.stored)).copied().collect();
     Ok((whole, rest))
@@ -298,7 +300,9 @@ pub async fn signatures(
                 .collect();
             for method in Method::ALL {
                 let own = keys.iter().filter(|(_, name)| *name == method.as_str());
-                paths.extend(own.filter_map(|(k, _)| ObjectPath::new(signature_path(id, k, method))));
+                paths.extend(
+                    own.filter_map(|(k, _)| ObjectPath::new(signature_path(id, k, method))),
+                );
             }
         }
         Err(error) => return Err(error.into()),

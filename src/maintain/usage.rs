@@ -139,7 +139,14 @@ pub async fn store_usage(store: &Store) -> Result<StoreUsage, MaintainError> {
     let mut kinds = Vec::new();
     let mut live_packs = 0;
     for kind in [
-        "packs", "tables", "layouts", "manifests", "signatures", "refs", "by-tensor", "leases",
+        "packs",
+        "tables",
+        "layouts",
+        "manifests",
+        "signatures",
+        "refs",
+        "by-tensor",
+        "leases",
         "tombstones",
     ] {
         let objects = store.list(&format!("{kind}/")).await?;

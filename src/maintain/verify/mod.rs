@@ -172,8 +172,11 @@ struct Verifier<'a> {
     store: &'a Store,
     report: VerifyReport,
     /// Packs that another artifact's turn has looked into, with what is in those that are right.
-    packs: BTreeMap<PackId, Option<Arc<HashSet<(u32, ChunkRecordKey)>>>>,
+    packs: BTreeMap<PackId, Option<Held>>,
 }
+
+/// The chunks of a pack: offset and identity.
+type Held = Arc<HashSet<(u32, ChunkRecordKey)>>;
 
 /// What of a record decides whether it is the chunk: its stored identity.
 type ChunkRecordKey = (crate::id::StoredDigest, u32);
