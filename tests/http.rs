@@ -281,13 +281,19 @@ async fn nobody_there_is_transient() {
 
 #[tokio::test]
 async fn a_slow_loris_is_not_a_stall_but_patience_ends_somewhere() {
-    let server = WebServer::start(|_, _| {
-        let head = answer("200 OK", &["Content-Length: 30"], b"");
-        vec![Step::Send(head), Step::Drip(vec![b'x'; 30], Duration::from_millis(20))]
-    })
-    .await;
+    let drip = |length: usize| {
+        WebServer::start(move |_, _| {
+            let length_line = format!("Content-Length: {length}");
+            let head = answer("200 OK", &[&length_line], b"");
+            vec![Step::Send(head), Step::Drip(vec![b'x'; length], Duration::from_millis(20))]
+        })
+    };
+    let server = drip(10).await;
     let (bytes, _) = get(&server.url, ReadRange::Full).await.expect("a slow read");
-    assert_eq!(bytes.len(), 30);
+    assert_eq!(bytes.len(), 10);
+    let server = drip(1000).await;
+    let error = get(&server.url, ReadRange::Full).await.expect_err("an error");
+    assert_eq!(error.kind, SourceErrorKind::Stalled, "{error}");
 }
 
 #[tokio::test]
@@ -430,7 +436,7 @@ async fn it_takes_no_writes() {
     let delete = b.delete(&path("a")).await;
     assert_eq!(delete.expect_err("an error").kind, SourceErrorKind::ReadOnly);
     let list = b.list("").await;
-    assert_eq!(list.expect_err("an error").kind, SourceErrorKind::Invalid);
+    assert_eq!(list.expect_err("an error").kind, SourceErrorKind::Unlistable);
 }
 
 /// A TLS server with a certificate of its own, which offers `protocols`; returns its address, its
