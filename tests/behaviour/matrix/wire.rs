@@ -238,7 +238,6 @@ impl Case {
                 | Fault::Silence
                 | Fault::SlowBody
                 | Fault::WrongRange
-                | Fault::LongLength
                 | Fault::NoHttp
                 | Fault::Status(429 | 500 | 503)
                 | Fault::EndlessHead,
@@ -258,6 +257,7 @@ impl Case {
                 false,
             ) => &[5],
             // Or the object is longer than it may be.
+            (Fault::LongLength, true) => &[0, 5],
             (Fault::LongLength, false) => &[4, 5],
             // Only the chunk is asked for again.
             (Fault::FlipBit | Fault::LyingRange, true) if !small => &[0],
