@@ -93,7 +93,11 @@ impl Store {
                 match self.backend.head(path).await {
                     Ok(Some(info)) if info.size > limit => {
                         let (what, value) = ("object", info.size);
-                        Err(StoreError::format(self, path)(FormatError::Limit { what, value, limit }))
+                        Err(StoreError::format(self, path)(FormatError::Limit {
+                            what,
+                            value,
+                            limit,
+                        }))
                     }
                     _ => Err(error.into()),
                 }
