@@ -246,7 +246,7 @@ async fn bad_answers_get_the_right_error() {
         ("416", range(), send("416 Range Not Satisfiable", &["Content-Length: 0"], b""), OutOfRange),
         ("401", range(), send("401 Unauthorized", &["Content-Length: 0"], b""), Denied),
         ("403", range(), send("403 Forbidden", &["Content-Length: 0"], b""), Denied),
-        ("400", range(), send("400 Bad Request", &["Content-Length: 0"], b""), Invalid),
+        ("400", range(), send("400 Bad Request", &["Content-Length: 0"], b""), Denied),
         ("408", range(), send("408 Request Timeout", &["Content-Length: 0"], b""), Transient),
         ("429", range(), send("429 Too Many Requests", &["Content-Length: 0"], b""), Transient),
         ("500", range(), send("500 Oops", &["Content-Length: 0"], b""), Transient),
