@@ -11,10 +11,13 @@ test: lint
 	tests/setup.sh
 	cargo test --locked
 
-# The long fault run: at least 10,000 seeded random faults.
+# The long fault run: 10,000 random faults at rest and on the wire, and 300 kills of `pack`.
+SOAK ?= 10000
+SOAK_KILLS ?= 300
 soak:
 	tests/setup.sh
-	cargo test --release --locked -- --ignored soak
+	TENPAK_SOAK=$(SOAK) cargo test --release --locked --test behaviour -- matrix::
+	TENPAK_SOAK=$(SOAK_KILLS) cargo test --release --locked --test behaviour -- interrupted::
 
 # Every parser's fuzz target for FUZZ_SECONDS each; needs cargo-fuzz and nightly.
 FUZZ_SECONDS ?= 60

@@ -246,7 +246,7 @@ async fn bad_answers_get_the_right_error() {
         ("416", range(), send("416 Range Not Satisfiable", &["Content-Length: 0"], b""), OutOfRange),
         ("401", range(), send("401 Unauthorized", &["Content-Length: 0"], b""), Denied),
         ("403", range(), send("403 Forbidden", &["Content-Length: 0"], b""), Denied),
-        ("400", range(), send("400 Bad Request", &["Content-Length: 0"], b""), Invalid),
+        ("400", range(), send("400 Bad Request", &["Content-Length: 0"], b""), Denied),
         ("408", range(), send("408 Request Timeout", &["Content-Length: 0"], b""), Transient),
         ("429", range(), send("429 Too Many Requests", &["Content-Length: 0"], b""), Transient),
         ("500", range(), send("500 Oops", &["Content-Length: 0"], b""), Transient),
@@ -281,13 +281,19 @@ async fn nobody_there_is_transient() {
 
 #[tokio::test]
 async fn a_slow_loris_is_not_a_stall_but_patience_ends_somewhere() {
-    let server = WebServer::start(|_, _| {
-        let head = answer("200 OK", &["Content-Length: 30"], b"");
-        vec![Step::Send(head), Step::Drip(vec![b'x'; 30], Duration::from_millis(20))]
-    })
-    .await;
+    let drip = |length: usize| {
+        WebServer::start(move |_, _| {
+            let length_line = format!("Content-Length: {length}");
+            let head = answer("200 OK", &[&length_line], b"");
+            vec![Step::Send(head), Step::Drip(vec![b'x'; length], Duration::from_millis(20))]
+        })
+    };
+    let server = drip(10).await;
     let (bytes, _) = get(&server.url, ReadRange::Full).await.expect("a slow read");
-    assert_eq!(bytes.len(), 30);
+    assert_eq!(bytes.len(), 10);
+    let server = drip(1000).await;
+    let error = get(&server.url, ReadRange::Full).await.expect_err("an error");
+    assert_eq!(error.kind, SourceErrorKind::Stalled, "{error}");
 }
 
 #[tokio::test]

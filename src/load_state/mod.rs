@@ -160,14 +160,20 @@ enum Cancelled {
     Preempted,
 }
 
+/// So few bytes within the stall limit are as good as none: a server that sends byte by byte would
+/// otherwise hold a load for ever.
+const TRICKLE: u64 = 4 << 10;
+
 #[derive(Debug)]
 struct Fetch {
     work: Work,
     mirror: MirrorIndex,
     granted: usize,
     finished: usize,
-    /// When the last byte came, or when it had last nothing to wait for.
+    /// When bytes last came that count, or when it had last nothing to wait for.
     last_byte: Duration,
+    /// Bytes since then, too few to count.
+    trickle: u64,
     /// Bytes since `since`, when it last began to work.
     bytes: u64,
     since: Duration,
@@ -310,8 +316,11 @@ impl LoadState {
         match event {
             Event::Bytes { fetch, count } => {
                 if let Some(fetch) = self.active.get_mut(&fetch) {
-                    fetch.last_byte = self.now;
                     fetch.bytes += count;
+                    fetch.trickle += count;
+                    if fetch.trickle >= TRICKLE {
+                        (fetch.last_byte, fetch.trickle) = (self.now, 0);
+                    }
                 }
                 // Nothing else can follow from it.
                 return;
@@ -531,6 +540,7 @@ impl LoadState {
                 granted: 0,
                 finished: 0,
                 last_byte,
+                trickle: 0,
                 bytes: 0,
                 since,
                 cancelled: None,

@@ -193,7 +193,7 @@ pub enum SourceErrorKind {
     NotFound,
     /// The object is shorter than the range asked for.
     OutOfRange,
-    /// Credentials are missing or do not suffice.
+    /// Credentials are missing or do not suffice, or the server refuses such requests.
     Denied,
     /// The object changed under a conditional write.
     Conflict,

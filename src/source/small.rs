@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rand::Rng;
+use tokio::time::Instant;
 
 use super::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind, Version};
 
 /// The most that one step of a small read asks for.
 const STEP: usize = 256 << 10;
+
+/// Bytes per second below which a read that lasts longer than the stall limit is stalled: whoever
+/// sends byte by byte must not hold a reader for ever.
+const SLOWEST: u64 = 4 << 10;
 
 /// How failures that may pass are waited out.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +27,7 @@ pub struct RetryPolicy {
     pub first_pause: Duration,
     /// The longest pause, also where the server asks for a longer one.
     pub longest_pause: Duration,
-    /// How long a read may go without a byte.
+    /// How long a read may go without a byte, and may last while it is slower than 4 KiB/s.
     pub stall: Duration,
 }
 
@@ -131,6 +136,7 @@ async fn read_once(
     let capacity = if open_end { 0 } else { length };
     let mut out = BytesMut::with_capacity(usize::try_from(capacity).map_err(|_| too_long(length))?);
     let mut skip = wanted.start.saturating_sub(given.start);
+    let (start, mut received) = (Instant::now(), 0);
     while (out.len() as u64) < length {
         let left = usize::try_from(length - out.len() as u64).unwrap_or(usize::MAX);
         // What lies before the wanted bytes is read into the same buffer and dropped again.
@@ -142,6 +148,11 @@ async fn read_once(
         let n = tokio::time::timeout(stall, step).await.map_err(stalled)??;
         if n == 0 {
             break;
+        }
+        received += n as u64;
+        if start.elapsed() > stall + Duration::from_millis(received * 1000 / SLOWEST) {
+            let what = format!("only {received} bytes came in {} s", start.elapsed().as_secs_f32());
+            return Err(Failure::from(error(SourceErrorKind::Stalled, what)));
         }
         if skip > 0 {
             out.clear();

@@ -145,7 +145,7 @@ fn refusal(status: u16, headers: &HeaderMap, site: &Site) -> SourceError {
         401 | 403 | 407 => (Denied, "access denied"),
         408 | 425 | 429 | 500..=599 => (Transient, "the server cannot answer now"),
         100..=399 => (Protocol, "an answer that does not fit the request"),
-        _ => (Invalid, "the server refuses the request"),
+        _ => (Denied, "the server refuses the request"),
     };
     let mut error = site.error(kind, format!("{what} (HTTP status {status})"));
     error.retry_after = text(headers, RETRY_AFTER).and_then(|value| match digits(value) {

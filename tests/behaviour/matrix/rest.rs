@@ -222,7 +222,8 @@ impl Case {
                     _ => Expect::Refused(owners),
                 };
             }
-            let artifact = || vec![object.clone(), world.id.clone(), "org/model".to_owned()];
+            let short_id = world.id[..16].to_owned();
+            let artifact = || vec![object.clone(), short_id.clone(), "org/model".to_owned()];
             match (place, damage, reader) {
                 (Place::RefsIndex | Place::Descriptor, _, _) => Expect::Either,
                 (Place::Ref, Damage::Delete, _) => Expect::Missing,
