@@ -4,9 +4,9 @@
 //! line of standard output is one object.
 
 mod bytes;
-mod edge;
 mod cp;
 mod du;
+mod edge;
 mod error;
 mod gc;
 mod inspect;

@@ -78,7 +78,10 @@ impl Packed {
         // Where all else was there already, the hints are likely to be.
         let repeated = self.new_bytes == 0;
         let put = |path: ObjectPath| async move {
-            if repeated && store.read_optional(&path, hint.len()).await.ok().flatten().as_ref() == Some(hint) {
+            if repeated
+                && store.read_optional(&path, hint.len()).await.ok().flatten().as_ref()
+                    == Some(hint)
+            {
                 return Ok(0);
             }
             store.backend().put(&path, vec![hint.clone()]).await.map(|()| hint.len() as u64)

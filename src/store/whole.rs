@@ -157,7 +157,10 @@ impl Whole {
                             t.byte_len()
                         }
                         _ => {
-                            return wrong(format!("{:?}: tensor {ordinal} is misplaced", file.path));
+                            return wrong(format!(
+                                "{:?}: tensor {ordinal} is misplaced",
+                                file.path
+                            ));
                         }
                     },
                 };
