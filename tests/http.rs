@@ -430,7 +430,7 @@ async fn it_takes_no_writes() {
     let delete = b.delete(&path("a")).await;
     assert_eq!(delete.expect_err("an error").kind, SourceErrorKind::ReadOnly);
     let list = b.list("").await;
-    assert_eq!(list.expect_err("an error").kind, SourceErrorKind::Invalid);
+    assert_eq!(list.expect_err("an error").kind, SourceErrorKind::Unlistable);
 }
 
 /// A TLS server with a certificate of its own, which offers `protocols`; returns its address, its

@@ -8,17 +8,17 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::Site;
-use super::connect::body_error;
+use super::connect::{body_error, socket_error};
+use super::direct::Payload;
 use crate::source::{Body, SourceError, SourceErrorKind};
 
 /// `range.end` of a body whose length the server does not tell.
 pub(super) const UNKNOWN_END: u64 = u64::MAX;
 
 pub(super) struct HttpBody {
-    incoming: Incoming,
+    payload: Payload,
     /// What is left of the last frame.
     held: Bytes,
     /// The bytes that are still to come after `held`, by their place in the object.
@@ -28,9 +28,9 @@ pub(super) struct HttpBody {
 }
 
 impl HttpBody {
-    pub(super) fn new(incoming: Incoming, range: Range<u64>, site: Site) -> Self {
+    pub(super) fn new(payload: Payload, range: Range<u64>, site: Site) -> Self {
         Self {
-            incoming,
+            payload,
             held: Bytes::new(),
             // An empty range has no body of interest: that of a 416 holds a page for people.
             ended: range.is_empty(),
@@ -39,13 +39,14 @@ impl HttpBody {
         }
     }
 
-    /// Waits for a frame of data; false at the end.
+    /// Waits for a frame of hyper's; false at the end.
     async fn fill(&mut self) -> Result<bool, SourceError> {
+        let Payload::Hyper(incoming) = &mut self.payload else { return Ok(false) };
         while self.held.is_empty() {
             if self.ended {
                 return Ok(false);
             }
-            let Some(frame) = self.incoming.frame().await else {
+            let Some(frame) = incoming.frame().await else {
                 self.ended = true;
                 if self.ahead.is_empty() || self.ahead.end == UNKNOWN_END {
                     return Ok(false);
@@ -79,7 +80,23 @@ impl HttpBody {
 #[async_trait]
 impl Body for HttpBody {
     async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
-        if max == 0 || !self.fill().await? {
+        if max == 0 {
+            return Ok(0);
+        }
+        if let Payload::Socket(socket) = &mut self.payload {
+            if self.ended || self.ahead.is_empty() {
+                return Ok(0);
+            }
+            let read = socket.read(out, max).await;
+            let count = read.map_err(|e| socket_error(&self.site, e, self.ahead.start))?;
+            if count == 0 {
+                self.ended = true;
+                return Err(self.wrong_length("ends early"));
+            }
+            self.ahead.start += count as u64;
+            return Ok(count);
+        }
+        if !self.fill().await? {
             return Ok(0);
         }
         let piece = self.held.split_to(max.min(self.held.len()));

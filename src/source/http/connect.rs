@@ -1,4 +1,4 @@
-//! Connections: two pools of hyper clients, one for http and one for https.
+//! Clients: two pools of hyper's, one for http and one for https, and what their errors mean.
 //!
 //! The read buffer is the one tuned thing: every socket read may take [`READ_BUFFER`] bytes, which
 //! is large enough to amortise the system call and small enough to stay in a core's cache until it
@@ -20,6 +20,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
+use super::direct::ExchangeError;
 use super::{HttpOptions, Site};
 use crate::source::{SourceError, SourceErrorKind};
 
@@ -135,6 +136,27 @@ pub(super) fn request_error(site: &Site, error: ClientError) -> SourceError {
         _ => (SourceErrorKind::Transient, "the connection failed before an answer"),
     };
     site.error(kind, message).caused_by(error)
+}
+
+/// Why no answer came over a plain connection.
+pub(super) fn exchange_error(site: &Site, error: ExchangeError) -> SourceError {
+    let error = match error {
+        ExchangeError::Connect(error) => {
+            return site.error(SourceErrorKind::Transient, "cannot connect").caused_by(error);
+        }
+        ExchangeError::Http(error) => error,
+    };
+    let (kind, message) = match cause_of(&error) {
+        Cause::Protocol => (SourceErrorKind::Protocol, "the server's answer is malformed"),
+        _ => (SourceErrorKind::Transient, "the connection failed before an answer"),
+    };
+    site.error(kind, message).caused_by(error)
+}
+
+/// Why the socket of a body failed.
+pub(super) fn socket_error(site: &Site, error: io::Error, at: u64) -> SourceError {
+    let what = format!("the connection broke at byte {at} of the object");
+    site.error(SourceErrorKind::Transient, what).caused_by(error)
 }
 
 /// Why a body stopped.

@@ -7,14 +7,14 @@
 mod answer;
 mod body;
 mod connect;
+mod direct;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, LOCATION, RANGE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use url::Url;
@@ -26,6 +26,7 @@ use super::{
 use answer::Answer;
 use body::HttpBody;
 use connect::Clients;
+use direct::{Connections, Payload};
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
@@ -55,6 +56,7 @@ impl Default for HttpOptions {
 pub struct HttpBackend {
     base: Url,
     clients: Clients,
+    plain: Connections,
 }
 
 /// What an error has to name.
@@ -87,7 +89,8 @@ impl HttpBackend {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
         }
-        Ok(Self { base: url, clients: Clients::new(options) })
+        let plain = Connections::new(options.connect_timeout);
+        Ok(Self { base: url, clients: Clients::new(options), plain })
     }
 
     fn site(&self, path: &ObjectPath) -> Site {
@@ -108,7 +111,7 @@ impl HttpBackend {
         method: Method,
         path: &ObjectPath,
         range: &ReadRange,
-    ) -> Result<Response<Incoming>, SourceError> {
+    ) -> Result<Response<Payload>, SourceError> {
         let site = self.site(path);
         let mut url = self.url_of(path);
         for _ in 0..=MAX_REDIRECTS {
@@ -132,7 +135,7 @@ impl HttpBackend {
         url: &Url,
         range: &ReadRange,
         site: &Site,
-    ) -> Result<Response<Incoming>, SourceError> {
+    ) -> Result<Response<Payload>, SourceError> {
         let uri = Uri::try_from(url.as_str()).map_err(|e| {
             site.error(SourceErrorKind::Invalid, format!("{url} cannot be requested")).caused_by(e)
         })?;
@@ -149,13 +152,20 @@ impl HttpBackend {
         let request = request.body(http_body_util::Empty::<Bytes>::new()).map_err(|e| {
             site.error(SourceErrorKind::Invalid, "the request is malformed").caused_by(e)
         })?;
+        // An answer to HEAD has a length and no body: that is hyper's to know.
+        if url.scheme() == "http" && *method == Method::GET {
+            let (head, _) = request.into_parts();
+            let answer = self.plain.request(url, &head).await;
+            return answer.map_err(|e| connect::exchange_error(site, e));
+        }
         let client = self.clients.of(url.scheme(), site)?;
-        client.request(request).await.map_err(|e| connect::request_error(site, e))
+        let answer = client.request(request).await;
+        Ok(answer.map_err(|e| connect::request_error(site, e))?.map(Payload::Hyper))
     }
 }
 
 /// Where a redirect leads: never from https to http, nor to anything else.
-fn next_url(url: &Url, response: &Response<Incoming>, site: &Site) -> Result<Url, SourceError> {
+fn next_url(url: &Url, response: &Response<Payload>, site: &Site) -> Result<Url, SourceError> {
     let next = response
         .headers()
         .get(LOCATION)
@@ -183,9 +193,20 @@ fn next_url(url: &Url, response: &Response<Incoming>, site: &Site) -> Result<Url
 
 /// Reads a body that nobody wants, if it is short, so that its connection is used again. Whether
 /// that works makes no difference to the answer.
-async fn drain(body: Incoming) {
-    let body = Limited::new(body, MAX_DRAIN).collect();
-    drop(tokio::time::timeout(DRAIN_TIME, body).await);
+async fn drain(body: Payload) {
+    let read = async {
+        match body {
+            Payload::Hyper(body) => drop(Limited::new(body, MAX_DRAIN).collect().await),
+            Payload::Socket(mut body) if body.remaining() <= MAX_DRAIN as u64 => {
+                let mut waste = BytesMut::new();
+                while body.read(&mut waste, MAX_DRAIN).await.is_ok_and(|count| count > 0) {
+                    waste.clear();
+                }
+            }
+            Payload::Socket(_) => {}
+        }
+    };
+    drop(tokio::time::timeout(DRAIN_TIME, read).await);
 }
 
 #[async_trait]

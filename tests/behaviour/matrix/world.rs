@@ -164,7 +164,12 @@ impl World {
             _ => {}
         }
         if run.status != Some(0) {
-            assert!(matches!(run.status, None | Some(1 | 3 | 4 | 5)), "{:?} {}", run.status, what());
+            assert!(
+                matches!(run.status, None | Some(1 | 3 | 4 | 5)),
+                "{:?} {}",
+                run.status,
+                what()
+            );
             assert!(!run.error.trim().is_empty(), "no word about what is wrong: {:?}", run.status);
         }
         run
