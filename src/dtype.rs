@@ -85,7 +85,7 @@ impl Dtype {
 
     /// Bytes of one element; `None` for types narrower than a byte.
     pub const fn size(self) -> Option<u64> {
-        if self.bits() % 8 == 0 { Some(self.bits() / 8) } else { None }
+        if self.bits().is_multiple_of(8) { Some(self.bits() / 8) } else { None }
     }
 }
 

@@ -255,13 +255,14 @@ impl Matrix {
 
     /// Bands of an eighth of the columns, or the most equal parts the shape allows, in blocks.
     fn by_columns(&self) -> Grid {
-        let parts = [RANKS, RANKS / 2, RANKS / 4].into_iter().find(|n| self.columns % n == 0);
+        let parts =
+            [RANKS, RANKS / 2, RANKS / 4].into_iter().find(|n| self.columns.is_multiple_of(*n));
         let band = match parts {
             Some(parts) => {
                 let band = self.columns / parts;
                 // Long rows: the band is divided further, so that a chunk has rows to speak of.
                 let wide = (band * self.size).div_ceil(CHUNK);
-                (wide..=band).find(|n| band % n == 0).map_or(band, |n| band / n)
+                (wide..=band).find(|n| band.is_multiple_of(*n)).map_or(band, |n| band / n)
             }
             // No equal parts: narrow bands, so that what a rank fetches beyond its own is little.
             None => {
@@ -278,7 +279,7 @@ impl Matrix {
     fn block_rows(&self, width: u64, split: bool) -> u64 {
         let most = (2 * CHUNK / width).clamp(1, self.rows);
         let step = if most > 1 << 16 { ROW_MULTIPLE } else { 1 };
-        let eighth = (self.rows % RANKS == 0).then_some(self.rows / RANKS);
+        let eighth = self.rows.is_multiple_of(RANKS).then_some(self.rows / RANKS);
         let cost = |&rows: &u64| {
             let bytes = rows * width;
             let distance = 64 * bytes.max(CHUNK) / bytes.min(CHUNK);
@@ -354,7 +355,10 @@ mod tests {
             let grid = choose_grid(name, Dtype::BF16, &shape(&dims)).unwrap();
             assert_eq!(grid.band_bytes, grid.row_bytes);
             assert_eq!(dims[0] / 8 % grid.block_rows, 0, "{name} {dims:?}: {grid:?}");
-            assert!(dims[0] % 512 != 0 || grid.block_rows % 32 == 0, "{name} {dims:?}: {grid:?}");
+            assert!(
+                dims[0] % 512 != 0 || grid.block_rows.is_multiple_of(32),
+                "{name} {dims:?}: {grid:?}"
+            );
             assert!(grid.block_rows * grid.band_bytes <= 2 << 20);
         }
         for (name, dims) in [
@@ -365,7 +369,7 @@ mod tests {
         ] {
             let grid = choose_grid(name, Dtype::BF16, &shape(&dims)).unwrap();
             assert_eq!(dims[1] * 2 / 8 % grid.band_bytes, 0, "{name} {dims:?}: {grid:?}");
-            assert!(grid.block_rows % 32 == 0, "{name} {dims:?}: {grid:?}");
+            assert!(grid.block_rows.is_multiple_of(32), "{name} {dims:?}: {grid:?}");
             assert!(grid.block_rows * grid.band_bytes <= 2 << 20);
         }
         let grid = choose_grid("experts.down_proj", Dtype::BF16, &shape(&[16, 2048, 768])).unwrap();

@@ -431,7 +431,7 @@ mod tests {
     impl Packer {
         fn place(&mut self, len: u32) -> Place {
             self.count += 1;
-            if self.repeat > 0 && self.count % self.repeat == 0 && self.offset >= len {
+            if self.repeat > 0 && self.count.is_multiple_of(self.repeat) && self.offset >= len {
                 let offset = self.offset - len;
                 return Place { pack: PackId::of(&[self.pack]), offset };
             }
@@ -439,7 +439,7 @@ mod tests {
                 (self.pack, self.offset) = (self.pack + 1, 0);
             }
             let place = Place { pack: PackId::of(&[self.pack]), offset: self.offset };
-            self.offset += len + if self.count % 3 == 0 { self.gap } else { 0 };
+            self.offset += len + if self.count.is_multiple_of(3) { self.gap } else { 0 };
             place
         }
     }

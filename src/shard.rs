@@ -54,8 +54,9 @@ impl Shard {
         // No overflow: no dimension is 0, and the product of all of them is `len` bytes.
         let outer: u64 = outer.iter().product();
         let bits = inner.iter().product::<u64>() * dtype.bits();
-        let aligned = bits % 8 == 0
-            || (size % u64::from(self.count) == 0 && size / u64::from(self.count) * bits % 8 == 0);
+        let aligned = bits.is_multiple_of(8)
+            || (size.is_multiple_of(u64::from(self.count))
+                && (size / u64::from(self.count) * bits).is_multiple_of(8));
         if !aligned {
             return whole;
         }

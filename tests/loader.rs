@@ -132,7 +132,7 @@ async fn raw_and_compressed_models_arrive_whole_and_in_order() {
     for choice in [CodecChoice::Raw, CodecChoice::Zstd] {
         let bench = Bench::new(choice).await;
         let source = bench.with(vec![]);
-        let (tensors, stats) = bench.load(&[source.clone()], &options()).await.unwrap();
+        let (tensors, stats) = bench.load(std::slice::from_ref(&source), &options()).await.unwrap();
         bench.check(&tensors);
         assert_eq!(stats.delivered as usize, bench.tensors.len());
         assert_eq!(stats.delivered_bytes, bench.raw_bytes());
@@ -147,7 +147,7 @@ async fn raw_and_compressed_models_arrive_whole_and_in_order() {
 async fn a_full_load_asks_for_every_pack_once_and_whole() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let source = bench.with(vec![]);
-    let (_, stats) = bench.load(&[source.clone()], &options()).await.unwrap();
+    let (_, stats) = bench.load(std::slice::from_ref(&source), &options()).await.unwrap();
     let listed = bench.inner.list("packs/").await.unwrap();
     let stored: u64 = listed.iter().map(|object| object.size).sum();
     // The scalar and the packed tensor are the same 8 bytes, which two tensors need: one request.
@@ -161,7 +161,7 @@ async fn a_full_load_asks_for_every_pack_once_and_whole() {
 async fn one_tensor_costs_its_own_bytes() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let source = bench.with(vec![]);
-    let artifact = bench.open(&[source.clone()]).await;
+    let artifact = bench.open(std::slice::from_ref(&source)).await;
     let name = "model.layers.1.mlp.up_proj.weight";
     let wanted = artifact.want(&Selection::new(&[name]).unwrap(), None).await.unwrap();
     source.reset_stats();
@@ -199,7 +199,7 @@ async fn shards_are_the_ranks_own_tensors() {
     let mut whole = 0;
     for index in 0..8 {
         let source = bench.with(vec![]);
-        let artifact = bench.open(&[source.clone()]).await;
+        let artifact = bench.open(std::slice::from_ref(&source)).await;
         let shard = Shard::new(index, 8).unwrap();
         let wanted = artifact.want(&Selection::All, Some(shard)).await.unwrap();
         source.reset_stats();
@@ -268,7 +268,7 @@ async fn pieces_of_a_large_tensor_come_in_order() {
 async fn a_chunk_damaged_on_the_way_is_fetched_again_alone() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let source = bench.with(vec![Fault::nth("packs/", 0, Action::FlipBit(700_000, 3))]);
-    let (tensors, stats) = bench.load(&[source.clone()], &options()).await.unwrap();
+    let (tensors, stats) = bench.load(std::slice::from_ref(&source), &options()).await.unwrap();
     bench.check(&tensors);
     assert_eq!(stats.refetched_chunks, 1);
     let packs = bench.inner.list("packs/").await.unwrap();

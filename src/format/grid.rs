@@ -96,7 +96,9 @@ impl Grid {
             _ => return wrong("a chunk is too large"),
         }
         let whole = match dtype.size() {
-            Some(size) => self.row_bytes % size == 0 && self.band_bytes % size == 0,
+            Some(size) => {
+                self.row_bytes.is_multiple_of(size) && self.band_bytes.is_multiple_of(size)
+            }
             None => self.leading == 1 && self.rows == 1,
         };
         if whole { Ok(()) } else { wrong("an element is cut") }

@@ -199,6 +199,8 @@ impl Manifest {
 mod tests {
     use super::*;
 
+    type Damage = fn(&mut Manifest);
+
     fn page(first: &str, kind: PageKind) -> PageRef {
         let blake3 = PageDigest::of(first.as_bytes());
         PageRef { blake3, chunks: 2, first: first.to_owned(), kind, length: 100 }
@@ -226,7 +228,7 @@ mod tests {
 
     #[test]
     fn broken_manifests_are_refused() {
-        let damage: [(&str, fn(&mut Manifest)); 7] = [
+        let damage: [(&str, Damage); 7] = [
             ("magic", |m| m.format.push('x')),
             ("version 2", |m| m.version = "2.0".into()),
             ("0 tables", |m| m.chunks.clear()),

@@ -181,6 +181,8 @@ impl ChunkRecord {
 mod tests {
     use super::*;
 
+    type Damage = fn(&mut [u8; 128]);
+
     fn zstd() -> ChunkRecord {
         ChunkRecord {
             codec: CodecId::ZSTD,
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_broken_rule_is_named() {
-        let damage: [(&str, fn(&mut [u8; 128])); 10] = [
+        let damage: [(&str, Damage); 10] = [
             ("reserved", |b| b[3] = 1),
             ("unknown element", |b| b[1] = 200),
             ("depth and base", |b| b[2] = 1),

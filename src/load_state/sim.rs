@@ -47,8 +47,11 @@ fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64) -> Plan {
     }
     // Some plans take every other chunk in a fetch of its own pack, as foreign layouts may.
     let all: Vec<u32> = (0..plan.chunks.len() as u32).collect();
-    let (a, b): (Vec<u32>, Vec<u32>) =
-        if shuffle % 3 == 0 { all.iter().partition(|&&c| c % 2 == 0) } else { (all, Vec::new()) };
+    let (a, b): (Vec<u32>, Vec<u32>) = if shuffle.is_multiple_of(3) {
+        all.iter().partition(|&&c| c % 2 == 0)
+    } else {
+        (all, Vec::new())
+    };
     for (chunks, pack) in [(a, 1), (b, 2)] {
         for part in chunks.chunks(per_fetch) {
             let pack = PackId::of(&[pack]);

@@ -372,7 +372,7 @@ impl Driver {
                     site: self.site(chunk),
                     tries,
                     location: self.location(mirror),
-                    error,
+                    error: Box::new(error),
                 },
                 None => LoadError::Internal("a damaged chunk without a report"),
             },

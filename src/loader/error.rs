@@ -68,7 +68,7 @@ pub enum LoadError {
         tries: u32,
         location: String,
         #[source]
-        error: DigestMismatch,
+        error: Box<DigestMismatch>,
     },
     /// The store did not give the bytes.
     #[error("{site}: could not be fetched: {error}")]

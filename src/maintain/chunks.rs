@@ -138,7 +138,9 @@ async fn fetch_run<T: Send + 'static>(
                     offset,
                     source,
                 }),
-                Err(bad) => Err(StoreError::Chunk { location, pack, offset, source: bad.error }),
+                Err(bad) => {
+                    Err(StoreError::Chunk { location, pack, offset, source: Box::new(bad.error) })
+                }
             }
         };
         chunks.into_iter().map(one).collect()

@@ -23,7 +23,7 @@ pub enum MaintainError {
         /// The ref, artifact or lease.
         by: String,
         /// What is wrong with it.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// A chunk that the artifact needs is in none of the packs that it should lie in.
     #[error(

@@ -243,9 +243,9 @@ impl Live {
             if info.path.as_str() == INDEX_PATH {
                 continue;
             }
-            let by = |source| MaintainError::Unmarkable { by: info.path.to_string(), source };
             // Removed since it was listed.
-            let Some(manifest) = named_by(store, &info.path).await.map_err(by)? else { continue };
+            let found = named_by(store, &info.path).await.map_err(unmarkable(&info.path))?;
+            let Some(manifest) = found else { continue };
             if !self.manifests.contains(&manifest) {
                 named.push((info.path.clone(), manifest));
             }
@@ -257,14 +257,11 @@ impl Live {
                 Ok(reached) => Ok(Some((id, reached))),
                 // Removed, with what it named, since it was read.
                 Err(error) if error.is_not_found() => match named_by(store, &path).await {
-                    Ok(Some(now)) if now == id => {
-                        let source = error.named_by(&path);
-                        Err(MaintainError::Unmarkable { by: path.to_string(), source })
-                    }
+                    Ok(Some(now)) if now == id => Err(unmarkable(&path)(error.named_by(&path))),
                     Ok(_) => Ok(None),
-                    Err(source) => Err(MaintainError::Unmarkable { by: path.to_string(), source }),
+                    Err(error) => Err(unmarkable(&path)(error)),
                 },
-                Err(source) => Err(MaintainError::Unmarkable { by: path.to_string(), source }),
+                Err(error) => Err(unmarkable(&path)(error)),
             }
         };
         let read: Vec<_> = named.into_iter().map(read).collect();
@@ -310,6 +307,11 @@ impl Live {
             _ => true,
         }
     }
+}
+
+/// An error constructor for something below `path` of which it cannot be told what it needs.
+fn unmarkable(path: &ObjectPath) -> impl Fn(StoreError) -> MaintainError {
+    move |error| MaintainError::Unmarkable { by: path.to_string(), source: Box::new(error) }
 }
 
 async fn named_by(store: &Store, path: &ObjectPath) -> Result<Option<ManifestId>, StoreError> {

@@ -183,7 +183,7 @@ pub(crate) async fn fetch(store: &Store, chunk: Placed) -> Result<Bytes, StoreEr
     let stored = store.read_range(&paths::pack(pack), range).await?;
     let verified = VerifiedChunk::verify(record, BytesMut::from(stored)).map_err(|bad| {
         let (location, pack) = (store.location().to_owned(), pack.to_hex());
-        StoreError::Chunk { location, pack, offset, source: bad.error }
+        StoreError::Chunk { location, pack, offset, source: Box::new(bad.error) }
     })?;
     codec::into_decoded(verified).map_err(|source| {
         let (location, pack) = (store.location().to_owned(), pack.to_hex());

@@ -184,6 +184,16 @@ enum Looking {
     Pending(tokio::task::JoinHandle<Result<Option<Found>, StoreError>>),
 }
 
+/// The units of a part of a file, on their way.
+type PendingUnits = Pending<Result<Vec<(Unit, Looking)>, PackError>>;
+
+/// A chunk of unit `at` of the done ones, on its way.
+struct Encoding {
+    at: usize,
+    len: u64,
+    chunk: Pending<Result<Chunk, PackError>>,
+}
+
 struct Packer<'a> {
     options: PackOptions,
     runtime: &'a Handle,
@@ -193,7 +203,7 @@ struct Packer<'a> {
     fresh: bool,
     writer: PackWriter,
     done: Vec<Done>,
-    encoding: VecDeque<(usize, u64, Pending<Result<Chunk, PackError>>)>,
+    encoding: VecDeque<Encoding>,
     run: Vec<(Unit, Found)>,
     buffers: Buffers,
     window: usize,
@@ -318,12 +328,7 @@ impl<'a> Packer<'a> {
         })
     }
 
-    fn analyse(
-        &self,
-        index: usize,
-        file: &Arc<SourceFile>,
-        part: &Part,
-    ) -> Pending<Result<Vec<(Unit, Looking)>, PackError>> {
+    fn analyse(&self, index: usize, file: &Arc<SourceFile>, part: &Part) -> PendingUnits {
         let (file, part) = (file.clone(), part.clone());
         let (finder, runtime, fresh) = (self.finder.clone(), self.runtime.clone(), self.fresh);
         self.pool.spawn(move |worker| {
@@ -373,7 +378,7 @@ impl<'a> Packer<'a> {
     fn take(
         &mut self,
         files: &[Arc<SourceFile>],
-        ahead: &mut VecDeque<Pending<Result<Vec<(Unit, Looking)>, PackError>>>,
+        ahead: &mut VecDeque<PendingUnits>,
     ) -> Result<(), PackError> {
         let Some(units) = ahead.pop_front() else { return Ok(()) };
         for (unit, looking) in units.wait()?? {
@@ -452,13 +457,13 @@ impl<'a> Packer<'a> {
                 }
                 Ok(Chunk::New(worker.encoder.encode(choice, element, decoded)))
             });
-            self.encoding.push_back((at, rect.len(), chunk));
+            self.encoding.push_back(Encoding { at, len: rect.len(), chunk });
         }
         Ok(())
     }
 
     fn settle_chunk(&mut self) -> Result<(), PackError> {
-        let Some((at, len, chunk)) = self.encoding.pop_front() else { return Ok(()) };
+        let Some(Encoding { at, len, chunk }) = self.encoding.pop_front() else { return Ok(()) };
         let record = match chunk.wait()?? {
             Chunk::New(encoded) => {
                 let record = encoded.record;

@@ -16,7 +16,7 @@ pub enum StoreError {
     Source(#[from] SourceError),
     /// An object is not what the format, or its own name, says.
     #[error("{location}: {object} is damaged: {source}; restore it from a mirror, or pack again")]
-    Damaged { location: String, object: String, source: FormatError },
+    Damaged { location: String, object: String, source: Box<FormatError> },
     /// An object that a manifest or ref names is missing.
     #[error(
         "{location}: {object} is missing, though {by} names it; restore it from a mirror, or pack again"
@@ -26,7 +26,7 @@ pub enum StoreError {
     #[error(
         "{location}: packs/{pack} at offset {offset}: {source}; restore the pack from a mirror, or pack again"
     )]
-    Chunk { location: String, pack: String, offset: u32, source: DigestMismatch },
+    Chunk { location: String, pack: String, offset: u32, source: Box<DigestMismatch> },
     /// A verified chunk does not decode.
     #[error("{location}: packs/{pack} at offset {offset}: {source}")]
     Decode { location: String, pack: String, offset: u32, source: DecodeError },
@@ -51,7 +51,11 @@ impl StoreError {
     /// An error constructor for a damaged object.
     pub fn format(store: &Store, object: &ObjectPath) -> impl Fn(FormatError) -> Self + use<> {
         let (location, object) = (store.location().to_owned(), object.to_string());
-        move |source| Self::Damaged { location: location.clone(), object: object.clone(), source }
+        move |error| Self::Damaged {
+            location: location.clone(),
+            object: object.clone(),
+            source: Box::new(error),
+        }
     }
 
     /// The same error, where a missing object means that the store is damaged.

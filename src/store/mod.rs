@@ -153,7 +153,7 @@ impl Store {
         if need > tail.len() as u64 {
             tail = suffix(need).await?.0;
         }
-        let start = (tail.len() as u64).checked_sub(need).unwrap_or(0) as usize;
+        let start = (tail.len() as u64).saturating_sub(need) as usize;
         let end = tail.len().saturating_sub(Trailer::LEN as usize);
         PackIndex::parse(&tail[start..end], id).map_err(wrong)
     }

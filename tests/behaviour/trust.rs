@@ -108,10 +108,10 @@ impl Bench {
         let mut lies = HashMap::new();
         let mut claims = Vec::new();
         for chunk in tensors.chain(&honest.chunks) {
-            if !lies.contains_key(&chunk.record.stored) {
+            lies.entry(chunk.record.stored).or_insert_with(|| {
                 claims.push(lie(&chunk.record));
-                lies.insert(chunk.record.stored, lie(&chunk.record));
-            }
+                lie(&chunk.record)
+            });
         }
         let (pack, offsets) = evil_pack(store, &claims);
         let evil = |record: &ChunkRecord| lies[&record.stored].0;

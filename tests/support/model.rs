@@ -63,7 +63,7 @@ impl Tensor {
     /// takes whole bytes.
     pub fn new(name: &str, dtype: Dtype, shape: &[usize], seed: u64, fill: Fill) -> Self {
         let mut shape = shape.to_vec();
-        while shape.iter().product::<usize>() * dtype.bitsize() % 8 != 0 {
+        while !(shape.iter().product::<usize>() * dtype.bitsize()).is_multiple_of(8) {
             match shape.last_mut() {
                 Some(last) => *last += 1,
                 None => shape.push(8),
