@@ -18,7 +18,10 @@ use crate::shard::Shard;
 use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
-const PIECE: u64 = 16 << 20;
+const PIECE: u64 = 8 << 20;
+/// What is in flight when tensors are not kept. Memory that was never touched costs more than hashing
+/// what it will hold, so little of it is used again and again.
+const BUDGET: u64 = 48 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
@@ -93,6 +96,7 @@ impl Load {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
+            options.budget = BUDGET;
         }
         let guard = runtime.enter();
         let mut loader = artifact.load(wanted, &options);

@@ -25,9 +25,10 @@ impl ErrorKind {
             SourceErrorKind::NotFound => Self::NotFound,
             // An object that is too short was cut.
             SourceErrorKind::OutOfRange => Self::Verification,
-            SourceErrorKind::Invalid | SourceErrorKind::ReadOnly | SourceErrorKind::Conflict => {
-                Self::Other
-            }
+            SourceErrorKind::Invalid
+            | SourceErrorKind::Denied
+            | SourceErrorKind::ReadOnly
+            | SourceErrorKind::Conflict => Self::Other,
             _ => Self::Network,
         }
     }

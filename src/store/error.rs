@@ -15,7 +15,9 @@ pub enum StoreError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// An object is not what the format, or its own name, says.
-    #[error("{location}: {object} is damaged: {source}; restore it from a mirror, or pack again")]
+    #[error(
+        "{location}: {object} is damaged: {source}; restore it from a mirror, or delete it and pack again"
+    )]
     Damaged { location: String, object: String, source: Box<FormatError> },
     /// An object that a manifest or ref names is missing.
     #[error(
@@ -24,7 +26,7 @@ pub enum StoreError {
     Incomplete { location: String, object: String, by: String },
     /// A chunk is not the one that its record names.
     #[error(
-        "{location}: packs/{pack} at offset {offset}: {source}; restore the pack from a mirror, or pack again"
+        "{location}: packs/{pack} at offset {offset}: {source}; restore the pack from a mirror, or delete it and pack again"
     )]
     Chunk { location: String, pack: String, offset: u32, source: Box<DigestMismatch> },
     /// A verified chunk does not decode.
