@@ -38,3 +38,21 @@ pub(crate) fn advise_huge_pages(buffer: &mut [u8]) -> bool {
     }
     buffer.len() >= MIN && PAGE == 0
 }
+
+/// Makes the pages behind `fresh`, memory that was never touched, in one call: a fault for each
+/// costs as much again as clearing it. A kernel that declines changes nothing but the speed.
+pub(crate) fn populate(fresh: &mut [std::mem::MaybeUninit<u8>]) {
+    #[cfg(target_os = "linux")]
+    {
+        let skip = fresh.as_ptr().align_offset(PAGE);
+        let Some(aligned) = fresh.get_mut(skip..) else { return };
+        let len = aligned.len() / PAGE * PAGE;
+        if len == 0 {
+            return;
+        }
+        let advice = rustix::mm::Advice::LinuxPopulateWrite;
+        // SAFETY: the range is aligned to pages and lies within `fresh`, which is borrowed mutably;
+        // populating leaves what the pages hold.
+        let _ = unsafe { rustix::mm::madvise(aligned.as_mut_ptr().cast(), len, advice) };
+    }
+}

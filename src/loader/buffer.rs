@@ -31,12 +31,15 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Pool {
     kept: Arc<Mutex<Vec<BytesMut>>>,
     limit: usize,
+    /// Whether buffers come back at all, which is when huge pages pay: a hypervisor takes back free
+    /// memory in just such blocks, and the first touch of one is slow.
+    reuse: bool,
 }
 
 impl Pool {
-    /// Keeps at most `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { kept: Arc::default(), limit }
+    /// Keeps at most `limit` bytes, if the consumer lets go of what it gets.
+    pub(super) fn new(limit: usize, reuse: bool) -> Self {
+        Self { kept: Arc::default(), limit, reuse }
     }
 
     /// A buffer of `len` initialized bytes, whatever they are.
@@ -57,8 +60,15 @@ impl Pool {
         drop(kept);
         // Zeroed by the system, page by page when it is first touched.
         let mut buffer = BytesMut::zeroed(len);
-        memory::advise_huge_pages(&mut buffer);
+        if self.reuse {
+            memory::advise_huge_pages(&mut buffer);
+        }
         buffer
+    }
+
+    /// Whether buffers have been touched before, mostly.
+    pub(super) fn is_warm(&self) -> bool {
+        self.reuse
     }
 
     /// Takes a buffer back; the oldest ones make room.
@@ -218,7 +228,7 @@ mod tests {
 
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {
-        let pool = Pool::new(1000);
+        let pool = Pool::new(1000, true);
         let buffer = pool.take(100);
         let address = buffer.as_ptr();
         let slot = |range, direct| Slot { range, direct };

@@ -71,13 +71,14 @@ impl Driver {
         // A consumer that keeps everything leaves nothing to use again.
         let kept =
             if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget / 4 * 3) };
+        let pool = Pool::new(kept as usize, limits.budget < u64::MAX);
         Self {
             artifact,
             sources,
             state: LoadState::new(&plan, limits),
             plan,
             started: Instant::now(),
-            pool: Pool::new(kept as usize),
+            pool,
             filling: BTreeMap::new(),
             active: BTreeMap::new(),
             reports,

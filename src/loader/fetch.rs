@@ -15,6 +15,7 @@ use crate::codec::{self, DecodeError};
 use crate::format::limits::MAX_CHUNK;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::load_state::FetchId;
+use crate::memory;
 use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
 use crate::verify::{DigestMismatch, VerifiedChunk};
 
@@ -206,6 +207,9 @@ impl Fetch {
             // Raw bytes are their own decoded form: they are read where they belong.
             Target::Direct { piece, .. } if record.codec == CodecId::RAW => {
                 piece.clear();
+                if !self.scratch.is_warm() {
+                    memory::populate(piece.spare_capacity_mut());
+                }
                 self.fill(reader, piece, len).await?;
                 std::mem::take(piece)
             }
