@@ -19,10 +19,10 @@ soak:
 	TENPAK_SOAK=$(SOAK) cargo test --release --locked --test behaviour -- matrix::
 	TENPAK_SOAK=$(SOAK_KILLS) cargo test --release --locked --test behaviour -- interrupted::
 
-# Every parser's fuzz target for FUZZ_SECONDS each; needs cargo-fuzz and nightly.
+# Every parser's fuzz target for FUZZ_SECONDS each, on the stable compiler.
 FUZZ_SECONDS ?= 60
 fuzz:
-	cd fuzz && for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run.sh
 
 # Every required figure, ratios side by side. BENCH="--quick", "--only http", ...
 bench:

@@ -2,11 +2,15 @@
 
 use std::ops::Range;
 
-use globset::{Glob, GlobMatcher};
+use globset::{Glob, GlobSet};
 
 use super::error::ArtifactError;
+use crate::format::limits::MAX_NAME;
 use crate::format::manifest::PageRef;
 use crate::format::page::PageKind;
+
+/// The longest pattern in bytes: reading one recurses as deep as its braces are nested.
+const MAX_PATTERN: usize = 4 * MAX_NAME;
 
 /// Which tensors are wanted.
 #[derive(Debug, Clone)]
@@ -36,26 +40,30 @@ pub struct Pattern {
     /// What every match begins with.
     prefix: String,
     /// `None`: only the prefix itself matches.
-    glob: Option<GlobMatcher>,
+    glob: Option<GlobSet>,
 }
 
 impl Pattern {
     /// Reads a pattern.
     pub fn new(text: &str) -> Result<Self, ArtifactError> {
+        let wrong = |why: String| {
+            let pattern = text.chars().take(MAX_NAME).collect();
+            ArtifactError::Pattern { pattern, why }
+        };
+        if text.len() > MAX_PATTERN {
+            return Err(wrong(format!("it is longer than {MAX_PATTERN} bytes")));
+        }
         let literal = text.find(['*', '?', '[', ']', '{', '}', '\\']);
         let glob = match literal {
             None => None,
-            Some(_) => Some(Glob::new(text).map_err(|error| ArtifactError::Pattern {
-                pattern: text.to_owned(),
-                why: error.kind().to_string(),
-            })?),
+            Some(_) => {
+                // A set of one: unlike a glob alone, it says so where it cannot be compiled.
+                let set = Glob::new(text).and_then(|glob| GlobSet::builder().add(glob).build());
+                Some(set.map_err(|error| wrong(error.kind().to_string()))?)
+            }
         };
         let (prefix, _) = text.split_at(literal.unwrap_or(text.len()));
-        Ok(Self {
-            text: text.to_owned(),
-            prefix: prefix.to_owned(),
-            glob: glob.map(|glob| glob.compile_matcher()),
-        })
+        Ok(Self { text: text.to_owned(), prefix: prefix.to_owned(), glob })
     }
 
     /// The pattern as it was written.
@@ -132,5 +140,18 @@ mod tests {
         assert!(matches("odd]name", "odd]name") && Pattern::new("odd[name").is_err());
         assert!(!matches("a", "ab") && !matches("a*", "ba"));
         assert!(Pattern::new("{").is_err());
+    }
+
+    #[test]
+    fn a_pattern_has_a_longest_and_a_deepest() {
+        let nested = |n: usize| format!("{}a{}", "{".repeat(n), "}".repeat(n));
+        let classes = |n: usize| "[!a]".repeat(n);
+        assert!(Pattern::new(&nested(200)).is_ok_and(|pattern| pattern.matches("a")));
+        assert!(Pattern::new(&nested(2000)).is_err());
+        assert!(Pattern::new(&classes(1024)).is_ok_and(|p| p.matches(&"b".repeat(1024))));
+        for text in [nested(60_000), classes(3_000_000)] {
+            let error = Pattern::new(&text).unwrap_err().to_string();
+            assert!(error.contains("longer than 4096 bytes") && error.len() < 8000);
+        }
     }
 }
