@@ -70,7 +70,7 @@ impl Driver {
         let (reports, incoming) = unbounded_channel();
         // A consumer that keeps everything leaves nothing to use again.
         let kept =
-            if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget / 4 * 3) };
+            if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget) };
         let pool = Pool::new(kept as usize, limits.budget < u64::MAX);
         Self {
             artifact,
