@@ -69,8 +69,7 @@ impl Driver {
     ) -> Self {
         let (reports, incoming) = unbounded_channel();
         // A consumer that keeps everything leaves nothing to use again.
-        let kept =
-            if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget) };
+        let kept = if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget) };
         let pool = Pool::new(kept as usize, limits.budget < u64::MAX);
         Self {
             artifact,

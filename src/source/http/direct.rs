@@ -186,13 +186,16 @@ fn known_length(head: &response::Parts) -> Option<u64> {
     length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok())?
 }
 
+/// The unused connections, and which server this one is to.
+type Home = (Arc<Mutex<Vec<Idle>>>, Arc<str>);
+
 /// A body that is read from its socket.
 pub(super) struct Socket {
     stream: Option<TcpStream>,
     early: VecDeque<Bytes>,
     remaining: u64,
     /// Where the connection goes once the body was read to its end.
-    home: Option<(Arc<Mutex<Vec<Idle>>>, Arc<str>)>,
+    home: Option<Home>,
 }
 
 impl Socket {
