@@ -330,7 +330,7 @@ async fn faults_that_stay_end_the_load_with_their_kind() {
     for (action, kind) in [
         (Action::Fail(SourceErrorKind::Transient), ErrorKind::Network),
         (Action::Fail(SourceErrorKind::NotFound), ErrorKind::NotFound),
-        (Action::Fail(SourceErrorKind::Denied), ErrorKind::Network),
+        (Action::Fail(SourceErrorKind::Denied), ErrorKind::Other),
         (Action::Hang, ErrorKind::Network),
         (Action::Stall(10), ErrorKind::Network),
         (Action::EndEarly(10), ErrorKind::Network),
