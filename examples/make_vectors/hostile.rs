@@ -493,7 +493,7 @@ fn graphs(cases: &mut Cases) -> Result<()> {
     }
     cases.add("table-digest", "table: the digest", table);
     cases.add("table-short", "table: the digest", &good[..good.len() - 1]);
-    cases.add("table-long", "is the limit", [&good[..], b"x"].concat());
+    cases.add("table-long", "exceeds the limit", [&good[..], b"x"].concat());
     Ok(())
 }
 
