@@ -67,7 +67,7 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { gap: 64 << 10, segment: 8 << 20, piece: None, pack_ends: HashMap::new() }
+        Self { gap: 64 << 10, segment: 16 << 20, piece: None, pack_ends: HashMap::new() }
     }
 }
 
