@@ -4,8 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::memory;
-
 /// Buffers of about one size. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Buffers {
@@ -25,7 +23,6 @@ impl Buffers {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         free.unwrap_or_else(|| {
             let mut buffer = BytesMut::zeroed(self.capacity);
-            memory::advise_huge_pages(&mut buffer);
             buffer.clear();
             buffer
         })
