@@ -18,6 +18,7 @@ soak:
 	tests/setup.sh
 	TENPAK_SOAK=$(SOAK) cargo test --release --locked --test behaviour -- matrix::
 	TENPAK_SOAK=$(SOAK_KILLS) cargo test --release --locked --test behaviour -- interrupted::
+	TENPAK_KILL_ROUNDS=$(SOAK_KILLS) cargo test --release --locked --test maintain_cli -- --ignored soak_kills
 
 # Every parser's fuzz target for FUZZ_SECONDS each, on the stable compiler.
 FUZZ_SECONDS ?= 60
