@@ -5,6 +5,7 @@
 //! `kernels/` does the same on a device, and [`split`] into which runs a device with a limit on
 //! bindings does it. The result is always row-major, one row per output of the layer.
 
+pub mod config;
 mod float;
 pub mod kernel;
 mod reference;
@@ -207,14 +208,17 @@ impl Weight {
                 Some("GPTQ has 2, 3, 4 or 8 bits")
             }
             Layout::Gptq { bits, .. }
-                if cols % 32 != 0 || u64::from(rows) * u64::from(bits) % 32 != 0 =>
+                if !cols.is_multiple_of(32)
+                    || !(u64::from(rows) * u64::from(bits)).is_multiple_of(32) =>
             {
                 Some("GPTQ packs whole words: inputs in multiples of 32, outputs likewise")
             }
-            Layout::Awq { .. } if rows % 8 != 0 || cols % 8 != 0 => {
+            Layout::Awq { .. } if !rows.is_multiple_of(8) || !cols.is_multiple_of(8) => {
                 Some("AWQ packs eights: inputs and outputs in multiples of 8")
             }
-            Layout::Awq { group } if group % 8 != 0 => Some("AWQ groups are multiples of 8"),
+            Layout::Awq { group } if !group.is_multiple_of(8) => {
+                Some("AWQ groups are multiples of 8")
+            }
             Layout::Packed { bits, .. } if !(1..=8).contains(&bits) => {
                 Some("compressed-tensors packs 1 to 8 bits")
             }
@@ -222,10 +226,10 @@ impl Weight {
             | Layout::Awq { group: 0 }
             | Layout::Packed { group: 0, .. }
             | Layout::Fp8 { block: [0, _] | [_, 0] } => Some("a group of no elements"),
-            Layout::Q4_0 | Layout::Q8_0 if cols % 32 != 0 => {
+            Layout::Q4_0 | Layout::Q8_0 if !cols.is_multiple_of(32) => {
                 Some("GGUF blocks of 32: inputs in multiples of 32")
             }
-            Layout::Q4K if cols % 256 != 0 => {
+            Layout::Q4K if !cols.is_multiple_of(256) => {
                 Some("GGUF blocks of 256: inputs in multiples of 256")
             }
             _ => None,

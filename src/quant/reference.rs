@@ -32,7 +32,7 @@ fn element(weight: &Weight, parts: &Parts<'_>, row: usize, col: usize) -> f32 {
     match weight.layout() {
         Layout::Bnb4 { block, nested } => {
             let pair = byte(parts.codes, flat / 2);
-            let code = if flat % 2 == 0 { pair >> 4 } else { pair & 15 };
+            let code = if flat.is_multiple_of(2) { pair >> 4 } else { pair & 15 };
             let block = flat / block as usize;
             let absmax = match nested {
                 None => Float::F32.read(parts.scales, block),

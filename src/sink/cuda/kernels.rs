@@ -53,11 +53,20 @@ impl Cuda {
                 return Err(DeviceError::Missing(part));
             }
         }
-        let nothing = self.alloc(0)?;
+        let nothing = self.nothing()?;
         for run in split::runs(weight, out, Limits { binding: u64::MAX, align: 256 })? {
-            self.run(&run, parts, &nothing, out, result)?;
+            self.run(&run, parts, nothing, out, result)?;
         }
         Ok(())
+    }
+
+    /// What is bound for a part that a layout lacks.
+    fn nothing(&self) -> Result<&CudaSlice<u8>, DeviceError> {
+        if let Some(nothing) = self.0.nothing.get() {
+            return Ok(nothing);
+        }
+        let made = self.alloc(0)?;
+        Ok(self.0.nothing.get_or_init(|| made))
     }
 
     fn run(

@@ -8,7 +8,7 @@ pub mod nvrtc;
 mod upload;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DriverError};
@@ -32,6 +32,7 @@ struct Inner {
     architecture: String,
     modules: Mutex<HashMap<Family, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(Program, Float), CudaFunction>>,
+    nothing: OnceLock<CudaSlice<u8>>,
 }
 
 /// Drivers older than this (CUDA 12.0) lack what is used of them.
@@ -68,6 +69,7 @@ impl Cuda {
             architecture: format!("sm_{major}{minor}"),
             modules: Mutex::default(),
             functions: Mutex::default(),
+            nothing: OnceLock::new(),
         })))
     }
 

@@ -15,6 +15,17 @@ pub struct GpuParts(pub [Option<wgpu::Buffer>; 5]);
 /// A dispatch has at most this many blocks in a dimension, on every device.
 const MAX_BLOCKS: u64 = 65535;
 
+/// A dequantization that is ready to run, any number of times.
+#[derive(Debug)]
+pub struct Prepared(Vec<Dispatch>);
+
+#[derive(Debug)]
+struct Dispatch {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    blocks: (u32, u32),
+}
+
 impl Gpu {
     /// Dequantizes a weight whose parts were checked ([`Weight::check`]) and lie in device memory.
     /// Returns at once: the result is there when the device has done what it was given.
@@ -25,29 +36,57 @@ impl Gpu {
         out: Float,
     ) -> Result<wgpu::Buffer, DeviceError> {
         let result = self.alloc(weight.elements() * out.size())?;
+        self.submit(&[&self.prepare(weight, parts, out, &result)?])?;
+        Ok(result)
+    }
+
+    /// Prepares what [`Gpu::dequantize`] does, into memory that is there.
+    pub fn prepare(
+        &self,
+        weight: &Weight,
+        parts: &GpuParts,
+        out: Float,
+        result: &wgpu::Buffer,
+    ) -> Result<Prepared, DeviceError> {
         let align = u64::from(self.0.device.limits().min_storage_buffer_offset_alignment);
         let limits = Limits { binding: self.binding_limit(), align };
         let runs = split::runs(weight, out, limits)?;
         // What a layout lacks is bound all the same.
         let nothing = self.alloc(0)?;
+        let mut dispatches = Vec::with_capacity(runs.len());
         for run in &runs {
-            self.run(run, parts, &nothing, out, &result)?;
+            dispatches.extend(self.dispatch(run, parts, &nothing, out, result)?);
         }
-        Ok(result)
+        Ok(Prepared(dispatches))
     }
 
-    fn run(
+    /// Runs what was prepared, in order. Returns at once.
+    pub fn submit(&self, work: &[&Prepared]) -> Result<(), DeviceError> {
+        self.scoped(|| {
+            let mut encoder = self.0.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in work.iter().flat_map(|prepared| &prepared.0) {
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.group, &[]);
+                pass.dispatch_workgroups(dispatch.blocks.0, dispatch.blocks.1, 1);
+            }
+            drop(pass);
+            self.0.queue.submit([encoder.finish()]);
+        })
+    }
+
+    fn dispatch(
         &self,
         run: &Run,
         parts: &GpuParts,
         nothing: &wgpu::Buffer,
         out: Float,
         result: &wgpu::Buffer,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<Option<Dispatch>, DeviceError> {
         let launch = Launch::new(run);
         let blocks = launch.wgsl_blocks();
         if blocks == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let pipeline = self.pipeline(launch.program, out)?;
         let params = self.buffer(
@@ -79,22 +118,16 @@ impl Gpu {
                 }),
             })
             .collect();
-        let lines = blocks.div_ceil(MAX_BLOCKS);
-        let (x, y) = (blocks.div_ceil(lines) as u32, lines as u32);
-        self.scoped(|| {
-            let group = self.0.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        let group = self.scoped(|| {
+            self.0.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
                 layout: &self.0.layout,
                 entries: &entries,
-            });
-            let mut encoder = self.0.device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
-            drop(pass);
-            self.0.queue.submit([encoder.finish()]);
-        })
+            })
+        })?;
+        let lines = blocks.div_ceil(MAX_BLOCKS);
+        let blocks = (blocks.div_ceil(lines) as u32, lines as u32);
+        Ok(Some(Dispatch { pipeline, group, blocks }))
     }
 
     fn pipeline(&self, program: Program, out: Float) -> Result<wgpu::ComputePipeline, DeviceError> {

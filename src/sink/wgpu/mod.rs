@@ -6,7 +6,7 @@
 mod kernels;
 mod upload;
 
-pub use kernels::GpuParts;
+pub use kernels::{GpuParts, Prepared};
 pub use upload::{GpuFlying, GpuMemory, GpuStaging};
 
 use std::collections::HashMap;
@@ -110,6 +110,11 @@ impl Gpu {
         format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info)
     }
 
+    /// Whether the device is a program on the host's processor.
+    pub fn is_software(&self) -> bool {
+        self.0.info.device_type == wgpu::DeviceType::Cpu
+    }
+
     /// The most bytes that a kernel reads or writes through one binding.
     pub fn binding_limit(&self) -> u64 {
         self.0.binding_limit
@@ -189,6 +194,23 @@ impl Gpu {
         let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         self.alive()?;
         polled.map(drop).map_err(|error| DeviceError::Internal(error.to_string()))
+    }
+
+    /// Copies the first `len` bytes, a multiple of 4, of one buffer to another, `times` times.
+    pub fn copy_on_device(
+        &self,
+        from: &wgpu::Buffer,
+        to: &wgpu::Buffer,
+        len: u64,
+        times: u32,
+    ) -> Result<(), DeviceError> {
+        self.scoped(|| {
+            let mut encoder = self.0.device.create_command_encoder(&Default::default());
+            for _ in 0..times {
+                encoder.copy_buffer_to_buffer(from, 0, to, 0, len);
+            }
+            self.0.queue.submit([encoder.finish()]);
+        })
     }
 
     /// Writes `bytes` into a buffer, through memory that wgpu makes for it.

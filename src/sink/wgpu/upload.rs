@@ -108,7 +108,7 @@ impl Device for Gpu {
         to: &mut GpuMemory,
         at: u64,
     ) -> Result<GpuFlying, DeviceError> {
-        if len > from.len || at % 256 != 0 {
+        if len > from.len || !at.is_multiple_of(256) {
             return Err(DeviceError::Internal("a copy that a buffer does not hold".to_owned()));
         }
         let mapped = Arc::<AtomicBool>::default();
