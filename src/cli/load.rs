@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::error::Failure;
-use super::load_device::{self, Delivered, How};
+use super::load_device::{Delivered, How};
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
@@ -203,7 +203,7 @@ fn into_wgpu(
     how: How,
 ) -> Result<Delivered, Failure> {
     let gpu = crate::sink::wgpu::Gpu::open(&Default::default())?;
-    load_device::stream(&gpu, loader, runtime, bar, how)
+    super::load_device::stream(&gpu, loader, runtime, bar, how)
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -219,7 +219,7 @@ fn into_cuda(
     how: How,
 ) -> Result<Delivered, Failure> {
     let cuda = crate::sink::cuda::Cuda::open(0)?;
-    load_device::stream(&cuda, loader, runtime, bar, how)
+    super::load_device::stream(&cuda, loader, runtime, bar, how)
 }
 
 #[cfg(not(feature = "cuda"))]
