@@ -40,6 +40,7 @@
 //! ```
 
 pub mod artifact;
+mod buffers;
 pub mod cli;
 pub mod codec;
 pub mod dtype;

@@ -20,7 +20,7 @@ use crate::trust::SeenRefs;
 const PIECE: u64 = 8 << 20;
 /// What is in flight when tensors are not kept. Memory that was never touched costs more than hashing
 /// what it will hold, so little of it is used again and again.
-const BUDGET: u64 = 48 << 20;
+const BUDGET: u64 = 32 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
