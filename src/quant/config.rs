@@ -25,7 +25,10 @@ pub enum Method {
         less_one: bool,
     },
     /// AWQ, GEMM version.
-    Awq,
+    Awq {
+        /// Columns per group.
+        group: Option<u32>,
+    },
     /// bitsandbytes, 4 bits.
     Bnb4,
     /// LLM.int8().
@@ -34,6 +37,8 @@ pub enum Method {
     Packed {
         /// Bits of a code.
         bits: u32,
+        /// Columns per group; none for the whole row.
+        group: Option<u32>,
     },
     /// FP8 with scales: compressed-tensors' `float-quantized`, and `fp8`.
     Fp8 {
@@ -115,7 +120,7 @@ impl Method {
             Some("awq") if bits.is_some_and(|bits| bits != 4) => {
                 return unsupported("AWQ of other than 4 bits");
             }
-            Some("awq") => Self::Awq,
+            Some("awq") => Self::Awq { group },
             Some("bitsandbytes") if flag("load_in_8bit") || flag("_load_in_8bit") => Self::Bnb8,
             Some("bitsandbytes") => Self::Bnb4,
             Some("fp8") => Self::Fp8 { block: block(config.get("weight_block_size")) },
@@ -123,11 +128,13 @@ impl Method {
                 let weights = config.get("config_groups").and_then(Value::as_object);
                 let weights = weights.and_then(|groups| groups.values().next()?.get("weights"));
                 let of_weights = |key: &str| weights.and_then(|weights| weights.get(key));
+                let size = of_weights("group_size").and_then(Value::as_i64);
+                let size = size.and_then(|group| u32::try_from(group).ok());
                 match text("format") {
                     Some("pack-quantized") => {
                         let bits = of_weights("num_bits").and_then(Value::as_u64);
                         match bits.and_then(|bits| u32::try_from(bits).ok()) {
-                            Some(bits) => Self::Packed { bits },
+                            Some(bits) => Self::Packed { bits, group: size },
                             None => return unsupported("compressed-tensors without num_bits"),
                         }
                     }
@@ -160,7 +167,7 @@ impl Method {
             Self::Gptq { .. } => {
                 &[("qweight", CODES), ("scales", SCALES), ("qzeros", ZEROS), ("g_idx", INDEX)]
             }
-            Self::Awq => &[("qweight", CODES), ("scales", SCALES), ("qzeros", ZEROS)],
+            Self::Awq { .. } => &[("qweight", CODES), ("scales", SCALES), ("qzeros", ZEROS)],
             Self::Bnb4 => &[
                 ("weight", CODES),
                 ("weight.absmax", SCALES),
@@ -236,21 +243,21 @@ impl Method {
                 let layout = Layout::Gptq { bits, group: group_of(cols, groups, group), less_one };
                 Weight::new(layout, rows, cols, facts.scale()?)
             }
-            Self::Awq => {
+            Self::Awq { group } => {
                 let ([cols, words], [groups, _]) = (two(codes)?, two(facts.dims(Part::Scales)?)?);
                 let rows = small(u64::from(words) * 8)?;
                 Weight::new(
-                    Layout::Awq { group: group_of(cols, groups, None) },
+                    Layout::Awq { group: group_of(cols, groups, group) },
                     rows,
                     cols,
                     facts.scale()?,
                 )
             }
-            Self::Packed { bits } => {
+            Self::Packed { bits, group } => {
                 let shape = facts.bytes(Role::Shape).as_chunks::<8>().0.iter();
                 let shape: Vec<u64> = shape.map(|dim| u64::from_le_bytes(*dim)).collect();
                 let ([rows, cols], [_, groups]) = (two(&shape)?, two(facts.dims(Part::Scales)?)?);
-                let group = group_of(cols, groups, None);
+                let group = group_of(cols, groups, group);
                 let symmetric = !facts.0.contains_key(&Role::Part(Part::Zeros));
                 Weight::new(Layout::Packed { bits, group, symmetric }, rows, cols, facts.scale()?)
             }
