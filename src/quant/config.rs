@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::{Float, Layout, Nested, Part, QuantError, Weight};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Shape};
 
 /// What a checkpoint says of its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,6 +297,14 @@ impl Facts {
     /// Notes a tensor; its bytes only where the role [is read](Role::is_read).
     pub fn add(&mut self, role: Role, dtype: Dtype, dims: &[u64], bytes: Vec<u8>) {
         self.0.insert(role, (dtype, dims.to_vec(), bytes));
+    }
+
+    /// The bytes of a part that was noted, by its type and dimensions.
+    pub fn byte_len(&self, part: Part) -> u64 {
+        let of = |(dtype, dims, _): &(Dtype, Vec<u64>, Vec<u8>)| {
+            Shape::new(dims.clone())?.byte_len(*dtype)
+        };
+        self.0.get(&Role::Part(part)).and_then(of).unwrap_or(0)
     }
 
     fn dims(&self, part: Part) -> Result<&[u64], QuantError> {

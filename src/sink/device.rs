@@ -72,6 +72,14 @@ pub enum DeviceError {
     /// A part of a weight is not on the device.
     #[error("{0} of the weight are not on the device")]
     Missing(Part),
+    /// A weight of a checkpoint is not what its config says.
+    #[error("{name}: {error}; it can be loaded as it is stored")]
+    Weight {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: QuantError,
+    },
     /// A weight is not what it is said to be.
     #[error(transparent)]
     Quant(#[from] QuantError),

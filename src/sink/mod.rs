@@ -5,6 +5,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod dequant;
 pub mod device;
 pub mod host;
 pub mod stream;

@@ -87,6 +87,15 @@ impl<D: Device> DeviceSink<D> {
         self.stats
     }
 
+    pub(super) fn ring(&mut self) -> &mut Ring<D> {
+        &mut self.ring
+    }
+
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.stats.uploads += 1;
+        self.stats.bytes += bytes as u64;
+    }
+
     /// Copies what the tensor's buffer holds.
     fn flush(&mut self) -> Result<(), DeviceError> {
         let Some(begun) = &mut self.begun else { return Ok(()) };

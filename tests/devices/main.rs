@@ -14,5 +14,6 @@ mod support;
 mod cli;
 mod compare;
 mod cuda_kernels;
+mod dequant;
 mod sinks;
 mod wgpu_kernels;

@@ -2,9 +2,11 @@
 
 use cudarc::driver::{CudaEvent, CudaSlice, DevicePtrMut, PinnedHostSlice};
 
+use super::super::dequant::Dequantize;
 use super::super::device::DeviceError;
 use super::super::upload::{Device, Staging};
-use super::Cuda;
+use super::{Cuda, CudaParts};
+use crate::quant::{Float, Weight};
 
 /// A pinned buffer.
 #[derive(Debug)]
@@ -111,5 +113,16 @@ impl Device for Cuda {
             at += part as u64;
         }
         Ok(())
+    }
+}
+
+impl Dequantize for Cuda {
+    fn dequantize_parts(
+        &self,
+        weight: &Weight,
+        parts: [Option<CudaSlice<u8>>; 5],
+        out: Float,
+    ) -> Result<CudaSlice<u8>, DeviceError> {
+        self.dequantize(weight, &CudaParts(parts), out)
     }
 }

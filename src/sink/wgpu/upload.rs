@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::dequant::Dequantize;
 use super::super::device::DeviceError;
 use super::super::upload::{Device, Staging};
-use super::Gpu;
+use super::{Gpu, GpuParts};
+use crate::quant::{Float, Part, QuantError, Weight};
 
 /// A tensor in device memory: buffers that follow each other, all but the last of the same size.
 #[derive(Debug, Clone)]
@@ -169,5 +171,23 @@ impl Device for Gpu {
             return Err(DeviceError::Internal("a read beyond a tensor".to_owned()));
         }
         Ok(())
+    }
+}
+
+impl Dequantize for Gpu {
+    fn dequantize_parts(
+        &self,
+        weight: &Weight,
+        parts: [Option<GpuMemory>; 5],
+        out: Float,
+    ) -> Result<GpuMemory, DeviceError> {
+        let mut bound = [const { None }; 5];
+        for ((to, memory), part) in bound.iter_mut().zip(parts).zip(Part::ALL) {
+            let Some(memory) = memory else { continue };
+            let whole = memory.whole().cloned();
+            let (len, limit) = (weight.part_len(part), self.buffer_limit());
+            *to = Some(whole.ok_or(QuantError::TooLarge { part, len, limit })?);
+        }
+        self.dequantize(weight, &GpuParts(bound), out).map(GpuMemory::from)
     }
 }
