@@ -15,7 +15,6 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const STREAM: usize = 4096;
 
 /// A code: its first symbol, and lengths from there on.
-#[derive(Clone)]
 struct Code(u8, Vec<u8>);
 
 impl Code {
@@ -56,9 +55,9 @@ impl Code {
 }
 
 /// A section: `codes`, and for each stream which of them and its symbols.
-fn section(codes: &[Code], streams: &[(u16, &[u8])]) -> Vec<u8> {
+fn section(codes: &[&Code], streams: &[(u16, &[u8])]) -> Vec<u8> {
     let mut out = vec![codes.len() as u8];
-    out.extend(codes.iter().flat_map(Code::bytes));
+    out.extend(codes.iter().flat_map(|code| code.bytes()));
     let streams: Vec<_> =
         streams.iter().map(|&(of, symbols)| (of, codes[usize::from(of)].stream(symbols))).collect();
     let head = |(of, stream): &(u16, Vec<u8>)| (of << 13 | stream.len() as u16).to_le_bytes();
@@ -128,8 +127,7 @@ pub fn golden(out: &mut Objects) -> Result<()> {
     let mut high = steep8.symbols(STREAM);
     high.extend(flat.symbols(904));
     let low = noise(1, high.len());
-    let coded =
-        section(&[steep8.clone(), flat.clone()], &[(0, &high[..STREAM]), (1, &high[STREAM..])]);
+    let coded = section(&[&steep8, &flat], &[(0, &high[..STREAM]), (1, &high[STREAM..])]);
     let decoded = merge(8, &[low.clone(), high]);
     let of = (CodecId::PLANES, Dtype::BF16);
     let p = parameters(2, 8, &[0, 1], &[], 0);
@@ -139,7 +137,7 @@ pub fn golden(out: &mut Objects) -> Result<()> {
     let mut longest = steep(100, 14);
     longest.1.splice(3..3, [0, 0]);
     let (high, middle) = (longest.symbols(300), noise(2, 300));
-    let coded = section(&[longest], &[(0, &high)]);
+    let coded = section(&[&longest], &[(0, &high)]);
     let decoded = merge(8, &[vec![0; 300], vec![0x80; 300], middle.clone(), high]);
     let p = parameters(4, 8, &[2, 2, 0, 1], &[0, 0x80], 0);
     let of = (CodecId::PLANES, Dtype::F32);
@@ -147,15 +145,13 @@ pub fn golden(out: &mut Objects) -> Result<()> {
 
     // Both planes coded: the higher comes first.
     let (high, low) = (steep8.symbols(500), flat.symbols(500));
-    let stored =
-        [section(&[steep8.clone()], &[(0, &high)]), section(&[flat.clone()], &[(0, &low)])]
-            .concat();
+    let stored = [section(&[&steep8], &[(0, &high)]), section(&[&flat], &[(0, &low)])].concat();
     let decoded = merge(5, &[low, high]);
     let p = parameters(2, 5, &[1, 1], &[], 0);
     add("planes-f16", chunk((CodecId::PLANES, Dtype::F16), p, &stored, &decoded));
 
     let planes: Vec<_> = (0..6).map(|seed| noise(seed, 64)).collect();
-    let mut stored = section(&[flat.clone()], &[(0, &flat.symbols(64))]);
+    let mut stored = section(&[&flat], &[(0, &flat.symbols(64))]);
     stored.extend(planes.iter().rev().flatten());
     let all = [&planes[..], &[vec![9; 64], flat.symbols(64)]].concat();
     let p = parameters(8, 11, &[0, 0, 0, 0, 0, 0, 2, 1], &[0, 0, 0, 0, 0, 0, 9], 0);
@@ -163,12 +159,12 @@ pub fn golden(out: &mut Objects) -> Result<()> {
 
     let seven = Code(128, vec![7; 128]);
     let symbols = seven.symbols(1000);
-    let stored = section(&[seven], &[(0, &symbols)]);
+    let stored = section(&[&seven], &[(0, &symbols)]);
     let p = parameters(1, 0, &[1], &[], 0);
     add("planes-u8", chunk((CodecId::PLANES, Dtype::U8), p, &stored, &symbols));
 
     let low = flat.symbols(100);
-    let stored = section(&[flat.clone()], &[(0, &low)]);
+    let stored = section(&[&flat], &[(0, &low)]);
     let decoded = merge(0, &[low, vec![255; 100], vec![255; 100], vec![255; 100]]);
     let p = parameters(4, 0, &[1, 2, 2, 2], &[0, 255, 255, 255], 0);
     add("planes-i32", chunk((CodecId::PLANES, Dtype::I32), p, &stored, &decoded));
@@ -176,7 +172,7 @@ pub fn golden(out: &mut Objects) -> Result<()> {
     let values: Vec<[u8; 2]> = [0x0000, 0x3c01, 0x3f80, 0xbf80_u16].map(u16::to_le_bytes).into();
     let four = Code(0, vec![1, 2, 3, 3]);
     let indexes = four.symbols(200);
-    let stored = [values.concat(), section(&[four], &[(0, &indexes)])].concat();
+    let stored = [values.concat(), section(&[&four], &[(0, &indexes)])].concat();
     let decoded: Vec<u8> = indexes.iter().flat_map(|&i| values[usize::from(i)]).collect();
     let p = parameters(2, 0, &[1], &[], 3);
     add("palette-bf16", chunk((CodecId::PALETTE, Dtype::BF16), p, &stored, &decoded));
@@ -185,7 +181,7 @@ pub fn golden(out: &mut Objects) -> Result<()> {
     let p = parameters(4, 0, &[2], &[], 0);
     add("palette-f32", chunk((CodecId::PALETTE, Dtype::F32), p, &stored, &stored.repeat(9)));
 
-    let values: Vec<[u8; 8]> = (0..256_u64).map(|i| (i << 40 | i * 3).to_le_bytes()).collect();
+    let values: Vec<[u8; 8]> = (0..256_u64).map(|i| ((i << 40) | (i * 3)).to_le_bytes()).collect();
     let indexes = noise(3, 400);
     let decoded: Vec<u8> = indexes.iter().flat_map(|&i| values[usize::from(i)]).collect();
     let p = parameters(8, 0, &[0], &[], 255);
@@ -208,7 +204,7 @@ pub fn hostile() -> Vec<Hostile> {
 fn planes() -> Vec<Hostile> {
     let n = 32;
     let flat = Code(120, vec![2; 4]);
-    let good = section(&[flat.clone()], &[(0, &flat.symbols(n))]);
+    let good = section(&[&flat], &[(0, &flat.symbols(n))]);
     let stored = [&good[..], &noise(1, n)].concat();
     let with = |name, error, parameters: [u8; 20], stored: &[u8], len: usize| {
         let of = (CodecId::PLANES, Dtype::BF16);
@@ -245,7 +241,7 @@ fn sections() -> Vec<Hostile> {
         let (of, p) = ((CodecId::PLANES, Dtype::U8), parameters(1, 0, &[1], &[], 0));
         ("12.2", name, error, chunk(of, p, &stored, &vec![1; n]))
     };
-    let good = section(&[flat.clone()], &[(0, &symbols)]);
+    let good = section(&[&flat], &[(0, &symbols)]);
     // The code is at 1 to 4, the stream's head at 5 and 6, its 8 bytes behind.
     let change = |name, error, at: usize, with: &[u8]| {
         let mut stored = good.clone();
@@ -294,7 +290,7 @@ fn sections() -> Vec<Hostile> {
             [&good[..5], &[7, 0], &good[7..14]].concat(),
         ),
         {
-            let odd = section(&[flat.clone()], &[(0, &symbols[..31])]);
+            let odd = section(&[&flat], &[(0, &symbols[..31])]);
             let mut stored = odd.clone();
             stored[14] |= 0x80;
             let (of, p) = ((CodecId::PLANES, Dtype::U8), parameters(1, 0, &[1], &[], 0));

@@ -93,6 +93,17 @@ pub struct Encoded {
     pub stored: Bytes,
 }
 
+/// A chunk's stored bytes, and what is needed to decode them.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// Through which codec.
+    pub codec: CodecId,
+    /// Its parameters.
+    pub parameters: [u8; 20],
+    /// What is stored.
+    pub stored: Bytes,
+}
+
 /// Encodes decoded bytes, of which there are 1 byte to 4 MiB; never larger than they are.
 #[derive(Default)]
 pub struct Encoder {
@@ -106,9 +117,10 @@ impl Encoder {
         let hash = blake3::hash(&decoded);
         // `decoded` is at most 4 MiB.
         let raw = ChunkRecord::raw(element, decoded.len() as u32, hash);
-        let Some((codec, parameters, stored)) = self.smaller(choice, element, &decoded) else {
+        let Some(payload) = self.compress(choice, element, &decoded) else {
             return Encoded { record: raw, stored: decoded };
         };
+        let Payload { codec, parameters, stored } = payload;
         let record = ChunkRecord {
             codec,
             parameters,
@@ -121,13 +133,13 @@ impl Encoder {
     }
 
     /// How the chunk is stored, if that is smaller than it is.
-    fn smaller(
+    pub fn compress(
         &mut self,
         choice: CodecChoice,
         element: Dtype,
         decoded: &[u8],
-    ) -> Option<(CodecId, [u8; 20], Bytes)> {
-        let zstd = |stored| (CodecId::ZSTD, [0; 20], stored);
+    ) -> Option<Payload> {
+        let zstd = |stored| Payload { codec: CodecId::ZSTD, parameters: [0; 20], stored };
         let draft = match choice {
             CodecChoice::Raw => return None,
             CodecChoice::Zstd => return self.zstd.encode(decoded).map(zstd),
@@ -139,7 +151,11 @@ impl Encoder {
         {
             return Some(zstd(stored));
         }
-        draft.map(|draft| (draft.codec(), draft.parameters(), draft.finish().into()))
+        draft.map(|draft| Payload {
+            codec: draft.codec(),
+            parameters: draft.parameters(),
+            stored: draft.finish().into(),
+        })
     }
 }
 
