@@ -13,7 +13,7 @@ use tenpak::plan::{Plan, PlanOptions};
 use tenpak::source::{self, Backend, ReadRange};
 
 /// What a load keeps in flight by default.
-const BUDGET: usize = 128 << 20;
+const BUDGET: usize = 32 << 20;
 
 type Work = Mutex<VecDeque<(ReadRange, tenpak::id::PackId)>>;
 

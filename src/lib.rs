@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | [`id`], [`dtype`] | typed digests, element types, shapes | none |
 //! | [`format`] | records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
+//! | [`quant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
 //! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
@@ -39,6 +40,7 @@
 //! ```
 
 pub mod artifact;
+mod buffers;
 pub mod cli;
 pub mod codec;
 pub mod dtype;
@@ -53,6 +55,7 @@ pub mod model;
 pub mod pack;
 pub mod parallel;
 pub mod plan;
+pub mod quant;
 pub mod shard;
 pub mod sink;
 pub mod source;

@@ -1,5 +1,7 @@
-//! What the system is asked about memory: huge pages for large buffers (a page fault per 2 MiB instead
-//! of one per 4 KiB), and freed buffers back at once. The one place with `unsafe` for it.
+//! What the system is asked about memory: the pages of fresh buffers in one call instead of a fault for
+//! each, and freed buffers back at once. The one place with `unsafe` for it.
+
+use bytes::{Buf, BytesMut};
 
 /// Blocks of this size and more are mapped on their own, so that freeing one gives it back.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -16,32 +18,25 @@ pub(crate) fn return_freed_buffers() {
     }
 }
 
-/// Buffers below this size are left alone.
-const MIN: usize = 4 << 20;
+/// What disks and their file systems transfer without a copy begins at a multiple of this, in memory
+/// as in the file.
+pub(crate) const BLOCK: usize = 4096;
+
+/// `len` zeros, which begin at a block; the system makes the pages when they are first touched.
+pub(crate) fn aligned(len: usize) -> BytesMut {
+    let mut buffer = BytesMut::zeroed(len + BLOCK);
+    let skip = buffer.as_ptr().align_offset(BLOCK);
+    buffer.advance(skip.min(BLOCK));
+    buffer.truncate(len);
+    buffer
+}
 
 /// A multiple of every size that ordinary pages have.
 const PAGE: usize = 64 << 10;
 
-/// Asks the kernel for huge pages behind `buffer`, and says whether it took the wish. One that
-/// declines changes nothing but the speed.
-pub(crate) fn advise_huge_pages(buffer: &mut [u8]) -> bool {
-    #[cfg(target_os = "linux")]
-    if buffer.len() >= MIN {
-        let skip = buffer.as_ptr().align_offset(PAGE);
-        let Some(aligned) = buffer.get_mut(skip..) else { return false };
-        let len = aligned.len() / PAGE * PAGE;
-        let advice = rustix::mm::Advice::LinuxHugepage;
-        // SAFETY: the range is aligned to pages and lies within `buffer`, which is borrowed mutably;
-        // this advice never changes what the pages hold, nor unmaps them.
-        let wish = unsafe { rustix::mm::madvise(aligned.as_mut_ptr().cast(), len, advice) };
-        return wish.is_ok();
-    }
-    buffer.len() >= MIN && PAGE == 0
-}
-
 /// Makes the pages behind `fresh`, memory that was never touched, in one call: a fault for each
 /// costs as much again as clearing it. A kernel that declines changes nothing but the speed.
-pub(crate) fn populate(fresh: &mut [std::mem::MaybeUninit<u8>]) {
+pub(crate) fn populate<T>(fresh: &mut [T]) {
     #[cfg(target_os = "linux")]
     {
         let skip = fresh.as_ptr().align_offset(PAGE);

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, gnupg and curl from Debian, and a
-# Python environment (.venv) with an S3 server and what the second reader uses.
+# Installs what the test suite needs: nginx, gnupg, curl, a C++ compiler and a
+# Vulkan driver in software from Debian, and a Python environment (.venv) with an
+# S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
+# driver is needed for it), and GGUF's own reader.
 # Safe to run again: what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +17,9 @@ install_debian_packages() {
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
     command -v gpg >/dev/null || missing+=(gnupg)
     command -v curl >/dev/null || missing+=(curl)
+    command -v c++ >/dev/null || missing+=(g++)
+    ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1 || missing+=(mesa-vulkan-drivers)
+    ldconfig -p | grep -q libvulkan.so.1 || missing+=(libvulkan1)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
     command -v apt-get >/dev/null || fail "install these first: ${missing[*]} (this is not Debian)"
@@ -29,7 +34,10 @@ install_debian_packages() {
     [ -z "$ours" ] || rm -f "$policy"
 }
 
-PACKAGES=("moto[server]==5.2.5" blake3==1.0.11 zstandard==0.25.0 numpy==2.4.6 safetensors==0.8.0)
+PACKAGES=(
+    "moto[server]==5.2.5" blake3==1.0.11 zstandard==0.25.0 numpy==2.4.6 safetensors==0.8.0
+    nvidia-cuda-nvrtc==13.0.88 gguf==0.19.0
+)
 
 install_python_packages() {
     local want
@@ -38,7 +46,7 @@ install_python_packages() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed"
     python3 -m venv --clear "$VENV"
     "$VENV/bin/pip" install -q "${PACKAGES[@]}"
-    "$VENV/bin/python" -c 'import blake3, moto.server, numpy, safetensors, zstandard' || fail "a package does not import"
+    "$VENV/bin/python" -c 'import blake3, gguf, moto.server, numpy, safetensors, zstandard' || fail "a package does not import"
     echo "$want" >"$STAMP"
 }
 

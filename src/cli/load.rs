@@ -1,19 +1,18 @@
 //! `tenpak load`.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::error::Failure;
+use super::load_device::{Delivered, How};
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::artifact::{Artifact, OpenOptions, Selection};
 use crate::format::name::ArtifactSpec;
-use crate::id::to_hex;
-use crate::loader::LoadOptions;
+use crate::loader::{LoadOptions, Loader};
 use crate::shard::Shard;
 use crate::trust::SeenRefs;
 
@@ -21,7 +20,7 @@ use crate::trust::SeenRefs;
 const PIECE: u64 = 8 << 20;
 /// What is in flight when tensors are not kept. Memory that was never touched costs more than hashing
 /// what it will hold, so little of it is used again and again.
-const BUDGET: u64 = 48 << 20;
+const BUDGET: u64 = 32 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
@@ -38,8 +37,8 @@ pub(super) struct Load {
     #[arg(long, value_enum, default_value_t = Device::Host)]
     device: Device,
     /// As which element type
-    #[arg(long, value_enum, default_value_t = Delivered::Stored)]
-    dtype: Delivered,
+    #[arg(long, value_enum, default_value_t = As::Stored)]
+    dtype: As,
     /// Keep every tensor until the end, instead of dropping each once delivered
     #[arg(long)]
     keep: bool,
@@ -56,11 +55,17 @@ pub(super) struct Load {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Device {
+    /// Host memory
     Host,
+    /// A GPU through Vulkan, Metal or DX12
+    Wgpu,
+    /// An NVIDIA GPU through its CUDA driver
+    Cuda,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Delivered {
+enum As {
+    /// As it is stored
     Stored,
 }
 
@@ -71,8 +76,8 @@ impl Load {
         runtime: &Handle,
         output: &Output,
     ) -> Result<(), Failure> {
-        // One device and one element type so far; the arguments are checked all the same.
-        let (Device::Host, Delivered::Stored) = (self.device, self.dtype);
+        // One element type so far; the argument is checked all the same.
+        let As::Stored = self.dtype;
         let stall = std::time::Duration::try_from_secs_f64(self.stall)
             .ok()
             .filter(|stall| !stall.is_zero())
@@ -92,7 +97,7 @@ impl Load {
         bar.begin(wanted.tensors.iter().map(|want| want.cut.len()).sum());
         let mut options =
             LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
-        if self.keep {
+        if self.keep && self.device == Device::Host {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
@@ -101,38 +106,16 @@ impl Load {
         let guard = runtime.enter();
         let mut loader = artifact.load(wanted, &options);
         drop(guard);
-        let (mut tensors, mut raw_bytes) = (0_u64, 0_u64);
-        let mut first_tensor = None;
-        let (mut kept, mut digests) = (Vec::new(), BTreeMap::new());
-        let mut hasher = blake3::Hasher::new();
-        while let Some(piece) = runtime.block_on(loader.next()) {
-            let piece = piece?;
-            raw_bytes += piece.data.len() as u64;
-            bar.advance(piece.data.len() as u64);
-            if self.digest {
-                hasher.update(&piece.data);
-            }
-            if piece.is_last_piece() {
-                tensors += 1;
-                first_tensor.get_or_insert_with(|| start.elapsed().as_secs_f64());
-                if self.digest {
-                    let digest = to_hex(hasher.finalize().as_bytes());
-                    hasher.reset();
-                    let mut name = piece.name().to_owned();
-                    if digests.contains_key(&name) {
-                        // Another file has a tensor of that name.
-                        name = format!("{name}@{}", piece.want.entry.file);
-                    }
-                    digests.insert(name, digest);
-                }
-            }
-            if self.keep {
-                kept.push(piece);
-            }
-        }
+        let how = How { start, keep: self.keep, digest: self.digest };
+        let delivered = match self.device {
+            Device::Host => into_host(&mut loader, runtime, &bar, how)?,
+            Device::Wgpu => into_wgpu(&mut loader, runtime, &bar, how)?,
+            Device::Cuda => into_cuda(&mut loader, runtime, &bar, how)?,
+        };
         drop(bar);
         let seconds = start.elapsed().as_secs_f64();
         let (load, read) = (loader.stats(), artifact.stats());
+        let Delivered { tensors, raw_bytes, first_tensor, digests, device, .. } = delivered;
         let fetched_bytes = load.fetched_bytes + read.bytes;
         let requests = load.requests + read.requests;
         let mut object = json!({
@@ -153,7 +136,11 @@ impl Load {
         if self.digest {
             object["digests"] = json!(digests);
         }
-        drop(kept);
+        if let Some((name, uploads)) = &device {
+            object["device"] = json!(name);
+            object["uploads"] = json!(uploads.uploads);
+            object["uploaded_bytes"] = json!(uploads.bytes);
+        }
         output.result(object, || {
             let mut text = format!(
                 "{tensors} tensors, {} in {seconds:.2} s ({}), the first after {:.3} s\n\
@@ -164,12 +151,80 @@ impl Load {
                 bytes::size(fetched_bytes),
                 bytes::size(peak_rss().unwrap_or(0)),
             );
+            if let Some((name, uploads)) = &device {
+                text.push_str(&format!("{} copied to {name}\n", bytes::size(uploads.bytes)));
+            }
             for (name, digest) in &digests {
                 text.push_str(&format!("{digest}  {name}\n"));
             }
             text
         })
     }
+}
+
+/// Host memory: each tensor as it comes, in pieces if it is large.
+fn into_host(
+    loader: &mut Loader,
+    runtime: &Handle,
+    bar: &Bar,
+    how: How,
+) -> Result<Delivered, Failure> {
+    let mut delivered = Delivered::default();
+    let mut kept = Vec::new();
+    let mut hasher = blake3::Hasher::new();
+    while let Some(piece) = runtime.block_on(loader.next()) {
+        let piece = piece?;
+        delivered.raw_bytes += piece.data.len() as u64;
+        bar.advance(piece.data.len() as u64);
+        if how.digest {
+            hasher.update(&piece.data);
+        }
+        if piece.is_last_piece() {
+            delivered.tensors += 1;
+            delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
+            if how.digest {
+                delivered.digest(piece.name(), piece.want.entry.file, &hasher.finalize());
+                hasher.reset();
+            }
+        }
+        if how.keep {
+            kept.push(piece);
+        }
+    }
+    delivered.kept = kept;
+    Ok(delivered)
+}
+
+#[cfg(feature = "wgpu")]
+fn into_wgpu(
+    loader: &mut Loader,
+    runtime: &Handle,
+    bar: &Bar,
+    how: How,
+) -> Result<Delivered, Failure> {
+    let gpu = crate::sink::wgpu::Gpu::open(&Default::default())?;
+    super::load_device::stream(&gpu, loader, runtime, bar, how)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn into_wgpu(_: &mut Loader, _: &Handle, _: &Bar, _: How) -> Result<Delivered, Failure> {
+    Err(Failure::usage("this tenpak is built without wgpu"))
+}
+
+#[cfg(feature = "cuda")]
+fn into_cuda(
+    loader: &mut Loader,
+    runtime: &Handle,
+    bar: &Bar,
+    how: How,
+) -> Result<Delivered, Failure> {
+    let cuda = crate::sink::cuda::Cuda::open(0)?;
+    super::load_device::stream(&cuda, loader, runtime, bar, how)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn into_cuda(_: &mut Loader, _: &Handle, _: &Bar, _: How) -> Result<Delivered, Failure> {
+    Err(Failure::usage("this tenpak is built without CUDA"))
 }
 
 /// The most memory that this process had resident, as the system counts it.

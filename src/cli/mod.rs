@@ -12,6 +12,7 @@ mod gc;
 mod inspect;
 mod keys;
 mod load;
+mod load_device;
 mod output;
 mod pack;
 mod progress;

@@ -6,13 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::buffers::Buffers;
 use crate::format::grid::Rect;
-use crate::memory;
+use crate::format::limits::MAX_CHUNK;
 use crate::plan::Slot;
 use crate::shard::Cut;
-
-/// Larger buffers go back to the system: the budget may need their bytes in another size.
-const MAX_KEPT: usize = 64 << 20;
 
 /// What the consumer tells the driver.
 #[derive(Debug)]
@@ -24,65 +22,6 @@ pub(super) enum Feedback {
 /// A lock whose holder cannot panic halfway: copying bytes only.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Buffers that nobody uses.
-#[derive(Debug, Clone)]
-pub(super) struct Pool {
-    kept: Arc<Mutex<Vec<BytesMut>>>,
-    limit: usize,
-    /// Whether buffers come back at all, which is when huge pages pay: a hypervisor takes back free
-    /// memory in just such blocks, and the first touch of one is slow.
-    reuse: bool,
-}
-
-impl Pool {
-    /// Keeps at most `limit` bytes, if the consumer lets go of what it gets.
-    pub(super) fn new(limit: usize, reuse: bool) -> Self {
-        Self { kept: Arc::default(), limit, reuse }
-    }
-
-    /// A buffer of `len` initialized bytes, whatever they are.
-    pub(super) fn take(&self, len: usize) -> BytesMut {
-        let fits = |buffer: &BytesMut| {
-            let capacity = buffer.capacity();
-            capacity >= len && capacity / 2 <= len
-        };
-        let mut kept = lock(&self.kept);
-        let best = kept.iter().enumerate().filter(|(_, buffer)| fits(buffer));
-        let best = best.min_by_key(|(_, buffer)| buffer.capacity()).map(|(at, _)| at);
-        if let Some(at) = best {
-            let mut buffer = kept.swap_remove(at);
-            drop(kept);
-            buffer.resize(len, 0);
-            return buffer;
-        }
-        drop(kept);
-        // Zeroed by the system, page by page when it is first touched.
-        let mut buffer = BytesMut::zeroed(len);
-        if self.reuse {
-            memory::advise_huge_pages(&mut buffer);
-        }
-        buffer
-    }
-
-    /// Whether buffers have been touched before, mostly.
-    pub(super) fn is_warm(&self) -> bool {
-        self.reuse
-    }
-
-    /// Takes a buffer back; the oldest ones make room.
-    pub(super) fn give(&self, buffer: BytesMut) {
-        if buffer.capacity() > MAX_KEPT || buffer.capacity() == 0 {
-            return;
-        }
-        let mut kept = lock(&self.kept);
-        kept.push(buffer);
-        let mut total: usize = kept.iter().map(BytesMut::capacity).sum();
-        while total > self.limit && !kept.is_empty() {
-            total -= kept.remove(0).capacity();
-        }
-    }
 }
 
 /// Where the bytes of a chunk go.
@@ -122,10 +61,31 @@ impl Scatter {
     }
 }
 
+/// Room for chunks that are not read where they belong.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scratch(Arc<Mutex<Vec<BytesMut>>>);
+
+impl Scratch {
+    /// An empty buffer with room for any chunk.
+    pub(super) fn take(&self) -> BytesMut {
+        lock(&self.0).pop().unwrap_or_else(|| BytesMut::with_capacity(MAX_CHUNK as usize))
+    }
+
+    /// Takes a buffer back; there are never more than were in use at a time.
+    pub(super) fn give(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        if buffer.capacity() >= MAX_CHUNK as usize {
+            lock(&self.0).push(buffer);
+        }
+    }
+}
+
 /// A delivery that is being filled.
 #[derive(Debug)]
 pub(super) struct Filling {
     slots: Vec<Part>,
+    /// The buffer's room beyond the delivery.
+    rest: BytesMut,
 }
 
 #[derive(Debug)]
@@ -136,8 +96,10 @@ enum Part {
 }
 
 impl Filling {
-    /// Divides `buffer`, which has exactly the bytes of the delivery.
+    /// Divides `buffer`, which has at least the bytes of the delivery.
     pub(super) fn new(mut buffer: BytesMut, slots: &[Slot]) -> Self {
+        let len = slots.last().map_or(0, |slot| slot.range.end as usize);
+        let rest = buffer.split_off(len.min(buffer.len()));
         let mut parts: Vec<_> = Vec::with_capacity(slots.len());
         for slot in slots.iter().rev() {
             // Slots lie back to back in the buffer.
@@ -149,7 +111,7 @@ impl Filling {
             });
         }
         parts.reverse();
-        Self { slots: parts }
+        Self { slots: parts, rest }
     }
 
     /// The buffer of a slot for the one fetch that fills it.
@@ -175,17 +137,17 @@ impl Filling {
         }
     }
 
-    /// The whole again; `None` if a part is missing.
+    /// The whole again, with the room beyond the delivery; `None` if a part is missing.
     pub(super) fn join(self) -> Option<BytesMut> {
-        let mut parts = self.slots.into_iter().map(|part| match part {
-            Part::Direct(part) => part,
-            Part::Shared(part) => Some(std::mem::take(&mut *lock(&part))),
-        });
-        let Some(first) = parts.next() else { return Some(BytesMut::new()) };
-        let mut whole = first?;
-        for part in parts {
-            whole.unsplit(part?);
+        let mut whole = BytesMut::new();
+        for part in self.slots {
+            let part = match part {
+                Part::Direct(part) => part?,
+                Part::Shared(part) => std::mem::take(&mut *lock(&part)),
+            };
+            whole.unsplit(part);
         }
+        whole.unsplit(self.rest);
         Some(whole)
     }
 }
@@ -194,13 +156,14 @@ impl Filling {
 struct Held {
     delivery: u32,
     buffer: BytesMut,
-    pool: Pool,
+    len: usize,
+    pool: Buffers,
     feedback: UnboundedSender<Feedback>,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.buffer
+        self.buffer.get(..self.len).unwrap_or_default()
     }
 }
 
@@ -212,14 +175,15 @@ impl Drop for Held {
     }
 }
 
-/// The delivery's bytes; dropping the last reference to them returns their memory to the load.
+/// The delivery's `len` bytes; dropping the last reference to them returns their memory to the load.
 pub(super) fn hold(
     delivery: u32,
     buffer: BytesMut,
-    pool: Pool,
+    len: usize,
+    pool: Buffers,
     feedback: UnboundedSender<Feedback>,
 ) -> Bytes {
-    Bytes::from_owner(Held { delivery, buffer, pool, feedback })
+    Bytes::from_owner(Held { delivery, buffer, len, pool, feedback })
 }
 
 #[cfg(test)]
@@ -228,8 +192,8 @@ mod tests {
 
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {
-        let pool = Pool::new(1000, true);
-        let buffer = pool.take(100);
+        let pool = Buffers::new(700 << 10);
+        let buffer = pool.take(400_000);
         let address = buffer.as_ptr();
         let slot = |range, direct| Slot { range, direct };
         let slots = [slot(0..30, true), slot(30..60, false), slot(60..100, true)];
@@ -251,14 +215,12 @@ mod tests {
         assert_eq!(&whole[28..62], [&[0; 2][..], &[2; 30], &[3; 2]].concat());
 
         let (feedback, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let bytes = hold(7, whole, pool.clone(), feedback);
+        let bytes = hold(7, whole, 100, pool.clone(), feedback);
+        assert_eq!(bytes.len(), 100);
         drop(bytes.clone());
         assert!(told.try_recv().is_err());
         drop(bytes);
         assert!(matches!(told.try_recv(), Ok(Feedback::Released(7))));
-        assert_eq!(pool.take(90).as_ptr(), address, "used again");
-        pool.give(BytesMut::zeroed(600));
-        pool.give(BytesMut::zeroed(600));
-        assert_eq!(lock(&pool.kept).len(), 1);
+        assert_eq!(pool.take(400_000).as_ptr(), address, "used again");
     }
 }

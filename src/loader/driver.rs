@@ -11,10 +11,11 @@ use tokio::sync::mpsc::{
 };
 use tokio::time::Instant;
 
-use super::buffer::{self, Feedback, Filling, Pool, Scatter, Target, lock};
+use super::buffer::{self, Feedback, Filling, Scatter, Scratch, Target, lock};
 use super::error::{ChunkSite, LoadError};
 use super::fetch::{Fetch, Job, Report, Shared};
 use super::{LoadStats, Tensor};
+use crate::buffers::Buffers;
 use crate::format::store;
 use crate::id::{ManifestId, PackId};
 use crate::load_state::{Action, Event, Failure, FetchId, GaveUp, Limits, LoadState, MirrorIndex};
@@ -23,7 +24,7 @@ use crate::source::{Backend, ReadRange, SourceError, SourceErrorKind};
 use crate::verify::DigestMismatch;
 
 /// The most that is kept of buffers that nobody uses.
-const POOL: u64 = 64 << 20;
+const POOL: usize = 64 << 20;
 /// How long the ends of requests are waited for when everything is delivered.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -44,7 +45,8 @@ pub(super) struct Driver {
     plan: Arc<Plan>,
     state: LoadState,
     started: Instant,
-    pool: Pool,
+    pool: Buffers,
+    scratch: Scratch,
     filling: BTreeMap<u32, Filling>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
@@ -69,8 +71,7 @@ impl Driver {
     ) -> Self {
         let (reports, incoming) = unbounded_channel();
         // A consumer that keeps everything leaves nothing to use again.
-        let kept = if limits.budget == u64::MAX { POOL / 4 } else { POOL.min(limits.budget) };
-        let pool = Pool::new(kept as usize, limits.budget < u64::MAX);
+        let pool = Buffers::new(if limits.budget == u64::MAX { 0 } else { POOL });
         Self {
             artifact,
             sources,
@@ -78,6 +79,7 @@ impl Driver {
             plan,
             started: Instant::now(),
             pool,
+            scratch: Scratch::default(),
             filling: BTreeMap::new(),
             active: BTreeMap::new(),
             reports,
@@ -269,7 +271,8 @@ impl Driver {
             jobs: receiver,
             shared: shared.clone(),
             reports: self.reports.clone(),
-            scratch: self.pool.clone(),
+            scratch: self.scratch.clone(),
+            warm: self.pool.are_reused(),
         };
         let active = Active { mirror, chunks, granted: 0, jobs, shared, seen: 0 };
         self.active.insert(id, active);
@@ -330,7 +333,8 @@ impl Driver {
         let want = self.plan.tensors.get(delivery.tensor as usize).ok_or_else(contradiction)?;
         let filling = self.filling.remove(&index).ok_or_else(contradiction)?;
         let buffer = filling.join().ok_or_else(contradiction)?;
-        if buffer.len() as u64 != delivery.len() {
+        let len = delivery.len() as usize;
+        if buffer.len() < len {
             return Err(contradiction());
         }
         let Some(feedback) = self.feedback.upgrade() else { return Ok(()) };
@@ -340,7 +344,7 @@ impl Driver {
             stats.delivered_bytes += delivery.len();
             stats.first_tensor.get_or_insert_with(|| self.started.elapsed());
         }
-        let data = buffer::hold(index, buffer, self.pool.clone(), feedback);
+        let data = buffer::hold(index, buffer, len, self.pool.clone(), feedback);
         let tensor = Tensor { want: want.clone(), offset: delivery.range.start, data };
         // A loader that was dropped shows in the feedback.
         drop(self.deliver.send((index, Ok(tensor))));

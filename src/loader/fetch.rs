@@ -10,9 +10,8 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::buffer::{Pool, Target};
+use super::buffer::{Scratch, Target};
 use crate::codec::{self, DecodeError};
-use crate::format::limits::MAX_CHUNK;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::load_state::FetchId;
 use crate::memory;
@@ -77,7 +76,9 @@ pub(super) struct Fetch {
     pub(super) jobs: UnboundedReceiver<Vec<Job>>,
     pub(super) shared: Arc<Shared>,
     pub(super) reports: UnboundedSender<Report>,
-    pub(super) scratch: Pool,
+    pub(super) scratch: Scratch,
+    /// Whether the places have been touched before, mostly.
+    pub(super) warm: bool,
 }
 
 /// What survives when the request is dropped in the middle of a read.
@@ -94,7 +95,7 @@ type Step<T> = Result<T, Option<SourceError>>;
 impl Fetch {
     /// Runs to the end; the last thing that it does is [`Report::Ended`].
     pub(super) async fn run(mut self) {
-        let scratch = self.scratch.take(MAX_CHUNK as usize);
+        let scratch = self.scratch.take();
         let mut running = Running { queue: VecDeque::new(), at: 0, scratch };
         let shared = self.shared.clone();
         let error = tokio::select! {
@@ -207,7 +208,7 @@ impl Fetch {
             // Raw bytes are their own decoded form: they are read where they belong.
             Target::Direct { piece, .. } if record.codec == CodecId::RAW => {
                 piece.clear();
-                if !self.scratch.is_warm() {
+                if !self.warm {
                     memory::populate(piece.spare_capacity_mut());
                 }
                 self.fill(reader, piece, len).await?;
@@ -250,8 +251,7 @@ impl Fetch {
                 Ok(uses.iter().all(|to| to.fill(chunk_bytes.stored())))
             }
             Target::Scatter(uses) => {
-                let mut decoded = self.scratch.take(record.decoded_len as usize);
-                decoded.clear();
+                let mut decoded = self.scratch.take();
                 let placed = codec::decode(&chunk_bytes, &mut decoded)
                     .map(|()| uses.iter().all(|to| to.fill(&decoded)));
                 self.scratch.give(decoded);

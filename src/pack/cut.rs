@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use fastcdc::v2020::StreamCDC;
 use memmap2::MmapOptions;
 
-use super::buffer::Buffers;
+use crate::buffers::Buffers;
 use crate::format::grid::{Grid, Rect};
 use crate::id::{ContentDigest, DecodedDigest};
 
@@ -24,6 +25,10 @@ const EXTENT_BITS: u32 = 5;
 const EXTENT_MAX: usize = 1024;
 /// How much is read at a time for hashing: stays in the second-level cache.
 const STEP: usize = 256 << 10;
+/// A group of chunks is at least so long, unless the unit ends.
+const GROUP: u64 = 2 << 20;
+/// The longest group: a matrix in bands is one.
+const MAX_GROUP: u64 = 32 << 20;
 
 /// How a unit is cut into chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,28 +148,106 @@ pub(super) fn content(file: &File, offset: u64, len: u64) -> io::Result<Vec<Cont
     Ok(extents)
 }
 
-/// One chunk's decoded bytes, owned, so that what is hashed is what is stored.
-pub(super) fn chunk(file: &File, unit: u64, rect: Rect, buffers: &Buffers) -> io::Result<Bytes> {
-    // A chunk is at most 4 MiB.
-    let len = rect.len() as usize;
-    if rect.is_contiguous() {
-        let mut bytes = buffers.take();
-        bytes.resize(len, 0);
-        file.read_exact_at(&mut bytes, unit + rect.start)?;
-        return Ok(buffers.share(bytes));
+/// Chunks that are read together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    /// Their places, in chunk order.
+    pub(super) rects: Vec<Rect>,
+    /// The run of the unit's bytes that they tile; `None` for a chunk that lies alone in strips.
+    pub(super) run: Option<Range<u64>>,
+}
+
+impl Group {
+    /// One chunk.
+    pub(super) fn alone(rect: Rect) -> Self {
+        let run = rect.is_contiguous().then(|| rect.start..rect.end());
+        Self { rects: vec![rect], run }
     }
-    // Many short runs: a mapping reads each without a system call.
+
+    /// Bytes of the chunks.
+    pub(super) fn len(&self) -> u64 {
+        self.rects.iter().map(Rect::len).sum()
+    }
+}
+
+/// Gathers chunks into groups that tile one run after the other, so that each byte of the unit is
+/// read once. `None` if a run would be too long to be held: bands of a large matrix.
+pub(super) fn groups(rects: &[Rect]) -> Option<Vec<Group>> {
+    let mut groups = Vec::new();
+    let (mut start, mut end, mut sum, mut own) = (0, 0, 0, Vec::new());
+    for &rect in rects {
+        end = rect.end().max(end);
+        sum += rect.len();
+        own.push(rect);
+        if end - start > MAX_GROUP {
+            return None;
+        }
+        if sum == end - start && (sum >= GROUP || rect == rects[rects.len() - 1]) {
+            groups.push(Group { rects: std::mem::take(&mut own), run: Some(start..end) });
+            (start, sum) = (end, 0);
+        }
+    }
+    own.is_empty().then_some(groups)
+}
+
+/// What was read of a group: owned bytes, so that what is hashed is what is stored.
+pub(super) struct GroupBytes {
+    /// The decoded bytes of each chunk.
+    pub(super) chunks: Vec<Bytes>,
+    /// The run that they tile; most chunks are parts of it.
+    pub(super) run: Option<Bytes>,
+}
+
+/// Reads a group of the unit that begins at `unit` in the file.
+pub(super) fn read(
+    file: &File,
+    unit: u64,
+    group: &Group,
+    buffers: &Buffers,
+) -> io::Result<GroupBytes> {
+    let Some(run) = &group.run else {
+        let chunks = group.rects.iter().map(|&rect| gather(file, unit, rect, buffers));
+        return Ok(GroupBytes { chunks: chunks.collect::<Result<_, _>>()?, run: None });
+    };
+    let len = usize::try_from(run.end - run.start).map_err(io::Error::other)?;
+    let mut whole = buffers.take(len);
+    file.read_exact_at(&mut whole[..len], unit + run.start)?;
+    let whole = buffers.share(whole, len);
+    let mut chunks = Vec::with_capacity(group.rects.len());
+    for rect in &group.rects {
+        let at = usize::try_from(rect.start - run.start).map_err(io::Error::other)?;
+        // A chunk is at most 4 MiB.
+        let len = rect.len() as usize;
+        if rect.is_contiguous() {
+            chunks.push(whole.slice(at..at + len));
+            continue;
+        }
+        let mut chunk = buffers.take(len);
+        strips(&whole[at..], *rect, &mut chunk[..len]);
+        chunks.push(buffers.share(chunk, len));
+    }
+    Ok(GroupBytes { chunks, run: Some(whole) })
+}
+
+/// One chunk that lies in strips of a file.
+fn gather(file: &File, unit: u64, rect: Rect, buffers: &Buffers) -> io::Result<Bytes> {
     let span = usize::try_from(rect.end() - rect.start).map_err(io::Error::other)?;
     // SAFETY: the mapping lives within this function, and its bytes are copied out once, before
     // they are hashed. A file that shrinks meanwhile ends the process with SIGBUS; the store stays
     // as it was.
     let map = unsafe { MmapOptions::new().offset(unit + rect.start).len(span).map(file) }?;
-    let mut bytes = buffers.take();
-    bytes.reserve(len);
-    for row in map.chunks(rect.stride as usize) {
-        bytes.extend_from_slice(row.get(..rect.width as usize).unwrap_or(row));
+    let len = rect.len() as usize;
+    let mut chunk = buffers.take(len);
+    strips(&map, rect, &mut chunk[..len]);
+    Ok(buffers.share(chunk, len))
+}
+
+/// Copies the strips of `rect`, whose first begins `from`, behind each other.
+fn strips(from: &[u8], rect: Rect, to: &mut [u8]) {
+    let (stride, width) = (rect.stride as usize, rect.width as usize);
+    for (row, strip) in from.chunks(stride).zip(to.chunks_mut(width)) {
+        strip.copy_from_slice(&row[..width]);
     }
-    Ok(buffers.share(bytes))
 }
 
 #[cfg(test)]
@@ -221,17 +304,52 @@ mod tests {
         let file = file(&[&[9; 5][..], &data].concat());
         let grid = Grid { leading: 3, rows: 64, row_bytes: 96, block_rows: 10, band_bytes: 40 };
         grid.validate(data.len() as u64, Dtype::F32).unwrap();
-        let buffers = Buffers::new(100, 1);
-        for rect in grid.rects() {
-            let naive: Vec<u8> = (0..rect.rows)
-                .flat_map(|row| {
-                    let at = (rect.start + row * rect.stride) as usize;
-                    data[at..at + rect.width as usize].to_vec()
-                })
-                .collect();
-            assert_eq!(chunk(&file, 5, rect, &buffers).unwrap(), naive);
+        let buffers = Buffers::new(1 << 20);
+        let naive = |rect: Rect| -> Vec<u8> {
+            let row = |row| (rect.start + row * rect.stride) as usize;
+            (0..rect.rows)
+                .flat_map(|r| &data[row(r)..row(r) + rect.width as usize])
+                .copied()
+                .collect()
+        };
+        let rects: Vec<_> = grid.rects().collect();
+        let together = groups(&rects).unwrap();
+        assert_eq!(together.len(), 1, "smaller than a group");
+        let alone = rects.iter().map(|&rect| Group::alone(rect));
+        for group in alone.chain(together) {
+            let chunks = read(&file, 5, &group, &buffers).unwrap().chunks;
+            assert_eq!(chunks.len(), group.rects.len());
+            for (chunk, rect) in chunks.iter().zip(&group.rects) {
+                assert_eq!(chunk, &naive(*rect));
+            }
         }
         let beyond = Rect { start: 0, rows: 1, width: 20_000, stride: 20_000 };
-        assert!(chunk(&file, 5, beyond, &buffers).is_err());
+        assert!(read(&file, 5, &Group::alone(beyond), &buffers).is_err());
+    }
+
+    #[test]
+    fn groups_tile_the_unit_in_order() {
+        let mib = 1 << 20;
+        let plain =
+            Grid { leading: 1, rows: 9 * mib, row_bytes: 1, block_rows: mib, band_bytes: 1 };
+        let banded = |leading, rows, row_bytes, band_bytes| Grid {
+            leading,
+            rows,
+            row_bytes,
+            block_rows: rows.min(mib / band_bytes),
+            band_bytes,
+        };
+        let spans = |grid: Grid| {
+            let rects: Vec<_> = grid.rects().collect();
+            let groups = groups(&rects)?;
+            assert!(groups.iter().flat_map(|g| &g.rects).eq(&rects), "in chunk order");
+            let runs = groups.into_iter().map(|group| group.run.unwrap());
+            Some(runs.map(|run| run.end - run.start).collect::<Vec<_>>())
+        };
+        assert_eq!(spans(plain).unwrap(), [2 * mib, 2 * mib, 2 * mib, 2 * mib, mib]);
+        assert_eq!(spans(banded(1, 2048, 4096, 512)).unwrap(), [8 * mib], "all bands at once");
+        assert_eq!(spans(banded(3, 1024, 4096, 512)).unwrap(), [4 * mib; 3]);
+        assert_eq!(spans(banded(1, 16384, 4096, 512)), None, "too long to be held");
+        assert_eq!(spans(Grid::EMPTY).unwrap(), [0; 0]);
     }
 }

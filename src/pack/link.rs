@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::buffer::Buffers;
 use super::cut::{self, Cut};
 use super::writer::Linkable;
+use crate::buffers::Buffers;
 use crate::codec;
 use crate::dtype::Dtype;
 use crate::format::layout::Place;
@@ -58,7 +58,7 @@ impl Finder {
         linkable: Arc<Linkable>,
         chunks: HashMap<DecodedDigest, (Placed, bool)>,
     ) -> Self {
-        let buffers = Buffers::new(1 << 20, 1);
+        let buffers = Buffers::new(1 << 20);
         Self { store, trust, linkable, artifacts: Mutex::default(), chunks, buffers }
     }
 
@@ -146,8 +146,10 @@ impl Finder {
         found: &Found,
     ) -> Result<bool, StoreError> {
         for (rect, chunk) in found.cut.rects().into_iter().zip(&found.chunks) {
-            let Ok(own) = cut::chunk(file, offset, rect, &self.buffers) else { return Ok(false) };
-            if DecodedDigest::of(&own) != chunk.record.decoded || !self.compare(*chunk).await? {
+            let group = cut::Group::alone(rect);
+            let Ok(own) = cut::read(file, offset, &group, &self.buffers) else { return Ok(false) };
+            let Some(own) = own.chunks.first() else { return Ok(false) };
+            if DecodedDigest::of(own) != chunk.record.decoded || !self.compare(*chunk).await? {
                 return Ok(false);
             }
         }

@@ -4,7 +4,6 @@
 //! and the next run goes on from the packs that the interrupted one's lease lists. Memory is bounded
 //! by the number of chunks on their way, whatever the model's size.
 
-mod buffer;
 mod cut;
 pub(crate) mod link;
 mod pool;
@@ -19,6 +18,7 @@ use std::sync::Arc;
 use sha1::Digest as _;
 use tokio::runtime::Handle;
 
+use crate::buffers::Buffers;
 use crate::codec::{CodecChoice, Encoded};
 use crate::dtype::Dtype;
 use crate::format::FormatError;
@@ -32,17 +32,18 @@ use crate::parallel::choose_grid;
 use crate::store::{Lease, Lifetime, Placed, Published, Store, StoreError, Whole, candidates};
 use crate::trust::{Signer, TrustSet};
 
-use buffer::Buffers;
-use cut::Cut;
+use cut::{Cut, Group};
 use link::{Finder, Found};
-use pool::{Pending, Pool, WorkerFailed};
+use pool::{InOrder, Pending, Pool, WorkerFailed};
 use writer::{Linkable, PackWriter};
 
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
 /// one is written again, because each run costs every later load a request.
 const MIN_RUN: u64 = 1 << 20;
-/// What a chunk's buffer has room for; larger chunks get one of their own.
-const MAX_GRID_CHUNK: usize = 1 << 20;
+/// Bytes that are being encoded or wait for their pack.
+const AHEAD: u64 = 48 << 20;
+/// Buffers kept for them.
+const BUFFERS: usize = 128 << 20;
 
 /// A model that was not packed.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +160,8 @@ struct Unit {
     file: usize,
     offset: u64,
     len: u64,
-    digest: ContentDigest,
+    /// Of a tensor that is looked up nowhere, once it is encoded.
+    digest: Option<ContentDigest>,
     element: Dtype,
     cut: Cut,
     tensor: Option<model::Part>,
@@ -168,6 +170,8 @@ struct Unit {
 /// A unit with the records of its chunks.
 struct Done {
     unit: Unit,
+    /// Of no bytes, until a unit that is hashed while it is encoded has come to its end.
+    digest: ContentDigest,
     records: Vec<ChunkRecord>,
     /// Whether its chunks were written, rather than linked.
     written: bool,
@@ -187,12 +191,15 @@ enum Looking {
 /// The units of a part of a file, on their way.
 type PendingUnits = Pending<Result<Vec<(Unit, Looking)>, PackError>>;
 
-/// A chunk of unit `at` of the done ones, on its way.
+/// A group of chunks of unit `at` of the done ones, on its way.
 struct Encoding {
     at: usize,
     len: u64,
-    chunk: Pending<Result<Chunk, PackError>>,
+    chunks: Pending<Result<Vec<Chunk>, PackError>>,
 }
+
+/// The digest of a unit that is hashed while it is encoded.
+type Digesting = Arc<InOrder<blake3::Hasher>>;
 
 struct Packer<'a> {
     options: PackOptions,
@@ -204,6 +211,9 @@ struct Packer<'a> {
     writer: PackWriter,
     done: Vec<Done>,
     encoding: VecDeque<Encoding>,
+    /// Bytes of `encoding`.
+    under_way: u64,
+    digesting: Vec<(usize, Digesting)>,
     run: Vec<(Unit, Found)>,
     buffers: Buffers,
     window: usize,
@@ -258,8 +268,10 @@ impl<'a> Packer<'a> {
             writer,
             done: Vec::new(),
             encoding: VecDeque::new(),
+            under_way: 0,
+            digesting: Vec::new(),
             run: Vec::new(),
-            buffers: Buffers::new(MAX_GRID_CHUNK, 2 * threads + 6),
+            buffers: Buffers::new(BUFFERS),
             window: 2 * threads + 4,
         })
     }
@@ -282,7 +294,11 @@ impl<'a> Packer<'a> {
         }
         self.flush_run(files)?;
         while !self.encoding.is_empty() {
-            self.settle_chunk()?;
+            self.settle_group()?;
+        }
+        for (at, digesting) in std::mem::take(&mut self.digesting) {
+            let digest = digesting.read(|hasher| ContentDigest::from_hash(hasher.finalize()));
+            self.done[at].digest = digest;
         }
         let mut entries = Vec::with_capacity(files.len());
         for (file, hashes) in files.iter().zip(hashes) {
@@ -340,7 +356,7 @@ impl<'a> Packer<'a> {
                         file: index,
                         offset: extent.offset,
                         len: extent.len,
-                        digest: extent.digest,
+                        digest: Some(extent.digest),
                         element: Dtype::Bytes,
                         cut: Cut::Lengths(extent.lengths),
                         tensor: None,
@@ -349,10 +365,13 @@ impl<'a> Packer<'a> {
                 }
                 PartKind::Tensor { name, dtype, shape } => {
                     let grid = choose_grid(name, *dtype, shape).unwrap_or(Grid::EMPTY);
-                    let digest = cut::digest(&file.file, part.offset, part.len, &mut worker.buffer)
-                        .map_err(io)?;
                     let (offset, len, element) = (part.offset, part.len, *dtype);
                     let cut = Cut::Grid(grid);
+                    // Where nothing can be found, the tensor is hashed when it is encoded, if each
+                    // of its bytes is read once for that.
+                    let later = fresh && cut::groups(&cut.rects()).is_some();
+                    let digest = || cut::digest(&file.file, offset, len, &mut worker.buffer);
+                    let digest = (!later).then(digest).transpose().map_err(io)?;
                     vec![Unit {
                         file: index,
                         offset,
@@ -365,10 +384,10 @@ impl<'a> Packer<'a> {
                 }
             };
             let look = |unit: &Unit| {
-                if fresh || unit.len == 0 {
+                let Some(digest) = unit.digest.filter(|_| !fresh && unit.len > 0) else {
                     return Looking::Not;
-                }
-                let (finder, digest, element) = (finder.clone(), unit.digest, unit.element);
+                };
+                let (finder, element) = (finder.clone(), unit.element);
                 Looking::Pending(runtime.spawn(async move { finder.unit(digest, element).await }))
             };
             Ok(units.into_iter().map(|unit| (look(&unit), unit)).map(|(l, u)| (u, l)).collect())
@@ -432,7 +451,7 @@ impl<'a> Packer<'a> {
             self.progress.advance(unit.len);
             let records = found.chunks.iter().map(|chunk| chunk.record).collect();
             let unit = Unit { cut: found.cut, ..unit };
-            self.done.push(Done { unit, records, written: false });
+            self.finish(unit, records, false);
         }
         Ok(())
     }
@@ -441,41 +460,67 @@ impl<'a> Packer<'a> {
         let at = self.done.len();
         let (source, offset, element) = (files[unit.file].clone(), unit.offset, unit.element);
         let rects = unit.cut.rects();
-        self.done.push(Done { unit, records: Vec::with_capacity(rects.len()), written: true });
-        for rect in rects {
-            while self.encoding.len() >= self.window {
-                self.settle_chunk()?;
+        let groups = cut::groups(&rects);
+        let groups = groups.unwrap_or_else(|| rects.iter().copied().map(Group::alone).collect());
+        let digesting = unit.digest.is_none().then(Digesting::default);
+        self.digesting.extend(digesting.clone().map(|digesting| (at, digesting)));
+        self.finish(unit, Vec::with_capacity(rects.len()), true);
+        for (number, group) in groups.into_iter().enumerate() {
+            let len = group.len();
+            while self.encoding.len() >= self.window
+                || (self.under_way + len > AHEAD && !self.encoding.is_empty())
+            {
+                self.settle_group()?;
             }
+            let turn = digesting.as_ref().map(|digesting| digesting.turn(number));
             let (source, choice) = (source.clone(), self.options.codec);
             let buffers = self.buffers.clone();
             let (finder, runtime) = (self.finder.clone(), self.runtime.clone());
-            let chunk = self.pool.spawn(move |worker| {
-                let decoded = cut::chunk(&source.file, offset, rect, &buffers)
+            let chunks = self.pool.spawn(move |worker| {
+                let read = cut::read(&source.file, offset, &group, &buffers)
                     .map_err(ModelError::io(&source.location))?;
-                if let Some(known) = known(&finder, &runtime, &decoded, element, choice)? {
-                    return Ok(Chunk::Known(known));
+                let mut chunks = Vec::with_capacity(read.chunks.len());
+                for decoded in read.chunks {
+                    chunks.push(match known(&finder, &runtime, &decoded, element, choice)? {
+                        Some(known) => Chunk::Known(known),
+                        None => Chunk::New(worker.encoder.encode(choice, element, decoded)),
+                    });
                 }
-                Ok(Chunk::New(worker.encoder.encode(choice, element, decoded)))
+                if let (Some(turn), Some(run)) = (turn, read.run) {
+                    turn.change(|hasher| {
+                        hasher.update(&run);
+                    });
+                }
+                Ok(chunks)
             });
-            self.encoding.push_back(Encoding { at, len: rect.len(), chunk });
+            self.under_way += len;
+            self.encoding.push_back(Encoding { at, len, chunks });
         }
         Ok(())
     }
 
-    fn settle_chunk(&mut self) -> Result<(), PackError> {
-        let Some(Encoding { at, len, chunk }) = self.encoding.pop_front() else { return Ok(()) };
-        let record = match chunk.wait()?? {
-            Chunk::New(encoded) => {
-                let record = encoded.record;
-                self.writer.push(encoded)?;
-                record
-            }
-            Chunk::Known(chunk) => {
-                self.writer.link(&chunk.record, chunk.place);
-                chunk.record
-            }
-        };
-        self.done[at].records.push(record);
+    fn finish(&mut self, unit: Unit, records: Vec<ChunkRecord>, written: bool) {
+        let digest = unit.digest.unwrap_or_else(|| ContentDigest::of(b""));
+        self.done.push(Done { unit, digest, records, written });
+    }
+
+    fn settle_group(&mut self) -> Result<(), PackError> {
+        let Some(Encoding { at, len, chunks }) = self.encoding.pop_front() else { return Ok(()) };
+        self.under_way -= len;
+        for chunk in chunks.wait()?? {
+            let record = match chunk {
+                Chunk::New(encoded) => {
+                    let record = encoded.record;
+                    self.writer.push(encoded)?;
+                    record
+                }
+                Chunk::Known(chunk) => {
+                    self.writer.link(&chunk.record, chunk.place);
+                    chunk.record
+                }
+            };
+            self.done[at].records.push(record);
+        }
         self.progress.advance(len);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! jobs were given, so that the output does not depend on the number of threads.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::codec::Encoder;
@@ -85,9 +85,80 @@ impl Drop for Pool {
     }
 }
 
+/// A value that jobs change one after the other, whichever is ready first. They must have been given
+/// to the pool in that order, so that a job which waits never keeps an earlier one from running.
+#[derive(Debug, Default)]
+pub(super) struct InOrder<T> {
+    state: Mutex<(usize, T)>,
+    passed: Condvar,
+}
+
+/// A job's place in the order. Dropped, it is passed on, so that nobody waits for a job that failed.
+pub(super) struct Turn<T> {
+    of: Arc<InOrder<T>>,
+    number: usize,
+}
+
+impl<T> InOrder<T> {
+    /// The place of the job with this number, from 0 on.
+    pub(super) fn turn(self: &Arc<Self>, number: usize) -> Turn<T> {
+        Turn { of: self.clone(), number }
+    }
+
+    /// Reads the value, whoever has had a turn.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.state.lock().unwrap_or_else(PoisonError::into_inner).1)
+    }
+}
+
+impl<T> Turn<T> {
+    /// Waits for the earlier jobs, then changes the value.
+    pub(super) fn change(self, change: impl FnOnce(&mut T)) {
+        self.wait(change);
+    }
+
+    fn wait(&self, change: impl FnOnce(&mut T)) {
+        let state = self.of.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |state: &mut (usize, T)| state.0 < self.number;
+        let state = self.of.passed.wait_while(state, waits);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if state.0 == self.number {
+            change(&mut state.1);
+            state.0 += 1;
+            self.of.passed.notify_all();
+        }
+    }
+}
+
+impl<T> Drop for Turn<T> {
+    fn drop(&mut self) {
+        self.wait(|_| {});
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_are_taken_in_order_and_lost_ones_passed_on() {
+        let pool = Pool::new(3);
+        let value = Arc::new(InOrder::<Vec<usize>>::default());
+        let job = |i: usize| {
+            let turn = value.turn(i);
+            pool.spawn(move |_| match i % 10 {
+                3 => drop(turn),
+                7 => panic!("on purpose, with {} waiting", turn.number),
+                _ => turn.change(|seen| seen.push(i)),
+            })
+        };
+        let pending: Vec<_> = (0..27).map(job).collect();
+        for pending in pending {
+            let _ = pending.wait();
+        }
+        let want: Vec<_> = (0..27).filter(|i| ![3, 7].contains(&(i % 10))).collect();
+        value.read(|seen| assert_eq!(*seen, want));
+    }
 
     #[test]
     fn results_come_to_whoever_waits_and_panics_are_reported() {

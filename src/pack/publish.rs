@@ -101,18 +101,18 @@ impl Packed {
                 limit: u64::from(u32::MAX),
             })
         };
-        for Done { unit, records, .. } in done {
+        for Done { unit, digest, records, .. } in done {
             let (file, own) = &mut entries.files[unit.file];
             let (Some(part), Cut::Grid(grid)) = (unit.tensor, unit.cut) else {
                 let chunks = narrow(records.len())?;
-                file.extents.push(Extent::Content { len: unit.len, digest: unit.digest, chunks });
+                file.extents.push(Extent::Content { len: unit.len, digest, chunks });
                 own.extend(records);
                 continue;
             };
             let PartKind::Tensor { name, dtype, shape } = part.kind else { continue };
             let ordinal = narrow(entries.tensors.len())?;
             file.extents.push(Extent::Tensor { ordinal });
-            let (file, digest) = (narrow(unit.file)?, unit.digest);
+            let file = narrow(unit.file)?;
             let entry = TensorEntry { ordinal, file, name, dtype, shape, digest, grid };
             entries.tensors.push((entry, records));
         }
@@ -126,6 +126,6 @@ fn hinted(done: &[Done]) -> impl Iterator<Item = ObjectPath> + '_ {
     done.iter().filter_map(move |done| {
         let first = last_file.replace(done.unit.file) != Some(done.unit.file);
         let wanted = done.unit.len >= MIN_HINT || (first && done.unit.len > 0);
-        (done.written && wanted).then(|| paths::by_tensor(done.unit.digest))
+        (done.written && wanted).then(|| paths::by_tensor(done.digest))
     })
 }

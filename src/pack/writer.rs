@@ -1,4 +1,4 @@
-//! Writing packs: chunks in load order, sealed at about 32 MiB, stored while the next one fills.
+//! Writing packs: chunks in load order, sealed at about 16 MiB, stored while the next one fills.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -8,21 +8,23 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::PackError;
-use super::buffer::Buffers;
+use crate::buffers::Buffers;
 use crate::codec::Encoded;
 use crate::format::layout::Place;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::id::{PackId, StoredDigest};
+use crate::memory;
 use crate::store::{Lease, Store, StoreError};
 
-/// Half of what the format allows: two packs travel while a third fills, all within 100 MiB.
-pub(crate) const TARGET: u64 = 32 << 20;
+/// A quarter of what the format allows: long enough for a request of its own, and a load that asks
+/// for packs whole keeps few bytes on their way.
+pub(crate) const TARGET: u64 = 16 << 20;
 /// Packs on their way to the store at a time.
 const IN_FLIGHT: usize = 2;
-/// Room for a pack with its index.
-const BUFFER: usize = (TARGET as usize) + (1 << 20);
+/// Room for a pack with its index, mostly.
+const BUFFER: usize = (TARGET as usize) + (64 << 10);
 
 /// What a pack's writing added to the store.
 pub(crate) struct Stored {
@@ -37,8 +39,9 @@ pub(super) struct PackWriter {
     lease: Lease,
     runtime: Handle,
     index: PackIndex,
-    /// The chunks of `index`, back to back.
+    /// The chunks of `index`, back to back, then room.
     data: BytesMut,
+    filled: usize,
     buffers: Buffers,
     /// Chunks of packs that are not stored yet: their places are not known yet.
     unplaced: HashSet<StoredDigest>,
@@ -55,7 +58,8 @@ impl PackWriter {
             runtime,
             index: PackIndex::new(0),
             data: BytesMut::new(),
-            buffers: Buffers::new(BUFFER, IN_FLIGHT + 1),
+            filled: 0,
+            buffers: Buffers::new((IN_FLIGHT + 1) * BUFFER),
             unplaced: HashSet::new(),
             places: HashMap::new(),
             writing: VecDeque::new(),
@@ -80,10 +84,11 @@ impl PackWriter {
         }
         // An empty pack has room for any chunk.
         if self.index.push(record).is_some() {
-            if self.data.capacity() == 0 {
-                self.data = self.buffers.take();
+            if self.data.is_empty() {
+                self.data = self.buffers.take(BUFFER);
+                memory::populate(&mut self.data[..BUFFER]);
             }
-            self.data.extend_from_slice(&stored);
+            append(&mut self.data, &mut self.filled, &stored);
             self.unplaced.insert(record.stored);
         }
         Ok(())
@@ -92,7 +97,8 @@ impl PackWriter {
     fn seal(&mut self) -> Result<(), PackError> {
         let index = std::mem::replace(&mut self.index, PackIndex::new(0));
         let data = std::mem::take(&mut self.data);
-        if data.is_empty() {
+        let filled = std::mem::take(&mut self.filled);
+        if filled == 0 {
             return Ok(());
         }
         while self.writing.len() >= IN_FLIGHT {
@@ -101,9 +107,9 @@ impl PackWriter {
         let (store, lease) = (self.store.clone(), self.lease.clone());
         let buffers = self.buffers.clone();
         let parts = move |end: Bytes| {
-            let mut data = data;
-            data.extend_from_slice(&end);
-            vec![buffers.share(data)]
+            let (mut data, mut len) = (data, filled);
+            append(&mut data, &mut len, &end);
+            vec![buffers.share(data, len)]
         };
         let write = write(store, lease, index, parts);
         self.writing.push_back(self.runtime.spawn(write));
@@ -129,6 +135,16 @@ impl PackWriter {
         }
         Ok((self.places, self.new_bytes))
     }
+}
+
+/// Writes `bytes` behind the first `filled` ones; `data` grows where it must.
+fn append(data: &mut BytesMut, filled: &mut usize, bytes: &[u8]) {
+    let end = *filled + bytes.len();
+    if data.len() < end {
+        data.resize(end, 0);
+    }
+    data[*filled..end].copy_from_slice(bytes);
+    *filled = end;
 }
 
 /// Stores one pack. It is in the lease before anything else looks at it, and never takes the name

@@ -3,7 +3,15 @@
 //! A sink sees tensors in the order asked, each as one run of rising offsets, and only bytes that
 //! were verified.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod dequant;
+pub mod device;
 pub mod host;
+pub mod stream;
+pub mod upload;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 use std::sync::Arc;
 

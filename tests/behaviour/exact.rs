@@ -179,6 +179,43 @@ fn refused(model: &Path, store: &Path, words: &[&str], what: &str) {
     assert_eq!(run.number("status"), 1, "{what}");
 }
 
+/// Links that someone planted in the folder lead no file out of it.
+#[test]
+fn planted_links_lead_nothing_out_of_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (input, store, out, outside) = (path("model"), path("store"), path("out"), path("outside"));
+    Model::default().with("config.json", b"{}").with("sub/deep/file", b"data").write(&input);
+    pack(&store, &input, "x", &[]);
+    let unpack = || tenpak(&["unpack", "x", "--store", text(&store), "--out", text(&out)]);
+    let plant = |at: &str, to: &Path| {
+        fs::remove_dir_all(&out).ok();
+        fs::remove_dir_all(&outside).ok();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), b"kept").unwrap();
+        fs::create_dir_all(out.join(at).parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(to, out.join(at)).unwrap();
+    };
+    for (at, to) in [("sub", outside.clone()), ("sub/deep", outside.clone()), ("sub", "..".into())]
+    {
+        plant(at, &to);
+        let run = unpack();
+        assert_eq!(run.status, Some(1), "{at}: {}", run.error);
+        assert!(
+            run.error.contains(at) && run.error.contains("links are not followed"),
+            "{}",
+            run.error
+        );
+    }
+    // A link in the place of a file is replaced, not written through.
+    plant("config.json", &outside.join("kept"));
+    assert_eq!(unpack().status, Some(0));
+    assert_eq!(fs::read(out.join("config.json")).unwrap(), b"{}");
+    assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "nothing else appeared");
+    assert!(!path("deep").exists());
+}
+
 /// A store that is none is said to be none, before anything is written to it.
 #[test]
 fn a_store_of_another_version_is_left_alone() {

@@ -81,7 +81,7 @@ fn a_request_that_fails_leaves_the_store_valid() {
 fn a_full_disk_is_an_error_and_no_damage() {
     let folder = tempfile::tempdir().unwrap();
     let (input, store) = (folder.path().join("model"), folder.path().join("store"));
-    // Packs of 32 MiB and one of 8 MiB, of which only the last fits under the limit.
+    // Packs of 16 MiB and one of 8 MiB, of which only the last fits under the limit.
     Model::layers(5, 4096, 3).write(&input);
     let older = folder.path().join("older");
     Model::layers(1, 100, 9).write(&older);
@@ -101,7 +101,7 @@ fn a_full_disk_is_an_error_and_no_damage() {
         Run::of(outer.output().unwrap())
     };
     let open = || Store::new(Arc::new(DirBackend::new(store.clone())));
-    for kib in [0, 100, 20 << 10] {
+    for kib in [0, 100, 12 << 10] {
         let run = limited(kib);
         assert_eq!(run.status, Some(1), "{kib} KiB: {}", run.error);
         assert!(run.error.contains(text(&store)), "{}", run.error);

@@ -8,10 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
-use rustix::fs::Advice;
+use rustix::fs::{Advice, OFlags};
+use rustix::io::Errno;
 
 use super::Failure;
+use crate::memory::BLOCK;
 
+/// From this length on, bytes that begin at a block of memory go to the disk without a copy in the
+/// page cache: the copy costs as much as hashing, and a model would push everything else out.
+const DIRECT: usize = 1 << 20;
 /// Write-back is started every so many bytes, so that the disk works while the rest is written.
 const WRITE_BACK: u64 = 8 << 20;
 
@@ -59,9 +64,14 @@ impl Drop for Temp {
 }
 
 fn write_parts(mut file: &File, parts: &[Bytes]) -> Result<(), Failure> {
-    let mut started = 0u64;
-    let mut written = 0u64;
     let mut rest: Vec<Bytes> = parts.iter().filter(|p| !p.is_empty()).cloned().collect();
+    let direct = match rest.first_mut() {
+        Some(first) => write_direct(file, first)?,
+        None => 0,
+    };
+    let mut started = direct;
+    let mut written = direct;
+    rest.retain(|part| !part.is_empty());
     rest.reverse();
     while !rest.is_empty() {
         let slices: Vec<IoSlice<'_>> =
@@ -89,6 +99,40 @@ fn write_parts(mut file: &File, parts: &[Bytes]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Writes whole blocks from the front of `part` past the page cache and takes them off; how many
+/// bytes. What the file system refuses to take so is left.
+#[cfg(target_os = "linux")]
+fn write_direct(mut file: &File, part: &mut Bytes) -> Result<u64, Failure> {
+    if part.len() < DIRECT || part.as_ptr().align_offset(BLOCK) != 0 {
+        return Ok(0);
+    }
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return Ok(0);
+    }
+    let mut written = 0;
+    while let Some(blocks) = part.get(..part.len() / BLOCK * BLOCK).filter(|b| !b.is_empty()) {
+        let n = match file.write(blocks) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => break,
+            Err(e) => return Err(e.into()),
+        };
+        part.advance(n);
+        written += n as u64;
+        if n == 0 || n % BLOCK != 0 {
+            break;
+        }
+    }
+    rustix::fs::fcntl_setfl(file, flags)?;
+    Ok(written)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_direct(_: &File, _: &mut Bytes) -> Result<u64, Failure> {
+    Ok(0)
 }
 
 pub(super) fn make_parent(target: &Path) -> Result<(), Failure> {

@@ -1,0 +1,214 @@
+//! The CUDA kernels: compiled for every architecture, run on the host, and on a device if there is one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+
+use tenpak::quant::kernel::{Family, Launch, suffix};
+use tenpak::quant::split::{Limits, runs};
+use tenpak::quant::{Float, Weight, dequantize, sample};
+use tenpak::sink::cuda::{Cuda, CudaParts, nvrtc};
+use tenpak::sink::device::DeviceError;
+
+use super::compare::assert_same;
+
+/// Names NVRTC's library as `tests/setup.sh` installs it.
+fn use_nvrtc() {
+    static NAMED: Once = Once::new();
+    NAMED.call_once(|| {
+        if std::env::var_os("TENPAK_NVRTC").is_some() {
+            return;
+        }
+        let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/lib");
+        let library = packages.read_dir().into_iter().flatten().flatten().find_map(|python| {
+            let library = python.path().join("site-packages/nvidia/cu13/lib/libnvrtc.so.13");
+            library.exists().then_some(library)
+        });
+        let library = library.expect("tests/setup.sh installs nvidia-cuda-nvrtc");
+        // SAFETY: once, before anything in this process reads the variable.
+        unsafe { std::env::set_var("TENPAK_NVRTC", library) };
+    });
+}
+
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    use_nvrtc();
+    for family in Family::ALL {
+        for architecture in ["sm_80", "sm_90", "sm_100"] {
+            let code = nvrtc::compile(family, architecture).unwrap();
+            for entry in family.entries() {
+                for out in Float::ALL {
+                    let name = format!("{entry}_{}", suffix(out));
+                    let there = code.windows(name.len()).any(|window| window == name.as_bytes());
+                    assert!(there, "{family:?} for {architecture} lacks {name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_says_why() {
+    use_nvrtc();
+    match nvrtc::compile(Family::Int8, "sm_1") {
+        Err(DeviceError::Compile { log, .. }) => assert!(log.contains("architecture"), "{log}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn on_a_device_every_kernel_equals_the_reference_and_without_one_it_says_so() {
+    use_nvrtc();
+    let cuda = match Cuda::open(0) {
+        Ok(cuda) => cuda,
+        Err(error) => {
+            assert!(!Path::new("/dev/nvidia0").exists(), "there is a device: {error}");
+            assert!(matches!(error, DeviceError::NoDriver(_)), "{error}");
+            return;
+        }
+    };
+    for (name, weight) in sample::cases(300, 520) {
+        let parts = sample::parts(&weight, 7);
+        let bound = CudaParts(parts.0.each_ref().map(|part| Some(cuda.upload(part).unwrap())));
+        for out in Float::ALL {
+            let expected = dequantize(&weight, &parts.borrow(), out).unwrap();
+            let result = cuda.dequantize(&weight, &bound, out).unwrap();
+            let got = cuda.read(&result, expected.len() as u64).unwrap();
+            assert_same(&name, out, &got, &expected);
+        }
+    }
+}
+
+/// Memory that ends `SLACK` bytes before a page that nobody may touch.
+struct Fenced {
+    map: *mut libc::c_void,
+    size: usize,
+    start: usize,
+}
+
+const PAGE: usize = 4096;
+const SLACK: usize = 16;
+
+impl Fenced {
+    fn new(bytes: &[u8]) -> Self {
+        // Aligned as on a device, so that slack and rounding lie behind the bytes.
+        let used = bytes.len().next_multiple_of(16) + SLACK;
+        let size = used.next_multiple_of(PAGE) + PAGE;
+        let (access, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new memory of our own; the last page of it is closed.
+        let map = unsafe {
+            let map = libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0);
+            assert!(map != libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(map.byte_add(size - PAGE), PAGE, libc::PROT_NONE), 0);
+            map
+        };
+        let start = size - PAGE - used;
+        // SAFETY: `used` bytes from `start` on are open, and at least as long as `bytes`.
+        unsafe {
+            let at = map.byte_add(start).cast::<u8>();
+            std::ptr::write_bytes(at, 0xa5, used);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len());
+        }
+        Self { map, size, start }
+    }
+
+    fn at(&self) -> *mut u8 {
+        // SAFETY: within the map.
+        unsafe { self.map.byte_add(self.start).cast() }
+    }
+
+    fn read(&self, len: usize) -> Vec<u8> {
+        // SAFETY: `len` bytes were asked for when it was made.
+        unsafe { std::slice::from_raw_parts(self.at(), len) }.to_vec()
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and not used again.
+        unsafe { libc::munmap(self.map, self.size) };
+    }
+}
+
+/// A family's kernels as a library for the host.
+fn host_library(dir: &Path, family: Family) -> libloading::Library {
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/devices/cuda_host");
+    let source: PathBuf = dir.join(format!("{family:?}.cpp"));
+    let library = dir.join(format!("{family:?}.so"));
+    let text = format!("#include \"shim.h\"\n{}\n#include \"launch.h\"\n", family.cuda());
+    std::fs::write(&source, text).unwrap();
+    let built = Command::new("c++")
+        .args([
+            "-std=c++17",
+            "-O1",
+            "-ffp-contract=off",
+            "-fno-strict-aliasing",
+            "-w",
+            "-shared",
+            "-fPIC",
+        ])
+        .arg("-I")
+        .arg(host)
+        .arg("-o")
+        .args([&library, &source])
+        .status()
+        .expect("tests/setup.sh installs a C++ compiler");
+    assert!(built.success(), "{family:?}");
+    // SAFETY: the library just built has no initialization but that of its own variables.
+    unsafe { libloading::Library::new(library) }.unwrap()
+}
+
+type LaunchFn = unsafe extern "C" fn(*const (), u32, *const u8, *const *const u8, *mut u8);
+
+fn run_on_host(library: &libloading::Library, weight: &Weight, seed: u64, out: Float) -> Vec<u8> {
+    let parts = sample::parts(weight, seed);
+    let bound = parts.0.each_ref().map(|part| Fenced::new(part));
+    let len = (weight.elements() * out.size()) as usize;
+    let result = Fenced::new(&vec![0x5a; len.next_multiple_of(32) - SLACK]);
+    for run in runs(weight, out, Limits { binding: 4 << 20, align: 256 }).unwrap() {
+        let launch = Launch::new(&run);
+        let at: [*const u8; 5] = std::array::from_fn(|i| {
+            let start = if run.parts[i].is_empty() { 0 } else { run.parts[i].start as usize };
+            bound[i].at().wrapping_add(start).cast_const()
+        });
+        let name = format!("{}_{}", launch.program.entry, suffix(out));
+        // SAFETY: the signatures are those of `launch.h` and of every kernel; memory is as large as
+        // on a device, and a kernel that goes beyond it faults.
+        unsafe {
+            let start = library.get::<LaunchFn>(b"launch").unwrap();
+            let kernel = library.get::<*const ()>(name.as_bytes()).unwrap();
+            let params = launch.params.to_bytes();
+            let result = result.at().add(run.out.start as usize);
+            start(*kernel, launch.cuda_blocks() as u32, params.as_ptr(), at.as_ptr(), result);
+        }
+    }
+    result.read(len)
+}
+
+#[test]
+fn run_on_the_host_every_kernel_equals_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cases = sample::cases(70, 270);
+    // Some in runs: 4 MiB are bound at most.
+    cases.extend(sample::cases(4200, 256).into_iter().filter(|(name, _)| {
+        ["nf4 nested", "int8", "gptq4 2", "awq", "packed4 2", "fp8 per block", "q8_0"]
+            .iter()
+            .any(|kind| name.starts_with(kind))
+    }));
+    for family in Family::ALL {
+        let library = host_library(dir.path(), family);
+        for (name, weight) in &cases {
+            let first =
+                &runs(weight, Float::F32, Limits { binding: 1 << 40, align: 256 }).unwrap()[0];
+            if Launch::new(first).program.family != family {
+                continue;
+            }
+            let parts = sample::parts(weight, 7);
+            for out in Float::ALL {
+                let expected = dequantize(weight, &parts.borrow(), out).unwrap();
+                assert_same(name, out, &run_on_host(&library, weight, 7, out), &expected);
+            }
+        }
+    }
+}
