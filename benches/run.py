@@ -14,12 +14,14 @@ import shutil
 import signal
 import sys
 
+import floats
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
 from lines import LINES
 from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
+LINES = LINES | {"codec": floats.codec}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 

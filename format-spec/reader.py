@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""A second reader of TenPak stores, written from v1.md alone: the specification, executable.
+"""A second reader of TenPak stores, written from v1.md and codecs.md alone: the specification,
+executable.
 
-It favours plainness over speed. Numbers in brackets are sections of v1.md. Python 3.9 or later
+It favours plainness over speed. Numbers in brackets are sections of them. Python 3.9 or later
 with the packages `blake3` and `zstandard`.
 """
 import argparse
@@ -221,6 +222,104 @@ class Cursor:
         return value
 
 
+# ---- codecs, codecs.md ---------------------------------------------------------------------
+
+FORMS = {(1, 0), (2, 0), (2, 5), (2, 8), (4, 0), (4, 8), (8, 0), (8, 11)}
+STREAM, LONGEST = 4096, 14
+
+
+def read_code(c):
+    """[12.2] -> for every 14 bits, the first of them lowest: the symbol and the length of its code."""
+    first, listed = c.unpack("BB")
+    listed += 1
+    need(first + listed <= 256, "code: symbols above 255")
+    halves = [half for byte in c.take((listed + 1) // 2) for half in (byte & 15, byte >> 4)]
+    need(listed % 2 == 0 or halves[-1] == 0, "code: padding is not zero")
+    lengths = halves[:listed]
+    need(lengths[0] and lengths[-1], "code: the first or the last symbol listed has none")
+    need(max(lengths) <= LONGEST, "code: longer than 14 bits")
+    need(sum(1 << LONGEST >> n for n in lengths if n) == 1 << LONGEST, "code: not complete")
+    table, code = [None] * (1 << LONGEST), 0
+    for length in range(1, LONGEST + 1):
+        code <<= 1
+        for symbol in (s for s in range(listed) if lengths[s] == length):
+            start = int(format(code, "0%db" % length)[::-1], 2)
+            for at in range(start, 1 << LONGEST, 1 << length):
+                table[at] = (first + symbol, length)
+            code += 1
+    return table
+
+
+def read_section(c, n):
+    """[12.2] -> the n symbols of a coded plane."""
+    count = c.unpack("B")
+    need(1 <= count <= 8, "section: not 1 to 8 codes")
+    codes = [read_code(c) for _ in range(count)]
+    heads = [c.unpack("H") for _ in range(-(-n // STREAM))]
+    out = bytearray()
+    for i, head in enumerate(heads):
+        need(head >> 13 < count, "stream: a code that there is not")
+        data, table = c.take(head & 0x1fff), codes[head >> 13]
+        at, end, bits = 0, 8 * len(data), data + bytes(3)
+        for _ in range(min(STREAM, n - i * STREAM)):
+            word = int.from_bytes(bits[at >> 3:(at >> 3) + 3], "little") >> (at & 7)
+            symbol, length = table[word & (1 << LONGEST) - 1]
+            out.append(symbol)
+            at += length
+            need(at <= end, "stream: shorter than its symbols")
+        need(end - at < 8, "stream: longer than its symbols")
+        need(at == end or data[-1] >> (at & 7) == 0, "stream: does not end in zero bits")
+    return bytes(out)
+
+
+def read_planes(c, modes, constants, n):
+    """[12.1] the planes, the lowest first; nothing may follow them."""
+    need(all(mode <= 2 for mode in modes), "parameters: unknown mode of a plane")
+    planes = [bytes([byte]) * n for byte in constants]
+    for wanted in (1, 0):
+        for p in reversed(range(len(modes))):
+            if modes[p] == wanted:
+                planes[p] = read_section(c, n) if wanted == 1 else c.take(n)
+    need(c.at == len(c.data), "planes: bytes that belong to none")
+    return planes
+
+
+def decode_planes(params, stored, length):
+    """[12.1]"""
+    width, exponent, modes, constants = params[0], params[1], params[2:10], params[10:18]
+    need((width, exponent) in FORMS, "parameters: no such form of elements")
+    need(not any(modes[width:]) and not any(params[18:]), "parameters: reserved bytes are not zero")
+    need(not any(byte for byte, mode in zip(constants, modes) if mode != 2), "parameters: a constant of no constant plane")
+    need(length % width == 0, "the decoded length is no whole number of elements")
+    n = length // width
+    planes = read_planes(Cursor(stored, "planes"), modes[:width], constants[:width], n)
+    out = bytearray(length)
+    for p, plane in enumerate(planes):
+        out[p::width] = plane
+    if exponent == 0:
+        return bytes(out)
+    form, low = {2: "H", 4: "I", 8: "Q"}[width], 8 * width - 1 - exponent
+    numbers = struct.unpack("<%d%s" % (n, form), out)
+    top, mask = 8 * width - 1, (1 << low) - 1
+    return struct.pack("<%d%s" % (n, form), *((x >> low & 1) << top | x >> low + 1 << low | x & mask for x in numbers))
+
+
+def decode_palette(params, stored, length):
+    """[12.3]"""
+    width, mode, constant, count = params[0], params[2], params[10], params[18] + 1
+    need(width in (2, 4, 8) and params[1] == 0, "parameters: no such form of elements")
+    need(not any(params[3:10]) and not any(params[11:18]) and params[19] == 0, "parameters: reserved bytes are not zero")
+    need(mode == 2 or constant == 0, "parameters: a constant of no constant plane")
+    need(length % width == 0, "the decoded length is no whole number of elements")
+    c = Cursor(stored, "palette")
+    values = [c.take(width) for _ in range(count)]
+    numbers = [int.from_bytes(value, "little") for value in values]
+    need(all(a < b for a, b in zip(numbers, numbers[1:])), "palette: does not ascend")
+    indexes, = read_planes(c, [mode], [constant], length // width)
+    need(max(indexes) < count, "palette: an index beyond it")
+    return b"".join(values[i] for i in indexes)
+
+
 class Record:
     """[3] chunk record."""
 
@@ -235,8 +334,9 @@ class Record:
         need(self.stored <= self.decoded, what + ": stored length above the decoded length")
         need(self.depth <= DEPTH, what + ": depth above %d" % DEPTH)
         need((self.depth == 0) == (self.base == ZERO), what + ": a base if and only if depth is not 0")
-        if self.codec in (0, 1):  # [12] neither takes parameters nor a base
+        if self.codec in (0, 1):  # [12]
             need(not any(self.params), what + ": parameters of a codec without any")
+        if self.codec in (0, 1, 16, 17):
             need(self.depth == 0, what + ": a base for a codec without one")
         if self.codec == 0:
             need(self.stored == self.decoded and self.id == self.content, what + ": raw, but stored and decoded differ")
@@ -256,6 +356,10 @@ class Record:
                 need(decoder.eof and not decoder.unused_data, "zstd: not exactly one frame")
             except zstandard.ZstdError as error:
                 raise Invalid("zstd: %s" % error)
+        elif self.codec == 16:
+            data = decode_planes(self.params, stored, self.decoded)
+        elif self.codec == 17:
+            data = decode_palette(self.params, stored, self.decoded)
         else:
             raise Failed("unknown codec %d: this chunk cannot be read" % self.codec)
         need(len(data) == self.decoded, "decoded length differs")

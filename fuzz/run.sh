@@ -19,6 +19,7 @@ seeds() {
         fuzz_openpgp_sig) echo $fixtures/trust ;;
         fuzz_pack_index) echo $hostile/pack-index $hostile/pack-trailer $v1/store/packs ;;
         fuzz_page) echo $hostile/tensor-page $hostile/file-page $v1/store/tables $v1/objects ;;
+        fuzz_planes) echo $hostile/chunk $v1/chunks ;;
         fuzz_record) echo $hostile/record ;;
         fuzz_store_document)
             echo $hostile/by-tensor $hostile/descriptor $hostile/lease $hostile/tombstone

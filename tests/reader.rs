@@ -333,6 +333,7 @@ fn golden_objects_pass_the_same_checks() {
     ] {
         check(kind, files(&store.join(folder)));
     }
+    check("chunk", files(&golden().join("chunks")));
     check("refs-index", vec![store.join("refs/index")]);
     check("descriptor", vec![store.join("tenpak.json")]);
     check("tensor-page", vec![golden().join("objects/page-with-bases")]);

@@ -1,6 +1,8 @@
 //! The test vectors: golden objects are read and written again byte for byte, hostile ones are
 //! refused with the named error, and both are what `examples/make_vectors` writes.
 
+#[path = "../examples/make_vectors/codecs.rs"]
+mod codecs;
 #[path = "../examples/make_vectors/golden.rs"]
 mod golden;
 #[path = "../examples/make_vectors/hostile.rs"]
@@ -62,6 +64,7 @@ fn stored(folder: &str) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn generating_again_gives_the_committed_files() {
     let mut files = golden::objects().unwrap();
+    codecs::golden(&mut files).unwrap();
     hostile::objects(&mut files).unwrap();
     let folder = tempfile::tempdir().unwrap();
     golden::write(folder.path(), &files).unwrap();
@@ -191,6 +194,19 @@ fn objects_beyond_the_store_are_written_as_read() {
     assert_eq!(manifest.to_bytes().unwrap(), bytes);
     let bytes = read("manifest-later");
     assert!(Manifest::parse(&bytes, ManifestId::of(&bytes)).is_ok(), "unknown fields are ignored");
+}
+
+#[test]
+fn chunks_of_every_codec_decode_to_what_they_name() {
+    let chunks = read_all(&fixtures().join("v1/chunks"));
+    assert!(chunks.len() >= 9);
+    for (name, bytes) in chunks {
+        let (record, stored) = bytes.split_at(ChunkRecord::LEN);
+        let record = ChunkRecord::parse(record.try_into().unwrap()).unwrap();
+        let chunk = VerifiedChunk::verify(record, BytesMut::from(stored)).unwrap();
+        let decoded = codec::into_decoded(chunk).unwrap();
+        assert_eq!(record.decoded.as_bytes(), blake3::hash(&decoded).as_bytes(), "{name}");
+    }
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tenpak::dtype::Dtype;
 use tenpak::format::record::ChunkRecord;
 
+use super::codecs;
 use super::golden::{Objects, canonical, ed25519_key_id, run_frame, signed};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -127,6 +128,8 @@ fn records(cases: &mut Cases) {
             ("element-unknown", "unknown element type", &[(1, &[15])]),
             ("zstd-parameters", "fit codec zstd", &[(31, &[1])]),
             ("zstd-with-base", "fit codec zstd", &[(2, &[1]), (96, &[1])]),
+            ("planes-with-base", "fit codec planes", &[(0, &[16]), (2, &[1]), (96, &[1])]),
+            ("palette-with-base", "fit codec palette", &[(0, &[17]), (2, &[1]), (96, &[1])]),
         ],
     );
     cases.changes(
@@ -171,6 +174,10 @@ fn chunks(cases: &mut Cases) {
     cases.add("unknown-codec", "codec 40", chunk(based(b"?", 0, b""), b"?"));
     if let Some(case) = cases.list.last_mut() {
         case["status"] = json!(1); // not damage: a newer reader knows it
+    }
+    for (section, name, error, bytes) in codecs::hostile() {
+        cases.group("chunk", section);
+        cases.add(name, error, bytes);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `cargo run --example make_vectors -- fixtures`
 
+mod codecs;
 mod golden;
 mod hostile;
 
@@ -13,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: make_vectors OUT".into());
     };
     let mut files = golden::objects()?;
+    codecs::golden(&mut files)?;
     hostile::objects(&mut files)?;
     golden::write(&out, &files)?;
     println!("{} files in {}", files.len(), out.display());

@@ -11,16 +11,17 @@ use tenpak::verify::VerifiedChunk;
 
 fuzz_target!(|data: &[u8]| {
     // Repeated, so that short inputs make chunks long enough to be sampled first.
-    let Some((&times, data)) = data.split_first() else { return };
+    let Some((&[times, element], data)) = data.split_first_chunk() else { return };
     let mut decoded = data.repeat(usize::from(times) + 1);
     decoded.truncate(MAX_CHUNK as usize);
     if decoded.is_empty() {
         return;
     }
     let decoded = Bytes::from(decoded);
+    let element = Dtype::ALL[usize::from(element) % Dtype::ALL.len()];
     let mut encoder = Encoder::default();
     for (choice, _) in CodecChoice::ALL {
-        let encoded = encoder.encode(choice, Dtype::BF16, decoded.clone());
+        let encoded = encoder.encode(choice, element, decoded.clone());
         assert!(encoded.stored.len() <= decoded.len());
         let record = encoded.record;
         assert_eq!(ChunkRecord::parse(&record.to_bytes()).ok(), Some(record));

@@ -83,8 +83,20 @@ fn tensor_json(whole: &Whole, ordinal: usize, tensor: &TensorEntry) -> Value {
         },
         "chunks": encoding.chunks,
         "stored_bytes": encoding.stored_bytes,
+        "ratio": ratio(tensor.byte_len(), encoding.stored_bytes),
+        "bits_per_weight": bits_per_weight(tensor.shape.elements(), encoding.stored_bytes),
         "codecs": encoding.codecs,
     })
+}
+
+/// How many times smaller than its bytes something is stored; `None` where nothing is.
+fn ratio(bytes: u64, stored: u64) -> Option<f64> {
+    (stored > 0).then(|| bytes as f64 / stored as f64)
+}
+
+/// Stored bits of each element; `None` where there is none.
+fn bits_per_weight(elements: Option<u64>, stored: u64) -> Option<f64> {
+    elements.filter(|&n| n > 0).map(|n| 8.0 * stored as f64 / n as f64)
 }
 
 impl Inspect {
@@ -162,10 +174,10 @@ fn text(
     if signatures.is_empty() {
         text += "signature  none\n";
     }
-    let ratio = totals.raw_bytes as f64 / totals.stored_bytes.max(1) as f64;
+    let smaller = totals.raw_bytes as f64 / totals.stored_bytes.max(1) as f64;
     let codecs = look.all.codecs.iter().map(|(codec, n)| format!("{n} {codec}"));
     text += &format!(
-        "size       {} raw, {} stored ({ratio:.2}x), {} chunks: {}\n",
+        "size       {} raw, {} stored ({smaller:.2}x), {} chunks: {}\n",
         bytes::size(totals.raw_bytes),
         bytes::size(totals.stored_bytes),
         totals.chunks,
@@ -183,10 +195,13 @@ fn text(
     rows.extend(whole.files.iter().map(|(f, _)| vec![f.path.clone(), bytes::size(f.size)]));
     text += &format!("\n{}", bytes::table(&rows));
     if !look.groups.is_empty() {
-        let heading = ["TENSOR", "COUNT", "TYPE", "SHAPE", "SIZE", "STORED", "CODECS"];
+        let heading =
+            ["TENSOR", "COUNT", "TYPE", "SHAPE", "SIZE", "STORED", "RATIO", "BITS", "CODECS"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for group in &look.groups {
             let shape = group.shape.dims().iter().map(u64::to_string).collect::<Vec<_>>();
+            let stored = group.encoding.stored_bytes;
+            let elements = group.shape.elements().and_then(|n| n.checked_mul(group.count));
             let codecs = group.encoding.codecs.keys().cloned().collect::<Vec<_>>();
             rows.push(vec![
                 group.name.clone(),
@@ -195,6 +210,9 @@ fn text(
                 format!("[{}]", shape.join(", ")),
                 bytes::size(group.bytes),
                 bytes::size(group.encoding.stored_bytes),
+                ratio(group.bytes, stored).map_or_else(String::new, |ratio| format!("{ratio:.2}x")),
+                bits_per_weight(elements, stored)
+                    .map_or_else(String::new, |bits| format!("{bits:.2}")),
                 codecs.join(", "),
             ]);
         }

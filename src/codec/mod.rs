@@ -1,5 +1,7 @@
 //! Codecs: verified stored bytes to decoded bytes and back, without loss (section 12).
 
+mod float;
+mod simd;
 mod zstd;
 
 use bytes::{Bytes, BytesMut};
@@ -30,9 +32,26 @@ pub fn decode(chunk: &VerifiedChunk, out: &mut BytesMut) -> Result<(), DecodeErr
     match chunk.record().codec {
         CodecId::RAW => out.extend_from_slice(chunk.stored()),
         CodecId::ZSTD => zstd::decode(chunk.stored(), chunk.record().decoded_len, out)?,
+        codec @ (CodecId::PLANES | CodecId::PALETTE) => decode_float(codec, chunk, out)?,
         CodecId(number) => return Err(DecodeError::UnknownCodec(number)),
     }
     Ok(())
+}
+
+fn decode_float(
+    codec: CodecId,
+    chunk: &VerifiedChunk,
+    out: &mut BytesMut,
+) -> Result<(), DecodeError> {
+    let record = chunk.record();
+    let start = out.len();
+    out.resize(start + record.decoded_len as usize, 0);
+    let Some(region) = out.get_mut(start..) else { return Ok(()) };
+    float::decode(codec, &record.parameters, chunk.stored(), region).map_err(|why| {
+        out.truncate(start);
+        let codec = if codec == CodecId::PALETTE { "palette" } else { "planes" };
+        DecodeError::Malformed { codec, why: why.to_owned() }
+    })
 }
 
 /// The decoded bytes of `chunk`, without a copy where the codec is raw.
@@ -55,12 +74,14 @@ pub enum CodecChoice {
     Raw,
     /// Zstandard, where it is smaller than raw.
     Zstd,
+    /// Elements at their entropy, where that is smaller than raw.
+    Float,
 }
 
 impl CodecChoice {
     /// Every choice with its name on the command line.
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Auto, "auto"), (Self::Raw, "raw"), (Self::Zstd, "zstd")];
+    pub const ALL: [(Self, &'static str); 4] =
+        [(Self::Auto, "auto"), (Self::Raw, "raw"), (Self::Zstd, "zstd"), (Self::Float, "float")];
 }
 
 /// An encoded chunk: its record and its stored bytes.
@@ -72,10 +93,22 @@ pub struct Encoded {
     pub stored: Bytes,
 }
 
+/// A chunk's stored bytes, and what is needed to decode them.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// Through which codec.
+    pub codec: CodecId,
+    /// Its parameters.
+    pub parameters: [u8; 20],
+    /// What is stored.
+    pub stored: Bytes,
+}
+
 /// Encodes decoded bytes, of which there are 1 byte to 4 MiB; never larger than they are.
 #[derive(Default)]
 pub struct Encoder {
     zstd: zstd::Encoder,
+    float: float::Encoder,
 }
 
 impl Encoder {
@@ -84,22 +117,45 @@ impl Encoder {
         let hash = blake3::hash(&decoded);
         // `decoded` is at most 4 MiB.
         let raw = ChunkRecord::raw(element, decoded.len() as u32, hash);
-        let smaller = match choice {
-            CodecChoice::Raw => None,
-            CodecChoice::Auto => self.zstd.encode_if_promising(&decoded),
-            CodecChoice::Zstd => self.zstd.encode(&decoded),
-        };
-        let Some(stored) = smaller else {
+        let Some(payload) = self.compress(choice, element, &decoded) else {
             return Encoded { record: raw, stored: decoded };
         };
+        let Payload { codec, parameters, stored } = payload;
         let record = ChunkRecord {
-            codec: CodecId::ZSTD,
+            codec,
+            parameters,
             stored_len: stored.len() as u32,
             stored: StoredDigest::of(&stored),
             decoded: DecodedDigest::from_hash(hash),
             ..raw
         };
         Encoded { record, stored }
+    }
+
+    /// How the chunk is stored, if that is smaller than it is.
+    pub fn compress(
+        &mut self,
+        choice: CodecChoice,
+        element: Dtype,
+        decoded: &[u8],
+    ) -> Option<Payload> {
+        let zstd = |stored| Payload { codec: CodecId::ZSTD, parameters: [0; 20], stored };
+        let draft = match choice {
+            CodecChoice::Raw => return None,
+            CodecChoice::Zstd => return self.zstd.encode(decoded).map(zstd),
+            CodecChoice::Float | CodecChoice::Auto => self.float.draft(element, decoded),
+        };
+        let most = draft.as_ref().map_or(decoded.len(), |draft| draft.len);
+        if choice == CodecChoice::Auto
+            && let Some(stored) = self.zstd.encode_if_promising(decoded, most)
+        {
+            return Some(zstd(stored));
+        }
+        draft.map(|draft| Payload {
+            codec: draft.codec(),
+            parameters: draft.parameters(),
+            stored: draft.finish().into(),
+        })
     }
 }
 
@@ -115,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_choice_round_trips(seed: Vec<u8>, repeat in 1_usize..400, choice in 0_usize..3) {
+        fn every_choice_round_trips(seed: Vec<u8>, repeat in 1_usize..400, choice in 0_usize..4) {
             let mut data = seed.repeat(repeat);
             data.push(1);
             let data = Bytes::from(data);

@@ -69,14 +69,20 @@ impl Encoder {
         (frame.len() < decoded.len()).then(|| Bytes::copy_from_slice(frame))
     }
 
-    /// The frame, if a sample and then the whole save enough to be worth decoding.
-    pub(super) fn encode_if_promising(&mut self, decoded: &[u8]) -> Option<Bytes> {
-        let enough = |len: usize, of: usize| len + of / WORTHWHILE <= of;
+    /// The frame, if a sample and then the whole save enough to be worth decoding, and the whole is
+    /// smaller than the `most` bytes that another codec takes.
+    pub(super) fn encode_if_promising(&mut self, decoded: &[u8], most: usize) -> Option<Bytes> {
+        let whole = decoded.len();
+        let enough = |len: usize, of: usize| {
+            len + of / WORTHWHILE <= of && (most == whole || len * whole < most * of)
+        };
         if decoded.len() > 4 * SAMPLE {
             let middle = decoded.len() / 2;
-            let sample = &decoded[middle..middle + SAMPLE];
+            // Less is enough where another codec stands ready.
+            let size = if most < whole { SAMPLE / 4 } else { SAMPLE };
+            let sample = &decoded[middle..middle + size];
             let len = self.compress(sample)?.len();
-            if !enough(len, SAMPLE) {
+            if !enough(len, size) {
                 return None;
             }
         }

@@ -16,12 +16,18 @@ impl CodecId {
     pub const RAW: Self = Self(0);
     /// One Zstandard frame.
     pub const ZSTD: Self = Self(1);
+    /// Elements as byte planes, each raw, constant or entropy-coded.
+    pub const PLANES: Self = Self(16);
+    /// Elements as indexes into the few values that they have.
+    pub const PALETTE: Self = Self(17);
 
     /// The codec's name, or its number.
     pub fn name(self) -> std::borrow::Cow<'static, str> {
         match self {
             Self::RAW => "raw".into(),
             Self::ZSTD => "zstd".into(),
+            Self::PLANES => "planes".into(),
+            Self::PALETTE => "palette".into(),
             Self(number) => format!("codec-{number}").into(),
         }
     }
@@ -136,6 +142,7 @@ impl ChunkRecord {
                     && self.stored.as_bytes() == self.decoded.as_bytes()
             }
             CodecId::ZSTD => plain,
+            CodecId::PLANES | CodecId::PALETTE => self.base.is_none(),
             _ => true,
         };
         if fits {

@@ -220,7 +220,7 @@ pub(super) async fn left_behind(
 pub(super) fn fits(record: &ChunkRecord, element: Dtype, choice: codec::CodecChoice) -> bool {
     let codec = match choice {
         codec::CodecChoice::Raw => record.codec == CodecId::RAW,
-        codec::CodecChoice::Zstd | codec::CodecChoice::Auto => true,
+        codec::CodecChoice::Zstd | codec::CodecChoice::Float | codec::CodecChoice::Auto => true,
     };
     record.element == element && codec
 }

@@ -31,7 +31,7 @@ fn round_trip(model: &Model, codec: &str) {
 #[test]
 fn models_of_all_shapes_come_back_exactly() {
     let config = Config { cases: 12, max_shrink_iters: 20, ..Config::default() };
-    let codecs = prop::sample::select(vec!["raw", "zstd", "auto"]);
+    let codecs = prop::sample::select(vec!["raw", "zstd", "float", "auto"]);
     let cases = (models(), codecs);
     // The cases are the same in every run.
     let mut runner = TestRunner::new_with_rng(
@@ -82,7 +82,7 @@ fn odd_models_come_back_exactly_through_every_codec() {
         .with("pytorch_model.bin", &super::model::bytes(5 << 20, 3, Fill::Random));
     let script = Plain { data: b"#!/bin/sh\n".to_vec(), executable: true };
     model.files.insert("bin/run me.sh".to_owned(), script);
-    for codec in ["raw", "zstd", "auto"] {
+    for codec in ["raw", "zstd", "float", "auto"] {
         round_trip(&model, codec);
     }
 }

@@ -60,7 +60,7 @@ fn packing_600_mb_takes_at_most_256_mib() {
     let folder = tempfile::tempdir().unwrap();
     let (input, store) = (folder.path().join("model"), folder.path().join("store"));
     write_model(&input, 10, 100);
-    for (codec, threads) in [("raw", "2"), ("zstd", "2"), ("raw", "8")] {
+    for (codec, threads) in [("raw", "2"), ("zstd", "2"), ("float", "2"), ("raw", "8")] {
         std::fs::remove_dir_all(&store).ok();
         let arguments =
             ["pack", text(&input), "--store", text(&store), "--name", "m", "--codec", codec];

@@ -1,0 +1,40 @@
+//! Planes and palettes: whatever a signer wrote, decoding ends, in bounds, with all bytes or none.
+#![no_main]
+
+use bytes::{Bytes, BytesMut};
+use libfuzzer_sys::fuzz_target;
+use tenpak::codec;
+use tenpak::dtype::Dtype;
+use tenpak::format::record::{ChunkRecord, CodecId};
+use tenpak::id::StoredDigest;
+use tenpak::verify::VerifiedChunk;
+
+fuzz_target!(|data: &[u8]| {
+    // A fixture's record and stored bytes, or the codec, the length, the parameters, the rest.
+    let head: Option<(&[u8; 128], &[u8])> = data.split_first_chunk();
+    let fixture = head.and_then(|(record, stored)| Some((ChunkRecord::parse(record).ok()?, stored)));
+    let (codec, decoded_len, parameters, stored) = match fixture {
+        Some((record, stored)) => (record.codec, record.decoded_len, record.parameters, stored),
+        None => {
+            let Some((&[codec, a, b, c], rest)) = data.split_first_chunk() else { return };
+            let Some((parameters, stored)) = rest.split_first_chunk() else { return };
+            let len = u32::from_le_bytes([a, b, c & 3, 0]);
+            (CodecId(16 + codec % 2), len, *parameters, stored)
+        }
+    };
+    let record = ChunkRecord {
+        codec,
+        parameters,
+        stored_len: stored.len() as u32,
+        stored: StoredDigest::of(stored),
+        ..ChunkRecord::raw(Dtype::BF16, decoded_len, blake3::hash(b""))
+    };
+    let Ok(chunk) = VerifiedChunk::verify(record, BytesMut::from(stored)) else { return };
+    let mut out = BytesMut::from(&b"kept"[..]);
+    let kept = match codec::decode(&chunk, &mut out) {
+        Ok(()) => 4 + decoded_len as usize,
+        Err(_) => 4,
+    };
+    assert_eq!(out.len(), kept);
+    assert_eq!(Bytes::from(out).slice(..4), &b"kept"[..]);
+});
