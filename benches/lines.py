@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import time
 
@@ -202,17 +203,22 @@ def pack_memory(bench: Bench) -> list[Verdict]:
     verdicts = []
     line, target = "pack into memory, SHA-256 off, throughput / hf_xet's", ">= 1.5"
     if plain and xet:
-        ratio = xet.median("wall_s") / plain.median("process_s")
+        ratio = xet.median("wall_s") / packing_s(plain)
         verdicts.append(Verdict(line, target, f"{ratio:.2f}", ratio >= 1.5, limit))
     else:
         verdicts.append(unmeasured(line, target, reason(runs, "tenpak, without SHA-256")))
     line, target = "pack into memory, SHA-256 on, time over SHA-256's own", "<= +25%"
     if hashed and sha:
-        extra = hashed.median("process_s") / sha.median("wall_s") - 1
+        extra = packing_s(hashed) / sha.median("wall_s") - 1
         verdicts.append(Verdict(line, target, f"{extra:+.0%}", extra <= 0.25, f"SHA-256 {sha.median('wall_s'):.2f} s on one core"))
     else:
         verdicts.append(unmeasured(line, target, reason(runs, "tenpak, with SHA-256")))
     return verdicts
+
+
+def packing_s(series) -> float:
+    """The call alone, as the peers are timed: without the start and the end of the process."""
+    return statistics.median(sample.report["seconds"] for sample in series.samples)
 
 
 def load_memory(bench: Bench) -> list[Verdict]:
