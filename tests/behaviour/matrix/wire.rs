@@ -262,6 +262,8 @@ impl Case {
             // Only the chunk is asked for again.
             (Fault::FlipBit | Fault::LyingRange, true) if !small => &[0],
             (Fault::FlipBit, true) => &[0, 4],
+            // A part that a load of the tensors alone does not need.
+            (Fault::FlipBit, false) if ["layouts/", "tables/"].contains(&self.prefix) => &[0, 4],
             (Fault::FlipBit, false) => &[4],
             // A whole object was asked for, and a part came; or a shorter one, which it may be.
             (Fault::LyingRange | Fault::ShortLength | Fault::NoBody, true) => &[0, 4, 5],
