@@ -28,6 +28,17 @@ struct Row {
     correct: Option<bool>,
 }
 
+/// What puts lines of one device into the table: what, bytes, seconds, required, correct.
+fn lines_of(
+    device: String,
+    table: &mut Vec<Row>,
+) -> impl FnMut(&str, u64, f64, Option<f64>, Option<bool>) {
+    move |what, bytes, seconds, required, correct| {
+        let (device, what) = (device.clone(), what.to_owned());
+        table.push(Row { device, what, bytes, seconds, required, correct });
+    }
+}
+
 /// A weight, and the share of the copy rate that is required of CUDA and of wgpu.
 type Kind = (&'static str, Weight, Option<[f64; 2]>);
 

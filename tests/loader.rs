@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{TestTensor, build, noise, tensor};
+use support::{TestTensor, build, odd, tensor};
 use tenpak::artifact::{Artifact, ArtifactError, OpenOptions, Selection};
 use tenpak::codec::CodecChoice;
 use tenpak::dtype::Dtype;
@@ -34,13 +34,6 @@ fn model() -> Vec<TestTensor> {
         tensors.push(tensor(&name("mlp.up_proj.weight"), &[2048, 512], seed + 3));
         tensors.push(tensor(&name("mlp.down_proj.weight"), &[512, 2048], seed + 4));
     }
-    let odd = |name: &str, dtype, dims: &[u64], len| TestTensor {
-        name: name.to_owned(),
-        dtype,
-        dims: dims.to_vec(),
-        data: noise(99, len),
-        grid: None,
-    };
     tensors.push(odd("odd.empty", Dtype::F32, &[0, 7], 0));
     tensors.push(odd("odd.scalar", Dtype::F64, &[], 8));
     tensors.push(odd("odd.packed", Dtype::F4, &[3, 5], 8));

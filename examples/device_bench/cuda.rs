@@ -5,7 +5,7 @@ use tenpak::quant::{Float, dequantize, sample};
 use tenpak::sink::cuda::{Cuda, CudaParts};
 use tenpak::sink::upload::{Device, Ring, Staging};
 
-use super::{Failure, Row, median, moved, same, weights};
+use super::{Failure, Row, lines_of, median, moved, same, weights};
 
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 
@@ -31,17 +31,7 @@ fn timed(cuda: &Cuda, mut work: impl FnMut() -> Result<(), Failure>) -> Result<f
 
 pub fn measure(rows: u32, cols: u32, table: &mut Vec<Row>) -> Result<(), Failure> {
     let cuda = Cuda::open(0)?;
-    let device = cuda.name();
-    let mut add = |what: &str, bytes, seconds, required, correct| {
-        table.push(Row {
-            device: device.clone(),
-            what: what.to_owned(),
-            bytes,
-            seconds,
-            required,
-            correct,
-        });
-    };
+    let mut add = lines_of(cuda.name(), table);
     let len = u64::from(rows) * u64::from(cols) * 2;
     let from = cuda.upload(&vec![0x5a; len as usize])?;
     let mut to = cuda.alloc(len)?;

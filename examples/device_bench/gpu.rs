@@ -7,7 +7,7 @@ use tenpak::quant::{Float, dequantize, sample};
 use tenpak::sink::upload::{Device, Ring, Staging};
 use tenpak::sink::wgpu::{Gpu, GpuOptions, GpuParts};
 
-use super::{Failure, Row, median, moved, same, weights};
+use super::{Failure, Row, lines_of, median, moved, same, weights};
 
 /// Seconds for `work`, which does the same so many times: the median of 5 rounds after one.
 fn timed(
@@ -31,17 +31,7 @@ fn timed(
 pub fn measure(rows: &dyn Fn(u32) -> u32, cols: u32, table: &mut Vec<Row>) -> Result<(), Failure> {
     let gpu = Gpu::open(&GpuOptions::default())?;
     let (rows, times) = if gpu.is_software() { (rows(4), 1) } else { (rows(256), 100) };
-    let device = gpu.name();
-    let mut add = |what: &str, bytes, seconds, required, correct| {
-        table.push(Row {
-            device: device.clone(),
-            what: what.to_owned(),
-            bytes,
-            seconds,
-            required,
-            correct,
-        });
-    };
+    let mut add = lines_of(gpu.name(), table);
     let len = u64::from(rows) * u64::from(cols) * 2;
     let from = gpu.upload(&vec![0x5a; len as usize])?;
     let to = gpu.alloc(len)?;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::buffers::Buffers;
 use crate::format::grid::Rect;
 use crate::format::limits::MAX_CHUNK;
 use crate::plan::Slot;
@@ -152,43 +151,38 @@ impl Filling {
     }
 }
 
-/// A delivered buffer: back to the pool when the last `Bytes` of it is dropped.
+/// What was delivered: back to its buffers, and told, when the last `Bytes` of it is dropped.
 struct Held {
     delivery: u32,
-    buffer: BytesMut,
-    len: usize,
-    pool: Buffers,
+    data: Bytes,
     feedback: UnboundedSender<Feedback>,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        self.buffer.get(..self.len).unwrap_or_default()
+        &self.data
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.pool.give(std::mem::take(&mut self.buffer));
+        // The memory is free before that is told.
+        drop(std::mem::take(&mut self.data));
         // Without a driver nobody counts any more.
         drop(self.feedback.send(Feedback::Released(self.delivery)));
     }
 }
 
-/// The delivery's `len` bytes; dropping the last reference to them returns their memory to the load.
-pub(super) fn hold(
-    delivery: u32,
-    buffer: BytesMut,
-    len: usize,
-    pool: Buffers,
-    feedback: UnboundedSender<Feedback>,
-) -> Bytes {
-    Bytes::from_owner(Held { delivery, buffer, len, pool, feedback })
+/// The delivery's bytes, shared from the load's buffers; dropping the last reference to them returns their
+/// memory to the load.
+pub(super) fn hold(delivery: u32, data: Bytes, feedback: UnboundedSender<Feedback>) -> Bytes {
+    Bytes::from_owner(Held { delivery, data, feedback })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffers::Buffers;
 
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {
@@ -215,7 +209,7 @@ mod tests {
         assert_eq!(&whole[28..62], [&[0; 2][..], &[2; 30], &[3; 2]].concat());
 
         let (feedback, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let bytes = hold(7, whole, 100, pool.clone(), feedback);
+        let bytes = hold(7, pool.share(whole, 100), feedback);
         assert_eq!(bytes.len(), 100);
         drop(bytes.clone());
         assert!(told.try_recv().is_err());

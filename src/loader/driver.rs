@@ -344,7 +344,7 @@ impl Driver {
             stats.delivered_bytes += delivery.len();
             stats.first_tensor.get_or_insert_with(|| self.started.elapsed());
         }
-        let data = buffer::hold(index, buffer, len, self.pool.clone(), feedback);
+        let data = buffer::hold(index, self.pool.share(buffer, len), feedback);
         let tensor = Tensor { want: want.clone(), offset: delivery.range.start, data };
         // A loader that was dropped shows in the feedback.
         drop(self.deliver.send((index, Ok(tensor))));

@@ -16,7 +16,7 @@ use tenpak::source::Backend;
 use tenpak::source::fault::{Action, Fault, FaultBackend};
 use tenpak::source::object::ObjectBackend;
 
-use super::support::{TestTensor, build, noise, tensor};
+use super::support::{TestTensor, build, odd, tensor};
 
 fn model() -> Vec<TestTensor> {
     let mut tensors = vec![tensor("model.embed_tokens.weight", &[1024, 512], 1)];
@@ -26,13 +26,6 @@ fn model() -> Vec<TestTensor> {
         tensors.push(tensor(&name("mlp.up_proj.weight"), &[1024, 512], 10 * layer + 3));
         tensors.push(tensor(&name("mlp.down_proj.weight"), &[512, 1024], 10 * layer + 4));
     }
-    let odd = |name: &str, dtype, dims: &[u64], len| TestTensor {
-        name: name.to_owned(),
-        dtype,
-        dims: dims.to_vec(),
-        data: noise(99, len),
-        grid: None,
-    };
     tensors.push(odd("odd.empty", Dtype::F32, &[0, 7], 0));
     tensors.push(odd("odd.scalar", Dtype::F64, &[], 8));
     tensors.push(odd("odd.bytes", Dtype::U8, &[1021, 1019], 1021 * 1019));

@@ -38,6 +38,12 @@ pub fn tensor(name: &str, dims: &[u64], seed: u64) -> TestTensor {
     TestTensor { name, dtype: Dtype::BF16, dims, data: noise(seed, len), grid: None }
 }
 
+/// A tensor of any type, of `len` bytes.
+pub fn odd(name: &str, dtype: Dtype, dims: &[u64], len: usize) -> TestTensor {
+    let (name, dims) = (name.to_owned(), dims.to_vec());
+    TestTensor { name, dtype, dims, data: noise(99, len), grid: None }
+}
+
 /// Writes an artifact whose packs hold about `pack_size` bytes of chunks.
 pub async fn build(
     backend: &Arc<dyn Backend>,
