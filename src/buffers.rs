@@ -47,6 +47,13 @@ impl Buffers {
         found.unwrap_or_else(|| memory::aligned(room))
     }
 
+    /// A buffer as from [`Self::take`], whose pages are there.
+    pub(crate) fn take_populated(&self, len: usize) -> BytesMut {
+        let mut buffer = self.take(len);
+        memory::populate(&mut buffer);
+        buffer
+    }
+
     /// Takes a buffer back, whole; the oldest ones make room.
     pub(crate) fn give(&self, buffer: BytesMut) {
         if buffer.is_empty() || buffer.len() > MAX_KEPT {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::format::limits::{MAX_RANK, MAX_TENSOR};
+/// Dimensions of a tensor.
+pub const MAX_RANK: usize = 16;
+/// A tensor, in bytes.
+pub const MAX_TENSOR: u64 = (1 << 53) - 1;
 
 macro_rules! dtypes {
     ($($variant:ident = $code:literal, $name:literal, $bits:literal;)*) => {

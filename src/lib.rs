@@ -5,6 +5,8 @@
 //! manifest. Whoever loads checks each chunk before it is decoded, so that no byte reaches a
 //! consumer that the signer did not sign. `format-spec/` says what lies in a store.
 //!
+//! Lower layers first; a module imports only what stands before it (`tests/layers.rs`):
+//!
 //! | modules | what they do | I/O |
 //! |---|---|---|
 //! | [`id`], [`dtype`] | typed digests, element types, shapes | none |
@@ -13,9 +15,10 @@
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
 //! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
+//! | `memory`, `buffers` | aligned memory, used again | none |
 //! | [`source`] | directories, buckets, web servers behind one trait | yes |
 //! | [`store`] | typed objects, refs, leases | yes |
-//! | [`artifact`], [`loader`], [`sink`] | opening, and streaming tensors | yes |
+//! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!

@@ -12,7 +12,6 @@ use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
 use crate::maintain::{CopyOptions, RepackOptions, copy, repack};
 use crate::store::{RefPlaced, Store};
-use crate::trust::SeenRefs;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Cp {
@@ -32,14 +31,9 @@ pub(super) struct Cp {
 
 impl Cp {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let (source, trust) = (global.store()?, global.trust()?);
+        let trust = global.trust()?;
+        let (source, found) = global.open(&self.artifact, output).await?;
         let target = Store::new(crate::source::url::open(&self.to)?);
-        let found = source.resolve_trusted(&self.artifact, &trust, &SeenRefs::of_user()).await?;
-        if let Some(warning) = &found.warning {
-            output.note(warning);
-        }
-        let (_, manifest) = source.manifest(found.manifest).await?;
-        source.check_manifest(&trust, found.name(), found.manifest, &manifest).await?;
         let options = CopyOptions { force: self.force, signers: signers(&self.sign)? };
         let bar = Bar::new(output, "copying");
         let report = copy(&source, &found, &target, &trust, &options, &bar).await?;

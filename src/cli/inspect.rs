@@ -10,7 +10,7 @@ use crate::format::page::{FileEntry, TensorEntry};
 use crate::id::to_hex;
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
 use crate::store::{Resolved, Store, Whole, unix_now};
-use crate::trust::{KeyId, Method, SeenRefs, TrustSet};
+use crate::trust::{KeyId, Method, TrustSet};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
@@ -101,10 +101,9 @@ fn bits_per_weight(elements: Option<u64>, stored: u64) -> Option<f64> {
 
 impl Inspect {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let (store, trust) = (global.store()?, global.trust()?);
-        let found = store.resolve_trusted(&self.artifact, &trust, &SeenRefs::of_user()).await?;
+        let trust = global.trust()?;
+        let (store, found) = global.open(&self.artifact, output).await?;
         let whole = Whole::read(&store, found.manifest).await?;
-        store.check_manifest(&trust, found.name(), whole.id, &whole.manifest_bytes).await?;
         let signatures = signed_by(&store, &found, &whole, &trust).await?;
         // A host that cannot tell its other artifacts leaves sharing unknown.
         let usage = artifact_usage(&store, whole.id).await.ok();

@@ -149,7 +149,7 @@ impl Global {
         let mut first = None;
         for source in self.sources(&self.store()?)? {
             let store = Store::new(source);
-            match self.open_in(&store, artifact, &trust, output).await {
+            match open_in(&store, artifact, &trust, output).await {
                 Ok(found) => return Ok((store, found)),
                 Err(error) => drop(first.get_or_insert(error)),
             }
@@ -157,28 +157,28 @@ impl Global {
         Err(first.unwrap_or_else(|| Failure::failed("no store")))
     }
 
-    async fn open_in(
-        &self,
-        store: &Store,
-        artifact: &ArtifactSpec,
-        trust: &TrustSet,
-        output: &Output,
-    ) -> Result<Resolved, Failure> {
-        let found = store.resolve_trusted(artifact, trust, &SeenRefs::of_user()).await?;
-        if let Some(warning) = &found.warning {
-            output.note(warning);
-        }
-        let (_, bytes) = store.manifest(found.manifest).await.map_err(|error| match artifact {
-            ArtifactSpec::Named { .. } => error.named_by(artifact),
-            ArtifactSpec::Id(_) => error,
-        })?;
-        store.check_manifest(trust, found.name(), found.manifest, &bytes).await?;
-        Ok(found)
-    }
-
     fn trust(&self) -> Result<TrustSet, Failure> {
         Ok(TrustSet::load(&self.trust)?)
     }
+}
+
+/// Finds the artifact in `store`, and checks its ref and its manifest against the trusted keys.
+async fn open_in(
+    store: &Store,
+    artifact: &ArtifactSpec,
+    trust: &TrustSet,
+    output: &Output,
+) -> Result<Resolved, Failure> {
+    let found = store.resolve_trusted(artifact, trust, &SeenRefs::of_user()).await?;
+    if let Some(warning) = &found.warning {
+        output.note(warning);
+    }
+    let (_, bytes) = store.manifest(found.manifest).await.map_err(|error| match artifact {
+        ArtifactSpec::Named { .. } => error.named_by(artifact),
+        ArtifactSpec::Id(_) => error,
+    })?;
+    store.check_manifest(trust, found.name(), found.manifest, &bytes).await?;
+    Ok(found)
 }
 
 /// Parses an ARTIFACT argument.

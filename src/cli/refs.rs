@@ -7,12 +7,12 @@ use serde_json::json;
 use super::error::Failure;
 use super::output::Output;
 use super::pack::lifetime;
-use super::{Global, artifact, bytes};
+use super::{Global, artifact, bytes, open_in};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, IndexEntry, SignedBody};
 use crate::source::{ObjectPath, SourceErrorKind};
 use crate::store::{Store, StoreError, unix_now};
-use crate::trust::{SeenRefs, Signer, TrustSet};
+use crate::trust::{Signer, TrustSet};
 
 /// The name and tag of an argument that must not be an id.
 fn named(spec: &ArtifactSpec) -> Result<(&ArtifactName, &Tag), Failure> {
@@ -47,14 +47,8 @@ impl TagCommand {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let (name, tag) = named(&self.to)?;
         let (store, signers) = (global.store()?, signers(&self.sign)?);
-        let trust = global.trust()?;
-        let found = store.resolve_trusted(&self.artifact, &trust, &SeenRefs::of_user()).await?;
         // The name must lead to a manifest that is there.
-        let (_, bytes) = store
-            .manifest(found.manifest)
-            .await
-            .map_err(|error| error.named_by(format!("{}", self.artifact)))?;
-        store.check_manifest(&trust, found.name(), found.manifest, &bytes).await?;
+        let found = open_in(&store, &self.artifact, &global.trust()?, output).await?;
         let life = lifetime(self.expires);
         let published = store.publish(name, tag, found.manifest, &signers, life).await?;
         let object = json!({

@@ -1,5 +1,7 @@
 //! The limits of version 1 (`format-spec/v1.md`, section 14).
 
+pub use crate::dtype::{MAX_RANK, MAX_TENSOR};
+
 /// A chunk, stored or decoded, in bytes.
 pub const MAX_CHUNK: u32 = 4 << 20;
 /// A pack, in bytes.
@@ -16,10 +18,6 @@ pub const MAX_RECORDS: u64 = 1 << 28;
 pub const MAX_NAME: usize = 1024;
 /// A file's path, in bytes.
 pub const MAX_PATH: usize = 4096;
-/// Dimensions of a tensor.
-pub const MAX_RANK: usize = 16;
-/// A tensor, in bytes.
-pub const MAX_TENSOR: u64 = (1 << 53) - 1;
 /// A file, in bytes.
 pub const MAX_FILE: u64 = (1 << 53) - 1;
 /// A manifest, in bytes.

@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod name;
 pub mod pack;
 pub mod page;
+pub mod path;
 pub mod record;
 pub mod refs;
 pub mod store;

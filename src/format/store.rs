@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::error::FormatError;
 use super::json;
 use super::limits::{MAX_LEASE, MAX_SMALL};
+use super::path::ObjectPath;
 use crate::id::{ContentDigest, ManifestId, PackId, TableId};
-use crate::source::ObjectPath;
 
 /// The version of the format that this release writes.
 pub const STORE_VERSION: u64 = 1;

@@ -16,9 +16,10 @@ use crate::format::record::{ChunkRecord, CodecId};
 use crate::load_state::FetchId;
 use crate::memory;
 use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
-use crate::verify::{DigestMismatch, VerifiedChunk};
+use crate::verify::{Arriving, DigestMismatch};
 
-/// The most that one read asks for: what was read is hashed while it is in the cache.
+/// The most that one read asks for: what was read is hashed while it is in the cache, and the rest of
+/// its chunk travels meanwhile.
 const READ: usize = 1 << 20;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
 const TAIL: u64 = 1 << 20;
@@ -87,6 +88,17 @@ struct Running {
     /// Where the next byte of the body lies in the object.
     at: u64,
     scratch: BytesMut,
+    /// What has come of the first chunk of the queue, in that chunk's place or in `scratch`.
+    arriving: Option<Arriving>,
+}
+
+impl Running {
+    /// The chunk that was arriving will not; its memory goes back where it came from.
+    fn abandon(&mut self) {
+        if let (Some(arriving), Some(job)) = (self.arriving.take(), self.queue.front_mut()) {
+            give_back(&job.record, &mut job.target, &mut self.scratch, arriving.abandon());
+        }
+    }
 }
 
 /// `None`: ended without a fault of the source.
@@ -96,13 +108,14 @@ impl Fetch {
     /// Runs to the end; the last thing that it does is [`Report::Ended`].
     pub(super) async fn run(mut self) {
         let scratch = self.scratch.take();
-        let mut running = Running { queue: VecDeque::new(), at: 0, scratch };
+        let mut running = Running { queue: VecDeque::new(), at: 0, scratch, arriving: None };
         let shared = self.shared.clone();
         let error = tokio::select! {
             biased;
             () = shared.wake.notified() => None,
             end = self.read_all(&mut running) => end.err().flatten(),
         };
+        running.abandon();
         self.scratch.give(running.scratch);
         let mut unfinished: Vec<_> = running.queue.into();
         self.jobs.close();
@@ -168,16 +181,6 @@ impl Fetch {
         Ok(count)
     }
 
-    async fn fill(&self, reader: &mut ObjectReader, out: &mut BytesMut, len: usize) -> Step<()> {
-        while out.len() < len {
-            if self.read_some(reader, out, len - out.len()).await? == 0 {
-                let what = format!("the body ends {} bytes too early", len - out.len());
-                return Err(Some(self.error(SourceErrorKind::Protocol, what)));
-            }
-        }
-        Ok(())
-    }
-
     async fn skip(&self, reader: &mut ObjectReader, running: &mut Running, to: u64) -> Step<()> {
         if running.at > to {
             let what = format!("the body begins at byte {} and not at {to}", running.at);
@@ -202,37 +205,41 @@ impl Fetch {
         let Some(job) = running.queue.front() else { return Ok(()) };
         let (record, offset) = (job.record, job.offset);
         self.skip(reader, running, offset).await?;
-        let len = record.stored_len as usize;
         let Some(job) = running.queue.front_mut() else { return Ok(()) };
-        let stored = match &mut job.target {
+        let room = match &mut job.target {
             // Raw bytes are their own decoded form: they are read where they belong.
             Target::Direct { piece, .. } if record.codec == CodecId::RAW => {
                 piece.clear();
                 if !self.warm {
                     memory::populate(piece.spare_capacity_mut());
                 }
-                self.fill(reader, piece, len).await?;
                 std::mem::take(piece)
             }
-            _ => {
-                running.scratch.clear();
-                self.fill(reader, &mut running.scratch, len).await?;
-                std::mem::take(&mut running.scratch)
-            }
+            _ => std::mem::take(&mut running.scratch),
         };
-        running.at += len as u64;
-        let Some(job) = running.queue.pop_front() else { return Ok(()) };
-        match self.finish(job, stored, &mut running.scratch) {
+        let arriving = running.arriving.insert(Arriving::new(record, room));
+        while arriving.missing() > 0 {
+            let missing = arriving.missing();
+            if self.read_some(reader, arriving.room(), missing).await? == 0 {
+                let what = format!("the body ends {missing} bytes too early");
+                return Err(Some(self.error(SourceErrorKind::Protocol, what)));
+            }
+            arriving.take_in();
+        }
+        running.at += u64::from(record.stored_len);
+        let arrived = (running.queue.pop_front(), running.arriving.take());
+        let (Some(job), Some(chunk)) = arrived else { return Ok(()) };
+        match self.finish(job, chunk, &mut running.scratch) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(None),
         }
     }
 
     /// No await below: from here to the report the chunk's bytes are in nobody else's reach.
-    fn finish(&self, job: Job, stored: BytesMut, scratch: &mut BytesMut) -> ControlFlow<()> {
+    fn finish(&self, job: Job, arrived: Arriving, scratch: &mut BytesMut) -> ControlFlow<()> {
         let Job { chunk, record, mut target, .. } = job;
         let fetch = self.id;
-        let chunk_bytes = match VerifiedChunk::verify(record, stored) {
+        let chunk_bytes = match arrived.verify() {
             Ok(verified) => verified,
             Err(unverified) => {
                 let error = unverified.error;

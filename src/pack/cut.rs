@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::StreamCDC;
 use memmap2::MmapOptions;
 
@@ -190,56 +190,53 @@ pub(super) fn groups(rects: &[Rect]) -> Option<Vec<Group>> {
     own.is_empty().then_some(groups)
 }
 
-/// What was read of a group: owned bytes, so that what is hashed is what is stored.
-pub(super) struct GroupBytes {
-    /// The decoded bytes of each chunk.
-    pub(super) chunks: Vec<Bytes>,
-    /// The run that they tile; most chunks are parts of it.
-    pub(super) run: Option<Bytes>,
-}
-
-/// Reads a group of the unit that begins at `unit` in the file.
+/// Reads a group of the unit that begins at `unit` in the file, each chunk into the first bytes of its
+/// room: owned, so that what is hashed is what is stored. Returns the run that bands were cut from;
+/// without one, the chunks are the run.
 pub(super) fn read(
     file: &File,
     unit: u64,
     group: &Group,
+    rooms: &mut [BytesMut],
     buffers: &Buffers,
-) -> io::Result<GroupBytes> {
-    let Some(run) = &group.run else {
-        let chunks = group.rects.iter().map(|&rect| gather(file, unit, rect, buffers));
-        return Ok(GroupBytes { chunks: chunks.collect::<Result<_, _>>()?, run: None });
+) -> io::Result<Option<Bytes>> {
+    // A chunk is at most 4 MiB.
+    let rooms = rooms.iter_mut().zip(&group.rects).map(|(room, rect)| {
+        let len = rect.len() as usize;
+        room.get_mut(..len).map(|room| (room, *rect)).ok_or(io::ErrorKind::InvalidInput.into())
+    });
+    let rooms = rooms.collect::<io::Result<Vec<_>>>()?;
+    let run = match &group.run {
+        Some(run) if !group.rects.iter().all(Rect::is_contiguous) => run,
+        _ => {
+            for (room, rect) in rooms {
+                match rect.is_contiguous() {
+                    true => file.read_exact_at(room, unit + rect.start)?,
+                    false => gather(file, unit, rect, room)?,
+                }
+            }
+            return Ok(None);
+        }
     };
     let len = usize::try_from(run.end - run.start).map_err(io::Error::other)?;
     let mut whole = buffers.take(len);
     file.read_exact_at(&mut whole[..len], unit + run.start)?;
-    let whole = buffers.share(whole, len);
-    let mut chunks = Vec::with_capacity(group.rects.len());
-    for rect in &group.rects {
+    for (room, rect) in rooms {
         let at = usize::try_from(rect.start - run.start).map_err(io::Error::other)?;
-        // A chunk is at most 4 MiB.
-        let len = rect.len() as usize;
-        if rect.is_contiguous() {
-            chunks.push(whole.slice(at..at + len));
-            continue;
-        }
-        let mut chunk = buffers.take(len);
-        strips(&whole[at..], *rect, &mut chunk[..len]);
-        chunks.push(buffers.share(chunk, len));
+        strips(&whole[at..len], rect, room);
     }
-    Ok(GroupBytes { chunks, run: Some(whole) })
+    Ok(Some(buffers.share(whole, len)))
 }
 
 /// One chunk that lies in strips of a file.
-fn gather(file: &File, unit: u64, rect: Rect, buffers: &Buffers) -> io::Result<Bytes> {
+fn gather(file: &File, unit: u64, rect: Rect, room: &mut [u8]) -> io::Result<()> {
     let span = usize::try_from(rect.end() - rect.start).map_err(io::Error::other)?;
     // SAFETY: the mapping lives within this function, and its bytes are copied out once, before
     // they are hashed. A file that shrinks meanwhile ends the process with SIGBUS; the store stays
     // as it was.
     let map = unsafe { MmapOptions::new().offset(unit + rect.start).len(span).map(file) }?;
-    let len = rect.len() as usize;
-    let mut chunk = buffers.take(len);
-    strips(&map, rect, &mut chunk[..len]);
-    Ok(buffers.share(chunk, len))
+    strips(&map, rect, room);
+    Ok(())
 }
 
 /// Copies the strips of `rect`, whose first begins `from`, behind each other.
@@ -316,15 +313,20 @@ mod tests {
         let together = groups(&rects).unwrap();
         assert_eq!(together.len(), 1, "smaller than a group");
         let alone = rects.iter().map(|&rect| Group::alone(rect));
+        let rooms = |group: &Group| -> Vec<_> {
+            group.rects.iter().map(|rect| buffers.take(rect.len() as usize)).collect()
+        };
         for group in alone.chain(together) {
-            let chunks = read(&file, 5, &group, &buffers).unwrap().chunks;
-            assert_eq!(chunks.len(), group.rects.len());
-            for (chunk, rect) in chunks.iter().zip(&group.rects) {
-                assert_eq!(chunk, &naive(*rect));
+            let mut rooms = rooms(&group);
+            let run = read(&file, 5, &group, &mut rooms, &buffers).unwrap();
+            assert_eq!(run.as_deref(), (group.rects.len() > 1).then_some(&data[..]));
+            for (room, rect) in rooms.iter().zip(&group.rects) {
+                assert_eq!(room[..rect.len() as usize], naive(*rect));
             }
         }
-        let beyond = Rect { start: 0, rows: 1, width: 20_000, stride: 20_000 };
-        assert!(read(&file, 5, &Group::alone(beyond), &buffers).is_err());
+        let beyond = Group::alone(Rect { start: 0, rows: 1, width: 20_000, stride: 20_000 });
+        assert!(read(&file, 5, &beyond, &mut rooms(&beyond), &buffers).is_err());
+        assert!(read(&file, 5, &beyond, &mut [BytesMut::new()], &buffers).is_err(), "no room");
     }
 
     #[test]

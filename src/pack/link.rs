@@ -147,9 +147,15 @@ impl Finder {
     ) -> Result<bool, StoreError> {
         for (rect, chunk) in found.cut.rects().into_iter().zip(&found.chunks) {
             let group = cut::Group::alone(rect);
-            let Ok(own) = cut::read(file, offset, &group, &self.buffers) else { return Ok(false) };
-            let Some(own) = own.chunks.first() else { return Ok(false) };
-            if DecodedDigest::of(own) != chunk.record.decoded || !self.compare(*chunk).await? {
+            let len = rect.len() as usize;
+            let mut room = [self.buffers.take(len)];
+            let read = cut::read(file, offset, &group, &mut room, &self.buffers);
+            let [room] = room;
+            let own = self.buffers.share(room, len);
+            if read.is_err() || DecodedDigest::of(&own) != chunk.record.decoded {
+                return Ok(false);
+            }
+            if !self.compare(*chunk).await? {
                 return Ok(false);
             }
         }

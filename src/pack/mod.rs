@@ -15,6 +15,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use sha1::Digest as _;
 use tokio::runtime::Handle;
 
@@ -34,8 +35,8 @@ use crate::trust::{Signer, TrustSet};
 
 use cut::{Cut, Group};
 use link::{Finder, Found};
-use pool::{InOrder, Pending, Pool, WorkerFailed};
-use writer::{Linkable, PackWriter};
+use pool::{InOrder, Pending, Pool, Turn, WorkerFailed};
+use writer::{Linkable, PackWriter, Room};
 
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
 /// one is written again, because each run costs every later load a request.
@@ -208,6 +209,8 @@ struct Packer<'a> {
     pool: Pool,
     finder: Arc<Finder>,
     fresh: bool,
+    /// Whether chunks are stored as they are, all of them new: each is read where it is stored.
+    in_place: bool,
     writer: PackWriter,
     done: Vec<Done>,
     encoding: VecDeque<Encoding>,
@@ -219,10 +222,77 @@ struct Packer<'a> {
     window: usize,
 }
 
-/// A chunk that was encoded, or found.
+/// A chunk that was encoded, was read where it is stored, or was found.
 enum Chunk {
     New(Encoded),
+    Read(ChunkRecord, Room),
     Known(Placed),
+}
+
+/// A group of chunks of one unit, to be read.
+struct Reading {
+    source: Arc<SourceFile>,
+    /// Where the unit begins in the file.
+    offset: u64,
+    element: Dtype,
+    group: Group,
+}
+
+impl Reading {
+    fn read(&self, rooms: &mut [BytesMut], buffers: &Buffers) -> Result<Option<Bytes>, PackError> {
+        let read = cut::read(&self.source.file, self.offset, &self.group, rooms, buffers);
+        Ok(read.map_err(ModelError::io(&self.source.location))?)
+    }
+
+    /// Chunks that are stored as they are, each read where it lies in its pack.
+    fn in_place(
+        self,
+        mut rooms: Vec<Room>,
+        turn: Option<Turn<blake3::Hasher>>,
+        buffers: &Buffers,
+    ) -> Result<Vec<Chunk>, PackError> {
+        let mut bytes: Vec<_> = rooms.iter_mut().map(|r| std::mem::take(&mut r.bytes)).collect();
+        let run = self.read(&mut bytes, buffers)?;
+        // A chunk is at most 4 MiB.
+        let record = |chunk: &BytesMut| {
+            ChunkRecord::raw(self.element, chunk.len() as u32, blake3::hash(chunk))
+        };
+        let records: Vec<_> = bytes.iter().map(record).collect();
+        digest(turn, run, &bytes);
+        for (room, bytes) in rooms.iter_mut().zip(bytes) {
+            room.bytes = bytes;
+        }
+        Ok(records.into_iter().zip(rooms).map(|(record, room)| Chunk::Read(record, room)).collect())
+    }
+
+    /// Chunks that `encode` makes the most of.
+    fn encoded(
+        self,
+        turn: Option<Turn<blake3::Hasher>>,
+        buffers: &Buffers,
+        mut encode: impl FnMut(Bytes) -> Result<Chunk, PackError>,
+    ) -> Result<Vec<Chunk>, PackError> {
+        // A chunk is at most 4 MiB.
+        let lengths = self.group.rects.iter().map(|rect| rect.len() as usize);
+        let mut rooms: Vec<_> = lengths.clone().map(|len| buffers.take(len)).collect();
+        let run = self.read(&mut rooms, buffers)?;
+        let decoded: Vec<_> =
+            rooms.into_iter().zip(lengths).map(|(room, len)| buffers.share(room, len)).collect();
+        let chunks = decoded.iter().map(|decoded| encode(decoded.clone())).collect();
+        digest(turn, run, &decoded);
+        chunks
+    }
+}
+
+/// Hashes a group for its unit, when its turn comes.
+fn digest(turn: Option<Turn<blake3::Hasher>>, run: Option<Bytes>, chunks: &[impl AsRef<[u8]>]) {
+    let Some(turn) = turn else { return };
+    turn.change(|hasher| {
+        let chunks = chunks.iter().map(AsRef::as_ref);
+        for bytes in run.as_deref().map_or_else(|| Vec::from_iter(chunks), |run| vec![run]) {
+            hasher.update(bytes);
+        }
+    });
 }
 
 struct Packed {
@@ -258,7 +328,9 @@ impl<'a> Packer<'a> {
         let finder = Arc::new(Finder::new(store.clone(), trust, linkable, chunks));
         let writer = PackWriter::new(store.clone(), lease.clone(), runtime.clone());
         let threads = options.threads.max(1);
+        let in_place = fresh && !finder.has_chunks() && options.codec == CodecChoice::Raw;
         Ok(Self {
+            in_place,
             options,
             runtime,
             progress,
@@ -473,26 +545,26 @@ impl<'a> Packer<'a> {
                 self.settle_group()?;
             }
             let turn = digesting.as_ref().map(|digesting| digesting.turn(number));
-            let (source, choice) = (source.clone(), self.options.codec);
-            let buffers = self.buffers.clone();
-            let (finder, runtime) = (self.finder.clone(), self.runtime.clone());
-            let chunks = self.pool.spawn(move |worker| {
-                let read = cut::read(&source.file, offset, &group, &buffers)
-                    .map_err(ModelError::io(&source.location))?;
-                let mut chunks = Vec::with_capacity(read.chunks.len());
-                for decoded in read.chunks {
-                    chunks.push(match known(&finder, &runtime, &decoded, element, choice)? {
-                        Some(known) => Chunk::Known(known),
-                        None => Chunk::New(worker.encoder.encode(choice, element, decoded)),
-                    });
-                }
-                if let (Some(turn), Some(run)) = (turn, read.run) {
-                    turn.change(|hasher| {
-                        hasher.update(&run);
-                    });
-                }
-                Ok(chunks)
-            });
+            let reading = Reading { source: source.clone(), offset, element, group };
+            let chunks = if self.in_place {
+                // A chunk is at most 4 MiB.
+                let rects = reading.group.rects.iter();
+                let rooms = rects.map(|rect| self.writer.reserve(rect.len() as u32)).collect();
+                let buffers = self.buffers.clone();
+                self.pool.spawn(move |_| reading.in_place(rooms, turn, &buffers))
+            } else {
+                let (finder, runtime) = (self.finder.clone(), self.runtime.clone());
+                let (buffers, choice) = (self.buffers.clone(), self.options.codec);
+                self.pool.spawn(move |worker| {
+                    reading.encoded(turn, &buffers, |decoded| {
+                        let known = known(&finder, &runtime, &decoded, element, choice)?;
+                        Ok(match known {
+                            Some(known) => Chunk::Known(known),
+                            None => Chunk::New(worker.encoder.encode(choice, element, decoded)),
+                        })
+                    })
+                })
+            };
             self.under_way += len;
             self.encoding.push_back(Encoding { at, len, chunks });
         }
@@ -512,6 +584,10 @@ impl<'a> Packer<'a> {
                 Chunk::New(encoded) => {
                     let record = encoded.record;
                     self.writer.push(encoded)?;
+                    record
+                }
+                Chunk::Read(record, room) => {
+                    self.writer.push_read(record, room)?;
                     record
                 }
                 Chunk::Known(chunk) => {

@@ -15,7 +15,6 @@ use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::id::{PackId, StoredDigest};
-use crate::memory;
 use crate::store::{Lease, Store, StoreError};
 
 /// A quarter of what the format allows: long enough for a request of its own, and a load that asks
@@ -25,6 +24,8 @@ pub(crate) const TARGET: u64 = 16 << 20;
 const IN_FLIGHT: usize = 2;
 /// Room for a pack with its index, mostly.
 const BUFFER: usize = (TARGET as usize) + (64 << 10);
+/// Chunks that are placed in one pack before they are read.
+const MAX_RESERVED: usize = 1 << 16;
 
 /// What a pack's writing added to the store.
 pub(crate) struct Stored {
@@ -33,15 +34,31 @@ pub(crate) struct Stored {
     pub(crate) new_bytes: u64,
 }
 
-/// Gathers chunks into packs and stores them.
+/// Where a chunk of known stored length is read: its own place in its pack.
+pub(super) struct Room {
+    pub(super) bytes: BytesMut,
+    /// If it begins a pack: the memory of the pack before that nothing was reserved of.
+    begins: Option<BytesMut>,
+}
+
+/// The pack that room is reserved in.
+#[derive(Default)]
+struct Reserving {
+    rest: BytesMut,
+    len: u64,
+    chunks: usize,
+}
+
+/// Gathers chunks into packs and stores them. Either all of them come with room that was reserved, in
+/// that order, or none.
 pub(super) struct PackWriter {
     store: Store,
     lease: Lease,
     runtime: Handle,
     index: PackIndex,
-    /// The chunks of `index`, back to back, then room.
+    /// The chunks of `index`, back to back; if they did not come with room, further bytes behind them.
     data: BytesMut,
-    filled: usize,
+    reserving: Reserving,
     buffers: Buffers,
     /// Chunks of packs that are not stored yet: their places are not known yet.
     unplaced: HashSet<StoredDigest>,
@@ -58,7 +75,7 @@ impl PackWriter {
             runtime,
             index: PackIndex::new(0),
             data: BytesMut::new(),
-            filled: 0,
+            reserving: Reserving::default(),
             buffers: Buffers::new((IN_FLIGHT + 1) * BUFFER),
             unplaced: HashSet::new(),
             places: HashMap::new(),
@@ -72,44 +89,77 @@ impl PackWriter {
         self.places.entry(record.stored).or_insert(place);
     }
 
-    /// Adds a chunk, unless this artifact has it already.
-    pub(super) fn push(&mut self, chunk: Encoded) -> Result<(), PackError> {
-        let Encoded { record, stored } = chunk;
-        if self.places.contains_key(&record.stored) || self.unplaced.contains(&record.stored) {
-            return Ok(());
+    /// Room for the next chunk, which is stored as `len` bytes.
+    pub(super) fn reserve(&mut self, len: u32) -> Room {
+        let pack = &mut self.reserving;
+        let full = pack.len + u64::from(len) > TARGET || pack.chunks == MAX_RESERVED;
+        let mut begins = None;
+        if full || pack.chunks == 0 {
+            let next = Reserving { rest: self.buffers.take_populated(BUFFER), len: 0, chunks: 0 };
+            begins = Some(std::mem::replace(pack, next).rest);
         }
-        let full = self.index.data_len() + u64::from(record.stored_len) > TARGET;
-        if full || !self.index.has_room(record.stored_len) {
-            self.seal()?;
+        pack.len += u64::from(len);
+        pack.chunks += 1;
+        // Any chunk is shorter than an empty pack.
+        let bytes = pack.rest.split_to(pack.rest.len().min(len as usize));
+        Room { bytes, begins }
+    }
+
+    /// Adds a chunk that was read where it belongs, unless this artifact has it already.
+    pub(super) fn push_read(&mut self, record: ChunkRecord, room: Room) -> Result<(), PackError> {
+        if let Some(rest) = room.begins {
+            self.seal(rest)?;
         }
-        // An empty pack has room for any chunk.
-        if self.index.push(record).is_some() {
-            if self.data.is_empty() {
-                self.data = self.buffers.take(BUFFER);
-                memory::populate(&mut self.data[..BUFFER]);
-            }
-            append(&mut self.data, &mut self.filled, &stored);
+        // Where one was left out, the chunks behind it are copied.
+        if self.is_new(&record) && self.index.push(record).is_some() {
+            self.data.unsplit(room.bytes);
             self.unplaced.insert(record.stored);
         }
         Ok(())
     }
 
-    fn seal(&mut self) -> Result<(), PackError> {
+    /// Adds a chunk, unless this artifact has it already.
+    pub(super) fn push(&mut self, chunk: Encoded) -> Result<(), PackError> {
+        let Encoded { record, stored } = chunk;
+        if !self.is_new(&record) {
+            return Ok(());
+        }
+        let full = self.index.data_len() + u64::from(record.stored_len) > TARGET;
+        if full || !self.index.has_room(record.stored_len) {
+            self.seal(BytesMut::new())?;
+        }
+        // An empty pack has room for any chunk.
+        if let Some(offset) = self.index.push(record) {
+            if self.data.is_empty() {
+                self.data = self.buffers.take_populated(BUFFER);
+            }
+            put(&mut self.data, offset as usize, &stored);
+            self.unplaced.insert(record.stored);
+        }
+        Ok(())
+    }
+
+    fn is_new(&self, record: &ChunkRecord) -> bool {
+        !self.places.contains_key(&record.stored) && !self.unplaced.contains(&record.stored)
+    }
+
+    /// Stores the pack that is full; `rest` is its memory beyond what is in `data`.
+    fn seal(&mut self, rest: BytesMut) -> Result<(), PackError> {
         let index = std::mem::replace(&mut self.index, PackIndex::new(0));
-        let data = std::mem::take(&mut self.data);
-        let filled = std::mem::take(&mut self.filled);
+        let mut data = std::mem::take(&mut self.data);
+        let filled = index.data_len() as usize;
         if filled == 0 {
             return Ok(());
         }
+        data.unsplit(rest);
         while self.writing.len() >= IN_FLIGHT {
             self.settle_one()?;
         }
         let (store, lease) = (self.store.clone(), self.lease.clone());
         let buffers = self.buffers.clone();
         let parts = move |end: Bytes| {
-            let (mut data, mut len) = (data, filled);
-            append(&mut data, &mut len, &end);
-            vec![buffers.share(data, len)]
+            put(&mut data, filled, &end);
+            vec![buffers.share(data, filled + end.len())]
         };
         let write = write(store, lease, index, parts);
         self.writing.push_back(self.runtime.spawn(write));
@@ -129,7 +179,8 @@ impl PackWriter {
 
     /// Stores what is left; returns every chunk's place and how many bytes the store gained.
     pub(super) fn finish(mut self) -> Result<(HashMap<StoredDigest, Place>, u64), PackError> {
-        self.seal()?;
+        let rest = std::mem::take(&mut self.reserving.rest);
+        self.seal(rest)?;
         while !self.writing.is_empty() {
             self.settle_one()?;
         }
@@ -137,14 +188,13 @@ impl PackWriter {
     }
 }
 
-/// Writes `bytes` behind the first `filled` ones; `data` grows where it must.
-fn append(data: &mut BytesMut, filled: &mut usize, bytes: &[u8]) {
-    let end = *filled + bytes.len();
+/// Writes `bytes` at `at`; `data` grows where it must.
+fn put(data: &mut BytesMut, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
     if data.len() < end {
         data.resize(end, 0);
     }
-    data[*filled..end].copy_from_slice(bytes);
-    *filled = end;
+    data[at..end].copy_from_slice(bytes);
 }
 
 /// Stores one pack. It is in the lease before anything else looks at it, and never takes the name

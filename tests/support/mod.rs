@@ -39,6 +39,7 @@ pub fn tensor(name: &str, dims: &[u64], seed: u64) -> TestTensor {
 }
 
 /// A tensor of any type, of `len` bytes.
+#[allow(dead_code, reason = "not every user of this module needs it")]
 pub fn odd(name: &str, dtype: Dtype, dims: &[u64], len: usize) -> TestTensor {
     let (name, dims) = (name.to_owned(), dims.to_vec());
     TestTensor { name, dtype, dims, data: noise(99, len), grid: None }
