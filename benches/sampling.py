@@ -2,7 +2,10 @@
 
 A machine's speed drifts; so contenders take turns (A B C, A B C, ...) after one
 warm-up each, and medians of the same rounds are compared. CPU time and peak
-memory of a process are the operating system's (wait4).
+memory of a process are the operating system's (wait4). The host of a virtual
+machine may take back memory that is free for a second or two, and then the first
+touch of a page costs more than hashing what it holds; so memory is touched and
+freed again before every sample, whosever it is.
 """
 
 import dataclasses
@@ -18,6 +21,13 @@ import time
 from typing import Callable
 
 RUN_TIMEOUT_S = 600
+TOUCHED = 2 << 30
+TOUCH = f"""
+import ctypes, mmap
+memory = mmap.mmap(-1, {TOUCHED}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_HUGEPAGE)
+ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1, {TOUCHED})
+"""
 
 
 class Unavailable(Exception):
@@ -48,6 +58,8 @@ def run(command: list[str], stdin: str = "") -> Sample:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as inp:
         inp.write(stdin)
         inp.seek(0)
+        # In a process of its own: a child's peak memory starts at its parent's.
+        subprocess.run([sys.executable, "-S", "-c", TOUCH], check=True)
         start = time.perf_counter()
         child = subprocess.Popen(command, stdin=inp, stdout=out, stderr=err)
         status, usage = wait_with_timeout(child, command)

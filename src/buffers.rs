@@ -44,14 +44,13 @@ impl Buffers {
         let best = best.min_by_key(|(_, buffer)| buffer.len()).map(|(at, _)| at);
         let found = best.map(|at| kept.remove(at));
         drop(kept);
-        found.unwrap_or_else(|| memory::aligned(room))
-    }
-
-    /// A buffer as from [`Self::take`], whose pages are there.
-    pub(crate) fn take_populated(&self, len: usize) -> BytesMut {
-        let mut buffer = self.take(len);
-        memory::populate(&mut buffer);
-        buffer
+        found.unwrap_or_else(|| {
+            let mut fresh = memory::aligned(room);
+            if self.are_reused() {
+                memory::populate(&mut fresh[..len]);
+            }
+            fresh
+        })
     }
 
     /// Takes a buffer back, whole; the oldest ones make room.

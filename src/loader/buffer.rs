@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::format::grid::Rect;
 use crate::format::limits::MAX_CHUNK;
+use crate::memory;
 use crate::plan::Slot;
 use crate::shard::Cut;
 
@@ -32,10 +33,18 @@ pub(super) enum Target {
     Scatter(Vec<Scatter>),
 }
 
+/// A slot that several chunks fill.
+#[derive(Debug)]
+pub(super) struct SharedSlot {
+    bytes: BytesMut,
+    /// Whether its pages are there, mostly.
+    warm: bool,
+}
+
 /// One use of a chunk whose bytes are copied.
 #[derive(Debug)]
 pub(super) struct Scatter {
-    pub(super) slot: Arc<Mutex<BytesMut>>,
+    pub(super) slot: Arc<Mutex<SharedSlot>>,
     /// Where the slot begins in the wanted tensor.
     pub(super) start: u64,
     pub(super) cut: Cut,
@@ -46,11 +55,15 @@ impl Scatter {
     /// Copies what is wanted of the decoded chunk. False if the plan and the bytes disagree.
     pub(super) fn fill(&self, decoded: &[u8]) -> bool {
         let mut slot = lock(&self.slot);
+        let SharedSlot { bytes, warm } = &mut *slot;
+        if !std::mem::replace(warm, true) {
+            memory::populate(bytes);
+        }
         for copy in self.cut.copies(self.rect) {
             let (from, to, len) =
                 (copy.from as usize, (copy.to - self.start) as usize, copy.len as usize);
             let (Some(source), Some(place)) =
-                (decoded.get(from..from + len), slot.get_mut(to..to + len))
+                (decoded.get(from..from + len), bytes.get_mut(to..to + len))
             else {
                 return false;
             };
@@ -91,12 +104,12 @@ pub(super) struct Filling {
 enum Part {
     /// The buffer of a slot that one chunk fills; away while a fetch has it.
     Direct(Option<BytesMut>),
-    Shared(Arc<Mutex<BytesMut>>),
+    Shared(Arc<Mutex<SharedSlot>>),
 }
 
 impl Filling {
-    /// Divides `buffer`, which has at least the bytes of the delivery.
-    pub(super) fn new(mut buffer: BytesMut, slots: &[Slot]) -> Self {
+    /// Divides `buffer`, which has at least the bytes of the delivery; `warm` if its pages are there.
+    pub(super) fn new(mut buffer: BytesMut, slots: &[Slot], warm: bool) -> Self {
         let len = slots.last().map_or(0, |slot| slot.range.end as usize);
         let rest = buffer.split_off(len.min(buffer.len()));
         let mut parts: Vec<_> = Vec::with_capacity(slots.len());
@@ -106,7 +119,7 @@ impl Filling {
             parts.push(if slot.direct {
                 Part::Direct(Some(part))
             } else {
-                Part::Shared(Arc::new(Mutex::new(part)))
+                Part::Shared(Arc::new(Mutex::new(SharedSlot { bytes: part, warm })))
             });
         }
         parts.reverse();
@@ -122,7 +135,7 @@ impl Filling {
     }
 
     /// The slot that several chunks fill.
-    pub(super) fn share(&self, slot: u32) -> Option<Arc<Mutex<BytesMut>>> {
+    pub(super) fn share(&self, slot: u32) -> Option<Arc<Mutex<SharedSlot>>> {
         match self.slots.get(slot as usize) {
             Some(Part::Shared(part)) => Some(part.clone()),
             _ => None,
@@ -142,7 +155,7 @@ impl Filling {
         for part in self.slots {
             let part = match part {
                 Part::Direct(part) => part?,
-                Part::Shared(part) => std::mem::take(&mut *lock(&part)),
+                Part::Shared(part) => std::mem::take(&mut lock(&part).bytes),
             };
             whole.unsplit(part);
         }
@@ -191,7 +204,7 @@ mod tests {
         let address = buffer.as_ptr();
         let slot = |range, direct| Slot { range, direct };
         let slots = [slot(0..30, true), slot(30..60, false), slot(60..100, true)];
-        let mut filling = Filling::new(buffer, &slots);
+        let mut filling = Filling::new(buffer, &slots, false);
         let mut piece = filling.lend(2).unwrap();
         assert!(filling.lend(2).is_none(), "a slot has one owner");
         piece.clear();

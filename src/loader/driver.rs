@@ -241,7 +241,7 @@ impl Driver {
     fn admit(&mut self, index: u32) {
         let Some(delivery) = self.plan.deliveries.get(index as usize) else { return };
         let buffer = self.pool.take(delivery.len() as usize);
-        self.filling.insert(index, Filling::new(buffer, &delivery.slots));
+        self.filling.insert(index, Filling::new(buffer, &delivery.slots, self.pool.are_reused()));
     }
 
     fn start(

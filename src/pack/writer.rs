@@ -95,7 +95,7 @@ impl PackWriter {
         let full = pack.len + u64::from(len) > TARGET || pack.chunks == MAX_RESERVED;
         let mut begins = None;
         if full || pack.chunks == 0 {
-            let next = Reserving { rest: self.buffers.take_populated(BUFFER), len: 0, chunks: 0 };
+            let next = Reserving { rest: self.buffers.take(BUFFER), len: 0, chunks: 0 };
             begins = Some(std::mem::replace(pack, next).rest);
         }
         pack.len += u64::from(len);
@@ -131,7 +131,7 @@ impl PackWriter {
         // An empty pack has room for any chunk.
         if let Some(offset) = self.index.push(record) {
             if self.data.is_empty() {
-                self.data = self.buffers.take_populated(BUFFER);
+                self.data = self.buffers.take(BUFFER);
             }
             put(&mut self.data, offset as usize, &stored);
             self.unplaced.insert(record.stored);
