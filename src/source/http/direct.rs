@@ -21,7 +21,6 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCO
 use hyper::http::{request, response};
 use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use url::Url;
 
@@ -186,6 +185,17 @@ fn known_length(head: &response::Parts) -> Option<u64> {
     length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok())?
 }
 
+/// Appends what has come, at most `max` bytes. Other than `read_buf`, it does not take a short read for
+/// the end of what has come: while that was hashed, more did.
+async fn read_ready(stream: &TcpStream, out: &mut BytesMut, max: usize) -> io::Result<usize> {
+    loop {
+        match stream.try_read_buf(&mut out.limit(max)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+            ended => return ended,
+        }
+    }
+}
+
 /// The unused connections, and which server this one is to.
 type Home = (Arc<Mutex<Vec<Idle>>>, Arc<str>);
 
@@ -213,7 +223,7 @@ impl Socket {
                 early.advance(count);
                 count
             }
-            (None, Some(stream)) => stream.read_buf(&mut out.limit(most)).await?,
+            (None, Some(stream)) => read_ready(stream, out, most).await?,
             (None, None) => 0,
         };
         self.remaining -= count as u64;
