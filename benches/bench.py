@@ -12,7 +12,6 @@ import subprocess
 import sys
 
 import sampling
-from link import Link
 from origin import Origin, Traffic
 from sampling import Failed, Sample, Unavailable
 
@@ -140,11 +139,11 @@ class Bench:
 
     # -- what the origin saw --------------------------------------------------
 
-    def url(self, link: Link | None = None) -> str:
-        return link.url if link else self.origin.url
+    def url(self) -> str:
+        return self.origin.url
 
-    def store_url(self, link: Link | None = None) -> str:
-        return f"{self.url(link)}/{self.store.name}/"
+    def store_url(self) -> str:
+        return f"{self.url()}/{self.store.name}/"
 
     def counted(self, work) -> Sample:
         """Adds the requests, bytes and CPU time that the origin counted."""

@@ -115,9 +115,9 @@ def packed_over_link(bench: Bench) -> list[Verdict]:
     shutil.rmtree(store, ignore_errors=True)
     try:
         packed = run([str(bench.tenpak), "pack", str(bench.model), "--name", "bench/model", "--store", str(store), "--json"])
-        with Link(bench.origin.port, GIGABIT) as link:
+        with Link(GIGABIT):
             runs = bench.interleave("encoded model, link of 1 Gbit/s", {
-                "tenpak load, encoded": lambda: bench.load(f"{link.url}/{store.name}/"),
+                "tenpak load, encoded": lambda: bench.load(f"{bench.url()}/{store.name}/"),
             })
     except (Unavailable, Failed) as why:
         return [unmeasured(line, target, str(why))]

@@ -17,6 +17,7 @@ import sys
 import floats
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
 from lines import LINES
+from link import enter_own_network
 from origin import Origin
 
 QUICK_SIZE = 128 * MIB
@@ -82,7 +83,8 @@ def main() -> int:
     if not python.exists():
         sys.exit("benches/run.py: run benches/setup.sh first")
 
-    # Ended from outside, it must still end nginx and the links.
+    enter_own_network()
+    # Ended from outside, it must still end nginx and the delay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     load = os.getloadavg()[0]
     args.data.mkdir(parents=True, exist_ok=True)

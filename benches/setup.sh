@@ -15,7 +15,8 @@ install_debian_packages() {
     command -v curl >/dev/null || missing+=(curl)
     command -v openssl >/dev/null || missing+=(openssl)
     command -v cc >/dev/null && command -v readelf >/dev/null || missing+=(gcc libc6-dev binutils)
-    command -v taskset >/dev/null || missing+=(util-linux)
+    command -v taskset >/dev/null && command -v unshare >/dev/null || missing+=(util-linux)
+    command -v ip >/dev/null && command -v tc >/dev/null || missing+=(iproute2)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     # zipnn is built here
     python3 -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
