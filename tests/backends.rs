@@ -2,6 +2,8 @@
 
 #[path = "support/s3.rs"]
 mod s3;
+#[path = "support/suffixless.rs"]
+mod suffixless;
 
 use std::sync::Arc;
 
@@ -240,6 +242,12 @@ async fn directory_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_conforms() {
     conforms(url::open("memory://").expect("a store")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_without_suffix_ranges_conforms() {
+    let bucket = Arc::new(suffixless::Suffixless::default());
+    conforms(Arc::new(ObjectBackend::from_store("memory://", bucket))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

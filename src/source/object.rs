@@ -326,7 +326,8 @@ impl ObjectBackend {
         failed: SourceError,
     ) -> Result<ObjectReader, SourceError> {
         let Some(info) = self.head(path).await? else {
-            return Err(failed);
+            let (kind, what) = (SourceErrorKind::NotFound, "no such object");
+            return Err(SourceError::new(kind, &*self.location, path, what));
         };
         match range.within(info.size) {
             None => Err(SourceError { kind: SourceErrorKind::OutOfRange, ..failed }),
@@ -342,6 +343,13 @@ impl ObjectBackend {
                     object: path.clone(),
                 }),
             }),
+            // Azure knows no ranges from the end.
+            Some(wanted)
+                if matches!(range, ReadRange::Suffix(_))
+                    && failed.kind == SourceErrorKind::Invalid =>
+            {
+                self.open(path, ReadRange::Bounded(wanted)).await
+            }
             Some(_) => Err(failed),
         }
     }
