@@ -88,6 +88,37 @@ fn exit_statuses_and_json_are_what_scripts_rely_on() {
     assert_eq!(run(home, &store, &["verify", "a", "--trust", public]).0, 4);
 }
 
+/// Whoever trusts somebody reads nothing that they did not sign, by any command; and what the store
+/// lacks is read from a mirror.
+#[test]
+fn every_command_that_reads_checks_trust_and_knows_mirrors() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (home, store) = (dir.path(), dir.path().join("store"));
+    let at = |name: &str| home.join(name).to_str().expect("UTF-8").to_owned();
+    let folder = model::write(&home.join("m"), SMALL);
+    ok(home, &store, &["pack", folder.to_str().expect("UTF-8"), "--name", "a"]);
+    ok(home, &store, &["keygen", &at("key")]);
+    let (public, mirror, out, to) = (at("key.pub"), at("store"), at("out"), at("copy"));
+    let reading: [&[&str]; 6] = [
+        &["load", "a"],
+        &["unpack", "a", "--out", &out],
+        &["inspect", "a"],
+        &["du", "a"],
+        &["diff", "a", "a"],
+        &["cp", "a", "--to", &to],
+    ];
+    for args in reading.into_iter().chain([&["verify", "a"][..], &["tag", "a", "b"]]) {
+        let (status, _, stderr) = run(home, &store, &[args, &["--trust", &public]].concat());
+        assert_eq!(status, 4, "{args:?}: {stderr}");
+    }
+    assert!(!Path::new(&out).exists() && !Path::new(&to).exists());
+    for args in reading {
+        let (status, _, stderr) = run(home, &home.join("empty"), args);
+        assert_eq!(status, 3, "{args:?}: {stderr}");
+        ok(home, &home.join("empty"), &[args, &["--mirror", &mirror]].concat());
+    }
+}
+
 /// Starts the command, kills it after a random while, and returns whether it was done by then.
 fn killed(mut command: Command, longest: Duration, random: &mut StdRng) -> bool {
     let mut child =

@@ -37,13 +37,12 @@ fn table(usages: &[ArtifactUsage]) -> String {
 
 impl Du {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let store = global.store()?;
         if let Some(artifact) = &self.artifact {
-            let id = store.resolve(artifact).await?.manifest;
-            let usage = artifact_usage(&store, id).await?;
+            let (store, found) = global.open(artifact, output).await?;
+            let usage = artifact_usage(&store, found.manifest).await?;
             return output.result(json!(usage), || table(std::slice::from_ref(&usage)));
         }
-        let usage = store_usage(&store).await?;
+        let usage = store_usage(&global.store()?).await?;
         let object = json!(usage);
         output.result(object, || {
             let heading = ["OBJECTS", "COUNT", "SIZE", "GARBAGE", "SIZE"];
@@ -79,9 +78,10 @@ pub(super) struct DiffCommand {
 
 impl DiffCommand {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let store = global.store()?;
-        let first = Whole::read(&store, store.resolve(&self.first).await?.manifest).await?;
-        let second = Whole::read(&store, store.resolve(&self.second).await?.manifest).await?;
+        let (store, first) = global.open(&self.first, output).await?;
+        let first = Whole::read(&store, first.manifest).await?;
+        let (store, second) = global.open(&self.second, output).await?;
+        let second = Whole::read(&store, second.manifest).await?;
         let found = diff(&first, &second);
         let mut object = json!(found);
         if let Some(object) = object.as_object_mut() {
