@@ -306,6 +306,29 @@ fn leases_hold_what_they_list_and_what_was_there_before_them() {
 }
 
 #[test]
+fn a_name_given_between_mark_and_sweep_keeps_the_artifact() {
+    let world = World::new();
+    let id = world.pack("a", SMALL);
+    world.remove("a");
+    assert!(!world.collect(0).decision.mark.is_empty(), "everything is marked");
+    let (name, tag) = ("again".parse().expect("a name"), "latest".parse().expect("a tag"));
+    let named =
+        |id| tenpak::maintain::tag(&world.store, id, (&name, &tag), &[], Default::default());
+    world.runtime.block_on(named(id)).expect("named");
+    let collected = world.collect(0);
+    assert_eq!((collected.freed.len(), collected.leases), (0, 0));
+    assert!(world.verify(id).damaged.is_empty());
+
+    // What lacks a pack gets no name.
+    world.remove("again");
+    let pack = paths_in(&world.runtime, &world.store, "packs/").remove(0);
+    world.runtime.block_on(world.store.backend().delete(&pack)).expect("deleted");
+    let error = world.runtime.block_on(named(id)).expect_err("a pack is missing").to_string();
+    assert!(error.contains(pack.as_str()) && error.contains(&id.to_string()), "{error}");
+    assert!(world.runtime.block_on(world.store.refs()).expect("refs").is_empty());
+}
+
+#[test]
 fn packing_again_between_mark_and_sweep_survives_the_sweep() {
     let world = World::new();
     let id = world.pack("a", SMALL);

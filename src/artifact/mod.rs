@@ -119,9 +119,16 @@ impl Artifact {
         let (manifest, bytes) = manifest;
         let mut keys = Vec::new();
         if !options.trust.is_empty() {
-            let signatures: Vec<_> = signatures.into_iter().flatten().collect();
-            let name = name.as_ref().map(|(name, _)| name);
-            let trust = options.trust.verify_manifest(name, id, &bytes, &signatures, now)?;
+            let mut signatures: Vec<_> = signatures.into_iter().flatten().collect();
+            let of = name.as_ref().map(|(name, _)| name);
+            let verify =
+                |signatures: &[_]| options.trust.verify_manifest(of, id, &bytes, signatures, now);
+            let mut verdict = verify(&signatures);
+            if verdict.is_err() && reader.sources.len() > 1 {
+                signatures.extend(reader.other_signatures(id, &options.trust).await);
+                verdict = verify(&signatures);
+            }
+            let trust = verdict?;
             warnings.extend(trust.rejected.iter().map(ToString::to_string));
             keys = trust.keys;
         }
@@ -429,6 +436,28 @@ impl Reader {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The signature files that the sources after the first have: the first one's may be damaged. One
+    /// that cannot be had is left out.
+    async fn other_signatures(
+        &self,
+        id: ManifestId,
+        trust: &TrustSet,
+    ) -> Vec<(KeyId, Method, Bytes)> {
+        let mut found = Vec::new();
+        for source in self.sources.iter().skip(1) {
+            for (key, method) in trust.key_ids() {
+                let Ok(path) = object_path(signature_path(id, key, method)) else { continue };
+                self.requests.fetch_add(1, Ordering::Relaxed);
+                let (limit, full) = (MAX_SIGNATURE as u64, ReadRange::Full);
+                let read = read_all(source.as_ref(), &path, full, limit, &self.retry).await;
+                let Ok((bytes, _)) = read else { continue };
+                self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                found.push((key.clone(), method, bytes));
+            }
+        }
+        found
     }
 
     /// Reads parts of an object, neighbours in one request and small objects whole, and parses

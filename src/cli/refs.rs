@@ -10,6 +10,7 @@ use super::pack::lifetime;
 use super::{Global, artifact, bytes, open_in};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, IndexEntry, SignedBody};
+use crate::maintain;
 use crate::source::{ObjectPath, SourceErrorKind};
 use crate::store::{Store, StoreError, unix_now};
 use crate::trust::{Signer, TrustSet};
@@ -50,7 +51,7 @@ impl TagCommand {
         // The name must lead to a manifest that is there.
         let found = open_in(&store, &self.artifact, &global.trust()?, output).await?;
         let life = lifetime(self.expires);
-        let published = store.publish(name, tag, found.manifest, &signers, life).await?;
+        let published = maintain::tag(&store, found.manifest, (name, tag), &signers, life).await?;
         let object = json!({
             "name": name, "tag": tag, "manifest": found.manifest, "version": published.version,
         });

@@ -320,7 +320,10 @@ async fn named_by(store: &Store, path: &ObjectPath) -> Result<Option<ManifestId>
 }
 
 /// The table and the packs of an artifact.
-async fn reach(store: &Store, id: ManifestId) -> Result<(TableId, HashSet<PackId>), StoreError> {
+pub(super) async fn reach(
+    store: &Store,
+    id: ManifestId,
+) -> Result<(TableId, HashSet<PackId>), StoreError> {
     let (manifest, _) = store.manifest(id).await?;
     let path = paths::layout(id);
     let len = Layout::slice(0..manifest.totals.records).end;

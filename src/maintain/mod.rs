@@ -14,6 +14,7 @@ mod marks;
 pub mod order;
 mod packs;
 mod repack;
+mod tag;
 mod usage;
 mod verify;
 
@@ -24,5 +25,6 @@ pub use gc::{CollectOptions, Collected, collect};
 pub use inspect::{Encoding, Group, Inspection, inspect};
 pub use marks::{Decision, LeaseState, decide};
 pub use repack::{RepackOptions, Repacked, repack};
+pub use tag::tag;
 pub use usage::{ArtifactUsage, Kind, StoreUsage, artifact_usage, store_usage};
 pub use verify::{Damage, VerifyReport, verify, verify_store};
