@@ -1,6 +1,7 @@
 //! Running the `tenpak` binary and the independent reader, and looking at stores.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -15,11 +16,27 @@ fn home() -> &'static Path {
 
 /// A folder of this test program, emptied of what an earlier run left.
 pub fn fresh_folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")).join(name);
+    let path = own_folder().join(name);
     if path.exists() {
         std::fs::remove_dir_all(&path).expect("an old folder to go");
     }
     std::fs::create_dir_all(&path).expect("a folder");
+    path
+}
+
+/// A folder that no other process of this test has while this one runs.
+fn own_folder() -> &'static Path {
+    static OWN: OnceLock<(PathBuf, File)> = OnceLock::new();
+    let (path, _) = OWN.get_or_init(|| {
+        let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        std::fs::create_dir_all(&all).expect("a folder");
+        let mut numbers = 0_u32..;
+        let own = numbers.find_map(|number| {
+            let lock = File::create(all.join(format!("{number}.lock"))).expect("a lock file");
+            lock.try_lock().is_ok().then(|| (all.join(number.to_string()), lock))
+        });
+        own.expect("a number that is free")
+    });
     path
 }
 
