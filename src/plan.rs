@@ -2,9 +2,10 @@
 //!
 //! Every wanted chunk is in exactly one fetch (equal neighbours of one delivery share one), a
 //! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
-//! tensor's bytes, cut into slots that are filled independently of each other.
+//! tensor's bytes, cut into slots that are filled independently of each other. The bases that
+//! its chunks are stored against belong to the delivery too, and fill nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::dtype::Shape;
 use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
-use crate::id::PackId;
+use crate::id::{DecodedDigest, PackId};
 use crate::shard::{Cut, Shard};
 
 /// A tensor that is wanted, or a rank's part of it.
@@ -20,7 +21,7 @@ use crate::shard::{Cut, Shard};
 pub struct Want {
     /// The tensor.
     pub entry: TensorEntry,
-    /// Its chunks.
+    /// Its chunks, then the bases that these name, directly or through each other, each once.
     pub records: Vec<ChunkRecord>,
     /// Where they lie: one place per record.
     pub places: Vec<Place>,
@@ -45,6 +46,12 @@ impl Want {
         };
         Self { entry, records, places, shape, cut }
     }
+
+    /// The records of bases, by content; none for most artifacts.
+    fn bases(&self) -> HashMap<DecodedDigest, u32> {
+        let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);
+        (0..).zip(&self.records).skip(own).map(|(index, base)| (base.decoded, index)).collect()
+    }
 }
 
 /// How many pieces a tensor that is cut into bands may be long and still come whole.
@@ -63,21 +70,41 @@ pub struct PlanOptions {
     /// Where the last known chunk of a pack ends. A pack listed here, of which nine tenths are
     /// wanted, is asked for whole.
     pub pack_ends: HashMap<PackId, u64>,
+    /// The bases that whoever loads holds already: neither they nor what they are stored against is
+    /// fetched.
+    pub held: HashSet<DecodedDigest>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { gap: 64 << 10, segment: 16 << 20, piece: None, pack_ends: HashMap::new() }
+        Self {
+            gap: 64 << 10,
+            segment: 16 << 20,
+            piece: None,
+            pack_ends: HashMap::new(),
+            held: HashSet::new(),
+        }
     }
 }
 
 /// A chunk within a tensor, and the slot of its delivery that it fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkUse {
-    /// Which of the tensor's chunks.
+    /// Which of the want's records.
     pub chunk: u32,
-    /// Which of the delivery's slots.
-    pub slot: u32,
+    /// Which of the delivery's slots; `None` for a base, which others are decoded with.
+    pub slot: Option<u32>,
+}
+
+/// What a planned chunk is stored against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedBase {
+    /// Nothing: it is decoded alone.
+    Nothing,
+    /// Another of the plan's chunks, of the same delivery.
+    Fetched(u32),
+    /// A chunk of this content, which is held already.
+    Held(DecodedDigest),
 }
 
 /// A chunk to fetch.
@@ -89,10 +116,22 @@ pub struct PlannedChunk {
     pub first: ChunkUse,
     /// What else the same stored bytes fill in this delivery.
     pub more: Vec<ChunkUse>,
+    /// What it is stored against.
+    pub base: PlannedBase,
+    /// 0 if it fills a slot, else how many bases lie between it and a chunk that does, counting
+    /// itself.
+    pub level: u8,
     /// Offset in the pack.
     pub offset: u32,
     /// Stored bytes.
     pub len: u32,
+}
+
+impl PlannedChunk {
+    /// All its uses.
+    pub fn uses(&self) -> impl Iterator<Item = &ChunkUse> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
 }
 
 /// A part of a delivery that is filled on its own.
@@ -115,6 +154,11 @@ pub struct Delivery {
     pub slots: Vec<Slot>,
     /// Chunks to fetch for it.
     pub chunks: u32,
+    /// Those of them that are kept as they are stored until what they are stored against is there
+    /// too, or what is stored against them, as places in the plan.
+    pub linked: Vec<u32>,
+    /// Stored bytes of those.
+    pub linked_bytes: u64,
 }
 
 impl Delivery {
@@ -172,6 +216,7 @@ impl Plan {
     }
 
     fn add(&mut self, tensor: u32, want: &Want, options: &PlanOptions, packs: &mut Vec<PackId>) {
+        let bases = Bases { records: want.bases(), held: &options.held };
         let mut wanted: Vec<(Range<u64>, u32)> = want
             .entry
             .grid
@@ -197,7 +242,7 @@ impl Plan {
                 len = slot.range.end - start;
                 own.push((slot, chunks));
             }
-            self.deliver(tensor, want, start..start + len, own, packs);
+            self.deliver(tensor, (want, &bases), start..start + len, own, packs);
             if slots.peek().is_none() {
                 break;
             }
@@ -207,7 +252,7 @@ impl Plan {
     fn deliver(
         &mut self,
         tensor: u32,
-        want: &Want,
+        (want, bases): (&Want, &Bases<'_>),
         range: Range<u64>,
         slots: Vec<(Slot, Vec<u32>)>,
         packs: &mut Vec<PackId>,
@@ -215,6 +260,7 @@ impl Plan {
         let delivery = self.deliveries.len() as u32;
         let mut own = Vec::with_capacity(slots.len());
         let mut uses = Vec::new();
+        let mut seen = HashSet::new();
         for (n, (slot, chunks)) in slots.into_iter().enumerate() {
             let relative = slot.range.start - range.start..slot.range.end - range.start;
             own.push(Slot { range: relative, ..slot });
@@ -225,40 +271,124 @@ impl Plan {
                 else {
                     continue;
                 };
-                uses.push((*place, record.stored_len, ChunkUse { chunk, slot: n as u32 }));
+                let chunk_use = ChunkUse { chunk, slot: Some(n as u32) };
+                uses.push(Use { place: *place, record, chunk_use, level: 0 });
+                bases.below(want, record, &mut seen, &mut uses);
             }
         }
         // Packs in the order in which they are first needed, and inside one by offset.
         let mut order = HashMap::new();
-        for (place, _, _) in &uses {
+        for Use { place, .. } in &uses {
             let next = order.len();
             order.entry(place.pack).or_insert(next);
         }
-        uses.sort_by_key(|(place, _, u)| (order.get(&place.pack).copied(), place.offset, u.chunk));
+        uses.sort_by_key(|u| {
+            (order.get(&u.place.pack).copied(), u.place.offset, u.chunk_use.chunk)
+        });
         let first = self.chunks.len();
-        for (place, len, chunk_use) in uses {
+        let mut last_record: Option<&ChunkRecord> = None;
+        for Use { place, record, chunk_use, level } in uses {
+            let len = record.stored_len;
+            // The same stored bytes are two chunks if they are stored against different bases.
             if let Some(last) = self.chunks.get_mut(first..).and_then(|own| own.last_mut())
                 && packs.last() == Some(&place.pack)
                 && (last.offset, last.len) == (place.offset, len)
+                && last_record.is_some_and(|r| (r.decoded, r.base) == (record.decoded, record.base))
             {
                 last.more.push(chunk_use);
                 continue;
             }
+            last_record = Some(record);
             let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
-            self.chunks.push(PlannedChunk { delivery, first, more, offset, len });
+            let base = PlannedBase::Nothing;
+            self.chunks.push(PlannedChunk { delivery, first, more, base, level, offset, len });
             packs.push(place.pack);
         }
+        let linked = self.link(first, want, bases);
         let chunks = self.chunks.get(first..).unwrap_or_default();
         // Twins are copied from one buffer, so that none of them is read in place.
         for shared in chunks.iter().filter(|chunk| !chunk.more.is_empty()) {
-            for chunk_use in shared.more.iter().chain([&shared.first]) {
-                if let Some(slot) = own.get_mut(chunk_use.slot as usize) {
+            for slot in shared.uses().filter_map(|chunk_use| chunk_use.slot) {
+                if let Some(slot) = own.get_mut(slot as usize) {
                     slot.direct = false;
                 }
             }
         }
+        let len = |&index: &u32| self.chunks.get(index as usize).map_or(0, |c| u64::from(c.len));
+        let linked_bytes = linked.iter().map(len).sum();
         let chunks = chunks.len() as u32;
-        self.deliveries.push(Delivery { tensor, range, slots: own, chunks });
+        let slots = own;
+        self.deliveries.push(Delivery { tensor, range, slots, chunks, linked, linked_bytes });
+    }
+
+    /// Says of the chunks from `first` on what they are stored against; returns all that wait for
+    /// each other.
+    fn link(&mut self, first: usize, want: &Want, bases: &Bases<'_>) -> Vec<u32> {
+        if bases.records.is_empty() {
+            return Vec::new();
+        }
+        let own = self.chunks.get_mut(first..).unwrap_or_default();
+        let mut planned = HashMap::new();
+        for (index, chunk) in (first as u32..).zip(own.iter()) {
+            planned.extend(chunk.uses().map(|chunk_use| (chunk_use.chunk, index)));
+        }
+        let mut linked = std::collections::BTreeSet::new();
+        for (index, chunk) in (first as u32..).zip(own) {
+            let record = want.records.get(chunk.first.chunk as usize);
+            let Some(base) = record.and_then(|record| record.base) else { continue };
+            linked.insert(index);
+            if bases.held.contains(&base.decoded) {
+                chunk.base = PlannedBase::Held(base.decoded);
+            } else if let Some(&below) =
+                bases.records.get(&base.decoded).and_then(|record| planned.get(record))
+            {
+                chunk.base = PlannedBase::Fetched(below);
+                linked.insert(below);
+            }
+        }
+        linked.into_iter().collect()
+    }
+}
+
+/// The bases of one want.
+struct Bases<'a> {
+    records: HashMap<DecodedDigest, u32>,
+    held: &'a HashSet<DecodedDigest>,
+}
+
+/// A use of a chunk that is to be planned.
+struct Use<'a> {
+    place: Place,
+    record: &'a ChunkRecord,
+    chunk_use: ChunkUse,
+    level: u8,
+}
+
+impl Bases<'_> {
+    /// Adds what must be fetched for `record` to be decoded, unless `seen` has it.
+    fn below<'a>(
+        &self,
+        want: &'a Want,
+        record: &ChunkRecord,
+        seen: &mut HashSet<u32>,
+        uses: &mut Vec<Use<'a>>,
+    ) {
+        let mut next = record.base;
+        let mut level = 0;
+        while let Some(base) = next.take_if(|base| !self.held.contains(&base.decoded)) {
+            let Some(&chunk) = self.records.get(&base.decoded) else { return };
+            let at = chunk as usize;
+            let (Some(place), Some(record)) = (want.places.get(at), want.records.get(at)) else {
+                return;
+            };
+            if !seen.insert(chunk) {
+                return;
+            }
+            level += 1;
+            let chunk_use = ChunkUse { chunk, slot: None };
+            uses.push(Use { place: *place, record, chunk_use, level });
+            next = record.base;
+        }
     }
 }
 
@@ -293,31 +423,36 @@ fn span(chunks: &[PlannedChunk], of: &[u32]) -> Range<u64> {
 
 fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> Vec<PlannedFetch> {
     let whole = whole_packs(chunks, packs, options);
-    let mut started = std::collections::HashSet::new();
+    let mut started = HashSet::new();
     let mut fetches: Vec<PlannedFetch> = Vec::new();
-    let mut run: Vec<u32> = Vec::new();
-    let mut end = 0;
-    let mut run_pack = None;
-    for (index, (chunk, pack)) in (0_u32..).zip(chunks.iter().zip(packs)) {
-        if let Some(all) = whole.get(pack)
-            && all.binary_search(&index).is_ok()
-        {
-            if started.insert(*pack) {
-                fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
+    // Chunks and their bases lie in different packs: runs of each go on beside the other's.
+    let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
+    for level in 0..=levels {
+        let mut run: Vec<u32> = Vec::new();
+        let mut end = 0;
+        let mut run_pack = None;
+        let own = (0_u32..).zip(chunks.iter().zip(packs)).filter(|(_, (c, _))| c.level == level);
+        for (index, (chunk, pack)) in own {
+            if let Some(all) = whole.get(pack)
+                && all.binary_search(&index).is_ok()
+            {
+                if started.insert(*pack) {
+                    fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
+                }
+                continue;
             }
-            continue;
+            let start = u64::from(chunk.offset);
+            let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
+            if !follows {
+                divide(chunks, run_pack, &run, options.segment, &mut fetches);
+                run.clear();
+                run_pack = Some(*pack);
+            }
+            end = start + u64::from(chunk.len);
+            run.push(index);
         }
-        let start = u64::from(chunk.offset);
-        let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
-        if !follows {
-            divide(chunks, run_pack, &run, options.segment, &mut fetches);
-            run.clear();
-            run_pack = Some(*pack);
-        }
-        end = start + u64::from(chunk.len);
-        run.push(index);
+        divide(chunks, run_pack, &run, options.segment, &mut fetches);
     }
-    divide(chunks, run_pack, &run, options.segment, &mut fetches);
     fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
     fetches
 }
@@ -495,7 +630,7 @@ mod tests {
                         prop_assert!(u64::from(chunk.offset) - end <= allowed);
                     }
                     end = u64::from(chunk.offset + chunk.len);
-                    for chunk_use in chunk.more.iter().chain([&chunk.first]) {
+                    for chunk_use in chunk.uses() {
                         let want = &wants[tensor as usize];
                         let place = want.places[chunk_use.chunk as usize];
                         prop_assert_eq!(place, Place { pack: fetch.pack, offset: chunk.offset });

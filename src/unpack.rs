@@ -4,8 +4,10 @@
 //! user named: no artifact and no link planted there leads a write elsewhere. A file appears under
 //! its name when it is complete.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,23 +85,28 @@ pub fn unpack(
 
 /// What is loaded for a file, in the order of its bytes.
 fn wants_of(whole: &Whole, file: &FileEntry, mut at: usize, wants: &mut Vec<Arc<Want>>) {
-    let mut push = |entry: TensorEntry, chunks: &[Placed]| {
-        let records = chunks.iter().map(|chunk| chunk.record).collect();
-        let places = chunks.iter().map(|chunk| chunk.place).collect();
+    let mut push = |entry: TensorEntry, own: Range<usize>| {
+        let mut seen = HashSet::new();
+        let bases = own.clone().flat_map(|chunk| whole.bases_of(chunk));
+        let bases: Vec<_> = bases.filter(|&base| seen.insert(base)).collect();
+        let all = own.chain(bases).filter_map(|chunk| whole.chunks.get(chunk));
+        let (records, places) = all.map(|chunk| (chunk.record, chunk.place)).unzip();
         wants.push(Arc::new(Want::new(entry, records, places, None)));
     };
     for extent in &file.extents {
         match *extent {
             Extent::Tensor { ordinal } => {
-                let ordinal = ordinal as usize;
-                if let Some((entry, _)) = whole.tensors.get(ordinal) {
-                    push(entry.clone(), whole.tensor_chunks(ordinal));
+                if let Some((entry, first)) = whole.tensors.get(ordinal as usize) {
+                    let count = usize::try_from(entry.grid.chunks()).unwrap_or(0);
+                    push(entry.clone(), *first..first.saturating_add(count));
                 }
             }
             Extent::Content { chunks, .. } => {
                 let end = at + chunks as usize;
-                for chunk in whole.chunks.get(at..end).unwrap_or(&[]) {
-                    push(content(file, chunk), std::slice::from_ref(chunk));
+                for index in at..end {
+                    if let Some(chunk) = whole.chunks.get(index) {
+                        push(content(file, chunk), index..index + 1);
+                    }
                 }
                 at = end;
             }

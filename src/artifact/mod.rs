@@ -8,7 +8,7 @@
 mod error;
 mod select;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +22,10 @@ use crate::format::limits::{MAX_MANIFEST, MAX_PAGE, MAX_REF, MAX_SIGNATURE};
 use crate::format::manifest::{Manifest, PagePlace};
 use crate::format::name::{ArtifactName, ArtifactSpec, IdPrefix, Tag};
 use crate::format::page::{Entries, Page, PageKind};
+use crate::format::record::ChunkRecord;
 use crate::format::refs::{RefBody, ref_path};
 use crate::format::{FormatError, store};
-use crate::id::{ManifestId, PackId};
+use crate::id::{DecodedDigest, ManifestId, PackId};
 use crate::loader::{LoadOptions, Loader};
 use crate::plan::Want;
 use crate::shard::Shard;
@@ -182,22 +183,24 @@ impl Artifact {
         let mut matched: BTreeSet<usize> = BTreeSet::new();
         let mut ranked = Vec::new();
         for (page, places) in pages {
+            let first_base = page.first_base as usize;
+            if places.len() != first_base + page.bases.len() {
+                let why = "another number of places than of records";
+                let error = FormatError::invalid("layout", why);
+                return Err(self.reader.format(&store::layout(self.id), error));
+            }
+            if all {
+                for (place, record) in places.iter().zip(page.records()) {
+                    let end = wanted.pack_ends.entry(place.pack).or_default();
+                    *end = (*end).max(u64::from(place.offset) + u64::from(record.stored_len));
+                }
+            }
+            let bases = page.bases.iter().zip(places.iter().skip(first_base));
+            let bases: Bases<'_> = bases.map(|base| (base.0.decoded, base)).collect();
             let Entries::Tensors(list) = page.entries else { continue };
             for listed in list {
                 let first = listed.first_record as usize;
                 let own = places.get(first..first + listed.records.len()).unwrap_or_default();
-                if own.len() != listed.records.len() {
-                    let why = "fewer places than records";
-                    return Err(self
-                        .reader
-                        .format(&store::layout(self.id), FormatError::invalid("layout", why)));
-                }
-                if all {
-                    for (place, record) in own.iter().zip(&listed.records) {
-                        let end = wanted.pack_ends.entry(place.pack).or_default();
-                        *end = (*end).max(u64::from(place.offset) + u64::from(record.stored_len));
-                    }
-                }
                 // Which pattern asks for it first.
                 let rank = match selection {
                     Selection::All => Some(0),
@@ -210,7 +213,9 @@ impl Artifact {
                     }
                 };
                 if let Some(rank) = rank {
-                    let want = Want::new(listed.entry, listed.records, own.to_vec(), shard);
+                    let (mut records, mut own) = (listed.records, own.to_vec());
+                    add_bases(&bases, &mut records, &mut own);
+                    let want = Want::new(listed.entry, records, own, shard);
                     ranked.push((rank, Arc::new(want)));
                 }
             }
@@ -272,6 +277,23 @@ impl Artifact {
         });
         let (pages, places) = future::try_join(pages, places).await?;
         Ok(pages.into_iter().zip(places).collect())
+    }
+}
+
+/// The base chunks of a page, by content.
+type Bases<'a> = HashMap<DecodedDigest, (&'a ChunkRecord, &'a Place)>;
+
+/// Adds the bases that these records name, directly or through each other, behind them.
+fn add_bases(bases: &Bases<'_>, records: &mut Vec<ChunkRecord>, places: &mut Vec<Place>) {
+    let mut seen = HashSet::new();
+    let mut at = 0;
+    while let Some(record) = records.get(at).filter(|_| !bases.is_empty()) {
+        at += 1;
+        let base = record.base.filter(|base| seen.insert(base.decoded));
+        if let Some((record, place)) = base.and_then(|base| bases.get(&base.decoded)) {
+            records.push(**record);
+            places.push(**place);
+        }
     }
 }
 

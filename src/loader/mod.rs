@@ -7,6 +7,7 @@ mod buffer;
 mod driver;
 mod error;
 mod fetch;
+mod links;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -17,11 +18,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::bases::BaseCache;
 use crate::id::ManifestId;
 use crate::load_state::{Limits, MAX_MIRRORS, StateStats};
 use crate::plan::{Plan, PlanOptions, Want};
 use crate::source::Backend;
 use buffer::Feedback;
+use links::Held;
 pub use error::{ErrorKind, LoadError};
 
 /// How a load uses memory and the network.
@@ -53,6 +56,9 @@ pub struct LoadOptions {
     pub hedge_after: Option<Duration>,
     /// For the jitter of pauses between retries.
     pub seed: u64,
+    /// What this load decodes is kept there, and bases that are there are not fetched. Each chunk is
+    /// hashed and copied once more for it. By default nothing is kept.
+    pub bases: Option<Arc<BaseCache>>,
 }
 
 impl Default for LoadOptions {
@@ -71,6 +77,7 @@ impl Default for LoadOptions {
             first_pause: limits.first_pause,
             hedge_after: limits.hedge_after,
             seed: 0,
+            bases: None,
         }
     }
 }
@@ -153,7 +160,9 @@ impl Loader {
         options: &LoadOptions,
     ) -> Self {
         let blocking = sources.iter().any(|source| source.reads_block());
+        let held = options.bases.as_deref().map_or_else(Held::new, |cache| held(&tensors, cache));
         let plan = PlanOptions {
+            held: held.keys().copied().collect(),
             gap: options.gap,
             segment: options.segment,
             piece: options.piece,
@@ -181,6 +190,7 @@ impl Loader {
             sources,
             plan,
             limits,
+            (held, options.bases.clone()),
             deliver,
             feedback.downgrade(),
             stats.clone(),
@@ -207,6 +217,13 @@ impl Loader {
             Some(tensor)
         })
     }
+}
+
+/// The bases of `tensors` that are kept already. The load holds them, so that none is dropped before
+/// it is used.
+fn held(tensors: &[Arc<Want>], cache: &BaseCache) -> Held {
+    let bases = tensors.iter().flat_map(|want| &want.records).filter_map(|record| record.base);
+    bases.filter_map(|base| Some((base.decoded, cache.get(&base.decoded)?))).collect()
 }
 
 impl Stream for Loader {

@@ -162,7 +162,7 @@ impl Bench {
         assert_eq!(report.manifest, self.report.manifest, "another artifact than undisturbed");
         // Each chunk of it decodes to what its record claims.
         for chunk in &result.chunks {
-            let decoded = runtime().block_on(super::library::decoded(store, *chunk));
+            let decoded = runtime().block_on(super::library::decoded(store, *chunk, &[]));
             assert_eq!(decoded.len(), chunk.record.decoded_len as usize);
         }
         report
