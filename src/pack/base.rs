@@ -228,14 +228,15 @@ impl Below {
             for &index in rest {
                 let mut linked = self.artifact.below(self.partner, index);
                 if let Some(below) = &linked {
-                    let own = below.bases.iter().chain([&below.chunk]);
-                    let len: u64 = own.clone().map(|c| u64::from(c.record.stored_len)).sum();
+                    let own: Vec<Placed> =
+                        below.bases.iter().chain([&below.chunk]).copied().collect();
+                    let len: u64 = own.iter().map(|c| u64::from(c.record.stored_len)).sum();
                     if !found.is_empty() && bytes + len > AT_ONCE {
                         break;
                     }
                     if usable(below).await? {
                         bytes += len;
-                        wanted.extend(own.copied());
+                        wanted.extend(own);
                     } else {
                         linked = None;
                     }

@@ -126,7 +126,7 @@ impl Encoding {
             let below = below.filter(|_| encoded.record.base.is_some());
             chunks[index] = Some(Chunk::New(encoded, below.map(|(linked, _)| linked.clone())));
         };
-        match self.below.as_ref().filter(|_| matches!(choice, CodecChoice::Auto | CodecChoice::Float)) {
+        match self.below.as_ref().filter(|_| matches!(choice, CodecChoice::Auto)) {
             None => missing.into_iter().for_each(|index| encode(index, None)),
             Some(below) => {
                 let usable = async |below: &Linked| {
