@@ -48,6 +48,8 @@ impl Edge {
         let stop = async move {
             terminate.recv().await;
         };
-        edge::serve(edge::Edge::new(origins, options), listener, stop).await.map_err(Failure::failed)
+        edge::serve(edge::Edge::new(origins, options), listener, stop)
+            .await
+            .map_err(Failure::failed)
     }
 }

@@ -108,7 +108,9 @@ pub(super) fn refusal(error: &SourceError) -> Answer {
 pub(super) fn store_refusal(error: &StoreError) -> Answer {
     match error {
         StoreError::Source(error) => refusal(error),
-        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => plain(StatusCode::NOT_FOUND),
+        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
+            plain(StatusCode::NOT_FOUND)
+        }
         StoreError::Trust(_) => plain(StatusCode::FORBIDDEN),
         _ => plain(StatusCode::BAD_GATEWAY),
     }

@@ -50,7 +50,8 @@ pub(super) enum Found {
 impl ChunkCache {
     /// A cache of at most about `capacity` bytes.
     pub(super) fn new(capacity: u64) -> Arc<Self> {
-        let weigh = |_: &StoredDigest, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let weigh =
+            |_: &StoredDigest, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let memory = Cache::builder().weigher(weigh).max_capacity(capacity).build();
         Arc::new(Self { memory, filling: Mutex::default(), stats: CacheStats::default() })
     }

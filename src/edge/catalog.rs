@@ -112,14 +112,18 @@ impl Catalog {
 
     async fn ask(&self, name: &ArtifactName, tag: &Tag) -> Result<ManifestId, StoreError> {
         let spec = ArtifactSpec::Named { name: name.clone(), tag: tag.clone() };
-        self.from_any(async |store| {
+        let mut last = None;
+        for store in &self.stores {
             let found = match &self.seen {
-                Some(seen) => store.resolve_trusted(&spec, &self.trust, seen).await?,
-                None => store.resolve(&spec).await?,
+                Some(seen) => store.resolve_trusted(&spec, &self.trust, seen).await,
+                None => store.resolve(&spec).await,
             };
-            Ok(found.manifest)
-        })
-        .await
+            match found {
+                Ok(found) => return Ok(found.manifest),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
     }
 
     /// The manifest whose identifier begins so.
@@ -132,7 +136,14 @@ impl Catalog {
             let location = self.location();
             return Err(StoreError::NoArtifact { location, artifact: prefix.to_owned() });
         };
-        self.from_any(async |store| Ok(store.resolve(&spec).await?.manifest)).await
+        let mut last = None;
+        for store in &self.stores {
+            match store.resolve(&spec).await {
+                Ok(found) => return Ok(found.manifest),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
     }
 
     /// The graph of an artifact that counts for `name`.
@@ -141,11 +152,7 @@ impl Catalog {
         id: ManifestId,
         name: Option<&ArtifactName>,
     ) -> Result<Arc<Whole>, Arc<StoreError>> {
-        let read = self.from_any(async |store| {
-            let whole = Whole::read(store, id).await?;
-            store.check_manifest(&self.trust, name, id, &whole.manifest_bytes).await?;
-            Ok(Arc::new(whole))
-        });
+        let read = self.read(id, name);
         let whole = self.artifacts.try_get_with((id, name.cloned()), read).await?;
         if self.is_closed() && !self.knows(id) {
             let mut admitted = self.admitted.write().unwrap_or_else(PoisonError::into_inner);
@@ -156,26 +163,33 @@ impl Catalog {
         Ok(whole)
     }
 
+    /// Reads an artifact from the first store that has it whole and trusted.
+    async fn read(
+        &self,
+        id: ManifestId,
+        name: Option<&ArtifactName>,
+    ) -> Result<Arc<Whole>, StoreError> {
+        let mut last = None;
+        for store in &self.stores {
+            let read = async {
+                let whole = Whole::read(store, id).await?;
+                store.check_manifest(&self.trust, name, id, &whole.manifest_bytes).await?;
+                Ok(whole)
+            };
+            match read.await {
+                Ok(whole) => return Ok(Arc::new(whole)),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
     fn location(&self) -> String {
         self.stores.first().map_or_else(String::new, |store| store.location().to_owned())
     }
 
-    /// Asks one store after the other, until one answers.
-    async fn from_any<T>(
-        &self,
-        ask: impl AsyncFn(&Store) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut last = None;
-        for store in &self.stores {
-            match ask(store).await {
-                Ok(found) => return Ok(found),
-                Err(error) => drop(last.get_or_insert(error)),
-            }
-        }
-        Err(last.unwrap_or_else(|| StoreError::NoArtifact {
-            location: self.location(),
-            artifact: "of no store".to_owned(),
-        }))
+    fn no_store(&self) -> StoreError {
+        StoreError::NoArtifact { location: self.location(), artifact: "of no store".to_owned() }
     }
 }
 

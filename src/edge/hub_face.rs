@@ -42,7 +42,8 @@ pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming
             let mut answer = file(edge, &whole, path, &parts.method, &parts.headers);
             // A commit stays what it is; a tag may move.
             let revision = Revision::parse(ask.revision.as_deref());
-            let fixed = matches!(revision, Some(Revision::Commit(_))) && answer.status().is_success();
+            let fixed =
+                matches!(revision, Some(Revision::Commit(_))) && answer.status().is_success();
             answer.headers_mut().insert(CACHE_CONTROL, if fixed { IMMUTABLE } else { NO_CACHE });
             return answer;
         }

@@ -193,11 +193,7 @@ impl Packs {
         }
     }
 
-    async fn fill_run(
-        &self,
-        pack: PackId,
-        mut claims: VecDeque<(Range<u64>, ChunkRecord, Claim)>,
-    ) {
+    async fn fill_run(&self, pack: PackId, mut claims: VecDeque<(Range<u64>, ChunkRecord, Claim)>) {
         // Only closed with the edge itself.
         let Ok(_permit) = self.requests.acquire().await else { return };
         let mut last = None;
@@ -215,7 +211,8 @@ impl Packs {
                 break;
             }
         }
-        let error = last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin"));
+        let error =
+            last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin"));
         let error = Arc::new(error);
         for (_, _, claim) in claims {
             claim.fail(error.clone());
@@ -232,8 +229,7 @@ impl Packs {
         let (Some(first), Some(last)) = (claims.front(), claims.back()) else { return Ok(()) };
         let range = first.0.start..last.0.end;
         let path = paths::pack(pack);
-        let error =
-            |kind, what: String| SourceError::new(kind, origin.location(), &path, what);
+        let error = |kind, what: String| SourceError::new(kind, origin.location(), &path, what);
         let stalled = |_| error(SourceErrorKind::Stalled, "no byte came".to_owned());
         self.stats.requests.fetch_add(1, Ordering::Relaxed);
         let opened = origin.open(&path, ReadRange::Bounded(range));

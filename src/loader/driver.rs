@@ -324,9 +324,10 @@ impl Driver {
             let slot_of = |slot: u32| delivery.slots.get(slot as usize).ok_or_else(contradiction);
             let fills = match planned.first.slot {
                 None => None,
-                Some(slot) if slot_of(slot)?.direct => {
-                    Some(Target::Direct { slot, piece: filling.lend(slot).ok_or_else(contradiction)? })
-                }
+                Some(slot) if slot_of(slot)?.direct => Some(Target::Direct {
+                    slot,
+                    piece: filling.lend(slot).ok_or_else(contradiction)?,
+                }),
                 Some(_) => {
                     let uses = planned.uses().filter_map(|u| Some((u.chunk, u.slot?)));
                     let scatter = uses.map(|(chunk, slot)| {
