@@ -1,6 +1,7 @@
 //! `tenpak edge`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -24,6 +25,12 @@ pub(super) struct Edge {
     /// Bytes of chunks kept in memory, such as 512M or 4G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = super::bytes::parse)]
     cache_memory: u64,
+    /// A folder in which chunks are kept too
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Bytes of chunks kept in that folder
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = super::bytes::parse)]
+    cache_disk: u64,
 }
 
 impl Edge {
@@ -34,7 +41,9 @@ impl Edge {
         let origins = global.sources(&Store::new(crate::source::url::open(&self.origin)?))?;
         let location = origins.first().map_or_else(String::new, |o| o.location().to_owned());
         let seen = Some(SeenRefs::of_user());
-        let options = EdgeOptions { trust: global.trust()?, seen, memory: self.cache_memory };
+        let disk = self.cache_dir.clone().map(|folder| (folder, self.cache_disk));
+        let options = EdgeOptions { trust: global.trust()?, seen, memory: self.cache_memory, disk };
+        let edge = edge::Edge::new(origins, options).map_err(Failure::failed)?;
         let listener = TcpListener::bind(self.listen)
             .await
             .map_err(|error| failed("cannot listen on", error))?;
@@ -48,8 +57,6 @@ impl Edge {
         let stop = async move {
             terminate.recv().await;
         };
-        edge::serve(edge::Edge::new(origins, options), listener, stop)
-            .await
-            .map_err(Failure::failed)
+        edge::serve(edge, listener, stop).await.map_err(Failure::failed)
     }
 }

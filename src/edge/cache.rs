@@ -106,13 +106,15 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// The chunk is there. One that is not the claimed one is as if it were not.
-    pub(super) fn fill(self, chunk: VerifiedChunk) {
-        if chunk.record().stored == self.digest {
-            let bytes = chunk.into_stored().freeze();
-            self.cache.memory.insert(self.digest, bytes.clone());
-            self.sender.send_replace(Some(Ok(bytes)));
+    /// The chunk is there; gives its bytes. One that is not the claimed one is as if it were not.
+    pub(super) fn fill(self, chunk: VerifiedChunk) -> Option<Bytes> {
+        if chunk.record().stored != self.digest {
+            return None;
         }
+        let bytes = chunk.into_stored().freeze();
+        self.cache.memory.insert(self.digest, bytes.clone());
+        self.sender.send_replace(Some(Ok(bytes.clone())));
+        Some(bytes)
     }
 
     /// The chunk cannot be had; the next who looks may try again.

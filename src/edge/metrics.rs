@@ -8,6 +8,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 
 use super::Edge;
 use super::answer::{Answer, NO_CACHE, full};
+use super::disk::DiskTier;
 
 /// The edge answers.
 pub(super) fn health() -> Answer {
@@ -17,7 +18,7 @@ pub(super) fn health() -> Answer {
 /// All counts.
 pub(super) fn answer(edge: &Edge) -> Answer {
     let (cache, origin) = (edge.cache.stats(), edge.packs.stats());
-    let counters: [(&str, &str, &AtomicU64); 6] = [
+    let mut counters: Vec<(&str, &str, &AtomicU64)> = vec![
         ("cache_hits", "Chunks found in the cache.", &cache.hits),
         ("cache_misses", "Chunks that were not.", &cache.misses),
         ("cache_collapsed", "Chunks that somebody else was fetching.", &cache.collapsed),
@@ -25,6 +26,13 @@ pub(super) fn answer(edge: &Edge) -> Answer {
         ("origin_bytes", "Bytes of chunks that origins sent.", &origin.bytes),
         ("verify_failures", "Chunks that were not what they should be.", &origin.damaged),
     ];
+    if let Some(disk) = edge.disk.as_deref().map(DiskTier::stats) {
+        counters.extend([
+            ("disk_hits", "Chunks read from disk.", &disk.hits),
+            ("disk_damaged", "Chunks on disk that were not what they should be.", &disk.damaged),
+            ("disk_unwritten", "Chunks that could not be written.", &disk.unwritten),
+        ]);
+    }
     let mut out = String::new();
     for (name, help, count) in counters {
         let count = count.load(Ordering::Relaxed);
@@ -33,6 +41,14 @@ pub(super) fn answer(edge: &Edge) -> Answer {
             out,
             "# HELP tenpak_edge_{name}_total {help}\n# TYPE tenpak_edge_{name}_total counter\n\
              tenpak_edge_{name}_total {count}"
+        );
+    }
+    if let Some(disk) = &edge.disk {
+        let used = disk.used();
+        let _ = writeln!(
+            out,
+            "# HELP tenpak_edge_disk_bytes Bytes of chunks on disk.\n\
+             # TYPE tenpak_edge_disk_bytes gauge\ntenpak_edge_disk_bytes {used}"
         );
     }
     text(out)

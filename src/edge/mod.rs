@@ -8,6 +8,7 @@
 mod answer;
 mod cache;
 mod catalog;
+mod disk;
 mod files;
 mod hub;
 mod hub_face;
@@ -20,6 +21,7 @@ mod stream;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,7 @@ use crate::trust::{SeenRefs, TrustSet};
 use answer::{Answer, plain};
 use cache::ChunkCache;
 use catalog::Catalog;
+use disk::DiskTier;
 use hub::{Ask, What};
 use packs::Packs;
 
@@ -60,11 +63,13 @@ pub struct EdgeOptions {
     pub seen: Option<SeenRefs>,
     /// Bytes of chunks kept in memory.
     pub memory: u64,
+    /// A folder for chunks, and how many bytes of them are kept there.
+    pub disk: Option<(PathBuf, u64)>,
 }
 
 impl Default for EdgeOptions {
     fn default() -> Self {
-        Self { trust: TrustSet::default(), seen: None, memory: 512 << 20 }
+        Self { trust: TrustSet::default(), seen: None, memory: 512 << 20, disk: None }
     }
 }
 
@@ -75,15 +80,25 @@ pub struct Edge {
     catalog: Arc<Catalog>,
     packs: Arc<Packs>,
     cache: Arc<ChunkCache>,
+    disk: Option<Arc<DiskTier>>,
 }
 
 impl Edge {
-    /// An edge over `origins`, which hold the same store; the first is preferred.
-    pub fn new(origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Arc<Self> {
+    /// An edge over `origins`, which hold the same store; the first is preferred. Fails if the folder
+    /// of its chunks cannot be used.
+    pub fn new(
+        origins: Vec<Arc<dyn Backend>>,
+        options: EdgeOptions,
+    ) -> Result<Arc<Self>, EdgeError> {
+        let open = |(folder, budget): (PathBuf, u64)| {
+            let failed = |source| EdgeError::Cache { folder: folder.clone(), source };
+            DiskTier::open(&folder, budget).map(Arc::new).map_err(failed)
+        };
+        let disk = options.disk.map(open).transpose()?;
         let cache = ChunkCache::new(options.memory);
         let catalog = Catalog::new(&origins, options.trust, options.seen);
-        let packs = Packs::new(origins.clone(), cache.clone());
-        Arc::new(Self { origins, catalog, packs, cache })
+        let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
+        Ok(Arc::new(Self { origins, catalog, packs, cache, disk }))
     }
 }
 
@@ -94,6 +109,14 @@ pub enum EdgeError {
     /// The system gives no more connections.
     #[error("cannot accept connections")]
     Accept(#[source] io::Error),
+    /// The folder of the cache cannot be used.
+    #[error("{}: {source}; name another --cache-dir", folder.display())]
+    Cache {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 /// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.

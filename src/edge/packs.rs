@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::cache::{ChunkCache, Claim, Found};
+use super::disk::DiskTier;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
@@ -58,10 +59,14 @@ pub(super) struct Packs {
     /// They hold the same store; the first is preferred.
     origins: Vec<Arc<dyn Backend>>,
     cache: Arc<ChunkCache>,
+    disk: Option<Arc<DiskTier>>,
     indexes: Cache<PackId, Arc<PackMap>>,
     requests: Semaphore,
     stats: OriginStats,
 }
+
+/// Neighbouring chunks to fill.
+type Run = VecDeque<(Range<u64>, ChunkRecord, Claim)>;
 
 /// Where a pack's chunks lie.
 #[derive(Debug)]
@@ -120,10 +125,15 @@ struct Reading {
 }
 
 impl Packs {
-    pub(super) fn new(origins: Vec<Arc<dyn Backend>>, cache: Arc<ChunkCache>) -> Arc<Self> {
+    pub(super) fn new(
+        origins: Vec<Arc<dyn Backend>>,
+        cache: Arc<ChunkCache>,
+        disk: Option<Arc<DiskTier>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             origins,
             cache,
+            disk,
             indexes: Cache::new(INDEXES),
             requests: Semaphore::new(ORIGIN_REQUESTS),
             stats: OriginStats::default(),
@@ -182,7 +192,23 @@ impl Packs {
     }
 
     /// Fetches neighbouring chunks, in the background, whoever waits for them.
-    fn fill(self: &Arc<Self>, pack: PackId, claims: VecDeque<(Range<u64>, ChunkRecord, Claim)>) {
+    fn fill(self: &Arc<Self>, pack: PackId, claims: Run) {
+        let packs = self.clone();
+        if let Some(disk) = self.disk.clone()
+            && claims.iter().any(|(_, record, _)| disk.has(&record.stored))
+        {
+            tokio::task::spawn_blocking(move || {
+                for run in from_disk(&disk, claims) {
+                    packs.clone().fetch(pack, run);
+                }
+            });
+            return;
+        }
+        packs.fetch(pack, claims);
+    }
+
+    /// Fetches neighbouring chunks from the origin, in the background.
+    fn fetch(self: Arc<Self>, pack: PackId, claims: Run) {
         let packs = self.clone();
         // A directory's reads block their thread.
         if self.origins.iter().any(|origin| origin.reads_block()) {
@@ -193,7 +219,7 @@ impl Packs {
         }
     }
 
-    async fn fill_run(&self, pack: PackId, mut claims: VecDeque<(Range<u64>, ChunkRecord, Claim)>) {
+    async fn fill_run(&self, pack: PackId, mut claims: Run) {
         // Only closed with the edge itself.
         let Ok(_permit) = self.requests.acquire().await else { return };
         let mut last = None;
@@ -224,7 +250,7 @@ impl Packs {
         &self,
         origin: &Arc<dyn Backend>,
         pack: PackId,
-        claims: &mut VecDeque<(Range<u64>, ChunkRecord, Claim)>,
+        claims: &mut Run,
     ) -> Result<(), SourceError> {
         let (Some(first), Some(last)) = (claims.front(), claims.back()) else { return Ok(()) };
         let range = first.0.start..last.0.end;
@@ -259,8 +285,11 @@ impl Packs {
             at = place.end;
             match VerifiedChunk::verify(record, buffer.split()) {
                 Ok(chunk) => {
-                    if let Some((_, _, claim)) = claims.pop_front() {
-                        claim.fill(chunk);
+                    if let Some((_, _, claim)) = claims.pop_front()
+                        && let Some(bytes) = claim.fill(chunk)
+                        && let Some(disk) = self.disk.clone()
+                    {
+                        tokio::task::spawn_blocking(move || disk.write(&record.stored, &bytes));
                     }
                 }
                 Err(bad) => {
@@ -331,6 +360,25 @@ impl Reading {
             self.packs.fill(self.pack, run);
         }
     }
+}
+
+/// Fills what is on disk; gives the runs of neighbours that are not.
+fn from_disk(disk: &DiskTier, claims: Run) -> Vec<Run> {
+    let mut missing: Vec<Run> = Vec::new();
+    for (place, record, claim) in claims {
+        if let Some(chunk) = disk.read(&record) {
+            claim.fill(chunk);
+            continue;
+        }
+        let chunk = (place.clone(), record, claim);
+        match missing.last_mut() {
+            Some(run) if run.back().is_some_and(|(last, _, _)| last.end == place.start) => {
+                run.push_back(chunk);
+            }
+            _ => missing.push(VecDeque::from([chunk])),
+        }
+    }
+    missing
 }
 
 async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, SourceError> {

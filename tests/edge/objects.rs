@@ -36,7 +36,7 @@ impl Edge {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let (stop, stopped) = oneshot::channel::<()>();
-        let edge = edge::Edge::new(vec![backend], EdgeOptions::default());
+        let edge = edge::Edge::new(vec![backend], EdgeOptions::default()).expect("an edge");
         let task = tokio::spawn(edge::serve(edge, listener, async move {
             stopped.await.unwrap_or_default();
         }));

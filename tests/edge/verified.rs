@@ -50,7 +50,7 @@ impl World {
     }
 
     fn serve(&self, origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Served {
-        let edge = Edge::new(origins, options);
+        let edge = Edge::new(origins, options).expect("an edge");
         let (stop, stopped) = oneshot::channel::<()>();
         let address = self.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -202,4 +202,60 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
     }
     let table = format!("tables/{}", world.whole.manifest.table().table);
     assert_eq!(ask(table).expect_err("untrusted").kind, SourceErrorKind::NotFound);
+}
+
+#[test]
+fn what_lies_on_disk_is_not_asked_of_the_origin_again() {
+    let world = World::new();
+    let folder = world.dir.path().join("cache");
+    let serve = |origin: &Arc<FaultBackend>, memory| {
+        let disk = Some((folder.clone(), 1 << 30));
+        let options = EdgeOptions { disk, memory, ..EdgeOptions::default() };
+        world.serve(vec![origin.clone()], options)
+    };
+    let origin = Arc::new(FaultBackend::counting(world.memory.clone()));
+    let packs = world.packs();
+    let files = |folder: &std::path::Path| -> Vec<std::path::PathBuf> {
+        let list = |dir: &std::path::Path| -> Vec<std::path::PathBuf> {
+            let entries = std::fs::read_dir(dir).expect("a folder");
+            entries.map(|entry| entry.expect("an entry").path()).collect()
+        };
+        list(folder).iter().flat_map(|shard| list(shard)).collect()
+    };
+    let chunks = world.whole.manifest.totals.chunks as usize;
+    {
+        let served = serve(&origin, 1 << 30);
+        for path in &packs {
+            world.read(&*served.client, path, ReadRange::Full);
+        }
+        // They are written behind the answers.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let written = |file: &&std::path::PathBuf| !file.to_string_lossy().contains(".part");
+        while files(&folder).iter().filter(written).count() < chunks {
+            assert!(std::time::Instant::now() < deadline, "{chunks} chunks are not on disk");
+            std::thread::yield_now();
+        }
+    }
+    origin.reset_stats();
+    // Almost no memory: what is read again is read from disk again.
+    let served = serve(&origin, 1);
+    for path in packs.iter().chain(&packs) {
+        let right = world.read(&*world.memory, path, ReadRange::Full);
+        assert!(world.read(&*served.client, path, ReadRange::Full) == right, "{path}");
+    }
+    let read = origin.stats().below("packs/");
+    assert!(read.bytes_read <= packs.len() as u64 * (16 << 10), "{read:?}");
+
+    // A flipped bit on disk is noticed, and that chunk alone is fetched again.
+    let damaged = files(&folder).into_iter().max_by_key(|f| f.metadata().expect("a file").len());
+    let damaged = damaged.expect("a chunk");
+    let mut bytes = std::fs::read(&damaged).expect("a chunk");
+    bytes[1234] ^= 4;
+    std::fs::write(&damaged, &bytes).expect("written");
+    origin.reset_stats();
+    for path in &packs {
+        let right = world.read(&*world.memory, path, ReadRange::Full);
+        assert!(world.read(&*served.client, path, ReadRange::Full) == right, "{path}");
+    }
+    assert_eq!(origin.stats().below("packs/").bytes_read, bytes.len() as u64);
 }
