@@ -91,7 +91,7 @@ impl Artifact {
         spec: &ArtifactSpec,
         options: &OpenOptions,
     ) -> Result<Self, ArtifactError> {
-        let reader = Reader {
+        let mut reader = Reader {
             sources,
             retry: options.retry.clone(),
             requests: AtomicU64::new(0),
@@ -106,6 +106,13 @@ impl Artifact {
             }
             ArtifactSpec::Id(prefix) => (reader.find(prefix).await?, None),
         };
+        let named = name.as_ref().map_or("", |(name, _)| name.as_str());
+        let artifact = format!("{named}@{id}");
+        for source in &mut reader.sources {
+            if let Some(told) = source.for_artifact(&artifact) {
+                *source = told;
+            }
+        }
         let signatures =
             options.trust.key_ids().map(|(key, method)| reader.signature(id, key, method));
         let (manifest, signatures) =

@@ -19,6 +19,7 @@ use super::request::{self, Wanted};
 use super::stream;
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ManifestId;
+use crate::source::http::ARTIFACT_HEADER;
 use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
 use crate::store::StoreError;
 
@@ -81,6 +82,17 @@ async fn admit(edge: &Arc<Edge>, path: &ObjectPath) -> Result<(), Arc<StoreError
     }
 }
 
+/// Looks at the artifact that the client says its request is for.
+async fn learn(edge: &Arc<Edge>, request: &Request<Incoming>) {
+    let said = request.headers().get(ARTIFACT_HEADER).and_then(|said| said.to_str().ok());
+    let Some((name, id)) = said.and_then(|said| said.split_once('@')) else { return };
+    let (name, Ok(id)) = (name.parse::<ArtifactName>().ok(), id.parse::<ManifestId>()) else {
+        return;
+    };
+    // One that does not count admits nothing.
+    drop(edge.catalog.artifact(id, name.as_ref()).await);
+}
+
 async fn pack(edge: &Arc<Edge>, path: &ObjectPath, request: &Request<Incoming>) -> Answer {
     let Some(pack) = pack_of(path) else { return plain(StatusCode::NOT_FOUND) };
     let map = match edge.packs.map(pack).await {
@@ -91,8 +103,14 @@ async fn pack(edge: &Arc<Edge>, path: &ObjectPath, request: &Request<Incoming>) 
     let head = *request.method() == Method::HEAD;
     let wanted = if head { Wanted::Whole } else { request::wanted(request.headers()) };
     let Some((range, partial)) = part(wanted, size) else { return beyond(size) };
-    if !map.chunks(&range).iter().all(|(_, record)| edge.catalog.admits(&record.stored)) {
-        return plain(StatusCode::FORBIDDEN);
+    let admitted =
+        || map.chunks(&range).iter().all(|(_, record)| edge.catalog.admits(&record.stored));
+    if !admitted() {
+        // Another edge may have seen the artifact opened: the client says which one it is.
+        learn(edge, request).await;
+        if !admitted() {
+            return plain(StatusCode::FORBIDDEN);
+        }
     }
     let tag = format!("\"{pack}\"");
     let mut answer = Response::new(empty());

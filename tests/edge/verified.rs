@@ -173,14 +173,18 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
         &[("model.embed_tokens.weight", &[2000, 1024], 11), ("model.norm.weight", &[512], 12)],
     );
     let name = ("org/signed".parse().expect("a name"), "latest".parse().expect("a tag"));
-    let mut trust = TrustSet::default();
-    trust.add_ed25519(key.verifying_key(), None).expect("a key");
+    let public = key.verifying_key();
+    let closed = || {
+        let mut trust = TrustSet::default();
+        trust.add_ed25519(public, None).expect("a key");
+        EdgeOptions { trust, ..EdgeOptions::default() }
+    };
     let options = PackOptions { signers: vec![Signer::Ed25519(key)], ..PackOptions::default() };
     let handle = world.runtime.handle();
     let report = pack(&signed, &store, (&name.0, &name.1), options, handle, &()).expect("packed");
     let own = world.runtime.block_on(Whole::read(&store, report.manifest)).expect("a graph");
-    let options = EdgeOptions { trust, ..EdgeOptions::default() };
-    let served = world.serve(vec![world.memory.clone()], options);
+    let both = || vec![world.memory.clone() as Arc<dyn Backend>];
+    let served = world.serve(both(), closed());
     let path = |text: String| ObjectPath::new(text).expect("a path");
     let ask = |text: String| world.try_read(&*served.client, &path(text), ReadRange::Full);
 
@@ -202,6 +206,17 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
     }
     let table = format!("tables/{}", world.whole.manifest.table().table);
     assert_eq!(ask(table).expect_err("untrusted").kind, SourceErrorKind::NotFound);
+
+    // An edge that nobody has asked for the manifest learns of it from the loader's own word, and a
+    // word about what nobody signed teaches it nothing.
+    let fresh = world.serve(both(), closed());
+    let told = |artifact: String| fresh.client.for_artifact(&artifact).expect("a client");
+    let packs = path(pack_of(&own));
+    for wrong in [format!("@{}", world.whole.id), "org/signed@".to_owned(), "@x".to_owned()] {
+        let refused = world.try_read(&*told(wrong), &packs, ReadRange::Full);
+        assert_eq!(refused.expect_err("unknown").kind, SourceErrorKind::Denied);
+    }
+    world.read(&*told(format!("org/signed@{}", own.id)), &packs, ReadRange::Full);
 }
 
 #[test]
