@@ -565,7 +565,10 @@ impl<'a> Packer<'a> {
             let record = match chunk {
                 Chunk::New(encoded, below) => {
                     let record = encoded.record;
-                    below.iter().for_each(|below| self.note(below));
+                    if let Some(below) = below {
+                        self.note(&below);
+                        self.bases.add(&[below.chunk]);
+                    }
                     self.writer.push(encoded)?;
                     record
                 }

@@ -141,7 +141,7 @@ fn a_damaged_base_is_named_with_what_needs_it() {
 /// Each chunk is read once to be verified, and once more each time that it is a base.
 #[test]
 fn verifying_reads_bases_beside_what_needs_them() {
-    let pair = Pair::of(matrices(6, 2048));
+    let pair = Pair::of(matrices(3, 1024));
     pair.bench.counted.backend.reset_stats();
     assert!(verified(pair.bench.store(), pair.tuned.1).is_empty());
     let read = pair.bench.bytes_read();

@@ -50,12 +50,12 @@ fn pieces_arrive_whole_in_little_memory() {
 /// few requests.
 #[test]
 fn bases_and_differences_are_fetched_once_in_few_requests() {
-    let pair = Pair::of(matrices(16, 2048));
+    let pair = Pair::of(matrices(6, 2048));
     let source = pair.bench.with(vec![]);
     let (loaded, stats) =
         pair.bench.load(pair.tuned.1, &[source.clone()], (&[], None), &options()).unwrap();
     check(&loaded, &pair.tuned.0);
-    let tensors: u64 = stored((0..16).flat_map(|i| pair.whole().tensor_chunks(i).to_vec()).collect::<Vec<_>>().iter());
+    let tensors: u64 = stored((0..6).flat_map(|i| pair.whole().tensor_chunks(i).to_vec()).collect::<Vec<_>>().iter());
     let all = tensors + stored(&bases(&pair.whole()));
     let read = source.stats().below("packs/").bytes_read;
     assert!((all..all + MIB).contains(&read), "{read} bytes read of {all}");
@@ -68,7 +68,7 @@ fn bases_and_differences_are_fetched_once_in_few_requests() {
 /// One tensor costs its own chunks and their bases.
 #[test]
 fn one_tensor_costs_its_own_bases() {
-    let pair = Pair::of(matrices(8, 2048));
+    let pair = Pair::of(matrices(6, 1024));
     let name = "model.layers.05.mlp.up_proj.weight";
     let tuned = pair.whole();
     let at = tuned.tensors.iter().position(|(tensor, _)| tensor.name == name).unwrap();
@@ -144,11 +144,11 @@ fn held_bases_are_not_fetched_again() {
 /// A cache too small for all bases never exceeds its budget, and the load is right.
 #[test]
 fn a_small_cache_stays_small() {
-    let pair = Pair::of(matrices(6, 2048));
-    let cache = Arc::new(BaseCache::new(3 * MIB));
+    let pair = Pair::of(matrices(3, 1024));
+    let cache = Arc::new(BaseCache::new(2 * MIB));
     for (id, model) in [(pair.base.1, &pair.base.0), (pair.tuned.1, &pair.tuned.0)] {
         pair.bench.load_all(id, model, &cached(&cache));
-        assert!(cache.bytes() <= 3 * MIB);
+        assert!(cache.bytes() <= 2 * MIB);
     }
 }
 
@@ -203,7 +203,7 @@ fn a_base_of_several_chunks_is_fetched_once() {
 /// A damaged base chunk is fetched again, alone, from the other mirror; without one it is named.
 #[test]
 fn a_damaged_base_chunk_comes_from_the_mirror_or_is_named() {
-    let pair = Pair::of(matrices(4, 2048));
+    let pair = Pair::of(matrices(3, 1024));
     let tuned = pair.whole();
     let base = bases(&tuned)[3];
     let flip = |times: bool| {
@@ -242,12 +242,12 @@ fn a_damaged_base_chunk_comes_from_the_mirror_or_is_named() {
 /// Whatever happens on the way, the load goes on from there or says why not.
 #[test]
 fn faults_on_the_way_cost_retries_only() {
-    let pair = Pair::of(matrices(6, 2048));
+    let pair = Pair::of(matrices(3, 1536));
     for nth in 0..4 {
         for action in [
             Action::Fail(SourceErrorKind::Transient),
-            Action::Reset(1_500_000),
-            Action::EndEarly(700_000),
+            Action::Reset(500_000),
+            Action::EndEarly(300_000),
             Action::WholeForRange,
             Action::Hang,
             Action::Stall(500_000),

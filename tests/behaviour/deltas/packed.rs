@@ -37,7 +37,7 @@ fn a_fine_tune_costs_its_differences() {
 #[test]
 fn unchanged_tensors_cost_nothing() {
     let bench = Bench::new();
-    let mut tensors = matrices(8, 1024);
+    let mut tensors = matrices(8, 512);
     tensors[3] = Tensor::new("a.small", Dtype::F32, &[30_000], 3, Fill::Random);
     tensors[5] = Tensor::new("z.tiny", Dtype::BF16, &[1000], 3, Fill::Random);
     let base = bench.pack(&Model::of(tensors.clone()), "org/base", None);
@@ -132,7 +132,7 @@ fn of_several_partners_that_of_the_same_file_is_taken() {
 #[test]
 fn unchanged_chunks_of_a_changed_tensor_are_linked() {
     let bench = Bench::new();
-    let mut tensors = matrices(1, 8192);
+    let mut tensors = matrices(1, 4096);
     let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
     tensors[0].data[0] ^= 1;
     let model = Model::of(tensors);
@@ -197,7 +197,7 @@ fn bases_that_nobody_trusted_signed_are_compared() {
 #[test]
 fn a_damaged_base_chunk_is_not_used() {
     let bench = Bench::new();
-    let tensors = matrices(2, 4096);
+    let tensors = matrices(2, 2560);
     let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
     let model = Model::of(tune(&tensors, 3, 1));
     let damaged = whole(bench.store(), base).tensor_chunks(0)[2];
@@ -218,7 +218,7 @@ fn a_damaged_base_chunk_is_not_used() {
 /// the one of an undisturbed run.
 #[test]
 fn an_interrupted_run_is_resumed() {
-    let tensors = matrices(12, 2048);
+    let tensors = matrices(4, 1024);
     let model = Model::of(tune(&tensors, 1, 1));
     let undisturbed = Bench::new();
     let base = undisturbed.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
@@ -243,7 +243,7 @@ fn an_interrupted_run_is_resumed() {
 /// Packing the fine-tune again, with or without its base, links all of it.
 #[test]
 fn packing_again_writes_nothing() {
-    let pair = Pair::of(matrices(3, 2048));
+    let pair = Pair::of(matrices(3, 1024));
     let bench = &pair.bench;
     for base in [Some(pair.base.1), Some(pair.tuned.1), None] {
         let again = bench.pack(&pair.tuned.0, "org/tuned", base);
