@@ -260,8 +260,9 @@ pub fn golden(out: &mut Objects) {
     );
     // Every quotient there is, and numbers that wrap.
     let all = Table(0, vec![8; 128], vec![]);
-    delta("delta-u8", Dtype::U8, head(1, 0, 1, 0), 3000, 70, &[all]);
-    delta("delta-i16", Dtype::I16, head(2, 0, 1, 0), 1024, 900, &[Table(6, halving(11), vec![])]);
+    let one_segment = Head { log2: 12, ..head(1, 0, 1, 0) };
+    delta("delta-u8", Dtype::U8, one_segment, 3000, 63, &[all]);
+    delta("delta-i16", Dtype::I16, head(2, 0, 1, 0), 1024, 200, &[Table(6, halving(11), vec![])]);
     delta(
         "delta-i32",
         Dtype::I32,
