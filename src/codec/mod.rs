@@ -165,6 +165,7 @@ pub struct Payload {
 pub struct Encoder {
     zstd: zstd::Encoder,
     float: float::Encoder,
+    delta: delta::Encoder,
 }
 
 impl Encoder {
@@ -206,40 +207,47 @@ impl Encoder {
         decoded: &[u8],
         base: Option<&[u8]>,
     ) -> Option<Payload> {
-        let alone = self.compress_alone(choice, element, decoded);
-        let base = base.filter(|base| base.len() == decoded.len());
-        let Some(base) = base.filter(|_| choice == CodecChoice::Auto) else { return alone };
-        let most = alone.as_ref().map_or(decoded.len(), |payload| payload.stored.len());
-        let patch = patch::encode(element, decoded, base, most);
-        // Patches decode faster.
-        let most = patch.as_ref().map_or(most, |patch| patch.stored.len() * PATCH / (PATCH + 1));
-        delta::encode(element, decoded, base, most).or(patch).or(alone)
-    }
-
-    fn compress_alone(
-        &mut self,
-        choice: CodecChoice,
-        element: Dtype,
-        decoded: &[u8],
-    ) -> Option<Payload> {
-        let zstd = |stored| Payload { codec: CodecId::ZSTD, parameters: [0; 20], stored };
         let draft = match choice {
             CodecChoice::Raw => return None,
-            CodecChoice::Zstd => return self.zstd.encode(decoded).map(zstd),
+            CodecChoice::Zstd => {
+                let stored = self.zstd.encode(decoded)?;
+                return Some(Payload { codec: CodecId::ZSTD, parameters: [0; 20], stored });
+            }
             CodecChoice::Float | CodecChoice::Auto => self.float.draft(element, decoded),
         };
-        let most = draft.as_ref().map_or(decoded.len(), |draft| draft.len);
-        if choice == CodecChoice::Auto
-            && let Some(stored) = self.zstd.encode_if_promising(decoded, most)
-        {
-            return Some(zstd(stored));
+        let mut most = draft.as_ref().map_or(decoded.len(), |draft| draft.len);
+        let mut best = None;
+        if choice == CodecChoice::Auto {
+            if let Some(stored) = self.zstd.encode_if_promising(decoded, most) {
+                most = stored.len();
+                best = Some(Payload { codec: CodecId::ZSTD, parameters: [0; 20], stored });
+            }
+            if let Some(base) = base.filter(|base| base.len() == decoded.len())
+                && let Some(payload) = against(&mut self.delta, element, decoded, base, most)
+            {
+                return Some(payload);
+            }
         }
-        draft.map(|draft| Payload {
+        let alone = draft.map(|draft| Payload {
             codec: draft.codec(),
             parameters: draft.parameters(),
             stored: draft.finish().into(),
-        })
+        });
+        best.or(alone)
     }
+}
+
+/// The smaller of a delta and patches, if it takes less than `most` bytes. Patches decode faster.
+fn against(
+    encoder: &mut delta::Encoder,
+    element: Dtype,
+    decoded: &[u8],
+    base: &[u8],
+    most: usize,
+) -> Option<Payload> {
+    let patch = patch::Draft::new(element, decoded, base).filter(|patch| patch.len < most);
+    let most = patch.as_ref().map_or(most, |patch| patch.len * PATCH / (PATCH + 1));
+    encoder.encode(element, decoded, base, most).or_else(|| Some(patch?.finish()))
 }
 
 #[cfg(test)]
@@ -294,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_base_must_be_given_and_be_as_long() {
-        let base: Vec<u8> = (0..1001_u32).map(|i| (i * i * 40_503 >> 7) as u8).collect();
+        let base: Vec<u8> = (0..1001_u64).map(|i| (i * i * 40_503 >> 7) as u8).collect();
         let (long, base) = (&base[..], &base[..1000]);
         let data = Bytes::copy_from_slice(base);
         let mut encoder = Encoder::default();

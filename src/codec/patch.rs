@@ -3,6 +3,7 @@
 //! Every position is checked before anything is written there.
 
 use super::Payload;
+use super::simd::{Simd, for_each_simd};
 use crate::dtype::Dtype;
 use crate::format::record::CodecId;
 
@@ -71,40 +72,84 @@ fn decode_as<const W: usize>(
     Ok(())
 }
 
-/// The patches, if they take less than `most` bytes; `base` is as long as `decoded`.
-pub(super) fn encode(element: Dtype, decoded: &[u8], base: &[u8], most: usize) -> Option<Payload> {
-    match element.bits() {
-        16 => encode_as::<2>(decoded, base, most),
-        32 => encode_as::<4>(decoded, base, most),
-        64 => encode_as::<8>(decoded, base, most),
-        _ => encode_as::<1>(decoded, base, most),
+/// What patches would take.
+pub(super) struct Draft<'a> {
+    width: usize,
+    decoded: &'a [u8],
+    base: &'a [u8],
+    /// Bytes that they take.
+    pub(super) len: usize,
+}
+
+impl<'a> Draft<'a> {
+    /// `base` is as long as `decoded`; nothing if a block has more patches than can be said.
+    pub(super) fn new(element: Dtype, decoded: &'a [u8], base: &'a [u8]) -> Option<Self> {
+        let wide = (element.bits() / 8) as usize;
+        let width = match wide {
+            2 | 4 | 8 if decoded.len().is_multiple_of(wide) => wide,
+            _ => 1,
+        };
+        let mut changed = 0;
+        for (block, base) in decoded.chunks(width * BLOCK).zip(base.chunks(width * BLOCK)) {
+            let differ = differ(Simd::best(), width, block, base);
+            if differ == BLOCK {
+                return None;
+            }
+            changed += differ;
+        }
+        let blocks = (decoded.len() / width).div_ceil(BLOCK);
+        Some(Self { width, decoded, base, len: 2 * blocks + changed * (2 + width) })
+    }
+
+    /// The patches.
+    pub(super) fn finish(&self) -> Payload {
+        let stored = match self.width {
+            1 => stored_as::<1>(self.decoded, self.base),
+            2 => stored_as::<2>(self.decoded, self.base),
+            4 => stored_as::<4>(self.decoded, self.base),
+            _ => stored_as::<8>(self.decoded, self.base),
+        };
+        let mut parameters = [0; 20];
+        parameters[0] = self.width as u8;
+        Payload { codec: CodecId::PATCH, parameters, stored: stored.into() }
     }
 }
 
-fn encode_as<const W: usize>(decoded: &[u8], base: &[u8], most: usize) -> Option<Payload> {
-    let (elements, rest) = decoded.as_chunks::<W>();
-    if !rest.is_empty() {
-        return encode_as::<1>(decoded, base, most);
+#[inline(always)]
+fn differ_as<const W: usize>(block: &[u8], base: &[u8]) -> usize {
+    let number = |x: &[u8; W]| x.iter().rev().fold(0, |x, &byte| x << 8 | u64::from(byte));
+    let both = block.as_chunks().0.iter().zip(base.as_chunks().0);
+    both.map(|(x, base)| u32::from(number(x) != number(base))).sum::<u32>() as usize
+}
+
+#[inline(always)]
+fn differ_any(width: usize, block: &[u8], base: &[u8]) -> usize {
+    match width {
+        1 => differ_as::<1>(block, base),
+        2 => differ_as::<2>(block, base),
+        4 => differ_as::<4>(block, base),
+        _ => differ_as::<8>(block, base),
     }
-    let blocks = elements.chunks(BLOCK).zip(base.as_chunks::<W>().0.chunks(BLOCK));
-    let mut counts = Vec::with_capacity(2 * blocks.len());
-    let (mut indexes, mut values) = (Vec::new(), Vec::new());
-    for (block, base) in blocks {
-        let before = values.len();
+}
+
+for_each_simd! {
+    /// How many elements of a block differ from the base's.
+    fn differ(width: usize, block: &[u8], base: &[u8]) -> usize = differ_any
+}
+
+fn stored_as<const W: usize>(decoded: &[u8], base: &[u8]) -> Vec<u8> {
+    let (mut counts, mut indexes, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let (elements, base) = (decoded.as_chunks::<W>().0, base.as_chunks().0);
+    for (block, base) in elements.chunks(BLOCK).zip(base.chunks(BLOCK)) {
+        let before = indexes.len();
         for ((element, base), index) in block.iter().zip(base).zip(0..=u16::MAX) {
             if element != base {
                 indexes.extend_from_slice(&index.to_le_bytes());
                 values.extend_from_slice(element);
             }
         }
-        let count = u16::try_from((values.len() - before) / W).ok()?;
-        counts.extend_from_slice(&count.to_le_bytes());
-        if counts.len() + indexes.len() + values.len() >= most {
-            return None;
-        }
+        // Below 2^16.
+        counts.extend_from_slice(&(((indexes.len() - before) / 2) as u16).to_le_bytes());
     }
-    let mut parameters = [0; 20];
-    parameters[0] = W as u8;
-    let stored = [counts, indexes, values].concat().into();
-    Some(Payload { codec: CodecId::PATCH, parameters, stored })
+    [counts, indexes, values].concat()
 }

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::links::Links;
-use crate::bases::BaseCache;
+use super::links::{Kept, Links};
 use crate::codec::{self, DecodeError};
 use crate::format::grid::Rect;
 use crate::format::limits::MAX_CHUNK;
@@ -47,13 +46,9 @@ impl Target {
         chunk: &VerifiedChunk,
         base: Option<&[u8]>,
         scratch: &Scratch,
-        cache: Option<&BaseCache>,
+        kept: &Kept,
     ) -> Result<bool, DecodeError> {
-        let keep = |decoded: &[u8]| {
-            if let Some(cache) = cache {
-                cache.offer(chunk.record(), decoded);
-            }
-        };
+        let keep = |decoded: &[u8]| kept.offer(chunk.record(), decoded);
         match self {
             Self::Direct { piece, .. } => {
                 piece.clear();

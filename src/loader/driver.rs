@@ -14,9 +14,8 @@ use tokio::time::Instant;
 use super::buffer::{self, Feedback, Filling, Scatter, Scratch, Target, lock};
 use super::error::{ChunkSite, LoadError};
 use super::fetch::{Fetch, Job, Report, Shared};
-use super::links::{Held, Links};
+use super::links::{Kept, Links};
 use super::{LoadStats, Tensor};
-use crate::bases::BaseCache;
 use crate::buffers::Buffers;
 use crate::format::store;
 use crate::id::{ManifestId, PackId};
@@ -52,8 +51,7 @@ pub(super) struct Driver {
     filling: BTreeMap<u32, Filling>,
     /// The chunks of deliveries being filled that wait for each other.
     links: BTreeMap<u32, Arc<Links>>,
-    held: Arc<Held>,
-    cache: Option<Arc<BaseCache>>,
+    kept: Arc<Kept>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
@@ -71,9 +69,11 @@ impl Driver {
         sources: Vec<Arc<dyn Backend>>,
         plan: Arc<Plan>,
         limits: Limits,
-        (held, cache): (Held, Option<Arc<BaseCache>>),
-        deliver: UnboundedSender<(u32, Result<Tensor, LoadError>)>,
-        feedback: WeakUnboundedSender<Feedback>,
+        kept: Arc<Kept>,
+        (deliver, feedback): (
+            UnboundedSender<(u32, Result<Tensor, LoadError>)>,
+            WeakUnboundedSender<Feedback>,
+        ),
         stats: Arc<Mutex<LoadStats>>,
     ) -> Self {
         let (reports, incoming) = unbounded_channel();
@@ -89,8 +89,7 @@ impl Driver {
             scratch: Scratch::default(),
             filling: BTreeMap::new(),
             links: BTreeMap::new(),
-            held: Arc::new(held),
-            cache,
+            kept,
             active: BTreeMap::new(),
             reports,
             incoming,
@@ -293,8 +292,7 @@ impl Driver {
             reports: self.reports.clone(),
             scratch: self.scratch.clone(),
             warm: self.pool.are_reused(),
-            held: self.held.clone(),
-            cache: self.cache.clone(),
+            kept: self.kept.clone(),
         };
         let active = Active { mirror, chunks, granted: 0, jobs, shared, seen: 0 };
         self.active.insert(id, active);

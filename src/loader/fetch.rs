@@ -11,8 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::buffer::{Scratch, Target};
-use super::links::{Held, Ready};
-use crate::bases::BaseCache;
+use super::links::{Kept, Ready};
 use crate::codec::DecodeError;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::load_state::FetchId;
@@ -85,10 +84,7 @@ pub(super) struct Fetch {
     pub(super) scratch: Scratch,
     /// Whether the places have been touched before, mostly.
     pub(super) warm: bool,
-    /// The content of bases that need not be fetched.
-    pub(super) held: Arc<Held>,
-    /// Where what was decoded is kept for others.
-    pub(super) cache: Option<Arc<BaseCache>>,
+    pub(super) kept: Arc<Kept>,
 }
 
 /// What survives when the request is dropped in the middle of a read.
@@ -259,10 +255,9 @@ impl Fetch {
                 return ControlFlow::Continue(());
             }
         };
-        let cache = self.cache.as_deref();
         let placed = match &mut target {
             Target::Direct { .. } if record.codec == CodecId::RAW => {
-                cache.map(|cache| cache.offer(&record, chunk_bytes.stored()));
+                self.kept.offer(&record, chunk_bytes.stored());
                 Ok(true)
             }
             Target::Linked { links, fills } => {
@@ -270,7 +265,7 @@ impl Fetch {
                 let ready = links.arrived(chunk, chunk_bytes, fills);
                 return self.decode_linked(chunk, ready);
             }
-            target => target.fill(&chunk_bytes, None, &self.scratch, cache),
+            target => target.fill(&chunk_bytes, None, &self.scratch, &self.kept),
         };
         give_back(&record, &mut target, scratch, chunk_bytes.into_stored());
         match placed {
@@ -293,7 +288,7 @@ impl Fetch {
     /// chunks of a delivery are reported, all are in their places.
     fn decode_linked(&self, chunk: u32, ready: Vec<Ready>) -> ControlFlow<()> {
         for mut ready in ready {
-            let error = match ready.place(&self.held, &self.scratch, self.cache.as_deref()) {
+            let error = match ready.place(&self.kept, &self.scratch) {
                 Ok(true) => {
                     let Ready { chunk, target, .. } = ready;
                     self.tell(Report::Decoded { chunk, target });

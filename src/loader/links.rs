@@ -12,13 +12,41 @@ use bytes::{Bytes, BytesMut};
 use super::buffer::{Scratch, Target, lock};
 use crate::bases::BaseCache;
 use crate::codec::{self, DecodeError};
-use crate::format::record::CodecId;
+use crate::format::record::{ChunkRecord, CodecId};
 use crate::id::DecodedDigest;
-use crate::plan::{Plan, PlannedBase};
+use crate::plan::{Plan, PlannedBase, Want};
 use crate::verify::VerifiedChunk;
 
-/// Bases that were held before the load began, by content.
-pub(super) type Held = HashMap<DecodedDigest, Bytes>;
+/// What a load knows of decoded chunks beyond its own.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Bases that were kept before the load began, by content.
+    held: HashMap<DecodedDigest, Bytes>,
+    /// Where what is decoded is kept for others.
+    cache: Option<Arc<BaseCache>>,
+}
+
+impl Kept {
+    /// What the cache has of the bases of `tensors`. The load holds it, so that nothing is dropped
+    /// before it is used.
+    pub(super) fn of(tensors: &[Arc<Want>], cache: Option<Arc<BaseCache>>) -> Self {
+        let Some(cache) = cache else { return Self::default() };
+        let bases = tensors.iter().flat_map(|want| &want.records).filter_map(|record| record.base);
+        let held = bases.filter_map(|base| Some((base.decoded, cache.get(&base.decoded)?)));
+        Self { held: held.collect(), cache: Some(cache) }
+    }
+
+    pub(super) fn contents(&self) -> impl Iterator<Item = &DecodedDigest> {
+        self.held.keys()
+    }
+
+    /// Takes note of what a chunk was decoded to.
+    pub(super) fn offer(&self, record: &ChunkRecord, decoded: &[u8]) {
+        if let Some(cache) = &self.cache {
+            cache.offer(record, decoded);
+        }
+    }
+}
 
 /// The linked chunks of a delivery, by their places in the plan.
 #[derive(Debug, Default)]
@@ -141,11 +169,10 @@ impl Ready {
     /// base. `Ok(false)`: the plan and the bytes disagree.
     pub(super) fn place(
         &mut self,
-        held: &Held,
+        kept: &Kept,
         scratch: &Scratch,
-        cache: Option<&BaseCache>,
     ) -> Result<bool, DecodeError> {
-        let mut below = self.bottom.and_then(|digest| held.get(&digest)).map(Decoded::Held);
+        let mut below = self.bottom.and_then(|digest| kept.held.get(&digest)).map(Decoded::Held);
         let Some((top, bases)) = self.chain.split_first() else { return Ok(false) };
         for base in bases.iter().rev() {
             let decoded = if base.record().codec == CodecId::RAW {
@@ -155,12 +182,10 @@ impl Ready {
                 codec::decode(base, below.as_ref().map(Decoded::bytes), &mut out)?;
                 Decoded::Scratch(out)
             };
-            if let Some(cache) = cache {
-                cache.offer(base.record(), decoded.bytes());
-            }
+            kept.offer(base.record(), decoded.bytes());
             give_back(below.replace(decoded), scratch);
         }
-        let placed = self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, cache);
+        let placed = self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, kept);
         give_back(below, scratch);
         placed
     }

@@ -24,8 +24,8 @@ use crate::load_state::{Limits, MAX_MIRRORS, StateStats};
 use crate::plan::{Plan, PlanOptions, Want};
 use crate::source::Backend;
 use buffer::Feedback;
+use links::Kept;
 pub use error::{ErrorKind, LoadError};
-use links::Held;
 
 /// How a load uses memory and the network.
 #[derive(Debug, Clone)]
@@ -160,9 +160,9 @@ impl Loader {
         options: &LoadOptions,
     ) -> Self {
         let blocking = sources.iter().any(|source| source.reads_block());
-        let held = options.bases.as_deref().map_or_else(Held::new, |cache| held(&tensors, cache));
+        let kept = Arc::new(Kept::of(&tensors, options.bases.clone()));
         let plan = PlanOptions {
-            held: held.keys().copied().collect(),
+            held: kept.contents().copied().collect(),
             gap: options.gap,
             segment: options.segment,
             piece: options.piece,
@@ -190,9 +190,8 @@ impl Loader {
             sources,
             plan,
             limits,
-            (held, options.bases.clone()),
-            deliver,
-            feedback.downgrade(),
+            kept,
+            (deliver, feedback.downgrade()),
             stats.clone(),
         );
         tokio::spawn(driver.run(told));
@@ -217,13 +216,6 @@ impl Loader {
             Some(tensor)
         })
     }
-}
-
-/// The bases of `tensors` that are kept already. The load holds them, so that none is dropped before
-/// it is used.
-fn held(tensors: &[Arc<Want>], cache: &BaseCache) -> Held {
-    let bases = tensors.iter().flat_map(|want| &want.records).filter_map(|record| record.base);
-    bases.filter_map(|base| Some((base.decoded, cache.get(&base.decoded)?))).collect()
 }
 
 impl Stream for Loader {

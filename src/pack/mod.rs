@@ -449,7 +449,13 @@ impl<'a> Packer<'a> {
     fn flush_run(&mut self, files: &[Arc<SourceFile>]) -> Result<(), PackError> {
         let run = std::mem::take(&mut self.run);
         let chunks = run.iter().flat_map(|(_, found)| &found.chunks);
-        let total: u64 = chunks.map(|chunk| u64::from(chunk.record.stored_len)).sum();
+        // A difference, written again without its base, costs about what it decodes to.
+        let total: u64 = chunks
+            .map(|chunk| match chunk.record.base {
+                None => u64::from(chunk.record.stored_len),
+                Some(_) => u64::from(chunk.record.decoded_len),
+            })
+            .sum();
         for (unit, found) in run {
             let linked = match total >= MIN_RUN || found.of_base {
                 true => self.link(&files[unit.file], unit.offset, &found)?,
@@ -565,7 +571,10 @@ impl<'a> Packer<'a> {
             let record = match chunk {
                 Chunk::New(encoded, below) => {
                     let record = encoded.record;
-                    below.iter().for_each(|below| self.note(below));
+                    if let Some(below) = below {
+                        self.note(&below);
+                        self.bases.add(&[below.chunk]);
+                    }
                     self.writer.push(encoded)?;
                     record
                 }

@@ -17,6 +17,11 @@ const MANY: u64 = 8192;
 /// Costs are in parts of a bit.
 const PART: u32 = 6;
 
+/// Of long chunks, one run in so many is looked at before its contexts are chosen.
+const SAMPLE: usize = 8;
+/// Elements of a run.
+const RUN: usize = 256;
+
 /// How often each exponent comes in the base, and how far the elements against it differ in all.
 type Exponents = [(u64, u64); 256];
 
@@ -24,13 +29,16 @@ type Exponents = [(u64, u64); 256];
 fn exponents_as<const W: usize>(form: Form, base: &[u8], elements: &[u8]) -> Exponents {
     // Two of them, so that equal neighbours do not wait for each other.
     let mut exponents = [[(0, 0); 256]; 2];
-    let both = base.as_chunks::<W>().0.iter().zip(elements.as_chunks::<W>().0);
-    for (i, (base, element)) in both.enumerate() {
+    let both = base.as_chunks::<W>().0.chunks(RUN).zip(elements.as_chunks::<W>().0.chunks(RUN));
+    let step = if both.len() > MANY as usize / RUN * SAMPLE { SAMPLE } else { 1 };
+    for (i, (base, element)) in
+        both.step_by(step).flat_map(|(base, elements)| base.iter().zip(elements)).enumerate()
+    {
         let base = number(base) & form.magnitude();
         let difference = difference(form, base, number(element) & form.magnitude());
         let (count, sum) = &mut exponents[i % 2][(base >> form.shift()) as usize % 256];
-        *count += 1;
-        *sum += u64::from(difference.unsigned_abs());
+        *count += step as u64;
+        *sum += u64::from(difference.unsigned_abs()) * step as u64;
     }
     let [mut exponents, others] = exponents;
     for (of, other) in exponents.iter_mut().zip(others) {
@@ -46,21 +54,35 @@ fn difference(form: Form, base: u32, element: u32) -> i32 {
     (element.wrapping_sub(base) << beyond) as i32 >> beyond
 }
 
-/// What is known of a chunk before it is coded.
-pub(super) struct Draft {
-    head: Head,
-    tables: Vec<Frequencies>,
+/// Memory that is kept from chunk to chunk.
+#[derive(Default)]
+pub(super) struct Scratch {
     /// Of each element, its symbol beside its context's number.
     symbols: Vec<u16>,
     /// Of each element, its raw bits.
     raw: Vec<u32>,
+    /// See [`Writer`].
+    words: Vec<u16>,
+}
+
+/// What is known of a chunk before it is coded.
+pub(super) struct Draft<'a> {
+    head: Head,
+    tables: Vec<Frequencies>,
+    scratch: &'a mut Scratch,
     /// Bytes that it will take, or a few more or less.
     pub(super) len: u64,
 }
 
-impl Draft {
+impl<'a> Draft<'a> {
     /// `base` is as long as `elements`, which are one at least.
-    pub(super) fn new(simd: Simd, form: Form, base: &[u8], elements: &[u8]) -> Self {
+    pub(super) fn new(
+        simd: Simd,
+        form: Form,
+        base: &[u8],
+        elements: &[u8],
+        scratch: &'a mut Scratch,
+    ) -> Self {
         let exponents = exponents(simd, form, base, elements);
         let contexts = choose_contexts(form, &exponents);
         let mut of = [(0, 0); MAX_CONTEXTS];
@@ -70,10 +92,12 @@ impl Draft {
         }
         let raw_bits = of.map(|(count, sum)| raw_bits(form, count, sum));
         let n = elements.len() / form.width;
-        let (mut symbols, mut raw) = (vec![0; n], vec![0; n]);
-        split(simd, form, contexts, &raw_bits, base, elements, &mut symbols, &mut raw);
+        let Scratch { symbols, raw, .. } = &mut *scratch;
+        symbols.resize(n, 0);
+        raw.resize(n, 0);
+        split(simd, form, contexts, &raw_bits, base, elements, symbols, raw);
         let mut counts = vec![[0_u32; SYMBOLS]; MAX_CONTEXTS];
-        count(&symbols, &mut counts);
+        count(symbols, &mut counts);
         let (mut tables, mut parts, mut escapes, mut stored) =
             (Vec::new(), 0_u64, 0_u64, Vec::new());
         for (counts, raw_bits) in counts.iter_mut().zip(raw_bits).take(contexts.count) {
@@ -99,7 +123,7 @@ impl Draft {
         let head = Head { form, contexts, segment_log2 };
         let each = (PLACE_LEN + STATES_LEN - LANES * 2) as u64;
         let len = bytes + stored.len() as u64 + n.div_ceil(head.segment()) as u64 * each;
-        Self { head, tables, symbols, raw, len }
+        Self { head, tables, scratch, len }
     }
 
     pub(super) fn parameters(&self) -> [u8; 20] {
@@ -107,15 +131,18 @@ impl Draft {
     }
 
     /// The stored bytes.
-    pub(super) fn finish(&self, elements: &[u8]) -> Vec<u8> {
-        let codes: Vec<Code> = self.tables.iter().flat_map(codes).collect();
+    pub(super) fn finish(self, elements: &[u8]) -> Vec<u8> {
+        let mut codes = Box::new([Code::default(); MAX_CONTEXTS * SYMBOLS]);
+        let contexts = codes.as_chunks_mut().0.iter_mut();
+        contexts.zip(&self.tables).for_each(|(codes, table)| *codes = codes_of(table));
         let high: Vec<u32> =
             self.tables.iter().map(|table| table.raw_bits.saturating_sub(BESIDE)).collect();
         let (mut directory, mut states) = (Vec::new(), Vec::new());
         let (mut words, mut escapes) = (Vec::new(), Vec::new());
         let segment = self.head.segment();
-        let mut writer = Writer::new(segment.min(self.symbols.len()));
-        let parts = self.symbols.chunks(segment).zip(self.raw.chunks(segment));
+        let Scratch { symbols, raw, words: room } = self.scratch;
+        let mut writer = Writer::new(segment.min(symbols.len()), room);
+        let parts = symbols.chunks(segment).zip(raw.chunks(segment));
         for ((symbols, raw), elements) in parts.zip(elements.chunks(segment * self.head.form.width))
         {
             let escaped = writer.write(&codes, &high, symbols, raw);
@@ -247,7 +274,7 @@ struct Code {
 }
 
 /// The codes of a context's symbols; those without a frequency have the escape's.
-fn codes(table: &Frequencies) -> Vec<Code> {
+fn codes_of(table: &Frequencies) -> [Code; SYMBOLS] {
     let beside = table.raw_bits.min(BESIDE);
     let code = |frequency: u16, start: u16, escapes| {
         let frequency = u32::from(frequency);
@@ -262,31 +289,36 @@ fn codes(table: &Frequencies) -> Vec<Code> {
     };
     let starts = table.starts();
     let escape = code(table.of[ESCAPE], starts[ESCAPE], true);
-    let symbols = table.of.iter().zip(starts).enumerate();
-    symbols
-        .map(|(symbol, (&frequency, start))| match frequency {
-            0 => escape,
-            _ => code(frequency, start, symbol == ESCAPE),
-        })
-        .collect()
+    std::array::from_fn(|symbol| match table.of[symbol] {
+        0 => escape,
+        frequency => code(frequency, starts[symbol], symbol == ESCAPE),
+    })
 }
 
 /// Where segments are written, from their ends on.
-struct Writer {
+struct Writer<'a> {
     states: [u32; LANES],
-    words: Vec<u16>,
+    words: &'a mut [u16],
     /// The first of the words that are written.
     at: usize,
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
     /// For segments of at most `n` elements.
-    fn new(n: usize) -> Self {
-        Self { states: [LOWEST; LANES], words: vec![0; 2 * n + 1], at: 0 }
+    fn new(n: usize, words: &'a mut Vec<u16>) -> Self {
+        // Two of each element, and one before them that is never kept.
+        words.resize(2 * n + 1, 0);
+        Self { states: [LOWEST; LANES], words, at: 0 }
     }
 
     /// Writes one segment; which of its elements are escaped, the last first.
-    fn write(&mut self, codes: &[Code], high: &[u32], symbols: &[u16], raw: &[u32]) -> Vec<usize> {
+    fn write(
+        &mut self,
+        codes: &[Code; MAX_CONTEXTS * SYMBOLS],
+        high: &[u32],
+        symbols: &[u16],
+        raw: &[u32],
+    ) -> Vec<usize> {
         let wide = high.iter().any(|&high| high > 0);
         let mut escaped = Vec::new();
         self.states = [LOWEST; LANES];
@@ -294,22 +326,17 @@ impl Writer {
         let steps = symbols.chunks(LANES).zip(raw.chunks(LANES));
         for (step, (symbols, raw)) in steps.enumerate().rev() {
             if wide {
-                for (lane, (&symbol, &raw)) in symbols.iter().zip(raw).enumerate().rev() {
-                    let code = &codes[usize::from(symbol)];
-                    let bits = high[usize::from(symbol) / SYMBOLS];
-                    let raw = if code.escapes { 0 } else { raw >> code.beside };
-                    let state = self.give(lane, 1 << (16 - bits));
-                    self.states[lane] = state << bits | raw;
-                }
+                self.write_high(codes, high, symbols, raw);
             }
-            for (lane, (&symbol, &raw)) in symbols.iter().zip(raw).enumerate().rev() {
-                let code = &codes[usize::from(symbol)];
-                let raw = if code.escapes { 0 } else { raw & ((1 << code.beside) - 1) };
-                let state = self.give(lane, code.full) << code.beside | raw;
-                let product = u128::from(state) * u128::from(code.inverse);
+            let lanes = self.states.iter_mut().zip(symbols.iter().zip(raw)).enumerate().rev();
+            for (lane, (state, (&symbol, &raw))) in lanes {
+                let code = &codes[usize::from(symbol) % codes.len()];
+                let low = give(*state, code.full, self.words, &mut self.at) << code.beside;
+                let raw = raw & ((1 << code.beside) - 1);
+                let low = if code.escapes { low } else { low | raw };
+                let product = u128::from(low) * u128::from(code.inverse);
                 let quotient = (product >> 63) as u32;
-                let place = state - quotient * code.frequency + code.start;
-                self.states[lane] = quotient << SYMBOL_BITS | place;
+                *state = (quotient << SYMBOL_BITS) + (low - quotient * code.frequency) + code.start;
                 if code.escapes {
                     escaped.push(step * LANES + lane);
                 }
@@ -318,17 +345,24 @@ impl Writer {
         escaped
     }
 
-    /// The lane's state, without its lower half if its higher one is `full` at least.
-    #[inline(always)]
-    fn give(&mut self, lane: usize, full: u32) -> u32 {
-        let state = self.states[lane % LANES];
-        let gives = state >> 16 >= full;
-        // One slot more than words can be is at the front.
-        let at = self.at - 1;
-        self.words[at] = state as u16;
-        self.at -= usize::from(gives);
-        if gives { state >> 16 } else { state }
+    /// The raw bits of a step that are not beside a symbol.
+    fn write_high(&mut self, codes: &[Code], high: &[u32], symbols: &[u16], raw: &[u32]) {
+        for (state, (&symbol, &raw)) in self.states.iter_mut().zip(symbols.iter().zip(raw)).rev() {
+            let code = &codes[usize::from(symbol)];
+            let bits = high[usize::from(symbol) / SYMBOLS];
+            let raw = if code.escapes { 0 } else { raw >> code.beside };
+            *state = give(*state, 1 << (16 - bits), self.words, &mut self.at) << bits | raw;
+        }
     }
+}
+
+/// The state, without its lower half if its higher one is `full` at least.
+#[inline(always)]
+fn give(state: u32, full: u32, words: &mut [u16], at: &mut usize) -> u32 {
+    let gives = state >> 16 >= full;
+    words[*at - 1] = state as u16;
+    *at -= usize::from(gives);
+    if gives { state >> 16 } else { state }
 }
 
 #[inline(always)]

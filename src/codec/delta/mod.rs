@@ -18,7 +18,7 @@ use super::Payload;
 use super::simd::Simd;
 use crate::dtype::Dtype;
 use crate::format::record::CodecId;
-use encode::Draft;
+use encode::{Draft, Scratch};
 use form::Form;
 use lanes::Run;
 use layout::Head;
@@ -95,31 +95,40 @@ fn form(element: Dtype) -> Option<Form> {
     Form::new(width, exponent)
 }
 
-/// The delta, if it takes less than `most` bytes; `base` is as long as `decoded`.
-pub(super) fn encode(element: Dtype, decoded: &[u8], base: &[u8], most: usize) -> Option<Payload> {
-    encode_with(Simd::best(), element, decoded, base, most)
+/// Encodes chunk after chunk, and keeps its memory between them.
+pub(super) struct Encoder {
+    simd: Simd,
+    scratch: Scratch,
 }
 
-fn encode_with(
-    simd: Simd,
-    element: Dtype,
-    decoded: &[u8],
-    base: &[u8],
-    most: usize,
-) -> Option<Payload> {
-    let form = form(element)?;
-    if decoded.is_empty() || !decoded.len().is_multiple_of(form.width) {
-        return None;
+impl Default for Encoder {
+    fn default() -> Self {
+        Self { simd: Simd::best(), scratch: Scratch::default() }
     }
-    let draft = Draft::new(simd, form, base, decoded);
-    if draft.len > most as u64 {
-        return None;
+}
+
+impl Encoder {
+    /// The delta, if it takes less than `most` bytes; `base` is as long as `decoded`.
+    pub(super) fn encode(
+        &mut self,
+        element: Dtype,
+        decoded: &[u8],
+        base: &[u8],
+        most: usize,
+    ) -> Option<Payload> {
+        let form = form(element)?;
+        if most <= layout::PLACE_LEN + layout::STATES_LEN
+            || !decoded.len().is_multiple_of(form.width)
+        {
+            return None;
+        }
+        let draft = Draft::new(self.simd, form, base, decoded, &mut self.scratch);
+        if draft.len >= most as u64 {
+            return None;
+        }
+        let parameters = draft.parameters();
+        let stored = draft.finish(decoded);
+        let delta = Payload { codec: CodecId::DELTA, parameters, stored: stored.into() };
+        (delta.stored.len() < most).then_some(delta)
     }
-    let stored = draft.finish(decoded);
-    let parameters = draft.parameters();
-    (stored.len() < most).then(|| Payload {
-        codec: CodecId::DELTA,
-        parameters,
-        stored: stored.into(),
-    })
 }

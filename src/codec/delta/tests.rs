@@ -116,8 +116,10 @@ fn oracle(parameters: &[u8; 20], stored: &[u8], base: &[u8]) -> Option<Vec<u8>> 
 fn check(element: Dtype, base: &[u8], decoded: &[u8]) -> usize {
     let encoded: Vec<_> = Simd::available()
         .map(|simd| {
-            let draft = Draft::new(simd, form(element).unwrap(), base, decoded);
-            (draft.parameters(), draft.finish(decoded), draft.len)
+            let mut scratch = Scratch::default();
+            let draft = Draft::new(simd, form(element).unwrap(), base, decoded, &mut scratch);
+            let (parameters, len) = (draft.parameters(), draft.len);
+            (parameters, draft.finish(decoded), len)
         })
         .collect();
     assert!(encoded.windows(2).all(|two| two[0] == two[1]), "paths encode differently");
@@ -284,8 +286,11 @@ proptest! {
         let noise = 10_f64.powi(-noise);
         let changed: Vec<f64> = numbers.iter().map(|x| x + noise * random.normal()).collect();
         let (base, decoded) = (elements(element, &numbers), elements(element, &changed));
-        let draft = Draft::new(Simd::best(), form(element).unwrap(), &base, &decoded);
-        let (mut parameters, mut stored) = (draft.parameters(), draft.finish(&decoded));
+        let mut scratch = Scratch::default();
+        let form = form(element).unwrap();
+        let draft = Draft::new(Simd::best(), form, &base, &decoded, &mut scratch);
+        let mut parameters = draft.parameters();
+        let mut stored = draft.finish(&decoded);
         for (at, with) in damage {
             // The directory and the tables more often than the words between.
             let at = match at % 3 {

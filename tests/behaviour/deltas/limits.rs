@@ -9,8 +9,8 @@ use super::*;
 #[test]
 fn chains_end_at_the_limit_and_begin_anew() {
     let bench = Bench::new();
-    let mut tensors = matrices(2, 640);
-    tensors.push(Tensor::new("mlp.down_proj.weight", Dtype::F32, &[256, 512], 9, Fill::Random));
+    let mut tensors = matrices(1, 160);
+    tensors.push(Tensor::new("mlp.down_proj.weight", Dtype::F32, &[128, 512], 9, Fill::Random));
     let mut last = bench.pack(&Model::of(tensors.clone()), "org/v0", None).manifest;
     for version in 1..=MAX_DEPTH + 2 {
         tensors = tune(&tensors, 7, u64::from(version));
@@ -26,7 +26,7 @@ fn chains_end_at_the_limit_and_begin_anew() {
         }
         bench.load_all(last, &model, &LoadOptions::default());
         let mut small = LoadOptions::default();
-        (small.budget, small.piece, small.connections) = (1 << 20, Some(256 << 10), Some(1));
+        (small.budget, small.piece, small.connections) = (100 << 10, Some(64 << 10), Some(1));
         bench.load_all(last, &model, &small);
     }
     assert_eq!(check_store(bench.store()), usize::from(MAX_DEPTH) + 3);
@@ -36,7 +36,7 @@ fn chains_end_at_the_limit_and_begin_anew() {
 #[test]
 fn depths_agree_where_contents_return() {
     let bench = Bench::new();
-    let original = matrices(3, 640);
+    let original = matrices(3, 160);
     let mut last = bench.pack(&Model::of(original.clone()), "org/v0", None).manifest;
     let mut tensors = original.clone();
     for version in 1..6_u64 {

@@ -145,15 +145,15 @@ fn many() -> Vec<Tensor> {
         Tensor::new(name, dtype, shape, seed, Fill::Random)
     };
     vec![
-        tensor("model.embed_tokens.weight", Dtype::BF16, &[1000, 512], 1),
-        tensor("model.layers.0.mlp.down_proj.weight", Dtype::BF16, &[640, 2048], 2),
-        tensor("model.layers.0.mlp.up_proj.weight", Dtype::F16, &[2048, 640], 3),
-        tensor("model.layers.0.self_attn.o_proj.weight", Dtype::F32, &[513, 517], 4),
-        tensor("model.layers.0.experts.down_proj", Dtype::BF16, &[3, 400, 512], 5),
+        tensor("model.embed_tokens.weight", Dtype::BF16, &[500, 300], 1),
+        tensor("model.layers.0.mlp.down_proj.weight", Dtype::BF16, &[160, 1024], 2),
+        tensor("model.layers.0.mlp.up_proj.weight", Dtype::F16, &[1024, 160], 3),
+        tensor("model.layers.0.self_attn.o_proj.weight", Dtype::F32, &[257, 261], 4),
+        tensor("model.layers.0.experts.down_proj", Dtype::BF16, &[2, 144, 1024], 5),
         tensor("model.layers.0.norm.weight", Dtype::F32, &[512], 6),
-        tensor("model.layers.0.ids", Dtype::I32, &[300_000], 7),
-        tensor("model.layers.0.bytes", Dtype::U8, &[100_001], 8),
-        tensor("model.layers.0.wide", Dtype::F64, &[77, 1001], 9),
+        tensor("model.layers.0.ids", Dtype::I32, &[30_000], 7),
+        tensor("model.layers.0.bytes", Dtype::U8, &[50_001], 8),
+        tensor("model.layers.0.wide", Dtype::F64, &[33, 501], 9),
         tensor("model.layers.0.packed", Dtype::F4, &[99, 202], 10),
         tensor("model.scale", Dtype::F32, &[], 11),
         tensor("model.none", Dtype::BF16, &[0, 4], 12),

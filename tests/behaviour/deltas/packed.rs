@@ -37,7 +37,7 @@ fn a_fine_tune_costs_its_differences() {
 #[test]
 fn unchanged_tensors_cost_nothing() {
     let bench = Bench::new();
-    let mut tensors = matrices(8, 1024);
+    let mut tensors = matrices(8, 256);
     tensors[3] = Tensor::new("a.small", Dtype::F32, &[30_000], 3, Fill::Random);
     tensors[5] = Tensor::new("z.tiny", Dtype::BF16, &[1000], 3, Fill::Random);
     let base = bench.pack(&Model::of(tensors.clone()), "org/base", None);
@@ -58,12 +58,7 @@ fn unchanged_tensors_cost_nothing() {
         let at = tensors.iter().position(|t| t.name == tensor.name).unwrap();
         let before = first.tensors.iter().position(|(t, _)| t.name == tensor.name).unwrap();
         let chunks = second.tensor_chunks(ordinal);
-        assert_eq!(
-            chunks == first.tensor_chunks(before),
-            unchanged.contains(&at),
-            "{}",
-            tensor.name
-        );
+        assert_eq!(chunks == first.tensor_chunks(before), unchanged.contains(&at), "{}", tensor.name);
         if !unchanged.contains(&at) {
             deltas.extend(chunks);
         }
@@ -88,11 +83,11 @@ fn partners_are_found_by_name_type_and_shape() {
     let mut renamed_and_tuned = tuned(&named("model.layers.0.ids"), 3, 1);
     renamed_and_tuned.name = "new.ids".into();
     let mut reshaped = tuned(&named("model.layers.0.mlp.up_proj.weight"), 3, 1);
-    reshaped.shape = vec![640, 2048];
+    reshaped.shape = vec![160, 1024];
     let mut retyped = tuned(&named("model.layers.0.mlp.down_proj.weight"), 3, 1);
     retyped.dtype = Dtype::F16;
     let same_kind = tuned(&named("model.layers.0.self_attn.o_proj.weight"), 3, 1);
-    let new = Tensor::new("only.here", Dtype::BF16, &[600, 600], 77, Fill::Random);
+    let new = Tensor::new("only.here", Dtype::BF16, &[300, 300], 77, Fill::Random);
     let tensors = vec![renamed, renamed_and_tuned, reshaped, retyped, same_kind, new];
     let model = Model::of(tensors);
     let report = bench.pack(&model, "org/tuned", Some(first));
@@ -118,8 +113,7 @@ fn partners_are_found_by_name_type_and_shape() {
 #[test]
 fn of_several_partners_that_of_the_same_file_is_taken() {
     let bench = Bench::new();
-    let shard =
-        |seed| vec![Tensor::new("same.weight", Dtype::BF16, &[700, 700], seed, Fill::Random)];
+    let shard = |seed| vec![Tensor::new("same.weight", Dtype::BF16, &[400, 400], seed, Fill::Random)];
     let mut model = Model::of(shard(1));
     model.shards.push(shard(2));
     let base = bench.pack(&model, "org/base", None).manifest;
@@ -138,7 +132,7 @@ fn of_several_partners_that_of_the_same_file_is_taken() {
 #[test]
 fn unchanged_chunks_of_a_changed_tensor_are_linked() {
     let bench = Bench::new();
-    let mut tensors = matrices(1, 8192);
+    let mut tensors = matrices(1, 1024);
     let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
     tensors[0].data[0] ^= 1;
     let model = Model::of(tensors);
@@ -153,7 +147,7 @@ fn unchanged_chunks_of_a_changed_tensor_are_linked() {
 fn other_codecs_than_auto_store_chunks_alone() {
     for codec in [CodecChoice::Raw, CodecChoice::Zstd, CodecChoice::Float] {
         let bench = Bench::new();
-        let tensors = matrices(2, 512);
+        let tensors = matrices(2, 256);
         let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
         let model = Model::of(tune(&tensors, 3, 5));
         let options = PackOptions { codec, ..bench.options(Some(base)) };
@@ -185,7 +179,7 @@ fn the_same_input_gives_the_same_artifact_at_any_thread_count() {
 #[test]
 fn bases_that_nobody_trusted_signed_are_compared() {
     let bench = Bench::new();
-    let mut tensors = matrices(4, 1024);
+    let mut tensors = matrices(3, 512);
     let plain = |base| PackOptions { base, threads: 2, ..Default::default() };
     let base = bench.pack_with(&Model::of(tensors.clone()), "org/base", plain(None)).manifest;
     tensors[1..].iter_mut().for_each(|tensor| *tensor = tuned(tensor, 3, 1));
@@ -203,7 +197,7 @@ fn bases_that_nobody_trusted_signed_are_compared() {
 #[test]
 fn a_damaged_base_chunk_is_not_used() {
     let bench = Bench::new();
-    let tensors = matrices(2, 4096);
+    let tensors = matrices(2, 512);
     let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
     let model = Model::of(tune(&tensors, 3, 1));
     let damaged = whole(bench.store(), base).tensor_chunks(0)[2];
@@ -224,7 +218,7 @@ fn a_damaged_base_chunk_is_not_used() {
 /// the one of an undisturbed run.
 #[test]
 fn an_interrupted_run_is_resumed() {
-    let tensors = matrices(12, 2048);
+    let tensors = matrices(3, 512);
     let model = Model::of(tune(&tensors, 1, 1));
     let undisturbed = Bench::new();
     let base = undisturbed.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
@@ -249,7 +243,7 @@ fn an_interrupted_run_is_resumed() {
 /// Packing the fine-tune again, with or without its base, links all of it.
 #[test]
 fn packing_again_writes_nothing() {
-    let pair = Pair::of(matrices(3, 2048));
+    let pair = Pair::of(matrices(3, 256));
     let bench = &pair.bench;
     for base in [Some(pair.base.1), Some(pair.tuned.1), None] {
         let again = bench.pack(&pair.tuned.0, "org/tuned", base);

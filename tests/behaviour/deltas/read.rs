@@ -85,16 +85,18 @@ fn a_signature_of_the_fine_tune_covers_its_bases() {
 fn the_independent_reader_agrees() {
     let folder = fresh_folder("deltas-reader");
     let store = folder.join("store");
-    models(&folder);
-    pack(&store, &folder.join("base"), "v0", &[]);
-    let mut tensors = tune(&many(), 3, 5);
-    for version in 1..4_u64 {
+    let mut tensors = many();
+    // It is as slow as it is simple.
+    tensors.retain(|tensor| tensor.data.len() < 300 << 10);
+    Model::of(tensors.clone()).write(&folder.join("v0"));
+    pack(&store, &folder.join("v0"), "v0", &[]);
+    for version in 1..3_u64 {
+        tensors = tune(&tensors, 2, version + 10);
         let (input, name) = (folder.join(format!("v{version}")), format!("v{version}"));
         Model::of(tensors.clone()).write(&input);
         pack(&store, &input, &name, &["--base", &format!("v{}", version - 1)]);
         let out = folder.join(format!("out{version}"));
         reader_agrees(&store, &name, &out);
         assert_eq!(read_tree(&out), read_tree(&input));
-        tensors = tune(&tensors, 2, version + 10);
     }
 }
