@@ -4,6 +4,8 @@ mod float;
 mod simd;
 mod zstd;
 
+pub use float::program::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, PARAMS, Program, Target};
+
 use bytes::{Bytes, BytesMut};
 
 use crate::dtype::Dtype;
@@ -52,6 +54,22 @@ fn decode_float(
         let codec = if codec == CodecId::PALETTE { "palette" } else { "planes" };
         DecodeError::Malformed { codec, why: why.to_owned() }
     })
+}
+
+impl Program {
+    /// How a device decodes the chunk of `record`, whose stored bytes were verified; `None` if no kernel
+    /// decodes its codec.
+    pub fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let codec = match record.codec {
+            CodecId::RAW => return Ok(Some(Self::raw(record.decoded_len))),
+            CodecId::PLANES => "planes",
+            CodecId::PALETTE => "palette",
+            _ => return Ok(None),
+        };
+        let program = Self::new(record.codec, &record.parameters, stored, record.decoded_len);
+        let malformed = |why: &str| DecodeError::Malformed { codec, why: why.to_owned() };
+        program.map(Some).map_err(malformed)
+    }
 }
 
 /// The decoded bytes of `chunk`, without a copy where the codec is raw.

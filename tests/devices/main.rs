@@ -14,6 +14,8 @@ mod support;
 mod cli;
 mod compare;
 mod cuda_kernels;
+mod decode;
 mod dequant;
+mod dtype;
 mod sinks;
 mod wgpu_kernels;

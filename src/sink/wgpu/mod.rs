@@ -4,9 +4,11 @@
 //! what to do: nothing falls back to another device on its own.
 
 mod kernels;
+mod planes;
 mod upload;
 
 pub use kernels::{GpuParts, Prepared};
+pub use planes::GpuDecoder;
 pub use upload::{GpuFlying, GpuMemory, GpuStaging};
 
 use std::collections::HashMap;
@@ -123,6 +125,11 @@ impl Gpu {
     /// The most bytes of one buffer.
     pub fn buffer_limit(&self) -> u64 {
         self.0.buffer_limit
+    }
+
+    /// The most bytes of a tensor in one buffer: as many as [`crate::quant::pieces`] asks for.
+    fn segment(&self) -> u64 {
+        self.buffer_limit() / 512 * 512
     }
 
     /// Device memory for `len` bytes and what a kernel may write behind them.
