@@ -161,8 +161,8 @@ fn number(plane: u32, e: u32, count: u32, exponent: u32) -> u32 {
     return ((x >> 1u) & exponents) | ((x << exponent) & sign) | (x & mantissa);
 }
 
-// Bytes `from` to `from + count` of the value of element `e`.
-fn value(e: u32, from: u32, count: u32) -> u32 {
+// `count` bytes, behind `skip`, of the value of element `e`.
+fn value(e: u32, skip: u32, count: u32) -> u32 {
     var index = plane_byte(0u, e);
     if index >= p.palette {
         atomicOr(&errors, BAD_INDEX);
@@ -170,23 +170,23 @@ fn value(e: u32, from: u32, count: u32) -> u32 {
     }
     var x = 0u;
     for (var i = 0u; i < count; i++) {
-        x |= stored_byte(index * p.width + from + i) << (8u * i);
+        x |= stored_byte(index * p.width + skip + i) << (8u * i);
     }
     return x;
 }
 
-// `count` bytes of element `e` from `from` on; 0 beyond the last element.
-fn element(e: u32, from: u32, count: u32) -> u32 {
+// `count` bytes of element `e`, behind `skip`; 0 beyond the last element.
+fn element(e: u32, skip: u32, count: u32) -> u32 {
     if e >= p.elements {
         return 0u;
     }
     if p.palette > 0u {
-        return value(e, from, count);
+        return value(e, skip, count);
     }
-    if p.width == 8u && from == 0u {
+    if p.width == 8u && skip == 0u {
         return number(0u, e, 4u, 0u);
     }
-    return number(from, e, count, p.exponent);
+    return number(skip, e, count, p.exponent);
 }
 
 @compute @workgroup_size(256)

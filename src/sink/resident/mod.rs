@@ -287,15 +287,21 @@ where
         &self,
         names: impl IntoIterator<Item = S>,
     ) -> Result<usize, ResidentError> {
-        let mut absent = Vec::new();
+        let mut named = Vec::new();
         for name in names {
             let name = name.as_ref();
-            absent.push((name.to_owned(), self.want(name)?.clone()));
+            named.push((name.to_owned(), self.want(name)?.clone()));
         }
         let mut state = self.0.lock();
-        // What is there already is used soon: it is not what leaves.
-        absent
-            .retain(|(name, _)| state.set.get(name).is_none() && !state.loading.contains_key(name));
+        // What is there already is used soon: held meanwhile, it is not what leaves.
+        let (mut there, mut absent) = (Vec::new(), Vec::new());
+        for (name, want) in named {
+            match state.set.get(&name) {
+                Some(held) => there.push(held),
+                None if state.loading.contains_key(&name) => {}
+                None => absent.push((name, want)),
+            }
+        }
         let mut pending = Vec::with_capacity(absent.len());
         let mut absent = absent.into_iter();
         for (name, want) in absent.by_ref() {
@@ -306,6 +312,7 @@ where
             state.stats.prefetches += 1;
             pending.push(state.expect(name, want, lease));
         }
+        drop(there);
         drop(state);
         let count = pending.len();
         if count > 0 {
@@ -405,10 +412,11 @@ where
         let mut state = self.0.lock();
         state.set.put(&name, held.clone());
         state.loading.remove(&name);
-        // Who waits holds it from here on: it cannot leave before they have seen it.
+        // Who waits holds it from here on: it cannot leave before they have seen it. Nobody else does,
+        // by the time that the set is looked at again.
         tell.send_replace(Some(Ok(Handle(held))));
-        drop(state);
         drop(tell);
+        drop(state);
         self.0.changed.notify_waiters();
     }
 }
