@@ -17,5 +17,6 @@ mod cuda_kernels;
 mod decode;
 mod dequant;
 mod dtype;
+mod examples;
 mod sinks;
 mod wgpu_kernels;

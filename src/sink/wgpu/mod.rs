@@ -112,6 +112,16 @@ impl Gpu {
         format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info)
     }
 
+    /// The device, for kernels of one's own on what lies in its memory.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The device's queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
     /// Whether the device is a program on the host's processor.
     pub fn is_software(&self) -> bool {
         self.0.info.device_type == wgpu::DeviceType::Cpu
