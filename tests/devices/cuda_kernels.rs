@@ -6,7 +6,7 @@ use std::sync::Once;
 
 use tenpak::quant::kernel::{Family, Launch, suffix};
 use tenpak::quant::split::{Limits, runs};
-use tenpak::quant::{Float, Weight, convert, dequantize, sample};
+use tenpak::quant::{Float, Layout, Part, Weight, convert, dequantize, sample};
 use tenpak::sink::cuda::{Cuda, CudaParts, nvrtc};
 use tenpak::sink::device::DeviceError;
 
@@ -262,5 +262,73 @@ fn run_on_the_host_conversions_are_the_references_bit_for_bit() {
             launch_on_host(&library, &Launch::convert(elements, from), at, to, result.at());
             assert!(result.read(expected.len()) == expected, "{from:?} to {to:?}");
         }
+    }
+}
+
+/// Memory that is there when it is touched, of any size.
+struct Sparse {
+    map: *mut u8,
+    size: usize,
+}
+
+impl Sparse {
+    fn new(size: usize) -> Self {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: new memory of our own.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
+        assert!(map != libc::MAP_FAILED);
+        Self { map: map.cast(), size }
+    }
+
+    fn bytes(&self, at: usize, len: usize) -> &mut [u8] {
+        assert!(at + len <= self.size);
+        // SAFETY: within the map, and one test's own.
+        unsafe { std::slice::from_raw_parts_mut(self.map.add(at), len) }
+    }
+}
+
+impl Drop for Sparse {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and not used again.
+        unsafe { libc::munmap(self.map.cast(), self.size) };
+    }
+}
+
+/// Of a weight of more than 4 GiB, its last run is the reference's: 256 blocks of threads of it, which is
+/// all that touches memory.
+#[test]
+fn run_on_the_host_the_end_of_a_weight_beyond_4_gib_equals_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = host_library(dir.path(), Family::Bnb4);
+    let layout = Layout::Bnb4 { block: 64, nested: None };
+    // 2^33 + 2^20 elements: 4 GiB of codes, 32 GiB of f32.
+    let (rows, cols) = ((1 << 13) + 1, 1 << 20);
+    let weight = Weight::new(layout, rows, cols, Float::F32).unwrap();
+    let small = Weight::new(layout, 1, 1 << 20, Float::F32).unwrap();
+    let parts = sample::parts(&small, 3);
+    let lens = [Part::Codes, Part::Scales].map(|part| weight.part_len(part) as usize);
+    assert!(lens[0] > 4 << 30);
+    let whole = lens.map(|len| Sparse::new(len + 64));
+    for ((whole, len), part) in whole.iter().zip(lens).zip(&parts.0) {
+        whole.bytes(len - part.len(), part.len()).copy_from_slice(part);
+    }
+    for out in Float::ALL {
+        let expected = dequantize(&small, &parts.borrow(), out).unwrap();
+        let len = (weight.elements() * out.size()) as usize;
+        let result = Sparse::new(len + 64);
+        let runs = runs(&weight, out, Limits { binding: u64::MAX, align: 256 }).unwrap();
+        let run = runs.last().unwrap();
+        assert!(runs.len() > 1 && run.parts[0].start >= 4 << 30 && run.elements == 1 << 20);
+        let mut at = [parts.0[4].as_ptr(); 5];
+        for (at, (whole, range)) in at.iter_mut().zip(whole.iter().zip(&run.parts)) {
+            *at = whole.bytes(range.start as usize, 1).as_ptr();
+        }
+        let table = Fenced::new(&parts.0[4]);
+        at[4] = table.at();
+        let target = result.bytes(run.out.start as usize, 1).as_mut_ptr();
+        launch_on_host(&library, &Launch::new(run), at, out, target);
+        let got = result.bytes(len - expected.len(), expected.len());
+        assert_same("beyond 4 GiB", out, got, &expected);
     }
 }

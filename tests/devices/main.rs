@@ -19,4 +19,5 @@ mod dequant;
 mod dtype;
 mod examples;
 mod sinks;
+mod survive;
 mod wgpu_kernels;

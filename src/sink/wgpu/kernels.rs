@@ -212,3 +212,23 @@ impl Gpu {
         Ok(pipeline)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::GpuOptions;
+    use super::*;
+    use crate::quant::kernel::Family;
+
+    #[test]
+    fn a_kernel_that_does_not_compile_is_an_error_that_names_it_and_the_device_goes_on() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let program = Program { family: Family::Int8, entry: "not_there" };
+        match gpu.pipeline(program, Float::BF16) {
+            Err(DeviceError::Compile { kernel: "not_there", log }) => {
+                assert!(log.contains("not_there"), "{log}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(gpu.pipeline(Program { entry: "int8", ..program }, Float::BF16).is_ok());
+    }
+}
