@@ -180,6 +180,10 @@ impl Gpu {
         let made = make();
         for scope in [validation, internal, memory] {
             if let Some(error) = now(scope.pop())? {
+                // What a lost device complains of says less than that it was lost. The poll is for its
+                // callback; what it says itself is not of use.
+                self.0.device.poll(wgpu::PollType::Poll).map(drop).unwrap_or_default();
+                self.alive()?;
                 return Err(self.error(error));
             }
         }
