@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::bytes;
-use super::error::Failure;
+use super::error::{Failure, VERIFICATION};
 use super::load_dtype::Convert;
 use super::progress::Bar;
 use crate::artifact::Wanted;
@@ -238,6 +238,7 @@ impl From<DeviceError> for Failure {
         match error {
             DeviceError::Load(error) => error.into(),
             error @ DeviceError::Part { .. } => Self::usage(error),
+            error @ DeviceError::Decode { .. } => Self::new(VERIFICATION, error),
             error => Self::failed(error),
         }
     }

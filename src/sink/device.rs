@@ -82,7 +82,7 @@ pub enum DeviceError {
         error: QuantError,
     },
     /// A chunk that was verified and still does not decode on the device: whoever signed it wrote it so.
-    #[error("{name}: {error}")]
+    #[error("{name}: verified, but does not decode on the device: {error}; it was packed so")]
     Decode {
         /// The tensor.
         name: String,

@@ -2,17 +2,30 @@
 //! them. WGSL on the adapter that there is, CUDA as C++ on the host, and on a device where there is one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use half::{bf16, f16};
 use tenpak::codec::{CodecChoice, Encoder, PARAMS, Program, Target, into_decoded};
-use tenpak::dtype::Dtype;
-use tenpak::format::grid::Rect;
+use tenpak::dtype::{Dtype, Shape};
+use tenpak::format::grid::{Grid, Rect};
+use tenpak::format::layout::Place;
+use tenpak::format::pack::{PackIndex, Trailer};
+use tenpak::format::page::TensorEntry;
 use tenpak::format::record::{ChunkRecord, CodecId};
+use tenpak::format::store as paths;
+use tenpak::id::{ContentDigest, ManifestId, PackId};
+use tenpak::loader::{LoadOptions, Loader};
+use tenpak::plan::Want;
 use tenpak::sink::cuda::{Cuda, planes};
-use tenpak::sink::decode::Decoder;
+use tenpak::sink::decode::{DecodeSink, Decoder, Route};
+use tenpak::sink::device::DeviceError;
+use tenpak::sink::drain;
+use tenpak::sink::stream::{DeviceSink, StreamOptions};
 use tenpak::sink::upload::{Device, Ring, Staging};
 use tenpak::sink::wgpu::{Gpu, GpuOptions};
+use tenpak::source::Backend;
+use tenpak::source::object::ObjectBackend;
 use tenpak::verify::VerifiedChunk;
 
 use super::cuda_kernels::{Fenced, built, use_nvrtc};
@@ -226,6 +239,62 @@ fn run_on_the_host_cuda_decodes_what_the_host_decodes() {
         }
         (faults.read(4) == [0; 4]).then(|| result.read(len as usize))
     });
+}
+
+/// A load of one chunk, as a tensor of bytes, whose stored bytes are what its record says.
+async fn streamed(record: ChunkRecord, stored: Vec<u8>) -> Result<Vec<u8>, DeviceError> {
+    let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let mut index = PackIndex::new(0);
+    let offset = index.push(record).unwrap();
+    let bytes = index.to_bytes();
+    let pack = PackId::of(&bytes);
+    let trailer = Trailer { index_len: bytes.len() as u32 };
+    let parts = vec![stored.into(), bytes.into(), trailer.to_bytes().to_vec().into()];
+    store.put(&paths::pack(pack), parts).await.unwrap();
+    let len = u64::from(record.decoded_len);
+    let entry = TensorEntry {
+        ordinal: 0,
+        file: 0,
+        name: "layer.weight".to_owned(),
+        dtype: Dtype::U8,
+        shape: Shape::vector(len),
+        digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
+        grid: Grid::run(len, len),
+    };
+    let wanted = [Arc::new(Want::new(entry, vec![record], vec![Place { pack, offset }], None))];
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let decoder = gpu.decoder().unwrap();
+    let (route, loaded) = Route::new(&wanted, &decoder, |_| false);
+    assert_eq!((route.device, route.host), (1, 0));
+    let inner = DeviceSink::new(gpu.clone(), &StreamOptions::default());
+    let mut sink = DecodeSink::new(inner, Box::new(decoder), route);
+    let id = ManifestId::from_bytes([0; 32]);
+    let options = LoadOptions::default();
+    let mut loader = Loader::start(id, vec![store], loaded, Default::default(), &options);
+    let mut found = Vec::new();
+    drain(&mut loader, &mut sink, |one| found.extend(one)).await?;
+    assert_eq!((found.len(), sink.stats().tensors), (1, 1));
+    let mut bytes = Vec::new();
+    gpu.read_back(&found[0].memory, len, &mut |part| bytes.extend_from_slice(part)).unwrap();
+    Ok(bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tensor_is_delivered_only_if_each_of_its_chunks_decodes() {
+    for (name, record, stored) in fixtures("v1/chunks") {
+        let expected = on_the_host(record, &stored).unwrap();
+        // A whole number of words, or the end of the tensor.
+        assert!(streamed(record, stored).await.unwrap() == expected, "{name}");
+    }
+    let mut noticed_by_the_device = 0;
+    for (name, record, stored) in fixtures("hostile/chunk") {
+        let heads = Program::of(&record, &stored).is_ok();
+        let error = streamed(record, stored).await.expect_err(&name);
+        let DeviceError::Decode { name: tensor, .. } = &error else { panic!("{name}: {error}") };
+        assert!(tensor == "layer.weight" && error.to_string().contains("packed so"), "{error}");
+        noticed_by_the_device += usize::from(heads);
+    }
+    assert!(noticed_by_the_device >= 4, "{noticed_by_the_device}");
 }
 
 #[test]
