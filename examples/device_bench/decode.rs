@@ -13,7 +13,6 @@ const CHUNK: u64 = 1 << 20;
 /// A chunk, encoded and decoded.
 pub struct Chunk {
     pub decoded: Vec<u8>,
-    pub stored: u64,
     pub program: Program,
     pub image: Vec<u8>,
 }
@@ -37,7 +36,7 @@ impl Chunk {
             Program::of(&encoded.record, &encoded.stored)?.ok_or("a codec of no kernel")?;
         let mut image = Vec::new();
         program.image(&encoded.stored, &mut image);
-        Ok(Self { decoded, stored: encoded.stored.len() as u64, program, image })
+        Ok(Self { decoded, program, image })
     }
 
     /// Its places in a tensor of `len` bytes.

@@ -281,7 +281,7 @@ impl Sparse {
         Self { map: map.cast(), size }
     }
 
-    fn bytes(&self, at: usize, len: usize) -> &mut [u8] {
+    fn bytes(&mut self, at: usize, len: usize) -> &mut [u8] {
         assert!(at + len <= self.size);
         // SAFETY: within the map, and one test's own.
         unsafe { std::slice::from_raw_parts_mut(self.map.add(at), len) }
@@ -309,19 +309,19 @@ fn run_on_the_host_the_end_of_a_weight_beyond_4_gib_equals_the_reference() {
     let parts = sample::parts(&small, 3);
     let lens = [Part::Codes, Part::Scales].map(|part| weight.part_len(part) as usize);
     assert!(lens[0] > 4 << 30);
-    let whole = lens.map(|len| Sparse::new(len + 64));
-    for ((whole, len), part) in whole.iter().zip(lens).zip(&parts.0) {
+    let mut whole = lens.map(|len| Sparse::new(len + 64));
+    for ((whole, len), part) in whole.iter_mut().zip(lens).zip(&parts.0) {
         whole.bytes(len - part.len(), part.len()).copy_from_slice(part);
     }
     for out in Float::ALL {
         let expected = dequantize(&small, &parts.borrow(), out).unwrap();
         let len = (weight.elements() * out.size()) as usize;
-        let result = Sparse::new(len + 64);
+        let mut result = Sparse::new(len + 64);
         let runs = runs(&weight, out, Limits { binding: u64::MAX, align: 256 }).unwrap();
         let run = runs.last().unwrap();
         assert!(runs.len() > 1 && run.parts[0].start >= 4 << 30 && run.elements == 1 << 20);
         let mut at = [parts.0[4].as_ptr(); 5];
-        for (at, (whole, range)) in at.iter_mut().zip(whole.iter().zip(&run.parts)) {
+        for (at, (whole, range)) in at.iter_mut().zip(whole.iter_mut().zip(&run.parts)) {
             *at = whole.bytes(range.start as usize, 1).as_ptr();
         }
         let table = Fenced::new(&parts.0[4]);

@@ -1,9 +1,17 @@
 //! The example programs do what they say, on the adapter that there is.
 
-#[allow(dead_code, reason = "its `main` is not run here")]
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "a program of its own, whose `main` is not run here"
+)]
 #[path = "../../examples/lazy_layers.rs"]
 mod lazy_layers;
-#[allow(dead_code, reason = "its `main` is not run here")]
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "a program of its own, whose `main` is not run here"
+)]
 #[path = "../../examples/quantized_matmul.rs"]
 mod quantized_matmul;
 
