@@ -21,7 +21,7 @@ def device(bench: Bench) -> list[Verdict]:
         report = run([str(bench.example("device_bench")), "--json"]).report
     except (Unavailable, Failed) as why:
         return [unmeasured("kernels on a device", "equal to the reference", str(why))]
-    rows, missing = report["rows"], dict(line.split(": ", 1) for line in report["missing"])
+    rows, missing = report["rows"], dict(line.split(": not measured: ", 1) for line in report["missing"])
     verdicts = correct(rows)
     verdicts += required(rows, missing)
     return verdicts + memory(bench)
