@@ -31,7 +31,7 @@ impl Chunk {
         let decoded: Vec<u8> =
             (0..CHUNK / 2).flat_map(|_| bf16::from_f32(normal(&mut next)).to_le_bytes()).collect();
         let choice = CodecChoice::Float;
-        let encoded = Encoder::default().encode(choice, Dtype::BF16, decoded.clone().into());
+        let encoded = Encoder::default().encode(choice, Dtype::BF16, decoded.clone().into(), None);
         let program =
             Program::of(&encoded.record, &encoded.stored)?.ok_or("a codec of no kernel")?;
         let mut image = Vec::new();

@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let Ok(chunk) = VerifiedChunk::verify(record, BytesMut::from(stored)) else { return };
     let mut out = BytesMut::from(&b"kept"[..]);
-    let kept = match codec::decode(&chunk, &mut out) {
+    let kept = match codec::decode(&chunk, None, &mut out) {
         Ok(()) => 4 + decoded_len as usize,
         Err(_) => 4,
     };

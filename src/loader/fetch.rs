@@ -252,14 +252,14 @@ impl Fetch {
             Target::Direct { .. } if record.codec == CodecId::RAW => Ok(true),
             Target::Direct { piece, .. } => {
                 piece.clear();
-                codec::decode(&chunk_bytes, piece).map(|()| true)
+                codec::decode(&chunk_bytes, None, piece).map(|()| true)
             }
             Target::Scatter(uses) if record.codec == CodecId::RAW => {
                 Ok(uses.iter().all(|to| to.fill(chunk_bytes.stored())))
             }
             Target::Scatter(uses) => {
                 let mut decoded = self.scratch.take();
-                let placed = codec::decode(&chunk_bytes, &mut decoded)
+                let placed = codec::decode(&chunk_bytes, None, &mut decoded)
                     .map(|()| uses.iter().all(|to| to.fill(&decoded)));
                 self.scratch.give(decoded);
                 placed

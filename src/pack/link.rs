@@ -193,7 +193,7 @@ pub(crate) async fn fetch(store: &Store, chunk: Placed) -> Result<Bytes, StoreEr
         let (location, pack) = (store.location().to_owned(), pack.to_hex());
         StoreError::Chunk { location, pack, offset, source: Box::new(bad.error) }
     })?;
-    codec::into_decoded(verified).map_err(|source| {
+    codec::into_decoded(verified, None).map_err(|source| {
         let (location, pack) = (store.location().to_owned(), pack.to_hex());
         StoreError::Decode { location, pack, offset, source }
     })

@@ -560,7 +560,9 @@ impl<'a> Packer<'a> {
                         let known = known(&finder, &runtime, &decoded, element, choice)?;
                         Ok(match known {
                             Some(known) => Chunk::Known(known),
-                            None => Chunk::New(worker.encoder.encode(choice, element, decoded)),
+                            None => {
+                                Chunk::New(worker.encoder.encode(choice, element, decoded, None))
+                            }
                         })
                     })
                 })

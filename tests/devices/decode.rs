@@ -50,7 +50,7 @@ fn weights(count: usize, seed: u64) -> impl Iterator<Item = f32> {
 fn encoded() -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut add = |name: &str, dtype: Dtype, bytes: Vec<u8>| {
-        let encoded = Encoder::default().encode(CodecChoice::Float, dtype, bytes.into());
+        let encoded = Encoder::default().encode(CodecChoice::Float, dtype, bytes.into(), None);
         chunks.push((name.to_owned(), encoded.record, encoded.stored.to_vec()));
     };
     for count in [5003, 4096, 70_001, 262_144] {
@@ -114,7 +114,7 @@ fn fixtures(folder: &str) -> Vec<Chunk> {
 /// What the host decodes a chunk to; none where it refuses.
 fn on_the_host(record: ChunkRecord, stored: &[u8]) -> Option<Vec<u8>> {
     let verified = VerifiedChunk::verify(record, BytesMut::from(stored)).unwrap();
-    into_decoded(verified).ok().map(|bytes| bytes.to_vec())
+    into_decoded(verified, None).ok().map(|bytes| bytes.to_vec())
 }
 
 /// What a device decodes a chunk to, at a place in a larger tensor; none where it, or the host half,
@@ -303,7 +303,8 @@ fn rows_of_a_band_go_where_they_belong() {
     let mut decoder = gpu.decoder().unwrap();
     let bytes: Vec<u8> =
         weights(60 * 100, 4).flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
-    let encoded = Encoder::default().encode(CodecChoice::Float, Dtype::BF16, bytes.clone().into());
+    let encoded =
+        Encoder::default().encode(CodecChoice::Float, Dtype::BF16, bytes.clone().into(), None);
     let program = Program::of(&encoded.record, &encoded.stored).unwrap().unwrap();
     let mut image = Vec::new();
     program.image(&encoded.stored, &mut image);

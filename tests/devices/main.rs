@@ -15,6 +15,7 @@ mod cli;
 mod compare;
 mod cuda_kernels;
 mod decode;
+mod delta;
 mod dequant;
 mod dtype;
 mod examples;

@@ -77,7 +77,7 @@ pub async fn decoded(store: &Store, chunk: Placed) -> BytesMut {
     let stored = stored.unwrap_or_else(|error| panic!("{error}"));
     let verified = VerifiedChunk::verify(chunk.record, BytesMut::from(stored));
     let verified = verified.unwrap_or_else(|bad| panic!("{}", bad.error));
-    let decoded = codec::into_decoded(verified).unwrap_or_else(|error| panic!("{error}"));
+    let decoded = codec::into_decoded(verified, None).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(DecodedDigest::of(&decoded), chunk.record.decoded, "a chunk lies about its content");
     BytesMut::from(decoded)
 }

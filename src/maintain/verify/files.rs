@@ -40,7 +40,7 @@ pub(super) fn check_decoded(
 /// The decoded bytes, if they are those that the record names.
 fn decoded(chunk: crate::verify::VerifiedChunk) -> Result<Option<Bytes>, codec::DecodeError> {
     let record = *chunk.record();
-    let bytes = codec::into_decoded(chunk)?;
+    let bytes = codec::into_decoded(chunk, None)?;
     // Where both digests are one, that one has been compared.
     let right = record.stored.as_bytes() == record.decoded.as_bytes()
         || DecodedDigest::of(&bytes) == record.decoded;

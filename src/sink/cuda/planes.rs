@@ -16,6 +16,12 @@ pub fn source() -> String {
         .concat()
 }
 
+/// The kernels that decode chunks against their bases. Only tests run them so far.
+pub fn delta_source() -> String {
+    [include_str!("../../../kernels/common.cuh"), include_str!("../../../kernels/delta.cu")]
+        .concat()
+}
+
 /// Decodes chunks on a device: kernels, and the memory that they work in.
 #[derive(Debug)]
 pub struct CudaDecoder {

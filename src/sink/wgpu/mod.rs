@@ -3,10 +3,12 @@
 //! A [`Gpu`] is a device with its compiled kernels. Whatever goes wrong with it is an error that says
 //! what to do: nothing falls back to another device on its own.
 
+mod delta;
 mod kernels;
 mod planes;
 mod upload;
 
+pub use delta::GpuDeltaDecoder;
 pub use kernels::{GpuParts, Prepared};
 pub use planes::GpuDecoder;
 pub use upload::{GpuFlying, GpuMemory, GpuStaging};

@@ -29,21 +29,40 @@ pub struct GpuDecoder {
 impl Gpu {
     /// Compiles the kernels that decode chunks.
     pub fn decoder(&self) -> Result<GpuDecoder, DeviceError> {
+        let source = include_str!("../../../kernels/planes.wgsl");
+        let (layout, [huffman, merge]) =
+            self.chunk_kernels("planes", source, false, ["huffman", "merge"])?;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let params = self.buffer(4 * PARAMS as u64, usage, false)?;
+        // New memory is zero.
+        let (symbols, faults) = (self.alloc(0)?, self.alloc(4)?);
+        Ok(GpuDecoder { gpu: self.clone(), layout, huffman, merge, params, symbols, faults })
+    }
+}
+
+impl Gpu {
+    /// Compiles kernels that take a chunk, with what they are bound to: numbers, the chunk, what they
+    /// read or work in, the result, what is wrong.
+    pub(super) fn chunk_kernels<const N: usize>(
+        &self,
+        kernel: &'static str,
+        source: &'static str,
+        reads: bool,
+        entries: [&'static str; N],
+    ) -> Result<(wgpu::BindGroupLayout, [wgpu::ComputePipeline; N]), DeviceError> {
         let made = self.scoped(|| {
             let device = &self.0.device;
-            let layout = layout(device);
+            let layout = layout(device, kernel, reads);
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some("planes"),
-                source: wgpu::ShaderSource::Wgsl(
-                    include_str!("../../../kernels/planes.wgsl").into(),
-                ),
+                label: Some(kernel),
+                source: wgpu::ShaderSource::Wgsl(source.into()),
             });
             let pipelines = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some("planes"),
+                label: Some(kernel),
                 bind_group_layouts: &[Some(&layout)],
                 immediate_size: 0,
             });
-            let [huffman, merge] = ["huffman", "merge"].map(|entry| {
+            let pipelines = entries.map(|entry| {
                 device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                     label: Some(entry),
                     layout: Some(&pipelines),
@@ -56,17 +75,22 @@ impl Gpu {
                     cache: None,
                 })
             });
-            (layout, huffman, merge)
+            (layout, pipelines)
         });
-        let (layout, huffman, merge) = made.map_err(|error| match error {
-            DeviceError::Internal(log) => DeviceError::Compile { kernel: "planes", log },
+        made.map_err(|error| match error {
+            DeviceError::Internal(log) => DeviceError::Compile { kernel, log },
             other => other,
-        })?;
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let params = self.buffer(4 * PARAMS as u64, usage, false)?;
-        // New memory is zero.
-        let (symbols, faults) = (self.alloc(0)?, self.alloc(4)?);
-        Ok(GpuDecoder { gpu: self.clone(), layout, huffman, merge, params, symbols, faults })
+        })
+    }
+
+    /// What kernels said was wrong since the last time.
+    pub(super) fn take_faults(&self, faults: &wgpu::Buffer) -> Result<u32, DeviceError> {
+        let bytes = self.read(faults, 4)?;
+        let found = bytes.first_chunk::<4>().map_or(0, |word| u32::from_le_bytes(*word));
+        if found != 0 {
+            self.write(faults, 0, &[0; 4])?;
+        }
+        Ok(found)
     }
 }
 
@@ -158,22 +182,17 @@ impl Decoder<Gpu> for GpuDecoder {
     }
 
     fn faults(&mut self) -> Result<u32, DeviceError> {
-        let bytes = self.gpu.read(&self.faults, 4)?;
-        let faults = bytes.first_chunk::<4>().map_or(0, |word| u32::from_le_bytes(*word));
-        if faults != 0 {
-            self.gpu.write(&self.faults, 0, &[0; 4])?;
-        }
-        Ok(faults)
+        self.gpu.take_faults(&self.faults)
     }
 }
 
-/// The bindings of `kernels/planes.wgsl`.
-fn layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
+/// The bindings of kernels that take a chunk.
+fn layout(device: &wgpu::Device, label: &str, reads: bool) -> wgpu::BindGroupLayout {
     let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
     let types = [
         wgpu::BufferBindingType::Uniform,
         storage(true),
-        storage(false),
+        storage(reads),
         storage(false),
         storage(false),
     ];
@@ -187,7 +206,7 @@ fn layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
         })
         .collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-        label: Some("chunk and result"),
+        label: Some(label),
         entries: &entries,
     })
 }

@@ -109,6 +109,18 @@ static void __syncthreads() {
     threadIdx.x = self;
 }
 
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+// Of a warp's threads, all of whose block ask at a time.
+static unsigned __ballot_sync(unsigned, bool yes) {
+    static bool said[256];
+    unsigned self = threadIdx.x, ballot = 0;
+    said[self] = yes;
+    __syncthreads();
+    for (unsigned lane = 0; lane < 32; lane++) ballot |= (unsigned)said[(self & ~31u) + lane] << lane;
+    __syncthreads();
+    return ballot;
+}
+
 static void fiber() {
     body();
     ended[running] = true;
