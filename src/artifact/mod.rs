@@ -6,6 +6,7 @@
 //! mirror that serves something else is passed over.
 
 mod error;
+mod file;
 mod select;
 
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -13,6 +13,7 @@ mod inspect;
 mod keys;
 mod load;
 mod load_device;
+mod load_dtype;
 mod output;
 mod pack;
 mod progress;

@@ -6,6 +6,9 @@ mod patch;
 mod simd;
 mod zstd;
 
+pub use delta::program::{BAD_ESCAPES, BAD_STATE, BAD_WORDS, DELTA_PARAMS, DeltaProgram};
+pub use float::program::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, PARAMS, Program, Target};
+
 use bytes::{Bytes, BytesMut};
 
 use crate::dtype::Dtype;
@@ -82,6 +85,36 @@ fn append(
         out.truncate(start);
         DecodeError::Malformed { codec, why: why.to_owned() }
     })
+}
+
+impl Program {
+    /// How a device decodes the chunk of `record`, whose stored bytes were verified; `None` if no kernel
+    /// decodes its codec.
+    pub fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let codec = match record.codec {
+            CodecId::RAW => return Ok(Some(Self::raw(record.decoded_len))),
+            CodecId::PLANES => "planes",
+            CodecId::PALETTE => "palette",
+            _ => return Ok(None),
+        };
+        let program = Self::new(record.codec, &record.parameters, stored, record.decoded_len);
+        let malformed = |why: &str| DecodeError::Malformed { codec, why: why.to_owned() };
+        program.map(Some).map_err(malformed)
+    }
+}
+
+impl DeltaProgram {
+    /// How a device decodes the chunk of `record` against its base; `None` if it is stored against none.
+    pub fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let codec = match record.codec {
+            CodecId::DELTA => "delta",
+            CodecId::PATCH => "patch",
+            _ => return Ok(None),
+        };
+        let program = Self::new(record.codec, &record.parameters, stored, record.decoded_len);
+        let malformed = |why: &str| DecodeError::Malformed { codec, why: why.to_owned() };
+        program.map(Some).map_err(malformed)
+    }
 }
 
 /// The base, which must be there and as long as what is stored against it.

@@ -8,6 +8,7 @@ mod encode;
 mod form;
 mod lanes;
 mod layout;
+pub(super) mod program;
 mod table;
 #[cfg(test)]
 mod tests;

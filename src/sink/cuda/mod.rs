@@ -5,6 +5,7 @@
 
 mod kernels;
 pub mod nvrtc;
+pub mod planes;
 mod upload;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use crate::quant::Float;
 use crate::quant::kernel::{Family, Program};
 
 pub use kernels::CudaParts;
+pub use planes::CudaDecoder;
 pub use upload::{CudaFlying, CudaStaging};
 
 /// An opened device.
