@@ -11,7 +11,7 @@ use super::load_dtype::Ask;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
-use crate::artifact::{Artifact, OpenOptions, Selection};
+use crate::artifact::{Artifact, OpenOptions, Selection, Wanted};
 use crate::format::name::ArtifactSpec;
 use crate::loader::{LoadOptions, LoadStats};
 use crate::quant::Float;
@@ -126,9 +126,24 @@ impl Load {
         }
         let selection = Selection::new(&self.tensor)?;
         let ask = Ask { selection: &selection, shard: self.shard, dtype: self.dtype.float() };
-        let (wanted, convert) = runtime.block_on(ask.of(&artifact))?;
+        // Host memory takes what is large window by window; elsewhere all chunks are known at once.
+        let plain = self.device == Device::Host && ask.dtype.is_none();
+        let mut windows = Vec::new();
+        let mut all = None;
+        if plain {
+            let cut = runtime.block_on(artifact.windows(&selection, self.shard))?;
+            (windows, all) = (cut.windows, cut.bytes);
+        }
+        let mut windows = windows.into_iter().map(|window| {
+            Ok(runtime.block_on(artifact.want_window(&window, &selection, self.shard))?)
+        });
+        let (wanted, convert) = match windows.next() {
+            Some(first) => (first?, None),
+            None => runtime.block_on(ask.of(&artifact))?,
+        };
         let bar = Bar::new(output, "loading");
-        bar.begin(wanted.tensors.iter().map(|want| want.cut.len()).sum());
+        let own = || wanted.tensors.iter().map(|want| want.cut.len()).sum();
+        bar.begin(all.unwrap_or_else(own));
         let mut options =
             LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
         if self.keep && self.device == Device::Host && convert.is_none() {
@@ -149,7 +164,7 @@ impl Load {
         };
         let job = Job { wanted, begin: &begin, runtime, bar: &bar, how, convert };
         let (delivered, load) = match self.device {
-            Device::Host => into_host(job)?,
+            Device::Host => into_host(job, windows)?,
             Device::Wgpu => into_wgpu(job)?,
             Device::Cuda => into_cuda(job)?,
         };
@@ -219,39 +234,47 @@ impl Load {
     }
 }
 
-/// Host memory: each tensor as it comes, in pieces if it is large.
-fn into_host(job: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+/// Host memory: each tensor as it comes, in pieces if it is large; then those of further windows.
+fn into_host(
+    job: Job<'_>,
+    mut windows: impl Iterator<Item = Result<Wanted, Failure>>,
+) -> Result<(Delivered, LoadStats), Failure> {
     if job.convert.is_some() {
         // Host memory is not named as a device: nothing is copied out of it.
         let (delivered, stats) = job.into_device(&sink::host::Host, None)?;
         return Ok((Delivered { device: None, ..delivered }, stats));
     }
     let Job { wanted, begin, runtime, bar, how, .. } = job;
-    let mut loader = begin(wanted);
-    let mut delivered = Delivered::default();
+    let (mut delivered, mut stats) = (Delivered::default(), LoadStats::default());
     let mut kept = Vec::new();
     let mut hasher = blake3::Hasher::new();
-    while let Some(piece) = runtime.block_on(loader.next()) {
-        let piece = piece?;
-        delivered.raw_bytes += piece.data.len() as u64;
-        bar.advance(piece.data.len() as u64);
-        if how.digest {
-            hasher.update(&piece.data);
-        }
-        if piece.is_last_piece() {
-            delivered.tensors += 1;
-            delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
+    let mut next = Some(Ok(wanted));
+    while let Some(wanted) = next {
+        let mut loader = begin(wanted?);
+        while let Some(piece) = runtime.block_on(loader.next()) {
+            let piece = piece?;
+            delivered.raw_bytes += piece.data.len() as u64;
+            bar.advance(piece.data.len() as u64);
             if how.digest {
-                delivered.digest(piece.name(), piece.want.entry.file, &hasher.finalize());
-                hasher.reset();
+                hasher.update(&piece.data);
+            }
+            if piece.is_last_piece() {
+                delivered.tensors += 1;
+                delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
+                if how.digest {
+                    delivered.digest(piece.name(), piece.want.entry.file, &hasher.finalize());
+                    hasher.reset();
+                }
+            }
+            if how.keep {
+                kept.push(piece);
             }
         }
-        if how.keep {
-            kept.push(piece);
-        }
+        stats += loader.stats();
+        next = windows.next();
     }
     delivered.kept = kept;
-    Ok((delivered, loader.stats()))
+    Ok((delivered, stats))
 }
 
 #[cfg(feature = "wgpu")]

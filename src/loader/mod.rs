@@ -24,8 +24,8 @@ use crate::load_state::{Limits, MAX_MIRRORS, StateStats};
 use crate::plan::{Plan, PlanOptions, Want};
 use crate::source::Backend;
 use buffer::Feedback;
-use links::Kept;
 pub use error::{ErrorKind, LoadError};
+use links::Kept;
 
 /// How a load uses memory and the network.
 #[derive(Debug, Clone)]
@@ -126,6 +126,21 @@ pub struct LoadStats {
     pub dropped_mirrors: u64,
     /// From the start to the first delivery.
     pub first_tensor: Option<Duration>,
+}
+
+/// Of one load after the other.
+impl std::ops::AddAssign for LoadStats {
+    fn add_assign(&mut self, next: Self) {
+        self.requests += next.requests;
+        self.fetched_bytes += next.fetched_bytes;
+        self.delivered_bytes += next.delivered_bytes;
+        self.delivered += next.delivered;
+        self.retries += next.retries;
+        self.hedges += next.hedges;
+        self.refetched_chunks += next.refetched_chunks;
+        self.dropped_mirrors += next.dropped_mirrors;
+        self.first_tensor = self.first_tensor.or(next.first_tensor);
+    }
 }
 
 impl LoadStats {

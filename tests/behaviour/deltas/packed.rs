@@ -58,7 +58,12 @@ fn unchanged_tensors_cost_nothing() {
         let at = tensors.iter().position(|t| t.name == tensor.name).unwrap();
         let before = first.tensors.iter().position(|(t, _)| t.name == tensor.name).unwrap();
         let chunks = second.tensor_chunks(ordinal);
-        assert_eq!(chunks == first.tensor_chunks(before), unchanged.contains(&at), "{}", tensor.name);
+        assert_eq!(
+            chunks == first.tensor_chunks(before),
+            unchanged.contains(&at),
+            "{}",
+            tensor.name
+        );
         if !unchanged.contains(&at) {
             deltas.extend(chunks);
         }
@@ -113,7 +118,8 @@ fn partners_are_found_by_name_type_and_shape() {
 #[test]
 fn of_several_partners_that_of_the_same_file_is_taken() {
     let bench = Bench::new();
-    let shard = |seed| vec![Tensor::new("same.weight", Dtype::BF16, &[400, 400], seed, Fill::Random)];
+    let shard =
+        |seed| vec![Tensor::new("same.weight", Dtype::BF16, &[400, 400], seed, Fill::Random)];
     let mut model = Model::of(shard(1));
     model.shards.push(shard(2));
     let base = bench.pack(&model, "org/base", None).manifest;
