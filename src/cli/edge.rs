@@ -11,6 +11,7 @@ use super::Global;
 use super::error::Failure;
 use super::output::Output;
 use crate::edge::{self, EdgeOptions};
+use crate::format::name::ArtifactSpec;
 use crate::store::Store;
 use crate::trust::SeenRefs;
 
@@ -31,6 +32,9 @@ pub(super) struct Edge {
     /// Bytes of chunks kept in that folder
     #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = super::bytes::parse)]
     cache_disk: u64,
+    /// Fetch this artifact at the start; /readyz answers 200 when all of them are there (repeatable)
+    #[arg(long, value_name = "ARTIFACT", value_parser = super::artifact)]
+    prefetch: Vec<ArtifactSpec>,
 }
 
 impl Edge {
@@ -54,6 +58,16 @@ impl Edge {
         output.result(json!({"listening": url, "origin": location}), || {
             format!("{location} at {url}")
         })?;
+        let (fetching, artifacts) = (edge.clone(), self.prefetch);
+        tokio::spawn(async move {
+            for artifact in &artifacts {
+                if let Err(error) = fetching.prefetch(artifact).await {
+                    // It is served all the same: what is missing is fetched when it is asked for.
+                    eprintln!("tenpak: {artifact} was not fetched ahead: {error}");
+                }
+            }
+            fetching.set_ready();
+        });
         let stop = async move {
             terminate.recv().await;
         };

@@ -15,6 +15,7 @@ mod hub_face;
 mod metrics;
 mod pack_face;
 mod packs;
+mod prefetch;
 mod request;
 mod stream;
 
@@ -24,6 +25,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -81,6 +83,8 @@ pub struct Edge {
     packs: Arc<Packs>,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
+    /// Whether what was to be fetched first is there.
+    ready: AtomicBool,
 }
 
 impl Edge {
@@ -98,7 +102,8 @@ impl Edge {
         let cache = ChunkCache::new(options.memory);
         let catalog = Catalog::new(&origins, options.trust, options.seen);
         let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
-        Ok(Arc::new(Self { origins, catalog, packs, cache, disk }))
+        let ready = AtomicBool::new(false);
+        Ok(Arc::new(Self { origins, catalog, packs, cache, disk, ready }))
     }
 }
 
@@ -189,6 +194,10 @@ async fn answer(edge: &Arc<Edge>, request: Request<Incoming>) -> Answer {
             (None, Some(ask)) => hub_face::answer(edge, ask, request).await,
             (None, None) => match path.as_str() {
                 "/healthz" => metrics::health(),
+                "/readyz" if !edge.ready.load(Ordering::Acquire) => {
+                    plain(StatusCode::SERVICE_UNAVAILABLE)
+                }
+                "/readyz" => metrics::health(),
                 "/metrics" => metrics::answer(edge),
                 _ => plain(StatusCode::NOT_FOUND),
             },

@@ -42,7 +42,8 @@ impl Served {
         std::fs::write(model.join("empty.txt"), "").expect("a file");
         let packed = pack(&store, &model, "org/m", &[]);
         done(&["tag", "org/m", "org/m:v1", "--store", text(&store)]);
-        let arguments = ["--json", "edge", "--origin", text(&store), "--listen", "127.0.0.1:0"];
+        let edge = ["--json", "edge", "--origin", text(&store), "--listen", "127.0.0.1:0"];
+        let arguments = [&edge[..], &["--prefetch", "org/m:v1"]].concat();
         let mut process =
             command(&arguments).stdout(Stdio::piped()).spawn().expect("the edge to start");
         let mut line = String::new();
@@ -160,4 +161,27 @@ fn answers_have_what_clients_need() {
     assert!(head.starts_with("http/1.1 200") && told[0]["type"] == "directory", "{head} {told}");
     let (head, _) = served.ask("POST /api/models/org/m", "", "");
     assert!(head.starts_with("http/1.1 405"), "{head}");
+    assert!(served.ask("GET /healthz", "", "").0.starts_with("http/1.1 200"));
+}
+
+#[test]
+fn what_is_fetched_ahead_is_not_fetched_again() {
+    let served = Served::new("ahead");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !served.ask("GET /readyz", "", "").0.starts_with("http/1.1 200") {
+        assert!(std::time::Instant::now() < deadline, "it never gets ready");
+    }
+    let counts = || String::from_utf8(served.ask("GET /metrics", "", "").1).expect("text");
+    let count = |name: &str| -> u64 {
+        let text = counts();
+        let line = text.lines().find(|line| line.starts_with(name)).expect("a count");
+        line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+    };
+    let fetched = count("tenpak_edge_origin_bytes_total");
+    let weights = std::fs::read(served.model.join("model.safetensors")).expect("the weights");
+    assert!(fetched > weights.len() as u64 / 2);
+    let (_, body) = served.ask("GET /org/m/resolve/main/model.safetensors", "", "");
+    assert!(body == weights);
+    assert_eq!(count("tenpak_edge_origin_bytes_total"), fetched);
+    assert!(count("tenpak_edge_cache_hits_total") > 0);
 }
