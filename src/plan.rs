@@ -47,6 +47,11 @@ impl Want {
         Self { entry, records, places, shape, cut }
     }
 
+    /// Whether a chunk of it is stored against another.
+    pub fn has_bases(&self) -> bool {
+        self.records.len() as u64 > self.entry.grid.chunks()
+    }
+
     /// The records of bases, by content; none for most artifacts.
     fn bases(&self) -> HashMap<DecodedDigest, u32> {
         let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);

@@ -40,6 +40,9 @@ struct Active {
     seen: u64,
 }
 
+/// Where deliveries go.
+type Deliver = UnboundedSender<(u32, Result<Tensor, LoadError>)>;
+
 pub(super) struct Driver {
     artifact: ManifestId,
     sources: Vec<Arc<dyn Backend>>,
@@ -55,7 +58,7 @@ pub(super) struct Driver {
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
-    deliver: UnboundedSender<(u32, Result<Tensor, LoadError>)>,
+    deliver: Deliver,
     feedback: WeakUnboundedSender<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
     /// The latest faults, for the message when the load fails.
@@ -70,10 +73,7 @@ impl Driver {
         plan: Arc<Plan>,
         limits: Limits,
         kept: Arc<Kept>,
-        (deliver, feedback): (
-            UnboundedSender<(u32, Result<Tensor, LoadError>)>,
-            WeakUnboundedSender<Feedback>,
-        ),
+        (deliver, feedback): (Deliver, WeakUnboundedSender<Feedback>),
         stats: Arc<Mutex<LoadStats>>,
     ) -> Self {
         let (reports, incoming) = unbounded_channel();
@@ -322,9 +322,10 @@ impl Driver {
             let slot_of = |slot: u32| delivery.slots.get(slot as usize).ok_or_else(contradiction);
             let fills = match planned.first.slot {
                 None => None,
-                Some(slot) if slot_of(slot)?.direct => {
-                    Some(Target::Direct { slot, piece: filling.lend(slot).ok_or_else(contradiction)? })
-                }
+                Some(slot) if slot_of(slot)?.direct => Some(Target::Direct {
+                    slot,
+                    piece: filling.lend(slot).ok_or_else(contradiction)?,
+                }),
                 Some(_) => {
                     let uses = planned.uses().filter_map(|u| Some((u.chunk, u.slot?)));
                     let scatter = uses.map(|(chunk, slot)| {

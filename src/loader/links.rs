@@ -167,11 +167,7 @@ impl Decoded<'_> {
 impl Ready {
     /// Decodes it into its target, with one chunk of scratch for the base and one for the base's
     /// base. `Ok(false)`: the plan and the bytes disagree.
-    pub(super) fn place(
-        &mut self,
-        kept: &Kept,
-        scratch: &Scratch,
-    ) -> Result<bool, DecodeError> {
+    pub(super) fn place(&mut self, kept: &Kept, scratch: &Scratch) -> Result<bool, DecodeError> {
         let mut below = self.bottom.and_then(|digest| kept.held.get(&digest)).map(Decoded::Held);
         let Some((top, bases)) = self.chain.split_first() else { return Ok(false) };
         for base in bases.iter().rev() {

@@ -24,8 +24,8 @@ use crate::load_state::{Limits, MAX_MIRRORS, StateStats};
 use crate::plan::{Plan, PlanOptions, Want};
 use crate::source::Backend;
 use buffer::Feedback;
-use links::Kept;
 pub use error::{ErrorKind, LoadError};
+use links::Kept;
 
 /// How a load uses memory and the network.
 #[derive(Debug, Clone)]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::copy::stored_bytes;
 use super::error::MaintainError;
 use super::gc::Live;
-use super::copy::stored_bytes;
 use super::order::{load_order, only_bases, runs};
 use super::packs::distinct;
 use super::verify::ref_paths;

@@ -71,8 +71,7 @@ impl BaseArtifact {
         let trusted = is_trusted(store, trust, &whole).await?;
         let mut tensors = HashMap::<Kind, Vec<usize>>::new();
         for (ordinal, (tensor, _)) in whole.tensors.iter().enumerate() {
-            let kind =
-                (tensor.name.clone(), tensor.dtype.code(), tensor.shape.dims().to_vec());
+            let kind = (tensor.name.clone(), tensor.dtype.code(), tensor.shape.dims().to_vec());
             tensors.entry(kind).or_default().push(ordinal);
         }
         let chunks = choose(&whole.chunks);

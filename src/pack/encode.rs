@@ -114,7 +114,8 @@ impl Encoding {
         for decoded in decoded {
             chunks.push(self.known(decoded)?.map(Chunk::Known));
         }
-        let missing: Vec<usize> = (0..).zip(&chunks).filter(|c| c.1.is_none()).map(|c| c.0).collect();
+        let missing: Vec<usize> =
+            (0..).zip(&chunks).filter(|c| c.1.is_none()).map(|c| c.0).collect();
         let Worker { encoder, bases, .. } = worker;
         let mut encode = |index: usize, below: Option<(&Linked, &[u8])>| {
             let against = below.map(|(linked, decoded)| {
@@ -129,9 +130,8 @@ impl Encoding {
         match self.below.as_ref().filter(|_| matches!(choice, CodecChoice::Auto)) {
             None => missing.into_iter().for_each(|index| encode(index, None)),
             Some(below) => {
-                let usable = async |below: &Linked| {
-                    self.finder.linkable().all(&below.packs()).await
-                };
+                let usable =
+                    async |below: &Linked| self.finder.linkable().all(&below.packs()).await;
                 let store = self.finder.store();
                 self.runtime.block_on(below.each(store, &missing, usable, bases, encode))?;
             }

@@ -16,7 +16,8 @@ impl Pair {
     fn collect(&self) -> u64 {
         let options = CollectOptions { grace: Duration::ZERO, dry_run: false };
         // Marked first, freed then.
-        let freed = (0..2).map(|_| runtime().block_on(collect(self.bench.store(), options)).unwrap());
+        let freed =
+            (0..2).map(|_| runtime().block_on(collect(self.bench.store(), options)).unwrap());
         freed.map(|collected| collected.freed.len() as u64).sum()
     }
 

@@ -39,7 +39,9 @@ fn every_type_and_shape_arrives_whole() {
 #[test]
 fn pieces_arrive_whole_in_little_memory() {
     let pair = Pair::of(many());
-    for (piece, budget, connections) in [(Some(60 << 10), 1, 1), (Some(MIB / 4), MIB, 3), (None, 1, 1)] {
+    for (piece, budget, connections) in
+        [(Some(60 << 10), 1, 1), (Some(MIB / 4), MIB, 3), (None, 1, 1)]
+    {
         let mut options = options();
         (options.piece, options.budget, options.connections) = (piece, budget, Some(connections));
         pair.bench.load_all(pair.tuned.1, &pair.tuned.0, &options);
@@ -52,10 +54,14 @@ fn pieces_arrive_whole_in_little_memory() {
 fn bases_and_differences_are_fetched_once_in_few_requests() {
     let pair = Pair::of(matrices(6, 512));
     let source = pair.bench.with(vec![]);
-    let (loaded, stats) =
-        pair.bench.load(pair.tuned.1, &[source.clone()], (&[], None), &options()).unwrap();
+    let (loaded, stats) = pair
+        .bench
+        .load(pair.tuned.1, std::slice::from_ref(&source), (&[], None), &options())
+        .unwrap();
     check(&loaded, &pair.tuned.0);
-    let tensors: u64 = stored((0..6).flat_map(|i| pair.whole().tensor_chunks(i).to_vec()).collect::<Vec<_>>().iter());
+    let tensors: u64 = stored(
+        (0..6).flat_map(|i| pair.whole().tensor_chunks(i).to_vec()).collect::<Vec<_>>().iter(),
+    );
     let all = tensors + stored(&bases(&pair.whole()));
     let read = source.stats().below("packs/").bytes_read;
     assert!((all..all + (64 << 10)).contains(&read), "{read} bytes read of {all}");
@@ -73,8 +79,10 @@ fn one_tensor_costs_its_own_bases() {
     let tuned = pair.whole();
     let at = tuned.tensors.iter().position(|(tensor, _)| tensor.name == name).unwrap();
     let source = pair.bench.with(vec![]);
-    let (loaded, _) =
-        pair.bench.load(pair.tuned.1, &[source.clone()], (&[name], None), &options()).unwrap();
+    let (loaded, _) = pair
+        .bench
+        .load(pair.tuned.1, std::slice::from_ref(&source), (&[name], None), &options())
+        .unwrap();
     assert_eq!(loaded.len(), 1);
     let (_, first) = tuned.tensors[at];
     let own = tuned.tensor_chunks(at);
@@ -93,8 +101,10 @@ fn shards_cost_their_part_of_both() {
     for index in 0..4 {
         let source = pair.bench.with(vec![]);
         let shard = Shard::new(index, 4).unwrap();
-        let (loaded, stats) =
-            pair.bench.load(pair.tuned.1, &[source.clone()], (&[], Some(shard)), &options()).unwrap();
+        let (loaded, stats) = pair
+            .bench
+            .load(pair.tuned.1, std::slice::from_ref(&source), (&[], Some(shard)), &options())
+            .unwrap();
         // The same rank's part of the fine-tune packed alone is the oracle.
         let alone = Bench::new();
         let id = alone.pack(&pair.tuned.0, "alone", None).manifest;
@@ -119,7 +129,8 @@ fn held_bases_are_not_fetched_again() {
     let base_bytes = stored(&bases(&pair.whole()));
     let load = |id, model: &Model, options: &LoadOptions| {
         let source = bench.with(vec![]);
-        let (loaded, _) = bench.load(id, &[source.clone()], (&[], None), options).unwrap();
+        let (loaded, _) =
+            bench.load(id, std::slice::from_ref(&source), (&[], None), options).unwrap();
         check(&loaded, model);
         source.stats()
     };
@@ -128,12 +139,16 @@ fn held_bases_are_not_fetched_again() {
     load(pair.base.1, &pair.base.0, &cached(&cache));
     assert!(cache.bytes() > 0);
     let with = load(pair.tuned.1, &pair.tuned.0, &cached(&cache));
-    let base_packs: Vec<_> = bases(&pair.whole()).iter().map(|c| paths::pack(c.place.pack)).collect();
+    let base_packs: Vec<_> =
+        bases(&pair.whole()).iter().map(|c| paths::pack(c.place.pack)).collect();
     for pack in &base_packs {
         assert!(with.below(pack.as_str()).reads <= 1, "{pack} was asked: {:?}", with.by_path);
     }
     let (with, without) = (with.below("packs/"), without.below("packs/"));
-    assert!(with.bytes_read + base_bytes <= without.bytes_read + 4096, "{with:?} {without:?} {base_bytes}");
+    assert!(
+        with.bytes_read + base_bytes <= without.bytes_read + 4096,
+        "{with:?} {without:?} {base_bytes}"
+    );
     // A second fine-tune's bases are there as well, whoever decoded them.
     let fresh = Arc::new(BaseCache::new(64 * MIB));
     load(pair.tuned.1, &pair.tuned.0, &cached(&fresh));
@@ -193,8 +208,9 @@ fn a_base_of_several_chunks_is_fetched_once() {
     let report = bench.pack(&model, "tuned", Some(base.manifest));
     assert_eq!(report.deltas, 7);
     let source = bench.with(vec![]);
-    let (loaded, _) =
-        bench.load(report.manifest, &[source.clone()], (&[], None), &options()).unwrap();
+    let (loaded, _) = bench
+        .load(report.manifest, std::slice::from_ref(&source), (&[], None), &options())
+        .unwrap();
     check(&loaded, &model);
     let tuned = whole(bench.store(), report.manifest);
     // A pack that is asked for whole comes with its index.
