@@ -760,6 +760,17 @@ mod tests {
         assert_eq!(plan.chunks.len(), 8);
     }
 
+    /// Against different bases, the same stored bytes are different chunks.
+    #[test]
+    fn equal_differences_are_not_equal_chunks() {
+        let mut want = Arc::unwrap_or_clone(based());
+        want.places[5] = want.places[4];
+        let plan = Plan::new(vec![Arc::new(want)], &PlanOptions::default());
+        let of = |record| plan.chunks.iter().find(|chunk| chunk.first.chunk == record).unwrap();
+        assert_eq!((of(4).more.len(), of(5).more.len()), (0, 0));
+        assert_ne!(of(4).base, of(5).base);
+    }
+
     #[test]
     fn held_bases_and_theirs_are_not_planned() {
         let held = |n: u8| DecodedDigest::of(&[n]);

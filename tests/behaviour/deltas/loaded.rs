@@ -218,6 +218,27 @@ fn a_base_of_several_chunks_is_fetched_once() {
     assert!((all..all + (8 << 10)).contains(&read), "{read} bytes read of {all}");
 }
 
+/// The same change to different chunks is stored once, and each comes out as itself.
+#[test]
+fn equal_differences_of_different_bases_are_told_apart() {
+    let bench = Bench::new();
+    let mut tensor = Tensor::new("a.up_proj.weight", Dtype::BF16, &[1024, 512], 1, Fill::Random);
+    let base = bench.pack(&Model::of(vec![tensor.clone()]), "base", None).manifest;
+    let chunk = tensor.data.len() / 8;
+    for own in tensor.data.chunks_mut(chunk) {
+        own[..2].copy_from_slice(&[7, 7]);
+    }
+    let model = Model::of(vec![tensor]);
+    let report = bench.pack(&model, "tuned", Some(base));
+    assert_eq!(report.deltas, 8);
+    let tuned = whole(bench.store(), report.manifest);
+    let distinct: std::collections::HashSet<_> =
+        tuned.tensor_chunks(0).iter().map(|chunk| chunk.record.stored).collect();
+    assert_eq!(distinct.len(), 1, "all of them replace one element by the same value");
+    bench.load_all(report.manifest, &model, &options());
+    super::super::library::check_store(bench.store());
+}
+
 /// A damaged base chunk is fetched again, alone, from the other mirror; without one it is named.
 #[test]
 fn a_damaged_base_chunk_comes_from_the_mirror_or_is_named() {
