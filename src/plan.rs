@@ -47,6 +47,11 @@ impl Want {
         Self { entry, records, places, shape, cut }
     }
 
+    /// Whether a chunk of it is stored against another.
+    pub fn has_bases(&self) -> bool {
+        self.records.len() as u64 > self.entry.grid.chunks()
+    }
+
     /// The records of bases, by content; none for most artifacts.
     fn bases(&self) -> HashMap<DecodedDigest, u32> {
         let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);
@@ -523,6 +528,7 @@ mod tests {
     use super::*;
     use crate::dtype::Dtype;
     use crate::format::grid::Grid;
+    use crate::format::record::Base;
     use crate::id::ContentDigest;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -672,6 +678,109 @@ mod tests {
                 }
             }
             prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
+        }
+    }
+
+    /// A tensor of 6 chunks of 10 bytes: the first alone, the others against one base, which is stored
+    /// against another; the last against the first chunk itself.
+    fn based() -> Arc<Want> {
+        let mut packer =
+            Packer { pack: 0, offset: 0, room: 1 << 20, gap: 0, repeat: 0, count: 0, shard: None };
+        let plain = want("a", 6, 10, (1, 10), &mut packer);
+        let content = |n: u8| DecodedDigest::of(&[n]);
+        let record = |n: u8, base: Option<(u8, u8)>| ChunkRecord {
+            base: base.map(|(of, depth)| Base { decoded: content(of), depth }),
+            decoded: content(n),
+            ..plain.records[0]
+        };
+        let middle = Some((100, 2));
+        let own = [
+            record(0, None),
+            record(1, middle),
+            record(2, middle),
+            record(3, middle),
+            record(4, middle),
+            record(5, Some((0, 1))),
+        ];
+        let bases = [record(100, Some((101, 1))), record(101, None), record(0, None)];
+        let other = PackId::of(b"bases");
+        let below = |offset| Place { pack: other, offset };
+        let places = [&plain.places[..], &[below(50), below(20), plain.places[0]]].concat();
+        Arc::new(Want::new(plain.entry.clone(), [&own[..], &bases].concat(), places, None))
+    }
+
+    #[test]
+    fn bases_belong_to_the_delivery_of_what_needs_them() {
+        let options = PlanOptions { piece: Some(30), ..Default::default() };
+        let plan = Plan::new(vec![based()], &options);
+        let of = |n: u32| -> Vec<_> {
+            let own = plan.chunks.iter().filter(|chunk| chunk.delivery == n);
+            own.map(|chunk| (chunk.first.chunk, chunk.level)).collect()
+        };
+        // Each piece brings the bases that it needs, once, by offset behind its own chunks.
+        assert_eq!(of(0), [(0, 0), (1, 0), (2, 0), (7, 2), (6, 1)]);
+        assert_eq!(of(1), [(8, 1), (3, 0), (4, 0), (5, 0), (7, 2), (6, 1)]);
+        let base = |record: u32, delivery: u32| {
+            let same = |c: &&PlannedChunk| c.delivery == delivery && c.first.chunk == record;
+            match plan.chunks.iter().find(same).unwrap().base {
+                PlannedBase::Fetched(index) => Some(plan.chunks[index as usize].first.chunk),
+                PlannedBase::Nothing => None,
+                PlannedBase::Held(_) => panic!("nothing is held"),
+            }
+        };
+        for (record, delivery, below) in [
+            (0, 0, None),
+            (1, 0, Some(6)),
+            (2, 0, Some(6)),
+            (6, 0, Some(7)),
+            (7, 0, None),
+            (4, 1, Some(6)),
+            (5, 1, Some(8)),
+            (8, 1, None),
+        ] {
+            assert_eq!(base(record, delivery), below, "record {record} of delivery {delivery}");
+        }
+        let linked = |n: usize| plan.deliveries[n].linked.len();
+        assert_eq!((linked(0), linked(1)), (4, 6), "all but what stands alone");
+        assert_eq!(plan.deliveries[0].linked_bytes, 40);
+        // The runs of the two packs, and of bases and their bases, go on beside each other.
+        let runs: Vec<_> = plan.fetches.iter().map(|f| f.chunks.len()).collect();
+        assert_eq!(runs.iter().sum::<usize>(), 11, "{:?}", plan.fetches);
+        assert!(plan.fetches[0].chunks.iter().all(|&c| plan.chunks[c as usize].level == 0));
+    }
+
+    #[test]
+    fn chunks_that_the_tensor_holds_too_are_fetched_once() {
+        let plan = Plan::new(vec![based()], &PlanOptions::default());
+        let first = &plan.chunks[0];
+        assert_eq!((first.first.chunk, first.more.len(), first.level), (0, 1, 0));
+        assert!(!plan.deliveries[0].slots[0].direct, "others are decoded with it");
+        let last = plan.chunks.iter().find(|chunk| chunk.first.chunk == 5).unwrap();
+        assert_eq!(last.base, PlannedBase::Fetched(0));
+        assert_eq!(plan.chunks.len(), 8);
+    }
+
+    /// Against different bases, the same stored bytes are different chunks.
+    #[test]
+    fn equal_differences_are_not_equal_chunks() {
+        let mut want = Arc::unwrap_or_clone(based());
+        want.places[5] = want.places[4];
+        let plan = Plan::new(vec![Arc::new(want)], &PlanOptions::default());
+        let of = |record| plan.chunks.iter().find(|chunk| chunk.first.chunk == record).unwrap();
+        assert_eq!((of(4).more.len(), of(5).more.len()), (0, 0));
+        assert_ne!(of(4).base, of(5).base);
+    }
+
+    #[test]
+    fn held_bases_and_theirs_are_not_planned() {
+        let held = |n: u8| DecodedDigest::of(&[n]);
+        for (holds, planned) in [(100, 6), (101, 7), (7, 8)] {
+            let options = PlanOptions { held: [held(holds)].into(), ..Default::default() };
+            let plan = Plan::new(vec![based()], &options);
+            assert_eq!(plan.chunks.len(), planned, "{holds} is held");
+            let hits = |c: &&PlannedChunk| c.base == PlannedBase::Held(held(holds));
+            let expected = [(100, 4), (101, 1), (7, 0)].into_iter().find(|(n, _)| *n == holds);
+            assert_eq!(Some(plan.chunks.iter().filter(hits).count()), expected.map(|e| e.1));
         }
     }
 

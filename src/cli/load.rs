@@ -24,6 +24,8 @@ const PIECE: u64 = 8 << 20;
 /// What is in flight when tensors are not kept. Memory that was never touched costs more than hashing
 /// what it will hold, so little of it is used again and again.
 const BUDGET: u64 = 32 << 20;
+/// The same where chunks wait for their bases: these are held as they are stored beside what they fill.
+const BASED: u64 = 2 * BUDGET;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
@@ -150,7 +152,8 @@ impl Load {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
-            options.budget = BUDGET;
+            let based = |want: &std::sync::Arc<crate::plan::Want>| want.has_bases();
+            options.budget = if wanted.tensors.iter().any(based) { BASED } else { BUDGET };
         }
         let how = How {
             start,

@@ -315,6 +315,36 @@ proptest! {
     }
 }
 
+/// What waits for its bases counts until it is decoded, and no longer.
+#[test]
+fn decoded_deliveries_make_room_for_the_next() {
+    let plan = plan(&[3, 3], 3, 1, true);
+    assert_eq!(plan.deliveries[0].linked_bytes, 20);
+    // Each has 20 bytes of its own: both fit once nothing of the first waits.
+    let mut state = LoadState::new(&plan, Limits { budget: 60, ..Limits::default() });
+    let mut admitted = 0;
+    let mut fetches = HashMap::new();
+    let mut act = |state: &mut LoadState| {
+        while let Some(action) = state.poll_action() {
+            match action {
+                Action::Admit { .. } => admitted += 1,
+                Action::Start { fetch, chunks, .. } => {
+                    fetches.extend(chunks.into_iter().map(|chunk| (chunk, fetch)));
+                }
+                _ => {}
+            }
+        }
+        (admitted, fetches.clone())
+    };
+    for chunk in 0..3 {
+        let (admitted, fetches) = act(&mut state);
+        assert_eq!(admitted, 1, "before chunk {chunk}");
+        let fetch = fetches[&chunk];
+        state.handle(Duration::ZERO, Event::Verified { fetch, chunk });
+    }
+    assert_eq!(act(&mut state).0, 2, "though nobody took the first");
+}
+
 /// The pauses between failures grow and are never shorter than the server's wish.
 #[test]
 fn failures_back_off_and_then_end_the_load() {

@@ -40,6 +40,9 @@ struct Active {
     seen: u64,
 }
 
+/// Where deliveries go.
+type Deliver = UnboundedSender<(u32, Result<Tensor, LoadError>)>;
+
 pub(super) struct Driver {
     artifact: ManifestId,
     sources: Vec<Arc<dyn Backend>>,
@@ -55,7 +58,7 @@ pub(super) struct Driver {
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
-    deliver: UnboundedSender<(u32, Result<Tensor, LoadError>)>,
+    deliver: Deliver,
     feedback: WeakUnboundedSender<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
     /// The latest faults, for the message when the load fails.
@@ -70,10 +73,7 @@ impl Driver {
         plan: Arc<Plan>,
         limits: Limits,
         kept: Arc<Kept>,
-        (deliver, feedback): (
-            UnboundedSender<(u32, Result<Tensor, LoadError>)>,
-            WeakUnboundedSender<Feedback>,
-        ),
+        (deliver, feedback): (Deliver, WeakUnboundedSender<Feedback>),
         stats: Arc<Mutex<LoadStats>>,
     ) -> Self {
         let (reports, incoming) = unbounded_channel();

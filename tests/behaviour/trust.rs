@@ -101,6 +101,11 @@ impl Bench {
     /// Plants an artifact like the honest one, all of whose tensors decode to something else, with
     /// hints for all its content, signed by `signer`.
     fn poison(&self, signer: Option<Signer>) -> Vec<StoredDigest> {
+        self.poisoned(signer).1
+    }
+
+    /// The same, and which artifact it is.
+    fn poisoned(&self, signer: Option<Signer>) -> (ManifestId, Vec<StoredDigest>) {
         let (store, honest) =
             (&self.counted.store, whole(&self.honest.store, self.report.manifest));
         // In load order, as an honest pack would be: only long runs are ever linked.
@@ -150,7 +155,7 @@ impl Bench {
         for digest in honest.tensors.iter().map(|(tensor, _)| tensor.digest).chain(content) {
             put(store, &paths::by_tensor(digest), hint.clone());
         }
-        claims.iter().map(|(record, _)| record.stored).collect()
+        (id, claims.iter().map(|(record, _)| record.stored).collect())
     }
 
     /// Packs, and makes sure that nothing of `evil` is in what was packed.
@@ -184,7 +189,53 @@ fn poisoned_hints_are_not_followed() {
     }
 }
 
-/// The test above can fail: what a trusted key signed is linked, lies included.
+/// Whoever packs against an artifact that lies, signed by a stranger or by nobody, links nothing of it
+/// and stores nothing against it.
+#[test]
+fn a_base_that_lies_is_of_no_use() {
+    for signed in [false, true] {
+        let bench = Bench::new(CodecChoice::Auto);
+        let (base, evil) = bench.poisoned(signed.then(|| bench.key("attacker")));
+        let options = || PackOptions { base: Some(base), ..Default::default() };
+        bench.pack_unharmed(options(), &evil);
+        bench.pack_unharmed(PackOptions { trust: bench.trusting("own"), ..options() }, &evil);
+        // Nor where every chunk differs from what the base claims.
+        let tensor = |i: u64| {
+            let name = format!("model.layers.{i}.mlp.up_proj.weight");
+            let shape = [3 * 1024, 1024];
+            let mut tensor = Tensor::new(&name, safetensors::Dtype::U8, &shape, i, Fill::Sparse);
+            tensor.data.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+            tensor
+        };
+        Model::of((0..3).map(tensor).collect()).write(&bench.input);
+        let elsewhere = Counted::memory();
+        let alone = packed(&elsewhere.store, &bench.input, "tuned", PackOptions::default());
+        bench.counted.backend.reset_stats();
+        let tuned = packed(&bench.counted.store, &bench.input, "tuned", options());
+        assert_eq!((tuned.manifest, tuned.deltas), (alone.manifest, 0));
+    }
+}
+
+/// Of an honest one, each chunk is stored against its counterpart, whoever signed it.
+#[test]
+fn an_honest_base_is_of_use_without_trust() {
+    let bench = Bench::new(CodecChoice::Auto);
+    let tensor = |i: u64| {
+        let name = format!("model.layers.{i}.mlp.up_proj.weight");
+        let shape = [3 * 1024, 1024];
+        let mut tensor = Tensor::new(&name, safetensors::Dtype::U8, &shape, i, Fill::Sparse);
+        tensor.data.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+        tensor
+    };
+    Model::of((0..3).map(tensor).collect()).write(&bench.input);
+    let base = Some(bench.report.manifest);
+    let options = PackOptions { base, trust: bench.trusting("own"), ..Default::default() };
+    let tuned = packed(&bench.honest.store, &bench.input, "tuned", options);
+    assert!(tuned.deltas >= 9, "{tuned:?}");
+    assert_eq!(check_store(&bench.honest.store), 2);
+}
+
+/// [`poisoned_hints_are_not_followed`] can fail: what a trusted key signed is linked, lies included.
 #[test]
 fn whom_one_trusts_one_believes() {
     let bench = Bench::new(CodecChoice::Zstd);

@@ -54,8 +54,10 @@ fn pieces_arrive_whole_in_little_memory() {
 fn bases_and_differences_are_fetched_once_in_few_requests() {
     let pair = Pair::of(matrices(6, 512));
     let source = pair.bench.with(vec![]);
-    let (loaded, stats) =
-        pair.bench.load(pair.tuned.1, &[source.clone()], (&[], None), &options()).unwrap();
+    let (loaded, stats) = pair
+        .bench
+        .load(pair.tuned.1, std::slice::from_ref(&source), (&[], None), &options())
+        .unwrap();
     check(&loaded, &pair.tuned.0);
     let tensors: u64 = stored(
         (0..6).flat_map(|i| pair.whole().tensor_chunks(i).to_vec()).collect::<Vec<_>>().iter(),
@@ -77,8 +79,10 @@ fn one_tensor_costs_its_own_bases() {
     let tuned = pair.whole();
     let at = tuned.tensors.iter().position(|(tensor, _)| tensor.name == name).unwrap();
     let source = pair.bench.with(vec![]);
-    let (loaded, _) =
-        pair.bench.load(pair.tuned.1, &[source.clone()], (&[name], None), &options()).unwrap();
+    let (loaded, _) = pair
+        .bench
+        .load(pair.tuned.1, std::slice::from_ref(&source), (&[name], None), &options())
+        .unwrap();
     assert_eq!(loaded.len(), 1);
     let (_, first) = tuned.tensors[at];
     let own = tuned.tensor_chunks(at);
@@ -99,7 +103,7 @@ fn shards_cost_their_part_of_both() {
         let shard = Shard::new(index, 4).unwrap();
         let (loaded, stats) = pair
             .bench
-            .load(pair.tuned.1, &[source.clone()], (&[], Some(shard)), &options())
+            .load(pair.tuned.1, std::slice::from_ref(&source), (&[], Some(shard)), &options())
             .unwrap();
         // The same rank's part of the fine-tune packed alone is the oracle.
         let alone = Bench::new();
@@ -125,7 +129,8 @@ fn held_bases_are_not_fetched_again() {
     let base_bytes = stored(&bases(&pair.whole()));
     let load = |id, model: &Model, options: &LoadOptions| {
         let source = bench.with(vec![]);
-        let (loaded, _) = bench.load(id, &[source.clone()], (&[], None), options).unwrap();
+        let (loaded, _) =
+            bench.load(id, std::slice::from_ref(&source), (&[], None), options).unwrap();
         check(&loaded, model);
         source.stats()
     };
@@ -203,13 +208,35 @@ fn a_base_of_several_chunks_is_fetched_once() {
     let report = bench.pack(&model, "tuned", Some(base.manifest));
     assert_eq!(report.deltas, 7);
     let source = bench.with(vec![]);
-    let (loaded, _) =
-        bench.load(report.manifest, &[source.clone()], (&[], None), &options()).unwrap();
+    let (loaded, _) = bench
+        .load(report.manifest, std::slice::from_ref(&source), (&[], None), &options())
+        .unwrap();
     check(&loaded, &model);
     let tuned = whole(bench.store(), report.manifest);
     // A pack that is asked for whole comes with its index.
     let (all, read) = (stored(tuned.tensor_chunks(0)), source.stats().below("packs/").bytes_read);
     assert!((all..all + (8 << 10)).contains(&read), "{read} bytes read of {all}");
+}
+
+/// The same change to different chunks is stored once, and each comes out as itself.
+#[test]
+fn equal_differences_of_different_bases_are_told_apart() {
+    let bench = Bench::new();
+    let mut tensor = Tensor::new("a.up_proj.weight", Dtype::BF16, &[1024, 512], 1, Fill::Random);
+    let base = bench.pack(&Model::of(vec![tensor.clone()]), "base", None).manifest;
+    let chunk = tensor.data.len() / 8;
+    for own in tensor.data.chunks_mut(chunk) {
+        own[..2].copy_from_slice(&[7, 7]);
+    }
+    let model = Model::of(vec![tensor]);
+    let report = bench.pack(&model, "tuned", Some(base));
+    assert_eq!(report.deltas, 8);
+    let tuned = whole(bench.store(), report.manifest);
+    let distinct: std::collections::HashSet<_> =
+        tuned.tensor_chunks(0).iter().map(|chunk| chunk.record.stored).collect();
+    assert_eq!(distinct.len(), 1, "all of them replace one element by the same value");
+    bench.load_all(report.manifest, &model, &options());
+    super::super::library::check_store(bench.store());
 }
 
 /// A damaged base chunk is fetched again, alone, from the other mirror; without one it is named.

@@ -114,6 +114,30 @@ fn partners_are_found_by_name_type_and_shape() {
     check_store(bench.store());
 }
 
+/// A tensor that was renamed keeps the cut of its first name, and so does what is stored against it.
+#[test]
+fn chunk_stands_against_chunk_whatever_the_cut() {
+    let bench = Bench::new();
+    let named = |name: &str, tensor: &Tensor| {
+        let name = name.to_owned();
+        Model::of(vec![Tensor { name, ..tensor.clone() }])
+    };
+    let tensor = Tensor::new("", Dtype::BF16, &[512, 512], 1, Fill::Random);
+    let (by_rows, by_columns) = ("x.q_proj.weight", "x.o_proj.weight");
+    let first = bench.pack(&named(by_rows, &tensor), "v0", None).manifest;
+    let second = bench.pack(&named(by_columns, &tensor), "v1", Some(first)).manifest;
+    let model = named(by_columns, &tuned(&tensor, 2, 1));
+    let third = bench.pack(&model, "v2", Some(second)).manifest;
+    let grid = |id| whole(bench.store(), id).tensors[0].0.grid;
+    assert_eq!((grid(second), grid(third)), (grid(first), grid(first)));
+    let alone = Bench::new();
+    let other = alone.pack(&model, "v2", None).manifest;
+    assert_ne!(whole(alone.store(), other).tensors[0].0.grid, grid(first), "by its own name");
+    let records = whole(bench.store(), third);
+    assert!(records.tensor_chunks(0).iter().all(|chunk| chunk.record.depth() == 1));
+    bench.load_all(third, &model, &LoadOptions::default());
+}
+
 /// A tensor that several files have is stored against that of the same file.
 #[test]
 fn of_several_partners_that_of_the_same_file_is_taken() {

@@ -65,7 +65,7 @@ fn model(changed: bool) -> Model {
         let name = format!("model.layers.{i}.norm.weight");
         tensors.push(Tensor::new(&name, Dtype::F32, &[64], seed + 50, Fill::Random));
     }
-    let wide = Tensor::new("lm_head.weight", Dtype::F32, &[1025, 1031], 7, Fill::Random);
+    let wide = Tensor::new("lm_head.weight", Dtype::F32, &[513, 1031], 7, Fill::Random);
     let mut model = Model::of(tensors);
     model.shards.push(vec![wide]);
     let readme = if changed { "# Tuned\n" } else { "# Base\n" };
