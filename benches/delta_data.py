@@ -29,10 +29,8 @@ def rounded(x: np.ndarray) -> np.ndarray:
 def masters(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """f32 weights which round to `x`: evenly spread over what does."""
     low = rng.integers(-0x7FFF, 0x8000, x.size, dtype=np.int32)
-    bits = (x.astype(np.int64) << 16) + low
-    kept = np.where(bits >> 16 << 16 >= 0, bits, x.astype(np.int64) << 16)
-    f = (kept & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
-    return np.where(rounded(f) == x, f, to_f32(x))
+    near = ((x.astype(np.int64) << 16) + low & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+    return np.where(rounded(near) == x, near, to_f32(x))
 
 
 def conditional_entropy(base: np.ndarray, x: np.ndarray) -> float:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 
+import deltas
 import device
 import floats
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
@@ -23,7 +24,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "device": device.device}
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 

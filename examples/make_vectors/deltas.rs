@@ -103,6 +103,11 @@ fn step(head: Head, tables: &[Table], b: u64, x: u64) -> Step {
 }
 
 fn encode(head: Head, tables: &[Table], base: &[u64], decoded: &[u64]) -> Parts {
+    encode_from(1 << 16, head, tables, base, decoded)
+}
+
+/// The same, so that every state ends as `first`.
+fn encode_from(first: u64, head: Head, tables: &[Table], base: &[u64], decoded: &[u64]) -> Parts {
     let both = base.iter().zip(decoded);
     let steps: Vec<Step> = both.map(|(&b, &x)| step(head, tables, b, x)).collect();
     let mut parts = Parts {
@@ -114,7 +119,7 @@ fn encode(head: Head, tables: &[Table], base: &[u64], decoded: &[u64]) -> Parts 
     };
     let segment = 1 << head.log2;
     for (steps, decoded) in steps.chunks(segment).zip(decoded.chunks(segment)) {
-        let (mut states, mut words) = ([1_u64 << 16; LANES], Vec::new());
+        let (mut states, mut words) = ([first; LANES], Vec::new());
         for steps in steps.chunks(LANES).rev() {
             for (state, &(_, _, raw, bits, _)) in states.iter_mut().zip(steps).rev() {
                 let bits = bits.saturating_sub(6);
@@ -445,7 +450,15 @@ fn segments() -> Vec<Hostile> {
     vec![
         part("state-below", "below 2^16", false, |p| p.states[0][31] = 0xffff),
         part("state-0", "below 2^16", false, |p| p.states[0][0] = 0),
-        part("state-ends-elsewhere", "end where it began", false, |p| p.states[0][31] += 1),
+        {
+            let (base, near, _) = good(true);
+            let table = Table(0, vec![24, 500, 500], vec![]);
+            let parts = encode_from((1 << 16) + 1, HEAD, &[table], &base, &near);
+            let (base, near) = (bytes(&base, 2), bytes(&near, 2));
+            let of = (CodecId::DELTA, Dtype::BF16);
+            let chunk = chunk(of, HEAD.bytes(), &base, &parts.bytes(), &near);
+            ("12.4.2", "state-ends-elsewhere", "end where it began", chunk)
+        },
         part("words-left", "as many words", false, |p| {
             p.directory[0][0] += 1;
             p.words.push(0);

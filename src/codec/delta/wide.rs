@@ -225,91 +225,43 @@ static TAKES: [[u8; 8]; 256] = {
     takes
 };
 
+/// Methods that are one instruction on two registers.
+macro_rules! instructions {
+    ($($method:ident $instruction:ident),* $(,)?) => {$(
+        #[inline(always)]
+        unsafe fn $method(self, other: Self) -> Self {
+            // SAFETY: the caller has found the instructions.
+            unsafe { $instruction(self, other) }
+        }
+    )*};
+}
+
+/// Methods that are one shift of all numbers by the same number of bits.
+macro_rules! shifts {
+    ($($method:ident $instruction:ident),* $(,)?) => {$(
+        #[inline(always)]
+        unsafe fn $method<const BITS: u32>(self) -> Self {
+            // SAFETY: the caller has found the instructions.
+            unsafe { $instruction(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
+        }
+    )*};
+}
+
 impl Vector for __m256i {
     const N: usize = 8;
+
+    instructions! {
+        and _mm256_and_si256, or _mm256_or_si256, xor _mm256_xor_si256,
+        add _mm256_add_epi32, sub _mm256_sub_epi32, mul _mm256_mullo_epi32,
+        max _mm256_max_epi32, min _mm256_min_epi32,
+        left_by _mm256_sllv_epi32, right_by _mm256_srlv_epi32,
+    }
+    shifts! { left _mm256_sll_epi32, right _mm256_srl_epi32, right_signed _mm256_sra_epi32 }
 
     #[inline(always)]
     unsafe fn splat(value: u32) -> Self {
         // SAFETY: the caller has found the instructions.
         unsafe { _mm256_set1_epi32(value.cast_signed()) }
-    }
-
-    #[inline(always)]
-    unsafe fn and(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_and_si256(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn or(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_or_si256(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn xor(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_xor_si256(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_add_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_sub_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_mullo_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_max_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_min_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn left<const BITS: u32>(self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_sll_epi32(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
-    }
-
-    #[inline(always)]
-    unsafe fn right<const BITS: u32>(self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_srl_epi32(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
-    }
-
-    #[inline(always)]
-    unsafe fn right_signed<const BITS: u32>(self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_sra_epi32(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
-    }
-
-    #[inline(always)]
-    unsafe fn left_by(self, bits: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_sllv_epi32(self, bits) }
-    }
-
-    #[inline(always)]
-    unsafe fn right_by(self, bits: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm256_srlv_epi32(self, bits) }
     }
 
     #[inline(always)]
@@ -377,88 +329,18 @@ impl Vector for __m256i {
 impl Vector for __m512i {
     const N: usize = 16;
 
+    instructions! {
+        and _mm512_and_si512, or _mm512_or_si512, xor _mm512_xor_si512,
+        add _mm512_add_epi32, sub _mm512_sub_epi32, mul _mm512_mullo_epi32,
+        max _mm512_max_epi32, min _mm512_min_epi32,
+        left_by _mm512_sllv_epi32, right_by _mm512_srlv_epi32,
+    }
+    shifts! { left _mm512_sll_epi32, right _mm512_srl_epi32, right_signed _mm512_sra_epi32 }
+
     #[inline(always)]
     unsafe fn splat(value: u32) -> Self {
         // SAFETY: the caller has found the instructions.
         unsafe { _mm512_set1_epi32(value.cast_signed()) }
-    }
-
-    #[inline(always)]
-    unsafe fn and(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_and_si512(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn or(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_or_si512(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn xor(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_xor_si512(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_add_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_sub_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_mullo_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_max_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_min_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn left<const BITS: u32>(self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_sll_epi32(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
-    }
-
-    #[inline(always)]
-    unsafe fn right<const BITS: u32>(self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_srl_epi32(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
-    }
-
-    #[inline(always)]
-    unsafe fn right_signed<const BITS: u32>(self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_sra_epi32(self, _mm_cvtsi32_si128(BITS.cast_signed())) }
-    }
-
-    #[inline(always)]
-    unsafe fn left_by(self, bits: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_sllv_epi32(self, bits) }
-    }
-
-    #[inline(always)]
-    unsafe fn right_by(self, bits: Self) -> Self {
-        // SAFETY: the caller has found the instructions.
-        unsafe { _mm512_srlv_epi32(self, bits) }
     }
 
     #[inline(always)]
