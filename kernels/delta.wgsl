@@ -57,6 +57,31 @@ fn stored_byte(at: u32) -> u32 {
     return (chunk[min(at >> 2u, p.tables_at - 1u)] >> (8u * (at & 3u))) & 0xffu;
 }
 
+// The element that begins at byte `at`. No loop: Mesa's device in software ends a thread's loops after
+// 65535 rounds of all of them.
+fn stored_element(at: u32) -> u32 {
+    var element = stored_byte(at);
+    if p.width > 1u {
+        element |= stored_byte(at + 1u) << 8u;
+    }
+    if p.width > 2u {
+        element |= (stored_byte(at + 2u) << 16u) | (stored_byte(at + 3u) << 24u);
+    }
+    return element;
+}
+
+// Elements that make up a word.
+fn word_of(at: u32) -> u32 {
+    var word = elements[at];
+    if p.width == 2u {
+        word |= elements[at + 1u] << 16u;
+    }
+    if p.width == 1u {
+        word |= (elements[at + 1u] << 8u) | (elements[at + 2u] << 16u) | (elements[at + 3u] << 24u);
+    }
+    return word;
+}
+
 // The lanes that say yes. All lanes ask the same questions in the same order.
 fn ballot(question: u32, lane: u32, yes: bool) -> u32 {
     if yes {
@@ -136,10 +161,7 @@ fn delta(
         let escaped = ballot(2u, lane, escapes);
         var element = 0u;
         if escapes {
-            let from_byte = escape_at + p.width * countOneBits(escaped & before);
-            for (var i = 0u; i < p.width; i++) {
-                element |= stored_byte(from_byte + i) << (8u * i);
-            }
+            element = stored_element(escape_at + p.width * countOneBits(escaped & before));
         } else {
             let bits = beside + high;
             let quotient = bitcast<u32>(bitcast<i32>(entry) >> 25u);
@@ -153,13 +175,9 @@ fn delta(
         workgroupBarrier();
         let each = 4u / p.width;
         if lane < 32u / each {
-            var word = 0u;
-            for (var i = 0u; i < each; i++) {
-                word |= elements[lane * each + i] << (8u * p.width * i);
-            }
             let index = (first + 32u * row) / each + lane;
             if index < p.words {
-                result[result_at(index)] = word;
+                result[result_at(index)] = word_of(lane * each);
             }
         }
         workgroupBarrier();

@@ -43,19 +43,26 @@ var<workgroup> looks: array<u32, 4096>;
 
 // The 32 bits from `bit` on; what lies behind the stored bytes may be read and is not used.
 fn bits_at(bit: u32) -> u32 {
-    let word = min(bit >> 5u, p.stored_words - 2u);
+    let at = min(bit >> 5u, p.stored_words - 2u);
     let shift = bit & 31u;
-    let low = chunk[word] >> shift;
-    return low | select(chunk[word + 1u] << (32u - shift), 0u, shift == 0u);
+    let low = chunk[at] >> shift;
+    return low | select(chunk[at + 1u] << (32u - shift), 0u, shift == 0u);
 }
 
-// The first symbol of `bits`, and above it the length of its code.
+// 1 where codes of this length, and all shorter ones, end before `high`.
+fn beyond(code: u32, length: u32, high: u32) -> u32 {
+    return u32(high >= (chunk[code + length] & 0xffffu));
+}
+
+// The first symbol of `bits`, and above it the length of its code. No loop: Mesa's device in software
+// ends a thread's loops after 65535 rounds of all of them.
 fn first(code: u32, bits: u32) -> u32 {
     let high = reverseBits(bits) >> (32u - MAX_BITS);
-    var length = 1u;
-    while length < MAX_BITS && high >= (chunk[code + length] & 0xffffu) {
-        length++;
-    }
+    let length = 1u + beyond(code, 1u, high) + beyond(code, 2u, high) + beyond(code, 3u, high)
+        + beyond(code, 4u, high) + beyond(code, 5u, high) + beyond(code, 6u, high)
+        + beyond(code, 7u, high) + beyond(code, 8u, high) + beyond(code, 9u, high)
+        + beyond(code, 10u, high) + beyond(code, 11u, high) + beyond(code, 12u, high)
+        + beyond(code, 13u, high);
     let place = ((high >> (MAX_BITS - length)) + (chunk[code + length] >> 16u)) & 0xffu;
     return ((chunk[code + 16u + (place >> 2u)] >> (8u * (place & 3u))) & 0xffu) | (length << 8u);
 }
@@ -74,6 +81,21 @@ fn look(code: u32, window: u32) -> u32 {
             | ((count + 1u) << 28u);
     }
     return entry;
+}
+
+// Symbols that a thread has made, those that are no word yet, and where the next word goes.
+var<private> made: u32;
+var<private> word: u32;
+var<private> out: u32;
+
+fn emit(symbol: u32) {
+    word |= symbol << (8u * (made & 3u));
+    made++;
+    if (made & 3u) == 0u {
+        symbols[out] = word;
+        out++;
+        word = 0u;
+    }
 }
 
 @compute @workgroup_size(128)
@@ -96,9 +118,9 @@ fn huffman(
     let count = min(STREAM, p.elements - stream * STREAM);
     let table = plane.x + code * CODE_WORDS;
     var bit = 8u * (head & 0xffffffu);
-    var out = id.y * p.plane_stride + stream * (STREAM / 4u);
-    var made = 0u;
-    var word = 0u;
+    out = id.y * p.plane_stride + stream * (STREAM / 4u);
+    made = 0u;
+    word = 0u;
     while made < count {
         let bits = bits_at(bit);
         var entry = looks[code * LOOK + bits % LOOK];
@@ -107,15 +129,12 @@ fn huffman(
             entry = (one & 0xffu) | ((one >> 8u) << 24u) | (1u << 28u);
         }
         bit += (entry >> 24u) & 15u;
-        for (var left = entry >> 28u; left > 0u; left--) {
-            word |= (entry & 0xffu) << (8u * (made & 3u));
-            entry >>= 8u;
-            made++;
-            if (made & 3u) == 0u {
-                symbols[out] = word;
-                out++;
-                word = 0u;
-            }
+        emit(entry & 0xffu);
+        if (entry >> 28u) > 1u {
+            emit((entry >> 8u) & 0xffu);
+        }
+        if (entry >> 28u) > 2u {
+            emit((entry >> 16u) & 0xffu);
         }
     }
     if (made & 3u) != 0u {
@@ -199,22 +218,22 @@ fn merge(
     if at >= p.words {
         return;
     }
-    var word = 0u;
+    var merged = 0u;
     switch p.width {
         case 1u: {
             for (var i = 0u; i < 4u; i++) {
-                word |= element(4u * at + i, 0u, 1u) << (8u * i);
+                merged |= element(4u * at + i, 0u, 1u) << (8u * i);
             }
         }
         case 2u: {
-            word = element(2u * at, 0u, 2u) | (element(2u * at + 1u, 0u, 2u) << 16u);
+            merged = element(2u * at, 0u, 2u) | (element(2u * at + 1u, 0u, 2u) << 16u);
         }
         case 4u: {
-            word = element(at, 0u, 4u);
+            merged = element(at, 0u, 4u);
         }
         default: {
-            word = element(at >> 1u, 4u * (at & 1u), 4u);
+            merged = element(at >> 1u, 4u * (at & 1u), 4u);
         }
     }
-    result[p.start + at / p.row_words * p.stride_words + at % p.row_words] = word;
+    result[p.start + at / p.row_words * p.stride_words + at % p.row_words] = merged;
 }

@@ -1,7 +1,7 @@
 //! Small files of an artifact, such as `config.json`: the page that lists the file, then its chunks,
 //! verified as tensors are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,8 @@ impl Artifact {
         };
         let pages = self.pages(&BTreeSet::from([tensors + page])).await?;
         for (page, places) in pages {
+            let bases = page.bases.iter().zip(places.iter().skip(page.first_base as usize));
+            let bases: HashMap<_, _> = bases.map(|base| (base.0.decoded, base)).collect();
             let Entries::Files(files) = page.entries else { continue };
             let Some(file) = files.into_iter().find(|file| file.entry.path == path) else {
                 continue;
@@ -43,8 +45,15 @@ impl Artifact {
                 return Err(refuse("it holds tensors".to_owned()));
             }
             let first = file.first_record as usize;
-            let wants = file.records.into_iter().zip(places.into_iter().skip(first));
+            let wants = file.records.into_iter().zip(places.iter().skip(first));
             let wants = wants.map(|(record, place)| {
+                // Behind the chunk are those that it is stored against.
+                let (mut records, mut own, mut last) = (vec![record], vec![*place], record.base);
+                while let Some((record, place)) = last.and_then(|base| bases.get(&base.decoded)) {
+                    records.push(**record);
+                    own.push(**place);
+                    last = record.base;
+                }
                 let len = u64::from(record.decoded_len);
                 let entry = TensorEntry {
                     ordinal: 0,
@@ -55,7 +64,7 @@ impl Artifact {
                     digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
                     grid: Grid::run(len, len),
                 };
-                Arc::new(Want::new(entry, vec![record], vec![place], None))
+                Arc::new(Want::new(entry, records, own, None))
             });
             let (sources, options) = (self.reader.sources.clone(), LoadOptions::default());
             let mut loader =

@@ -57,6 +57,10 @@ pub(super) struct How {
     pub(super) keep: bool,
     pub(super) digest: bool,
     /// Whether the device decodes.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "wgpu")),
+        expect(dead_code, reason = "no device")
+    )]
     pub(super) decode: bool,
 }
 

@@ -114,7 +114,7 @@ fn check(
         let differs = got.iter().zip(&expected).position(|(a, b)| a != b);
         assert_eq!((got.len(), differs), (expected.len(), None), "{name}");
     }
-    assert!(deltas >= 12 && patches >= 8, "{deltas} deltas, {patches} patches");
+    assert!(deltas >= 11 && patches >= 8, "{deltas} deltas, {patches} patches");
     for (name, record, base, stored) in fixtures("hostile/chunk") {
         assert_eq!(on_the_host(record, &base, &stored), None, "{name}");
         assert!(decode(&record, &base, &stored).is_none(), "{name} was not noticed");
@@ -210,7 +210,7 @@ fn cuda_compiles_and_run_on_the_host_decodes_deltas_and_patches_as_the_host_does
             // SAFETY: the signatures are those of `delta.h` and of its kernels.
             unsafe {
                 let start = library.get::<LaunchFn>(b"launch").unwrap();
-                let kernel = library.get::<*const ()>(entry).unwrap();
+                let kernel = library.get::<*const ()>(*entry).unwrap();
                 let (chunk, base, result) = (chunk.at(), base.at(), result.at());
                 start(*kernel, *blocks, &params, chunk, base, result, faults.at());
             }

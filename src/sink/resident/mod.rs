@@ -5,7 +5,9 @@
 //! the budget, until it is dropped. What is held or pinned is therefore not evicted on its own; if
 //! nothing else is left, the touch fails and says so.
 
+mod error;
 mod set;
+mod stats;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -15,100 +17,13 @@ use tokio::sync::{Notify, watch};
 
 use super::Sink;
 use super::device::DeviceError;
-use super::stream::{DeviceSink, DeviceTensor, StreamOptions};
+use super::stream::{DeviceSink, DeviceTensor};
 use super::upload::Device;
 use crate::loader::Loader;
 use crate::plan::Want;
+pub use error::ResidentError;
 use set::{Held, Lease, NoRoom, Set};
-
-/// Why a tensor is not on the device.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum ResidentError {
-    /// There is no such tensor.
-    #[error("{0:?} is no tensor of this model")]
-    Unknown(String),
-    /// The tensor alone is larger than the budget.
-    #[error(
-        "{name} has {need} bytes, and the budget is {budget}: raise the budget, or load a shard"
-    )]
-    TooLarge {
-        /// Its name.
-        name: String,
-        /// Its bytes.
-        need: u64,
-        /// The budget.
-        budget: u64,
-    },
-    /// Everything that could leave is pinned or used.
-    #[error(
-        "no room for {name}, {need} bytes: of a budget of {budget}, {alive} are taken by {pinned} pinned \
-         tensors and {used} that are held; drop some, or raise the budget"
-    )]
-    Full {
-        /// The tensor that was touched.
-        name: String,
-        /// Its bytes.
-        need: u64,
-        /// The budget.
-        budget: u64,
-        /// Bytes that are taken.
-        alive: u64,
-        /// Tensors that are pinned.
-        pinned: usize,
-        /// Tensors that are held, and not pinned.
-        used: usize,
-    },
-    /// It could not be loaded.
-    #[error("{name}: {error}")]
-    Device {
-        /// Its name.
-        name: String,
-        /// Why; those who waited for the same tensor share it.
-        #[source]
-        error: Arc<DeviceError>,
-    },
-}
-
-/// How a resident set uses memory.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ResidentOptions {
-    /// The most bytes of device memory that tensors take.
-    pub budget: u64,
-    /// The ring that they pass through.
-    pub streaming: StreamOptions,
-}
-
-impl ResidentOptions {
-    /// With so much device memory.
-    pub fn new(budget: u64) -> Self {
-        Self { budget, streaming: StreamOptions::default() }
-    }
-}
-
-/// What a resident set has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ResidentStats {
-    /// Tensors that were there when touched.
-    pub hits: u64,
-    /// Touches that found their tensor on its way.
-    pub waits: u64,
-    /// Tensors fetched because they were touched.
-    pub fetches: u64,
-    /// Tensors fetched ahead.
-    pub prefetches: u64,
-    /// Tensors that were to be fetched ahead, for which there was no room.
-    pub skipped: u64,
-    /// Tensors that left.
-    pub evictions: u64,
-    /// Tensors resident now.
-    pub resident: usize,
-    /// Bytes alive now: resident, arriving, or evicted and still held.
-    pub alive: u64,
-    /// The most bytes that were ever alive.
-    pub peak: u64,
-}
+pub use stats::{ResidentOptions, ResidentStats};
 
 /// A tensor in device memory, which stays there at least until this is dropped.
 #[derive(Debug)]
