@@ -153,7 +153,7 @@ mod tests {
         claim.fill(chunk(b"abc"));
         assert_eq!(waiting.await.unwrap().unwrap().unwrap(), &b"abc"[..]);
         assert_eq!(second.outcome().await.unwrap().unwrap(), &b"abc"[..]);
-        assert!(matches!(cache.look(digest), Found::Ready(bytes) if bytes == &b"abc"[..]));
+        assert!(matches!(cache.look(digest), Found::Ready(bytes) if bytes == b"abc"[..]));
         let counts = [&cache.stats.hits, &cache.stats.misses, &cache.stats.collapsed];
         assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1, 1, 2]);
     }

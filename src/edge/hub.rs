@@ -41,21 +41,21 @@ pub(super) enum What {
     Resolve(String),
 }
 
-/// Why a request is refused, as the Hub names it.
+/// What of a request is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    RepoNotFound,
-    RevisionNotFound,
-    EntryNotFound,
+    Repo,
+    Revision,
+    Entry,
 }
 
 impl Refusal {
     /// The value of `X-Error-Code`.
     pub(super) fn code(self) -> HeaderValue {
         HeaderValue::from_static(match self {
-            Self::RepoNotFound => "RepoNotFound",
-            Self::RevisionNotFound => "RevisionNotFound",
-            Self::EntryNotFound => "EntryNotFound",
+            Self::Repo => "Repo",
+            Self::Revision => "Revision",
+            Self::Entry => "Entry",
         })
     }
 }

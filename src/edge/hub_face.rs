@@ -61,13 +61,13 @@ pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming
     let commit = hub::commit(whole.id);
     match value {
         Some(value) => told(&value, &commit),
-        None => refuse(Refusal::EntryNotFound, "no such folder in this revision", Some(&commit)),
+        None => refuse(Refusal::Entry, "no such folder in this revision", Some(&commit)),
     }
 }
 
 /// The artifact that is asked about.
 async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
-    let unknown = || Box::new(refuse(Refusal::RepoNotFound, "no such artifact here", None));
+    let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
     let failed = |error: &StoreError, refusal: Refusal| match error {
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
             Box::new(refuse(refusal, "no such artifact or tag here", None))
@@ -79,7 +79,7 @@ async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
     };
     let name = ask.name().ok_or_else(unknown)?;
     let revision = Revision::parse(ask.revision.as_deref()).ok_or_else(|| {
-        Box::new(refuse(Refusal::RevisionNotFound, "not a tag, nor a commit of 40 digits", None))
+        Box::new(refuse(Refusal::Revision, "not a tag, nor a commit of 40 digits", None))
     })?;
     let id = match &revision {
         Revision::Tag(tag) => match edge.catalog.resolve(&name, tag).await {
@@ -87,20 +87,18 @@ async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
             // Another tag of the repository may be there.
             Err(error) => {
                 let refusal = match edge.catalog.resolve(&name, &Default::default()).await {
-                    Ok(_) => Refusal::RevisionNotFound,
-                    Err(_) => Refusal::RepoNotFound,
+                    Ok(_) => Refusal::Revision,
+                    Err(_) => Refusal::Repo,
                 };
                 return Err(failed(&error, refusal));
             }
         },
-        Revision::Commit(digits) => edge
-            .catalog
-            .find(digits)
-            .await
-            .map_err(|error| failed(&error, Refusal::RevisionNotFound))?,
+        Revision::Commit(digits) => {
+            edge.catalog.find(digits).await.map_err(|error| failed(&error, Refusal::Revision))?
+        }
     };
     let found = edge.catalog.artifact(id, Some(&name)).await;
-    found.map_err(|error| failed(&error, Refusal::RevisionNotFound))
+    found.map_err(|error| failed(&error, Refusal::Revision))
 }
 
 fn told(value: &Value, commit: &str) -> Answer {
@@ -140,7 +138,7 @@ fn file(
     let place = whole.files.binary_search_by(|(file, _)| file.path.as_str().cmp(path));
     let Some((index, (file, _))) = place.ok().and_then(|at| Some((at, whole.files.get(at)?)))
     else {
-        return refuse(Refusal::EntryNotFound, "no such file in this revision", Some(&commit));
+        return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
     };
     let size = file.size;
     let head = *method == Method::HEAD;
