@@ -91,7 +91,7 @@ type Step = (u64, u64, u64, u32, bool);
 fn step(head: Head, tables: &[Table], b: u64, x: u64) -> Step {
     let bits = 8 * head.width as u32 - u32::from(head.exponent > 0);
     let (b, x, modulus) = (b as i64, x as i64, 1_i64 << bits);
-    let exponent = b % modulus >> (bits - head.exponent);
+    let exponent = (b % modulus) >> (bits - head.exponent);
     let context = if head.exponent == 0 { 0 } else { (i64::from(head.top) - exponent).max(0) };
     let table = &tables[(context as usize).min(tables.len() - 1)];
     let half = modulus / 2;

@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_base_must_be_given_and_be_as_long() {
-        let base: Vec<u8> = (0..1001_u64).map(|i| (i * i * 40_503 >> 7) as u8).collect();
+        let base: Vec<u8> = (0..1001_u64).map(|i| ((i * i * 40_503) >> 7) as u8).collect();
         let (long, base) = (&base[..], &base[..1000]);
         let data = Bytes::copy_from_slice(base);
         let mut encoder = Encoder::default();

@@ -48,51 +48,44 @@ impl<'a> Run<'a> {
         base: &[[u8; W]],
         out: &mut [[u8; W]],
     ) -> Result<(), &'static str> {
-        let (form, contexts) = (self.code.form, self.code.contexts);
-        let mut entries = [(0, 0, 0); LANES];
-        for (lane, base) in base.iter().enumerate().take(LANES) {
-            let context = contexts.of(form, number(base) & form.magnitude());
-            let state = self.states[lane];
-            let entry =
-                self.code.entries[(context << SYMBOL_BITS | state as usize % SLOTS) % ENTRIES];
+        let &Code { form, contexts, ref entries, ref high } = self.code;
+        let (magnitude, sign) = (form.magnitude(), form.sign());
+        let mut words = Words::new(self.words, self.at);
+        let mut parts = [(0, 0, 0, 0); LANES];
+        for ((state, base), part) in self.states.iter_mut().zip(base).zip(&mut parts) {
+            let base = number(base);
+            let context = contexts.of(form, base & magnitude);
+            let entry = entries[(context * SLOTS + *state as usize % SLOTS) % ENTRIES];
             let place = entry >> PLACE & PLACE_MASK;
-            let state = (state >> SYMBOL_BITS).wrapping_mul(entry & FREQUENCY_MASK) + place;
+            let next = (*state >> SYMBOL_BITS).wrapping_mul(entry & FREQUENCY_MASK) + place;
             let beside = entry >> RAW_BITS & RAW_BITS_MASK;
-            entries[lane] = (entry, state & ((1 << beside) - 1), self.code.high[context]);
-            self.refill(lane, state >> beside);
+            *state = words.refill(next >> beside);
+            *part = (base, entry, next & ((1 << beside) - 1), beside);
         }
-        for (lane, (base, out)) in base.iter().zip(out).enumerate().take(LANES) {
-            let (entry, mut raw, high) = entries[lane];
-            let beside = entry >> RAW_BITS & RAW_BITS_MASK;
-            if W == 4 {
-                let state = self.states[lane];
-                raw |= (state & ((1 << high) - 1)) << beside;
-                self.refill(lane, state >> high);
+        if W == 4 {
+            for (state, (base, _, raw, bits)) in
+                self.states.iter_mut().zip(&mut parts).take(base.len())
+            {
+                let high = high[contexts.of(form, *base & magnitude)];
+                *raw |= (*state & ((1 << high) - 1)) << *bits;
+                *bits += high;
+                *state = words.refill(*state >> high);
             }
+        }
+        self.at += 2 * words.taken;
+        for (&(base, entry, raw, bits), out) in parts.iter().zip(out) {
             if (entry >> FLIP) as u8 == ESCAPE_BYTE {
                 *out = self.escape()?;
                 continue;
             }
-            let bits = beside + high;
             let difference = ((entry as i32 >> QUOTIENT) << bits) as u32;
             let difference = difference.wrapping_add(raw).wrapping_sub(1 << bits >> 1);
-            let base = number(base);
-            let flip = if entry >> FLIP & 1 == 1 { form.sign() } else { 0 };
-            let magnitude = (base & form.magnitude()).wrapping_add(difference) & form.magnitude();
-            let element = magnitude | (base & form.sign()) ^ flip;
+            let flip = if entry >> FLIP & 1 == 1 { sign } else { 0 };
+            let sum = (base & magnitude).wrapping_add(difference) & magnitude;
+            let element = sum | (base & sign) ^ flip;
             out.copy_from_slice(&element.to_le_bytes()[..W]);
         }
         Ok(())
-    }
-
-    /// Gives the lane this state, and the next word if it is too low.
-    #[inline(always)]
-    fn refill(&mut self, lane: usize, state: u32) {
-        let word = self.words.get(self.at..).and_then(|rest| rest.first_chunk());
-        let word = u32::from(word.map_or(0, |word| u16::from_le_bytes(*word)));
-        let low = state < LOWEST;
-        self.states[lane] = if low { state << 16 | word } else { state };
-        self.at += if low { 2 } else { 0 };
     }
 
     /// The next element that is stored whole.
@@ -115,6 +108,34 @@ impl<'a> Run<'a> {
             return Err("there are more escapes than escaped elements");
         }
         Ok(())
+    }
+}
+
+/// The words that a step may take: two per lane at most.
+struct Words {
+    next: [[u8; 2]; 2 * LANES],
+    taken: usize,
+}
+
+impl Words {
+    #[inline(always)]
+    fn new(words: &[u8], at: usize) -> Self {
+        let rest = words.get(at..).unwrap_or_default().as_chunks().0;
+        let next = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut next = [[0; 2]; 2 * LANES];
+            next.iter_mut().zip(rest).for_each(|(next, word)| *next = *word);
+            next
+        });
+        Self { next, taken: 0 }
+    }
+
+    /// The state, or, if it is too low, with the next word.
+    #[inline(always)]
+    fn refill(&mut self, state: u32) -> u32 {
+        let word = u32::from(u16::from_le_bytes(self.next[self.taken % (2 * LANES)]));
+        let low = state < LOWEST;
+        self.taken += usize::from(low);
+        if low { state << 16 | word } else { state }
     }
 }
 

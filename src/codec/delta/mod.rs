@@ -14,6 +14,7 @@ mod table;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod wide;
+mod write;
 
 use super::Payload;
 use super::simd::Simd;
