@@ -53,7 +53,9 @@ pub enum DeviceError {
         device: String,
     },
     /// Something is larger than the device allows.
-    #[error("{what} of {len} bytes, and the device allows {limit}")]
+    #[error(
+        "{what} of {len} bytes, and {limit} are allowed here; load a shard, or use --device host"
+    )]
     TooLarge {
         /// What.
         what: &'static str,

@@ -10,7 +10,7 @@ use tenpak::dtype::Dtype;
 use tenpak::format::record::{Base, ChunkRecord, CodecId};
 use tenpak::id::{DecodedDigest, StoredDigest};
 use tenpak::sink::cuda::nvrtc::compile_source;
-use tenpak::sink::cuda::planes::delta_source;
+use tenpak::sink::cuda::{Cuda, delta};
 use tenpak::sink::wgpu::{Gpu, GpuOptions};
 use tenpak::verify::VerifiedChunk;
 
@@ -100,6 +100,7 @@ fn check(
         let program = DeltaProgram::of(record, stored).ok()?.unwrap();
         let mut image = Vec::new();
         program.image(stored, &mut image);
+        assert_eq!(image.len() as u64, program.image_len());
         // Bases of another length are refused before.
         let fits = base.len() == record.decoded_len as usize;
         fits.then(|| decode(&program, &image, base, base.len()))?
@@ -171,6 +172,24 @@ fn wgsl_decodes_deltas_and_patches_as_the_host_does() {
     });
 }
 
+#[test]
+fn on_a_device_cuda_decodes_deltas_and_patches_as_the_host_does() {
+    use_nvrtc();
+    let Ok(cuda) = Cuda::open(0) else {
+        assert!(!Path::new("/dev/nvidia0").exists(), "there is a device");
+        return;
+    };
+    let mut decoder = cuda.delta_decoder().unwrap();
+    check(&[5003, 70_001, 300_000], |program, image, base, len| {
+        let chunk = cuda.upload(image).unwrap();
+        let (base, mut result) = (cuda.upload(base).unwrap(), cuda.alloc(len as u64).unwrap());
+        let place = [0, u32::MAX, 0];
+        decoder.decode(program, &chunk, (&base, place), (&mut result, place)).unwrap();
+        let passed = decoder.faults().unwrap() == 0;
+        passed.then(|| cuda.read(&result, len as u64).unwrap())
+    });
+}
+
 type LaunchFn = unsafe extern "C" fn(
     *const (),
     u32,
@@ -185,10 +204,10 @@ type LaunchFn = unsafe extern "C" fn(
 fn cuda_compiles_and_run_on_the_host_decodes_deltas_and_patches_as_the_host_does() {
     use_nvrtc();
     for architecture in ["sm_80", "sm_90", "sm_100"] {
-        compile_source("delta", &delta_source(), architecture).unwrap();
+        compile_source("delta", &delta::source(), architecture).unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
-    let library = built(dir.path(), "delta", &delta_source(), "delta.h");
+    let library = built(dir.path(), "delta", &delta::source(), "delta.h");
     check(&[1003, 5002], |program, image, base, len| {
         let whole = |bytes: &[u8]| {
             [bytes, &vec![0; bytes.len().next_multiple_of(4) - bytes.len()]].concat()

@@ -136,6 +136,20 @@ impl DeltaProgram {
         if self.is_patch { 0 } else { (self.stored_len as usize).div_ceil(4) + GUARD }
     }
 
+    /// Bytes of [`Self::image`].
+    pub fn image_len(&self) -> u64 {
+        let patches = 3 * self.patches.len();
+        4 * (self.stored_words() + self.tables.len() + patches) as u64
+    }
+
+    /// Bytes that memory must have for the chunk, or its base, to lie there: first word, words of a row,
+    /// words from row to row, as in [`Self::params`].
+    pub fn reach(&self, [start, row, stride]: [u32; 3]) -> u64 {
+        let Some(last) = self.words().checked_sub(1) else { return 0 };
+        let [start, row, stride, last] = [start, row.max(1), stride, last].map(u64::from);
+        4 * (start + last / row * stride + last % row + 1)
+    }
+
     /// What kernels read of a chunk whose stored bytes are `stored`.
     pub fn image(&self, stored: &[u8], image: &mut Vec<u8>) {
         image.clear();

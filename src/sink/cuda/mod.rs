@@ -3,6 +3,7 @@
 //! A [`Cuda`] is a device with its kernels, compiled by NVRTC for just this device when they are first
 //! needed. Nothing falls back to another device on its own.
 
+pub mod delta;
 mod kernels;
 pub mod nvrtc;
 pub mod planes;
@@ -18,6 +19,7 @@ use super::device::DeviceError;
 use crate::quant::Float;
 use crate::quant::kernel::{Family, Program};
 
+pub use delta::CudaDeltaDecoder;
 pub use kernels::CudaParts;
 pub use planes::CudaDecoder;
 pub use upload::{CudaFlying, CudaStaging};

@@ -16,12 +16,6 @@ pub fn source() -> String {
         .concat()
 }
 
-/// The kernels that decode chunks against their bases. Only tests run them so far.
-pub fn delta_source() -> String {
-    [include_str!("../../../kernels/common.cuh"), include_str!("../../../kernels/delta.cu")]
-        .concat()
-}
-
 /// Decodes chunks on a device: kernels, and the memory that they work in.
 #[derive(Debug)]
 pub struct CudaDecoder {
@@ -100,11 +94,18 @@ impl Decoder<Cuda> for CudaDecoder {
     }
 
     fn faults(&mut self) -> Result<u32, DeviceError> {
-        let bytes = self.cuda.read(&self.faults, 4)?;
-        let faults = bytes.first_chunk::<4>().map_or(0, |word| u32::from_le_bytes(*word));
-        if faults != 0 {
-            self.cuda.done(self.cuda.stream().memset_zeros(&mut self.faults))?;
+        self.cuda.take_faults(&mut self.faults)
+    }
+}
+
+impl Cuda {
+    /// What kernels said was wrong since the last time.
+    pub(super) fn take_faults(&self, faults: &mut CudaSlice<u8>) -> Result<u32, DeviceError> {
+        let bytes = self.read(faults, 4)?;
+        let found = bytes.first_chunk::<4>().map_or(0, |word| u32::from_le_bytes(*word));
+        if found != 0 {
+            self.done(self.stream().memset_zeros(faults))?;
         }
-        Ok(faults)
+        Ok(found)
     }
 }

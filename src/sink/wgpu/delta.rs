@@ -44,6 +44,15 @@ impl GpuDeltaDecoder {
         (base, from): (&wgpu::Buffer, [u32; 3]),
         (result, to): (&wgpu::Buffer, [u32; 3]),
     ) -> Result<(), DeviceError> {
+        for (len, place) in [(base.size(), from), (result.size(), to)] {
+            if len < program.reach(place) {
+                let wrong = "a chunk that does not lie in its tensor".to_owned();
+                return Err(DeviceError::Internal(wrong));
+            }
+        }
+        if chunk.size() < program.image_len() {
+            return Err(DeviceError::Internal("a chunk without its tables".to_owned()));
+        }
         let params: Vec<u8> =
             program.params(from, to).iter().flat_map(|word| word.to_le_bytes()).collect();
         self.gpu.write(&self.params, 0, &params)?;
