@@ -50,6 +50,7 @@ fn lie(honest: &ChunkRecord) -> (ChunkRecord, Bytes) {
     let stored = Bytes::from(zstd::bulk::compress(&evil, 3).unwrap());
     let record = ChunkRecord {
         codec: CodecId::ZSTD,
+        parameters: [0; 20],
         stored_len: stored.len() as u32,
         stored: StoredDigest::of(&stored),
         ..*honest
