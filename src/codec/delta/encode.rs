@@ -68,6 +68,7 @@ pub(super) struct Scratch {
 
 /// What is known of a chunk before it is coded.
 pub(super) struct Draft<'a> {
+    simd: Simd,
     head: Head,
     tables: Vec<Frequencies>,
     scratch: &'a mut Scratch,
@@ -124,7 +125,7 @@ impl<'a> Draft<'a> {
         let head = Head { form, contexts, segment_log2 };
         let each = (PLACE_LEN + STATES_LEN - LANES * 2) as u64;
         let len = bytes + stored.len() as u64 + n.div_ceil(head.segment()) as u64 * each;
-        Self { head, tables, scratch, len }
+        Self { simd, head, tables, scratch, len }
     }
 
     pub(super) fn parameters(&self) -> [u8; 20] {
@@ -133,7 +134,7 @@ impl<'a> Draft<'a> {
 
     /// The stored bytes.
     pub(super) fn finish(self, elements: &[u8]) -> Vec<u8> {
-        write::write(self.head, &self.tables, self.scratch, elements)
+        write::write(self.simd, self.head, &self.tables, self.scratch, elements, self.len as usize)
     }
 }
 
