@@ -9,8 +9,8 @@ use super::layout::{Head, LANES, PLACE_LEN, SEGMENT_LOG2, STATES_LEN};
 use super::table::{self, ESCAPE, Frequencies, SLOTS, SYMBOL_BITS, SYMBOLS};
 use super::write;
 
-/// Bytes of a segment at least, if there are so many: 32 states lose about a hundred.
-const SEGMENT_BYTES: u64 = 10_000;
+/// Bytes of a segment at least, if there are so many: its states lose about a hundred.
+const SEGMENT_BYTES: u64 = 20_000;
 /// A context has one element in so many at least; rarer exponents share one.
 const RARE: u64 = 1000;
 /// Elements of a context for which finer symbols pay.
