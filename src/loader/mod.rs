@@ -31,8 +31,8 @@ use links::Kept;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// Bytes of tensors in flight and delivered tensors not yet dropped. A larger tensor is
-    /// admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
+    /// Bytes of tensors in flight, with the chunks that wait for their bases, and of delivered tensors
+    /// not yet dropped. A larger tensor is admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
     pub budget: u64,
     /// Requests at a time; by default 4, or 2 where reads block (local files).
     pub connections: Option<usize>,

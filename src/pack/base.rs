@@ -289,3 +289,47 @@ impl std::fmt::Debug for BaseArtifact {
         f.debug_tuple("BaseArtifact").field(&self.whole.id).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::layout::Place;
+    use crate::format::record::CodecId;
+    use crate::id::StoredDigest;
+
+    /// A chunk of content `n`, stored against content and depth `base`.
+    fn chunk(n: u8, base: Option<(u8, u8)>) -> Placed {
+        let plain = ChunkRecord::raw(Dtype::U8, 1, blake3::hash(&[n]));
+        let content = |n: u8| DecodedDigest::of(&[n]);
+        let base = base.map(|(of, depth)| Base { decoded: content(of), depth });
+        let codec = if base.is_some() { CodecId::DELTA } else { CodecId::RAW };
+        let stored = StoredDigest::of(&[n, base.map_or(0, |base| base.depth)]);
+        let place = Place { pack: PackId::of(b"pack"), offset: u32::from(n) };
+        Placed { record: ChunkRecord { codec, base, stored, ..plain }, place }
+    }
+
+    #[test]
+    fn the_least_deep_stands_for_a_content_and_depths_agree() {
+        let twice = [chunk(1, Some((0, 1))), chunk(0, None), chunk(1, None)];
+        // Stored against the deeper of the two, which was not chosen; and against the other.
+        let above = [chunk(2, Some((1, 2))), chunk(3, Some((1, 1))), chunk(4, Some((2, 3)))];
+        let chosen = choose(&[&twice[..], &above].concat());
+        let of = |n: u8| chosen.get(&DecodedDigest::of(&[n])).map(|chunk| chunk.record.depth());
+        assert_eq!([0, 1, 2, 3, 4].map(of), [Some(0), Some(0), None, Some(1), None]);
+    }
+
+    #[test]
+    fn what_disagrees_with_the_table_is_not_linked() {
+        let mut bases = Bases::default();
+        let closure = HashMap::from([(DecodedDigest::of(&[0]), chunk(0, None))]);
+        let delta = chunk(1, Some((0, 1)));
+        let linked = bases.resolve(None, delta, &closure, true).unwrap();
+        assert_eq!((linked.bases.len(), linked.trusted), (1, true));
+        assert!(bases.resolve(None, delta, &HashMap::new(), true).is_none(), "its base is nowhere");
+        // This table has the base's content through another base.
+        bases.add(&[chunk(0, Some((9, 1))), chunk(9, None)]);
+        assert!(bases.resolve(None, delta, &closure, true).is_none());
+        let deeper = bases.resolve(None, chunk(1, Some((0, 2))), &closure, false).unwrap();
+        assert_eq!(deeper.bases.len(), 2);
+    }
+}

@@ -41,15 +41,21 @@ fn evil_pack(store: &Store, claims: &[(ChunkRecord, Bytes)]) -> (PackId, Vec<u32
     (id, offsets)
 }
 
-/// A record that claims the decoded bytes of `honest`, and stored bytes that decode to others.
-fn lie(honest: &ChunkRecord) -> (ChunkRecord, Bytes) {
-    // As long as what it stands for when compressed: a run too short would never be linked.
+/// Other bytes than those of `honest`, as long as they are when compressed: a run too short would
+/// never be linked.
+fn others(honest: &ChunkRecord) -> Vec<u8> {
     let seed = u64::from_le_bytes(*honest.decoded.as_bytes().first_chunk().unwrap());
     let fill = if honest.decoded_len < 4096 { Fill::Same } else { Fill::Sparse };
-    let evil = super::model::bytes(honest.decoded_len as usize, seed, fill);
+    super::model::bytes(honest.decoded_len as usize, seed, fill)
+}
+
+/// A record that claims the decoded bytes of `honest`, and stored bytes that decode to others.
+fn lie(honest: &ChunkRecord) -> (ChunkRecord, Bytes) {
+    let evil = others(honest);
     let stored = Bytes::from(zstd::bulk::compress(&evil, 3).unwrap());
     let record = ChunkRecord {
         codec: CodecId::ZSTD,
+        parameters: [0; 20],
         stored_len: stored.len() as u32,
         stored: StoredDigest::of(&stored),
         ..*honest
@@ -199,13 +205,16 @@ fn a_base_that_lies_is_of_no_use() {
         let options = || PackOptions { base: Some(base), ..Default::default() };
         bench.pack_unharmed(options(), &evil);
         bench.pack_unharmed(PackOptions { trust: bench.trusting("own"), ..options() }, &evil);
-        // Nor where every chunk differs from what the base claims.
-        let tensor = |i: u64| {
-            let name = format!("model.layers.{i}.mlp.up_proj.weight");
-            let shape = [3 * 1024, 1024];
-            let mut tensor = Tensor::new(&name, safetensors::Dtype::U8, &shape, i, Fill::Sparse);
-            tensor.data.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
-            tensor
+        // Nor where what its chunks really decode to is nearly what is packed: whoever holds what they
+        // claim to decode to would get other bytes.
+        let honest = whole(&bench.honest.store, bench.report.manifest);
+        let tensor = |i: usize| {
+            let (entry, _) = &honest.tensors[i];
+            let mut data: Vec<u8> =
+                honest.tensor_chunks(i).iter().flat_map(|chunk| others(&chunk.record)).collect();
+            data.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+            let shape = entry.shape.dims().iter().map(|&n| n as usize).collect();
+            Tensor { name: entry.name.clone(), dtype: safetensors::Dtype::U8, shape, data }
         };
         Model::of((0..3).map(tensor).collect()).write(&bench.input);
         let elsewhere = Counted::memory();

@@ -9,8 +9,8 @@ use super::layout::{Head, LANES, PLACE_LEN, SEGMENT_LOG2, STATES_LEN};
 use super::table::{self, ESCAPE, Frequencies, SLOTS, SYMBOL_BITS, SYMBOLS};
 use super::write;
 
-/// Bytes of a segment at least, if there are so many: 32 states lose about a hundred.
-const SEGMENT_BYTES: u64 = 10_000;
+/// Bytes of a segment at least, if there are so many: its states lose about a hundred.
+const SEGMENT_BYTES: u64 = 20_000;
 /// A context has one element in so many at least; rarer exponents share one.
 const RARE: u64 = 1000;
 /// Elements of a context for which finer symbols pay.
@@ -68,6 +68,7 @@ pub(super) struct Scratch {
 
 /// What is known of a chunk before it is coded.
 pub(super) struct Draft<'a> {
+    simd: Simd,
     head: Head,
     tables: Vec<Frequencies>,
     scratch: &'a mut Scratch,
@@ -124,7 +125,7 @@ impl<'a> Draft<'a> {
         let head = Head { form, contexts, segment_log2 };
         let each = (PLACE_LEN + STATES_LEN - LANES * 2) as u64;
         let len = bytes + stored.len() as u64 + n.div_ceil(head.segment()) as u64 * each;
-        Self { head, tables, scratch, len }
+        Self { simd, head, tables, scratch, len }
     }
 
     pub(super) fn parameters(&self) -> [u8; 20] {
@@ -133,7 +134,7 @@ impl<'a> Draft<'a> {
 
     /// The stored bytes.
     pub(super) fn finish(self, elements: &[u8]) -> Vec<u8> {
-        write::write(self.head, &self.tables, self.scratch, elements)
+        write::write(self.simd, self.head, &self.tables, self.scratch, elements, self.len as usize)
     }
 }
 

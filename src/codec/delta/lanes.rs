@@ -133,9 +133,10 @@ impl Words {
     #[inline(always)]
     fn refill(&mut self, state: u32) -> u32 {
         let word = u32::from(u16::from_le_bytes(self.next[self.taken % (2 * LANES)]));
-        let low = state < LOWEST;
-        self.taken += usize::from(low);
-        if low { state << 16 | word } else { state }
+        // No branch: which states are low is anybody's guess.
+        let low = u32::from(state < LOWEST);
+        self.taken += low as usize;
+        state << (16 * low) | word & low.wrapping_neg()
     }
 }
 

@@ -1,43 +1,63 @@
 //! Symbols and raw bits as states and words: a decoder's steps, from the last to the first.
 
+use super::super::simd::for_each_simd;
 use super::encode::Scratch;
 use super::form::MAX_CONTEXTS;
-use super::layout::{Head, LANES, LOWEST};
+use super::layout::{Head, LANES, LOWEST, PLACE_LEN, STATES_LEN};
 use super::table::{BESIDE, ESCAPE, Frequencies, SYMBOL_BITS, SYMBOLS};
 
-/// The stored bytes of elements whose symbols and raw bits are in `scratch`.
-pub(super) fn write(
+/// The stored bytes of elements whose symbols and raw bits are in `scratch`: about `len`.
+#[inline(always)]
+fn write_any(
     head: Head,
     tables: &[Frequencies],
     scratch: &mut Scratch,
     elements: &[u8],
+    len: usize,
 ) -> Vec<u8> {
     let mut codes = Box::new([Code::default(); MAX_CONTEXTS * SYMBOLS]);
     let contexts = codes.as_chunks_mut().0.iter_mut();
     contexts.zip(tables).for_each(|(codes, table)| *codes = codes_of(table));
     let high: Vec<u32> = tables.iter().map(|table| table.raw_bits.saturating_sub(BESIDE)).collect();
-    let (mut directory, mut states) = (Vec::new(), Vec::new());
-    let (mut words, mut escapes) = (Vec::new(), Vec::new());
-    let segment = head.segment();
     let Scratch { symbols, raw, words: room } = scratch;
-    let mut writer = Writer::new(segment.min(symbols.len()), room);
+    let segment = head.segment();
+    let count = symbols.len().div_ceil(segment);
+    // Two of each element, and one before them that is never kept.
+    room.resize(2 * segment.min(symbols.len()) + 1, 0);
+    let mut out = Vec::with_capacity(len + len / 64 + 64);
+    out.resize(count * (PLACE_LEN + STATES_LEN), 0);
+    let mut escapes = Vec::new();
     let parts = symbols.chunks(segment).zip(raw.chunks(segment));
-    for ((symbols, raw), elements) in parts.zip(elements.chunks(segment * head.form.width)) {
-        let escaped = writer.write(&codes, &high, symbols, raw);
-        let own = writer.words.get(writer.at..).unwrap_or_default();
+    for (i, ((symbols, raw), elements)) in
+        parts.zip(elements.chunks(segment * head.form.width)).enumerate()
+    {
+        let Written { states, words, escaped } = write_segment(&codes, &high, symbols, raw, room);
         // Below 2^24 each.
-        directory.extend_from_slice(&(own.len() as u32).to_le_bytes());
-        directory.extend_from_slice(&(escaped.len() as u32).to_le_bytes());
-        states.extend(writer.states.iter().flat_map(|state| state.to_le_bytes()));
-        words.extend(own.iter().flat_map(|word| word.to_le_bytes()));
+        let place = [words.len() as u32, escaped.len() as u32];
+        let (directory, rest) = out.split_at_mut(count * PLACE_LEN);
+        let to = directory.as_chunks_mut::<4>().0.iter_mut().skip(i * place.len());
+        to.zip(place).for_each(|(to, number)| *to = number.to_le_bytes());
+        let to = rest.as_chunks_mut::<4>().0.iter_mut().skip(i * LANES);
+        to.zip(states).for_each(|(to, state)| *to = state.to_le_bytes());
+        out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         for &at in escaped.iter().rev() {
             let start = at * head.form.width;
             escapes.extend_from_slice(&elements[start..start + head.form.width]);
         }
     }
-    let mut out = [directory, states, words, escapes].concat();
+    out.extend_from_slice(&escapes);
     tables.iter().for_each(|table| table.write(&mut out));
     out
+}
+
+for_each_simd! {
+    pub(super) fn write(
+        head: Head,
+        tables: &[Frequencies],
+        scratch: &mut Scratch,
+        elements: &[u8],
+        len: usize,
+    ) -> Vec<u8> = write_any
 }
 
 /// A symbol as the encoder wants it.
@@ -77,72 +97,63 @@ fn codes_of(table: &Frequencies) -> [Code; SYMBOLS] {
     })
 }
 
-/// Where segments are written, from their ends on.
-struct Writer<'a> {
+/// A segment.
+struct Written<'a> {
     states: [u32; LANES],
-    words: &'a mut [u16],
-    /// The first of the words that are written.
-    at: usize,
+    words: &'a [u16],
+    /// Which of its elements are escaped, the last first.
+    escaped: Vec<usize>,
 }
 
-impl<'a> Writer<'a> {
-    /// For segments of at most `n` elements.
-    fn new(n: usize, words: &'a mut Vec<u16>) -> Self {
-        // Two of each element, and one before them that is never kept.
-        words.resize(2 * n + 1, 0);
-        Self { states: [LOWEST; LANES], words, at: 0 }
-    }
-
-    /// Writes one segment; which of its elements are escaped, the last first.
-    fn write(
-        &mut self,
-        codes: &[Code; MAX_CONTEXTS * SYMBOLS],
-        high: &[u32],
-        symbols: &[u16],
-        raw: &[u32],
-    ) -> Vec<usize> {
-        let wide = high.iter().any(|&high| high > 0);
-        let mut escaped = Vec::new();
-        self.states = [LOWEST; LANES];
-        self.at = self.words.len();
-        let steps = symbols.chunks(LANES).zip(raw.chunks(LANES));
-        for (step, (symbols, raw)) in steps.enumerate().rev() {
-            if wide {
-                self.write_high(codes, high, symbols, raw);
-            }
-            let lanes = self.states.iter_mut().zip(symbols.iter().zip(raw)).enumerate().rev();
-            for (lane, (state, (&symbol, &raw))) in lanes {
+/// Writes one segment to the end of `room`.
+#[inline(always)]
+fn write_segment<'a>(
+    codes: &[Code; MAX_CONTEXTS * SYMBOLS],
+    high: &[u32],
+    symbols: &[u16],
+    raw: &[u32],
+    room: &'a mut [u16],
+) -> Written<'a> {
+    let wide = high.iter().any(|&high| high > 0);
+    let mut escaped = Vec::new();
+    let mut states = [LOWEST; LANES];
+    let mut at = room.len();
+    let steps = symbols.chunks(LANES).zip(raw.chunks(LANES));
+    for (step, (symbols, raw)) in steps.enumerate().rev() {
+        let (mut here, own) = (at, symbols.iter().zip(raw));
+        if wide {
+            // The raw bits that are not beside a symbol.
+            for (state, (&symbol, &raw)) in states.iter_mut().zip(own.clone()).rev() {
                 let code = &codes[usize::from(symbol) % codes.len()];
-                let low = give(*state, code.full, self.words, &mut self.at) << code.beside;
-                let raw = raw & ((1 << code.beside) - 1);
-                let low = if code.escapes { low } else { low | raw };
-                let product = u128::from(low) * u128::from(code.inverse);
-                let quotient = (product >> 63) as u32;
-                *state = (quotient << SYMBOL_BITS) + (low - quotient * code.frequency) + code.start;
-                if code.escapes {
-                    escaped.push(step * LANES + lane);
-                }
+                let bits = high[usize::from(symbol) / SYMBOLS];
+                let raw = if code.escapes { 0 } else { raw >> code.beside };
+                *state = give(*state, 1 << (16 - bits), room, &mut here) << bits | raw;
             }
         }
-        escaped
-    }
-
-    /// The raw bits of a step that are not beside a symbol.
-    fn write_high(&mut self, codes: &[Code], high: &[u32], symbols: &[u16], raw: &[u32]) {
-        for (state, (&symbol, &raw)) in self.states.iter_mut().zip(symbols.iter().zip(raw)).rev() {
-            let code = &codes[usize::from(symbol)];
-            let bits = high[usize::from(symbol) / SYMBOLS];
-            let raw = if code.escapes { 0 } else { raw >> code.beside };
-            *state = give(*state, 1 << (16 - bits), self.words, &mut self.at) << bits | raw;
+        for (lane, (state, (&symbol, &raw))) in states.iter_mut().zip(own).enumerate().rev() {
+            let code = &codes[usize::from(symbol) % codes.len()];
+            let low = give(*state, code.full, room, &mut here) << code.beside;
+            let raw = raw & ((1 << code.beside) - 1);
+            let low = if code.escapes { low } else { low | raw };
+            let product = u128::from(low) * u128::from(code.inverse);
+            let quotient = (product >> 63) as u32;
+            *state = (quotient << SYMBOL_BITS) + (low - quotient * code.frequency) + code.start;
+            if code.escapes {
+                escaped.push(step * LANES + lane);
+            }
         }
+        at = here;
     }
+    Written { states, words: room.get(at..).unwrap_or_default(), escaped }
 }
 
-/// The state, without its lower half if its higher one is `full` at least.
+/// The state, without its lower half if its higher one is `full` at least: that is then the word
+/// before `at`.
 #[inline(always)]
 fn give(state: u32, full: u32, words: &mut [u16], at: &mut usize) -> u32 {
-    let gives = state >> 16 >= full;
+    // No branch: which states are full is anybody's guess.
+    let gives = u32::from(state >> 16 >= full);
     words[*at - 1] = state as u16;
-    *at -= usize::from(gives);
-    if gives { state >> 16 } else { state }
+    *at -= gives as usize;
+    state >> (16 * gives)
 }
