@@ -301,6 +301,42 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_of_all_is_taken() {
+        // Noise that looks like bf16 of one sign, and changes of each element by -1, 0 or 1.
+        let noise = |i: u32| {
+            let x = i.wrapping_mul(0x9e37_79b9);
+            let x = (x ^ (x >> 15)).wrapping_mul(0x85eb_ca6b);
+            (x ^ (x >> 13)) >> 8
+        };
+        let weight = |i: u32| 0x3c00 | (noise(i) & 0x3ff) as u16;
+        let elements = |of: &dyn Fn(u32) -> u16| -> Vec<u8> {
+            (0..40_000).flat_map(|i| of(i).to_le_bytes()).collect()
+        };
+        let base = elements(&weight);
+        let all_changed = elements(&|i| weight(i) + (noise(i + 7) % 3) as u16);
+        let few_changed = elements(&|i| weight(i) + u16::from(i % 8000 == 5));
+        let unrelated = elements(&|i| weight(3 * i + 1));
+        let zeros = vec![0; base.len()];
+        for (data, codec) in [
+            (&all_changed, CodecId::DELTA),
+            (&few_changed, CodecId::PATCH),
+            (&base, CodecId::PATCH),
+            (&unrelated, CodecId::PLANES),
+            (&zeros, CodecId::PALETTE),
+        ] {
+            let data = Bytes::copy_from_slice(data);
+            let encoded = Encoder::default().encode(
+                CodecChoice::Auto,
+                Dtype::BF16,
+                data.clone(),
+                Some(against(&base)),
+            );
+            assert_eq!(encoded.record.codec, codec);
+            assert_eq!(back(&encoded, Some(&base)), data);
+        }
+    }
+
+    #[test]
     fn a_base_must_be_given_and_be_as_long() {
         let base: Vec<u8> = (0..1001_u64).map(|i| ((i * i * 40_503) >> 7) as u8).collect();
         let (long, base) = (&base[..], &base[..1000]);

@@ -3,10 +3,11 @@
 //!
 //! Whatever is stored, nothing outside it is read: beyond its end are zeros.
 
+use super::form::Form;
 use super::layout::{Code, ENTRIES, LANES, LOWEST, Segment};
 use super::table::{
-    ESCAPE_BYTE, FLIP, FREQUENCY_MASK, PLACE, PLACE_MASK, QUOTIENT, RAW_BITS, RAW_BITS_MASK, SLOTS,
-    SYMBOL_BITS,
+    ESCAPE_BYTE, Entry, FLIP, FREQUENCY_MASK, PLACE, PLACE_MASK, QUOTIENT, RAW_BITS, RAW_BITS_MASK,
+    SLOTS, SYMBOL_BITS,
 };
 
 /// A segment that is being decoded.
@@ -49,51 +50,40 @@ impl<'a> Run<'a> {
         out: &mut [[u8; W]],
     ) -> Result<(), &'static str> {
         let &Code { form, contexts, ref entries, ref high } = self.code;
-        let (magnitude, sign) = (form.magnitude(), form.sign());
         let mut words = Words::new(self.words, self.at);
         let mut parts = [(0, 0, 0, 0); LANES];
-        for ((state, base), part) in self.states.iter_mut().zip(base).zip(&mut parts) {
+        let lanes = base.iter().zip(out.iter_mut()).zip(&mut parts);
+        for (state, ((base, out), part)) in self.states.iter_mut().zip(lanes) {
             let base = number(base);
-            let context = contexts.of(form, base & magnitude);
+            let context = contexts.of(form, base & form.magnitude());
             let entry = entries[(context * SLOTS + *state as usize % SLOTS) % ENTRIES];
             let place = entry >> PLACE & PLACE_MASK;
             let next = (*state >> SYMBOL_BITS).wrapping_mul(entry & FREQUENCY_MASK) + place;
             let beside = entry >> RAW_BITS & RAW_BITS_MASK;
+            let raw = next & ((1 << beside) - 1);
             *state = words.refill(next >> beside);
-            *part = (base, entry, next & ((1 << beside) - 1), beside);
+            if W == 4 {
+                *part = (base, entry, raw, beside);
+            } else {
+                *out = element(form, base, entry, raw, beside, &mut self.escapes)?;
+            }
         }
         if W == 4 {
-            for (state, (base, _, raw, bits)) in
-                self.states.iter_mut().zip(&mut parts).take(base.len())
-            {
-                let high = high[contexts.of(form, *base & magnitude)];
-                *raw |= (*state & ((1 << high) - 1)) << *bits;
-                *bits += high;
+            let lanes = parts.iter().zip(out);
+            for (state, (&(base, entry, raw, beside), out)) in self.states.iter_mut().zip(lanes) {
+                let high = high[contexts.of(form, base & form.magnitude())];
+                let raw = raw | (*state & ((1 << high) - 1)) << beside;
                 *state = words.refill(*state >> high);
+                *out = element(form, base, entry, raw, beside + high, &mut self.escapes)?;
             }
         }
         self.at += 2 * words.taken;
-        for (&(base, entry, raw, bits), out) in parts.iter().zip(out) {
-            if (entry >> FLIP) as u8 == ESCAPE_BYTE {
-                *out = self.escape()?;
-                continue;
-            }
-            let difference = ((entry as i32 >> QUOTIENT) << bits) as u32;
-            let difference = difference.wrapping_add(raw).wrapping_sub(1 << bits >> 1);
-            let flip = if entry >> FLIP & 1 == 1 { sign } else { 0 };
-            let sum = (base & magnitude).wrapping_add(difference) & magnitude;
-            let element = sum | (base & sign) ^ flip;
-            out.copy_from_slice(&element.to_le_bytes()[..W]);
-        }
         Ok(())
     }
 
     /// The next element that is stored whole.
     pub(super) fn escape<const W: usize>(&mut self) -> Result<[u8; W], &'static str> {
-        let (element, rest) =
-            self.escapes.split_first_chunk().ok_or("an escaped element is missing")?;
-        self.escapes = rest;
-        Ok(*element)
+        escape(&mut self.escapes)
     }
 
     /// Whether the segment ends as it must.
@@ -109,6 +99,33 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// The element that an entry and all its raw bits make of the base's.
+#[inline(always)]
+fn element<const W: usize>(
+    form: Form,
+    base: u32,
+    entry: Entry,
+    raw: u32,
+    bits: u32,
+    escapes: &mut &[u8],
+) -> Result<[u8; W], &'static str> {
+    if (entry >> FLIP) as u8 == ESCAPE_BYTE {
+        return escape(escapes);
+    }
+    let difference = ((entry as i32 >> QUOTIENT) << bits) as u32;
+    let difference = difference.wrapping_add(raw).wrapping_sub(1 << bits >> 1);
+    let sum = (base & form.magnitude()).wrapping_add(difference) & form.magnitude();
+    let sign = (base ^ (entry >> FLIP & 1).wrapping_neg()) & form.sign();
+    Ok(*(sum | sign).to_le_bytes().first_chunk().unwrap_or(&[0; W]))
+}
+
+/// The next of the elements that are stored whole.
+fn escape<const W: usize>(escapes: &mut &[u8]) -> Result<[u8; W], &'static str> {
+    let (element, rest) = escapes.split_first_chunk().ok_or("an escaped element is missing")?;
+    *escapes = rest;
+    Ok(*element)
 }
 
 /// The words that a step may take: two per lane at most.
