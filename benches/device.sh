@@ -19,7 +19,10 @@ if [ -z "${TENPAK_NVRTC:-}" ]; then
 fi
 
 if [ -n "${BIN:-}" ]; then
-    if [ -x "$BIN/devices" ]; then "$BIN/devices" kernels sinks; fi
+    if [ -x "$BIN/devices" ]; then
+        # Those that need nothing but the program, its fixtures and a device.
+        "$BIN/devices" kernels sinks dequant survive delta:: decode::wgsl decode::cuda
+    fi
     exec "$BIN/device_bench" "$@"
 fi
 tests/setup.sh

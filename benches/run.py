@@ -14,6 +14,9 @@ import shutil
 import signal
 import sys
 
+import deltas
+import device
+import edge
 import floats
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
 from lines import LINES
@@ -22,7 +25,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec}
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 

@@ -51,8 +51,8 @@ class Sample:
     report: dict = dataclasses.field(default_factory=dict)
 
 
-def run(command: list[str], stdin: str = "") -> Sample:
-    """Runs a program whose last line of standard output is one JSON object."""
+def run(command: list[str], stdin: str = "", expected: int = 0) -> Sample:
+    """Runs a program whose last line of standard output is one JSON object, to the status expected."""
     if not pathlib.Path(command[0]).exists():
         raise Unavailable(f"{pathlib.Path(command[0]).name} is not built")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as inp:
@@ -67,7 +67,7 @@ def run(command: list[str], stdin: str = "") -> Sample:
         out.seek(0)
         err.seek(0)
         lines = out.read().strip().splitlines()
-        if status != 0:
+        if status != expected:
             raise Failed(f"{' '.join(command)}: exit status {status}: {err.read().strip()[-800:]}")
     try:
         report = json.loads(lines[-1])

@@ -16,6 +16,7 @@ install_debian_packages() {
     command -v openssl >/dev/null || missing+=(openssl)
     command -v cc >/dev/null && command -v readelf >/dev/null || missing+=(gcc libc6-dev binutils)
     command -v taskset >/dev/null && command -v unshare >/dev/null || missing+=(util-linux)
+    command -v wrk >/dev/null || missing+=(wrk)
     command -v ip >/dev/null && command -v tc >/dev/null || missing+=(iproute2)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     # zipnn is built here

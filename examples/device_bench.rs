@@ -1,11 +1,13 @@
-//! Measures devices: copies, uploads and every dequantization kernel, each against the device's own
-//! copy rate, and each result against the reference. `benches/device.sh` runs it.
+//! Measures devices: copies, uploads, the decoding of chunks and every dequantization kernel, each
+//! against the device's own copy rate, and each result against the reference. `benches/device.sh` runs it.
 //!
 //! `device_bench [cuda|wgpu|host]... [--mib N] [--json]`; by default cuda and wgpu, tensors of 256 MiB
 //! of bf16 on a GPU and of 4 MiB in software. Rows that need a device which is not there say so.
 
 #[path = "device_bench/cuda.rs"]
 mod cuda;
+#[path = "device_bench/decode.rs"]
+mod decode;
 #[path = "device_bench/gpu.rs"]
 mod gpu;
 
@@ -90,6 +92,8 @@ fn same(got: &[u8], expected: &[u8]) -> bool {
 
 /// The reference itself, on one core.
 fn host(rows: u32, cols: u32, table: &mut Vec<Row>) -> Result<(), Failure> {
+    let device = "host (reference, one core)".to_owned();
+    let mut add = lines_of(device, table);
     for (name, weight, _) in weights(rows, cols)? {
         let parts = sample::parts(&weight, 1);
         let start = Instant::now();
@@ -97,40 +101,33 @@ fn host(rows: u32, cols: u32, table: &mut Vec<Row>) -> Result<(), Failure> {
         let seconds = start.elapsed().as_secs_f64();
         drop(result);
         let bytes = moved(&weight, Float::BF16);
-        let device = "host (reference, one core)".to_owned();
-        table.push(Row {
-            device,
-            what: name.to_owned(),
-            bytes,
-            seconds,
-            required: None,
-            correct: None,
-        });
+        add(name, bytes, seconds, None, None);
     }
     Ok(())
 }
 
-fn print(table: &[Row], missing: &[String], json: bool) {
+/// Each row with its rate in GB/s and its share of the device's copy rate.
+fn rated(table: &[Row]) -> Vec<(&Row, f64, f64)> {
     let mut copy: Option<(&str, f64)> = None;
+    let mut rated = Vec::with_capacity(table.len());
     for row in table {
         let rate = row.bytes as f64 / row.seconds / 1e9;
         if row.what.starts_with("copy") {
             copy = Some((&row.device, rate));
-            println!("\n{}", row.device);
         } else if copy.is_none_or(|(device, _)| device != row.device) {
             copy = Some((&row.device, f64::NAN));
-            println!("\n{}", row.device);
         }
-        let share = rate / copy.map_or(f64::NAN, |(_, rate)| rate);
-        if json {
-            let required = row.required;
-            let (device, what, correct) = (&row.device, &row.what, row.correct);
-            println!(
-                "{}",
-                serde_json::json!({"device": device, "what": what, "gb_per_s": rate, "of_copy": share,
-                    "required": required, "correct": correct})
-            );
-            continue;
+        rated.push((row, rate, rate / copy.map_or(f64::NAN, |(_, rate)| rate)));
+    }
+    rated
+}
+
+fn print(table: &[Row], missing: &[String]) {
+    let mut device = "";
+    for (row, rate, share) in rated(table) {
+        if device != row.device {
+            device = &row.device;
+            println!("\n{device}");
         }
         let required = row.required.map_or(String::new(), |required| {
             let verdict = if share >= required { "met" } else { "MISSED" };
@@ -150,12 +147,23 @@ fn print(table: &[Row], missing: &[String], json: bool) {
     }
 }
 
+/// All of it as one object.
+fn json(table: &[Row], missing: &[String]) -> serde_json::Value {
+    let row = |(row, rate, share): (&Row, f64, f64)| {
+        let (device, what, correct) = (&row.device, &row.what, row.correct);
+        serde_json::json!({"device": device, "what": what, "gb_per_s": rate, "of_copy": share,
+            "required": row.required, "correct": correct})
+    };
+    let rows: Vec<_> = rated(table).into_iter().map(row).collect();
+    serde_json::json!({"rows": rows, "missing": missing})
+}
+
 fn main() -> Result<(), Failure> {
-    let (mut kinds, mut mib, mut json) = (Vec::new(), None, false);
+    let (mut kinds, mut mib, mut as_json) = (Vec::new(), None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--json" => json = true,
+            "--json" => as_json = true,
             "--mib" => mib = Some(arguments.next().ok_or("--mib N")?.parse::<u32>()?),
             "cuda" | "wgpu" | "host" => kinds.push(argument),
             other => return Err(format!("{other}: not cuda, wgpu, host, --mib N or --json").into()),
@@ -177,7 +185,11 @@ fn main() -> Result<(), Failure> {
             missing.push(format!("{kind}: not measured: {error}"));
         }
     }
-    print(&table, &missing, json);
+    if as_json {
+        println!("{}", json(&table, &missing));
+    } else {
+        print(&table, &missing);
+    }
     if table.iter().any(|row| row.correct == Some(false)) {
         return Err("a kernel's result is not the reference's".into());
     }

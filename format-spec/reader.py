@@ -320,6 +320,100 @@ def decode_palette(params, stored, length):
     return b"".join(values[i] for i in indexes)
 
 
+DELTAS = {(1, 0), (1, 4), (1, 5), (2, 0), (2, 5), (2, 8), (4, 0), (4, 8)}
+
+
+def read_frequencies(c, width, exponent):
+    """[12.4.1] -> raw bits; for each of 1024 slots: quotient (None: escape), change of sign, frequency, first slot."""
+    raw, plain, flipped = c.unpack("BBB")
+    need(raw <= (22 if width == 4 else 6), "table: more raw bits than its elements may have")
+    need(plain <= 128 and flipped <= 128 and (exponent or not flipped), "table: symbols that there are not")
+    slots = []
+    for count, flips in ((plain, 0), (flipped, 1)):
+        for i in range(count):
+            frequency = c.unpack("B")
+            if frequency >= 128:
+                high = c.unpack("B")
+                need(1 <= high <= 8, "table: a frequency not written in one way")
+                frequency += 128 * (high - 1)
+            need(frequency or i < count - 1, "table: symbols behind its last")
+            number = i - (not flips)
+            quotient = None if number < 0 else number // 2 if number % 2 == 0 else -(number // 2) - 1
+            slots += [(quotient, flips, frequency, len(slots))] * frequency
+    if not plain and not flipped:
+        slots = [(None, 0, 1024, 0)] * 1024
+    need(len(slots) == 1024, "table: frequencies do not sum to 1024")
+    return raw, slots
+
+
+def decode_delta(params, stored, base, length):
+    """[12.4]"""
+    width, exponent, contexts, top, log2 = params[:5]
+    need((width, exponent) in DELTAS, "parameters: no such form of elements")
+    need(1 <= contexts <= (16 if exponent else 1) and top < 1 << exponent, "parameters: no such contexts")
+    need(10 <= log2 <= 22 and not any(params[5:]), "parameters: no such segments, or reserved bytes")
+    need(length % width == 0, "the decoded length is no whole number of elements")
+    n, segment, c = length // width, 1 << log2, Cursor(stored, "delta")
+    count = -(-n // segment)
+    directory = [c.unpack("II") for _ in range(count)]
+    states = [list(c.unpack("32I")) for _ in range(count)]
+    words = [struct.unpack("<%dH" % w, c.take(2 * w)) for w, _ in directory]
+    escapes = [c.take(width * e) for _, e in directory]
+    tables = [read_frequencies(c, width, exponent) for _ in range(contexts)]
+    need(c.at == len(stored), "delta: bytes behind its tables")
+    bits, out = 8 * width - (exponent > 0), bytearray()
+    mask, shift = (1 << bits) - 1, bits - exponent
+    for s in range(count):
+        x, own, taken, escaped = states[s], words[s], 0, Cursor(escapes[s], "escapes")
+        need(min(x) >= 1 << 16, "segment: a state below 2^16")
+        for at in range(s * segment, min(n, (s + 1) * segment), 32):
+            elements = [int.from_bytes(base[i * width:(i + 1) * width], "little") for i in range(at, min(n, (s + 1) * segment, at + 32))]
+            found = []
+            for wide in (False, True):
+                for lane, b in enumerate(elements):
+                    raw, slots = tables[min(max(top - ((b & mask) >> shift), 0), contexts - 1) if exponent else 0]
+                    if not wide:
+                        symbol = slots[x[lane] % 1024]
+                        x[lane] = symbol[2] * (x[lane] // 1024) + x[lane] % 1024 - symbol[3]
+                        take, low = min(raw, 6), 0
+                    else:
+                        take, low = max(raw - 6, 0), 6
+                    part = x[lane] % (1 << take) << low
+                    x[lane] >>= take
+                    if x[lane] < 1 << 16:
+                        need(taken < len(own), "segment: fewer words than its elements need")
+                        x[lane], taken = x[lane] << 16 | own[taken], taken + 1
+                    found[lane:lane + 1] = [(symbol, part)] if not wide else [(found[lane][0], found[lane][1] + part, raw)]
+            for b, ((quotient, flips, _, _), r, raw) in zip(elements, found):
+                if quotient is None:
+                    out += escaped.take(width)
+                    continue
+                magnitude = (b & mask) + (quotient << raw) + r - ((1 << raw) >> 1) & mask
+                out += (magnitude | ((b >> bits ^ flips) << bits)).to_bytes(width, "little")
+        need(taken == len(own), "segment: more words than its elements need")
+        need(x == [1 << 16] * 32, "segment: a state does not end at 2^16")
+        need(escaped.at == len(escapes[s]), "segment: more escapes than escaped elements")
+    return bytes(out)
+
+
+def decode_patch(params, stored, base, length):
+    """[12.5]"""
+    width = params[0]
+    need(width in (1, 2, 4, 8) and not any(params[1:]), "parameters: no such form of elements, or reserved bytes")
+    need(length % width == 0, "the decoded length is no whole number of elements")
+    n, c, out = length // width, Cursor(stored, "patch"), bytearray(base)
+    counts = [c.unpack("H") for _ in range(-(-n // 65536))]
+    indexes = [[c.unpack("H") for _ in range(count)] for count in counts]
+    for block, own in enumerate(indexes):
+        need(all(a < b for a, b in zip(own, own[1:])), "patch: indexes do not ascend")
+        for index in own:
+            at = block * 65536 + index
+            need(at < n, "patch: an index beyond its block")
+            out[at * width:(at + 1) * width] = c.take(width)
+    need(c.at == len(stored), "patch: bytes behind its patches")
+    return bytes(out)
+
+
 class Record:
     """[3] chunk record."""
 
@@ -338,11 +432,13 @@ class Record:
             need(not any(self.params), what + ": parameters of a codec without any")
         if self.codec in (0, 1, 16, 17):
             need(self.depth == 0, what + ": a base for a codec without one")
+        if self.codec in (32, 33):
+            need(self.depth > 0, what + ": no base for a codec with one")
         if self.codec == 0:
             need(self.stored == self.decoded and self.id == self.content, what + ": raw, but stored and decoded differ")
 
-    def decode(self, stored):
-        """Stored digest, then decoder, then decoded digest."""
+    def decode(self, stored, base=None):
+        """Stored digest, then decoder, then decoded digest. `base` is what the base decodes to."""
         need(len(stored) == self.stored and digest(stored) == self.id, "stored digest differs")
         if self.codec == 0:
             data = stored
@@ -360,6 +456,10 @@ class Record:
             data = decode_planes(self.params, stored, self.decoded)
         elif self.codec == 17:
             data = decode_palette(self.params, stored, self.decoded)
+        elif self.codec in (32, 33):
+            need(base is not None, "the base is missing")
+            need(len(base) == self.decoded, "the base has another length")
+            data = (decode_delta if self.codec == 32 else decode_patch)(self.params, stored, base, self.decoded)
         else:
             raise Failed("unknown codec %d: this chunk cannot be read" % self.codec)
         need(len(data) == self.decoded, "decoded length differs")
@@ -513,11 +613,13 @@ def parse_page(data):
         entry.claim(records[at:at + entry.count])
         at += entry.count
     check_order(entries)
-    bases = {r.content: r.depth for r in records[at:]}
+    bases = {r.content: r for r in records[at:]}
     need(len(bases) == len(records) - at, "page: a base twice")
     for record in records:
         if record.depth:
-            need(bases.get(record.base) == record.depth - 1, "page: a base is missing, or of another depth")
+            base = bases.get(record.base)
+            need(base and base.depth == record.depth - 1, "page: a base is missing, or of another depth")
+            need(base.decoded == record.decoded, "page: a base of another length")
     need(set(bases) == {r.base for r in records if r.depth}, "page: a record that no entry claims and no record names")
     return kind, entries, records
 
@@ -749,6 +851,7 @@ class Artifact:
 
     def read_table(self):
         table, self.tensors, self.files, self.records, at = self.manifest["chunks"][0], [], [], [], 0
+        self.bases = {}  # the place of each record's base
         whole = self.store.part_of_artifact("tables/" + table["table"], table["length"])
         need(len(whole) == table["length"], "table: its length is not what the manifest says")
         need(digest(whole).hex() == table["table"], "table: its digest is not its identifier")
@@ -763,7 +866,10 @@ class Artifact:
             for entry in entries:
                 entry.places = range(len(self.records), len(self.records) + entry.count)
                 self.records += entry.records
-            self.records += records[sum(e.count for e in entries):]
+            first, own = len(self.records) - sum(e.count for e in entries), sum(e.count for e in entries)
+            self.records += records[own:]
+            places = {r.content: first + i for i, r in enumerate(records) if i >= own}
+            self.bases.update({first + i: places[r.base] for i, r in enumerate(records) if r.depth})
             (self.tensors if kind == 1 else self.files).extend(entries)
         check_order(self.tensors)
         check_order(self.files)
@@ -809,8 +915,9 @@ class Artifact:
     def chunk(self, index, what):
         pack, offset = self.place(index)
         record = self.records[index]
+        base = self.chunk(self.bases[index], what) if index in self.bases else None  # at most 8 of them
         try:
-            return record.decode(self.store.part_of_artifact("packs/" + pack, PACK, offset, record.stored))
+            return record.decode(self.store.part_of_artifact("packs/" + pack, PACK, offset, record.stored), base)
         except Failed as error:
             raise type(error)("%s: chunk %s (pack %s, offset %d): %s" % (what, record.id.hex(), pack, offset, error))
 
@@ -901,8 +1008,12 @@ class Artifact:
 # ---- command line --------------------------------------------------------------------------
 
 def check_chunk(data):
-    """[3], [12] a record, then its stored bytes."""
-    Record(data[:128]).decode(data[128:])
+    """[3], [12] a record, then, if it has a base, the length of what that decodes to (0: not at hand) and
+    that; then the stored bytes."""
+    record, c, base = Record(data[:128]), Cursor(data[128:], "chunk"), None
+    if record.depth:
+        base = c.take(c.unpack("I")) or None
+    record.decode(c.data[c.at:], base)
 
 
 class Graph(Artifact):

@@ -11,7 +11,8 @@ export RUSTC_BOOTSTRAP=1
 seeds() {
     hostile=$fixtures/hostile v1=$fixtures/v1
     case $1 in
-        fuzz_codec_round_trip | fuzz_safetensors) echo $v1/files ;;
+        fuzz_codec_round_trip | fuzz_delta_round_trip | fuzz_safetensors) echo $v1/files ;;
+        fuzz_delta) echo $hostile/chunk $v1/chunks ;;
         fuzz_envelope) echo $hostile/ref $hostile/refs-index $v1/store/refs ;;
         fuzz_json) echo $hostile/json $hostile/manifest $v1/store/manifests ;;
         fuzz_layout) echo $hostile/layout $v1/store/layouts ;;

@@ -74,11 +74,19 @@ fn from_f16(half: u32) -> f32 {
 }
 
 fn to_f16(x: f32) -> u32 {
-    let bits = bitcast<u32>(x);
+    return f16_of(bitcast<u32>(x));
+}
+
+fn to_bf16(x: f32) -> u32 {
+    return bf16_of(bitcast<u32>(x));
+}
+
+// From the bits of f32.
+fn f16_of(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
     if magnitude > 0x7f800000u {
-        return sign | 0x7e00u;
+        return sign | 0x7e00u | ((magnitude >> 13u) & 0x3ffu);
     }
     if magnitude >= 0x477ff000u {
         return sign | 0x7c00u;
@@ -100,8 +108,7 @@ fn to_f16(x: f32) -> u32 {
     return sign | (down + up);
 }
 
-fn to_bf16(x: f32) -> u32 {
-    let bits = bitcast<u32>(x);
+fn bf16_of(bits: u32) -> u32 {
     if (bits & 0x7fffffffu) > 0x7f800000u {
         return (bits >> 16u) | 0x40u;
     }

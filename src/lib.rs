@@ -15,7 +15,7 @@
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
 //! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
-//! | `memory`, `buffers` | aligned memory, used again | none |
+//! | `memory`, `buffers`, [`bases`] | aligned memory, used again; decoded chunks that others are stored against | none |
 //! | [`source`] | directories, buckets, web servers behind one trait | yes |
 //! | [`store`] | typed objects, refs, leases | yes |
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
@@ -43,6 +43,7 @@
 //! ```
 
 pub mod artifact;
+pub mod bases;
 mod buffers;
 pub mod cli;
 pub mod codec;

@@ -119,6 +119,11 @@ impl Cut {
         Self { start: 0, width: len, stride: len, windows: 1 }
     }
 
+    /// The bytes `part` of a tensor of `len` bytes, in which they must lie.
+    pub const fn part(part: Range<u64>, len: u64) -> Self {
+        Self { start: part.start, width: part.end - part.start, stride: len, windows: 1 }
+    }
+
     /// Bytes wanted.
     pub const fn len(&self) -> u64 {
         self.width * self.windows

@@ -4,8 +4,10 @@
 //! user named: no artifact and no link planted there leads a write elsewhere. A file appears under
 //! its name when it is complete.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::format::page::{Extent, FileEntry, TensorEntry};
 use crate::id::ContentDigest;
 use crate::loader::{LoadError, LoadOptions, LoadStats, Loader};
 use crate::plan::Want;
+use crate::shard::Cut;
 use crate::source::Backend;
 use crate::store::{Placed, Whole};
 
@@ -54,10 +57,10 @@ pub fn unpack(
     let root = File::open(out).map_err(failed)?;
     let mut wants = Vec::new();
     let mut per_file = Vec::with_capacity(whole.files.len());
-    for (file, first) in &whole.files {
-        let before = wants.len();
-        wants_of(whole, file, *first, &mut wants);
-        per_file.push(wants.len() - before);
+    for (index, (file, _)) in whole.files.iter().enumerate() {
+        let parts = file_parts(whole, index, &(0..file.size));
+        per_file.push(parts.len());
+        wants.extend(parts);
     }
     let options = LoadOptions { piece: Some(PIECE), ..LoadOptions::default() };
     let guard = runtime.enter();
@@ -81,30 +84,48 @@ pub fn unpack(
     Ok(loader.stats())
 }
 
-/// What is loaded for a file, in the order of its bytes.
-fn wants_of(whole: &Whole, file: &FileEntry, mut at: usize, wants: &mut Vec<Arc<Want>>) {
-    let mut push = |entry: TensorEntry, chunks: &[Placed]| {
-        let records = chunks.iter().map(|chunk| chunk.record).collect();
-        let places = chunks.iter().map(|chunk| chunk.place).collect();
-        wants.push(Arc::new(Want::new(entry, records, places, None)));
+/// What is loaded for the bytes `wanted` of a file, in their order.
+pub(crate) fn file_parts(whole: &Whole, file: usize, wanted: &Range<u64>) -> Vec<Arc<Want>> {
+    let Some((file, first)) = whole.files.get(file) else { return Vec::new() };
+    let (mut parts, mut chunk, mut start) = (Vec::new(), *first, 0);
+    let mut push = |entry: TensorEntry, own: Range<usize>| {
+        let (len, from) = (entry.byte_len(), start);
+        start += len;
+        let part = wanted.start.clamp(from, start) - from..wanted.end.clamp(from, start) - from;
+        // A tensor without bytes is in every file that lists it, and in no part of one.
+        if part.is_empty() && (len > 0 || wanted.start > 0) {
+            return;
+        }
+        let mut seen = HashSet::new();
+        let bases = own.clone().flat_map(|chunk| whole.bases_of(chunk));
+        let bases: Vec<_> = bases.filter(|&base| seen.insert(base)).collect();
+        let all = own.chain(bases).filter_map(|chunk| whole.chunks.get(chunk));
+        let (records, places) = all.map(|chunk| (chunk.record, chunk.place)).unzip();
+        let mut want = Want::new(entry, records, places, None);
+        if part != (0..len) {
+            (want.shape, want.cut) = (Shape::vector(part.end - part.start), Cut::part(part, len));
+        }
+        parts.push(Arc::new(want));
     };
     for extent in &file.extents {
         match *extent {
             Extent::Tensor { ordinal } => {
-                let ordinal = ordinal as usize;
-                if let Some((entry, _)) = whole.tensors.get(ordinal) {
-                    push(entry.clone(), whole.tensor_chunks(ordinal));
+                if let Some((entry, first)) = whole.tensors.get(ordinal as usize) {
+                    let count = usize::try_from(entry.grid.chunks()).unwrap_or(0);
+                    push(entry.clone(), *first..first.saturating_add(count));
                 }
             }
             Extent::Content { chunks, .. } => {
-                let end = at + chunks as usize;
-                for chunk in whole.chunks.get(at..end).unwrap_or(&[]) {
-                    push(content(file, chunk), std::slice::from_ref(chunk));
+                for index in chunk..chunk + chunks as usize {
+                    if let Some(found) = whole.chunks.get(index) {
+                        push(content(file, found), index..index + 1);
+                    }
                 }
-                at = end;
+                chunk += chunks as usize;
             }
         }
     }
+    parts
 }
 
 /// A content chunk, as the loader sees it: a vector of bytes in one chunk.

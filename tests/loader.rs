@@ -186,6 +186,36 @@ async fn names_and_patterns_select_and_missing_ones_are_named() {
 }
 
 #[tokio::test]
+async fn windows_together_are_the_whole_load() {
+    let bench = Bench::new(CodecChoice::Raw).await;
+    let artifact = bench.open(&[bench.with(vec![])]).await;
+    let patterns = ["model.layers.*", "odd.*", "*.embed_tokens.*"];
+    for selection in [Selection::All, Selection::new(&patterns).unwrap()] {
+        for shard in [None, Shard::new(1, 2)] {
+            let all = artifact.want(&selection, shard).await.unwrap().tensors;
+            let bytes: u64 = all.iter().map(|want| want.cut.len()).sum();
+            // One window needs no look at the pages.
+            let before = artifact.stats();
+            let one = artifact.windows(&selection, shard).await.unwrap();
+            assert_eq!((one.windows.len(), one.bytes, artifact.stats()), (1, None, before));
+            let windows = artifact.windows_of(&selection, shard, 20).await.unwrap();
+            assert!(windows.windows.len() > 3 && windows.bytes == Some(bytes));
+            let mut found = Vec::new();
+            for window in &windows.windows {
+                let wanted = artifact.want_window(window, &selection, shard).await.unwrap();
+                let chunks: usize = wanted.tensors.iter().map(|want| want.records.len()).sum();
+                assert!(chunks <= 20 || wanted.tensors.len() == 1, "{chunks}");
+                found.extend(wanted.tensors);
+            }
+            assert_eq!(found, all);
+        }
+    }
+    let missing = Selection::new(&["odd.*", "nowhere"]).unwrap();
+    let error = artifact.windows_of(&missing, None, 20).await.unwrap_err();
+    assert!(matches!(error, ArtifactError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn shards_are_the_ranks_own_tensors() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let mut fetched = 0;

@@ -3,6 +3,8 @@
 
 #[path = "../examples/make_vectors/codecs.rs"]
 mod codecs;
+#[path = "../examples/make_vectors/deltas.rs"]
+mod deltas;
 #[path = "../examples/make_vectors/golden.rs"]
 mod golden;
 #[path = "../examples/make_vectors/hostile.rs"]
@@ -65,6 +67,7 @@ fn stored(folder: &str) -> Vec<(String, Vec<u8>)> {
 fn generating_again_gives_the_committed_files() {
     let mut files = golden::objects().unwrap();
     codecs::golden(&mut files).unwrap();
+    deltas::golden(&mut files);
     hostile::objects(&mut files).unwrap();
     let folder = tempfile::tempdir().unwrap();
     golden::write(folder.path(), &files).unwrap();
@@ -125,7 +128,7 @@ fn manifests_tables_and_layouts_are_written_as_read() {
             let start = place.offset as usize;
             let stored = pack.unwrap()[start..start + record.stored_len as usize].to_vec();
             let chunk = VerifiedChunk::verify(record, BytesMut::from(&stored[..])).unwrap();
-            let decoded = codec::into_decoded(chunk).unwrap();
+            let decoded = codec::into_decoded(chunk, None).unwrap();
             assert_eq!(record.decoded.as_bytes(), blake3::hash(&decoded).as_bytes());
         }
     }
@@ -196,15 +199,27 @@ fn objects_beyond_the_store_are_written_as_read() {
     assert!(Manifest::parse(&bytes, ManifestId::of(&bytes)).is_ok(), "unknown fields are ignored");
 }
 
+/// A record, then the length of what its base decodes to, if it has one, and that, of which nothing
+/// stands for a base that is not at hand; then the stored bytes.
+fn decode_chunk(bytes: &[u8]) -> Result<(ChunkRecord, bytes::Bytes), Failure> {
+    let (record, mut stored) = bytes.split_at(ChunkRecord::LEN);
+    let record = ChunkRecord::parse(record.try_into()?)?;
+    let mut base = None;
+    if record.base.is_some() {
+        let (len, rest) = stored.split_at(4);
+        let (decoded, rest) = rest.split_at(u32::from_le_bytes(len.try_into()?) as usize);
+        (base, stored) = (Some(decoded).filter(|decoded| !decoded.is_empty()), rest);
+    }
+    let chunk = VerifiedChunk::verify(record, BytesMut::from(stored));
+    Ok((record, codec::into_decoded(chunk.map_err(|unverified| unverified.error)?, base)?))
+}
+
 #[test]
 fn chunks_of_every_codec_decode_to_what_they_name() {
     let chunks = read_all(&fixtures().join("v1/chunks"));
-    assert!(chunks.len() >= 9);
+    assert!(chunks.len() >= 22);
     for (name, bytes) in chunks {
-        let (record, stored) = bytes.split_at(ChunkRecord::LEN);
-        let record = ChunkRecord::parse(record.try_into().unwrap()).unwrap();
-        let chunk = VerifiedChunk::verify(record, BytesMut::from(stored)).unwrap();
-        let decoded = codec::into_decoded(chunk).unwrap();
+        let (record, decoded) = decode_chunk(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(record.decoded.as_bytes(), blake3::hash(&decoded).as_bytes(), "{name}");
     }
 }
@@ -272,12 +287,7 @@ fn read(kind: &str, bytes: &[u8]) -> Result<(), Failure> {
     match kind {
         "json" => json::parse::<Value>(bytes, 1 << 20).map(|_| ())?,
         "record" => ChunkRecord::parse(bytes.try_into()?).map(|_| ())?,
-        "chunk" => {
-            let (record, stored) = bytes.split_at(ChunkRecord::LEN);
-            let record = ChunkRecord::parse(record.try_into()?)?;
-            let chunk = VerifiedChunk::verify(record, BytesMut::from(stored));
-            codec::into_decoded(chunk.map_err(|unverified| unverified.error)?).map(|_| ())?;
-        }
+        "chunk" => decode_chunk(bytes).map(|_| ())?,
         "pack-index" => PackIndex::parse(bytes, PackId::of(bytes)).map(|_| ())?,
         "pack-trailer" => Trailer::parse(bytes).map(|_| ())?,
         "tensor-page" => page(PageKind::Tensors)?,

@@ -109,7 +109,8 @@ fn chunk(
     [&record.to_bytes()[..], stored].concat()
 }
 
-fn noise(seed: usize, n: usize) -> Vec<u8> {
+/// Bytes without structure, the same everywhere.
+pub fn noise(seed: usize, n: usize) -> Vec<u8> {
     (0..n).map(|i| ((i * 167 + seed * 59 + i * i / 31) % 256) as u8).collect()
 }
 

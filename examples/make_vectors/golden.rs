@@ -320,8 +320,8 @@ pub fn objects() -> Result<Objects> {
     Ok(out)
 }
 
-/// A tensor page whose second chunk is stored against a base, which has one itself, through codecs
-/// that version 1 does not define: the page stays readable.
+/// A tensor page whose second chunk is stored against a base, which has one itself, with parameters
+/// that no version knows: the page stays readable.
 fn with_bases() -> Result<Vec<u8>> {
     let bottom = ChunkRecord::raw(Dtype::U8, 10, blake3::hash(b"bottom"));
     let above = |base: &ChunkRecord, text: &[u8]| ChunkRecord {

@@ -10,6 +10,7 @@ use tenpak::dtype::Dtype;
 use tenpak::format::record::ChunkRecord;
 
 use super::codecs;
+use super::deltas;
 use super::golden::{Objects, canonical, ed25519_key_id, run_frame, signed};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -130,6 +131,8 @@ fn records(cases: &mut Cases) {
             ("zstd-with-base", "fit codec zstd", &[(2, &[1]), (96, &[1])]),
             ("planes-with-base", "fit codec planes", &[(0, &[16]), (2, &[1]), (96, &[1])]),
             ("palette-with-base", "fit codec palette", &[(0, &[17]), (2, &[1]), (96, &[1])]),
+            ("delta-without-base", "fit codec delta", &[(0, &[32])]),
+            ("patch-without-base", "fit codec patch", &[(0, &[33])]),
         ],
     );
     cases.changes(
@@ -175,7 +178,7 @@ fn chunks(cases: &mut Cases) {
     if let Some(case) = cases.list.last_mut() {
         case["status"] = json!(1); // not damage: a newer reader knows it
     }
-    for (section, name, error, bytes) in codecs::hostile() {
+    for (section, name, error, bytes) in codecs::hostile().into_iter().chain(deltas::hostile()) {
         cases.group("chunk", section);
         cases.add(name, error, bytes);
     }
@@ -312,6 +315,9 @@ fn pages(cases: &mut Cases) {
     let own = based(b"8 above.", 1, b"8 above.");
     cases.add("base-of-itself", "is missing", with(&[a, own]));
     cases.add("base-of-itself-again", "fall by one", with(&[a, own, own]));
+    let nine = based(b"9 bottom.", 0, b"");
+    let against = based(b"8 above.", 1, b"9 bottom.");
+    cases.add("base-of-another-length", "8 bytes against 9", with(&[a, against, nine]));
 }
 
 fn tensors(cases: &mut Cases) {

@@ -3,6 +3,7 @@
 //! `cargo run --example make_vectors -- fixtures`
 
 mod codecs;
+mod deltas;
 mod golden;
 mod hostile;
 
@@ -15,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut files = golden::objects()?;
     codecs::golden(&mut files)?;
+    deltas::golden(&mut files);
     hostile::objects(&mut files)?;
     golden::write(&out, &files)?;
     println!("{} files in {}", files.len(), out.display());

@@ -21,12 +21,12 @@ fuzz_target!(|data: &[u8]| {
     let element = Dtype::ALL[usize::from(element) % Dtype::ALL.len()];
     let mut encoder = Encoder::default();
     for (choice, _) in CodecChoice::ALL {
-        let encoded = encoder.encode(choice, element, decoded.clone());
+        let encoded = encoder.encode(choice, element, decoded.clone(), None);
         assert!(encoded.stored.len() <= decoded.len());
         let record = encoded.record;
         assert_eq!(ChunkRecord::parse(&record.to_bytes()).ok(), Some(record));
         let chunk = VerifiedChunk::verify(record, BytesMut::from(&encoded.stored[..]));
         let chunk = chunk.expect("the record names what is stored");
-        assert_eq!(codec::into_decoded(chunk).expect("it was just encoded"), decoded);
+        assert_eq!(codec::into_decoded(chunk, None).expect("it was just encoded"), decoded);
     }
 });

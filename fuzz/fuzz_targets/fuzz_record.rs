@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(chunk) = VerifiedChunk::verify(record, BytesMut::from(stored)) {
         let raw = record.codec == tenpak::format::record::CodecId::RAW;
         let len = if raw { record.stored_len } else { record.decoded_len };
-        if let Ok(decoded) = codec::into_decoded(chunk) {
+        if let Ok(decoded) = codec::into_decoded(chunk, None) {
             assert_eq!(decoded.len(), len as usize);
         }
     }

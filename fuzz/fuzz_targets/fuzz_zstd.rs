@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
         };
         let chunk = VerifiedChunk::verify(record, BytesMut::from(data)).expect("its own digest");
         let mut out = BytesMut::from(&b"before"[..]);
-        match codec::decode(&chunk, &mut out) {
+        match codec::decode(&chunk, None, &mut out) {
             Ok(()) => {
                 let peer = zstd::stream::decode_all(data).expect("it was decoded");
                 assert_eq!(peer.len(), len as usize);

@@ -2,7 +2,7 @@
 
 use crate::format::FormatError;
 use crate::id::ManifestId;
-use crate::loader::ErrorKind;
+use crate::loader::{ErrorKind, LoadError};
 use crate::source::SourceError;
 use crate::trust::TrustError;
 
@@ -24,6 +24,12 @@ pub enum ArtifactError {
     /// A pattern that cannot be understood.
     #[error("{pattern:?} is no pattern for tensor names: {why}")]
     Pattern { pattern: String, why: String },
+    /// A file is not one that is read whole.
+    #[error("{path}: {why}; `unpack` writes it")]
+    File { path: String, why: String },
+    /// A file could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The store could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -45,7 +51,8 @@ impl ArtifactError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Ambiguous { .. } | Self::Pattern { .. } => ErrorKind::Other,
+            Self::Ambiguous { .. } | Self::Pattern { .. } | Self::File { .. } => ErrorKind::Other,
+            Self::Load(error) => error.kind(),
             Self::Source(error) => ErrorKind::of_source(error),
             Self::Format { .. } | Self::Trust(_) | Self::Incomplete { .. } => {
                 ErrorKind::Verification

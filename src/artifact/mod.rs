@@ -6,9 +6,11 @@
 //! mirror that serves something else is passed over.
 
 mod error;
+mod file;
 mod select;
+mod windows;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +23,11 @@ use crate::format::layout::{Layout, Place};
 use crate::format::limits::{MAX_MANIFEST, MAX_PAGE, MAX_REF, MAX_SIGNATURE};
 use crate::format::manifest::{Manifest, PagePlace};
 use crate::format::name::{ArtifactName, ArtifactSpec, IdPrefix, Tag};
-use crate::format::page::{Entries, Page, PageKind};
+use crate::format::page::{Entries, Page, PageKind, TensorEntry};
+use crate::format::record::ChunkRecord;
 use crate::format::refs::{RefBody, ref_path};
 use crate::format::{FormatError, store};
-use crate::id::{ManifestId, PackId};
+use crate::id::{DecodedDigest, ManifestId, PackId};
 use crate::loader::{LoadOptions, Loader};
 use crate::plan::Want;
 use crate::shard::Shard;
@@ -35,6 +38,7 @@ use crate::trust::{
 };
 pub use error::ArtifactError;
 pub use select::{Pattern, Selection};
+pub use windows::{Window, Windows};
 
 /// Tables and layouts up to this size are read whole.
 const WHOLE: u64 = 256 << 10;
@@ -90,7 +94,7 @@ impl Artifact {
         spec: &ArtifactSpec,
         options: &OpenOptions,
     ) -> Result<Self, ArtifactError> {
-        let reader = Reader {
+        let mut reader = Reader {
             sources,
             retry: options.retry.clone(),
             requests: AtomicU64::new(0),
@@ -105,6 +109,13 @@ impl Artifact {
             }
             ArtifactSpec::Id(prefix) => (reader.find(prefix).await?, None),
         };
+        let named = name.as_ref().map_or("", |(name, _)| name.as_str());
+        let artifact = format!("{named}@{id}");
+        for source in &mut reader.sources {
+            if let Some(told) = source.for_artifact(&artifact) {
+                *source = told;
+            }
+        }
         let signatures =
             options.trust.key_ids().map(|(key, method)| reader.signature(id, key, method));
         let (manifest, signatures) =
@@ -174,64 +185,76 @@ impl Artifact {
         selection: &Selection,
         shard: Option<Shard>,
     ) -> Result<Wanted, ArtifactError> {
-        let table = self.manifest.table();
-        let mut indexes = BTreeSet::new();
-        let tensors = table.pages.partition_point(|page| page.kind == PageKind::Tensors);
-        match selection {
-            Selection::All => indexes.extend(0..tensors),
-            Selection::Patterns(patterns) => {
-                indexes.extend(patterns.iter().flat_map(|p| p.pages(&table.pages)));
-            }
-        }
-        let all = indexes.len() == tensors;
+        let indexes = self.pages_of(selection);
+        let all = indexes.len() == self.tensor_pages();
         let pages = self.pages(&indexes).await?;
-        let mut wanted = Wanted::default();
-        let mut matched: BTreeSet<usize> = BTreeSet::new();
-        let mut ranked = Vec::new();
+        let mut gathered = Gathered::new(selection, shard);
+        let mut pack_ends = HashMap::new();
         for (page, places) in pages {
-            let Entries::Tensors(list) = page.entries else { continue };
-            for listed in list {
-                let first = listed.first_record as usize;
-                let own = places.get(first..first + listed.records.len()).unwrap_or_default();
-                if own.len() != listed.records.len() {
-                    let why = "fewer places than records";
-                    return Err(self
-                        .reader
-                        .format(&store::layout(self.id), FormatError::invalid("layout", why)));
-                }
-                if all {
-                    for (place, record) in own.iter().zip(&listed.records) {
-                        let end = wanted.pack_ends.entry(place.pack).or_default();
-                        *end = (*end).max(u64::from(place.offset) + u64::from(record.stored_len));
-                    }
-                }
-                // Which pattern asks for it first.
-                let rank = match selection {
-                    Selection::All => Some(0),
-                    Selection::Patterns(patterns) => {
-                        let hits =
-                            (0..).zip(patterns).filter(|(_, p)| p.matches(&listed.entry.name));
-                        let hits: Vec<usize> = hits.map(|(index, _)| index).collect();
-                        matched.extend(&hits);
-                        hits.first().copied()
-                    }
-                };
-                if let Some(rank) = rank {
-                    let want = Want::new(listed.entry, listed.records, own.to_vec(), shard);
-                    ranked.push((rank, Arc::new(want)));
+            if all {
+                for (place, record) in places.iter().zip(page.records()) {
+                    let end = pack_ends.entry(place.pack).or_default();
+                    *end = u64::max(*end, u64::from(place.offset) + u64::from(record.stored_len));
                 }
             }
+            self.gather(page, &places, |_| true, &mut gathered)?;
         }
-        if let Selection::Patterns(patterns) = selection
-            && let Some((_, missing)) =
-                (0..).zip(patterns).find(|(index, _)| !matched.contains(index))
-        {
-            let what = format!("a tensor called {:?} of artifact {}", missing.as_str(), self.id);
-            return Err(ArtifactError::NotFound { what, location: self.reader.location() });
+        self.check_matched(&gathered)?;
+        Ok(Wanted { tensors: gathered.in_order(), pack_ends })
+    }
+
+    /// How many pages list tensors.
+    fn tensor_pages(&self) -> usize {
+        self.manifest.table().pages.partition_point(|page| page.kind == PageKind::Tensors)
+    }
+
+    /// The pages that can hold what is selected.
+    fn pages_of(&self, selection: &Selection) -> BTreeSet<usize> {
+        match selection {
+            Selection::All => (0..self.tensor_pages()).collect(),
+            Selection::Patterns(patterns) => {
+                patterns.iter().flat_map(|p| p.pages(&self.manifest.table().pages)).collect()
+            }
         }
-        ranked.sort_by_key(|(rank, want)| (*rank, want.entry.ordinal));
-        wanted.tensors = ranked.into_iter().map(|(_, want)| want).collect();
-        Ok(wanted)
+    }
+
+    /// Takes the selected tensors of a page that `keep` wants.
+    fn gather(
+        &self,
+        page: Page,
+        places: &[Place],
+        keep: impl Fn(&TensorEntry) -> bool,
+        gathered: &mut Gathered<'_>,
+    ) -> Result<(), ArtifactError> {
+        let first_base = page.first_base as usize;
+        if places.len() != first_base + page.bases.len() {
+            let why = "another number of places than of records";
+            let error = FormatError::invalid("layout", why);
+            return Err(self.reader.format(&store::layout(self.id), error));
+        }
+        let bases = page.bases.iter().zip(places.iter().skip(first_base));
+        let bases: Bases<'_> = bases.map(|base| (base.0.decoded, base)).collect();
+        let Entries::Tensors(list) = page.entries else { return Ok(()) };
+        for listed in list {
+            let Some(rank) = gathered.rank(&listed.entry.name) else { continue };
+            if !keep(&listed.entry) {
+                continue;
+            }
+            let first = listed.first_record as usize;
+            let own = places.get(first..first + listed.records.len()).unwrap_or_default();
+            let (mut records, mut own) = (listed.records, own.to_vec());
+            add_bases(&bases, &mut records, &mut own);
+            let want = Want::new(listed.entry, records, own, gathered.shard);
+            gathered.ranked.push((rank, Arc::new(want)));
+        }
+        Ok(())
+    }
+
+    /// Every pattern must have matched a tensor.
+    fn check_matched(&self, gathered: &Gathered<'_>) -> Result<(), ArtifactError> {
+        let Some(missing) = gathered.unmatched() else { return Ok(()) };
+        let what = format!("a tensor called {:?} of artifact {}", missing.as_str(), self.id);
+        Err(ArtifactError::NotFound { what, location: self.reader.location() })
     }
 
     /// Every page of the table with the places of its records, in table order.
@@ -279,6 +302,59 @@ impl Artifact {
         });
         let (pages, places) = future::try_join(pages, places).await?;
         Ok(pages.into_iter().zip(places).collect())
+    }
+}
+
+/// The selected tensors of some pages.
+struct Gathered<'a> {
+    selection: &'a Selection,
+    shard: Option<Shard>,
+    /// The patterns that matched a tensor.
+    matched: BTreeSet<usize>,
+    /// Each with the pattern that asks for it first.
+    ranked: Vec<(usize, Arc<Want>)>,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(selection: &'a Selection, shard: Option<Shard>) -> Self {
+        Self { selection, shard, matched: BTreeSet::new(), ranked: Vec::new() }
+    }
+
+    /// Which pattern asks for the tensor first.
+    fn rank(&mut self, name: &str) -> Option<usize> {
+        let Selection::Patterns(patterns) = self.selection else { return Some(0) };
+        let hits = (0..).zip(patterns).filter(|(_, pattern)| pattern.matches(name));
+        let hits: Vec<usize> = hits.map(|(index, _)| index).collect();
+        self.matched.extend(&hits);
+        hits.first().copied()
+    }
+
+    fn unmatched(&self) -> Option<&Pattern> {
+        let Selection::Patterns(patterns) = self.selection else { return None };
+        let mut patterns = (0..).zip(patterns);
+        patterns.find(|(index, _)| !self.matched.contains(index)).map(|(_, pattern)| pattern)
+    }
+
+    fn in_order(mut self) -> Vec<Arc<Want>> {
+        self.ranked.sort_by_key(|(rank, want)| (*rank, want.entry.ordinal));
+        self.ranked.into_iter().map(|(_, want)| want).collect()
+    }
+}
+
+/// The base chunks of a page, by content.
+type Bases<'a> = HashMap<DecodedDigest, (&'a ChunkRecord, &'a Place)>;
+
+/// Adds the bases that these records name, directly or through each other, behind them.
+fn add_bases(bases: &Bases<'_>, records: &mut Vec<ChunkRecord>, places: &mut Vec<Place>) {
+    let mut seen = HashSet::new();
+    let mut at = 0;
+    while let Some(record) = records.get(at).filter(|_| !bases.is_empty()) {
+        at += 1;
+        let base = record.base.filter(|base| seen.insert(base.decoded));
+        if let Some((record, place)) = base.and_then(|base| bases.get(&base.decoded)) {
+            records.push(**record);
+            places.push(**place);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ fn row(usage: &ArtifactUsage) -> Vec<String> {
         format!("@{}", &usage.manifest.to_hex()[..16]),
         bytes::size(usage.raw_bytes),
         bytes::size(usage.stored_bytes),
+        bytes::size(usage.base_bytes),
         bytes::size(usage.unique_bytes),
         bytes::size(usage.shared_bytes),
         usage.packs.to_string(),
@@ -29,7 +30,7 @@ fn row(usage: &ArtifactUsage) -> Vec<String> {
 }
 
 fn table(usages: &[ArtifactUsage]) -> String {
-    let heading = ["ARTIFACT", "RAW", "STORED", "UNIQUE", "SHARED", "PACKS", "RUNS/GIB"];
+    let heading = ["ARTIFACT", "RAW", "STORED", "BASES", "UNIQUE", "SHARED", "PACKS", "RUNS/GIB"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(usages.iter().map(row));
     bytes::table(&rows)
@@ -99,6 +100,16 @@ impl DiffCommand {
                         Change::Changed => '~',
                     };
                     text += &format!("{sign} {what} {name}\n");
+                }
+            }
+            for (of, against, bytes) in [
+                ("second", "first", found.second_against_first_bytes),
+                ("first", "second", found.first_against_second_bytes),
+            ] {
+                if bytes > 0 {
+                    let size = bytes::size(bytes);
+                    text +=
+                        &format!("{size} only in the {of} are stored against the {against}'s\n");
                 }
             }
             text + &format!(

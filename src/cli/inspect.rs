@@ -69,7 +69,7 @@ fn file_json(file: &FileEntry) -> Value {
 }
 
 fn tensor_json(whole: &Whole, ordinal: usize, tensor: &TensorEntry) -> Value {
-    let (grid, encoding) = (tensor.grid, Encoding::of(whole.tensor_chunks(ordinal)));
+    let (grid, encoding) = (tensor.grid, Encoding::of_tensor(whole, ordinal));
     json!({
         "name": tensor.name,
         "file": whole.files.get(tensor.file as usize).map(|(file, _)| &file.path),
@@ -86,6 +86,8 @@ fn tensor_json(whole: &Whole, ordinal: usize, tensor: &TensorEntry) -> Value {
         "ratio": ratio(tensor.byte_len(), encoding.stored_bytes),
         "bits_per_weight": bits_per_weight(tensor.shape.elements(), encoding.stored_bytes),
         "codecs": encoding.codecs,
+        "base_chunks": encoding.base_chunks,
+        "base_bytes": encoding.base_bytes,
     })
 }
 
@@ -127,6 +129,8 @@ impl Inspect {
             "totals": whole.manifest.totals,
             "usage": usage,
             "codecs": look.all.codecs,
+            "base_chunks": look.all.base_chunks,
+            "base_bytes": look.all.base_bytes,
             "signatures": signatures.iter().map(Signature::to_json).collect::<Vec<_>>(),
             "files": whole.files.iter().map(|(file, _)| file_json(file)).collect::<Vec<_>>(),
             "tensors": tensors.map(|(i, (t, _))| tensor_json(&whole, i, t)).collect::<Vec<_>>(),
@@ -182,6 +186,13 @@ fn text(
         totals.chunks,
         codecs.collect::<Vec<_>>().join(", ")
     );
+    if look.all.base_chunks > 0 {
+        text += &format!(
+            "bases      {} of what is stored, in {} chunks, only for others to be stored against\n",
+            bytes::size(look.all.base_bytes),
+            look.all.base_chunks
+        );
+    }
     if let Some(usage) = usage {
         text += &format!(
             "sharing    {} shared with other artifacts, {} only here, {} used again within\n",
@@ -194,15 +205,18 @@ fn text(
     rows.extend(whole.files.iter().map(|(f, _)| vec![f.path.clone(), bytes::size(f.size)]));
     text += &format!("\n{}", bytes::table(&rows));
     if !look.groups.is_empty() {
+        let based = look.groups.iter().any(|group| group.encoding.base_chunks > 0);
         let heading =
             ["TENSOR", "COUNT", "TYPE", "SHAPE", "SIZE", "STORED", "RATIO", "BITS", "CODECS"];
-        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        let mut heading = heading.map(str::to_owned).to_vec();
+        heading.extend(based.then(|| "BASES".to_owned()));
+        let mut rows = vec![heading];
         for group in &look.groups {
             let shape = group.shape.dims().iter().map(u64::to_string).collect::<Vec<_>>();
             let stored = group.encoding.stored_bytes;
             let elements = group.shape.elements().and_then(|n| n.checked_mul(group.count));
             let codecs = group.encoding.codecs.keys().cloned().collect::<Vec<_>>();
-            rows.push(vec![
+            let mut row = vec![
                 group.name.clone(),
                 group.count.to_string(),
                 group.dtype.name().to_owned(),
@@ -213,7 +227,9 @@ fn text(
                 bits_per_weight(elements, stored)
                     .map_or_else(String::new, |bits| format!("{bits:.2}")),
                 codecs.join(", "),
-            ]);
+            ];
+            row.extend(based.then(|| bytes::size(group.encoding.base_bytes)));
+            rows.push(row);
         }
         text += &format!("\n{}", bytes::table(&rows));
     }

@@ -6,14 +6,17 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::error::Failure;
-use super::load_device::{Delivered, How};
+use super::load_device::{Delivered, How, Job};
+use super::load_dtype::Ask;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
-use crate::artifact::{Artifact, OpenOptions, Selection};
+use crate::artifact::{Artifact, OpenOptions, Selection, Wanted};
 use crate::format::name::ArtifactSpec;
-use crate::loader::{LoadOptions, Loader};
+use crate::loader::{LoadOptions, LoadStats};
+use crate::quant::Float;
 use crate::shard::Shard;
+use crate::sink;
 use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
@@ -21,6 +24,8 @@ const PIECE: u64 = 8 << 20;
 /// What is in flight when tensors are not kept. Memory that was never touched costs more than hashing
 /// what it will hold, so little of it is used again and again.
 const BUDGET: u64 = 32 << 20;
+/// The same where chunks wait for their bases: these are held as they are stored beside what they fill.
+const BASED: u64 = 2 * BUDGET;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
@@ -39,6 +44,10 @@ pub(super) struct Load {
     /// As which element type
     #[arg(long, value_enum, default_value_t = As::Stored)]
     dtype: As,
+    /// Where chunks of floats are decoded; with `device`, what it cannot decode is decoded by the host
+    /// and counted
+    #[arg(long, value_enum, default_value_t = Decode::Host)]
+    decode: Decode,
     /// Keep every tensor until the end, instead of dropping each once delivered
     #[arg(long)]
     keep: bool,
@@ -64,9 +73,34 @@ enum Device {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Decode {
+    /// By the processor
+    Host,
+    /// By the device, from the stored bytes, which the host has verified
+    Device,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum As {
     /// As it is stored
     Stored,
+    /// Weights as bf16, quantized ones dequantized
+    Bf16,
+    /// Weights as f16, quantized ones dequantized
+    F16,
+    /// Weights as f32, quantized ones dequantized
+    F32,
+}
+
+impl As {
+    fn float(self) -> Option<Float> {
+        match self {
+            Self::Stored => None,
+            Self::Bf16 => Some(Float::BF16),
+            Self::F16 => Some(Float::F16),
+            Self::F32 => Some(Float::F32),
+        }
+    }
 }
 
 impl Load {
@@ -76,12 +110,13 @@ impl Load {
         runtime: &Handle,
         output: &Output,
     ) -> Result<(), Failure> {
-        // One element type so far; the argument is checked all the same.
-        let As::Stored = self.dtype;
         let stall = std::time::Duration::try_from_secs_f64(self.stall)
             .ok()
             .filter(|stall| !stall.is_zero())
             .ok_or_else(|| Failure::usage("--stall takes a number of seconds above 0"))?;
+        if self.decode == Decode::Device && self.device == Device::Host {
+            return Err(Failure::usage("--decode device needs a device: --device wgpu or cuda"));
+        }
         let start = Instant::now();
         let sources = global.sources(&global.store()?)?;
         let mut open = OpenOptions { trust: global.trust()?, ..OpenOptions::default() };
@@ -92,30 +127,55 @@ impl Load {
             output.note(warning);
         }
         let selection = Selection::new(&self.tensor)?;
-        let wanted = runtime.block_on(artifact.want(&selection, self.shard))?;
+        let ask = Ask { selection: &selection, shard: self.shard, dtype: self.dtype.float() };
+        // Host memory takes what is large window by window; elsewhere all chunks are known at once.
+        let plain = self.device == Device::Host && ask.dtype.is_none();
+        let mut windows = Vec::new();
+        let mut all = None;
+        if plain {
+            let cut = runtime.block_on(artifact.windows(&selection, self.shard))?;
+            (windows, all) = (cut.windows, cut.bytes);
+        }
+        let mut windows = windows.into_iter().map(|window| {
+            Ok(runtime.block_on(artifact.want_window(&window, &selection, self.shard))?)
+        });
+        let (wanted, convert) = match windows.next() {
+            Some(first) => (first?, None),
+            None => runtime.block_on(ask.of(&artifact))?,
+        };
         let bar = Bar::new(output, "loading");
-        bar.begin(wanted.tensors.iter().map(|want| want.cut.len()).sum());
+        let own = || wanted.tensors.iter().map(|want| want.cut.len()).sum();
+        bar.begin(all.unwrap_or_else(own));
         let mut options =
             LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
-        if self.keep && self.device == Device::Host {
+        if self.keep && self.device == Device::Host && convert.is_none() {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
-            options.budget = BUDGET;
+            let based = |want: &std::sync::Arc<crate::plan::Want>| want.has_bases();
+            options.budget = if wanted.tensors.iter().any(based) { BASED } else { BUDGET };
         }
-        let guard = runtime.enter();
-        let mut loader = artifact.load(wanted, &options);
-        drop(guard);
-        let how = How { start, keep: self.keep, digest: self.digest };
-        let delivered = match self.device {
-            Device::Host => into_host(&mut loader, runtime, &bar, how)?,
-            Device::Wgpu => into_wgpu(&mut loader, runtime, &bar, how)?,
-            Device::Cuda => into_cuda(&mut loader, runtime, &bar, how)?,
+        let how = How {
+            start,
+            keep: self.keep,
+            digest: self.digest,
+            decode: self.decode == Decode::Device,
+        };
+        let begin = |wanted| {
+            let _guard = runtime.enter();
+            artifact.load(wanted, &options)
+        };
+        let job = Job { wanted, begin: &begin, runtime, bar: &bar, how, convert };
+        let (delivered, load) = match self.device {
+            Device::Host => into_host(job, windows)?,
+            Device::Wgpu => into_wgpu(job)?,
+            Device::Cuda => into_cuda(job)?,
         };
         drop(bar);
         let seconds = start.elapsed().as_secs_f64();
-        let (load, read) = (loader.stats(), artifact.stats());
-        let Delivered { tensors, raw_bytes, first_tensor, digests, device, .. } = delivered;
+        let read = artifact.stats();
+        let Delivered { tensors, raw_bytes, first_tensor, digests, device, made, routed, .. } =
+            delivered;
         let fetched_bytes = load.fetched_bytes + read.bytes;
         let requests = load.requests + read.requests;
         let mut object = json!({
@@ -136,6 +196,13 @@ impl Load {
         if self.digest {
             object["digests"] = json!(digests);
         }
+        if let Some(made) = &made {
+            made.describe(&mut object);
+        }
+        if let Some((by_device, by_host)) = routed {
+            object["decoded_by_device"] = json!(by_device);
+            object["decoded_by_host"] = json!(by_host);
+        }
         if let Some((name, uploads)) = &device {
             object["device"] = json!(name);
             object["uploads"] = json!(uploads.uploads);
@@ -151,6 +218,14 @@ impl Load {
                 bytes::size(fetched_bytes),
                 bytes::size(peak_rss().unwrap_or(0)),
             );
+            if let Some(made) = &made {
+                text.push_str(&made.text());
+            }
+            if let Some((by_device, by_host)) = routed {
+                text.push_str(&format!(
+                    "{by_device} tensors decoded by the device, {by_host} by the host\n"
+                ));
+            }
             if let Some((name, uploads)) = &device {
                 text.push_str(&format!("{} copied to {name}\n", bytes::size(uploads.bytes)));
             }
@@ -162,69 +237,71 @@ impl Load {
     }
 }
 
-/// Host memory: each tensor as it comes, in pieces if it is large.
+/// Host memory: each tensor as it comes, in pieces if it is large; then those of further windows.
 fn into_host(
-    loader: &mut Loader,
-    runtime: &Handle,
-    bar: &Bar,
-    how: How,
-) -> Result<Delivered, Failure> {
-    let mut delivered = Delivered::default();
+    job: Job<'_>,
+    mut windows: impl Iterator<Item = Result<Wanted, Failure>>,
+) -> Result<(Delivered, LoadStats), Failure> {
+    if job.convert.is_some() {
+        // Host memory is not named as a device: nothing is copied out of it.
+        let (delivered, stats) = job.into_device(&sink::host::Host, None)?;
+        return Ok((Delivered { device: None, ..delivered }, stats));
+    }
+    let Job { wanted, begin, runtime, bar, how, .. } = job;
+    let (mut delivered, mut stats) = (Delivered::default(), LoadStats::default());
     let mut kept = Vec::new();
     let mut hasher = blake3::Hasher::new();
-    while let Some(piece) = runtime.block_on(loader.next()) {
-        let piece = piece?;
-        delivered.raw_bytes += piece.data.len() as u64;
-        bar.advance(piece.data.len() as u64);
-        if how.digest {
-            hasher.update(&piece.data);
-        }
-        if piece.is_last_piece() {
-            delivered.tensors += 1;
-            delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
+    let mut next = Some(Ok(wanted));
+    while let Some(wanted) = next {
+        let mut loader = begin(wanted?);
+        while let Some(piece) = runtime.block_on(loader.next()) {
+            let piece = piece?;
+            delivered.raw_bytes += piece.data.len() as u64;
+            bar.advance(piece.data.len() as u64);
             if how.digest {
-                delivered.digest(piece.name(), piece.want.entry.file, &hasher.finalize());
-                hasher.reset();
+                hasher.update(&piece.data);
+            }
+            if piece.is_last_piece() {
+                delivered.tensors += 1;
+                delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
+                if how.digest {
+                    delivered.digest(piece.name(), piece.want.entry.file, &hasher.finalize());
+                    hasher.reset();
+                }
+            }
+            if how.keep {
+                kept.push(piece);
             }
         }
-        if how.keep {
-            kept.push(piece);
-        }
+        stats += loader.stats();
+        next = windows.next();
     }
     delivered.kept = kept;
-    Ok(delivered)
+    Ok((delivered, stats))
 }
 
 #[cfg(feature = "wgpu")]
-fn into_wgpu(
-    loader: &mut Loader,
-    runtime: &Handle,
-    bar: &Bar,
-    how: How,
-) -> Result<Delivered, Failure> {
-    let gpu = crate::sink::wgpu::Gpu::open(&Default::default())?;
-    super::load_device::stream(&gpu, loader, runtime, bar, how)
+fn into_wgpu(job: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+    let gpu = sink::wgpu::Gpu::open(&Default::default())?;
+    let decoder = if job.how.decode { Some(Box::new(gpu.decoder()?) as Box<_>) } else { None };
+    job.into_device(&gpu, decoder)
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn into_wgpu(_: &mut Loader, _: &Handle, _: &Bar, _: How) -> Result<Delivered, Failure> {
-    Err(Failure::usage("this tenpak is built without wgpu"))
+fn into_wgpu(_: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+    Err(Failure::usage("this tenpak is built without wgpu; use --device host"))
 }
 
 #[cfg(feature = "cuda")]
-fn into_cuda(
-    loader: &mut Loader,
-    runtime: &Handle,
-    bar: &Bar,
-    how: How,
-) -> Result<Delivered, Failure> {
-    let cuda = crate::sink::cuda::Cuda::open(0)?;
-    super::load_device::stream(&cuda, loader, runtime, bar, how)
+fn into_cuda(job: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+    let cuda = sink::cuda::Cuda::open(0)?;
+    let decoder = if job.how.decode { Some(Box::new(cuda.decoder()?) as Box<_>) } else { None };
+    job.into_device(&cuda, decoder)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn into_cuda(_: &mut Loader, _: &Handle, _: &Bar, _: How) -> Result<Delivered, Failure> {
-    Err(Failure::usage("this tenpak is built without CUDA"))
+fn into_cuda(_: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+    Err(Failure::usage("this tenpak is built without CUDA; use --device host"))
 }
 
 /// The most memory that this process had resident, as the system counts it.

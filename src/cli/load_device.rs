@@ -1,18 +1,26 @@
-//! `tenpak load --device`: tensors into device memory, one by one.
+//! `tenpak load --device` and `--dtype`: tensors into device memory, one by one, as they are stored or
+//! as weights of one type.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::error::Failure;
+use super::bytes;
+use super::error::{Failure, VERIFICATION};
+use super::load_dtype::Convert;
 use super::progress::Bar;
+use crate::artifact::Wanted;
 use crate::id::to_hex;
-use crate::loader::{Loader, Tensor};
+use crate::loader::{LoadStats, Loader, Tensor};
+use crate::plan::Want;
+use crate::quant::Float;
+use crate::sink::Sink;
+use crate::sink::decode::{DecodeSink, Decoder, Route};
+use crate::sink::dequant::{self, DequantSink, Dequantize, Made};
 use crate::sink::device::DeviceError;
-use crate::sink::drain;
-use crate::sink::stream::{DeviceSink, StreamOptions, UploadStats};
-use crate::sink::upload::Device;
+use crate::sink::stream::{DeviceSink, DeviceTensor, StreamOptions, UploadStats};
 
 /// What was delivered.
 #[derive(Debug, Default)]
@@ -23,6 +31,10 @@ pub(super) struct Delivered {
     pub(super) digests: BTreeMap<String, String>,
     /// The device's name, and what went there.
     pub(super) device: Option<(String, UploadStats)>,
+    /// What became of tensors that were to be delivered in one type.
+    pub(super) made: Option<Summary>,
+    /// Tensors that the device decoded, and that the host did, if the device was asked to.
+    pub(super) routed: Option<(u64, u64)>,
     /// What is kept in host memory until all is said.
     pub(super) kept: Vec<Tensor>,
 }
@@ -44,49 +56,193 @@ pub(super) struct How {
     pub(super) start: Instant,
     pub(super) keep: bool,
     pub(super) digest: bool,
+    /// Whether the device decodes.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "wgpu")),
+        expect(dead_code, reason = "no device")
+    )]
+    pub(super) decode: bool,
 }
 
-#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(dead_code, reason = "no device"))]
-/// Streams a load into `device`. A digest is of what the device holds, read back.
-pub(super) fn stream<D: Device + Clone>(
-    device: &D,
-    loader: &mut Loader,
-    runtime: &Handle,
-    bar: &Bar,
-    how: How,
-) -> Result<Delivered, Failure> {
-    let mut sink = DeviceSink::new(device.clone(), &StreamOptions::default());
-    let mut delivered = Delivered::default();
-    let mut kept = Vec::new();
-    let mut unread = Ok(());
-    runtime.block_on(drain(loader, &mut sink, |tensor| {
-        let len = tensor.want.cut.len();
-        delivered.tensors += 1;
-        delivered.raw_bytes += len;
-        bar.advance(len);
-        delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
-        if how.digest && unread.is_ok() {
-            let mut hasher = blake3::Hasher::new();
-            unread = device.read_back(&tensor.memory, len, &mut |part| {
-                hasher.update(part);
-            });
-            let entry = &tensor.want.entry;
-            delivered.digest(&entry.name, entry.file, &hasher.finalize());
+/// A load that is to be delivered.
+pub(super) struct Job<'a> {
+    pub(super) wanted: Wanted,
+    /// Begins the load.
+    pub(super) begin: &'a dyn Fn(Wanted) -> Loader,
+    pub(super) runtime: &'a Handle,
+    pub(super) bar: &'a Bar,
+    pub(super) how: How,
+    /// As which floats, if not as stored.
+    pub(super) convert: Option<Convert>,
+}
+
+impl Job<'_> {
+    /// Streams the load into `device`, which decodes with `decoder` what it can, if there is one. A
+    /// digest is of what the device holds, read back.
+    pub(super) fn into_device<D: Dequantize + Clone>(
+        mut self,
+        device: &D,
+        decoder: Option<Box<dyn Decoder<D>>>,
+    ) -> Result<(Delivered, LoadStats), Failure> {
+        let streaming = StreamOptions::default();
+        let raw_bytes = self.wanted.tensors.iter().map(|want| want.cut.len()).sum();
+        let convert = self.convert.take();
+        let mut dequant = match &convert {
+            Some(Convert { dtype, method, wanted }) => {
+                Some(DequantSink::new(device.clone(), &streaming, *method, *dtype, wanted)?)
+            }
+            None => None,
+        };
+        let mut plain = DeviceSink::new(device.clone(), &streaming);
+        let (mut decode, mut routed) = (None, None);
+        if let Some(decoder) = decoder {
+            let wanted = std::mem::take(&mut self.wanted.tensors);
+            let reads = |want: &Want| dequant.as_ref().is_some_and(|sink| sink.reads(want));
+            let route;
+            (route, self.wanted.tensors) = Route::new(&wanted, decoder.as_ref(), reads);
+            routed = Some((route.device, route.host));
+            let inner = DeviceSink::new(device.clone(), &streaming);
+            decode = Some(DecodeSink::new(inner, decoder, route));
         }
-        if how.keep {
-            kept.push(tensor);
+        let mut delivered = Delivered { routed, raw_bytes, ..Delivered::default() };
+        let mut made =
+            Summary { dtype: convert.map(|convert| convert.dtype), ..Summary::default() };
+        let mut kept = Vec::new();
+        let Self { wanted, begin, runtime, bar, how, .. } = self;
+        let mut loader = begin(wanted);
+        while let Some(piece) = runtime.block_on(loader.next()) {
+            let piece = piece?;
+            bar.advance(piece.data.len() as u64);
+            let read = dequant.as_ref().is_some_and(|sink| sink.reads(&piece.want));
+            let held = match (&mut decode, &mut dequant) {
+                (Some(decode), dequant) if !read => {
+                    let tensor = runtime.block_on(pass(decode, piece))?.flatten();
+                    match (tensor, dequant) {
+                        (Some(tensor), Some(dequant)) => dequant.arrived(tensor)?.map(Held::from),
+                        (tensor, _) => tensor.map(Held::from),
+                    }
+                }
+                (decode, Some(dequant)) => {
+                    let last = piece.is_last_piece();
+                    if let Some(decode) = decode.as_mut().filter(|_| last) {
+                        decode.skip();
+                    }
+                    runtime.block_on(pass(dequant, piece))?.flatten().map(Held::from)
+                }
+                (_, None) => runtime.block_on(pass(&mut plain, piece))?.map(Held::from),
+            };
+            let Some(held) = held else { continue };
+            delivered.tensors += 1;
+            delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
+            made.count(&held);
+            if how.digest {
+                let mut hasher = blake3::Hasher::new();
+                device.read_back(&held.memory, held.len, &mut |part| {
+                    hasher.update(part);
+                })?;
+                delivered.digest(&held.name, held.file, &hasher.finalize());
+            }
+            if how.keep {
+                kept.push(held);
+            }
         }
-    }))?;
-    unread?;
-    device.wait()?;
-    delivered.device = Some((device.name(), sink.stats()));
-    Ok(delivered)
+        device.wait()?;
+        let mut uploads = plain.stats();
+        let others =
+            [dequant.as_ref().map(DequantSink::stats), decode.as_ref().map(DecodeSink::stats)];
+        for other in others.into_iter().flatten() {
+            uploads.uploads += other.uploads;
+            uploads.bytes += other.bytes;
+        }
+        delivered.device = Some((device.name(), uploads));
+        delivered.made = made.dtype.is_some().then_some(made);
+        Ok((delivered, loader.stats()))
+    }
+}
+
+/// Gives a piece to a sink; what it makes of the tensor if it was the last one.
+async fn pass<S: Sink>(sink: &mut S, piece: Tensor) -> Result<Option<S::Output>, S::Error> {
+    let (want, last) = (piece.want.clone(), piece.is_last_piece());
+    if piece.offset == 0 {
+        sink.begin(&want).await?;
+    }
+    sink.piece(piece).await?;
+    if last { sink.finish(&want).await.map(Some) } else { Ok(None) }
+}
+
+/// What a device holds.
+struct Held<M> {
+    name: String,
+    file: u32,
+    len: u64,
+    made: Made,
+    memory: M,
+}
+
+impl<M> From<DeviceTensor<M>> for Held<M> {
+    fn from(DeviceTensor { want, memory }: DeviceTensor<M>) -> Self {
+        let (name, file) = (want.entry.name.clone(), want.entry.file);
+        Self { name, file, len: want.cut.len(), made: Made::Stored, memory }
+    }
+}
+
+impl<M> From<dequant::Delivered<M>> for Held<M> {
+    fn from(weight: dequant::Delivered<M>) -> Self {
+        let dequant::Delivered { name, file, len, made, memory, .. } = weight;
+        Self { name, file, len, made, memory }
+    }
+}
+
+/// What became of tensors that were to be delivered in one type.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    dtype: Option<Float>,
+    bytes: u64,
+    dequantized: u64,
+    converted: u64,
+    stored: u64,
+}
+
+impl Summary {
+    fn count<M>(&mut self, held: &Held<M>) {
+        self.bytes += held.len;
+        match held.made {
+            Made::Stored => self.stored += 1,
+            Made::Converted => self.converted += 1,
+            Made::Dequantized => self.dequantized += 1,
+        }
+    }
+
+    fn dtype(&self) -> &'static str {
+        self.dtype.map_or("", |dtype| dtype.dtype().name())
+    }
+
+    pub(super) fn describe(&self, object: &mut Value) {
+        object["dtype"] = json!(self.dtype());
+        object["delivered_bytes"] = json!(self.bytes);
+        object["dequantized"] = json!(self.dequantized);
+        object["converted"] = json!(self.converted);
+        object["as_stored"] = json!(self.stored);
+    }
+
+    pub(super) fn text(&self) -> String {
+        format!(
+            "{} as {}: {} tensors dequantized, {} converted, {} as stored\n",
+            bytes::size(self.bytes),
+            self.dtype(),
+            self.dequantized,
+            self.converted,
+            self.stored
+        )
+    }
 }
 
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         match error {
             DeviceError::Load(error) => error.into(),
+            error @ DeviceError::Part { .. } => Self::usage(error),
+            error @ DeviceError::Decode { .. } => Self::new(VERIFICATION, error),
             error => Self::failed(error),
         }
     }

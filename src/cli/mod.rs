@@ -13,6 +13,7 @@ mod inspect;
 mod keys;
 mod load;
 mod load_device;
+mod load_dtype;
 mod output;
 mod pack;
 mod progress;
@@ -232,7 +233,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Tag(args) => handle.block_on(args.run(global, output)),
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
-        Command::Edge(args) => handle.block_on(args.run(output)),
+        Command::Edge(args) => handle.block_on(args.run(global, output)),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Cp(args) => handle.block_on(args.run(global, output)),

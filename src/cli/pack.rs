@@ -29,7 +29,8 @@ pub(super) struct Pack {
     /// Sign with this secret key (repeatable)
     #[arg(long, value_name = "KEY")]
     sign: Vec<PathBuf>,
-    /// Look for chunks of this artifact first
+    /// Pack against this artifact: link what is the same, store the rest of a tensor of the same name,
+    /// type and shape as its difference, where that is smaller
     #[arg(long, value_name = "ARTIFACT", value_parser = artifact)]
     base: Option<ArtifactSpec>,
     /// What the model calls itself, kept in the manifest
@@ -116,13 +117,19 @@ impl Pack {
             "stored_bytes": totals.stored_bytes,
             "new_bytes": report.new_bytes,
             "linked": report.linked,
+            "base": base,
+            "deltas": report.deltas,
             "version": report.published.version,
             "expires": report.published.expires,
             "seconds": seconds,
         });
         output.result(object, || {
+            let against = base.zip(self.base.as_ref()).map_or_else(String::new, |(id, base)| {
+                let digits = &id.to_hex()[..16];
+                format!("{} chunks stored against {base} (@{digits})\n", report.deltas)
+            });
             format!(
-                "{name}:{tag}  @{}\n{} files, {} tensors, {} chunks\n\
+                "{name}:{tag}  @{}\n{} files, {} tensors, {} chunks\n{against}\
                  {} raw, {} stored, {} new, in {seconds:.2} s ({})",
                 report.manifest,
                 totals.files,

@@ -40,7 +40,7 @@ pub(super) fn is_mutable(path: &ObjectPath) -> bool {
 }
 
 /// Undoes percent-encoding; `None` if it is broken or hides no UTF-8.
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

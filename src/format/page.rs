@@ -176,27 +176,37 @@ impl Page {
     }
 }
 
-/// Every base named is present once, one level lower, and nothing else is among the bases.
+/// Every base named is present once, one level lower and as long as what is stored against it, and
+/// nothing else is among the bases.
 fn check_bases(claimed: &[ChunkRecord], bases: &[ChunkRecord]) -> Result<(), FormatError> {
     let what = "base chunks of a page";
     let mut present = std::collections::HashMap::with_capacity(bases.len());
     for base in bases {
-        if present.insert(base.decoded, (base.depth(), false)).is_some() {
+        if present.insert(base.decoded, (base, false)).is_some() {
             return Err(FormatError::invalid(what, format!("{} is there twice", base.decoded)));
         }
     }
     for record in claimed.iter().chain(bases) {
         let Some(base) = record.base else { continue };
         match present.get_mut(&base.decoded) {
-            Some((depth, used)) if *depth + 1 == base.depth => *used = true,
+            Some((below, used)) if below.depth() + 1 == base.depth => *used = true,
             Some(_) => return Err(FormatError::invalid(what, "depths do not fall by one")),
             None => return Err(FormatError::invalid(what, format!("{} is missing", base.decoded))),
         }
     }
-    if present.values().all(|(_, used)| *used) {
-        return Ok(());
+    if !present.values().all(|(_, used)| *used) {
+        return Err(FormatError::invalid(what, "a record is claimed by nothing"));
     }
-    Err(FormatError::invalid(what, "a record is claimed by nothing"))
+    for record in claimed.iter().chain(bases) {
+        let base = record.base.and_then(|base| present.get(&base.decoded));
+        if let Some((base, _)) = base
+            && base.decoded_len != record.decoded_len
+        {
+            let why = format!("{} bytes against {}", record.decoded_len, base.decoded_len);
+            return Err(FormatError::invalid(what, why));
+        }
+    }
+    Ok(())
 }
 
 struct Records {

@@ -20,6 +20,15 @@ impl CodecId {
     pub const PLANES: Self = Self(16);
     /// Elements as indexes into the few values that they have.
     pub const PALETTE: Self = Self(17);
+    /// Elements as differences from those of the base, entropy-coded.
+    pub const DELTA: Self = Self(32);
+    /// The base with some of its elements replaced.
+    pub const PATCH: Self = Self(33);
+
+    /// Whether a chunk of this codec is stored against another one.
+    pub const fn has_base(self) -> bool {
+        matches!(self, Self::DELTA | Self::PATCH)
+    }
 
     /// The codec's name, or its number.
     pub fn name(self) -> std::borrow::Cow<'static, str> {
@@ -28,6 +37,8 @@ impl CodecId {
             Self::ZSTD => "zstd".into(),
             Self::PLANES => "planes".into(),
             Self::PALETTE => "palette".into(),
+            Self::DELTA => "delta".into(),
+            Self::PATCH => "patch".into(),
             Self(number) => format!("codec-{number}").into(),
         }
     }
@@ -143,6 +154,7 @@ impl ChunkRecord {
             }
             CodecId::ZSTD => plain,
             CodecId::PLANES | CodecId::PALETTE => self.base.is_none(),
+            codec if codec.has_base() => self.base.is_some(),
             _ => true,
         };
         if fits {
@@ -214,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_broken_rule_is_named() {
-        let damage: [(&str, Damage); 10] = [
+        let damage: [(&str, Damage); 12] = [
             ("reserved", |b| b[3] = 1),
             ("unknown element", |b| b[1] = 200),
             ("depth and base", |b| b[2] = 1),
@@ -224,6 +236,8 @@ mod tests {
             ("11 bytes stored", |b| b[4] = 11),
             ("fit codec zstd", |b| b[12] = 1),
             ("fit codec raw", |b| b[0] = 0),
+            ("fit codec delta", |b| b[0] = 32),
+            ("fit codec patch", |b| b[0] = 33),
             ("base depth", |b| (b[0], b[2], b[96]) = (40, 9, 1)),
         ];
         for (message, damage) in damage {

@@ -22,8 +22,9 @@ pub use mirror::{MAX_MIRRORS, MirrorIndex};
 /// What bounds a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of deliveries that are being filled, wait to be taken, or are held by the consumer. A
-    /// delivery beyond it is admitted alone.
+    /// Bytes of deliveries that are being filled, wait to be taken, or are held by the consumer; with
+    /// those that are filled, of the chunks that wait for their bases. A delivery beyond it is
+    /// admitted alone.
     pub budget: u64,
     /// Fetches at a time.
     pub connections: usize,
@@ -80,7 +81,7 @@ pub enum Failure {
 pub enum Event {
     /// Bytes of the body arrived.
     Bytes { fetch: FetchId, count: u64 },
-    /// The next chunk of the fetch is verified and in its place.
+    /// The next chunk of the fetch is verified and in its place, or kept for what it is decoded with.
     Verified { fetch: FetchId, chunk: u32 },
     /// The next chunk of the fetch is damaged; its place is free again.
     Bad { fetch: FetchId, chunk: u32 },
@@ -97,7 +98,7 @@ pub enum Event {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Reserve the memory of a delivery.
+    /// Reserve the memory of a delivery, and of its chunks that wait for each other.
     Admit { delivery: u32 },
     /// Send a request. Chunks are read as they are granted, in this order.
     Start { fetch: FetchId, mirror: MirrorIndex, pack: PackId, whole: bool, chunks: Vec<u32> },
@@ -200,6 +201,8 @@ struct Chunk {
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     size: u64,
+    /// Bytes of stored chunks that are kept until all its chunks are there.
+    linked: u64,
     missing: u32,
     released: bool,
 }
@@ -232,6 +235,7 @@ impl LoadState {
     pub fn new(plan: &Plan, limits: Limits) -> Self {
         let pending = |d: &crate::plan::Delivery| Pending {
             size: d.len(),
+            linked: d.linked_bytes,
             missing: d.chunks,
             released: false,
         };
@@ -350,6 +354,9 @@ impl LoadState {
         let Some(chunk) = self.chunks.get(chunk as usize) else { return };
         if let Some(delivery) = self.deliveries.get_mut(chunk.delivery as usize) {
             delivery.missing -= 1;
+            if delivery.missing == 0 {
+                self.used -= delivery.linked;
+            }
         }
     }
 
@@ -486,12 +493,13 @@ impl LoadState {
 
     fn admit(&mut self) {
         while let Some(next) = self.deliveries.get(self.admitted) {
-            let fits = self.used.saturating_add(next.size) <= self.limits.budget;
+            let needs = next.size.saturating_add(next.linked);
+            let fits = self.used.saturating_add(needs) <= self.limits.budget;
             // When the consumer has taken all there is, it waits for this one, whatever it holds.
             if !fits && self.taken < self.admitted {
                 break;
             }
-            self.used += next.size;
+            self.used += needs;
             self.actions.push_back(Action::Admit { delivery: self.admitted as u32 });
             self.admitted += 1;
         }

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::plan::{ChunkUse, Delivery, PlannedChunk, PlannedFetch};
+use crate::plan::{ChunkUse, Delivery, PlannedBase, PlannedChunk, PlannedFetch};
 
 /// How a mirror of the simulation behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,25 +33,46 @@ struct Running {
     silent: bool,
 }
 
-/// Deliveries of the given numbers of chunks, each chunk 10 bytes, in fetches of `per_fetch`.
-fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64) -> Plan {
+/// Deliveries of the given numbers of chunks, each chunk 10 bytes, in fetches of `per_fetch`. With
+/// `bases`, every third chunk is one that the chunk before it is stored against.
+fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64, bases: bool) -> Plan {
     let mut plan = Plan::default();
     for (delivery, &chunks) in (0..).zip(deliveries) {
-        let range = 0..u64::from(chunks) * 10;
-        plan.deliveries.push(Delivery { tensor: 0, range, slots: Vec::new(), chunks });
-        for slot in 0..chunks {
-            let offset = plan.chunks.len() as u32 * 10;
-            let first = ChunkUse { chunk: slot, slot };
-            plan.chunks.push(PlannedChunk { delivery, first, more: Vec::new(), offset, len: 10 });
+        let (mut linked, mut filled) = (Vec::new(), 0);
+        for chunk in 0..chunks {
+            let index = plan.chunks.len() as u32;
+            let is_base = bases && chunk % 3 == 2;
+            let needs = bases && chunk % 3 == 1 && chunk + 1 < chunks;
+            linked.extend((is_base || needs).then_some(index));
+            let slot = (!is_base).then_some(filled);
+            filled += u32::from(!is_base);
+            plan.chunks.push(PlannedChunk {
+                delivery,
+                first: ChunkUse { chunk, slot },
+                more: Vec::new(),
+                base: if needs { PlannedBase::Fetched(index + 1) } else { PlannedBase::Nothing },
+                level: u8::from(is_base),
+                offset: index * 10,
+                len: 10,
+            });
         }
+        plan.deliveries.push(Delivery {
+            tensor: 0,
+            range: 0..u64::from(filled) * 10,
+            slots: Vec::new(),
+            chunks,
+            linked_bytes: linked.len() as u64 * 10,
+            linked,
+        });
     }
-    // Some plans take every other chunk in a fetch of its own pack, as foreign layouts may.
+    // Bases lie in a pack of their own. Some plans take every other chunk in a fetch of its own
+    // pack, as foreign layouts may.
     let all: Vec<u32> = (0..plan.chunks.len() as u32).collect();
-    let (a, b): (Vec<u32>, Vec<u32>) = if shuffle.is_multiple_of(3) {
-        all.iter().partition(|&&c| c % 2 == 0)
-    } else {
-        (all, Vec::new())
+    let apart = |c: &u32| match bases {
+        true => plan.chunks[*c as usize].level > 0,
+        false => shuffle.is_multiple_of(3) && c % 2 == 1,
     };
+    let (b, a): (Vec<u32>, Vec<u32>) = all.iter().partition(|c| apart(c));
     for (chunks, pack) in [(a, 1), (b, 2)] {
         for part in chunks.chunks(per_fetch) {
             let pack = PackId::of(&[pack]);
@@ -65,7 +86,10 @@ fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64) -> Plan {
 struct World {
     state: LoadState,
     limits: Limits,
-    sizes: Vec<u64>,
+    /// Of each delivery its bytes, and those of its chunks that wait for each other.
+    sizes: Vec<(u64, u64)>,
+    /// Chunks of each delivery that are not there.
+    missing: Vec<u32>,
     natures: Vec<Nature>,
     rng: StdRng,
     now: Duration,
@@ -87,10 +111,12 @@ impl World {
             match action {
                 Action::Admit { delivery } => {
                     assert_eq!(delivery as usize, self.admitted);
-                    let size = self.sizes[self.admitted];
+                    let (own, linked) = self.sizes[self.admitted];
+                    let size = own + linked;
                     let fits = self.used + size <= self.limits.budget;
                     assert!(fits || self.taken == self.admitted, "admitted beyond the budget");
                     self.used += size;
+                    assert_eq!(self.missing[self.admitted], plan.deliveries[self.admitted].chunks);
                     self.admitted += 1;
                 }
                 Action::Start { fetch, mirror, chunks, .. } => {
@@ -135,7 +161,7 @@ impl World {
     }
 
     /// One random thing happens.
-    fn step(&mut self) {
+    fn step(&mut self, plan: &Plan) {
         self.now += Duration::from_millis(self.rng.gen_range(0..20));
         if self.taken < self.delivered && self.rng.gen_bool(0.3) {
             self.held.insert(self.taken);
@@ -148,7 +174,7 @@ impl World {
             && self.rng.gen_bool(0.3)
             && let Some(delivery) = self.held.pop_first()
         {
-            self.used -= self.sizes[delivery];
+            self.used -= self.sizes[delivery].0;
             self.state.handle(self.now, Event::Released { delivery: delivery as u32 });
             return;
         }
@@ -157,7 +183,7 @@ impl World {
             let first = self.rng.gen_range(0..ids.len());
             ids.rotate_left(first);
         }
-        if ids.into_iter().any(|id| self.progress(id)) {
+        if ids.into_iter().any(|id| self.progress(id, plan)) {
             return;
         }
         // Nothing moves by itself: time does.
@@ -168,7 +194,7 @@ impl World {
     }
 
     /// False if this fetch has nothing to do.
-    fn progress(&mut self, id: FetchId) -> bool {
+    fn progress(&mut self, id: FetchId, plan: &Plan) -> bool {
         let fetch = self.running.get_mut(&id).unwrap();
         if fetch.cancelled {
             self.end(id, None);
@@ -199,6 +225,12 @@ impl World {
             self.state.handle(self.now, Event::Bad { fetch: id, chunk });
         } else {
             assert!(self.done.insert(chunk), "verified twice");
+            let delivery = plan.chunks[chunk as usize].delivery as usize;
+            self.missing[delivery] -= 1;
+            if self.missing[delivery] == 0 {
+                // All is decoded, and nothing waits any more.
+                self.used -= self.sizes[delivery].1;
+            }
             self.state.handle(self.now, Event::Verified { fetch: id, chunk });
         }
         true
@@ -221,9 +253,9 @@ proptest! {
         per_fetch in 1_usize..12,
         natures in prop::collection::vec(nature(), 1..4),
         (connections, budget, seed) in (1_usize..5, 1_u64..200, any::<u64>()),
-        (hoards, hedges) in (any::<bool>(), any::<bool>()),
+        (hoards, hedges, bases) in (any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
-        let plan = plan(&deliveries, per_fetch, seed);
+        let plan = plan(&deliveries, per_fetch, seed, bases);
         let limits = Limits {
             budget,
             connections,
@@ -232,11 +264,12 @@ proptest! {
             hedge_after: hedges.then_some(Duration::from_millis(50)),
             ..Limits::default()
         };
-        let sizes: Vec<u64> = plan.deliveries.iter().map(Delivery::len).collect();
+        let sizes = plan.deliveries.iter().map(|d| (d.len(), d.linked_bytes)).collect();
         let mut world = World {
             state: LoadState::new(&plan, limits.clone()),
             limits,
             sizes,
+            missing: deliveries.clone(),
             natures: natures.clone(),
             rng: StdRng::seed_from_u64(seed),
             now: Duration::ZERO,
@@ -259,7 +292,7 @@ proptest! {
             }
             steps += 1;
             prop_assert!(steps < 100_000, "no end: {:?}", world.state);
-            world.step();
+            world.step(&plan);
         }
         let all_good = natures.iter().all(|&nature| nature == Nature::Good);
         let one_good = natures.contains(&Nature::Good);
@@ -282,10 +315,40 @@ proptest! {
     }
 }
 
+/// What waits for its bases counts until it is decoded, and no longer.
+#[test]
+fn decoded_deliveries_make_room_for_the_next() {
+    let plan = plan(&[3, 3], 3, 1, true);
+    assert_eq!(plan.deliveries[0].linked_bytes, 20);
+    // Each has 20 bytes of its own: both fit once nothing of the first waits.
+    let mut state = LoadState::new(&plan, Limits { budget: 60, ..Limits::default() });
+    let mut admitted = 0;
+    let mut fetches = HashMap::new();
+    let mut act = |state: &mut LoadState| {
+        while let Some(action) = state.poll_action() {
+            match action {
+                Action::Admit { .. } => admitted += 1,
+                Action::Start { fetch, chunks, .. } => {
+                    fetches.extend(chunks.into_iter().map(|chunk| (chunk, fetch)));
+                }
+                _ => {}
+            }
+        }
+        (admitted, fetches.clone())
+    };
+    for chunk in 0..3 {
+        let (admitted, fetches) = act(&mut state);
+        assert_eq!(admitted, 1, "before chunk {chunk}");
+        let fetch = fetches[&chunk];
+        state.handle(Duration::ZERO, Event::Verified { fetch, chunk });
+    }
+    assert_eq!(act(&mut state).0, 2, "though nobody took the first");
+}
+
 /// The pauses between failures grow and are never shorter than the server's wish.
 #[test]
 fn failures_back_off_and_then_end_the_load() {
-    let plan = plan(&[1], 1, 1);
+    let plan = plan(&[1], 1, 1, false);
     let mut state = LoadState::new(&plan, Limits::default());
     let mut now = Duration::ZERO;
     let mut pauses = Vec::new();

@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::links::{Kept, Links};
+use crate::codec::{self, DecodeError};
 use crate::format::grid::Rect;
 use crate::format::limits::MAX_CHUNK;
+use crate::format::record::CodecId;
 use crate::memory;
 use crate::plan::Slot;
 use crate::shard::Cut;
+use crate::verify::VerifiedChunk;
 
 /// What the consumer tells the driver.
 #[derive(Debug)]
@@ -31,6 +35,43 @@ pub(super) enum Target {
     Direct { slot: u32, piece: BytesMut },
     /// Parts of them into slots that other chunks fill too.
     Scatter(Vec<Scatter>),
+    /// Kept until all that it is decoded with is there, then where it belongs; bases belong nowhere.
+    Linked { links: Arc<Links>, fills: Option<Box<Target>> },
+}
+
+impl Target {
+    /// Decodes a chunk into its place. `Ok(false)`: the plan and the bytes disagree.
+    pub(super) fn fill(
+        &mut self,
+        chunk: &VerifiedChunk,
+        base: Option<&[u8]>,
+        scratch: &Scratch,
+        kept: &Kept,
+    ) -> Result<bool, DecodeError> {
+        let keep = |decoded: &[u8]| kept.offer(chunk.record(), decoded);
+        match self {
+            Self::Direct { piece, .. } => {
+                piece.clear();
+                codec::decode(chunk, base, piece)?;
+                keep(piece);
+                Ok(true)
+            }
+            Self::Scatter(uses) if chunk.record().codec == CodecId::RAW => {
+                keep(chunk.stored());
+                Ok(uses.iter().all(|to| to.fill(chunk.stored())))
+            }
+            Self::Scatter(uses) => {
+                let mut decoded = scratch.take();
+                let placed = codec::decode(chunk, base, &mut decoded).map(|()| {
+                    keep(&decoded);
+                    uses.iter().all(|to| to.fill(&decoded))
+                });
+                scratch.give(decoded);
+                placed
+            }
+            Self::Linked { .. } => Ok(false),
+        }
+    }
 }
 
 /// A slot that several chunks fill.

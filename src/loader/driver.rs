@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::buffer::{self, Feedback, Filling, Scatter, Scratch, Target, lock};
 use super::error::{ChunkSite, LoadError};
 use super::fetch::{Fetch, Job, Report, Shared};
+use super::links::{Kept, Links};
 use super::{LoadStats, Tensor};
 use crate::buffers::Buffers;
 use crate::format::store;
@@ -39,6 +40,9 @@ struct Active {
     seen: u64,
 }
 
+/// Where deliveries go.
+type Deliver = UnboundedSender<(u32, Result<Tensor, LoadError>)>;
+
 pub(super) struct Driver {
     artifact: ManifestId,
     sources: Vec<Arc<dyn Backend>>,
@@ -48,10 +52,13 @@ pub(super) struct Driver {
     pool: Buffers,
     scratch: Scratch,
     filling: BTreeMap<u32, Filling>,
+    /// The chunks of deliveries being filled that wait for each other.
+    links: BTreeMap<u32, Arc<Links>>,
+    kept: Arc<Kept>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
-    deliver: UnboundedSender<(u32, Result<Tensor, LoadError>)>,
+    deliver: Deliver,
     feedback: WeakUnboundedSender<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
     /// The latest faults, for the message when the load fails.
@@ -65,8 +72,8 @@ impl Driver {
         sources: Vec<Arc<dyn Backend>>,
         plan: Arc<Plan>,
         limits: Limits,
-        deliver: UnboundedSender<(u32, Result<Tensor, LoadError>)>,
-        feedback: WeakUnboundedSender<Feedback>,
+        kept: Arc<Kept>,
+        (deliver, feedback): (Deliver, WeakUnboundedSender<Feedback>),
         stats: Arc<Mutex<LoadStats>>,
     ) -> Self {
         let (reports, incoming) = unbounded_channel();
@@ -81,6 +88,8 @@ impl Driver {
             pool,
             scratch: Scratch::default(),
             filling: BTreeMap::new(),
+            links: BTreeMap::new(),
+            kept,
             active: BTreeMap::new(),
             reports,
             incoming,
@@ -175,9 +184,12 @@ impl Driver {
     fn report(&mut self, report: Report) -> Result<(), Box<LoadError>> {
         match report {
             Report::Verified { fetch, chunk, target } => {
-                self.restore(chunk, target);
+                if let Some(target) = target {
+                    self.restore(chunk, target);
+                }
                 self.tell(Event::Verified { fetch, chunk });
             }
+            Report::Decoded { chunk, target } => self.restore(chunk, target),
             Report::Bad { fetch, chunk, target, error } => {
                 self.restore(chunk, target);
                 let mirror = self.active.get(&fetch).map_or(MirrorIndex::FIRST, |f| f.mirror);
@@ -211,10 +223,14 @@ impl Driver {
 
     fn restore(&mut self, chunk: u32, target: Target) {
         let Some(planned) = self.plan.chunks.get(chunk as usize) else { return };
-        if let Target::Direct { slot, piece } = target
-            && let Some(filling) = self.filling.get_mut(&planned.delivery)
-        {
-            filling.restore(slot, piece);
+        match target {
+            Target::Direct { slot, piece } => {
+                if let Some(filling) = self.filling.get_mut(&planned.delivery) {
+                    filling.restore(slot, piece);
+                }
+            }
+            Target::Linked { fills: Some(fills), .. } => self.restore(chunk, *fills),
+            Target::Linked { fills: None, .. } | Target::Scatter(_) => {}
         }
     }
 
@@ -240,6 +256,9 @@ impl Driver {
 
     fn admit(&mut self, index: u32) {
         let Some(delivery) = self.plan.deliveries.get(index as usize) else { return };
+        if let Some(links) = Links::new(&self.plan, &delivery.linked) {
+            self.links.insert(index, links);
+        }
         let buffer = self.pool.take(delivery.len() as usize);
         self.filling.insert(index, Filling::new(buffer, &delivery.slots, self.pool.are_reused()));
     }
@@ -273,6 +292,7 @@ impl Driver {
             reports: self.reports.clone(),
             scratch: self.scratch.clone(),
             warm: self.pool.are_reused(),
+            kept: self.kept.clone(),
         };
         let active = Active { mirror, chunks, granted: 0, jobs, shared, seen: 0 };
         self.active.insert(id, active);
@@ -300,20 +320,31 @@ impl Driver {
             let record =
                 *want.records.get(planned.first.chunk as usize).ok_or_else(contradiction)?;
             let slot_of = |slot: u32| delivery.slots.get(slot as usize).ok_or_else(contradiction);
-            let target = if slot_of(planned.first.slot)?.direct {
-                let slot = planned.first.slot;
-                Target::Direct { slot, piece: filling.lend(slot).ok_or_else(contradiction)? }
-            } else {
-                let uses = std::iter::once(&planned.first).chain(&planned.more);
-                let scatter = uses.map(|chunk_use| {
-                    Ok(Scatter {
-                        slot: filling.share(chunk_use.slot).ok_or_else(contradiction)?,
-                        start: delivery.range.start + slot_of(chunk_use.slot)?.range.start,
-                        cut: want.cut,
-                        rect: want.entry.grid.rect(u64::from(chunk_use.chunk)),
-                    })
-                });
-                Target::Scatter(scatter.collect::<Result<_, Box<LoadError>>>()?)
+            let fills = match planned.first.slot {
+                None => None,
+                Some(slot) if slot_of(slot)?.direct => Some(Target::Direct {
+                    slot,
+                    piece: filling.lend(slot).ok_or_else(contradiction)?,
+                }),
+                Some(_) => {
+                    let uses = planned.uses().filter_map(|u| Some((u.chunk, u.slot?)));
+                    let scatter = uses.map(|(chunk, slot)| {
+                        Ok(Scatter {
+                            slot: filling.share(slot).ok_or_else(contradiction)?,
+                            start: delivery.range.start + slot_of(slot)?.range.start,
+                            cut: want.cut,
+                            rect: want.entry.grid.rect(u64::from(chunk)),
+                        })
+                    });
+                    Some(Target::Scatter(scatter.collect::<Result<_, Box<LoadError>>>()?))
+                }
+            };
+            let target = match (self.links.get(&planned.delivery), fills) {
+                (Some(links), fills) if delivery.linked.binary_search(&chunk).is_ok() => {
+                    Target::Linked { links: links.clone(), fills: fills.map(Box::new) }
+                }
+                (_, Some(fills)) => fills,
+                (_, None) => return Err(contradiction()),
             };
             jobs.push(Job { chunk, record, offset: u64::from(planned.offset), target });
         }
@@ -331,6 +362,7 @@ impl Driver {
         let contradiction = || Box::new(LoadError::Internal("a delivery is incomplete"));
         let delivery = self.plan.deliveries.get(index as usize).ok_or_else(contradiction)?;
         let want = self.plan.tensors.get(delivery.tensor as usize).ok_or_else(contradiction)?;
+        self.links.remove(&index);
         let filling = self.filling.remove(&index).ok_or_else(contradiction)?;
         let buffer = filling.join().ok_or_else(contradiction)?;
         let len = delivery.len() as usize;
@@ -355,12 +387,18 @@ impl Driver {
         let planned = self.plan.chunks.get(chunk as usize);
         let delivery = planned.and_then(|p| self.plan.deliveries.get(p.delivery as usize));
         let want = delivery.and_then(|d| self.plan.tensors.get(d.tensor as usize));
-        let chunk = planned.map_or(chunk, |planned| planned.first.chunk);
-        let place = want.and_then(|want| want.places.get(chunk as usize));
+        let record = planned.map_or(chunk, |planned| planned.first.chunk);
+        let place = want.and_then(|want| want.places.get(record as usize));
+        // A base is told by what needs it.
+        let is_base = planned.is_some_and(|planned| planned.level > 0);
+        let top = self.links.get(&planned.map_or(0, |planned| planned.delivery));
+        let top = top.filter(|_| is_base).and_then(|links| links.needs(chunk));
+        let top = top.and_then(|top| self.plan.chunks.get(top as usize));
         Box::new(ChunkSite {
             artifact: self.artifact,
             tensor: want.map_or_else(String::new, |want| want.entry.name.clone()),
-            chunk,
+            chunk: top.map_or(record, |top| top.first.chunk),
+            is_base,
             pack: place.map_or(PackId::from_bytes([0; 32]), |place| place.pack),
             offset: place.map_or(0, |place| place.offset),
         })

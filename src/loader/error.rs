@@ -43,6 +43,8 @@ pub struct ChunkSite {
     pub tensor: String,
     /// Which of its chunks.
     pub chunk: u32,
+    /// Whether it is about a chunk that this one is stored against.
+    pub is_base: bool,
     /// The pack.
     pub pack: PackId,
     /// Offset in the pack.
@@ -51,8 +53,9 @@ pub struct ChunkSite {
 
 impl std::fmt::Display for ChunkSite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { artifact, tensor, chunk, pack, offset } = self;
-        write!(f, "artifact {artifact}: tensor {tensor:?}: chunk {chunk} (pack {pack} at {offset})")
+        let Self { artifact, tensor, chunk, is_base, pack, offset } = self;
+        let of = if *is_base { "base of chunk" } else { "chunk" };
+        write!(f, "artifact {artifact}: tensor {tensor:?}: {of} {chunk} (pack {pack} at {offset})")
     }
 }
 

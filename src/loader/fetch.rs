@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::buffer::{Scratch, Target};
-use crate::codec::{self, DecodeError};
+use super::links::{Kept, Ready};
+use crate::codec::DecodeError;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::load_state::FetchId;
 use crate::memory;
@@ -36,8 +37,11 @@ pub(super) struct Job {
 /// What a fetch tells the driver.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The chunk is verified and in its place, which comes back if it was lent.
-    Verified { fetch: FetchId, chunk: u32, target: Target },
+    /// The chunk is verified and in its place, which comes back if it was lent; or it is kept until it
+    /// can be decoded, and its place with it.
+    Verified { fetch: FetchId, chunk: u32, target: Option<Target> },
+    /// A chunk that was kept is in its place, which comes back if it was lent.
+    Decoded { chunk: u32, target: Target },
     /// The chunk is damaged; its place comes back.
     Bad { fetch: FetchId, chunk: u32, target: Target, error: DigestMismatch },
     /// The chunk is what the manifest names and still of no use: no retry can help.
@@ -80,6 +84,7 @@ pub(super) struct Fetch {
     pub(super) scratch: Scratch,
     /// Whether the places have been touched before, mostly.
     pub(super) warm: bool,
+    pub(super) kept: Arc<Kept>,
 }
 
 /// What survives when the request is dropped in the middle of a read.
@@ -215,6 +220,8 @@ impl Fetch {
                 }
                 std::mem::take(piece)
             }
+            // It stays where it is read until it is decoded.
+            Target::Linked { .. } => BytesMut::with_capacity(record.stored_len as usize),
             _ => std::mem::take(&mut running.scratch),
         };
         let arriving = running.arriving.insert(Arriving::new(record, room));
@@ -249,26 +256,21 @@ impl Fetch {
             }
         };
         let placed = match &mut target {
-            Target::Direct { .. } if record.codec == CodecId::RAW => Ok(true),
-            Target::Direct { piece, .. } => {
-                piece.clear();
-                codec::decode(&chunk_bytes, piece).map(|()| true)
+            Target::Direct { .. } if record.codec == CodecId::RAW => {
+                self.kept.offer(&record, chunk_bytes.stored());
+                Ok(true)
             }
-            Target::Scatter(uses) if record.codec == CodecId::RAW => {
-                Ok(uses.iter().all(|to| to.fill(chunk_bytes.stored())))
+            Target::Linked { links, fills } => {
+                let fills = fills.take().map(|fills| *fills);
+                let ready = links.arrived(chunk, chunk_bytes, fills);
+                return self.decode_linked(chunk, ready);
             }
-            Target::Scatter(uses) => {
-                let mut decoded = self.scratch.take();
-                let placed = codec::decode(&chunk_bytes, &mut decoded)
-                    .map(|()| uses.iter().all(|to| to.fill(&decoded)));
-                self.scratch.give(decoded);
-                placed
-            }
+            target => target.fill(&chunk_bytes, None, &self.scratch, &self.kept),
         };
         give_back(&record, &mut target, scratch, chunk_bytes.into_stored());
         match placed {
             Ok(true) => {
-                self.tell(Report::Verified { fetch, chunk, target });
+                self.tell(Report::Verified { fetch, chunk, target: Some(target) });
                 ControlFlow::Continue(())
             }
             Ok(false) => {
@@ -281,12 +283,34 @@ impl Fetch {
             }
         }
     }
+
+    /// Decodes what `chunk` was the last missing part of, and then reports that chunk: once all
+    /// chunks of a delivery are reported, all are in their places.
+    fn decode_linked(&self, chunk: u32, ready: Vec<Ready>) -> ControlFlow<()> {
+        for mut ready in ready {
+            let error = match ready.place(&self.kept, &self.scratch) {
+                Ok(true) => {
+                    let Ready { chunk, target, .. } = ready;
+                    self.tell(Report::Decoded { chunk, target });
+                    continue;
+                }
+                Ok(false) => None,
+                Err(error) => Some(error),
+            };
+            self.tell(Report::Undecodable { chunk: ready.chunk, error });
+            return ControlFlow::Break(());
+        }
+        self.tell(Report::Verified { fetch: self.id, chunk, target: None });
+        ControlFlow::Continue(())
+    }
 }
 
 /// Puts the buffer that was read into back where it came from.
 fn give_back(record: &ChunkRecord, target: &mut Target, scratch: &mut BytesMut, bytes: BytesMut) {
     match target {
         Target::Direct { piece, .. } if record.codec == CodecId::RAW => *piece = bytes,
+        // Read into a buffer of its own, exactly as large.
+        Target::Linked { .. } => {}
         _ => *scratch = bytes,
     }
 }

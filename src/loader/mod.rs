@@ -7,6 +7,7 @@ mod buffer;
 mod driver;
 mod error;
 mod fetch;
+mod links;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -17,19 +18,21 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::bases::BaseCache;
 use crate::id::ManifestId;
 use crate::load_state::{Limits, MAX_MIRRORS, StateStats};
 use crate::plan::{Plan, PlanOptions, Want};
 use crate::source::Backend;
 use buffer::Feedback;
 pub use error::{ErrorKind, LoadError};
+use links::Kept;
 
 /// How a load uses memory and the network.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// Bytes of tensors in flight and delivered tensors not yet dropped. A larger tensor is
-    /// admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
+    /// Bytes of tensors in flight, with the chunks that wait for their bases, and of delivered tensors
+    /// not yet dropped. A larger tensor is admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
     pub budget: u64,
     /// Requests at a time; by default 4, or 2 where reads block (local files).
     pub connections: Option<usize>,
@@ -53,6 +56,9 @@ pub struct LoadOptions {
     pub hedge_after: Option<Duration>,
     /// For the jitter of pauses between retries.
     pub seed: u64,
+    /// What this load decodes is kept there, and bases that are there are not fetched. Each chunk is
+    /// hashed and copied once more for it. By default nothing is kept.
+    pub bases: Option<Arc<BaseCache>>,
 }
 
 impl Default for LoadOptions {
@@ -71,6 +77,7 @@ impl Default for LoadOptions {
             first_pause: limits.first_pause,
             hedge_after: limits.hedge_after,
             seed: 0,
+            bases: None,
         }
     }
 }
@@ -121,6 +128,21 @@ pub struct LoadStats {
     pub first_tensor: Option<Duration>,
 }
 
+/// Of one load after the other.
+impl std::ops::AddAssign for LoadStats {
+    fn add_assign(&mut self, next: Self) {
+        self.requests += next.requests;
+        self.fetched_bytes += next.fetched_bytes;
+        self.delivered_bytes += next.delivered_bytes;
+        self.delivered += next.delivered;
+        self.retries += next.retries;
+        self.hedges += next.hedges;
+        self.refetched_chunks += next.refetched_chunks;
+        self.dropped_mirrors += next.dropped_mirrors;
+        self.first_tensor = self.first_tensor.or(next.first_tensor);
+    }
+}
+
 impl LoadStats {
     fn take_state(&mut self, state: StateStats) {
         self.requests = state.requests;
@@ -153,7 +175,9 @@ impl Loader {
         options: &LoadOptions,
     ) -> Self {
         let blocking = sources.iter().any(|source| source.reads_block());
+        let kept = Arc::new(Kept::of(&tensors, options.bases.clone()));
         let plan = PlanOptions {
+            held: kept.contents().copied().collect(),
             gap: options.gap,
             segment: options.segment,
             piece: options.piece,
@@ -181,8 +205,8 @@ impl Loader {
             sources,
             plan,
             limits,
-            deliver,
-            feedback.downgrade(),
+            kept,
+            (deliver, feedback.downgrade()),
             stats.clone(),
         );
         tokio::spawn(driver.run(told));

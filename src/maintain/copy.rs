@@ -144,7 +144,7 @@ pub async fn copy(
     Ok(report)
 }
 
-fn stored_bytes(chunks: &[Placed]) -> u64 {
+pub(super) fn stored_bytes(chunks: &[Placed]) -> u64 {
     chunks.iter().map(|chunk| u64::from(chunk.record.stored_len)).sum()
 }
 

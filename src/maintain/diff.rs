@@ -1,6 +1,6 @@
 //! What differs between two artifacts: by content, never by place.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::format::page::{Extent, FileEntry, TensorEntry};
 use crate::id::{ContentDigest, StoredDigest};
@@ -35,6 +35,10 @@ pub struct Diff {
     pub only_first_bytes: u64,
     /// Stored bytes of those that only the second has.
     pub only_second_bytes: u64,
+    /// Of these, stored bytes of chunks that are stored against what the first holds.
+    pub second_against_first_bytes: u64,
+    /// Of the first's, stored bytes of chunks that are stored against what the second holds.
+    pub first_against_second_bytes: u64,
 }
 
 /// Compares two artifacts.
@@ -54,7 +58,22 @@ pub fn diff(first: &Whole, second: &Whole) -> Diff {
         shared_bytes: sum(&a, &b, true),
         only_first_bytes: sum(&a, &b, false),
         only_second_bytes: sum(&b, &a, false),
+        second_against_first_bytes: against(second, first, &a),
+        first_against_second_bytes: against(first, second, &b),
     }
+}
+
+/// Stored bytes of the distinct chunks that only `own` has and that are stored against a content of
+/// `other`, whose chunks are `shared`.
+fn against(own: &Whole, other: &Whole, shared: &HashMap<StoredDigest, u32>) -> u64 {
+    let contents: HashSet<_> = other.chunks.iter().map(|chunk| chunk.record.decoded).collect();
+    let mut seen = HashSet::new();
+    let hits = own.chunks.iter().map(|chunk| &chunk.record).filter(|record| {
+        record.base.is_some_and(|base| contents.contains(&base.decoded))
+            && !shared.contains_key(&record.stored)
+            && seen.insert(record.stored)
+    });
+    hits.map(|record| u64::from(record.stored_len)).sum()
 }
 
 fn compare<T: PartialEq>(

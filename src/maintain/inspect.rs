@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::order::{only_bases, units};
 use crate::dtype::{Dtype, Shape};
 use crate::store::{Placed, Whole};
 
@@ -14,6 +15,10 @@ pub struct Encoding {
     pub stored_bytes: u64,
     /// How many use which codec.
     pub codecs: BTreeMap<String, u64>,
+    /// Chunks that these are stored against, directly or through each other, counted apart.
+    pub base_chunks: u64,
+    /// Their stored bytes.
+    pub base_bytes: u64,
 }
 
 impl Encoding {
@@ -28,7 +33,26 @@ impl Encoding {
         encoding
     }
 
+    /// Of a tensor, with its bases.
+    pub fn of_tensor(whole: &Whole, ordinal: usize) -> Self {
+        let own = whole.tensor_chunks(ordinal);
+        let first = whole.tensors.get(ordinal).map_or(0, |(_, first)| *first);
+        let bases = (first..first + own.len()).flat_map(|chunk| whole.bases_of(chunk));
+        Self::of(own).with_bases(bases.filter_map(|base| whole.chunks.get(base)))
+    }
+
+    fn with_bases<'a>(mut self, bases: impl IntoIterator<Item = &'a Placed>) -> Self {
+        let mut seen = HashSet::new();
+        for base in bases.into_iter().filter(|base| seen.insert(base.record.stored)) {
+            self.base_chunks += 1;
+            self.base_bytes += u64::from(base.record.stored_len);
+        }
+        self
+    }
+
     fn add(&mut self, other: Self) {
+        self.base_chunks += other.base_chunks;
+        self.base_bytes += other.base_bytes;
         self.chunks += other.chunks;
         self.stored_bytes += other.stored_bytes;
         for (codec, count) in other.codecs {
@@ -59,7 +83,8 @@ pub struct Group {
 pub struct Inspection {
     /// Tensors by layer, in load order of their firsts.
     pub groups: Vec<Group>,
-    /// All chunks, counted as often as they are used.
+    /// All chunks, counted as often as they are used; apart from them, those that only others are
+    /// stored against.
     pub all: Encoding,
     /// Stored bytes of chunks that the artifact uses more than once, beyond the first use.
     pub repeated_bytes: u64,
@@ -71,7 +96,7 @@ pub fn inspect(whole: &Whole) -> Inspection {
     let mut places = BTreeMap::<(Vec<String>, u8, Vec<u64>), usize>::new();
     for (i, (tensor, _)) in whole.tensors.iter().enumerate() {
         let (pattern, numbers) = pattern(&tensor.name);
-        let encoding = Encoding::of(whole.tensor_chunks(i));
+        let encoding = Encoding::of_tensor(whole, i);
         let key = (pattern, tensor.dtype.code(), tensor.shape.dims().to_vec());
         let at = *places.entry(key).or_insert_with(|| {
             let group = Group {
@@ -105,15 +130,22 @@ pub fn inspect(whole: &Whole) -> Inspection {
         let name = group.name.split('.').map(segment).collect::<Vec<_>>().join(".");
         Group { name, ..group }
     };
+    let units = units(whole);
+    let used: Vec<&Placed> = units
+        .iter()
+        .flatten()
+        .filter_map(|unit| whole.chunks.get(unit.chunks.clone()))
+        .flatten()
+        .collect();
     let (mut seen, mut repeated) = (HashSet::new(), 0);
-    for chunk in &whole.chunks {
+    for chunk in &used {
         if !seen.insert(chunk.record.stored) {
             repeated += u64::from(chunk.record.stored_len);
         }
     }
     Inspection {
         groups: groups.into_iter().map(name).collect(),
-        all: Encoding::of(&whole.chunks),
+        all: Encoding::of(used).with_bases(&only_bases(whole)),
         repeated_bytes: repeated,
     }
 }

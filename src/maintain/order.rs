@@ -3,6 +3,7 @@
 //! Load order is file order, and within a file the order of the extents. A tensor whose columns
 //! are cut into bands is read in strips, so that its bytes come out row by row in bounded memory.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::format::grid::Grid;
@@ -59,13 +60,15 @@ pub fn units(whole: &Whole) -> Vec<Vec<Unit>> {
     whole.files.iter().map(of_file).collect()
 }
 
-/// Every chunk of the artifact in load order, as places in [`Whole::chunks`]; bases come last.
+/// Every chunk of the artifact in load order, as places in [`Whole::chunks`]; bases come last, in the
+/// order in which they are needed.
 pub fn load_order(whole: &Whole) -> Vec<usize> {
     let mut seen = vec![false; whole.chunks.len()];
     let mut order = Vec::with_capacity(seen.len());
     let units = units(whole);
     let claimed = units.iter().flatten().flat_map(|unit| unit.chunks.clone());
-    for chunk in claimed.chain(0..whole.chunks.len()) {
+    let bases = claimed.clone().flat_map(|chunk| whole.bases_of(chunk));
+    for chunk in claimed.chain(bases).chain(0..whole.chunks.len()) {
         if let Some(seen) = seen.get_mut(chunk)
             && !std::mem::replace(seen, true)
         {
@@ -75,11 +78,22 @@ pub fn load_order(whole: &Whole) -> Vec<usize> {
     order
 }
 
+/// The distinct chunks that no file holds: others are stored against them.
+pub fn only_bases(whole: &Whole) -> Vec<Placed> {
+    if !whole.has_bases() {
+        return Vec::new();
+    }
+    let units = units(whole);
+    let claimed = units.iter().flatten().filter_map(|unit| whole.chunks.get(unit.chunks.clone()));
+    let mut seen: HashSet<_> = claimed.flatten().map(|chunk| chunk.record.stored).collect();
+    whole.chunks.iter().filter(|chunk| seen.insert(chunk.record.stored)).copied().collect()
+}
+
 /// In how many runs of neighbours these chunks lie; each further run costs a load a request. From
 /// anywhere to the start of another pack is no break: whole packs are requests anyway.
 pub fn runs<'a>(chunks: impl IntoIterator<Item = &'a Placed>) -> u64 {
     let (mut runs, mut last) = (0, None::<&Placed>);
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     for chunk in chunks {
         if !seen.insert(chunk.record.stored) {
             continue;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::copy::stored_bytes;
 use super::error::MaintainError;
 use super::gc::Live;
-use super::order::{load_order, runs};
+use super::order::{load_order, only_bases, runs};
 use super::packs::distinct;
 use super::verify::ref_paths;
 use crate::format::layout::Place;
@@ -21,6 +22,8 @@ pub struct ArtifactUsage {
     pub raw_bytes: u64,
     /// Stored bytes of its distinct chunks.
     pub stored_bytes: u64,
+    /// Those of chunks that no file of it holds: others are stored against them.
+    pub base_bytes: u64,
     /// Those that no other named artifact uses.
     pub unique_bytes: u64,
     /// Those that others use too.
@@ -84,7 +87,7 @@ impl Owners {
             let whole = Whole::read(store, id).await?;
             let order = load_order(&whole);
             let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
-            let stored = chunks.iter().map(|c| u64::from(c.record.stored_len)).sum::<u64>();
+            let stored = stored_bytes(&chunks);
             let packs: BTreeSet<PackId> = chunks.iter().map(|chunk| chunk.place.pack).collect();
             let runs = runs(&chunks);
             let gib = stored as f64 / (1_u64 << 30) as f64;
@@ -92,6 +95,7 @@ impl Owners {
                 manifest: id,
                 raw_bytes: whole.files.iter().map(|(file, _)| file.size).sum(),
                 stored_bytes: stored,
+                base_bytes: stored_bytes(&only_bases(&whole)),
                 unique_bytes: 0,
                 shared_bytes: 0,
                 packs: packs.len() as u64,

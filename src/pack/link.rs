@@ -2,15 +2,16 @@
 //!
 //! A hint says which manifest holds a tensor; its chunks are linked only if a trusted key signed
 //! that manifest, or after its decoded bytes were compared with ours: whoever can write to the
-//! bucket must not be able to choose what is signed next.
+//! bucket must not be able to choose what is signed next. The same holds for the bases that a linked
+//! chunk brings along.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::{Mutex, OnceCell};
 
+use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
 use super::writer::Linkable;
 use crate::buffers::Buffers;
@@ -22,22 +23,60 @@ use crate::format::page::Extent;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
 use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::store::{Placed, Store, StoreError, Whole, unix_now};
+use crate::store::{Placed, Store, StoreError, Whole, decoded, unix_now};
 use crate::trust::{Method, TrustSet};
-use crate::verify::VerifiedChunk;
 
 /// A unit that the store may already hold.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) cut: Cut,
     pub(super) chunks: Vec<Placed>,
+    /// What these are stored against, by content.
+    pub(super) bases: HashMap<DecodedDigest, Placed>,
+    /// Whether it is of the artifact that is packed against.
+    pub(super) of_base: bool,
     /// Whether a trusted key signed the manifest that names these chunks.
     pub(super) trusted: bool,
 }
 
 /// The units of one artifact, by content.
-struct Units {
+pub(super) struct Units {
     by_digest: HashMap<(ContentDigest, u8), Found>,
+}
+
+impl Units {
+    pub(super) fn of(whole: &Whole, trusted: bool) -> Self {
+        let found = |cut, first: usize, count: usize| {
+            let chunks = whole.chunks.get(first..)?.get(..count)?.to_vec();
+            let bases = (first..first + count).flat_map(|chunk| whole.bases_of(chunk));
+            let bases = bases.filter_map(|base| whole.chunks.get(base));
+            let bases = bases.map(|base| (base.record.decoded, *base)).collect();
+            Some(Found { cut, chunks, bases, of_base: false, trusted })
+        };
+        let mut by_digest = HashMap::new();
+        for (tensor, first) in &whole.tensors {
+            let count = tensor.grid.chunks() as usize;
+            let found = found(Cut::Grid(tensor.grid), *first, count);
+            by_digest.extend(found.map(|f| ((tensor.digest, tensor.dtype.code()), f)));
+        }
+        for (file, first) in &whole.files {
+            let mut at = *first;
+            for extent in &file.extents {
+                let Extent::Content { digest, chunks: count, .. } = extent else { continue };
+                let count = *count as usize;
+                let own = whole.chunks.iter().skip(at).take(count);
+                let lengths = own.map(|chunk| chunk.record.decoded_len).collect();
+                let found = found(Cut::Lengths(lengths), at, count);
+                at += count;
+                by_digest.extend(found.map(|f| ((*digest, Dtype::Bytes.code()), f)));
+            }
+        }
+        Self { by_digest }
+    }
+
+    pub(super) fn get(&self, key: (ContentDigest, u8)) -> Option<&Found> {
+        self.by_digest.get(&key)
+    }
 }
 
 /// Looks units up by content.
@@ -46,8 +85,9 @@ pub(super) struct Finder {
     trust: Arc<TrustSet>,
     linkable: Arc<Linkable>,
     artifacts: Mutex<HashMap<ManifestId, Arc<OnceCell<Option<Units>>>>>,
-    /// Chunks of interrupted runs and of the base artifact.
-    chunks: HashMap<DecodedDigest, (Placed, bool)>,
+    /// Chunks of interrupted runs.
+    chunks: HashMap<DecodedDigest, Placed>,
+    base: Option<Arc<BaseArtifact>>,
     buffers: Buffers,
 }
 
@@ -56,10 +96,20 @@ impl Finder {
         store: Store,
         trust: Arc<TrustSet>,
         linkable: Arc<Linkable>,
-        chunks: HashMap<DecodedDigest, (Placed, bool)>,
+        chunks: HashMap<DecodedDigest, Placed>,
+        base: Option<Arc<BaseArtifact>>,
     ) -> Self {
         let buffers = Buffers::new(1 << 20);
-        Self { store, trust, linkable, artifacts: Mutex::default(), chunks, buffers }
+        Self { store, trust, linkable, artifacts: Mutex::default(), chunks, base, buffers }
+    }
+
+    /// The artifact that is packed against.
+    pub(super) fn base(&self) -> Option<&Arc<BaseArtifact>> {
+        self.base.as_ref()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The unit of that content and element type, if an artifact of the store has it.
@@ -69,11 +119,12 @@ impl Finder {
         element: Dtype,
     ) -> Result<Option<Found>, StoreError> {
         let key = (digest, element.code());
-        let mut found = None;
+        let base = self.base.as_ref().and_then(|base| base.unit(key));
+        let mut found = base.map(|found| Found { of_base: true, ..found.clone() });
         // An artifact that shares one tensor is likely to share its neighbours.
         for cell in self.artifacts.lock().await.values() {
             let units = cell.get().and_then(Option::as_ref);
-            found = found.or_else(|| units?.by_digest.get(&key).cloned());
+            found = found.or_else(|| units?.get(key).cloned());
         }
         if found.is_none() {
             found = self.hinted(key).await?;
@@ -91,51 +142,46 @@ impl Finder {
         };
         let cell = self.artifacts.lock().await.entry(hint.manifest).or_default().clone();
         let units = cell.get_or_init(|| self.units(hint.manifest)).await;
-        Ok(units.as_ref().and_then(|units| units.by_digest.get(&key)).cloned())
+        Ok(units.as_ref().and_then(|units| units.get(key)).cloned())
     }
 
     /// Reads an artifact that a hint names. One that cannot be read only costs the link.
     async fn units(&self, id: ManifestId) -> Option<Units> {
         let whole = Whole::read(&self.store, id).await.ok()?;
         let trusted = is_trusted(&self.store, &self.trust, &whole).await.ok()?;
-        let mut by_digest = HashMap::new();
-        for (tensor, first) in &whole.tensors {
-            let chunks = whole.chunks.get(*first..)?.get(..tensor.grid.chunks() as usize)?.to_vec();
-            let found = Found { cut: Cut::Grid(tensor.grid), chunks, trusted };
-            by_digest.insert((tensor.digest, tensor.dtype.code()), found);
-        }
-        for (file, first) in &whole.files {
-            let mut at = *first;
-            for extent in &file.extents {
-                let Extent::Content { digest, chunks: count, .. } = extent else { continue };
-                let chunks = whole.chunks.get(at..)?.get(..*count as usize)?.to_vec();
-                at += chunks.len();
-                let lengths = chunks.iter().map(|c| c.record.decoded_len).collect();
-                let found = Found { cut: Cut::Lengths(lengths), chunks, trusted };
-                by_digest.insert((*digest, Dtype::Bytes.code()), found);
-            }
-        }
-        Some(Units { by_digest })
+        Some(Units::of(&whole, trusted))
     }
 
-    /// A chunk that an interrupted run or the base left, and whether it is trusted.
-    pub(super) fn chunk(&self, decoded: &DecodedDigest) -> Option<&(Placed, bool)> {
-        self.chunks.get(decoded)
+    /// A chunk of that content that the base artifact has, or that an interrupted run left and the
+    /// base artifact has what it is stored against.
+    pub(super) fn chunk(&self, content: &DecodedDigest) -> Option<Linked> {
+        if let Some(base) = &self.base
+            && let Some(linked) =
+                base.chunk(content).and_then(|chunk| base.linked(chunk, base.trusted))
+        {
+            return Some(linked);
+        }
+        let chunk = *self.chunks.get(content)?;
+        match &self.base {
+            Some(base) => base.linked(chunk, false),
+            None if chunk.record.base.is_some() => None,
+            None => Some(Linked { chunk, bases: Vec::new(), trusted: false }),
+        }
     }
 
-    /// Whether the bytes stored for `chunk` really decode to what its record says.
-    pub(super) async fn compare(&self, chunk: Placed) -> Result<bool, StoreError> {
-        if chunk.record.codec == CodecId::RAW {
+    /// Whether the bytes stored for the chunk, and those that it is stored against, really decode to
+    /// what their records say.
+    pub(super) async fn compare(&self, linked: &Linked) -> Result<bool, StoreError> {
+        if linked.chunk.record.codec == CodecId::RAW {
             // The stored digest is the decoded digest, which the caller compared.
             return Ok(true);
         }
-        let decoded = match fetch(&self.store, chunk).await {
-            Ok(decoded) => decoded,
-            Err(StoreError::Chunk { .. } | StoreError::Decode { .. }) => return Ok(false),
-            Err(error) if error.is_not_found() => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        Ok(DecodedDigest::of(&decoded) == chunk.record.decoded)
+        match decoded(&self.store, linked.chunk, &linked.bases).await {
+            Ok(decoded) => Ok(decoded.is_some()),
+            Err(StoreError::Chunk { .. } | StoreError::Decode { .. }) => Ok(false),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether every chunk of an untrusted unit holds the bytes of ours.
@@ -143,19 +189,20 @@ impl Finder {
         &self,
         file: &File,
         offset: u64,
-        found: &Found,
+        cut: &Cut,
+        chunks: &[Linked],
     ) -> Result<bool, StoreError> {
-        for (rect, chunk) in found.cut.rects().into_iter().zip(&found.chunks) {
+        for (rect, linked) in cut.rects().into_iter().zip(chunks) {
             let group = cut::Group::alone(rect);
             let len = rect.len() as usize;
             let mut room = [self.buffers.take(len)];
             let read = cut::read(file, offset, &group, &mut room, &self.buffers);
             let [room] = room;
             let own = self.buffers.share(room, len);
-            if read.is_err() || DecodedDigest::of(&own) != chunk.record.decoded {
+            if read.is_err() || DecodedDigest::of(&own) != linked.chunk.record.decoded {
                 return Ok(false);
             }
-            if !self.compare(*chunk).await? {
+            if !linked.trusted && !self.compare(linked).await? {
                 return Ok(false);
             }
         }
@@ -164,7 +211,7 @@ impl Finder {
 
     /// Whether [`Self::chunk`] can find anything.
     pub(super) fn has_chunks(&self) -> bool {
-        !self.chunks.is_empty()
+        !self.chunks.is_empty() || self.base.is_some()
     }
 
     pub(super) fn linkable(&self) -> &Linkable {
@@ -174,7 +221,11 @@ impl Finder {
 
 /// Whether a key that we trust signed the artifact's manifest. Names do not matter here: the key
 /// must count for every name.
-async fn is_trusted(store: &Store, trust: &TrustSet, whole: &Whole) -> Result<bool, StoreError> {
+pub(super) async fn is_trusted(
+    store: &Store,
+    trust: &TrustSet,
+    whole: &Whole,
+) -> Result<bool, StoreError> {
     // A secret that verifies can also forge.
     let keys = trust.key_ids().filter(|(_, method)| *method != Method::Hmac);
     let signatures = store.signatures(whole.id, keys).await?;
@@ -183,27 +234,11 @@ async fn is_trusted(store: &Store, trust: &TrustSet, whole: &Whole) -> Result<bo
     Ok(verdict.is_ok())
 }
 
-/// Reads one chunk, verifies it and decodes it.
-pub(crate) async fn fetch(store: &Store, chunk: Placed) -> Result<Bytes, StoreError> {
-    let Placed { record, place: Place { pack, offset } } = chunk;
-    let start = u64::from(offset);
-    let range = start..start + u64::from(record.stored_len);
-    let stored = store.read_range(&paths::pack(pack), range).await?;
-    let verified = VerifiedChunk::verify(record, BytesMut::from(stored)).map_err(|bad| {
-        let (location, pack) = (store.location().to_owned(), pack.to_hex());
-        StoreError::Chunk { location, pack, offset, source: Box::new(bad.error) }
-    })?;
-    codec::into_decoded(verified).map_err(|source| {
-        let (location, pack) = (store.location().to_owned(), pack.to_hex());
-        StoreError::Decode { location, pack, offset, source }
-    })
-}
-
 /// The chunks that interrupted runs left in the store.
 pub(super) async fn left_behind(
     store: &Store,
     packs: Vec<PackId>,
-) -> Result<HashMap<DecodedDigest, (Placed, bool)>, StoreError> {
+) -> Result<HashMap<DecodedDigest, Placed>, StoreError> {
     let mut chunks = HashMap::new();
     for pack in packs {
         let index = match store.pack_index(pack).await {
@@ -216,7 +251,7 @@ pub(super) async fn left_behind(
         for (range, record) in index.places() {
             let offset = u32::try_from(range.start).unwrap_or(u32::MAX);
             let placed = Placed { record: *record, place: Place { pack, offset } };
-            chunks.entry(record.decoded).or_insert((placed, false));
+            chunks.entry(record.decoded).or_insert(placed);
         }
     }
     Ok(chunks)

@@ -4,8 +4,10 @@
 //! and the next run goes on from the packs that the interrupted one's lease lists. Memory is bounded
 //! by the number of chunks on their way, whatever the model's size.
 
+mod base;
 mod cut;
-pub(crate) mod link;
+mod encode;
+mod link;
 mod pool;
 mod publish;
 pub(crate) mod writer;
@@ -15,12 +17,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use sha1::Digest as _;
 use tokio::runtime::Handle;
 
 use crate::buffers::Buffers;
-use crate::codec::{CodecChoice, Encoded};
+use crate::codec::CodecChoice;
 use crate::dtype::Dtype;
 use crate::format::FormatError;
 use crate::format::grid::Grid;
@@ -30,13 +31,15 @@ use crate::format::record::ChunkRecord;
 use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
 use crate::model::{self, ModelError, Part, PartKind, SourceFile};
 use crate::parallel::choose_grid;
-use crate::store::{Lease, Lifetime, Placed, Published, Store, StoreError, Whole, candidates};
+use crate::store::{Lease, Lifetime, Placed, Published, Store, StoreError, candidates};
 use crate::trust::{Signer, TrustSet};
 
+use base::{BaseArtifact, Bases, Below, Linked, Partner};
 use cut::{Cut, Group};
+use encode::{Chunk, Reading};
 use link::{Finder, Found};
-use pool::{InOrder, Pending, Pool, Turn, WorkerFailed};
-use writer::{Linkable, PackWriter, Room};
+use pool::{InOrder, Pending, Pool, WorkerFailed};
+use writer::{Linkable, PackWriter};
 
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
 /// one is written again, because each run costs every later load a request.
@@ -85,7 +88,9 @@ pub struct PackOptions {
     pub sha256: bool,
     /// What the model calls itself.
     pub model_id: Option<String>,
-    /// An artifact whose chunks are looked for first.
+    /// An artifact that this one is packed against: what is the same is linked, and each chunk of a
+    /// tensor that has a partner of its name, type and shape there is stored against the partner's
+    /// where that is smaller.
     pub base: Option<ManifestId>,
     /// How long the ref is valid.
     pub lifetime: Lifetime,
@@ -117,6 +122,8 @@ pub struct PackReport {
     pub new_bytes: u64,
     /// Tensors and content extents that were linked instead of written.
     pub linked: u64,
+    /// Chunks that are stored against a base.
+    pub deltas: u64,
     /// The ref.
     pub published: Published,
 }
@@ -166,6 +173,8 @@ struct Unit {
     element: Dtype,
     cut: Cut,
     tensor: Option<model::Part>,
+    /// Its counterpart in the base artifact.
+    partner: Option<Partner>,
 }
 
 /// A unit with the records of its chunks.
@@ -218,81 +227,9 @@ struct Packer<'a> {
     under_way: u64,
     digesting: Vec<(usize, Digesting)>,
     run: Vec<(Unit, Found)>,
+    bases: Bases,
     buffers: Buffers,
     window: usize,
-}
-
-/// A chunk that was encoded, was read where it is stored, or was found.
-enum Chunk {
-    New(Encoded),
-    Read(ChunkRecord, Room),
-    Known(Placed),
-}
-
-/// A group of chunks of one unit, to be read.
-struct Reading {
-    source: Arc<SourceFile>,
-    /// Where the unit begins in the file.
-    offset: u64,
-    element: Dtype,
-    group: Group,
-}
-
-impl Reading {
-    fn read(&self, rooms: &mut [BytesMut], buffers: &Buffers) -> Result<Option<Bytes>, PackError> {
-        let read = cut::read(&self.source.file, self.offset, &self.group, rooms, buffers);
-        Ok(read.map_err(ModelError::io(&self.source.location))?)
-    }
-
-    /// Chunks that are stored as they are, each read where it lies in its pack.
-    fn in_place(
-        self,
-        mut rooms: Vec<Room>,
-        turn: Option<Turn<blake3::Hasher>>,
-        buffers: &Buffers,
-    ) -> Result<Vec<Chunk>, PackError> {
-        let mut bytes: Vec<_> = rooms.iter_mut().map(|r| std::mem::take(&mut r.bytes)).collect();
-        let run = self.read(&mut bytes, buffers)?;
-        // A chunk is at most 4 MiB.
-        let record = |chunk: &BytesMut| {
-            ChunkRecord::raw(self.element, chunk.len() as u32, blake3::hash(chunk))
-        };
-        let records: Vec<_> = bytes.iter().map(record).collect();
-        digest(turn, run, &bytes);
-        for (room, bytes) in rooms.iter_mut().zip(bytes) {
-            room.bytes = bytes;
-        }
-        Ok(records.into_iter().zip(rooms).map(|(record, room)| Chunk::Read(record, room)).collect())
-    }
-
-    /// Chunks that `encode` makes the most of.
-    fn encoded(
-        self,
-        turn: Option<Turn<blake3::Hasher>>,
-        buffers: &Buffers,
-        mut encode: impl FnMut(Bytes) -> Result<Chunk, PackError>,
-    ) -> Result<Vec<Chunk>, PackError> {
-        // A chunk is at most 4 MiB.
-        let lengths = self.group.rects.iter().map(|rect| rect.len() as usize);
-        let mut rooms: Vec<_> = lengths.clone().map(|len| buffers.take(len)).collect();
-        let run = self.read(&mut rooms, buffers)?;
-        let decoded: Vec<_> =
-            rooms.into_iter().zip(lengths).map(|(room, len)| buffers.share(room, len)).collect();
-        let chunks = decoded.iter().map(|decoded| encode(decoded.clone())).collect();
-        digest(turn, run, &decoded);
-        chunks
-    }
-}
-
-/// Hashes a group for its unit, when its turn comes.
-fn digest(turn: Option<Turn<blake3::Hasher>>, run: Option<Bytes>, chunks: &[impl AsRef<[u8]>]) {
-    let Some(turn) = turn else { return };
-    turn.change(|hasher| {
-        let chunks = chunks.iter().map(AsRef::as_ref);
-        for bytes in run.as_deref().map_or_else(|| Vec::from_iter(chunks), |run| vec![run]) {
-            hasher.update(bytes);
-        }
-    });
 }
 
 struct Packed {
@@ -300,6 +237,7 @@ struct Packed {
     files: Vec<(FileEntry, Vec<ChunkRecord>)>,
     done: Vec<Done>,
     places: HashMap<crate::id::StoredDigest, crate::format::layout::Place>,
+    bases: HashMap<DecodedDigest, ChunkRecord>,
     new_bytes: u64,
 }
 
@@ -318,14 +256,10 @@ impl<'a> Packer<'a> {
             let packs = runtime.block_on(candidates(store))?;
             chunks = runtime.block_on(link::left_behind(store, packs))?;
         }
-        if let Some(base) = options.base {
-            let whole = runtime.block_on(Whole::read(store, base))?;
-            for chunk in &whole.chunks {
-                chunks.entry(chunk.record.decoded).or_insert((*chunk, false));
-            }
-        }
         let trust = Arc::new(std::mem::take(&mut options.trust));
-        let finder = Arc::new(Finder::new(store.clone(), trust, linkable, chunks));
+        let base = options.base.map(|id| runtime.block_on(BaseArtifact::read(store, &trust, id)));
+        let base = base.transpose()?.map(Arc::new);
+        let finder = Arc::new(Finder::new(store.clone(), trust, linkable, chunks, base));
         let writer = PackWriter::new(store.clone(), lease.clone(), runtime.clone());
         let threads = options.threads.max(1);
         let in_place = fresh && !finder.has_chunks() && options.codec == CodecChoice::Raw;
@@ -343,6 +277,7 @@ impl<'a> Packer<'a> {
             under_way: 0,
             digesting: Vec::new(),
             run: Vec::new(),
+            bases: Bases::default(),
             buffers: Buffers::new(BUFFERS),
             window: 2 * threads + 4,
         })
@@ -387,7 +322,9 @@ impl<'a> Packer<'a> {
             entries.push((entry, Vec::new()));
         }
         let (places, new_bytes) = self.writer.finish()?;
-        Ok(Packed { options: self.options, files: entries, done: self.done, places, new_bytes })
+        let (options, done) = (self.options, self.done);
+        let bases = self.bases.into_records();
+        Ok(Packed { options, files: entries, done, places, bases, new_bytes })
     }
 
     fn hash_file(&self, file: &Arc<SourceFile>) -> Pending<std::io::Result<FileHashes>> {
@@ -432,11 +369,18 @@ impl<'a> Packer<'a> {
                         element: Dtype::Bytes,
                         cut: Cut::Lengths(extent.lengths),
                         tensor: None,
+                        partner: None,
                     };
                     extents.into_iter().map(unit).collect()
                 }
                 PartKind::Tensor { name, dtype, shape } => {
-                    let grid = choose_grid(name, *dtype, shape).unwrap_or(Grid::EMPTY);
+                    let base = finder.base();
+                    let partner = base.and_then(|b| b.partner(&file.path, name, *dtype, shape));
+                    let grid = match &partner {
+                        // So that chunk stands against chunk.
+                        Some(partner) => partner.grid,
+                        None => choose_grid(name, *dtype, shape).unwrap_or(Grid::EMPTY),
+                    };
                     let (offset, len, element) = (part.offset, part.len, *dtype);
                     let cut = Cut::Grid(grid);
                     // Where nothing can be found, the tensor is hashed when it is encoded, if each
@@ -452,6 +396,7 @@ impl<'a> Packer<'a> {
                         element,
                         cut,
                         tensor: Some(part),
+                        partner,
                     }]
                 }
             };
@@ -499,33 +444,71 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Links the run of units found so far, or writes them again if it is short.
+    /// Links the run of units found so far, or writes them again if it is short. Those of the base
+    /// artifact are linked however short they are: whoever loads this one reads there anyway.
     fn flush_run(&mut self, files: &[Arc<SourceFile>]) -> Result<(), PackError> {
         let run = std::mem::take(&mut self.run);
         let chunks = run.iter().flat_map(|(_, found)| &found.chunks);
-        let total: u64 = chunks.map(|chunk| u64::from(chunk.record.stored_len)).sum();
+        // A difference, written again without its base, costs about what it decodes to.
+        let total: u64 = chunks
+            .map(|chunk| match chunk.record.base {
+                None => u64::from(chunk.record.stored_len),
+                Some(_) => u64::from(chunk.record.decoded_len),
+            })
+            .sum();
         for (unit, found) in run {
-            let source = &files[unit.file];
-            let link = total >= MIN_RUN
-                && (found.trusted
-                    || self.runtime.block_on(self.finder.compare_unit(
-                        &source.file,
-                        unit.offset,
-                        &found,
-                    ))?);
-            if !link {
+            let linked = match total >= MIN_RUN || found.of_base {
+                true => self.link(&files[unit.file], unit.offset, &found)?,
+                false => None,
+            };
+            let Some(linked) = linked else {
                 self.encode(files, unit)?;
                 continue;
-            }
-            for chunk in &found.chunks {
-                self.writer.link(&chunk.record, chunk.place);
-            }
+            };
+            linked.iter().for_each(|linked| self.note(linked));
             self.progress.advance(unit.len);
-            let records = found.chunks.iter().map(|chunk| chunk.record).collect();
+            let records = linked.iter().map(|linked| linked.chunk.record).collect();
             let unit = Unit { cut: found.cut, ..unit };
             self.finish(unit, records, false);
         }
         Ok(())
+    }
+
+    /// The chunks of a unit that was found, with what they are stored against, if all of it may be
+    /// linked.
+    fn link(
+        &self,
+        source: &SourceFile,
+        offset: u64,
+        found: &Found,
+    ) -> Result<Option<Vec<Linked>>, PackError> {
+        let base = self.finder.base().map(Arc::as_ref);
+        let resolve =
+            |chunk: &Placed| self.bases.resolve(base, *chunk, &found.bases, found.trusted);
+        let Some(linked) = found.chunks.iter().map(resolve).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let packs: HashSet<PackId> = linked.iter().flat_map(Linked::packs).collect();
+        let usable = self.runtime.block_on(async {
+            let there = self.finder.linkable().all(&packs).await?;
+            Ok::<_, StoreError>(
+                there
+                    && (linked.iter().all(|linked| linked.trusted)
+                        || self
+                            .finder
+                            .compare_unit(&source.file, offset, &found.cut, &linked)
+                            .await?),
+            )
+        })?;
+        Ok(usable.then_some(linked))
+    }
+
+    /// Notes a chunk that the store has, and what it is stored against.
+    fn note(&mut self, linked: &Linked) {
+        for chunk in linked.bases.iter().chain([&linked.chunk]) {
+            self.writer.link(&chunk.record, chunk.place);
+        }
+        self.bases.add(&linked.bases);
     }
 
     fn encode(&mut self, files: &[Arc<SourceFile>], unit: Unit) -> Result<(), PackError> {
@@ -536,7 +519,10 @@ impl<'a> Packer<'a> {
         let groups = groups.unwrap_or_else(|| rects.iter().copied().map(Group::alone).collect());
         let digesting = unit.digest.is_none().then(Digesting::default);
         self.digesting.extend(digesting.clone().map(|digesting| (at, digesting)));
+        let base = self.finder.base().cloned();
+        let below = unit.partner.zip(base).map(|(partner, artifact)| Below { artifact, partner });
         self.finish(unit, Vec::with_capacity(rects.len()), true);
+        let mut first = 0;
         for (number, group) in groups.into_iter().enumerate() {
             let len = group.len();
             while self.encoding.len() >= self.window
@@ -545,6 +531,7 @@ impl<'a> Packer<'a> {
                 self.settle_group()?;
             }
             let turn = digesting.as_ref().map(|digesting| digesting.turn(number));
+            let count = group.rects.len();
             let reading = Reading { source: source.clone(), offset, element, group };
             let chunks = if self.in_place {
                 // A chunk is at most 4 MiB.
@@ -553,18 +540,19 @@ impl<'a> Packer<'a> {
                 let buffers = self.buffers.clone();
                 self.pool.spawn(move |_| reading.in_place(rooms, turn, &buffers))
             } else {
-                let (finder, runtime) = (self.finder.clone(), self.runtime.clone());
-                let (buffers, choice) = (self.buffers.clone(), self.options.codec);
+                let encoding = encode::Encoding {
+                    finder: self.finder.clone(),
+                    runtime: self.runtime.clone(),
+                    choice: self.options.codec,
+                    element,
+                    below: below.as_ref().map(|below| below.from(first)),
+                };
+                let buffers = self.buffers.clone();
                 self.pool.spawn(move |worker| {
-                    reading.encoded(turn, &buffers, |decoded| {
-                        let known = known(&finder, &runtime, &decoded, element, choice)?;
-                        Ok(match known {
-                            Some(known) => Chunk::Known(known),
-                            None => Chunk::New(worker.encoder.encode(choice, element, decoded)),
-                        })
-                    })
+                    reading.encoded(turn, &buffers, |chunks| encoding.encode(worker, chunks))
                 })
             };
+            first += count;
             self.under_way += len;
             self.encoding.push_back(Encoding { at, len, chunks });
         }
@@ -581,8 +569,12 @@ impl<'a> Packer<'a> {
         self.under_way -= len;
         for chunk in chunks.wait()?? {
             let record = match chunk {
-                Chunk::New(encoded) => {
+                Chunk::New(encoded, below) => {
                     let record = encoded.record;
+                    if let Some(below) = below {
+                        self.note(&below);
+                        self.bases.add(&[below.chunk]);
+                    }
                     self.writer.push(encoded)?;
                     record
                 }
@@ -590,9 +582,9 @@ impl<'a> Packer<'a> {
                     self.writer.push_read(record, room)?;
                     record
                 }
-                Chunk::Known(chunk) => {
-                    self.writer.link(&chunk.record, chunk.place);
-                    chunk.record
+                Chunk::Known(linked) => {
+                    self.note(&linked);
+                    linked.chunk.record
                 }
             };
             self.done[at].records.push(record);
@@ -600,30 +592,6 @@ impl<'a> Packer<'a> {
         self.progress.advance(len);
         Ok(())
     }
-}
-
-/// The chunk that an interrupted run or the base artifact has for these bytes, if it may be linked.
-fn known(
-    finder: &Finder,
-    runtime: &Handle,
-    decoded: &[u8],
-    element: Dtype,
-    choice: CodecChoice,
-) -> Result<Option<Placed>, PackError> {
-    if !finder.has_chunks() {
-        return Ok(None);
-    }
-    let digest = DecodedDigest::of(decoded);
-    let Some((chunk, trusted)) = finder.chunk(&digest).copied() else { return Ok(None) };
-    if !link::fits(&chunk.record, element, choice) {
-        return Ok(None);
-    }
-    let packs = HashSet::<PackId>::from([chunk.place.pack]);
-    let usable = runtime.block_on(async {
-        let there = finder.linkable().all(&packs).await?;
-        Ok::<_, StoreError>(there && (trusted || finder.compare(chunk).await?))
-    })?;
-    Ok(usable.then_some(chunk))
 }
 
 /// Whether `next` lies right behind `last`: in the same pack, or at the start of another.

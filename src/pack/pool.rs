@@ -5,6 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use bytes::BytesMut;
+
 use crate::codec::Encoder;
 
 /// What each thread keeps from job to job.
@@ -12,6 +14,8 @@ use crate::codec::Encoder;
 pub(super) struct Worker {
     pub(super) encoder: Encoder,
     pub(super) buffer: Vec<u8>,
+    /// A base, and the base of that.
+    pub(super) bases: [BytesMut; 2],
 }
 
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;

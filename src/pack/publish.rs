@@ -35,6 +35,8 @@ impl Packed {
     ) -> Result<PackReport, PackError> {
         let done = std::mem::take(&mut self.done);
         let linked = done.iter().filter(|d| !d.written && !d.records.is_empty()).count() as u64;
+        let records = done.iter().flat_map(|done| &done.records);
+        let deltas = records.filter(|record| record.base.is_some()).count() as u64;
         let hints: Vec<_> = hinted(&done).collect();
         let table = self.entries(done)?.into_table()?;
         let place = |record: &crate::format::record::ChunkRecord| {
@@ -89,11 +91,14 @@ impl Packed {
         let written = stream::iter(hints.into_iter().map(put)).buffer_unordered(HINTS_AT_ONCE);
         self.new_bytes += written.try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
         let totals = manifest.totals;
-        Ok(PackReport { manifest: id, totals, new_bytes: self.new_bytes, linked, published })
+        let new_bytes = self.new_bytes;
+        Ok(PackReport { manifest: id, totals, new_bytes, linked, deltas, published })
     }
 
     fn entries(&mut self, done: Vec<Done>) -> Result<Entries, FormatError> {
-        let mut entries = Entries { files: std::mem::take(&mut self.files), ..Entries::default() };
+        let files = std::mem::take(&mut self.files);
+        let bases = std::mem::take(&mut self.bases);
+        let mut entries = Entries { files, bases, ..Entries::default() };
         let narrow = |n: usize| {
             u32::try_from(n).map_err(|_| FormatError::Limit {
                 what: "tensors, files or chunks",

@@ -74,6 +74,21 @@ impl Float {
     }
 }
 
+/// The elements of `bytes`, of type `from`, as `to`: rounded to nearest, ties to even. A NaN is quiet and
+/// keeps its sign and the highest bits of its payload. The reference of `kernels/convert.*`.
+pub fn convert(bytes: &[u8], from: Float, to: Float) -> Vec<u8> {
+    let count = bytes.len() / from.size() as usize;
+    let mut converted = Vec::with_capacity(count * to.size() as usize);
+    if from == to {
+        converted.extend_from_slice(bytes);
+        return converted;
+    }
+    for at in 0..count {
+        to.push(from.read(bytes, at), &mut converted);
+    }
+    converted
+}
+
 /// Word number `at`; 0 beyond the end.
 pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.as_chunks::<4>().0.get(at).map_or(0, |word| u32::from_le_bytes(*word))
@@ -104,6 +119,34 @@ pub(super) fn e4m3(code: u8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conversions_round_to_even_and_keep_nan_quiet() {
+        let one = |bits: u32, to| convert(&bits.to_le_bytes(), Float::F32, to);
+        let half = |bits: u32, to| u16::from_le_bytes(one(bits, to).try_into().unwrap());
+        for (bits, f16, bf16) in [
+            (0x3f80_8000, 0x3c04, 0x3f80),
+            (0x3f81_8000, 0x3c0c, 0x3f82),
+            (0x3f80_1000, 0x3c00, 0x3f80),
+            (0x3f80_3000, 0x3c02, 0x3f80),
+            (0x7f80_0001, 0x7e00, 0x7fc0),
+            (0xff92_0000, 0xfe90, 0xffd2),
+            (0x0000_0001, 0x0000, 0x0000),
+            (0x3380_0000, 0x0001, 0x3380),
+            (0x477f_f000, 0x7c00, 0x4780),
+        ] {
+            assert_eq!((half(bits, Float::F16), half(bits, Float::BF16)), (f16, bf16), "{bits:#x}");
+        }
+        for bits in 0..=u16::MAX {
+            for (from, nan) in [(Float::F16, 0x7c00), (Float::BF16, 0x7f80)] {
+                let wide = convert(&bits.to_le_bytes(), from, Float::F32);
+                let back = convert(&wide, Float::F32, from);
+                let quiet = if from == Float::F16 { 0x200 } else { 0x40 };
+                let expected = if bits & 0x7fff > nan { bits | quiet } else { bits };
+                assert_eq!(back, expected.to_le_bytes(), "{from:?} {bits:#x}");
+            }
+        }
+    }
 
     #[test]
     fn e4m3_is_sign_exponent_and_mantissa() {

@@ -25,6 +25,8 @@ pub enum Family {
     Fp8,
     /// GGUF.
     Gguf,
+    /// From one type of float to another.
+    Convert,
 }
 
 /// The program of a family: GGUF has one per block type.
@@ -38,8 +40,16 @@ pub struct Program {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Bnb4, Self::Int8, Self::Gptq, Self::Awq, Self::Packed, Self::Fp8, Self::Gguf];
+    pub const ALL: [Self; 8] = [
+        Self::Bnb4,
+        Self::Int8,
+        Self::Gptq,
+        Self::Awq,
+        Self::Packed,
+        Self::Fp8,
+        Self::Gguf,
+        Self::Convert,
+    ];
 
     /// The programs in the file.
     pub const fn entries(self) -> &'static [&'static str] {
@@ -51,6 +61,7 @@ impl Family {
             Self::Packed => &["packed"],
             Self::Fp8 => &["fp8"],
             Self::Gguf => &["q4_0", "q8_0", "q4_k"],
+            Self::Convert => &["convert"],
         }
     }
 
@@ -64,6 +75,7 @@ impl Family {
             Self::Packed => include_str!("../../kernels/packed.wgsl"),
             Self::Fp8 => include_str!("../../kernels/fp8.wgsl"),
             Self::Gguf => include_str!("../../kernels/gguf.wgsl"),
+            Self::Convert => include_str!("../../kernels/convert.wgsl"),
         };
         [include_str!("../../kernels/common.wgsl"), own].concat()
     }
@@ -78,6 +90,7 @@ impl Family {
             Self::Packed => include_str!("../../kernels/packed.cu"),
             Self::Fp8 => include_str!("../../kernels/fp8.cu"),
             Self::Gguf => include_str!("../../kernels/gguf.cu"),
+            Self::Convert => include_str!("../../kernels/convert.cu"),
         };
         [include_str!("../../kernels/common.cuh"), own].concat()
     }
@@ -263,6 +276,14 @@ impl Launch {
         };
         params.flags = flags;
         Self { program: Program { family, entry }, params, cols, run_rows }
+    }
+
+    /// The launch that converts `elements` floats, at most [`pieces::MAX`](super::pieces::MAX).
+    pub fn convert(elements: u64, from: Float) -> Self {
+        let vectors = u32::try_from(elements.div_ceil(8)).unwrap_or(u32::MAX);
+        let params = Params { vectors, scale: from.code(), ..Params::default() };
+        let program = Program { family: Family::Convert, entry: "convert" };
+        Self { program, params, cols: 0, run_rows: 0 }
     }
 
     /// Blocks of threads in WGSL.

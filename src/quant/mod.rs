@@ -8,13 +8,14 @@
 pub mod config;
 mod float;
 pub mod kernel;
+pub mod pieces;
 mod reference;
 pub mod sample;
 pub mod split;
 
 use std::fmt;
 
-pub use float::Float;
+pub use float::{Float, convert};
 pub use reference::dequantize;
 
 /// The most elements of one weight: beyond, offsets in elements would not fit the reference.

@@ -1,8 +1,8 @@
-//! Quantized checkpoints into device memory as plain weights: the tensors of a weight are gathered on
-//! the device, and when the last of them is there, a kernel makes the weight of them.
+//! Checkpoints into device memory as weights of one type of float. The tensors of a quantized weight are
+//! gathered on the device, and when the last of them is there, a kernel makes the weight of them.
 //!
-//! Tensors that belong to no quantized weight pass through as they are stored. What a kernel indexes
-//! with is checked on the host on its way.
+//! Of tensors that belong to no quantized weight, bf16, f16 and f32 are converted to the type asked and
+//! the rest passes as it is stored. What a kernel indexes with is checked on the host on its way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use async_trait::async_trait;
 
 use super::Sink;
 use super::device::DeviceError;
-use super::stream::{DeviceSink, StreamOptions, UploadStats};
-use super::upload::{Device, Staging};
+use super::stream::{DeviceSink, DeviceTensor, StreamOptions, UploadStats};
+use super::upload::Device;
 use crate::dtype::{Dtype, Shape};
 use crate::loader::Tensor;
 use crate::plan::Want;
-use crate::quant::config::{Facts, Method, Role, Stored};
+use crate::quant::config::{Facts, Method, Module, Role, Stored};
 use crate::quant::{Float, Part, QuantError, Weight};
 
-/// A device that dequantizes.
+/// A device that dequantizes and converts.
 pub trait Dequantize: Device {
     /// Dequantizes a weight whose parts were checked, each in device memory, in the order of
     /// [`Part::ALL`].
@@ -29,6 +29,26 @@ pub trait Dequantize: Device {
         parts: [Option<Self::Memory>; 5],
         out: Float,
     ) -> Result<Self::Memory, DeviceError>;
+
+    /// Makes `elements` floats `from` another type of `to`, as [`crate::quant::convert`] does.
+    fn convert(
+        &self,
+        memory: Self::Memory,
+        elements: u64,
+        from: Float,
+        to: Float,
+    ) -> Result<Self::Memory, DeviceError>;
+}
+
+/// How a tensor came to be what is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Made {
+    /// As it is stored.
+    Stored,
+    /// Converted from another type of float.
+    Converted,
+    /// Made of a quantized weight.
+    Dequantized,
 }
 
 /// A weight or another tensor in device memory.
@@ -46,8 +66,8 @@ pub struct Delivered<M> {
     pub len: u64,
     /// Where they are, row-major.
     pub memory: M,
-    /// Whether it was dequantized.
-    pub dequantized: bool,
+    /// How it came to be.
+    pub made: Made,
 }
 
 /// The tensors of a weight, as far as they have come.
@@ -58,10 +78,37 @@ struct Gathering<M> {
     parts: [Option<M>; 5],
 }
 
-/// Streams a quantized checkpoint into device memory, its weights as floats.
+/// The quantized weights among tensors that are wanted, by their place in the list; those of a file
+/// after another's.
+pub fn modules(method: Method, wanted: &[Arc<Want>]) -> Vec<Module> {
+    let mut files: Vec<u32> = wanted.iter().map(|want| want.entry.file).collect();
+    files.sort_unstable();
+    files.dedup();
+    let mut found = Vec::new();
+    for file in files {
+        let of_file: Vec<usize> = (0..)
+            .zip(wanted)
+            .filter(|(_, want)| want.entry.file == file)
+            .map(|(at, _)| at)
+            .collect();
+        let stored = of_file.iter().filter_map(|at| wanted.get(*at)).map(|want| Stored {
+            name: &want.entry.name,
+            dtype: want.entry.dtype,
+            dims: want.entry.shape.dims(),
+        });
+        let mut own = method.modules(&stored.collect::<Vec<_>>());
+        for (at, _) in own.iter_mut().flat_map(|module| &mut module.tensors) {
+            *at = of_file.get(*at).copied().unwrap_or(usize::MAX);
+        }
+        found.append(&mut own);
+    }
+    found
+}
+
+/// Streams a checkpoint into device memory, its weights as floats of one type.
 pub struct DequantSink<D: Dequantize> {
     inner: DeviceSink<D>,
-    method: Method,
+    method: Option<Method>,
     out: Float,
     /// The weight that a tensor belongs to, by file and place in it, and what it is to it.
     roles: HashMap<(u32, String), (usize, Role)>,
@@ -71,48 +118,32 @@ pub struct DequantSink<D: Dequantize> {
 }
 
 impl<D: Dequantize> DequantSink<D> {
-    /// A sink for the tensors `wanted`, all of a checkpoint quantized by `method`, into floats `out`.
-    /// Parts of tensors, which ranks want, are refused.
+    /// A sink for the tensors `wanted` of a checkpoint quantized by `method`, if it is, into floats
+    /// `out`. Parts of quantized weights, which ranks want, are refused.
     pub fn new(
         device: D,
         options: &StreamOptions,
-        method: Method,
+        method: Option<Method>,
         out: Float,
         wanted: &[Arc<Want>],
     ) -> Result<Self, DeviceError> {
-        let stored = |want: &Want| want.cut.len() == want.entry.byte_len();
-        if !wanted.iter().all(|want| stored(want)) {
-            let why = "a shard of a quantized checkpoint is delivered only as it is stored";
-            return Err(QuantError::Unsupported(why).into());
-        }
         let mut roles = HashMap::new();
         let mut weights = Vec::new();
-        let mut files: Vec<u32> = wanted.iter().map(|want| want.entry.file).collect();
-        files.sort_unstable();
-        files.dedup();
-        for file in files {
-            let of_file: Vec<_> = wanted.iter().filter(|want| want.entry.file == file).collect();
-            let list: Vec<_> = of_file
-                .iter()
-                .map(|want| Stored {
-                    name: &want.entry.name,
-                    dtype: want.entry.dtype,
-                    dims: want.entry.shape.dims(),
-                })
-                .collect();
-            for module in method.modules(&list) {
-                for (at, role) in &module.tensors {
-                    if let Some(want) = of_file.get(*at) {
-                        roles.insert((file, want.entry.name.clone()), (weights.len(), *role));
-                    }
+        for group in method.map(|method| modules(method, wanted)).unwrap_or_default() {
+            for (at, role) in &group.tensors {
+                let Some(want) = wanted.get(*at) else { continue };
+                if want.cut.len() != want.entry.byte_len() {
+                    return Err(DeviceError::Part { name: group.name });
                 }
-                weights.push(Some(Gathering {
-                    name: module.name,
-                    missing: module.tensors.len(),
-                    facts: Facts::default(),
-                    parts: [const { None }; 5],
-                }));
+                let key = (want.entry.file, want.entry.name.clone());
+                roles.insert(key, (weights.len(), *role));
             }
+            weights.push(Some(Gathering {
+                name: group.name,
+                missing: group.tensors.len(),
+                facts: Facts::default(),
+                parts: [const { None }; 5],
+            }));
         }
         let inner = DeviceSink::new(device, options);
         Ok(Self { inner, method, out, roles, weights, reading: None })
@@ -137,14 +168,37 @@ impl<D: Dequantize> DequantSink<D> {
         if bytes.is_empty() { Ok(None) } else { self.inner.upload(bytes).map(Some) }
     }
 
+    /// A tensor that is no part of a quantized weight.
+    fn pass(&self, want: &Want, memory: D::Memory) -> Result<Delivered<D::Memory>, DeviceError> {
+        let entry = &want.entry;
+        let mut one = Delivered {
+            name: entry.name.clone(),
+            file: entry.file,
+            dtype: entry.dtype,
+            shape: want.shape.clone(),
+            len: want.cut.len(),
+            memory,
+            made: Made::Stored,
+        };
+        let from = Float::of_dtype(entry.dtype).filter(|from| *from != self.out);
+        if let Some(from) = from {
+            let elements = one.len / from.size();
+            one.memory = self.device().convert(one.memory, elements, from, self.out)?;
+            one.len = elements * self.out.size();
+            (one.dtype, one.made) = (self.out.dtype(), Made::Converted);
+        }
+        Ok(one)
+    }
+
     /// Makes the weight whose tensors have all come.
     fn make(
         &mut self,
+        method: Method,
         gathered: Gathering<D::Memory>,
         file: u32,
     ) -> Result<Delivered<D::Memory>, DeviceError> {
         let named = |error| DeviceError::Weight { name: gathered.name.clone(), error };
-        let (weight, table, index) = self.method.weight(&gathered.facts).map_err(named)?;
+        let (weight, table, index) = method.weight(&gathered.facts).map_err(named)?;
         for part in [Part::Codes, Part::Scales, Part::Zeros] {
             let (got, want) = (gathered.facts.byte_len(part), weight.part_len(part));
             if got != want {
@@ -170,7 +224,7 @@ impl<D: Dequantize> DequantSink<D> {
             shape: shape.unwrap_or_else(|| Shape::vector(weight.elements())),
             len: weight.elements() * self.out.size(),
             memory,
-            dequantized: true,
+            made: Made::Dequantized,
         })
     }
 }
@@ -203,23 +257,40 @@ impl<D: Dequantize> Sink for DequantSink<D> {
     }
 
     async fn finish(&mut self, want: &Arc<Want>) -> Result<Self::Output, DeviceError> {
-        let entry = &want.entry;
         let (bytes, memory) = match self.reading.take() {
             Some(bytes) => (bytes, None),
             None => (Vec::new(), Some(self.inner.finish(want).await?.memory)),
         };
+        self.add(want, bytes, memory)
+    }
+}
+
+impl<D: Dequantize> DequantSink<D> {
+    /// Whether the tensor is read by the host, and so must come through this sink.
+    pub fn reads(&self, want: &Want) -> bool {
+        self.role(want).is_some_and(|(_, role)| role.is_read())
+    }
+
+    /// A tensor that came into device memory another way.
+    pub fn arrived(
+        &mut self,
+        tensor: DeviceTensor<D::Memory>,
+    ) -> Result<Option<Delivered<D::Memory>>, DeviceError> {
+        self.add(&tensor.want, Vec::new(), Some(tensor.memory))
+    }
+
+    /// Adds a tensor, in host memory or on the device, to its weight, if it has one.
+    fn add(
+        &mut self,
+        want: &Want,
+        bytes: Vec<u8>,
+        memory: Option<D::Memory>,
+    ) -> Result<Option<Delivered<D::Memory>>, DeviceError> {
+        let entry = &want.entry;
         let Some((number, role)) = self.role(want) else {
             let memory =
                 memory.ok_or(DeviceError::Internal("a tensor without memory".to_owned()))?;
-            return Ok(Some(Delivered {
-                name: entry.name.clone(),
-                file: entry.file,
-                dtype: entry.dtype,
-                shape: entry.shape.clone(),
-                len: want.cut.len(),
-                memory,
-                dequantized: false,
-            }));
+            return self.pass(want, memory).map(Some);
         };
         let slot = self.weights.get_mut(number);
         let slot = slot.ok_or(DeviceError::Internal("a weight that is not there".to_owned()))?;
@@ -239,9 +310,9 @@ impl<D: Dequantize> Sink for DequantSink<D> {
         if gathering.missing > 0 {
             return Ok(None);
         }
-        match slot.take() {
-            Some(gathered) => self.make(gathered, entry.file).map(Some),
-            None => Ok(None),
+        match (self.method, slot.take()) {
+            (Some(method), Some(gathered)) => self.make(method, gathered, entry.file).map(Some),
+            _ => Ok(None),
         }
     }
 }
@@ -250,13 +321,7 @@ impl<D: Device> DeviceSink<D> {
     /// New device memory with `bytes` in it, through the ring.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<D::Memory, DeviceError> {
         let mut memory = self.device().allocate(bytes.len() as u64)?;
-        let size = self.ring().size();
-        for (number, part) in bytes.chunks(size).enumerate() {
-            let mut buffer = self.ring().take()?;
-            buffer.write(0, part);
-            self.ring().copy(buffer, part.len(), &mut memory, (number * size) as u64)?;
-            self.count(part.len());
-        }
+        self.fill(&mut memory, bytes)?;
         Ok(memory)
     }
 }

@@ -1,5 +1,6 @@
 //! What devices have in common: their errors.
 
+use crate::codec::DecodeError;
 use crate::loader::LoadError;
 use crate::quant::{Part, QuantError};
 
@@ -52,7 +53,9 @@ pub enum DeviceError {
         device: String,
     },
     /// Something is larger than the device allows.
-    #[error("{what} of {len} bytes, and the device allows {limit}")]
+    #[error(
+        "{what} of {len} bytes, and {limit} are allowed here; load a shard, or use --device host"
+    )]
     TooLarge {
         /// What.
         what: &'static str,
@@ -79,6 +82,24 @@ pub enum DeviceError {
         name: String,
         /// What is wrong.
         error: QuantError,
+    },
+    /// A chunk that was verified and still does not decode on the device: whoever signed it wrote it so.
+    #[error("{name}: verified, but does not decode on the device: {error}; it was packed so")]
+    Decode {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        #[source]
+        error: DecodeError,
+    },
+    /// A rank's part of a quantized weight is to be dequantized.
+    #[error(
+        "{name} is quantized, and a rank's part of it is not dequantized: load it without --shard, or as \
+         it is stored (--dtype stored)"
+    )]
+    Part {
+        /// The weight.
+        name: String,
     },
     /// A weight is not what it is said to be.
     #[error(transparent)]

@@ -5,9 +5,11 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod decode;
 pub mod dequant;
 pub mod device;
 pub mod host;
+pub mod resident;
 pub mod stream;
 pub mod upload;
 #[cfg(feature = "wgpu")]

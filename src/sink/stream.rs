@@ -96,6 +96,20 @@ impl<D: Device> DeviceSink<D> {
         self.stats.bytes += bytes as u64;
     }
 
+    /// Notes that a tensor is whole on the device.
+    pub(super) fn whole(&mut self) {
+        self.stats.tensors += 1;
+    }
+
+    /// Device memory for a tensor, within the budget.
+    pub(super) fn room(&self, want: &Want) -> Result<D::Memory, DeviceError> {
+        let len = want.cut.len();
+        if len > self.budget {
+            return Err(DeviceError::TooLarge { what: "a tensor", len, limit: self.budget });
+        }
+        self.device().allocate(len)
+    }
+
     /// Copies what the tensor's buffer holds.
     fn flush(&mut self) -> Result<(), DeviceError> {
         let Some(begun) = &mut self.begun else { return Ok(()) };
@@ -140,15 +154,11 @@ impl<D: Device> Sink for DeviceSink<D> {
     type Error = DeviceError;
 
     async fn begin(&mut self, want: &Arc<Want>) -> Result<(), DeviceError> {
-        let len = want.cut.len();
-        if len > self.budget {
-            return Err(DeviceError::TooLarge { what: "a tensor", len, limit: self.budget });
-        }
         // What a tensor that failed left in a buffer is overwritten.
         if let Some(buffer) = self.begun.take().and_then(|begun| begun.buffer) {
             self.ring.give(buffer);
         }
-        let memory = self.device().allocate(len)?;
+        let memory = self.room(want)?;
         self.begun = Some(Begun { memory, buffer: None, filled: 0, at: 0 });
         Ok(())
     }
@@ -164,7 +174,7 @@ impl<D: Device> Sink for DeviceSink<D> {
         if begun.at != want.cut.len() {
             return Err(DeviceError::Internal("a tensor that ends early".to_owned()));
         }
-        self.stats.tensors += 1;
+        self.whole();
         Ok(DeviceTensor { want: want.clone(), memory: begun.memory })
     }
 }

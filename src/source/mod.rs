@@ -12,6 +12,7 @@ pub mod url;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -117,6 +118,12 @@ impl fmt::Debug for ObjectReader {
 pub trait Backend: Send + Sync + fmt::Debug {
     /// The store's address, for messages.
     fn location(&self) -> &str;
+
+    /// The same store, told which artifact the requests will be for (`name@id` or `@id`); `None` where
+    /// that makes no difference.
+    fn for_artifact(&self, _artifact: &str) -> Option<Arc<dyn Backend>> {
+        None
+    }
 
     /// Opens a read. A missing object is [`SourceErrorKind::NotFound`]; a range beyond the end is
     /// [`SourceErrorKind::OutOfRange`].

@@ -1,5 +1,6 @@
 //! A store: typed objects over a transport. Everything read here is checked before it is returned.
 
+mod decode;
 mod ensure;
 mod error;
 mod lease;
@@ -21,6 +22,7 @@ use crate::id::{ManifestId, PackId};
 use crate::source::small::{RetryPolicy, read_all};
 use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
 
+pub(crate) use decode::{decoded, fetch_all};
 pub use error::StoreError;
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};

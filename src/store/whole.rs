@@ -1,6 +1,7 @@
 //! An artifact's whole graph: manifest, table and layout, read and checked against each other.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -12,7 +13,7 @@ use crate::format::manifest::{Manifest, Totals};
 use crate::format::page::{Entries, Extent, FileEntry, Listed, Page, TensorEntry, distinct};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
-use crate::id::{ManifestId, StoredDigest, TableId};
+use crate::id::{DecodedDigest, ManifestId, StoredDigest, TableId};
 
 /// A chunk with its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,14 @@ pub struct Placed {
     pub record: ChunkRecord,
     /// Where the layout says it lies.
     pub place: Place,
+}
+
+impl Placed {
+    /// Its bytes in the pack.
+    pub fn range(&self) -> Range<u64> {
+        let start = u64::from(self.place.offset);
+        start..start + u64::from(self.record.stored_len)
+    }
 }
 
 /// An artifact's whole graph. Entries refer to `chunks` by ranges.
@@ -38,6 +47,10 @@ pub struct Whole {
     pub files: Vec<(FileEntry, usize)>,
     /// All chunks in table order.
     pub chunks: Vec<Placed>,
+    /// The first chunk of each page.
+    pages: Vec<usize>,
+    /// The bases of each page, by the page's first chunk and their content.
+    bases: HashMap<(usize, DecodedDigest), usize>,
 }
 
 impl Whole {
@@ -67,6 +80,8 @@ impl Whole {
             tensors: Vec::new(),
             files: Vec::new(),
             chunks: Vec::new(),
+            pages: Vec::new(),
+            bases: HashMap::new(),
             manifest_bytes,
             manifest,
         };
@@ -111,6 +126,9 @@ impl Whole {
         for (record, place) in page.records().zip(places.iter().skip(first)) {
             self.chunks.push(Placed { record: *record, place: *place });
         }
+        let bases = (first + page.first_base as usize..).zip(&page.bases);
+        self.bases.extend(bases.map(|(index, base)| ((first, base.decoded), index)));
+        self.pages.push(first);
         fn list<T>(first: usize, listed: Vec<Listed<T>>) -> impl Iterator<Item = (T, usize)> {
             listed.into_iter().map(move |l| (l.entry, first + l.first_record as usize))
         }
@@ -192,6 +210,24 @@ impl Whole {
         let Some((tensor, first)) = self.tensors.get(ordinal) else { return &[] };
         let end = first + usize::try_from(tensor.grid.chunks()).unwrap_or(0);
         self.chunks.get(*first..end).unwrap_or(&[])
+    }
+
+    /// What the chunk at this place of `chunks` is stored against, as a place there.
+    pub fn base_of(&self, chunk: usize) -> Option<usize> {
+        let base = self.chunks.get(chunk)?.record.base?;
+        let page = self.pages.partition_point(|first| *first <= chunk).checked_sub(1)?;
+        self.bases.get(&(*self.pages.get(page)?, base.decoded)).copied()
+    }
+
+    /// The bases that the chunk needs, nearest first, as places in `chunks`. At most eight: depths
+    /// fall along them.
+    pub fn bases_of(&self, chunk: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(self.base_of(chunk), |base| self.base_of(*base))
+    }
+
+    /// Whether any chunk is stored against another.
+    pub fn has_bases(&self) -> bool {
+        !self.bases.is_empty()
     }
 
     /// Each distinct stored chunk once, in table order.

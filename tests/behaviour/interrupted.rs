@@ -41,6 +41,9 @@ fn pack_and_kill(store: &Path, model: &Path, codec: &str, time: Duration) -> Opt
     }
 }
 
+/// Stores that the second reader looks at too, which takes it minutes.
+const READERS: u32 = 10;
+
 #[test]
 fn killed_at_any_moment_it_goes_on_from_there() {
     let soak = std::env::var("TENPAK_SOAK").ok().map(|n| n.parse::<usize>().expect("a number"));
@@ -59,7 +62,7 @@ fn killed_at_any_moment_it_goes_on_from_there() {
     assert!(expected_packs.len() >= 3);
 
     let mut rng = StdRng::seed_from_u64(2);
-    let (mut killed, mut finished, mut resumed) = (0, 0, 0);
+    let (mut killed, mut finished, mut resumed, mut agreed) = (0, 0, 0, 0);
     while killed < rounds {
         let store = tempfile::tempdir_in(folder.path()).unwrap();
         let store = store.path();
@@ -92,8 +95,11 @@ fn killed_at_any_moment_it_goes_on_from_there() {
         assert!(new <= fresh, "{new} new bytes, {fresh} in an undisturbed run");
         assert!(packs <= expected_packs.len() as u64 + 8, "{packs} packs");
         assert_eq!(check_store(&open(store)), 1);
-        let out = tempfile::tempdir_in(folder.path()).unwrap();
-        reader_agrees(store, "org/model", out.path());
+        if agreed < READERS {
+            let out = tempfile::tempdir_in(folder.path()).unwrap();
+            reader_agrees(store, "org/model", out.path());
+            agreed += 1;
+        }
     }
     eprintln!("{killed} killed, {finished} finished before, {resumed} resumed");
     assert!(resumed > 0, "no run found what another had left");

@@ -15,6 +15,7 @@ mod web;
 
 mod company;
 mod dedupe;
+mod deltas;
 mod exact;
 mod failure;
 mod interrupted;

@@ -41,15 +41,21 @@ fn evil_pack(store: &Store, claims: &[(ChunkRecord, Bytes)]) -> (PackId, Vec<u32
     (id, offsets)
 }
 
-/// A record that claims the decoded bytes of `honest`, and stored bytes that decode to others.
-fn lie(honest: &ChunkRecord) -> (ChunkRecord, Bytes) {
-    // As long as what it stands for when compressed: a run too short would never be linked.
+/// Other bytes than those of `honest`, as long as they are when compressed: a run too short would
+/// never be linked.
+fn others(honest: &ChunkRecord) -> Vec<u8> {
     let seed = u64::from_le_bytes(*honest.decoded.as_bytes().first_chunk().unwrap());
     let fill = if honest.decoded_len < 4096 { Fill::Same } else { Fill::Sparse };
-    let evil = super::model::bytes(honest.decoded_len as usize, seed, fill);
+    super::model::bytes(honest.decoded_len as usize, seed, fill)
+}
+
+/// A record that claims the decoded bytes of `honest`, and stored bytes that decode to others.
+fn lie(honest: &ChunkRecord) -> (ChunkRecord, Bytes) {
+    let evil = others(honest);
     let stored = Bytes::from(zstd::bulk::compress(&evil, 3).unwrap());
     let record = ChunkRecord {
         codec: CodecId::ZSTD,
+        parameters: [0; 20],
         stored_len: stored.len() as u32,
         stored: StoredDigest::of(&stored),
         ..*honest
@@ -101,6 +107,11 @@ impl Bench {
     /// Plants an artifact like the honest one, all of whose tensors decode to something else, with
     /// hints for all its content, signed by `signer`.
     fn poison(&self, signer: Option<Signer>) -> Vec<StoredDigest> {
+        self.poisoned(signer).1
+    }
+
+    /// The same, and which artifact it is.
+    fn poisoned(&self, signer: Option<Signer>) -> (ManifestId, Vec<StoredDigest>) {
         let (store, honest) =
             (&self.counted.store, whole(&self.honest.store, self.report.manifest));
         // In load order, as an honest pack would be: only long runs are ever linked.
@@ -150,7 +161,7 @@ impl Bench {
         for digest in honest.tensors.iter().map(|(tensor, _)| tensor.digest).chain(content) {
             put(store, &paths::by_tensor(digest), hint.clone());
         }
-        claims.iter().map(|(record, _)| record.stored).collect()
+        (id, claims.iter().map(|(record, _)| record.stored).collect())
     }
 
     /// Packs, and makes sure that nothing of `evil` is in what was packed.
@@ -162,7 +173,7 @@ impl Bench {
         assert_eq!(report.manifest, self.report.manifest, "another artifact than undisturbed");
         // Each chunk of it decodes to what its record claims.
         for chunk in &result.chunks {
-            let decoded = runtime().block_on(super::library::decoded(store, *chunk));
+            let decoded = runtime().block_on(super::library::decoded(store, *chunk, &[]));
             assert_eq!(decoded.len(), chunk.record.decoded_len as usize);
         }
         report
@@ -184,7 +195,56 @@ fn poisoned_hints_are_not_followed() {
     }
 }
 
-/// The test above can fail: what a trusted key signed is linked, lies included.
+/// Whoever packs against an artifact that lies, signed by a stranger or by nobody, links nothing of it
+/// and stores nothing against it.
+#[test]
+fn a_base_that_lies_is_of_no_use() {
+    for signed in [false, true] {
+        let bench = Bench::new(CodecChoice::Auto);
+        let (base, evil) = bench.poisoned(signed.then(|| bench.key("attacker")));
+        let options = || PackOptions { base: Some(base), ..Default::default() };
+        bench.pack_unharmed(options(), &evil);
+        bench.pack_unharmed(PackOptions { trust: bench.trusting("own"), ..options() }, &evil);
+        // Nor where what its chunks really decode to is nearly what is packed: whoever holds what they
+        // claim to decode to would get other bytes.
+        let honest = whole(&bench.honest.store, bench.report.manifest);
+        let tensor = |i: usize| {
+            let (entry, _) = &honest.tensors[i];
+            let mut data: Vec<u8> =
+                honest.tensor_chunks(i).iter().flat_map(|chunk| others(&chunk.record)).collect();
+            data.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+            let shape = entry.shape.dims().iter().map(|&n| n as usize).collect();
+            Tensor { name: entry.name.clone(), dtype: safetensors::Dtype::U8, shape, data }
+        };
+        Model::of((0..3).map(tensor).collect()).write(&bench.input);
+        let elsewhere = Counted::memory();
+        let alone = packed(&elsewhere.store, &bench.input, "tuned", PackOptions::default());
+        bench.counted.backend.reset_stats();
+        let tuned = packed(&bench.counted.store, &bench.input, "tuned", options());
+        assert_eq!((tuned.manifest, tuned.deltas), (alone.manifest, 0));
+    }
+}
+
+/// Of an honest one, each chunk is stored against its counterpart, whoever signed it.
+#[test]
+fn an_honest_base_is_of_use_without_trust() {
+    let bench = Bench::new(CodecChoice::Auto);
+    let tensor = |i: u64| {
+        let name = format!("model.layers.{i}.mlp.up_proj.weight");
+        let shape = [3 * 1024, 1024];
+        let mut tensor = Tensor::new(&name, safetensors::Dtype::U8, &shape, i, Fill::Sparse);
+        tensor.data.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+        tensor
+    };
+    Model::of((0..3).map(tensor).collect()).write(&bench.input);
+    let base = Some(bench.report.manifest);
+    let options = PackOptions { base, trust: bench.trusting("own"), ..Default::default() };
+    let tuned = packed(&bench.honest.store, &bench.input, "tuned", options);
+    assert!(tuned.deltas >= 9, "{tuned:?}");
+    assert_eq!(check_store(&bench.honest.store), 2);
+}
+
+/// [`poisoned_hints_are_not_followed`] can fail: what a trusted key signed is linked, lies included.
 #[test]
 fn whom_one_trusts_one_believes() {
     let bench = Bench::new(CodecChoice::Zstd);

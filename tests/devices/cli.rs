@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::model::Model;
+use super::model::{Fill, Model, Tensor};
 use super::run::{command, done, fresh_folder, pack, tenpak, text};
 
 #[test]
@@ -53,4 +53,30 @@ fn a_device_that_is_not_there_is_an_error_that_says_what_to_do() {
         error.contains("no device for wgpu") && error.contains("mesa-vulkan-drivers"),
         "{error}"
     );
+}
+
+#[test]
+fn a_load_takes_little_host_memory_however_large_the_model() {
+    let folder = fresh_folder("load_memory");
+    let (input, store) = (folder.join("model"), folder.join("store"));
+    // 288 MiB; the same byte everywhere in a tensor is quickly written and quickly packed.
+    let tensor = |n: u64| {
+        let name = format!("model.layers.{n}.mlp.up_proj.weight");
+        Tensor::new(&name, safetensors::Dtype::BF16, &[4096, 1024], n, Fill::Same)
+    };
+    Model::of((0..36).map(tensor).collect()).write(&input);
+    pack(&store, &input, "org/model", &["--codec", "raw"]);
+    std::fs::remove_dir_all(&input).unwrap();
+    let load = |more: &[&str]| {
+        let all = ["load", "org/model", "--store", text(&store), "--device", "wgpu"];
+        done(&[&all[..], more].concat())
+    };
+    let all = load(&[]);
+    let one = load(&["--tensor", "model.layers.0.mlp.up_proj.weight"]);
+    assert_eq!(all.number("uploaded_bytes"), 288 << 20);
+    // What the adapter takes is in both; device memory, which is the host's in software, is not taken
+    // off.
+    let more = all.number("peak_rss_bytes").saturating_sub(one.number("peak_rss_bytes"));
+    println!("{} MiB beyond a load of one tensor", more >> 20);
+    assert!(more <= 256 << 20, "{more} bytes more");
 }

@@ -6,14 +6,15 @@ use std::sync::Once;
 
 use tenpak::quant::kernel::{Family, Launch, suffix};
 use tenpak::quant::split::{Limits, runs};
-use tenpak::quant::{Float, Weight, dequantize, sample};
+use tenpak::quant::{Float, Layout, Part, Weight, convert, dequantize, sample};
 use tenpak::sink::cuda::{Cuda, CudaParts, nvrtc};
 use tenpak::sink::device::DeviceError;
 
 use super::compare::assert_same;
+use super::wgpu_kernels::floats;
 
 /// Names NVRTC's library as `tests/setup.sh` installs it.
-fn use_nvrtc() {
+pub fn use_nvrtc() {
     static NAMED: Once = Once::new();
     NAMED.call_once(|| {
         if std::env::var_os("TENPAK_NVRTC").is_some() {
@@ -67,6 +68,15 @@ fn on_a_device_every_kernel_equals_the_reference_and_without_one_it_says_so() {
             return;
         }
     };
+    for from in Float::ALL {
+        let bytes = floats(from);
+        let memory = cuda.upload(&bytes).unwrap();
+        for to in Float::ALL.into_iter().filter(|to| *to != from) {
+            let expected = convert(&bytes, from, to);
+            let result = cuda.convert(&memory, bytes.len() as u64 / from.size(), from, to).unwrap();
+            assert!(cuda.read(&result, expected.len() as u64).unwrap() == expected);
+        }
+    }
     for (name, weight) in sample::cases(300, 520) {
         let parts = sample::parts(&weight, 7);
         let bound = CudaParts(parts.0.each_ref().map(|part| Some(cuda.upload(part).unwrap())));
@@ -80,7 +90,7 @@ fn on_a_device_every_kernel_equals_the_reference_and_without_one_it_says_so() {
 }
 
 /// Memory that ends `SLACK` bytes before a page that nobody may touch.
-struct Fenced {
+pub struct Fenced {
     map: *mut libc::c_void,
     size: usize,
     start: usize,
@@ -92,7 +102,15 @@ const SLACK: usize = 16;
 impl Fenced {
     fn new(bytes: &[u8]) -> Self {
         // Aligned as on a device, so that slack and rounding lie behind the bytes.
-        let used = bytes.len().next_multiple_of(16) + SLACK;
+        Self::with_room(bytes, bytes.len().next_multiple_of(16) + SLACK)
+    }
+
+    /// Nothing behind the bytes, which are whole words.
+    pub fn exact(bytes: &[u8]) -> Self {
+        Self::with_room(bytes, bytes.len())
+    }
+
+    fn with_room(bytes: &[u8], used: usize) -> Self {
         let size = used.next_multiple_of(PAGE) + PAGE;
         let (access, kind) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -113,12 +131,12 @@ impl Fenced {
         Self { map, size, start }
     }
 
-    fn at(&self) -> *mut u8 {
+    pub fn at(&self) -> *mut u8 {
         // SAFETY: within the map.
         unsafe { self.map.byte_add(self.start).cast() }
     }
 
-    fn read(&self, len: usize) -> Vec<u8> {
+    pub fn read(&self, len: usize) -> Vec<u8> {
         // SAFETY: `len` bytes were asked for when it was made.
         unsafe { std::slice::from_raw_parts(self.at(), len) }.to_vec()
     }
@@ -133,10 +151,15 @@ impl Drop for Fenced {
 
 /// A family's kernels as a library for the host.
 fn host_library(dir: &Path, family: Family) -> libloading::Library {
+    built(dir, &format!("{family:?}"), &family.cuda(), "launch.h")
+}
+
+/// Kernels as a library for the host, with what launches them.
+pub fn built(dir: &Path, name: &str, kernels: &str, launch: &str) -> libloading::Library {
     let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/devices/cuda_host");
-    let source: PathBuf = dir.join(format!("{family:?}.cpp"));
-    let library = dir.join(format!("{family:?}.so"));
-    let text = format!("#include \"shim.h\"\n{}\n#include \"launch.h\"\n", family.cuda());
+    let source: PathBuf = dir.join(format!("{name}.cpp"));
+    let library = dir.join(format!("{name}.so"));
+    let text = format!("#include \"shim.h\"\n{kernels}\n#include \"{launch}\"\n");
     std::fs::write(&source, text).unwrap();
     let built = Command::new("c++")
         .args([
@@ -154,12 +177,31 @@ fn host_library(dir: &Path, family: Family) -> libloading::Library {
         .args([&library, &source])
         .status()
         .expect("tests/setup.sh installs a C++ compiler");
-    assert!(built.success(), "{family:?}");
+    assert!(built.success(), "{name}");
     // SAFETY: the library just built has no initialization but that of its own variables.
     unsafe { libloading::Library::new(library) }.unwrap()
 }
 
 type LaunchFn = unsafe extern "C" fn(*const (), u32, *const u8, *const *const u8, *mut u8);
+
+/// Runs one launch on the host.
+fn launch_on_host(
+    library: &libloading::Library,
+    launch: &Launch,
+    at: [*const u8; 5],
+    out: Float,
+    result: *mut u8,
+) {
+    let name = format!("{}_{}", launch.program.entry, suffix(out));
+    // SAFETY: the signatures are those of `launch.h` and of every kernel; memory is as large as
+    // on a device, and a kernel that goes beyond it faults.
+    unsafe {
+        let start = library.get::<LaunchFn>(b"launch").unwrap();
+        let kernel = library.get::<*const ()>(name.as_bytes()).unwrap();
+        let params = launch.params.to_bytes();
+        start(*kernel, launch.cuda_blocks() as u32, params.as_ptr(), at.as_ptr(), result);
+    }
+}
 
 fn run_on_host(library: &libloading::Library, weight: &Weight, seed: u64, out: Float) -> Vec<u8> {
     let parts = sample::parts(weight, seed);
@@ -172,16 +214,8 @@ fn run_on_host(library: &libloading::Library, weight: &Weight, seed: u64, out: F
             let start = if run.parts[i].is_empty() { 0 } else { run.parts[i].start as usize };
             bound[i].at().wrapping_add(start).cast_const()
         });
-        let name = format!("{}_{}", launch.program.entry, suffix(out));
-        // SAFETY: the signatures are those of `launch.h` and of every kernel; memory is as large as
-        // on a device, and a kernel that goes beyond it faults.
-        unsafe {
-            let start = library.get::<LaunchFn>(b"launch").unwrap();
-            let kernel = library.get::<*const ()>(name.as_bytes()).unwrap();
-            let params = launch.params.to_bytes();
-            let result = result.at().add(run.out.start as usize);
-            start(*kernel, launch.cuda_blocks() as u32, params.as_ptr(), at.as_ptr(), result);
-        }
+        let result = result.at().wrapping_add(run.out.start as usize);
+        launch_on_host(library, &launch, at, out, result);
     }
     result.read(len)
 }
@@ -210,5 +244,91 @@ fn run_on_the_host_every_kernel_equals_the_reference() {
                 assert_same(name, out, &run_on_host(&library, weight, 7, out), &expected);
             }
         }
+    }
+}
+
+#[test]
+fn run_on_the_host_conversions_are_the_references_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = host_library(dir.path(), Family::Convert);
+    for from in Float::ALL {
+        let bytes = floats(from);
+        let memory = Fenced::new(&bytes);
+        let elements = bytes.len() as u64 / from.size();
+        for to in Float::ALL.into_iter().filter(|to| *to != from) {
+            let expected = convert(&bytes, from, to);
+            let result = Fenced::new(&vec![0x5a; expected.len().next_multiple_of(32) - SLACK]);
+            let at = [memory.at().cast_const(); 5];
+            launch_on_host(&library, &Launch::convert(elements, from), at, to, result.at());
+            assert!(result.read(expected.len()) == expected, "{from:?} to {to:?}");
+        }
+    }
+}
+
+/// Memory that is there when it is touched, of any size.
+struct Sparse {
+    map: *mut u8,
+    size: usize,
+}
+
+impl Sparse {
+    fn new(size: usize) -> Self {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: new memory of our own.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
+        assert!(map != libc::MAP_FAILED);
+        Self { map: map.cast(), size }
+    }
+
+    fn bytes(&mut self, at: usize, len: usize) -> &mut [u8] {
+        assert!(at + len <= self.size);
+        // SAFETY: within the map, and one test's own.
+        unsafe { std::slice::from_raw_parts_mut(self.map.add(at), len) }
+    }
+}
+
+impl Drop for Sparse {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and not used again.
+        unsafe { libc::munmap(self.map.cast(), self.size) };
+    }
+}
+
+/// Of a weight of more than 4 GiB, its last run is the reference's: 256 blocks of threads of it, which is
+/// all that touches memory.
+#[test]
+fn run_on_the_host_the_end_of_a_weight_beyond_4_gib_equals_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = host_library(dir.path(), Family::Bnb4);
+    let layout = Layout::Bnb4 { block: 64, nested: None };
+    // 2^33 + 2^20 elements: 4 GiB of codes, 32 GiB of f32.
+    let (rows, cols) = ((1 << 13) + 1, 1 << 20);
+    let weight = Weight::new(layout, rows, cols, Float::F32).unwrap();
+    let small = Weight::new(layout, 1, 1 << 20, Float::F32).unwrap();
+    let parts = sample::parts(&small, 3);
+    let lens = [Part::Codes, Part::Scales].map(|part| weight.part_len(part) as usize);
+    assert!(lens[0] > 4 << 30);
+    let mut whole = lens.map(|len| Sparse::new(len + 64));
+    for ((whole, len), part) in whole.iter_mut().zip(lens).zip(&parts.0) {
+        whole.bytes(len - part.len(), part.len()).copy_from_slice(part);
+    }
+    for out in Float::ALL {
+        let expected = dequantize(&small, &parts.borrow(), out).unwrap();
+        let len = (weight.elements() * out.size()) as usize;
+        let mut result = Sparse::new(len + 64);
+        let runs = runs(&weight, out, Limits { binding: u64::MAX, align: 256 }).unwrap();
+        let run = runs.last().unwrap();
+        assert!(runs.len() > 1 && run.parts[0].start >= 4 << 30 && run.elements == 1 << 20);
+        let mut at = [parts.0[4].as_ptr(); 5];
+        for (at, (whole, range)) in at.iter_mut().zip(whole.iter_mut().zip(&run.parts)) {
+            *at = whole.bytes(range.start as usize, 1).as_ptr();
+        }
+        let table = Fenced::new(&parts.0[4]);
+        at[4] = table.at();
+        let target = result.bytes(run.out.start as usize, 1).as_mut_ptr();
+        launch_on_host(&library, &Launch::new(run), at, out, target);
+        let got = result.bytes(len - expected.len(), expected.len());
+        assert_same("beyond 4 GiB", out, got, &expected);
     }
 }

@@ -9,7 +9,7 @@ use tenpak::dtype::Dtype;
 use tenpak::loader::LoadOptions;
 use tenpak::quant::config::Method;
 use tenpak::quant::{Float, Layout, Nested, QuantError, Weight, dequantize, sample};
-use tenpak::sink::dequant::{Delivered, DequantSink};
+use tenpak::sink::dequant::{Delivered, DequantSink, Made};
 use tenpak::sink::device::DeviceError;
 use tenpak::sink::drain;
 use tenpak::sink::stream::StreamOptions;
@@ -38,7 +38,8 @@ async fn load(
     let gpu = Gpu::open(&GpuOptions::default())?;
     let mut streaming = StreamOptions::default();
     (streaming.buffers, streaming.buffer_size) = (2, 50_000);
-    let mut sink = DequantSink::new(gpu.clone(), &streaming, method, Float::BF16, &wanted.tensors)?;
+    let mut sink =
+        DequantSink::new(gpu.clone(), &streaming, Some(method), Float::BF16, &wanted.tensors)?;
     let mut options = LoadOptions::default();
     options.piece = Some(128 << 10);
     let mut loader = artifact.load(wanted, &options);
@@ -77,7 +78,7 @@ async fn weights_are_dequantized_and_the_rest_is_as_stored() {
     let (gpu, delivered) = load(&tensors, method).await.unwrap();
     let names: Vec<_> = delivered.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["layer.norm.weight", "layer.q_proj.weight"]);
-    assert!(!delivered[0].dequantized && delivered[1].dequantized);
+    assert_eq!((delivered[0].made, delivered[1].made), (Made::Stored, Made::Dequantized));
     assert!(read(&gpu, &delivered[0]) == tensors[2].data);
     assert_eq!(delivered[1].dtype, Dtype::BF16);
     assert_eq!(delivered[1].shape.dims(), [544, 512]);

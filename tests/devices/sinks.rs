@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use tenpak::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::artifact::{Artifact, OpenOptions, Selection, Wanted};
 use tenpak::codec::CodecChoice;
 use tenpak::dtype::Dtype;
 use tenpak::loader::{LoadError, LoadOptions, Loader};
 use tenpak::sink::device::DeviceError;
 use tenpak::sink::drain;
+use tenpak::sink::resident::{Resident, ResidentOptions};
 use tenpak::sink::stream::{DeviceSink, StreamOptions};
 use tenpak::sink::upload::{Device, Ring, Staging};
 use tenpak::sink::wgpu::{Gpu, GpuOptions};
@@ -75,7 +76,7 @@ async fn every_tensor_arrives_through_a_small_ring_and_in_small_buffers() {
         for (found, expected) in delivered.iter().zip(&tensors) {
             assert_eq!(found.want.entry.name, expected.name);
             let (buffers, _) = found.memory.buffers();
-            let segment = buffer_limit.map_or(usize::MAX, |limit: u64| limit as usize / 256 * 256);
+            let segment = buffer_limit.map_or(usize::MAX, |limit: u64| limit as usize / 512 * 512);
             assert_eq!(buffers.len(), expected.data.len().div_ceil(segment).max(1));
             let got = read(&gpu, &found.memory, expected.data.len());
             assert!(got == expected.data, "{} differs", expected.name);
@@ -136,4 +137,29 @@ fn a_ring_makes_so_many_buffers_and_uses_them_again() {
     let held = [ring.take().unwrap(), ring.take().unwrap()];
     assert!(matches!(ring.take(), Err(DeviceError::Internal(_))));
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resident_set_keeps_device_memory_within_its_budget() {
+    let tensors: Vec<_> = (0..6).map(|n| tensor(&format!("t{n}"), &[300, 500], n)).collect();
+    let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let id = build(&store, &tensors, CodecChoice::Float, 4 << 20).await;
+    let spec = format!("@{id}").parse().unwrap();
+    let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await.unwrap();
+    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let fetch = move |tensors| {
+        artifact.load(Wanted { tensors, ..Wanted::default() }, &LoadOptions::default())
+    };
+    let mut options = ResidentOptions::new(2 * 300_000);
+    options.streaming = small_ring();
+    let resident = Resident::new(gpu.clone(), options, &wanted.tensors, fetch);
+    let held = resident.touch("t0").await.unwrap();
+    for (n, expected) in tensors.iter().enumerate().cycle().take(13) {
+        let handle = resident.touch(&format!("t{n}")).await.unwrap();
+        assert!(read(&gpu, &handle.memory, 300_000) == expected.data, "t{n}");
+    }
+    assert!(read(&gpu, &held.memory, 300_000) == tensors[0].data);
+    let stats = resident.stats();
+    assert_eq!((stats.fetches, stats.hits, stats.peak), (11, 3, 600_000));
 }

@@ -1,7 +1,8 @@
 //! The WGSL kernels, on the adapter that there is.
 
-use tenpak::quant::{Float, Layout, QuantError, Weight, dequantize, sample};
+use tenpak::quant::{Float, Layout, QuantError, Weight, convert, dequantize, sample};
 use tenpak::sink::device::DeviceError;
+use tenpak::sink::upload::{Device, Ring, Staging};
 use tenpak::sink::wgpu::{Gpu, GpuOptions, GpuParts};
 
 use super::compare::assert_same;
@@ -44,6 +45,54 @@ fn a_weight_beyond_the_binding_limit_is_split_and_equal() {
         }
     }
     assert_eq!(seen.len(), 15, "{seen:?}");
+}
+
+/// Every number of 16 bits, and as many of 32 as tell rounding apart; an odd tail behind.
+pub fn floats(from: Float) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for high in 0..=u16::MAX {
+        if from != Float::F32 {
+            bytes.extend_from_slice(&high.to_le_bytes());
+            continue;
+        }
+        for low in [0, 1, 0x0fff, 0x1000, 0x1001, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            bytes.extend_from_slice(&(u32::from(high) << 16 | low).to_le_bytes());
+        }
+    }
+    let tail = bytes[4..4 + 3 * from.size() as usize].to_vec();
+    bytes.extend_from_slice(&tail);
+    bytes
+}
+
+#[test]
+fn conversions_are_the_references_bit_for_bit_in_one_buffer_and_in_several() {
+    for (buffer_limit, binding_limit) in [(None, None), (Some(100_000), Some(65_536))] {
+        let mut options = GpuOptions::default();
+        (options.buffer_limit, options.binding_limit) = (buffer_limit, binding_limit);
+        let gpu = Gpu::open(&options).unwrap();
+        for from in Float::ALL {
+            let bytes = floats(from);
+            let mut ring = Ring::new(gpu.clone(), 2, 60_000);
+            let mut memory = gpu.allocate(bytes.len() as u64).unwrap();
+            let mut at = 0;
+            for part in bytes.chunks(ring.size()) {
+                let mut buffer = ring.take().unwrap();
+                buffer.write(0, part);
+                ring.copy(buffer, part.len(), &mut memory, at).unwrap();
+                at += part.len() as u64;
+            }
+            for to in Float::ALL.into_iter().filter(|to| *to != from) {
+                let expected = convert(&bytes, from, to);
+                let elements = bytes.len() as u64 / from.size();
+                let result = gpu.convert(&memory, elements, from, to).unwrap();
+                let mut got = Vec::new();
+                let len = expected.len() as u64;
+                gpu.read_back(&result, len, &mut |part| got.extend_from_slice(part)).unwrap();
+                let differs = got.chunks(4).zip(expected.chunks(4)).position(|(a, b)| a != b);
+                assert_eq!((got.len(), differs), (expected.len(), None), "{from:?} to {to:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -69,17 +69,28 @@ pub fn whole(store: &Store, id: ManifestId) -> Whole {
     runtime().block_on(Whole::read(store, id)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A chunk's decoded bytes, compared with its record.
-pub async fn decoded(store: &Store, chunk: Placed) -> BytesMut {
-    let start = u64::from(chunk.place.offset);
-    let range = start..start + u64::from(chunk.record.stored_len);
-    let stored = store.read_range(&paths::pack(chunk.place.pack), range).await;
-    let stored = stored.unwrap_or_else(|error| panic!("{error}"));
-    let verified = VerifiedChunk::verify(chunk.record, BytesMut::from(stored));
-    let verified = verified.unwrap_or_else(|bad| panic!("{}", bad.error));
-    let decoded = codec::into_decoded(verified).unwrap_or_else(|error| panic!("{error}"));
+/// A chunk's decoded bytes, compared with its record; `bases` are what it is stored against, nearest
+/// first.
+pub async fn decoded(store: &Store, chunk: Placed, bases: &[Placed]) -> BytesMut {
+    let mut below = None;
+    for chunk in bases.iter().rev().chain([&chunk]) {
+        below = Some(decoded_alone(store, *chunk, below.as_deref()).await);
+    }
+    below.expect("a chunk")
+}
+
+async fn decoded_alone(store: &Store, chunk: Placed, base: Option<&[u8]>) -> BytesMut {
+    let verified = verified(store, chunk).await;
+    let decoded = codec::into_decoded(verified, base).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(DecodedDigest::of(&decoded), chunk.record.decoded, "a chunk lies about its content");
     BytesMut::from(decoded)
+}
+
+async fn verified(store: &Store, chunk: Placed) -> VerifiedChunk {
+    let stored = store.read_range(&paths::pack(chunk.place.pack), chunk.range()).await;
+    let stored = stored.unwrap_or_else(|error| panic!("{error}"));
+    let verified = VerifiedChunk::verify(chunk.record, BytesMut::from(stored));
+    verified.unwrap_or_else(|bad| panic!("{}", bad.error))
 }
 
 /// Everything that refs and the index name is there and right, and every pack verifies itself.
@@ -90,8 +101,13 @@ pub fn check_store(store: &Store) -> usize {
         for named in &refs {
             let id = named.body().manifest;
             let whole = Whole::read(store, id).await.unwrap_or_else(|error| panic!("{error}"));
-            for chunk in whole.distinct() {
-                decoded(store, chunk).await;
+            let mut seen = std::collections::HashSet::new();
+            for (index, chunk) in whole.chunks.iter().enumerate() {
+                let bases: Vec<_> = whole.bases_of(index).map(|base| whole.chunks[base]).collect();
+                assert_eq!(bases.len(), usize::from(chunk.record.depth()));
+                if seen.insert((chunk.record.stored, chunk.record.base)) {
+                    decoded(store, *chunk, &bases).await;
+                }
             }
         }
         for info in store.list("packs/").await.expect("a listing") {
@@ -100,7 +116,12 @@ pub fn check_store(store: &Store) -> usize {
             let index = store.pack_index(pack).await.unwrap_or_else(|error| panic!("{error}"));
             for (range, record) in index.places() {
                 let place = tenpak::format::layout::Place { pack, offset: range.start as u32 };
-                decoded(store, Placed { record: *record, place }).await;
+                let chunk = Placed { record: *record, place };
+                match record.base {
+                    None => drop(decoded(store, chunk, &[]).await),
+                    // Where its base lies, only an artifact that names it says.
+                    Some(_) => drop(verified(store, chunk).await),
+                }
             }
         }
         refs.len()

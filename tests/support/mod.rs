@@ -76,7 +76,7 @@ pub async fn build(
                 })
                 .copied()
                 .collect();
-            let encoded = encoder.encode(choice, tensor.dtype, chunk.into());
+            let encoded = encoder.encode(choice, tensor.dtype, chunk.into(), None);
             packs.add(encoded.record, encoded.stored).await;
             records.push(encoded.record);
         }

@@ -133,7 +133,7 @@ pub(super) struct Table {
 
 /// Entries of a table.
 pub(super) const TABLE: usize = 1 << LOOK_BITS;
-const LEVELS: usize = MAX_BITS as usize + 1;
+pub(super) const LEVELS: usize = MAX_BITS as usize + 1;
 
 impl Table {
     /// The table of a complete code.
@@ -191,7 +191,7 @@ impl Table {
 }
 
 /// The symbols in the order of their codes, and the levels of a [`Table`].
-fn order(lengths: &Lengths) -> ([u8; 256], [(u16, u16); LEVELS]) {
+pub(super) fn order(lengths: &Lengths) -> ([u8; 256], [(u16, u16); LEVELS]) {
     let mut places = [0_u16; LEVELS + 1];
     for &length in lengths.iter().filter(|&&length| length > 0) {
         places[usize::from(length) + 1] += 1;

@@ -6,6 +6,7 @@ mod huffman;
 mod palette;
 mod parameters;
 mod planes;
+pub(super) mod program;
 mod section;
 mod streams;
 #[cfg(test)]

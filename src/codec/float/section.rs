@@ -30,30 +30,37 @@ pub(super) struct Section<'a> {
     symbols: usize,
 }
 
-/// Where a stream lies, and its code.
+/// What a section says before its streams, checked: codes are complete, streams lie inside.
+pub(super) struct Heads<'a> {
+    pub(super) codes: Vec<Lengths>,
+    pub(super) streams: Vec<Stream>,
+    /// From the first stream to the end of the chunk.
+    data: &'a [u8],
+    /// What follows the last stream.
+    pub(super) rest: &'a [u8],
+}
+
+/// Where a stream lies, counted from the first, and its code.
 #[derive(Clone, Copy, Default)]
-struct Stream {
-    start: usize,
-    end: usize,
-    code: usize,
+pub(super) struct Stream {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) code: usize,
 }
 
 const SHORT: &str = "a section is cut short";
 
-impl<'a> Section<'a> {
-    /// Reads the section of `symbols` symbols that `stored` begins with; what follows it.
-    pub(super) fn parse(
-        stored: &'a [u8],
-        symbols: usize,
-    ) -> Result<(Self, &'a [u8]), &'static str> {
-        let (&codes, mut rest) = stored.split_first().ok_or(SHORT)?;
-        if !(1..=MAX_CODES).contains(&codes) {
+impl<'a> Heads<'a> {
+    /// Reads the heads of a section of `symbols` symbols that `stored` begins with.
+    pub(super) fn parse(stored: &'a [u8], symbols: usize) -> Result<Self, &'static str> {
+        let (&count, mut rest) = stored.split_first().ok_or(SHORT)?;
+        if !(1..=MAX_CODES).contains(&count) {
             return Err("a section has 1 to 8 codes");
         }
-        let mut tables = Vec::with_capacity(usize::from(codes));
-        for _ in 0..codes {
+        let mut codes = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
             let (lengths, behind) = parse_code(rest)?;
-            tables.push(Table::new(&lengths));
+            codes.push(lengths);
             rest = behind;
         }
         let count = symbols.div_ceil(STREAM);
@@ -64,14 +71,31 @@ impl<'a> Section<'a> {
             let head = u16::from_le_bytes(*head);
             let end = start + usize::from(head & ((1 << LENGTH_BITS) - 1));
             let code = usize::from(head >> LENGTH_BITS);
-            if code >= tables.len() {
+            if code >= codes.len() {
                 return Err("a stream names a code that there is not");
             }
             streams.push(Stream { start, end, code });
             start = end;
         }
-        let behind = data.get(start..).ok_or("a stream overruns the chunk")?;
-        Ok((Self { tables, data, streams, symbols }, behind))
+        let rest = data.get(start..).ok_or("a stream overruns the chunk")?;
+        Ok(Self { codes, streams, data, rest })
+    }
+
+    /// Bytes from the first stream to the end of the chunk.
+    pub(super) fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
+
+impl<'a> Section<'a> {
+    /// Reads the section of `symbols` symbols that `stored` begins with; what follows it.
+    pub(super) fn parse(
+        stored: &'a [u8],
+        symbols: usize,
+    ) -> Result<(Self, &'a [u8]), &'static str> {
+        let Heads { codes, streams, data, rest } = Heads::parse(stored, symbols)?;
+        let tables = codes.iter().map(Table::new).collect();
+        Ok((Self { tables, data, streams, symbols }, rest))
     }
 
     /// Every stream, those of one code after another: its table then stays in the cache.

@@ -1,6 +1,7 @@
 //! Putting files together: every chunk is read once, in file order, and hashed on its way into its
 //! tensor's digest and its file's hashes.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,35 +17,82 @@ use crate::codec;
 use crate::format::record::ChunkRecord;
 use crate::id::{ContentDigest, DecodedDigest};
 use crate::pack::Progress;
-use crate::store::{Placed, Store, Whole};
+use crate::store::{Placed, Store, StoreError, Whole};
 
 /// Files put together at a time.
 const FILES: usize = 3;
 /// Steps of one file on their way at a time.
 const AHEAD: usize = 4;
+/// Chunks at a time that are held beside what is kept of them.
+const AT_ONCE: usize = 4;
 
 pub(super) fn cost(chunk: &Placed) -> u64 {
     u64::from(chunk.record.stored_len) + u64::from(chunk.record.decoded_len)
 }
 
-pub(super) fn wrong_content(record: &ChunkRecord) -> String {
+fn wrong_content(record: &ChunkRecord) -> String {
     format!("the chunk {} decodes to other bytes than its record says", record.stored)
 }
 
-pub(super) fn check_decoded(
+/// Whether a chunk of somebody else is what its record says. Of one that is stored against another,
+/// which may lie anywhere, its stored bytes were compared, and nothing more is known.
+pub(super) fn check_foreign(
     chunk: crate::verify::VerifiedChunk,
-) -> Result<bool, codec::DecodeError> {
-    Ok(decoded(chunk)?.is_some())
+) -> Result<Result<(), String>, codec::DecodeError> {
+    if chunk.record().base.is_some() {
+        return Ok(Ok(()));
+    }
+    Ok(decoded(chunk, &Bases::new())?.map(drop))
 }
 
-/// The decoded bytes, if they are those that the record names.
-fn decoded(chunk: crate::verify::VerifiedChunk) -> Result<Option<Bytes>, codec::DecodeError> {
+/// The decoded bytes of bases, or what is wrong with one, by content.
+type Bases = HashMap<DecodedDigest, Result<Bytes, String>>;
+
+/// The decoded bytes, if they are those that the record names, or what is wrong.
+fn decoded(
+    chunk: crate::verify::VerifiedChunk,
+    bases: &Bases,
+) -> Result<Result<Bytes, String>, codec::DecodeError> {
     let record = *chunk.record();
-    let bytes = codec::into_decoded(chunk)?;
+    let base = match record.base.and_then(|base| bases.get(&base.decoded)) {
+        Some(Err(why)) => return Ok(Err(format!("it is stored against another chunk: {why}"))),
+        Some(Ok(base)) => Some(&base[..]),
+        None => None,
+    };
+    let bytes = codec::into_decoded(chunk, base)?;
     // Where both digests are one, that one has been compared.
     let right = record.stored.as_bytes() == record.decoded.as_bytes()
         || DecodedDigest::of(&bytes) == record.decoded;
-    Ok(right.then_some(bytes))
+    Ok(if right { Ok(bytes) } else { Err(wrong_content(&record)) })
+}
+
+/// What the chunks at `indexes` are stored against, decoded, the deepest first.
+async fn bases_of(
+    store: &Store,
+    whole: &Whole,
+    indexes: &[usize],
+) -> Result<Arc<Bases>, MaintainError> {
+    let mut levels = BTreeMap::<u8, BTreeSet<usize>>::new();
+    for base in indexes.iter().flat_map(|&index| whole.bases_of(index)) {
+        let depth = whole.chunks.get(base).map_or(0, |chunk| chunk.record.depth());
+        levels.entry(depth).or_default().insert(base);
+    }
+    let mut bases = Arc::new(Bases::new());
+    for level in levels.into_values() {
+        let level: Vec<Placed> =
+            level.into_iter().filter_map(|base| whole.chunks.get(base)).copied().collect();
+        let below = bases.clone();
+        let results = fetch(store, &level, move |chunk| decoded(chunk, &below)).await?;
+        let own = level.iter().zip(results);
+        let own = own.map(|(chunk, result)| (chunk.record.decoded, right(result)));
+        Arc::make_mut(&mut bases).extend(own);
+    }
+    Ok(bases)
+}
+
+/// A chunk's bytes, or all that can be wrong with it.
+pub(super) fn right<T>(result: Result<Result<T, String>, StoreError>) -> Result<T, String> {
+    result.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// What putting files together found.
@@ -82,17 +130,17 @@ pub(super) async fn check_files(
         report.chunks += file.chunks;
         report.bytes += file.bytes;
     }
-    let bases = whole.chunks.iter().zip(&claimed).filter(|(_, claimed)| !**claimed);
-    let bases: Vec<Placed> = bases.map(|(chunk, _)| *chunk).collect();
-    for group in bases.chunks(4) {
-        for (chunk, result) in group.iter().zip(fetch(store, group, check_decoded).await?) {
-            let error = match result {
-                Ok(true) => {
-                    report.chunks += 1;
-                    continue;
-                }
-                Ok(false) => wrong_content(&chunk.record),
-                Err(error) => error.to_string(),
+    let bases = (0..).zip(&claimed).filter(|(_, claimed)| !**claimed);
+    let bases: Vec<usize> = bases.map(|(chunk, _)| chunk).collect();
+    for group in bases.chunks(AT_ONCE) {
+        let below = bases_of(store, whole, group).await?;
+        let chunks: Vec<Placed> =
+            group.iter().filter_map(|&base| whole.chunks.get(base)).copied().collect();
+        let results = fetch(store, &chunks, move |chunk| Ok(decoded(chunk, &below)?.map(drop)));
+        for (chunk, result) in chunks.iter().zip(results.await?) {
+            let Err(error) = right(result) else {
+                report.chunks += 1;
+                continue;
             };
             let mut damage = Damage::new(Some(whole.id), error);
             damage.pack = Some(chunk.place.pack);
@@ -261,17 +309,25 @@ async fn check_file(
 async fn run_step(job: Job, unit: usize, last: bool, step: Step) -> Result<Output, MaintainError> {
     let chunks: Vec<Placed> =
         step.chunks.iter().filter_map(|&i| job.whole.chunks.get(i)).copied().collect();
-    let bytes = chunks.iter().map(cost).sum::<u64>().min(u64::from(BUDGET));
-    let permits = u32::try_from(bytes).unwrap_or(BUDGET);
-    let permit = job.budget.acquire_many_owned(permits).await.map_err(|_| MaintainError::Worker)?;
-    let (mut parts, mut damaged) = (Vec::with_capacity(chunks.len()), Vec::new());
     let whole_chunks = step.slab == (0..step.rows);
-    // A few at a time, where only parts of the chunks are kept.
-    let at_once = if whole_chunks { chunks.len().max(1) } else { 4 };
+    let based = chunks.iter().any(|chunk| chunk.record.base.is_some());
+    // A few at a time, where only parts of the chunks are kept, or their bases are held beside them.
+    let at_once = if whole_chunks && !based { chunks.len().max(1) } else { AT_ONCE };
+    let below = |group: &[usize]| {
+        let bases = group.iter().flat_map(|&chunk| job.whole.bases_of(chunk));
+        bases.filter_map(|base| job.whole.chunks.get(base)).map(cost).sum::<u64>()
+    };
+    let below = step.chunks.chunks(at_once).map(below).max().unwrap_or(0);
+    let bytes = (chunks.iter().map(cost).sum::<u64>() + below).min(u64::from(BUDGET));
+    let permits = u32::try_from(bytes).unwrap_or(BUDGET);
+    let budget = job.budget.clone();
+    let permit = budget.acquire_many_owned(permits).await.map_err(|_| MaintainError::Worker)?;
+    let (mut parts, mut damaged) = (Vec::with_capacity(chunks.len()), Vec::new());
     for (group, indices) in chunks.chunks(at_once).zip(step.chunks.chunks(at_once)) {
         let part = step.clone();
+        let bases = bases_of(&job.store, &job.whole, indices).await?;
         let keep = move |chunk| {
-            Ok(decoded(chunk)?.map(|bytes| match whole_chunks {
+            Ok(decoded(chunk, &bases)?.map(|bytes| match whole_chunks {
                 true => bytes,
                 false => {
                     Bytes::copy_from_slice(bytes.get(part.part(bytes.len())).unwrap_or_default())
@@ -280,13 +336,12 @@ async fn run_step(job: Job, unit: usize, last: bool, step: Step) -> Result<Outpu
         };
         let results = fetch(&job.store, group, keep).await?;
         for ((chunk, &index), result) in group.iter().zip(indices).zip(results) {
-            let error = match result {
-                Ok(Some(bytes)) => {
+            let error = match right(result) {
+                Ok(bytes) => {
                     parts.push(Some(bytes));
                     continue;
                 }
-                Ok(None) => wrong_content(&chunk.record),
-                Err(error) => error.to_string(),
+                Err(error) => error,
             };
             parts.push(None);
             let mut damage = Damage::new(Some(job.whole.id), error);

@@ -31,7 +31,7 @@ use crate::source::{ObjectPath, SourceErrorKind};
 use crate::store::{Placed, Store, StoreError, Whole, unix_now};
 use crate::trust::TrustSet;
 
-use files::{check_decoded, check_files, cost, wrong_content};
+use files::{check_files, check_foreign, cost, right};
 
 /// Bytes of chunks on their way, stored and decoded, at a time.
 const BUDGET: u32 = 160 << 20;
@@ -402,12 +402,8 @@ async fn check_pack(
         let bytes: u64 = group.iter().map(cost).sum();
         let permits = u32::try_from(bytes.min(MAX_PACK)).unwrap_or(BUDGET);
         let permit = budget.acquire_many(permits).await.map_err(|_| MaintainError::Worker)?;
-        for (chunk, result) in group.iter().zip(fetch(store, group, check_decoded).await?) {
-            let error = match result {
-                Ok(true) => continue,
-                Ok(false) => wrong_content(&chunk.record),
-                Err(error) => error.to_string(),
-            };
+        for (chunk, result) in group.iter().zip(fetch(store, group, check_foreign).await?) {
+            let Err(error) = right(result) else { continue };
             let mut damage = damage(&error);
             damage.offset = Some(u64::from(chunk.place.offset));
             damaged.push(damage);

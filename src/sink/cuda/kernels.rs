@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, PoisonError};
 
-use cudarc::driver::{CudaFunction, CudaSlice, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
 use super::super::device::DeviceError;
 use super::{Cuda, nvrtc};
 use crate::quant::kernel::{Launch, Program, THREADS, suffix};
+use crate::quant::pieces::pieces;
 use crate::quant::split::{self, Limits, Run};
 use crate::quant::{Float, Part, Weight};
 
@@ -78,6 +79,48 @@ impl Cuda {
         result: &mut CudaSlice<u8>,
     ) -> Result<(), DeviceError> {
         let launch = Launch::new(run);
+        let mut views = Vec::with_capacity(parts.0.len());
+        for (slice, range) in parts.0.iter().zip(&run.parts) {
+            let slice = slice.as_ref().filter(|_| !range.is_empty()).unwrap_or(nothing);
+            let start = if range.is_empty() { 0 } else { range.start as usize };
+            views.push(slice.slice(start..));
+        }
+        self.launch(&launch, &views, out, result.slice_mut(run.out.start as usize..))
+    }
+
+    /// As [`crate::quant::convert`] does, on the device: `elements` floats of one type as another.
+    pub fn convert(
+        &self,
+        memory: &CudaSlice<u8>,
+        elements: u64,
+        from: Float,
+        to: Float,
+    ) -> Result<CudaSlice<u8>, DeviceError> {
+        let mut result = self.alloc(elements * to.size())?;
+        let need = (elements * from.size()).next_multiple_of(32);
+        if (memory.len() as u64) < need {
+            return Err(DeviceError::Internal("a conversion beyond a tensor".to_owned()));
+        }
+        let nothing = self.nothing()?;
+        for piece in pieces(elements, (from, u64::MAX), (to, u64::MAX), u64::MAX)? {
+            let mut views = Part::ALL.map(|_| nothing.slice(..));
+            if let Some(codes) = views.first_mut() {
+                *codes = memory.slice(piece.from.bytes.start as usize..);
+            }
+            let target = result.slice_mut(piece.to.bytes.start as usize..);
+            self.launch(&Launch::convert(piece.elements, from), &views, to, target)?;
+        }
+        Ok(result)
+    }
+
+    /// Begins a launch on the stream: five parts, and the result.
+    fn launch(
+        &self,
+        launch: &Launch,
+        views: &[CudaView<'_, u8>],
+        out: Float,
+        mut target: CudaViewMut<'_, u8>,
+    ) -> Result<(), DeviceError> {
         let blocks = u32::try_from(launch.cuda_blocks()).ok().filter(|blocks| *blocks < 1 << 31);
         let blocks =
             blocks.ok_or(DeviceError::Internal("more blocks than a grid has".to_owned()))?;
@@ -86,16 +129,9 @@ impl Cuda {
         }
         let function = self.function(launch.program, out)?;
         let params = launch.params.to_bytes();
-        let mut views = Vec::with_capacity(parts.0.len());
-        for (slice, range) in parts.0.iter().zip(&run.parts) {
-            let slice = slice.as_ref().filter(|_| !range.is_empty()).unwrap_or(nothing);
-            let start = if range.is_empty() { 0 } else { range.start as usize };
-            views.push(slice.slice(start..));
-        }
-        let mut target = result.slice_mut(run.out.start as usize..);
         let mut builder = self.stream().launch_builder(&function);
         builder.arg(&params);
-        for view in &views {
+        for view in views {
             builder.arg(view);
         }
         builder.arg(&mut target);

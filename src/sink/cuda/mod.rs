@@ -3,8 +3,10 @@
 //! A [`Cuda`] is a device with its kernels, compiled by NVRTC for just this device when they are first
 //! needed. Nothing falls back to another device on its own.
 
+pub mod delta;
 mod kernels;
 pub mod nvrtc;
+pub mod planes;
 mod upload;
 
 use std::collections::HashMap;
@@ -17,7 +19,9 @@ use super::device::DeviceError;
 use crate::quant::Float;
 use crate::quant::kernel::{Family, Program};
 
+pub use delta::CudaDeltaDecoder;
 pub use kernels::CudaParts;
+pub use planes::CudaDecoder;
 pub use upload::{CudaFlying, CudaStaging};
 
 /// An opened device.

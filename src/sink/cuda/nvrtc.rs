@@ -55,10 +55,19 @@ impl Drop for Compiling {
 
 /// Machine code of a family's kernels for an architecture (`sm_90`).
 pub fn compile(family: Family, architecture: &str) -> Result<Vec<u8>, DeviceError> {
-    find()?;
     let name = family.entries().first().copied().unwrap_or_default();
+    compile_source(name, &family.cuda(), architecture)
+}
+
+/// Machine code of kernels, called `name` where they do not compile, for an architecture.
+pub fn compile_source(
+    name: &'static str,
+    source: &str,
+    architecture: &str,
+) -> Result<Vec<u8>, DeviceError> {
+    find()?;
     let failed = |log: String| DeviceError::Compile { kernel: name, log };
-    let source = CString::new(family.cuda()).map_err(|error| failed(error.to_string()))?;
+    let source = CString::new(source).map_err(|error| failed(error.to_string()))?;
     let program =
         result::create_program(&source, None).map_err(|error| failed(error.to_string()))?;
     let program = Compiling(program);

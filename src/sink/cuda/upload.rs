@@ -125,4 +125,14 @@ impl Dequantize for Cuda {
     ) -> Result<CudaSlice<u8>, DeviceError> {
         self.dequantize(weight, &CudaParts(parts), out)
     }
+
+    fn convert(
+        &self,
+        memory: CudaSlice<u8>,
+        elements: u64,
+        from: Float,
+        to: Float,
+    ) -> Result<CudaSlice<u8>, DeviceError> {
+        Self::convert(self, &memory, elements, from, to)
+    }
 }

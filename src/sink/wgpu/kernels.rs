@@ -3,8 +3,10 @@
 use std::sync::PoisonError;
 
 use super::super::device::DeviceError;
-use super::Gpu;
+use super::super::upload::Device;
+use super::{Gpu, GpuMemory};
 use crate::quant::kernel::{Launch, Program};
+use crate::quant::pieces::pieces;
 use crate::quant::split::{self, Limits, Run};
 use crate::quant::{Float, Part, Weight};
 
@@ -60,6 +62,38 @@ impl Gpu {
         Ok(Prepared(dispatches))
     }
 
+    /// As [`crate::quant::convert`] does, on the device: `elements` floats of one type as another.
+    pub fn convert(
+        &self,
+        memory: &GpuMemory,
+        elements: u64,
+        from: Float,
+        to: Float,
+    ) -> Result<GpuMemory, DeviceError> {
+        let result = self.allocate(elements * to.size())?;
+        let nothing = self.alloc(0)?;
+        let ((sources, segment), (targets, own)) = (memory.buffers(), result.buffers());
+        let mut dispatches = Vec::new();
+        for piece in pieces(elements, (from, segment), (to, own), self.binding_limit())? {
+            let (source, target) = (sources.get(piece.from.buffer), targets.get(piece.to.buffer));
+            let (Some(source), Some(target)) = (source, target) else {
+                return Err(DeviceError::Internal("a conversion beyond a tensor".to_owned()));
+            };
+            let mut bound = vec![(&nothing, 0, nothing.size()); Part::ALL.len() + 1];
+            for (at, buffer, bytes) in
+                [(0, source, piece.from.bytes), (Part::ALL.len(), target, piece.to.bytes)]
+            {
+                let size = (bytes.end - bytes.start).next_multiple_of(32);
+                if let Some(slot) = bound.get_mut(at) {
+                    *slot = (buffer, bytes.start, size);
+                }
+            }
+            dispatches.push(self.ready(&Launch::convert(piece.elements, from), to, bound)?);
+        }
+        self.submit(&[&Prepared(dispatches)])?;
+        Ok(result)
+    }
+
     /// Runs what was prepared, in order. Returns at once.
     pub fn submit(&self, work: &[&Prepared]) -> Result<(), DeviceError> {
         self.scoped(|| {
@@ -88,14 +122,7 @@ impl Gpu {
         if blocks == 0 {
             return Ok(None);
         }
-        let pipeline = self.pipeline(launch.program, out)?;
-        let params = self.buffer(
-            launch.params.to_bytes().len() as u64,
-            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            false,
-        )?;
-        self.write(&params, 0, &launch.params.to_bytes())?;
-        let mut bound = vec![(&params, 0, params.size())];
+        let mut bound = Vec::with_capacity(parts.0.len() + 1);
         for ((part, buffer), range) in Part::ALL.iter().zip(&parts.0).zip(&run.parts) {
             bound.push(match buffer {
                 _ if range.is_empty() => (nothing, 0, nothing.size()),
@@ -107,8 +134,26 @@ impl Gpu {
         }
         // Whole vectors: memory behind the result is there.
         bound.push((result, run.out.start, (run.out.end - run.out.start).next_multiple_of(32)));
+        self.ready(&launch, out, bound).map(Some)
+    }
+
+    /// A launch, with what is bound to it: buffer, offset, size of the parts and of the result.
+    fn ready(
+        &self,
+        launch: &Launch,
+        out: Float,
+        bound: Vec<(&wgpu::Buffer, u64, u64)>,
+    ) -> Result<Dispatch, DeviceError> {
+        let pipeline = self.pipeline(launch.program, out)?;
+        let params = self.buffer(
+            launch.params.to_bytes().len() as u64,
+            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            false,
+        )?;
+        self.write(&params, 0, &launch.params.to_bytes())?;
+        let all: Vec<_> = [(&params, 0, params.size())].into_iter().chain(bound).collect();
         let entries: Vec<_> = (0..)
-            .zip(&bound)
+            .zip(&all)
             .map(|(binding, (buffer, offset, size))| wgpu::BindGroupEntry {
                 binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -125,9 +170,10 @@ impl Gpu {
                 entries: &entries,
             })
         })?;
+        let blocks = launch.wgsl_blocks();
         let lines = blocks.div_ceil(MAX_BLOCKS);
         let blocks = (blocks.div_ceil(lines) as u32, lines as u32);
-        Ok(Some(Dispatch { pipeline, group, blocks }))
+        Ok(Dispatch { pipeline, group, blocks })
     }
 
     fn pipeline(&self, program: Program, out: Float) -> Result<wgpu::ComputePipeline, DeviceError> {
@@ -164,5 +210,25 @@ impl Gpu {
         })?;
         made.insert((program, out), pipeline.clone());
         Ok(pipeline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::GpuOptions;
+    use super::*;
+    use crate::quant::kernel::Family;
+
+    #[test]
+    fn a_kernel_that_does_not_compile_is_an_error_that_names_it_and_the_device_goes_on() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let program = Program { family: Family::Int8, entry: "not_there" };
+        match gpu.pipeline(program, Float::BF16) {
+            Err(DeviceError::Compile { kernel: "not_there", log }) => {
+                assert!(log.contains("not_there"), "{log}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(gpu.pipeline(Program { entry: "int8", ..program }, Float::BF16).is_ok());
     }
 }

@@ -3,10 +3,14 @@
 //! A [`Gpu`] is a device with its compiled kernels. Whatever goes wrong with it is an error that says
 //! what to do: nothing falls back to another device on its own.
 
+mod delta;
 mod kernels;
+mod planes;
 mod upload;
 
+pub use delta::GpuDeltaDecoder;
 pub use kernels::{GpuParts, Prepared};
+pub use planes::GpuDecoder;
 pub use upload::{GpuFlying, GpuMemory, GpuStaging};
 
 use std::collections::HashMap;
@@ -110,6 +114,16 @@ impl Gpu {
         format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info)
     }
 
+    /// The device, for kernels of one's own on what lies in its memory.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The device's queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
     /// Whether the device is a program on the host's processor.
     pub fn is_software(&self) -> bool {
         self.0.info.device_type == wgpu::DeviceType::Cpu
@@ -123,6 +137,11 @@ impl Gpu {
     /// The most bytes of one buffer.
     pub fn buffer_limit(&self) -> u64 {
         self.0.buffer_limit
+    }
+
+    /// The most bytes of a tensor in one buffer: as many as [`crate::quant::pieces`] asks for.
+    fn segment(&self) -> u64 {
+        self.buffer_limit() / 512 * 512
     }
 
     /// Device memory for `len` bytes and what a kernel may write behind them.
@@ -163,6 +182,10 @@ impl Gpu {
         let made = make();
         for scope in [validation, internal, memory] {
             if let Some(error) = now(scope.pop())? {
+                // What a lost device complains of says less than that it was lost. The poll is for its
+                // callback; what it says itself is not of use.
+                self.0.device.poll(wgpu::PollType::Poll).map(drop).unwrap_or_default();
+                self.alive()?;
                 return Err(self.error(error));
             }
         }

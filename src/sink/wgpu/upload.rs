@@ -82,7 +82,7 @@ impl Device for Gpu {
     }
 
     fn allocate(&self, len: u64) -> Result<GpuMemory, DeviceError> {
-        let segment = self.buffer_limit() / 256 * 256;
+        let segment = self.segment();
         if segment == 0 {
             return Err(DeviceError::TooLarge { what: "a tensor", len, limit: segment });
         }
@@ -189,5 +189,15 @@ impl Dequantize for Gpu {
             *to = Some(whole.ok_or(QuantError::TooLarge { part, len, limit })?);
         }
         self.dequantize(weight, &GpuParts(bound), out).map(GpuMemory::from)
+    }
+
+    fn convert(
+        &self,
+        memory: GpuMemory,
+        elements: u64,
+        from: Float,
+        to: Float,
+    ) -> Result<GpuMemory, DeviceError> {
+        Self::convert(self, &memory, elements, from, to)
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{ACCEPT_ENCODING, LOCATION, RANGE};
+use hyper::header::{ACCEPT_ENCODING, HeaderName, HeaderValue, LOCATION, RANGE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use url::Url;
 
@@ -52,12 +52,18 @@ impl Default for HttpOptions {
 }
 
 /// A store below an `http://` or `https://` address.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HttpBackend {
     base: Url,
-    clients: Clients,
-    plain: Connections,
+    clients: Arc<Clients>,
+    plain: Arc<Connections>,
+    /// Which artifact the requests are for, if that is known.
+    artifact: Option<HeaderValue>,
 }
+
+/// The header that tells an edge which artifact a request is for, as `name@id` or `@id`: one that did
+/// not see the artifact opened then knows which manifest to look at.
+pub const ARTIFACT_HEADER: HeaderName = HeaderName::from_static("tenpak-artifact");
 
 /// What an error has to name.
 #[derive(Clone)]
@@ -89,8 +95,8 @@ impl HttpBackend {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
         }
-        let plain = Connections::new(options.connect_timeout);
-        Ok(Self { base: url, clients: Clients::new(options), plain })
+        let plain = Arc::new(Connections::new(options.connect_timeout));
+        Ok(Self { base: url, clients: Arc::new(Clients::new(options)), plain, artifact: None })
     }
 
     fn site(&self, path: &ObjectPath) -> Site {
@@ -141,6 +147,9 @@ impl HttpBackend {
         })?;
         let mut request =
             Request::builder().method(method).uri(uri).header(ACCEPT_ENCODING, "identity");
+        if let Some(artifact) = &self.artifact {
+            request = request.header(ARTIFACT_HEADER, artifact);
+        }
         request = match range {
             ReadRange::Full => request,
             ReadRange::Bounded(range) => {
@@ -213,6 +222,11 @@ async fn drain(body: Payload) {
 impl Backend for HttpBackend {
     fn location(&self) -> &str {
         self.base.as_str()
+    }
+
+    fn for_artifact(&self, artifact: &str) -> Option<Arc<dyn Backend>> {
+        let artifact = Some(HeaderValue::try_from(artifact).ok()?);
+        Some(Arc::new(Self { artifact, ..self.clone() }))
     }
 
     async fn open(&self, path: &ObjectPath, range: ReadRange) -> Result<ObjectReader, SourceError> {

@@ -1,4 +1,4 @@
-//! A signed artifact whose chunks lie in two packs, a client that has seen its ref, and what
+//! A signed artifact whose chunks lie in two packs, some stored against others, a client that has seen its ref, and what
 //! reading it must give.
 
 use std::collections::BTreeMap;
@@ -56,11 +56,16 @@ fn model(changed: bool) -> Model {
         let seed = if changed && i >= 4 { i + 100 } else { i };
         let fill = if i % 3 == 2 { Fill::Sparse } else { Fill::Random };
         let name = format!("model.layers.{i}.mlp.down_proj.weight");
-        tensors.push(Tensor::new(&name, Dtype::BF16, &[320, 1024], seed, fill));
+        let mut tensor = Tensor::new(&name, Dtype::BF16, &[320, 1024], seed, fill);
+        if changed && i == 3 {
+            // Stored against what it was.
+            tensor.data.iter_mut().step_by(2).for_each(|byte| *byte ^= 1);
+        }
+        tensors.push(tensor);
         let name = format!("model.layers.{i}.norm.weight");
         tensors.push(Tensor::new(&name, Dtype::F32, &[64], seed + 50, Fill::Random));
     }
-    let wide = Tensor::new("lm_head.weight", Dtype::F32, &[1025, 1031], 7, Fill::Random);
+    let wide = Tensor::new("lm_head.weight", Dtype::F32, &[513, 1031], 7, Fill::Random);
     let mut model = Model::of(tensors);
     model.shards.push(vec![wide]);
     let readme = if changed { "# Tuned\n" } else { "# Base\n" };
@@ -84,14 +89,14 @@ impl World {
         done(&["keygen", text(&key)]);
         model(false).write(&base);
         model(true).write(&tuned);
-        let pack = |input: &Path, name: &str| {
-            let more = ["--sign", text(&key), "--codec", "auto"];
-            crate::run::pack(&store, input, name, &more)
+        let pack = |input: &Path, name: &str, more: &[&str]| {
+            let sign = ["--sign", text(&key), "--codec", "auto"];
+            crate::run::pack(&store, input, name, &[&sign, more].concat())
         };
-        pack(&base, "org/base");
-        pack(&base, "org/model");
+        pack(&base, "org/base", &[]);
+        pack(&base, "org/model", &[]);
         let old_ref = std::fs::read(store.join(REF)).unwrap();
-        let id = pack(&tuned, "org/model").text("manifest");
+        let id = pack(&tuned, "org/model", &["--base", "org/base"]).text("manifest");
         let opened = Store::new(Arc::new(DirBackend::new(store.clone())));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let whole = runtime.block_on(Whole::read(&opened, id.parse().unwrap())).unwrap();
@@ -105,7 +110,13 @@ impl World {
         };
         for (i, (tensor, _)) in whole.tensors.iter().enumerate() {
             whole.tensor_chunks(i).iter().for_each(|chunk| push(chunk, &tensor.name, true));
+            let first = whole.tensors[i].1;
+            for chunk in first..first + whole.tensor_chunks(i).len() {
+                let bases = whole.bases_of(chunk).map(|base| &whole.chunks[base]);
+                bases.for_each(|base| push(base, &tensor.name, true));
+            }
         }
+        assert!(whole.has_bases());
         for (i, (file, first)) in whole.files.iter().enumerate() {
             let end = whole.files.get(i + 1).map_or(whole.chunks.len(), |(_, next)| *next);
             whole.chunks[*first..end].iter().for_each(|chunk| push(chunk, &file.path, false));

@@ -41,6 +41,16 @@ static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
+static inline unsigned __brev(unsigned x) {
+    unsigned reversed = 0;
+    for (int i = 0; i < 32; i++) reversed |= (x >> i & 1) << (31 - i);
+    return reversed;
+}
+static inline unsigned atomicOr(unsigned *at, unsigned bits) {
+    unsigned old = *at;
+    *at |= bits;
+    return old;
+}
 static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 
 // A read or write that is not aligned to its type faults on a device.
@@ -99,17 +109,29 @@ static void __syncthreads() {
     threadIdx.x = self;
 }
 
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+// Of a warp's threads, all of whose block ask at a time.
+static unsigned __ballot_sync(unsigned, bool yes) {
+    static bool said[256];
+    unsigned self = threadIdx.x, ballot = 0;
+    said[self] = yes;
+    __syncthreads();
+    for (unsigned lane = 0; lane < 32; lane++) ballot |= (unsigned)said[(self & ~31u) + lane] << lane;
+    __syncthreads();
+    return ballot;
+}
+
 static void fiber() {
     body();
     ended[running] = true;
 }
 
-// Runs `kernel` with `blocks` blocks of 256 threads.
-static void run_blocks(unsigned blocks, void (*kernel)()) {
+// Runs `kernel` with `blocks` blocks of 256 threads, in so many lines.
+static void run_blocks(unsigned blocks, void (*kernel)(), unsigned lines = 1) {
     static std::vector<char> stacks(256 * 65536);
     body = kernel;
-    for (unsigned block = 0; block < blocks; block++) {
-        blockIdx = {block, 0, 0};
+    for (unsigned block = 0; block < blocks * lines; block++) {
+        blockIdx = {block % blocks, block / blocks, 0};
         for (unsigned t = 0; t < 256; t++) {
             ended[t] = false;
             getcontext(&fibers[t]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tenpak::edge;
+use tenpak::edge::{self, EdgeOptions};
 use tenpak::source::dir::DirBackend;
 use tenpak::source::fault::{Action, Fault, FaultBackend};
 use tenpak::source::http::{HttpBackend, HttpOptions};
@@ -36,7 +36,8 @@ impl Edge {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(edge::serve(backend, listener, async move {
+        let edge = edge::Edge::new(vec![backend], EdgeOptions::default()).expect("an edge");
+        let task = tokio::spawn(edge::serve(edge, listener, async move {
             stopped.await.unwrap_or_default();
         }));
         Self { address, stop: Some(stop), task }
@@ -68,8 +69,8 @@ impl Edge {
 
 async fn fill(backend: &dyn Backend) {
     for (name, content) in [
-        ("packs/a", object()),
-        ("packs/empty", Bytes::new()),
+        ("tables/a", object()),
+        ("tables/empty", Bytes::new()),
         ("refs/m/@v 1", "ref".into()),
         ("layouts/a", "layout".into()),
         ("tenpak.json", "{}".into()),
@@ -102,16 +103,16 @@ async fn every_backend_is_served() {
             (ReadRange::Suffix(u64::MAX), 0, SIZE),
         ] {
             let policy = RetryPolicy::default();
-            let read = read_all(&client, &path("packs/a"), range.clone(), 1 << 30, &policy).await;
+            let read = read_all(&client, &path("tables/a"), range.clone(), 1 << 30, &policy).await;
             assert!(read.expect("a read").0 == object().slice(start..end), "{range:?}");
         }
-        let beyond = client.open(&path("packs/a"), ReadRange::Bounded(5..SIZE as u64 + 1)).await;
+        let beyond = client.open(&path("tables/a"), ReadRange::Bounded(5..SIZE as u64 + 1)).await;
         assert_eq!(beyond.expect_err("an error").kind, SourceErrorKind::OutOfRange);
-        let missing = client.open(&path("packs/missing"), ReadRange::Full).await;
+        let missing = client.open(&path("tables/missing"), ReadRange::Full).await;
         assert_eq!(missing.expect_err("an error").kind, SourceErrorKind::NotFound);
-        let info = client.head(&path("packs/a")).await.expect("a head").expect("an object");
+        let info = client.head(&path("tables/a")).await.expect("a head").expect("an object");
         assert_eq!(info.size, SIZE as u64);
-        assert_eq!(client.head(&path("packs/missing")).await.expect("a head"), None);
+        assert_eq!(client.head(&path("tables/missing")).await.expect("a head"), None);
         drop(client);
         edge.end().await;
     }
@@ -126,27 +127,27 @@ async fn answers_say_what_they_hold() {
     let size = SIZE;
     #[rustfmt::skip]
     let cases = [
-        ("GET /packs/a", "", "200 ok", format!("content-length: {size}"), "immutable", size),
-        ("HEAD /packs/a", "", "200 ok", format!("content-length: {size}"), "immutable", 0),
-        ("GET /packs/a", "Range: bytes=0-9\r\n", "206 ", format!("content-range: bytes 0-9/{size}"), "immutable", 10),
-        ("GET /packs/a", "Range: bytes=999990-\r\n", "206 ", format!("content-range: bytes 999990-999999/{size}"), "immutable", 10),
-        ("GET /packs/a", "Range: bytes=999990-2000000\r\n", "206 ", format!("content-range: bytes 999990-999999/{size}"), "immutable", 10),
-        ("GET /packs/a", "Range: bytes=-3\r\n", "206 ", format!("content-range: bytes 999997-999999/{size}"), "immutable", 3),
-        ("GET /packs/a", "Range: bytes=1000000-\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
-        ("GET /packs/a", "Range: bytes=-0\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
-        ("GET /packs/a", "Range: bytes=0-1,4-5\r\n", "200 ok", format!("content-length: {size}"), "immutable", size),
-        ("GET /packs/empty", "", "200 ok", "content-length: 0".into(), "immutable", 0),
-        ("GET /packs/empty", "Range: bytes=0-0\r\n", "416 ", "content-range: bytes */0".into(), "no-cache", 22),
+        ("GET /tables/a", "", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("HEAD /tables/a", "", "200 ok", format!("content-length: {size}"), "immutable", 0),
+        ("GET /tables/a", "Range: bytes=0-9\r\n", "206 ", format!("content-range: bytes 0-9/{size}"), "immutable", 10),
+        ("GET /tables/a", "Range: bytes=999990-\r\n", "206 ", format!("content-range: bytes 999990-999999/{size}"), "immutable", 10),
+        ("GET /tables/a", "Range: bytes=999990-2000000\r\n", "206 ", format!("content-range: bytes 999990-999999/{size}"), "immutable", 10),
+        ("GET /tables/a", "Range: bytes=-3\r\n", "206 ", format!("content-range: bytes 999997-999999/{size}"), "immutable", 3),
+        ("GET /tables/a", "Range: bytes=1000000-\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
+        ("GET /tables/a", "Range: bytes=-0\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
+        ("GET /tables/a", "Range: bytes=0-1,4-5\r\n", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("GET /tables/empty", "", "200 ok", "content-length: 0".into(), "immutable", 0),
+        ("GET /tables/empty", "Range: bytes=0-0\r\n", "416 ", "content-range: bytes */0".into(), "no-cache", 22),
         ("GET /refs/m/@v%201", "", "200 ok", "etag: \"".into(), "cache-control: no-cache", 3),
         ("GET /layouts/a", "", "200 ok", "accept-ranges: bytes".into(), "cache-control: no-cache", 6),
         ("GET /tenpak.json", "", "200 ok", "content-length: 2".into(), "immutable", 2),
         ("GET /private", "", "404 ", String::new(), "no-cache", 10),
         ("GET /elsewhere/a", "", "404 ", String::new(), "no-cache", 10),
-        ("GET /packs/../private", "", "404 ", String::new(), "no-cache", 10),
-        ("GET /packs/%2e%2e/private", "", "404 ", String::new(), "no-cache", 10),
+        ("GET /tables/../private", "", "404 ", String::new(), "no-cache", 10),
+        ("GET /tables/%2e%2e/private", "", "404 ", String::new(), "no-cache", 10),
         ("GET /", "", "404 ", String::new(), "no-cache", 10),
-        ("PUT /packs/new", "", "405 ", "allow: get, head".into(), "no-cache", 19),
-        ("DELETE /packs/a", "", "405 ", "allow: get, head".into(), "no-cache", 19),
+        ("PUT /tables/new", "", "405 ", "allow: get, head".into(), "no-cache", 19),
+        ("DELETE /tables/a", "", "405 ", "allow: get, head".into(), "no-cache", 19),
     ];
     for (line, headers, status, holds, caching, length) in cases {
         let (head, body) = edge.ask(line, headers).await;
@@ -177,10 +178,10 @@ async fn an_origins_failure_is_never_a_short_object() {
     ] {
         let memory = ObjectBackend::memory();
         fill(&memory).await;
-        let faults = vec![Fault::always("packs/", action.clone())];
+        let faults = vec![Fault::always("tables/", action.clone())];
         let edge = Edge::over(Arc::new(FaultBackend::new(Arc::new(memory), faults))).await;
         let (head, body) = match status {
-            Some(_) => edge.ask("GET /packs/a", "").await,
+            Some(_) => edge.ask("GET /tables/a", "").await,
             None => (String::new(), Vec::new()),
         };
         match status {
@@ -192,7 +193,7 @@ async fn an_origins_failure_is_never_a_short_object() {
                 let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
                 let client = edge.client();
                 let whole = ReadRange::Full;
-                let read = read_all(&client, &path("packs/a"), whole, 1 << 30, &policy).await;
+                let read = read_all(&client, &path("tables/a"), whole, 1 << 30, &policy).await;
                 assert!(read.expect_err("an error").is_transient(), "{action:?}");
             }
         }
@@ -205,10 +206,10 @@ async fn a_download_under_way_is_finished_at_shutdown() {
     let memory = ObjectBackend::memory();
     fill(&memory).await;
     let big = Bytes::from(vec![7; 30_000_000]);
-    memory.put(&path("packs/big"), vec![big.clone()]).await.expect("a write");
+    memory.put(&path("tables/big"), vec![big.clone()]).await.expect("a write");
     let mut edge = Edge::over(Arc::new(memory)).await;
     let client = edge.client();
-    let mut reader = client.open(&path("packs/big"), ReadRange::Full).await.expect("a read");
+    let mut reader = client.open(&path("tables/big"), ReadRange::Full).await.expect("a read");
     drop(edge.stop.take());
     let mut out = bytes::BytesMut::new();
     while reader.body.read_some(&mut out, 1 << 20).await.expect("a read") > 0 {}

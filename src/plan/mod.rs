@@ -2,9 +2,10 @@
 //!
 //! Every wanted chunk is in exactly one fetch (equal neighbours of one delivery share one), a
 //! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
-//! tensor's bytes, cut into slots that are filled independently of each other.
+//! tensor's bytes, cut into slots that are filled independently of each other. The bases that
+//! its chunks are stored against belong to the delivery too, and fill nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::dtype::Shape;
 use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
-use crate::id::PackId;
+use crate::id::{DecodedDigest, PackId};
 use crate::shard::{Cut, Shard};
 
 /// A tensor that is wanted, or a rank's part of it.
@@ -20,7 +21,7 @@ use crate::shard::{Cut, Shard};
 pub struct Want {
     /// The tensor.
     pub entry: TensorEntry,
-    /// Its chunks.
+    /// Its chunks, then the bases that these name, directly or through each other, each once.
     pub records: Vec<ChunkRecord>,
     /// Where they lie: one place per record.
     pub places: Vec<Place>,
@@ -45,6 +46,17 @@ impl Want {
         };
         Self { entry, records, places, shape, cut }
     }
+
+    /// Whether a chunk of it is stored against another.
+    pub fn has_bases(&self) -> bool {
+        self.records.len() as u64 > self.entry.grid.chunks()
+    }
+
+    /// The records of bases, by content; none for most artifacts.
+    fn bases(&self) -> HashMap<DecodedDigest, u32> {
+        let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);
+        (0..).zip(&self.records).skip(own).map(|(index, base)| (base.decoded, index)).collect()
+    }
 }
 
 /// How many pieces a tensor that is cut into bands may be long and still come whole.
@@ -63,21 +75,41 @@ pub struct PlanOptions {
     /// Where the last known chunk of a pack ends. A pack listed here, of which nine tenths are
     /// wanted, is asked for whole.
     pub pack_ends: HashMap<PackId, u64>,
+    /// The bases that whoever loads holds already: neither they nor what they are stored against is
+    /// fetched.
+    pub held: HashSet<DecodedDigest>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { gap: 64 << 10, segment: 16 << 20, piece: None, pack_ends: HashMap::new() }
+        Self {
+            gap: 64 << 10,
+            segment: 16 << 20,
+            piece: None,
+            pack_ends: HashMap::new(),
+            held: HashSet::new(),
+        }
     }
 }
 
 /// A chunk within a tensor, and the slot of its delivery that it fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkUse {
-    /// Which of the tensor's chunks.
+    /// Which of the want's records.
     pub chunk: u32,
-    /// Which of the delivery's slots.
-    pub slot: u32,
+    /// Which of the delivery's slots; `None` for a base, which others are decoded with.
+    pub slot: Option<u32>,
+}
+
+/// What a planned chunk is stored against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedBase {
+    /// Nothing: it is decoded alone.
+    Nothing,
+    /// Another of the plan's chunks, of the same delivery.
+    Fetched(u32),
+    /// A chunk of this content, which is held already.
+    Held(DecodedDigest),
 }
 
 /// A chunk to fetch.
@@ -89,10 +121,22 @@ pub struct PlannedChunk {
     pub first: ChunkUse,
     /// What else the same stored bytes fill in this delivery.
     pub more: Vec<ChunkUse>,
+    /// What it is stored against.
+    pub base: PlannedBase,
+    /// 0 if it fills a slot, else how many bases lie between it and a chunk that does, counting
+    /// itself.
+    pub level: u8,
     /// Offset in the pack.
     pub offset: u32,
     /// Stored bytes.
     pub len: u32,
+}
+
+impl PlannedChunk {
+    /// All its uses.
+    pub fn uses(&self) -> impl Iterator<Item = &ChunkUse> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
 }
 
 /// A part of a delivery that is filled on its own.
@@ -115,6 +159,11 @@ pub struct Delivery {
     pub slots: Vec<Slot>,
     /// Chunks to fetch for it.
     pub chunks: u32,
+    /// Those of them that are kept as they are stored until what they are stored against is there
+    /// too, or what is stored against them, as places in the plan.
+    pub linked: Vec<u32>,
+    /// Stored bytes of those.
+    pub linked_bytes: u64,
 }
 
 impl Delivery {
@@ -172,6 +221,7 @@ impl Plan {
     }
 
     fn add(&mut self, tensor: u32, want: &Want, options: &PlanOptions, packs: &mut Vec<PackId>) {
+        let bases = Bases { records: want.bases(), held: &options.held };
         let mut wanted: Vec<(Range<u64>, u32)> = want
             .entry
             .grid
@@ -197,7 +247,7 @@ impl Plan {
                 len = slot.range.end - start;
                 own.push((slot, chunks));
             }
-            self.deliver(tensor, want, start..start + len, own, packs);
+            self.deliver(tensor, (want, &bases), start..start + len, own, packs);
             if slots.peek().is_none() {
                 break;
             }
@@ -207,7 +257,7 @@ impl Plan {
     fn deliver(
         &mut self,
         tensor: u32,
-        want: &Want,
+        (want, bases): (&Want, &Bases<'_>),
         range: Range<u64>,
         slots: Vec<(Slot, Vec<u32>)>,
         packs: &mut Vec<PackId>,
@@ -215,6 +265,7 @@ impl Plan {
         let delivery = self.deliveries.len() as u32;
         let mut own = Vec::with_capacity(slots.len());
         let mut uses = Vec::new();
+        let mut seen = HashSet::new();
         for (n, (slot, chunks)) in slots.into_iter().enumerate() {
             let relative = slot.range.start - range.start..slot.range.end - range.start;
             own.push(Slot { range: relative, ..slot });
@@ -225,40 +276,124 @@ impl Plan {
                 else {
                     continue;
                 };
-                uses.push((*place, record.stored_len, ChunkUse { chunk, slot: n as u32 }));
+                let chunk_use = ChunkUse { chunk, slot: Some(n as u32) };
+                uses.push(Use { place: *place, record, chunk_use, level: 0 });
+                bases.below(want, record, &mut seen, &mut uses);
             }
         }
         // Packs in the order in which they are first needed, and inside one by offset.
         let mut order = HashMap::new();
-        for (place, _, _) in &uses {
+        for Use { place, .. } in &uses {
             let next = order.len();
             order.entry(place.pack).or_insert(next);
         }
-        uses.sort_by_key(|(place, _, u)| (order.get(&place.pack).copied(), place.offset, u.chunk));
+        uses.sort_by_key(|u| {
+            (order.get(&u.place.pack).copied(), u.place.offset, u.chunk_use.chunk)
+        });
         let first = self.chunks.len();
-        for (place, len, chunk_use) in uses {
+        let mut last_record: Option<&ChunkRecord> = None;
+        for Use { place, record, chunk_use, level } in uses {
+            let len = record.stored_len;
+            // The same stored bytes are two chunks if they are stored against different bases.
             if let Some(last) = self.chunks.get_mut(first..).and_then(|own| own.last_mut())
                 && packs.last() == Some(&place.pack)
                 && (last.offset, last.len) == (place.offset, len)
+                && last_record.is_some_and(|r| (r.decoded, r.base) == (record.decoded, record.base))
             {
                 last.more.push(chunk_use);
                 continue;
             }
+            last_record = Some(record);
             let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
-            self.chunks.push(PlannedChunk { delivery, first, more, offset, len });
+            let base = PlannedBase::Nothing;
+            self.chunks.push(PlannedChunk { delivery, first, more, base, level, offset, len });
             packs.push(place.pack);
         }
+        let linked = self.link(first, want, bases);
         let chunks = self.chunks.get(first..).unwrap_or_default();
         // Twins are copied from one buffer, so that none of them is read in place.
         for shared in chunks.iter().filter(|chunk| !chunk.more.is_empty()) {
-            for chunk_use in shared.more.iter().chain([&shared.first]) {
-                if let Some(slot) = own.get_mut(chunk_use.slot as usize) {
+            for slot in shared.uses().filter_map(|chunk_use| chunk_use.slot) {
+                if let Some(slot) = own.get_mut(slot as usize) {
                     slot.direct = false;
                 }
             }
         }
+        let len = |&index: &u32| self.chunks.get(index as usize).map_or(0, |c| u64::from(c.len));
+        let linked_bytes = linked.iter().map(len).sum();
         let chunks = chunks.len() as u32;
-        self.deliveries.push(Delivery { tensor, range, slots: own, chunks });
+        let slots = own;
+        self.deliveries.push(Delivery { tensor, range, slots, chunks, linked, linked_bytes });
+    }
+
+    /// Says of the chunks from `first` on what they are stored against; returns all that wait for
+    /// each other.
+    fn link(&mut self, first: usize, want: &Want, bases: &Bases<'_>) -> Vec<u32> {
+        if bases.records.is_empty() {
+            return Vec::new();
+        }
+        let own = self.chunks.get_mut(first..).unwrap_or_default();
+        let mut planned = HashMap::new();
+        for (index, chunk) in (first as u32..).zip(own.iter()) {
+            planned.extend(chunk.uses().map(|chunk_use| (chunk_use.chunk, index)));
+        }
+        let mut linked = std::collections::BTreeSet::new();
+        for (index, chunk) in (first as u32..).zip(own) {
+            let record = want.records.get(chunk.first.chunk as usize);
+            let Some(base) = record.and_then(|record| record.base) else { continue };
+            linked.insert(index);
+            if bases.held.contains(&base.decoded) {
+                chunk.base = PlannedBase::Held(base.decoded);
+            } else if let Some(&below) =
+                bases.records.get(&base.decoded).and_then(|record| planned.get(record))
+            {
+                chunk.base = PlannedBase::Fetched(below);
+                linked.insert(below);
+            }
+        }
+        linked.into_iter().collect()
+    }
+}
+
+/// The bases of one want.
+struct Bases<'a> {
+    records: HashMap<DecodedDigest, u32>,
+    held: &'a HashSet<DecodedDigest>,
+}
+
+/// A use of a chunk that is to be planned.
+struct Use<'a> {
+    place: Place,
+    record: &'a ChunkRecord,
+    chunk_use: ChunkUse,
+    level: u8,
+}
+
+impl Bases<'_> {
+    /// Adds what must be fetched for `record` to be decoded, unless `seen` has it.
+    fn below<'a>(
+        &self,
+        want: &'a Want,
+        record: &ChunkRecord,
+        seen: &mut HashSet<u32>,
+        uses: &mut Vec<Use<'a>>,
+    ) {
+        let mut next = record.base;
+        let mut level = 0;
+        while let Some(base) = next.take_if(|base| !self.held.contains(&base.decoded)) {
+            let Some(&chunk) = self.records.get(&base.decoded) else { return };
+            let at = chunk as usize;
+            let (Some(place), Some(record)) = (want.places.get(at), want.records.get(at)) else {
+                return;
+            };
+            if !seen.insert(chunk) {
+                return;
+            }
+            level += 1;
+            let chunk_use = ChunkUse { chunk, slot: None };
+            uses.push(Use { place: *place, record, chunk_use, level });
+            next = record.base;
+        }
     }
 }
 
@@ -293,31 +428,36 @@ fn span(chunks: &[PlannedChunk], of: &[u32]) -> Range<u64> {
 
 fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> Vec<PlannedFetch> {
     let whole = whole_packs(chunks, packs, options);
-    let mut started = std::collections::HashSet::new();
+    let mut started = HashSet::new();
     let mut fetches: Vec<PlannedFetch> = Vec::new();
-    let mut run: Vec<u32> = Vec::new();
-    let mut end = 0;
-    let mut run_pack = None;
-    for (index, (chunk, pack)) in (0_u32..).zip(chunks.iter().zip(packs)) {
-        if let Some(all) = whole.get(pack)
-            && all.binary_search(&index).is_ok()
-        {
-            if started.insert(*pack) {
-                fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
+    // Chunks and their bases lie in different packs: runs of each go on beside the other's.
+    let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
+    for level in 0..=levels {
+        let mut run: Vec<u32> = Vec::new();
+        let mut end = 0;
+        let mut run_pack = None;
+        let own = (0_u32..).zip(chunks.iter().zip(packs)).filter(|(_, (c, _))| c.level == level);
+        for (index, (chunk, pack)) in own {
+            if let Some(all) = whole.get(pack)
+                && all.binary_search(&index).is_ok()
+            {
+                if started.insert(*pack) {
+                    fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
+                }
+                continue;
             }
-            continue;
+            let start = u64::from(chunk.offset);
+            let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
+            if !follows {
+                divide(chunks, run_pack, &run, options.segment, &mut fetches);
+                run.clear();
+                run_pack = Some(*pack);
+            }
+            end = start + u64::from(chunk.len);
+            run.push(index);
         }
-        let start = u64::from(chunk.offset);
-        let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
-        if !follows {
-            divide(chunks, run_pack, &run, options.segment, &mut fetches);
-            run.clear();
-            run_pack = Some(*pack);
-        }
-        end = start + u64::from(chunk.len);
-        run.push(index);
+        divide(chunks, run_pack, &run, options.segment, &mut fetches);
     }
-    divide(chunks, run_pack, &run, options.segment, &mut fetches);
     fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
     fetches
 }
@@ -384,183 +524,4 @@ fn divide(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dtype::Dtype;
-    use crate::format::grid::Grid;
-    use crate::id::ContentDigest;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    fn want(name: &str, rows: u64, columns: u64, grid: (u64, u64), at: &mut Packer) -> Arc<Want> {
-        let grid = Grid {
-            leading: 1,
-            rows,
-            row_bytes: columns,
-            block_rows: grid.0.min(rows),
-            band_bytes: grid.1.min(columns),
-        };
-        let entry = TensorEntry {
-            ordinal: 0,
-            file: 0,
-            name: name.into(),
-            dtype: Dtype::U8,
-            shape: Shape::new(vec![rows, columns]).unwrap(),
-            digest: ContentDigest::of(b""),
-            grid,
-        };
-        let records: Vec<_> = grid
-            .rects()
-            .map(|r| ChunkRecord::raw(Dtype::U8, r.len() as u32, blake3::hash(b"")))
-            .collect();
-        let places = records.iter().map(|r| at.place(r.stored_len)).collect();
-        Arc::new(Want::new(entry, records, places, at.shard))
-    }
-
-    struct Packer {
-        pack: u8,
-        offset: u32,
-        room: u32,
-        gap: u32,
-        /// Every so many chunks, the place of the last one again.
-        repeat: u32,
-        count: u32,
-        shard: Option<Shard>,
-    }
-
-    impl Packer {
-        fn place(&mut self, len: u32) -> Place {
-            self.count += 1;
-            if self.repeat > 0 && self.count.is_multiple_of(self.repeat) && self.offset >= len {
-                let offset = self.offset - len;
-                return Place { pack: PackId::of(&[self.pack]), offset };
-            }
-            if self.offset + len > self.room {
-                (self.pack, self.offset) = (self.pack + 1, 0);
-            }
-            let place = Place { pack: PackId::of(&[self.pack]), offset: self.offset };
-            self.offset += len + if self.count.is_multiple_of(3) { self.gap } else { 0 };
-            place
-        }
-    }
-
-    proptest! {
-        /// Oracle: the set of wanted chunks by brute force.
-        #[test]
-        fn every_wanted_chunk_once_and_no_byte_too_many(
-            shapes in prop::collection::vec((1_u64..40, 1_u64..40, 1_u64..12, 1_u64..40), 1..12),
-            (room, gap, repeat) in (1700_u32..5000, 0_u32..30, 0_u32..5),
-            (allowed, segment, piece) in (0_u64..40, 1_u64..4000, prop::option::of(1_u64..900)),
-            shard in prop::option::of((0_u32..4, Just(4))),
-            columns in any::<bool>(),
-            whole in any::<bool>(),
-        ) {
-            let shard = shard.and_then(|(i, n)| Shard::new(i, n));
-            let mut at = Packer { pack: 0, offset: 0, room, gap, repeat, count: 0, shard };
-            let name = if columns { "o_proj.weight" } else { "q_proj.weight" };
-            let wants: Vec<_> =
-                shapes.iter().map(|&(r, c, b, w)| want(name, r, c, (b, w), &mut at)).collect();
-            let mut options = PlanOptions { gap: allowed, segment, piece, ..Default::default() };
-            if whole {
-                for want in &wants {
-                    for (place, record) in want.places.iter().zip(&want.records) {
-                        let end = options.pack_ends.entry(place.pack).or_default();
-                        *end = (*end).max(u64::from(place.offset + record.stored_len));
-                    }
-                }
-            }
-            let plan = Plan::new(wants.clone(), &options);
-
-            let mut expected = BTreeSet::new();
-            for (t, want) in wants.iter().enumerate() {
-                for (c, rect) in want.entry.grid.rects().enumerate() {
-                    if want.cut.copies(rect).next().is_some() {
-                        expected.insert((t as u32, c as u32));
-                    }
-                }
-            }
-            let mut seen = BTreeSet::new();
-            let mut fetched = BTreeSet::new();
-            for fetch in &plan.fetches {
-                let mut end = 0;
-                let mut delivery = 0;
-                for &index in &fetch.chunks {
-                    prop_assert!(fetched.insert(index), "chunk {} is in two fetches", index);
-                    let chunk = &plan.chunks[index as usize];
-                    let tensor = plan.deliveries[chunk.delivery as usize].tensor;
-                    prop_assert!(chunk.delivery >= delivery);
-                    delivery = chunk.delivery;
-                    prop_assert!(u64::from(chunk.offset) >= end, "offsets rise without overlap");
-                    if end > 0 && !fetch.whole {
-                        prop_assert!(u64::from(chunk.offset) - end <= allowed);
-                    }
-                    end = u64::from(chunk.offset + chunk.len);
-                    for chunk_use in chunk.more.iter().chain([&chunk.first]) {
-                        let want = &wants[tensor as usize];
-                        let place = want.places[chunk_use.chunk as usize];
-                        prop_assert_eq!(place, Place { pack: fetch.pack, offset: chunk.offset });
-                        prop_assert!(seen.insert((tensor, chunk_use.chunk)), "a chunk twice");
-                    }
-                }
-                let range = plan.range_of(&fetch.chunks);
-                if !fetch.whole {
-                    let most = segment.max(u64::from(plan.chunks[fetch.chunks[0] as usize].len));
-                    let chunk = 12 * 40;
-                    prop_assert!(range.end - range.start <= most + chunk + allowed);
-                }
-            }
-            prop_assert_eq!(fetched.len(), plan.chunks.len());
-            prop_assert_eq!(seen, expected);
-            prop_assert!(plan.fetches.is_sorted_by_key(|f| f.chunks[0]));
-
-            // Deliveries cover each wanted tensor in order, and slots cover each delivery.
-            let mut at = (0, 0);
-            for (n, delivery) in plan.deliveries.iter().enumerate() {
-                if delivery.tensor != at.0 {
-                    prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
-                    at = (delivery.tensor, 0);
-                }
-                prop_assert_eq!(delivery.range.start, at.1);
-                at.1 = delivery.range.end;
-                let mut slot_at = 0;
-                for slot in &delivery.slots {
-                    prop_assert_eq!(slot.range.start, slot_at);
-                    slot_at = slot.range.end;
-                }
-                prop_assert_eq!(slot_at, delivery.len());
-                let own = plan.chunks.iter().filter(|c| c.delivery as usize == n).count();
-                prop_assert_eq!(own, delivery.chunks as usize);
-                if let Some(piece) = piece {
-                    let bands = wants[delivery.tensor as usize].entry.grid.bands();
-                    let most = if bands > 1 { BANDED * piece + BANDED } else { piece };
-                    prop_assert!(delivery.slots.len() == 1 || delivery.len() <= most);
-                }
-            }
-            prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
-        }
-    }
-
-    #[test]
-    fn long_runs_are_divided_and_packs_asked_whole() {
-        let packer = || Packer {
-            pack: 0,
-            offset: 0,
-            room: 1 << 30,
-            gap: 0,
-            repeat: 0,
-            count: 0,
-            shard: None,
-        };
-        let wants = vec![want("a", 64, 100, (1, 100), &mut packer())];
-        let options = PlanOptions { segment: 1600, ..Default::default() };
-        let plan = Plan::new(wants.clone(), &options);
-        let sizes: Vec<_> = plan.fetches.iter().map(|f| f.chunks.len()).collect();
-        assert_eq!(sizes, [16, 16, 16, 16]);
-        assert!(plan.deliveries[0].slots.iter().all(|slot| slot.direct));
-        for (end, whole) in [(7111, true), (7112, false)] {
-            let pack_ends = HashMap::from([(PackId::of(&[0]), end)]);
-            let plan = Plan::new(wants.clone(), &PlanOptions { pack_ends, ..options.clone() });
-            assert_eq!(plan.fetches.iter().any(|f| f.whole), whole, "{end}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,174 @@
+"""The edge against nginx with proxy_cache and slice: the same origin, the same client (wrk), in turns.
+
+Warm reads of ranges from memory and from disk, and a first fill from the origin."""
+
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+from bench import MIB, Bench, Verdict, unmeasured
+from lines import mebibytes, reason
+from origin import free_port
+from sampling import Failed, Sample, Unavailable
+
+SECONDS = 4
+CONNECTIONS = 8
+START_TIMEOUT_S = 30
+SIZES = (1 * MIB, 16 * MIB)
+NGINX = """
+worker_processes auto;
+pid {run}/nginx.pid;
+error_log {run}/error.log warn;
+daemon off;
+{user}
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    proxy_cache_path {run}/cache levels=1:2 keys_zone=c:64m max_size=8g use_temp_path=off;
+    proxy_temp_path {run}/temp; client_body_temp_path {run}/body; fastcgi_temp_path {run}/fastcgi;
+    uwsgi_temp_path {run}/uwsgi; scgi_temp_path {run}/scgi;
+    upstream origin {{ server 127.0.0.1:{origin}; keepalive 32; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location / {{
+            slice 1m;
+            proxy_cache c;
+            proxy_cache_key $uri$slice_range;
+            proxy_set_header Range $slice_range;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_cache_valid 200 206 1h;
+            proxy_cache_lock on;
+            proxy_pass http://origin/{store}/;
+        }}
+    }}
+}}
+"""
+# Each thread walks over the packs in its own order; every request is one range.
+LUA = """
+local paths = {{ {paths} }}
+local sizes = {{ {sizes} }}
+local seed = 0
+function setup(thread) seed = seed + 1; thread:set("seed", seed) end
+function init(args) math.randomseed(seed) end
+function request()
+    local i = math.random(#paths)
+    local blocks = math.max(1, math.floor(sizes[i] / {size}))
+    local first = math.random(0, blocks - 1) * {size}
+    local last = math.min(first + {size}, sizes[i]) - 1
+    return wrk.format("GET", paths[i], {{ ["Range"] = "bytes=" .. first .. "-" .. last }})
+end
+"""
+
+
+class Server:
+    """A caching server over the bench's origin, with a folder of its own."""
+
+    def __init__(self, bench: Bench, kind: str):
+        self.bench, self.kind, self.port = bench, kind, free_port()
+        self.run = pathlib.Path(tempfile.mkdtemp(prefix="edge-", dir=bench.scratch))
+
+    def __enter__(self) -> "Server":
+        origin = f"{self.bench.url()}/{self.bench.store.name}/"
+        if self.kind == "nginx":
+            user = "user root;" if os.getuid() == 0 else ""
+            config = self.run / "nginx.conf"
+            config.write_text(NGINX.format(run=self.run, user=user, port=self.port, origin=self.bench.origin.port, store=self.bench.store.name))
+            command = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", str(self.run), "-e", str(self.run / "error.log"), "-c", str(config)]
+        else:
+            memory, more = ("4G", []) if self.kind == "memory" else ("1", ["--cache-dir", str(self.run / "chunks")])
+            command = [str(self.bench.tenpak), "edge", "--origin", origin, "--listen", f"127.0.0.1:{self.port}", "--cache-memory", memory, *more]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return self
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__()
+                    raise Unavailable(f"{self.kind} does not start") from None
+                time.sleep(0.02)
+
+    def __exit__(self, *_) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+        shutil.rmtree(self.run, ignore_errors=True)
+
+    def fetch_all(self) -> float:
+        """Every pack once, over four connections; the seconds."""
+        base = f"http://127.0.0.1:{self.port}"
+        urls = "\n".join(f"{base}/packs/{pack.name}" for pack in self.bench.packs)
+        return self.bench.peer("curl_fetch.py", 4, stdin=urls).wall_s
+
+    def wrk(self, size: int) -> Sample:
+        script = self.run / "ranges.lua"
+        paths = ", ".join(f'"/packs/{pack.name}"' for pack in self.bench.packs)
+        sizes = ", ".join(str(pack.stat().st_size) for pack in self.bench.packs)
+        script.write_text(LUA.format(paths=paths, sizes=sizes, size=size))
+        start = time.perf_counter()
+        told = subprocess.run(
+            ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", "-s", str(script), f"http://127.0.0.1:{self.port}"],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        took = time.perf_counter() - start
+        count = re.search(r"(\d+) requests in ([\d.]+)s, ([\d.]+)(\w+) read", told)
+        if not count or "Non-2xx" in told or "Socket errors" in told:
+            raise Failed(told)
+        scale = {"KB": 2**10, "MB": 2**20, "GB": 2**30}[count[4]]
+        rate = float(count[3]) * scale / float(count[2])
+        p99 = re.search(r"99%\s+([\d.]+)(\w+)", told)
+        seconds = float(p99[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1}[p99[2]]
+        # Throughput as the time for one GiB, so that less is better, as elsewhere.
+        return Sample(process_s=2**30 / rate, wall_s=took, cpu_s=0, peak_rss=0, report={"rate": rate, "p99": seconds})
+
+
+def edge(bench: Bench) -> list[Verdict]:
+    """Warm ranges and a cold fill against nginx."""
+    if not shutil.which("wrk"):
+        return [unmeasured("edge, warm and cold", "", "wrk is not installed: run benches/setup.sh")]
+    verdicts = []
+
+    def cold(kind: str) -> Sample:
+        with Server(bench, kind) as server:
+            took = server.fetch_all()
+            return Sample(process_s=took, wall_s=took, cpu_s=0, peak_rss=0)
+
+    runs = bench.interleave("edge, first fill", {"tenpak edge": lambda: cold("memory"), "nginx": lambda: cold("nginx")})
+    ours, theirs = runs.get("tenpak edge"), runs.get("nginx")
+    line, target = "edge, cold fill, throughput / nginx's", ">= 0.9"
+    if ours and theirs:
+        ratio = theirs.median("process_s") / ours.median("process_s")
+        verdicts.append(Verdict(line, target, f"{ratio:.2f}", ratio >= 0.9, "verification included"))
+    else:
+        verdicts.append(unmeasured(line, target, reason(runs, "tenpak edge", "nginx")))
+    with Server(bench, "memory") as memory, Server(bench, "disk") as disk, Server(bench, "nginx") as nginx:
+        for server in (memory, disk, nginx):
+            server.fetch_all()
+        for size in SIZES:
+            runs = bench.interleave(f"edge, warm ranges of {mebibytes(size)}", {
+                "tenpak edge, memory": lambda: memory.wrk(size),
+                "tenpak edge, disk": lambda: disk.wrk(size),
+                "nginx": lambda: nginx.wrk(size),
+            })
+            theirs = runs.get("nginx")
+            for tier, least in (("memory", 1.0), ("disk", 0.7)):
+                line, target = f"edge, {mebibytes(size)} ranges from {tier}, throughput / nginx's", f">= {least}"
+                ours = runs.get(f"tenpak edge, {tier}")
+                if not ours or not theirs:
+                    verdicts.append(unmeasured(line, target, reason(runs, "nginx")))
+                    continue
+                ratio = theirs.median("process_s") / ours.median("process_s")
+                p99 = [min(sample.report["p99"] for sample in series.samples) * 1e3 for series in (ours, theirs)]
+                limit = f"{2.0**30 / ours.median('process_s') / 1e9:.2f} GB/s; 99th percentile {p99[0]:.1f} ms, nginx's {p99[1]:.1f} ms"
+                verdicts.append(Verdict(line, target, f"{ratio:.2f}", ratio >= least, limit))
+    return verdicts

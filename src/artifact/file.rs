@@ -1,0 +1,80 @@
+//! Small files of an artifact, such as `config.json`: the page that lists the file, then its chunks,
+//! verified as tensors are.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Artifact, ArtifactError};
+use crate::dtype::{Dtype, Shape};
+use crate::format::grid::Grid;
+use crate::format::page::{Entries, Extent, PageKind, TensorEntry};
+use crate::id::ContentDigest;
+use crate::loader::{LoadOptions, Loader};
+use crate::plan::Want;
+
+impl Artifact {
+    /// The bytes of the file `path`, which has no tensors and is at most `limit` bytes long; `None` if
+    /// there is no such file. Must be called within a tokio runtime.
+    pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
+        let pages = &self.manifest.table().pages;
+        let tensors = pages.partition_point(|page| page.kind == PageKind::Tensors);
+        let listed = pages.get(tensors..).unwrap_or_default();
+        // Pages are sorted, and so are files in a page: only the last that begins before it has it.
+        let Some(page) = listed.partition_point(|page| page.first.as_str() <= path).checked_sub(1)
+        else {
+            return Ok(None);
+        };
+        let pages = self.pages(&BTreeSet::from([tensors + page])).await?;
+        for (page, places) in pages {
+            let bases = page.bases.iter().zip(places.iter().skip(page.first_base as usize));
+            let bases: HashMap<_, _> = bases.map(|base| (base.0.decoded, base)).collect();
+            let Entries::Files(files) = page.entries else { continue };
+            let Some(file) = files.into_iter().find(|file| file.entry.path == path) else {
+                continue;
+            };
+            let refuse = |why: String| ArtifactError::File { path: path.to_owned(), why };
+            if file.entry.size > limit {
+                return Err(refuse(format!(
+                    "it has {} bytes, and {limit} are read",
+                    file.entry.size
+                )));
+            }
+            if file.entry.extents.iter().any(|part| matches!(part, Extent::Tensor { .. })) {
+                return Err(refuse("it holds tensors".to_owned()));
+            }
+            let first = file.first_record as usize;
+            let wants = file.records.into_iter().zip(places.iter().skip(first));
+            let wants = wants.map(|(record, place)| {
+                // Behind the chunk are those that it is stored against.
+                let (mut records, mut own, mut last) = (vec![record], vec![*place], record.base);
+                while let Some((record, place)) = last.and_then(|base| bases.get(&base.decoded)) {
+                    records.push(**record);
+                    own.push(**place);
+                    last = record.base;
+                }
+                let len = u64::from(record.decoded_len);
+                let entry = TensorEntry {
+                    ordinal: 0,
+                    file: 0,
+                    name: path.to_owned(),
+                    dtype: Dtype::Bytes,
+                    shape: Shape::vector(len),
+                    digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
+                    grid: Grid::run(len, len),
+                };
+                Arc::new(Want::new(entry, records, own, None))
+            });
+            let (sources, options) = (self.reader.sources.clone(), LoadOptions::default());
+            let mut loader =
+                Loader::start(self.id, sources, wants.collect(), Default::default(), &options);
+            let mut bytes = BytesMut::new();
+            while let Some(piece) = loader.next().await {
+                bytes.extend_from_slice(&piece?.data);
+            }
+            return Ok(Some(bytes.freeze()));
+        }
+        Ok(None)
+    }
+}

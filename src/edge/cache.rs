@@ -1,0 +1,190 @@
+//! Verified chunks in memory, each filled by one caller however many ask at a time.
+//!
+//! Only what was verified gets in. Whoever finds a chunk missing has its claim; the rest wait for it. A
+//! claim that is dropped unfilled hands over: they who wait look again, and one of them has it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use tokio::sync::watch;
+
+use crate::id::StoredDigest;
+use crate::source::SourceError;
+use crate::verify::VerifiedChunk;
+
+/// What became of a fill. Everybody who waited gets the same error.
+pub(super) type Outcome = Result<Bytes, Arc<SourceError>>;
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(super) struct CacheStats {
+    /// Looks that found the chunk.
+    pub(super) hits: AtomicU64,
+    /// Looks that began a fill.
+    pub(super) misses: AtomicU64,
+    /// Looks that joined a fill under way.
+    pub(super) collapsed: AtomicU64,
+}
+
+/// The chunks of an edge.
+#[derive(Debug)]
+pub(super) struct ChunkCache {
+    memory: Cache<StoredDigest, Bytes>,
+    filling: Mutex<HashMap<StoredDigest, watch::Receiver<Option<Outcome>>>>,
+    stats: CacheStats,
+}
+
+/// What a look at the cache gives.
+pub(super) enum Found {
+    /// The chunk's stored bytes.
+    Ready(Bytes),
+    /// Somebody fills it.
+    Filling(Waiting),
+    /// The caller fills it.
+    Missing(Claim),
+}
+
+impl ChunkCache {
+    /// A cache of at most about `capacity` bytes.
+    pub(super) fn new(capacity: u64) -> Arc<Self> {
+        let weigh =
+            |_: &StoredDigest, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let memory = Cache::builder().weigher(weigh).max_capacity(capacity).build();
+        Arc::new(Self { memory, filling: Mutex::default(), stats: CacheStats::default() })
+    }
+
+    pub(super) fn stats(&self) -> &CacheStats {
+        &self.stats
+    }
+
+    /// Looks for a chunk.
+    pub(super) fn look(self: &Arc<Self>, digest: StoredDigest) -> Found {
+        if let Some(bytes) = self.memory.get(&digest) {
+            self.stats.hits.fetch_add(1, Ordering::Relaxed);
+            return Found::Ready(bytes);
+        }
+        let mut filling = self.filling();
+        if let Some(waiting) = filling.get(&digest) {
+            self.stats.collapsed.fetch_add(1, Ordering::Relaxed);
+            return Found::Filling(Waiting(waiting.clone()));
+        }
+        // A fill leaves the table only after its chunk is in memory.
+        if let Some(bytes) = self.memory.get(&digest) {
+            self.stats.hits.fetch_add(1, Ordering::Relaxed);
+            return Found::Ready(bytes);
+        }
+        self.stats.misses.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = watch::channel(None);
+        filling.insert(digest, receiver);
+        Found::Missing(Claim { cache: self.clone(), digest, sender })
+    }
+
+    fn filling(&self) -> MutexGuard<'_, HashMap<StoredDigest, watch::Receiver<Option<Outcome>>>> {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fill that somebody else has begun.
+pub(super) struct Waiting(watch::Receiver<Option<Outcome>>);
+
+impl Waiting {
+    /// What became of it; `None` if it was given up, and the caller should look again.
+    pub(super) async fn outcome(mut self) -> Option<Outcome> {
+        let filled = self.0.wait_for(Option::is_some).await.ok()?;
+        filled.clone()
+    }
+}
+
+/// The duty to fill one chunk.
+pub(super) struct Claim {
+    cache: Arc<ChunkCache>,
+    digest: StoredDigest,
+    sender: watch::Sender<Option<Outcome>>,
+}
+
+impl Claim {
+    /// The chunk is there; gives its bytes. One that is not the claimed one is as if it were not.
+    pub(super) fn fill(self, chunk: VerifiedChunk) -> Option<Bytes> {
+        if chunk.record().stored != self.digest {
+            return None;
+        }
+        let bytes = chunk.into_stored().freeze();
+        self.cache.memory.insert(self.digest, bytes.clone());
+        self.sender.send_replace(Some(Ok(bytes.clone())));
+        Some(bytes)
+    }
+
+    /// The chunk cannot be had; the next who looks may try again.
+    pub(super) fn fail(self, error: Arc<SourceError>) {
+        self.sender.send_replace(Some(Err(error)));
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.cache.filling().remove(&self.digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+    use crate::format::record::ChunkRecord;
+    use crate::source::SourceErrorKind;
+    use bytes::BytesMut;
+
+    fn chunk(bytes: &[u8]) -> VerifiedChunk {
+        let record = ChunkRecord::raw(Dtype::U8, bytes.len() as u32, blake3::hash(bytes));
+        VerifiedChunk::verify(record, BytesMut::from(bytes)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_fills_and_the_rest_wait() {
+        let cache = ChunkCache::new(1 << 20);
+        let digest = StoredDigest::of(b"abc");
+        let Found::Missing(claim) = cache.look(digest) else { panic!("nothing is there") };
+        let Found::Filling(first) = cache.look(digest) else { panic!("it is claimed") };
+        let Found::Filling(second) = cache.look(digest) else { panic!("it is claimed") };
+        let waiting = tokio::spawn(first.outcome());
+        claim.fill(chunk(b"abc"));
+        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), &b"abc"[..]);
+        assert_eq!(second.outcome().await.unwrap().unwrap(), &b"abc"[..]);
+        assert!(matches!(cache.look(digest), Found::Ready(bytes) if bytes == b"abc"[..]));
+        let counts = [&cache.stats.hits, &cache.stats.misses, &cache.stats.collapsed];
+        assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_given_up_hands_over_and_a_failure_is_not_kept() {
+        let cache = ChunkCache::new(1 << 20);
+        let digest = StoredDigest::of(b"abc");
+        let Found::Missing(claim) = cache.look(digest) else { panic!("nothing is there") };
+        let Found::Filling(waiting) = cache.look(digest) else { panic!("it is claimed") };
+        drop(claim);
+        assert!(waiting.outcome().await.is_none());
+        let Found::Missing(claim) = cache.look(digest) else { panic!("it was given up") };
+        let Found::Filling(waiting) = cache.look(digest) else { panic!("it is claimed") };
+        claim.fail(Arc::new(SourceError::new(SourceErrorKind::Transient, "o", "p", "busy")));
+        assert!(waiting.outcome().await.unwrap().is_err());
+        let Found::Missing(claim) = cache.look(digest) else { panic!("failures are not kept") };
+        // Another chunk than the claimed one does not get in under its name.
+        claim.fill(chunk(b"other"));
+        assert!(matches!(cache.look(digest), Found::Missing(_)));
+    }
+
+    #[test]
+    fn its_bytes_are_bounded() {
+        let cache = ChunkCache::new(100_000);
+        for i in 0..100_u32 {
+            let bytes = i.to_le_bytes().repeat(2500);
+            let Found::Missing(claim) = cache.look(StoredDigest::of(&bytes)) else { continue };
+            claim.fill(chunk(&bytes));
+        }
+        cache.memory.run_pending_tasks();
+        assert!(cache.memory.weighted_size() <= 100_000 && cache.memory.weighted_size() > 0);
+    }
+}

@@ -1,0 +1,199 @@
+//! What the edge knows of its store: which manifest a name means, and the graphs of artifacts, each
+//! checked against the trusted keys before it counts.
+//!
+//! With anybody trusted, a chunk is admitted only if a manifest that was found trusted names it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
+use crate::id::{ManifestId, StoredDigest, TableId};
+use crate::source::Backend;
+use crate::store::{Store, StoreError, Whole};
+use crate::trust::{SeenRefs, TrustSet};
+
+/// How long a name is taken to mean what it meant.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long, where the origin cannot be asked.
+const STALE: Duration = Duration::from_secs(60 * 60);
+/// Records of the artifacts kept in memory, at some 250 bytes each.
+const RECORDS: u64 = 4 << 20;
+/// Names kept.
+const NAMES: u64 = 65_536;
+
+/// A name of an artifact.
+type Name = (ArtifactName, Tag);
+
+/// The artifacts of a store.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    stores: Vec<Store>,
+    trust: TrustSet,
+    seen: Option<SeenRefs>,
+    fresh: Cache<Name, ManifestId>,
+    stale: Cache<Name, ManifestId>,
+    /// By the name that they count for too: a key may count for one and not for another.
+    artifacts: Cache<(ManifestId, Option<ArtifactName>), Arc<Whole>>,
+    admitted: RwLock<Admitted>,
+}
+
+/// What trusted manifests name.
+#[derive(Debug, Default)]
+struct Admitted {
+    manifests: HashSet<ManifestId>,
+    tables: HashSet<TableId>,
+    chunks: HashSet<StoredDigest>,
+}
+
+impl Catalog {
+    pub(super) fn new(
+        origins: &[Arc<dyn Backend>],
+        trust: TrustSet,
+        seen: Option<SeenRefs>,
+    ) -> Arc<Self> {
+        let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<Whole>| {
+            u32::try_from(whole.chunks.len()).unwrap_or(u32::MAX).max(1024)
+        };
+        Arc::new(Self {
+            stores: origins.iter().map(|origin| Store::new(origin.clone())).collect(),
+            trust,
+            seen,
+            fresh: Cache::builder().max_capacity(NAMES).time_to_live(FRESH).build(),
+            stale: Cache::builder().max_capacity(NAMES).time_to_live(STALE).build(),
+            artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
+            admitted: RwLock::default(),
+        })
+    }
+
+    /// Whether anybody is trusted: then only what they signed is served.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.trust.is_empty()
+    }
+
+    /// Whether a manifest that counts names the chunk.
+    pub(super) fn admits(&self, chunk: &StoredDigest) -> bool {
+        !self.is_closed() || self.admitted().chunks.contains(chunk)
+    }
+
+    /// Whether the manifest was found trusted.
+    pub(super) fn knows(&self, manifest: ManifestId) -> bool {
+        self.admitted().manifests.contains(&manifest)
+    }
+
+    /// Whether a manifest that was found trusted names the table.
+    pub(super) fn knows_table(&self, table: TableId) -> bool {
+        self.admitted().tables.contains(&table)
+    }
+
+    fn admitted(&self) -> RwLockReadGuard<'_, Admitted> {
+        self.admitted.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The manifest that a name means now or, while no origin can be asked, meant last.
+    pub(super) async fn resolve(
+        &self,
+        name: &ArtifactName,
+        tag: &Tag,
+    ) -> Result<ManifestId, Arc<StoreError>> {
+        let key = (name.clone(), tag.clone());
+        let asked = self.fresh.try_get_with(key.clone(), self.ask(name, tag)).await;
+        match asked {
+            Ok(id) => {
+                self.stale.insert(key, id).await;
+                Ok(id)
+            }
+            Err(error) if is_outage(&error) => self.stale.get(&key).await.ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask(&self, name: &ArtifactName, tag: &Tag) -> Result<ManifestId, StoreError> {
+        let spec = ArtifactSpec::Named { name: name.clone(), tag: tag.clone() };
+        let mut last = None;
+        for store in &self.stores {
+            let found = match &self.seen {
+                Some(seen) => store.resolve_trusted(&spec, &self.trust, seen).await,
+                None => store.resolve(&spec).await,
+            };
+            match found {
+                Ok(found) => return Ok(found.manifest),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    /// The manifest whose identifier begins so.
+    pub(super) async fn find(&self, prefix: &str) -> Result<ManifestId, StoreError> {
+        let known = self.artifacts.iter().map(|(key, _)| key.0);
+        if let Some(id) = known.into_iter().find(|id| id.to_hex().starts_with(prefix)) {
+            return Ok(id);
+        }
+        let Ok(spec) = format!("@{prefix}").parse::<ArtifactSpec>() else {
+            let location = self.location();
+            return Err(StoreError::NoArtifact { location, artifact: prefix.to_owned() });
+        };
+        let mut last = None;
+        for store in &self.stores {
+            match store.resolve(&spec).await {
+                Ok(found) => return Ok(found.manifest),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    /// The graph of an artifact that counts for `name`.
+    pub(super) async fn artifact(
+        &self,
+        id: ManifestId,
+        name: Option<&ArtifactName>,
+    ) -> Result<Arc<Whole>, Arc<StoreError>> {
+        let read = self.read(id, name);
+        let whole = self.artifacts.try_get_with((id, name.cloned()), read).await?;
+        if self.is_closed() && !self.knows(id) {
+            let mut admitted = self.admitted.write().unwrap_or_else(PoisonError::into_inner);
+            admitted.manifests.insert(id);
+            admitted.tables.insert(whole.manifest.table().table);
+            admitted.chunks.extend(whole.chunks.iter().map(|chunk| chunk.record.stored));
+        }
+        Ok(whole)
+    }
+
+    /// Reads an artifact from the first store that has it whole and trusted.
+    async fn read(
+        &self,
+        id: ManifestId,
+        name: Option<&ArtifactName>,
+    ) -> Result<Arc<Whole>, StoreError> {
+        let mut last = None;
+        for store in &self.stores {
+            let read = async {
+                let whole = Whole::read(store, id).await?;
+                store.check_manifest(&self.trust, name, id, &whole.manifest_bytes).await?;
+                Ok(whole)
+            };
+            match read.await {
+                Ok(whole) => return Ok(Arc::new(whole)),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    fn location(&self) -> String {
+        self.stores.first().map_or_else(String::new, |store| store.location().to_owned())
+    }
+
+    fn no_store(&self) -> StoreError {
+        StoreError::NoArtifact { location: self.location(), artifact: "of no store".to_owned() }
+    }
+}
+
+/// Whether the origin could not be asked, rather than that it said something.
+fn is_outage(error: &StoreError) -> bool {
+    matches!(error, StoreError::Source(error) if error.is_transient())
+}

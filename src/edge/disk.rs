@@ -1,0 +1,256 @@
+//! Verified chunks on disk, one file each, checked again whenever they are read.
+//!
+//! A file appears under its chunk's digest when it is complete. One that is not what its name says, as
+//! after a crash or a flipped bit, is removed and fetched again. The least recently used go first once
+//! the budget is full; what an earlier run left counts.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::BytesMut;
+use lru::LruCache;
+
+use crate::format::record::ChunkRecord;
+use crate::id::StoredDigest;
+use crate::verify::VerifiedChunk;
+
+/// What names of unfinished files begin with.
+const UNFINISHED: &str = ".part-";
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(super) struct DiskStats {
+    /// Chunks that were read.
+    pub(super) hits: AtomicU64,
+    /// Chunks that were not what they should be.
+    pub(super) damaged: AtomicU64,
+    /// Chunks that could not be written.
+    pub(super) unwritten: AtomicU64,
+}
+
+/// The chunks in a folder.
+#[derive(Debug)]
+pub(super) struct DiskTier {
+    folder: PathBuf,
+    budget: u64,
+    index: Mutex<Index>,
+    next: AtomicU64,
+    stats: DiskStats,
+}
+
+#[derive(Debug)]
+struct Index {
+    /// Lengths, the least recently used last.
+    chunks: LruCache<StoredDigest, u64>,
+    used: u64,
+}
+
+impl Index {
+    fn remove(&mut self, digest: &StoredDigest) {
+        if let Some(len) = self.chunks.pop(digest) {
+            self.used -= len;
+        }
+    }
+}
+
+impl DiskTier {
+    /// Opens a folder, which is made if it is missing, with what an earlier run left there.
+    pub(super) fn open(folder: &Path, budget: u64) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut found: Vec<(SystemTime, StoredDigest, u64)> = Vec::new();
+        for shard in fs::read_dir(folder)? {
+            let shard = shard?;
+            if !shard.file_type()?.is_dir() {
+                continue;
+            }
+            for file in fs::read_dir(shard.path())? {
+                let file = file?;
+                let name = file.file_name();
+                let name = name.to_str().unwrap_or_default();
+                if name.starts_with(UNFINISHED) {
+                    fs::remove_file(file.path())?;
+                } else if let Ok(digest) = name.parse() {
+                    let facts = file.metadata()?;
+                    let time = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    found.push((time, digest, facts.len()));
+                }
+            }
+        }
+        found.sort_unstable();
+        let mut index = Index { chunks: LruCache::unbounded(), used: 0 };
+        for (_, digest, len) in found {
+            index.chunks.put(digest, len);
+            index.used += len;
+        }
+        let (next, stats) = (AtomicU64::new(0), DiskStats::default());
+        let tier =
+            Self { folder: folder.to_owned(), budget, index: Mutex::new(index), next, stats };
+        tier.evict();
+        Ok(tier)
+    }
+
+    pub(super) fn stats(&self) -> &DiskStats {
+        &self.stats
+    }
+
+    /// Bytes in the folder.
+    pub(super) fn used(&self) -> u64 {
+        self.index().used
+    }
+
+    /// Whether the chunk may be there.
+    pub(super) fn has(&self, digest: &StoredDigest) -> bool {
+        self.index().chunks.contains(digest)
+    }
+
+    /// Reads a chunk; blocks.
+    pub(super) fn read(&self, record: &ChunkRecord) -> Option<VerifiedChunk> {
+        let digest = record.stored;
+        self.index().chunks.get(&digest)?;
+        let path = self.path(&digest);
+        match read_file(&path, record) {
+            Ok(chunk) => {
+                self.stats.hits.fetch_add(1, Ordering::Relaxed);
+                Some(chunk)
+            }
+            Err(error) => {
+                self.index().remove(&digest);
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.stats.damaged.fetch_add(1, Ordering::Relaxed);
+                    // A file that stays is found again, and refused again.
+                    fs::remove_file(&path).unwrap_or_default();
+                }
+                None
+            }
+        }
+    }
+
+    /// Keeps a chunk; blocks. One that cannot be written is only not kept.
+    pub(super) fn write(&self, digest: &StoredDigest, bytes: &[u8]) {
+        let len = bytes.len() as u64;
+        if self.has(digest) || len > self.budget {
+            return;
+        }
+        match self.write_file(digest, bytes) {
+            Ok(()) => {
+                let mut index = self.index();
+                if index.chunks.put(*digest, len).is_none() {
+                    index.used += len;
+                }
+                drop(index);
+                self.evict();
+            }
+            Err(_) => drop(self.stats.unwritten.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn write_file(&self, digest: &StoredDigest, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(digest);
+        let Some(shard) = path.parent() else { return Ok(()) };
+        fs::create_dir_all(shard)?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let unfinished = shard.join(format!("{UNFINISHED}{}-{number}", std::process::id()));
+        let written = File::create(&unfinished)
+            .and_then(|mut file| file.write_all(bytes))
+            .and_then(|()| fs::rename(&unfinished, &path));
+        if written.is_err() {
+            fs::remove_file(&unfinished).unwrap_or_default();
+        }
+        written
+    }
+
+    /// Makes room.
+    fn evict(&self) {
+        loop {
+            let mut index = self.index();
+            if index.used <= self.budget {
+                return;
+            }
+            let Some((digest, len)) = index.chunks.pop_lru() else { return };
+            index.used -= len;
+            drop(index);
+            fs::remove_file(self.path(&digest)).unwrap_or_default();
+        }
+    }
+
+    fn path(&self, digest: &StoredDigest) -> PathBuf {
+        let hex = digest.to_hex();
+        let shard: String = hex.chars().take(2).collect();
+        self.folder.join(shard).join(hex)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_file(path: &Path, record: &ChunkRecord) -> io::Result<VerifiedChunk> {
+    let mut file = File::open(path)?;
+    let len = record.stored_len as usize;
+    let mut bytes = BytesMut::zeroed(len);
+    file.read_exact(&mut bytes)?;
+    let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    if file.read(&mut [0])? > 0 {
+        return Err(wrong("the file is too long"));
+    }
+    VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+
+    fn chunk(seed: u8) -> (ChunkRecord, Vec<u8>) {
+        let bytes = vec![seed; 1000];
+        (ChunkRecord::raw(Dtype::U8, 1000, blake3::hash(&bytes)), bytes)
+    }
+
+    #[test]
+    fn what_is_kept_outlives_the_process_and_is_checked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (record, bytes) = chunk(1);
+        let tier = DiskTier::open(dir.path(), 10_000).unwrap();
+        assert!(tier.read(&record).is_none());
+        tier.write(&record.stored, &bytes);
+        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
+        let path = tier.path(&record.stored);
+        drop(tier);
+
+        fs::write(path.parent().unwrap().join(".part-1-1"), b"half").unwrap();
+        let tier = DiskTier::open(dir.path(), 10_000).unwrap();
+        assert_eq!((tier.used(), tier.has(&record.stored)), (1000, true));
+        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "leftovers go");
+
+        for damage in [&bytes[..999], &[&bytes[..], b"x"].concat(), &vec![2; 1000], &[]] {
+            fs::write(&path, damage).unwrap();
+            let tier = DiskTier::open(dir.path(), 10_000).unwrap();
+            assert!(tier.read(&record).is_none() && !path.exists());
+            assert_eq!(tier.stats().damaged.load(Ordering::Relaxed), 1);
+            tier.write(&record.stored, &bytes);
+            assert!(tier.read(&record).is_some());
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let tier = DiskTier::open(dir.path(), 3500).unwrap();
+        let chunks: Vec<_> = (0..4).map(chunk).collect();
+        for (record, bytes) in &chunks[..3] {
+            tier.write(&record.stored, bytes);
+        }
+        assert!(tier.read(&chunks[0].0).is_some());
+        tier.write(&chunks[3].0.stored, &chunks[3].1);
+        let there: Vec<bool> = chunks.iter().map(|(record, _)| tier.has(&record.stored)).collect();
+        assert_eq!(there, [true, false, true, true]);
+        assert!(tier.used() <= 3500 && !tier.path(&chunks[1].0.stored).exists());
+        drop(tier);
+        assert_eq!(DiskTier::open(dir.path(), 1500).unwrap().used(), 1000);
+    }
+}

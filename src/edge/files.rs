@@ -1,0 +1,128 @@
+//! Files of an artifact, put together from verified chunks while they are sent, whole or in part.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+
+use super::packs::{Packs, copy};
+use crate::format::store as paths;
+use crate::id::PackId;
+use crate::loader::{LoadError, LoadOptions, Loader};
+use crate::source::{
+    Backend, Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, SourceError,
+    SourceErrorKind,
+};
+use crate::store::Whole;
+use crate::unpack::file_parts;
+
+/// Tensors are sent in pieces of about this size.
+const PIECE: u64 = 4 << 20;
+/// What is decoded ahead of one reader.
+const BUDGET: u64 = 16 << 20;
+
+/// The bytes `wanted` of a file, which must lie in it. Must be called within a runtime.
+pub(super) fn read(
+    whole: &Arc<Whole>,
+    packs: &Arc<Packs>,
+    file: usize,
+    wanted: Range<u64>,
+) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
+    let parts = file_parts(whole, file, &wanted);
+    let mut options = LoadOptions { piece: Some(PIECE), budget: BUDGET, ..LoadOptions::default() };
+    options.connections = Some(2);
+    let source: Arc<dyn Backend> = Arc::new(Cached(packs.clone()));
+    let loader = Loader::start(whole.id, vec![source], parts, Default::default(), &options);
+    // The artifact is held as long as its file is read.
+    stream::unfold((loader, whole.clone()), |(mut loader, whole)| async move {
+        let piece = loader.next().await?;
+        Some((piece.map(|piece| piece.data).map_err(refused), (loader, whole)))
+    })
+}
+
+fn refused(error: LoadError) -> SourceError {
+    match error {
+        LoadError::Source { error, .. } => error,
+        error => SourceError::new(SourceErrorKind::Protocol, "", "", error.to_string()),
+    }
+}
+
+/// Packs through the cache, as the loader reads them.
+#[derive(Debug)]
+struct Cached(Arc<Packs>);
+
+struct CachedBody {
+    chunks: BoxStream<'static, Result<Bytes, SourceError>>,
+    held: Bytes,
+}
+
+#[async_trait]
+impl Body for CachedBody {
+    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
+        while self.held.is_empty() {
+            match self.chunks.next().await {
+                Some(chunk) => self.held = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let count = max.min(self.held.len());
+        out.extend_from_slice(&self.held[..count]);
+        self.held.advance(count);
+        Ok(count)
+    }
+}
+
+impl Cached {
+    fn refuse(&self, path: &ObjectPath) -> SourceError {
+        let what = "only packs are read here";
+        SourceError::new(SourceErrorKind::ReadOnly, self.location(), path, what)
+    }
+}
+
+#[async_trait]
+impl Backend for Cached {
+    fn location(&self) -> &str {
+        "the edge's cache"
+    }
+
+    async fn open(&self, path: &ObjectPath, range: ReadRange) -> Result<ObjectReader, SourceError> {
+        let Some(pack) = pack_of(path) else { return Err(self.refuse(path)) };
+        let map = self.0.map(pack).await.map_err(|error| copy(&error))?;
+        let range = range.within(map.size()).ok_or_else(|| {
+            let what = format!("the pack ends at byte {}", map.size());
+            SourceError::new(SourceErrorKind::OutOfRange, self.location(), path, what)
+        })?;
+        let chunks = self.0.read(pack, &map, range.clone()).boxed();
+        let body = Box::new(CachedBody { chunks, held: Bytes::new() });
+        Ok(ObjectReader { range, size: Some(map.size()), version: None, body })
+    }
+
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, SourceError> {
+        Err(self.refuse(path))
+    }
+
+    async fn put(&self, path: &ObjectPath, _: Vec<Bytes>) -> Result<(), SourceError> {
+        Err(self.refuse(path))
+    }
+
+    async fn put_if(&self, path: &ObjectPath, _: Expected, _: Bytes) -> Result<(), SourceError> {
+        Err(self.refuse(path))
+    }
+
+    async fn delete(&self, path: &ObjectPath) -> Result<(), SourceError> {
+        Err(self.refuse(path))
+    }
+
+    async fn list(&self, _: &str) -> Result<Vec<ObjectInfo>, SourceError> {
+        Err(SourceError::new(SourceErrorKind::Unlistable, self.location(), "", "only packs"))
+    }
+}
+
+/// The pack that a path of a store names.
+pub(super) fn pack_of(path: &ObjectPath) -> Option<PackId> {
+    let pack: PackId = path.as_str().strip_prefix("packs/")?.parse().ok()?;
+    // One spelling only.
+    (paths::pack(pack) == *path).then_some(pack)
+}

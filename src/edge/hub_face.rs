@@ -1,0 +1,175 @@
+//! Answers of the Hub's read API: what [`super::hub`] says of an artifact, and its files.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::Value;
+
+use super::Edge;
+use super::answer::{
+    Answer, IMMUTABLE, NO_CACHE, beyond, delimit, empty, full, part, plain, set, store_refusal,
+    streamed,
+};
+use super::hub::{self, Ask, Refusal, Revision, What};
+use super::{files, request};
+use crate::store::{StoreError, Whole};
+
+const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
+const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
+const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
+/// The longest form of paths.
+const MAX_FORM: usize = 1 << 20;
+
+/// Answers what is asked.
+pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming>) -> Answer {
+    let whole = match find(edge, &ask).await {
+        Ok(whole) => whole,
+        Err(answer) => return *answer,
+    };
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default();
+    let flag = |name: &str| {
+        url::form_urlencoded::parse(query.as_bytes())
+            .any(|(key, value)| key == name && matches!(&*value, "true" | "True" | "1"))
+    };
+    let value = match &ask.what {
+        What::Resolve(path) => {
+            let mut answer = file(edge, &whole, path, &parts.method, &parts.headers);
+            // A commit stays what it is; a tag may move.
+            let revision = Revision::parse(ask.revision.as_deref());
+            let fixed =
+                matches!(revision, Some(Revision::Commit(_))) && answer.status().is_success();
+            answer.headers_mut().insert(CACHE_CONTROL, if fixed { IMMUTABLE } else { NO_CACHE });
+            return answer;
+        }
+        What::Info => Some(hub::info(&ask.repo, &whole, flag("blobs"))),
+        What::Tree(below) => hub::tree(&whole, below, flag("recursive")),
+        What::Refs => Some(hub::refs(whole.id)),
+        What::PathsInfo => {
+            let Ok(form) = Limited::new(body, MAX_FORM).collect().await else {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE);
+            };
+            let form = String::from_utf8_lossy(&form.to_bytes()).into_owned();
+            Some(hub::paths_info(&whole, &hub::form_paths(&form)))
+        }
+    };
+    let commit = hub::commit(whole.id);
+    match value {
+        Some(value) => told(&value, &commit),
+        None => refuse(Refusal::Entry, "no such folder in this revision", Some(&commit)),
+    }
+}
+
+/// The artifact that is asked about.
+async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
+    let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
+    let failed = |error: &StoreError, refusal: Refusal| match error {
+        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
+            Box::new(refuse(refusal, "no such artifact or tag here", None))
+        }
+        error if error.is_not_found() => {
+            Box::new(refuse(refusal, "no such artifact or tag here", None))
+        }
+        error => Box::new(store_refusal(error)),
+    };
+    let name = ask.name().ok_or_else(unknown)?;
+    let revision = Revision::parse(ask.revision.as_deref()).ok_or_else(|| {
+        Box::new(refuse(Refusal::Revision, "not a tag, nor a commit of 40 digits", None))
+    })?;
+    let id = match &revision {
+        Revision::Tag(tag) => match edge.catalog.resolve(&name, tag).await {
+            Ok(id) => id,
+            // Another tag of the repository may be there.
+            Err(error) => {
+                let refusal = match edge.catalog.resolve(&name, &Default::default()).await {
+                    Ok(_) => Refusal::Revision,
+                    Err(_) => Refusal::Repo,
+                };
+                return Err(failed(&error, refusal));
+            }
+        },
+        Revision::Commit(digits) => {
+            edge.catalog.find(digits).await.map_err(|error| failed(&error, Refusal::Revision))?
+        }
+    };
+    let found = edge.catalog.artifact(id, Some(&name)).await;
+    found.map_err(|error| failed(&error, Refusal::Revision))
+}
+
+fn told(value: &Value, commit: &str) -> Answer {
+    let text = value.to_string();
+    let mut answer = Response::new(full(text));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, NO_CACHE);
+    set(&mut answer, COMMIT, commit);
+    answer
+}
+
+/// A refusal as the Hub words it: clients read the code, and keep what is missing of a commit.
+fn refuse(refusal: Refusal, message: &'static str, commit: Option<&str>) -> Answer {
+    let body = serde_json::json!({"error": message}).to_string();
+    let mut answer = Response::new(full(body));
+    *answer.status_mut() = StatusCode::NOT_FOUND;
+    let headers = answer.headers_mut();
+    headers.insert(ERROR_CODE, refusal.code());
+    headers.insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, NO_CACHE);
+    if let Some(commit) = commit {
+        set(&mut answer, COMMIT, commit);
+    }
+    answer
+}
+
+fn file(
+    edge: &Arc<Edge>,
+    whole: &Arc<Whole>,
+    path: &str,
+    method: &Method,
+    headers: &hyper::HeaderMap,
+) -> Answer {
+    let commit = hub::commit(whole.id);
+    let place = whole.files.binary_search_by(|(file, _)| file.path.as_str().cmp(path));
+    let Some((index, (file, _))) = place.ok().and_then(|at| Some((at, whole.files.get(at)?)))
+    else {
+        return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
+    };
+    let size = file.size;
+    let head = *method == Method::HEAD;
+    let wanted = if head { request::Wanted::Whole } else { request::wanted(headers) };
+    let tag = format!("\"{}\"", hub::etag(file));
+    let mut answer = match part(wanted, size) {
+        None => beyond(size),
+        Some((range, partial)) => {
+            let mut answer = Response::new(empty());
+            let is_known = headers
+                .get_all(IF_NONE_MATCH)
+                .iter()
+                .filter_map(|given| given.to_str().ok())
+                .any(|given| given.contains(&tag));
+            if is_known {
+                *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            } else {
+                if !head && !range.is_empty() {
+                    *answer.body_mut() =
+                        streamed(files::read(whole, &edge.packs, index, range.clone()));
+                }
+                delimit(&mut answer, &range, size, partial);
+            }
+            answer
+        }
+    };
+    set(&mut answer, ETAG, &tag);
+    set(&mut answer, COMMIT, &commit);
+    if hub::is_lfs(file) {
+        set(&mut answer, LINKED_ETAG, &tag);
+        set(&mut answer, LINKED_SIZE, size.to_string());
+    }
+    answer
+}

@@ -1,0 +1,63 @@
+//! Counts of an edge in the text form that Prometheus reads, and whether it is alive.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::Response;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+
+use super::Edge;
+use super::answer::{Answer, NO_CACHE, full};
+use super::disk::DiskTier;
+
+/// The edge answers.
+pub(super) fn health() -> Answer {
+    text("ok\n".to_owned())
+}
+
+/// All counts.
+pub(super) fn answer(edge: &Edge) -> Answer {
+    let (cache, origin) = (edge.cache.stats(), edge.packs.stats());
+    let mut counters: Vec<(&str, &str, &AtomicU64)> = vec![
+        ("cache_hits", "Chunks found in the cache.", &cache.hits),
+        ("cache_misses", "Chunks that were not.", &cache.misses),
+        ("cache_collapsed", "Chunks that somebody else was fetching.", &cache.collapsed),
+        ("origin_requests", "Requests to origins for chunks.", &origin.requests),
+        ("origin_bytes", "Bytes of chunks that origins sent.", &origin.bytes),
+        ("verify_failures", "Chunks that were not what they should be.", &origin.damaged),
+    ];
+    if let Some(disk) = edge.disk.as_deref().map(DiskTier::stats) {
+        counters.extend([
+            ("disk_hits", "Chunks read from disk.", &disk.hits),
+            ("disk_damaged", "Chunks on disk that were not what they should be.", &disk.damaged),
+            ("disk_unwritten", "Chunks that could not be written.", &disk.unwritten),
+        ]);
+    }
+    let mut out = String::new();
+    for (name, help, count) in counters {
+        let count = count.load(Ordering::Relaxed);
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            out,
+            "# HELP tenpak_edge_{name}_total {help}\n# TYPE tenpak_edge_{name}_total counter\n\
+             tenpak_edge_{name}_total {count}"
+        );
+    }
+    if let Some(disk) = &edge.disk {
+        let used = disk.used();
+        let _ = writeln!(
+            out,
+            "# HELP tenpak_edge_disk_bytes Bytes of chunks on disk.\n\
+             # TYPE tenpak_edge_disk_bytes gauge\ntenpak_edge_disk_bytes {used}"
+        );
+    }
+    text(out)
+}
+
+fn text(text: String) -> Answer {
+    let mut answer = Response::new(full(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer
+}

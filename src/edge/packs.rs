@@ -1,0 +1,412 @@
+//! Packs, read through the cache: each chunk comes from memory or, once for all who ask, from the
+//! origin, and is verified before anybody gets a byte of it.
+//!
+//! A pack's identifier commits to its index and its index to every chunk, so that a pack needs no
+//! manifest to be served right. What lies between chunks and end, index and trailer, is made anew from
+//! the verified index.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, Stream};
+use moka::future::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::cache::{ChunkCache, Claim, Found};
+use super::disk::DiskTier;
+use crate::format::pack::{PackIndex, Trailer};
+use crate::format::record::ChunkRecord;
+use crate::format::store as paths;
+use crate::id::PackId;
+use crate::source::{Backend, ObjectReader, ReadRange, SourceError, SourceErrorKind};
+use crate::store::{Store, StoreError};
+use crate::verify::VerifiedChunk;
+
+/// The most that one request to the origin asks for.
+const RUN: u64 = 8 << 20;
+/// How far ahead of a reader chunks are fetched.
+const AHEAD: u64 = 16 << 20;
+/// Requests to the origin at a time.
+const ORIGIN_REQUESTS: usize = 32;
+/// How long the origin may go without a byte.
+const STALL: Duration = Duration::from_secs(30);
+/// Tries of each origin.
+const TRIES: u32 = 3;
+/// The pause before the second try; it doubles.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Packs whose indexes are kept.
+const INDEXES: u64 = 4096;
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(super) struct OriginStats {
+    /// Requests for chunks.
+    pub(super) requests: AtomicU64,
+    /// Bytes of chunks that came.
+    pub(super) bytes: AtomicU64,
+    /// Chunks that were not what they should be.
+    pub(super) damaged: AtomicU64,
+}
+
+/// The packs of a store, behind a cache.
+#[derive(Debug)]
+pub(super) struct Packs {
+    /// They hold the same store; the first is preferred.
+    origins: Vec<Arc<dyn Backend>>,
+    cache: Arc<ChunkCache>,
+    disk: Option<Arc<DiskTier>>,
+    indexes: Cache<PackId, Arc<PackMap>>,
+    requests: Semaphore,
+    stats: OriginStats,
+}
+
+/// Neighbouring chunks to fill.
+type Run = VecDeque<(Range<u64>, ChunkRecord, Claim)>;
+
+/// Where a pack's chunks lie.
+#[derive(Debug)]
+pub(super) struct PackMap {
+    /// The chunks with their places, in order.
+    chunks: Vec<(Range<u64>, ChunkRecord)>,
+    /// What follows the chunks.
+    tail: Bytes,
+}
+
+impl PackMap {
+    fn new(index: &PackIndex) -> Self {
+        let chunks = index.places().map(|(range, record)| (range, *record)).collect();
+        let mut tail = index.to_bytes();
+        // An index is shorter than a pack, which is at most 64 MiB.
+        let trailer = Trailer { index_len: tail.len() as u32 };
+        tail.extend_from_slice(&trailer.to_bytes());
+        Self { chunks, tail: tail.into() }
+    }
+
+    fn data_len(&self) -> u64 {
+        self.chunks.last().map_or(0, |(range, _)| range.end)
+    }
+
+    /// Bytes of the pack.
+    pub(super) fn size(&self) -> u64 {
+        self.data_len() + self.tail.len() as u64
+    }
+
+    /// The chunks that hold bytes of `wanted`.
+    pub(super) fn chunks(&self, wanted: &Range<u64>) -> &[(Range<u64>, ChunkRecord)] {
+        let from = self.chunks.partition_point(|(range, _)| range.end <= wanted.start);
+        let to = self.chunks.partition_point(|(range, _)| range.start < wanted.end);
+        self.chunks.get(from..to.max(from)).unwrap_or_default()
+    }
+}
+
+/// The part of a chunk that somebody wants.
+struct Part {
+    record: ChunkRecord,
+    /// Where the chunk lies in the pack.
+    place: Range<u64>,
+    /// The wanted bytes, counted from the chunk's start.
+    wanted: Range<u64>,
+}
+
+/// Somebody who reads a range of a pack.
+struct Reading {
+    packs: Arc<Packs>,
+    pack: PackId,
+    parts: VecDeque<Part>,
+    /// How many of `parts` were looked at, and their bytes.
+    looked: usize,
+    ahead: u64,
+    tail: Option<Bytes>,
+}
+
+impl Packs {
+    pub(super) fn new(
+        origins: Vec<Arc<dyn Backend>>,
+        cache: Arc<ChunkCache>,
+        disk: Option<Arc<DiskTier>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            origins,
+            cache,
+            disk,
+            indexes: Cache::new(INDEXES),
+            requests: Semaphore::new(ORIGIN_REQUESTS),
+            stats: OriginStats::default(),
+        })
+    }
+
+    pub(super) fn stats(&self) -> &OriginStats {
+        &self.stats
+    }
+
+    /// Where the chunks of a pack lie, from the first origin whose index is the one that the pack's
+    /// name commits to.
+    pub(super) async fn map(&self, pack: PackId) -> Result<Arc<PackMap>, Arc<SourceError>> {
+        let read = async {
+            let mut last = None;
+            for origin in &self.origins {
+                let index = Store::new(origin.clone());
+                match read_index(&index, pack).await {
+                    Ok(index) => return Ok(Arc::new(PackMap::new(&index))),
+                    Err(error) => last = Some(worse(last, error)),
+                }
+            }
+            Err(last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin")))
+        };
+        self.indexes.try_get_with(pack, read).await
+    }
+
+    /// The bytes `wanted` of a pack, which must lie in it, as they become known to be right.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        pack: PackId,
+        map: &PackMap,
+        wanted: Range<u64>,
+    ) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
+        let part = |(place, record): &(Range<u64>, ChunkRecord)| Part {
+            record: *record,
+            wanted: wanted.start.max(place.start) - place.start
+                ..wanted.end.min(place.end) - place.start,
+            place: place.clone(),
+        };
+        let parts = map.chunks(&wanted).iter().map(part).collect();
+        let data = map.data_len();
+        let tail = wanted.start.max(data)..wanted.end.min(map.size());
+        // Both are at most the length of the tail, which is in memory.
+        let tail = (!tail.is_empty())
+            .then(|| map.tail.slice((tail.start - data) as usize..(tail.end - data) as usize));
+        let reading = Reading { packs: self.clone(), pack, parts, looked: 0, ahead: 0, tail };
+        stream::try_unfold(reading, |mut reading| async move {
+            Ok(reading.next().await?.map(|bytes| (bytes, reading)))
+        })
+    }
+
+    fn error(&self, pack: PackId, kind: SourceErrorKind, what: &str) -> SourceError {
+        let location = self.origins.first().map_or("", |origin| origin.location());
+        SourceError::new(kind, location, paths::pack(pack), what)
+    }
+
+    /// Fetches neighbouring chunks, in the background, whoever waits for them.
+    fn fill(self: &Arc<Self>, pack: PackId, claims: Run) {
+        let packs = self.clone();
+        if let Some(disk) = self.disk.clone()
+            && claims.iter().any(|(_, record, _)| disk.has(&record.stored))
+        {
+            tokio::task::spawn_blocking(move || {
+                for run in from_disk(&disk, claims) {
+                    packs.clone().fetch(pack, run);
+                }
+            });
+            return;
+        }
+        packs.fetch(pack, claims);
+    }
+
+    /// Fetches neighbouring chunks from the origin, in the background.
+    fn fetch(self: Arc<Self>, pack: PackId, claims: Run) {
+        let packs = self.clone();
+        // A directory's reads block their thread.
+        if self.origins.iter().any(|origin| origin.reads_block()) {
+            let runtime = Handle::current();
+            tokio::task::spawn_blocking(move || runtime.block_on(packs.fill_run(pack, claims)));
+        } else {
+            tokio::spawn(async move { packs.fill_run(pack, claims).await });
+        }
+    }
+
+    async fn fill_run(&self, pack: PackId, mut claims: Run) {
+        // Only closed with the edge itself.
+        let Ok(_permit) = self.requests.acquire().await else { return };
+        let mut last = None;
+        for attempt in 0..TRIES {
+            for origin in &self.origins {
+                if attempt > 0 {
+                    tokio::time::sleep(PAUSE * (1 << attempt)).await;
+                }
+                match self.fill_from(origin, pack, &mut claims).await {
+                    Ok(()) => return,
+                    Err(error) => last = Some(worse(last, error)),
+                }
+            }
+            if last.as_ref().is_some_and(|error| !error.is_transient()) {
+                break;
+            }
+        }
+        let error =
+            last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin"));
+        let error = Arc::new(error);
+        for (_, _, claim) in claims {
+            claim.fail(error.clone());
+        }
+    }
+
+    /// Fills what is left of `claims` from one origin, as far as that is right.
+    async fn fill_from(
+        &self,
+        origin: &Arc<dyn Backend>,
+        pack: PackId,
+        claims: &mut Run,
+    ) -> Result<(), SourceError> {
+        let (Some(first), Some(last)) = (claims.front(), claims.back()) else { return Ok(()) };
+        let range = first.0.start..last.0.end;
+        let path = paths::pack(pack);
+        let error = |kind, what: String| SourceError::new(kind, origin.location(), &path, what);
+        let stalled = |_| error(SourceErrorKind::Stalled, "no byte came".to_owned());
+        self.stats.requests.fetch_add(1, Ordering::Relaxed);
+        let opened = origin.open(&path, ReadRange::Bounded(range));
+        let mut reader: ObjectReader =
+            tokio::time::timeout(STALL, opened).await.map_err(stalled)??;
+        let mut at = reader.range.start;
+        let mut buffer = BytesMut::new();
+        while let Some((place, record, _)) = claims.front() {
+            let (place, record) = (place.clone(), *record);
+            // A server that ignores ranges sends what lies before, too.
+            buffer.reserve(record.stored_len as usize);
+            while at + (buffer.len() as u64) < place.end {
+                if at < place.start && !buffer.is_empty() {
+                    at += buffer.len() as u64;
+                    buffer.clear();
+                }
+                let to = if at < place.start { place.start } else { place.end };
+                let most = usize::try_from(to - at).unwrap_or(usize::MAX) - buffer.len();
+                let read = reader.body.read_some(&mut buffer, most.min(RUN as usize));
+                let count = tokio::time::timeout(STALL, read).await.map_err(stalled)??;
+                if count == 0 {
+                    let what = format!("the body ends at byte {}", at + buffer.len() as u64);
+                    return Err(error(SourceErrorKind::Protocol, what));
+                }
+                self.stats.bytes.fetch_add(count as u64, Ordering::Relaxed);
+            }
+            at = place.end;
+            match VerifiedChunk::verify(record, buffer.split()) {
+                Ok(chunk) => {
+                    if let Some((_, _, claim)) = claims.pop_front()
+                        && let Some(bytes) = claim.fill(chunk)
+                        && let Some(disk) = self.disk.clone()
+                    {
+                        tokio::task::spawn_blocking(move || disk.write(&record.stored, &bytes));
+                    }
+                }
+                Err(bad) => {
+                    self.stats.damaged.fetch_add(1, Ordering::Relaxed);
+                    let what = format!("damaged at offset {}: {}", place.start, bad.error);
+                    return Err(error(SourceErrorKind::Protocol, what));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reading {
+    /// The next bytes; `None` behind the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        self.look_ahead();
+        let Some(part) = self.parts.front() else { return Ok(self.tail.take()) };
+        let (digest, wanted) = (part.record.stored, part.wanted.clone());
+        let bytes = loop {
+            match self.packs.cache.look(digest) {
+                Found::Ready(bytes) => break bytes,
+                Found::Filling(waiting) => match waiting.outcome().await {
+                    Some(filled) => break filled.map_err(|error| copy(&error))?,
+                    // Given up: the next look claims it.
+                    None => continue,
+                },
+                Found::Missing(claim) => {
+                    let Some(part) = self.parts.front() else { return Ok(None) };
+                    let run = (part.place.clone(), part.record, claim);
+                    self.packs.fill(self.pack, VecDeque::from([run]));
+                }
+            }
+        };
+        self.parts.pop_front();
+        self.looked = self.looked.saturating_sub(1);
+        self.ahead = self.ahead.saturating_sub(u64::from(bytes.len() as u32));
+        // The part lies in the chunk, whose length the record gave.
+        let range = wanted.start as usize..(wanted.end as usize).min(bytes.len());
+        Ok(Some(bytes.slice(range)))
+    }
+
+    /// Begins to fill what is missing of the chunks ahead, neighbours in one request.
+    fn look_ahead(&mut self) {
+        let mut run = VecDeque::new();
+        let mut length = 0;
+        while self.ahead < AHEAD
+            && let Some(part) = self.parts.get(self.looked)
+        {
+            let stored = u64::from(part.record.stored_len);
+            self.looked += 1;
+            self.ahead += stored;
+            let found = self.packs.cache.look(part.record.stored);
+            let claim = match found {
+                Found::Missing(claim) => Some(claim),
+                Found::Ready(_) | Found::Filling(_) => None,
+            };
+            if (claim.is_none() || length + stored > RUN) && !run.is_empty() {
+                self.packs.fill(self.pack, std::mem::take(&mut run));
+                length = 0;
+            }
+            if let Some(claim) = claim {
+                run.push_back((part.place.clone(), part.record, claim));
+                length += stored;
+            }
+        }
+        if !run.is_empty() {
+            self.packs.fill(self.pack, run);
+        }
+    }
+}
+
+/// Fills what is on disk; gives the runs of neighbours that are not.
+fn from_disk(disk: &DiskTier, claims: Run) -> Vec<Run> {
+    let mut missing: Vec<Run> = Vec::new();
+    for (place, record, claim) in claims {
+        if let Some(chunk) = disk.read(&record) {
+            claim.fill(chunk);
+            continue;
+        }
+        let chunk = (place.clone(), record, claim);
+        match missing.last_mut() {
+            Some(run) if run.back().is_some_and(|(last, _, _)| last.end == place.start) => {
+                run.push_back(chunk);
+            }
+            _ => missing.push(VecDeque::from([chunk])),
+        }
+    }
+    missing
+}
+
+async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, SourceError> {
+    store.pack_index(pack).await.map_err(|error| match error {
+        StoreError::Source(error) => error,
+        error => {
+            let what = error.to_string();
+            SourceError::new(SourceErrorKind::Protocol, store.location(), paths::pack(pack), what)
+        }
+    })
+}
+
+/// The more telling of two failures: that something is wrong says more than that it is not there.
+fn worse(last: Option<SourceError>, next: SourceError) -> SourceError {
+    match last {
+        Some(last) if next.kind == SourceErrorKind::NotFound => last,
+        _ => next,
+    }
+}
+
+/// The same error for another who waited.
+pub(super) fn copy(error: &SourceError) -> SourceError {
+    let mut copy = SourceError::new(
+        error.kind,
+        error.location.clone(),
+        error.object.clone(),
+        error.message.clone(),
+    );
+    copy.retry_after = error.retry_after;
+    copy
+}

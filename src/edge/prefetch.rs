@@ -1,0 +1,66 @@
+//! Filling the cache with an artifact before anybody asks for it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+
+use super::Edge;
+use super::packs::copy;
+use crate::format::name::ArtifactSpec;
+use crate::id::PackId;
+use crate::store::{StoreError, Whole};
+
+impl Edge {
+    /// Fetches every chunk of an artifact that is not in the cache; gives their stored bytes. With
+    /// anybody trusted, the artifact must count.
+    pub async fn prefetch(
+        self: &Arc<Self>,
+        artifact: &ArtifactSpec,
+    ) -> Result<u64, Arc<StoreError>> {
+        let (id, name) = match artifact {
+            ArtifactSpec::Named { name, tag } => {
+                (self.catalog.resolve(name, tag).await?, Some(name))
+            }
+            ArtifactSpec::Id(prefix) => (self.catalog.find(prefix.as_str()).await?, None),
+        };
+        let whole = self.catalog.artifact(id, name).await?;
+        let mut bytes = 0;
+        for (pack, ranges) in runs(&whole) {
+            let failed = |error: &_| Arc::new(StoreError::Source(copy(error)));
+            let map = self.packs.map(pack).await.map_err(|error| failed(&*error))?;
+            for range in ranges {
+                let end = range.end.min(map.size());
+                let mut chunks = pin!(self.packs.read(pack, &map, range.start..end));
+                while let Some(chunk) = chunks.next().await {
+                    bytes += chunk.map_err(|error| failed(&error))?.len() as u64;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Says that what was to be fetched first is there.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+}
+
+/// The bytes of each pack that an artifact needs, neighbours joined.
+fn runs(whole: &Whole) -> BTreeMap<PackId, Vec<Range<u64>>> {
+    let mut places: Vec<_> =
+        whole.chunks.iter().map(|chunk| (chunk.place.pack, chunk.range())).collect();
+    places.sort_unstable_by_key(|(pack, range)| (*pack, range.start));
+    let mut runs: BTreeMap<PackId, Vec<Range<u64>>> = BTreeMap::new();
+    for (pack, range) in places {
+        let own = runs.entry(pack).or_default();
+        match own.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => own.push(range),
+        }
+    }
+    runs
+}

@@ -1,0 +1,94 @@
+//! Decoding chunks that are stored against a base through wgpu (`kernels/delta.wgsl`), where both lie in
+//! a buffer each. Loads do not use it yet: the host decodes such chunks.
+
+use super::super::device::DeviceError;
+use super::Gpu;
+use crate::codec::{DELTA_PARAMS, DeltaProgram};
+
+/// Threads of a block of the kernels of patches.
+const WORDS: u32 = 256;
+
+/// Decodes chunks against their bases on a device.
+#[derive(Debug)]
+pub struct GpuDeltaDecoder {
+    gpu: Gpu,
+    layout: wgpu::BindGroupLayout,
+    delta: wgpu::ComputePipeline,
+    copy: wgpu::ComputePipeline,
+    patch: wgpu::ComputePipeline,
+    params: wgpu::Buffer,
+    faults: wgpu::Buffer,
+}
+
+impl Gpu {
+    /// Compiles the kernels that decode deltas and patches.
+    pub fn delta_decoder(&self) -> Result<GpuDeltaDecoder, DeviceError> {
+        let source = include_str!("../../../kernels/delta.wgsl");
+        let entries = ["delta", "copy_base", "patch_words"];
+        let (layout, [delta, copy, patch]) = self.chunk_kernels("delta", source, true, entries)?;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let params = self.buffer(4 * DELTA_PARAMS as u64, usage, false)?;
+        // New memory is zero.
+        let faults = self.alloc(4)?;
+        Ok(GpuDeltaDecoder { gpu: self.clone(), layout, delta, copy, patch, params, faults })
+    }
+}
+
+impl GpuDeltaDecoder {
+    /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against `base`. Where the
+    /// base begins and where the chunk goes is as in [`DeltaProgram::params`].
+    pub fn decode(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &wgpu::Buffer,
+        (base, from): (&wgpu::Buffer, [u32; 3]),
+        (result, to): (&wgpu::Buffer, [u32; 3]),
+    ) -> Result<(), DeviceError> {
+        for (len, place) in [(base.size(), from), (result.size(), to)] {
+            if len < program.reach(place) {
+                let wrong = "a chunk that does not lie in its tensor".to_owned();
+                return Err(DeviceError::Internal(wrong));
+            }
+        }
+        if chunk.size() < program.image_len() {
+            return Err(DeviceError::Internal("a chunk without its tables".to_owned()));
+        }
+        let params: Vec<u8> =
+            program.params(from, to).iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.gpu.write(&self.params, 0, &params)?;
+        let entries: Vec<_> = (0..)
+            .zip([&self.params, chunk, base, result, &self.faults])
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        self.gpu.scoped(|| {
+            let device = &self.gpu.0.device;
+            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &self.layout,
+                entries: &entries,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_bind_group(0, &group, &[]);
+            if program.is_patch() {
+                pass.set_pipeline(&self.copy);
+                pass.dispatch_workgroups(program.words().div_ceil(WORDS), 1, 1);
+                pass.set_pipeline(&self.patch);
+                pass.dispatch_workgroups(program.parts().div_ceil(WORDS), 1, 1);
+            } else {
+                pass.set_pipeline(&self.delta);
+                pass.dispatch_workgroups(program.parts(), 1, 1);
+            }
+            drop(pass);
+            self.gpu.0.queue.submit([encoder.finish()]);
+        })
+    }
+
+    /// Waits, and says what was wrong with the chunks since the last time.
+    pub fn faults(&mut self) -> Result<u32, DeviceError> {
+        self.gpu.take_faults(&self.faults)
+    }
+}

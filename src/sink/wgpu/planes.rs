@@ -1,0 +1,212 @@
+//! Decoding chunks through wgpu (`kernels/planes.wgsl`).
+
+use super::super::decode::Decoder;
+use super::super::device::DeviceError;
+use super::{Gpu, GpuMemory};
+use crate::codec::{PARAMS, Program, Target};
+use crate::format::grid::Rect;
+
+/// Threads of a block of `huffman`, and of `merge`.
+const STREAMS: u32 = 128;
+const WORDS: u32 = 256;
+/// What a chunk and its tables take at most.
+const IMAGE: u64 = 8 << 20;
+/// What a binding's offset is a multiple of, at most.
+const ALIGN: u64 = 256;
+
+/// Decodes chunks on a device: kernels, and the memory that they work in.
+#[derive(Debug)]
+pub struct GpuDecoder {
+    gpu: Gpu,
+    layout: wgpu::BindGroupLayout,
+    huffman: wgpu::ComputePipeline,
+    merge: wgpu::ComputePipeline,
+    params: wgpu::Buffer,
+    symbols: wgpu::Buffer,
+    faults: wgpu::Buffer,
+}
+
+impl Gpu {
+    /// Compiles the kernels that decode chunks.
+    pub fn decoder(&self) -> Result<GpuDecoder, DeviceError> {
+        let source = include_str!("../../../kernels/planes.wgsl");
+        let (layout, [huffman, merge]) =
+            self.chunk_kernels("planes", source, false, ["huffman", "merge"])?;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let params = self.buffer(4 * PARAMS as u64, usage, false)?;
+        // New memory is zero.
+        let (symbols, faults) = (self.alloc(0)?, self.alloc(4)?);
+        Ok(GpuDecoder { gpu: self.clone(), layout, huffman, merge, params, symbols, faults })
+    }
+}
+
+impl Gpu {
+    /// Compiles kernels that take a chunk, with what they are bound to: numbers, the chunk, what they
+    /// read or work in, the result, what is wrong.
+    pub(super) fn chunk_kernels<const N: usize>(
+        &self,
+        kernel: &'static str,
+        source: &'static str,
+        reads: bool,
+        entries: [&'static str; N],
+    ) -> Result<(wgpu::BindGroupLayout, [wgpu::ComputePipeline; N]), DeviceError> {
+        let made = self.scoped(|| {
+            let device = &self.0.device;
+            let layout = layout(device, kernel, reads);
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(kernel),
+                source: wgpu::ShaderSource::Wgsl(source.into()),
+            });
+            let pipelines = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let pipelines = entries.map(|entry| {
+                device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(entry),
+                    layout: Some(&pipelines),
+                    module: &module,
+                    entry_point: Some(entry),
+                    compilation_options: wgpu::PipelineCompilationOptions {
+                        zero_initialize_workgroup_memory: false,
+                        ..Default::default()
+                    },
+                    cache: None,
+                })
+            });
+            (layout, pipelines)
+        });
+        made.map_err(|error| match error {
+            DeviceError::Internal(log) => DeviceError::Compile { kernel, log },
+            other => other,
+        })
+    }
+
+    /// What kernels said was wrong since the last time.
+    pub(super) fn take_faults(&self, faults: &wgpu::Buffer) -> Result<u32, DeviceError> {
+        let bytes = self.read(faults, 4)?;
+        let found = bytes.first_chunk::<4>().map_or(0, |word| u32::from_le_bytes(*word));
+        if found != 0 {
+            self.write(faults, 0, &[0; 4])?;
+        }
+        Ok(found)
+    }
+}
+
+impl GpuDecoder {
+    /// The buffer of a memory that a chunk lies in, where in it binding begins, and its place from there.
+    fn place(segment: u64, rect: &Rect) -> Option<(usize, u64, Rect)> {
+        let buffer = rect.start / segment;
+        let start = rect.start - buffer * segment;
+        let end = rect.end() - buffer * segment;
+        let base = start / ALIGN * ALIGN;
+        let own = Rect { start: start - base, ..*rect };
+        (end <= segment).then_some((usize::try_from(buffer).ok()?, base, own))
+    }
+}
+
+impl Decoder<Gpu> for GpuDecoder {
+    fn fits(&self, len: u64, rect: &Rect) -> bool {
+        if self.gpu.segment().min(self.gpu.binding_limit()) < IMAGE {
+            return false;
+        }
+        let segment = if len <= self.gpu.segment() { u64::MAX } else { self.gpu.segment() };
+        let within = |own: Rect| own.end().next_multiple_of(4) <= self.gpu.binding_limit();
+        Self::place(segment, rect).is_some_and(|(_, _, own)| within(own))
+    }
+
+    fn decode(
+        &mut self,
+        program: &Program,
+        chunk: &GpuMemory,
+        to: &mut GpuMemory,
+        rect: &Rect,
+    ) -> Result<(), DeviceError> {
+        let wrong = || DeviceError::Internal("a chunk that does not lie in its tensor".to_owned());
+        let (buffers, segment) = to.buffers();
+        let segment = if buffers.len() == 1 { u64::MAX } else { segment };
+        let (number, base, own) = Self::place(segment, rect).ok_or_else(wrong)?;
+        let (target, chunk) = (buffers.get(number), chunk.whole());
+        let (Some(target), Some(chunk)) = (target, chunk) else { return Err(wrong()) };
+        let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
+        let target_of = Target {
+            start: small(own.start)?,
+            width: small(own.width)?,
+            stride: small(own.stride)?,
+        };
+        let params: Vec<u8> =
+            program.params(target_of).iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.gpu.write(&self.params, 0, &params)?;
+        let need = 4 * program.plane_words();
+        if self.symbols.size() < need {
+            self.symbols = self.gpu.alloc(need)?;
+        }
+        let result = wgpu::BufferBinding {
+            buffer: target,
+            offset: base,
+            size: std::num::NonZeroU64::new(own.end().next_multiple_of(4)),
+        };
+        let resources = [
+            self.params.as_entire_binding(),
+            chunk.as_entire_binding(),
+            self.symbols.as_entire_binding(),
+            wgpu::BindingResource::Buffer(result),
+            self.faults.as_entire_binding(),
+        ];
+        let entries: Vec<_> = (0..)
+            .zip(resources)
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
+            .collect();
+        self.gpu.scoped(|| {
+            let device = &self.gpu.0.device;
+            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &self.layout,
+                entries: &entries,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_bind_group(0, &group, &[]);
+            if program.coded() > 0 {
+                pass.set_pipeline(&self.huffman);
+                let blocks = program.streams().div_ceil(STREAMS);
+                pass.dispatch_workgroups(blocks, program.coded(), 1);
+            }
+            pass.set_pipeline(&self.merge);
+            // At most 4 MiB: fewer blocks than one dimension has.
+            pass.dispatch_workgroups(program.words().div_ceil(WORDS), 1, 1);
+            drop(pass);
+            self.gpu.0.queue.submit([encoder.finish()]);
+        })
+    }
+
+    fn faults(&mut self) -> Result<u32, DeviceError> {
+        self.gpu.take_faults(&self.faults)
+    }
+}
+
+/// The bindings of kernels that take a chunk.
+fn layout(device: &wgpu::Device, label: &str, reads: bool) -> wgpu::BindGroupLayout {
+    let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
+    let types = [
+        wgpu::BufferBindingType::Uniform,
+        storage(true),
+        storage(reads),
+        storage(false),
+        storage(false),
+    ];
+    let entries: Vec<_> = (0..)
+        .zip(types)
+        .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        })
+        .collect();
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(label),
+        entries: &entries,
+    })
+}

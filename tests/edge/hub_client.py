@@ -1,0 +1,45 @@
+"""What users of the Hugging Face Hub do, against HF_ENDPOINT: downloads a repository with the real
+client and compares every byte; asks for what is not there.
+
+usage: hub_client.py REPO SOURCE_FOLDER CACHE COMMIT
+"""
+
+import pathlib
+import sys
+
+import huggingface_hub
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+repo, source, cache, commit = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+api = HfApi()
+
+
+def expect(error, call):
+    try:
+        call()
+    except error:
+        return
+    raise SystemExit(f"no {error.__name__}")
+
+
+files = {str(f.relative_to(source)): f for f in source.rglob("*") if f.is_file()}
+info = api.model_info(repo, files_metadata=True)
+assert info.sha == commit, info.sha
+assert {s.rfilename: s.size for s in info.siblings} == {name: f.stat().st_size for name, f in files.items()}
+for revision in (None, "main", commit):
+    folder = pathlib.Path(snapshot_download(repo, revision=revision, cache_dir=cache))
+    assert folder.name == commit, folder
+    assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} == set(files)
+    for name, f in files.items():
+        assert (folder / name).read_bytes() == f.read_bytes(), name
+tree = list(api.list_repo_tree(repo, recursive=True))
+assert {e.path for e in tree if hasattr(e, "blob_id")} == set(files)
+nested = next(name for name in files if "/" in name)
+assert nested.split("/")[0] in {e.path for e in api.list_repo_tree(repo)}
+assert [e.path for e in api.get_paths_info(repo, [nested, "nowhere"])] == [nested]
+assert [b.target_commit for b in api.list_repo_refs(repo).branches] == [commit]
+expect(EntryNotFoundError, lambda: hf_hub_download(repo, "nowhere.json", cache_dir=cache))
+expect(RevisionNotFoundError, lambda: hf_hub_download(repo, nested, revision="nowhere", cache_dir=cache))
+expect(RepositoryNotFoundError, lambda: hf_hub_download("org/nowhere", nested, cache_dir=cache))
+print(huggingface_hub.__version__, len(files))

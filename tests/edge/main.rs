@@ -1,0 +1,16 @@
+//! The edge: the right bytes and headers over every backend, from a cache that nothing enters
+//! unverified, to loaders and to the Hub's own client.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/safetensors.rs"]
+mod model;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/packing.rs"]
+mod packing;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/run.rs"]
+mod run;
+
+mod hub;
+mod objects;
+mod verified;

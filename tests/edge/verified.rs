@@ -1,0 +1,276 @@
+//! The edge's cache: what comes out is right whatever origins do, comes from them once, and counts
+//! only if a trusted key signed for it.
+
+use std::sync::Arc;
+
+use super::model::{Tensor, write};
+use super::packing::{pack_as, runtime};
+use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tenpak::edge::{self, Edge, EdgeOptions};
+use tenpak::pack::{PackOptions, pack};
+use tenpak::source::fault::{Action, Fault, FaultBackend};
+use tenpak::source::http::{HttpBackend, HttpOptions};
+use tenpak::source::object::ObjectBackend;
+use tenpak::source::small::{RetryPolicy, read_all};
+use tenpak::source::{Backend, ObjectPath, ReadRange, SourceErrorKind};
+use tenpak::store::{Store, Whole};
+use tenpak::trust::{Signer, TrustSet};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+const TENSORS: &[Tensor<'_>] = &[
+    ("model.embed_tokens.weight", &[2000, 2048], 1),
+    ("model.layers.0.mlp.down_proj.weight", &[1024, 4096], 2),
+    ("model.norm.weight", &[512], 3),
+];
+
+struct World {
+    dir: tempfile::TempDir,
+    runtime: Runtime,
+    memory: Arc<ObjectBackend>,
+    whole: Whole,
+}
+
+/// An edge that serves until it is dropped.
+struct Served {
+    client: Arc<HttpBackend>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (dir, runtime) = (tempfile::tempdir().expect("a folder"), runtime());
+        let memory = Arc::new(ObjectBackend::memory());
+        let store = Store::new(memory.clone());
+        let model = write(&dir.path().join("m"), TENSORS);
+        let id = pack_as(&store, &runtime, &model, "org/m").manifest;
+        let whole = runtime.block_on(Whole::read(&store, id)).expect("a graph");
+        Self { dir, runtime, memory, whole }
+    }
+
+    fn serve(&self, origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Served {
+        let edge = Edge::new(origins, options).expect("an edge");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let address = self.runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            tokio::spawn(edge::serve(edge, listener, async move {
+                stopped.await.unwrap_or_default();
+            }));
+            address
+        });
+        let url = format!("http://{address}");
+        let client = HttpBackend::new(&url, HttpOptions::default()).expect("a client");
+        Served { client: Arc::new(client), _stop: stop }
+    }
+
+    fn packs(&self) -> Vec<ObjectPath> {
+        let listed = self.runtime.block_on(self.memory.list("packs/")).expect("a listing");
+        listed.into_iter().map(|info| info.path).collect()
+    }
+
+    fn read(&self, from: &dyn Backend, path: &ObjectPath, range: ReadRange) -> Bytes {
+        self.try_read(from, path, range).expect("bytes")
+    }
+
+    fn try_read(
+        &self,
+        from: &dyn Backend,
+        path: &ObjectPath,
+        range: ReadRange,
+    ) -> Result<Bytes, tenpak::source::SourceError> {
+        let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+        let read = read_all(from, path, range, 1 << 30, &policy);
+        self.runtime.block_on(read).map(|(bytes, _)| bytes)
+    }
+
+    fn stored(&self) -> u64 {
+        self.whole.manifest.totals.stored_bytes
+    }
+}
+
+#[test]
+fn however_many_ask_the_origin_gives_each_chunk_once() {
+    let world = World::new();
+    let origin = Arc::new(FaultBackend::counting(world.memory.clone()));
+    let served = world.serve(vec![origin.clone()], EdgeOptions::default());
+    let packs = world.packs();
+    world.runtime.block_on(async {
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..40 {
+            for path in packs.clone() {
+                let (client, memory) = (served.client.clone(), world.memory.clone());
+                clients.spawn(async move {
+                    let policy = RetryPolicy::default();
+                    let full = ReadRange::Full;
+                    let got = read_all(&*client, &path, full.clone(), 1 << 30, &policy).await;
+                    let right = read_all(&*memory, &path, full, 1 << 30, &policy).await;
+                    assert!(got.expect("bytes").0 == right.expect("bytes").0, "{path}");
+                });
+            }
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended.expect("no panic");
+        }
+    });
+    let read = origin.stats().below("packs/");
+    // The chunks once, and the index and trailer of each pack, which are read as a suffix.
+    let indexes = packs.len() as u64 * (16 << 10);
+    assert!(read.bytes_read >= world.stored(), "{read:?}");
+    assert!(read.bytes_read <= world.stored() + indexes, "{} of {read:?}", world.stored());
+}
+
+#[test]
+fn every_range_is_the_packs_own() {
+    let world = World::new();
+    let served = world.serve(vec![world.memory.clone()], EdgeOptions::default());
+    let mut rng = StdRng::seed_from_u64(7);
+    for path in world.packs() {
+        let whole = world.read(&*world.memory, &path, ReadRange::Full);
+        let size = whole.len() as u64;
+        for _ in 0..40 {
+            let start = rng.gen_range(0..size);
+            let end = rng.gen_range(start + 1..=size.min(start + (3 << 20)));
+            let got = world.read(&*served.client, &path, ReadRange::Bounded(start..end));
+            assert!(got == whole[start as usize..end as usize], "{path} {start}..{end}");
+        }
+        for last in [1, 16, 17, 5000, size, size + 1] {
+            let got = world.read(&*served.client, &path, ReadRange::Suffix(last));
+            assert!(got == whole[(size - last.min(size)) as usize..], "{path} -{last}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_at_the_origin_reaches_nobody() {
+    let world = World::new();
+    let bad = || {
+        Arc::new(FaultBackend::new(
+            world.memory.clone(),
+            vec![Fault::always("packs/", Action::FlipBit(300_000, 3))],
+        ))
+    };
+    let path = world.packs().remove(0);
+    let right = world.read(&*world.memory, &path, ReadRange::Full);
+    let alone = world.serve(vec![bad()], EdgeOptions::default());
+    match world.try_read(&*alone.client, &path, ReadRange::Full) {
+        Ok(_) => panic!("damaged bytes were served"),
+        Err(error) => assert_ne!(error.kind, SourceErrorKind::NotFound, "{error}"),
+    }
+    let two: Vec<Arc<dyn Backend>> = vec![bad(), world.memory.clone()];
+    let mended = world.serve(two, EdgeOptions::default());
+    assert!(world.read(&*mended.client, &path, ReadRange::Full) == right);
+}
+
+#[test]
+fn with_anybody_trusted_only_what_they_signed_is_served() {
+    let world = World::new();
+    let store = Store::new(world.memory.clone());
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let signed = write(
+        &world.dir.path().join("signed"),
+        &[("model.embed_tokens.weight", &[2000, 1024], 11), ("model.norm.weight", &[512], 12)],
+    );
+    let name = ("org/signed".parse().expect("a name"), "latest".parse().expect("a tag"));
+    let public = key.verifying_key();
+    let closed = || {
+        let mut trust = TrustSet::default();
+        trust.add_ed25519(public, None).expect("a key");
+        EdgeOptions { trust, ..EdgeOptions::default() }
+    };
+    let options = PackOptions { signers: vec![Signer::Ed25519(key)], ..PackOptions::default() };
+    let handle = world.runtime.handle();
+    let report = pack(&signed, &store, (&name.0, &name.1), options, handle, &()).expect("packed");
+    let own = world.runtime.block_on(Whole::read(&store, report.manifest)).expect("a graph");
+    let both = || vec![world.memory.clone() as Arc<dyn Backend>];
+    let served = world.serve(both(), closed());
+    let path = |text: String| ObjectPath::new(text).expect("a path");
+    let ask = |text: String| world.try_read(&*served.client, &path(text), ReadRange::Full);
+
+    let pack_of = |whole: &Whole| format!("packs/{}", whole.chunks[0].place.pack);
+    // Before anybody named its manifest, and after.
+    assert_eq!(ask(pack_of(&own)).expect_err("unknown").kind, SourceErrorKind::Denied);
+    for object in ["refs/org/signed/@latest".to_owned(), format!("manifests/{}", own.id)] {
+        ask(object).expect("served");
+    }
+    ask(pack_of(&own)).expect("served");
+    ask(format!("tables/{}", own.manifest.table().table)).expect("served");
+    for object in [
+        "refs/org/m/@latest".to_owned(),
+        format!("manifests/{}", world.whole.id),
+        format!("layouts/{}", world.whole.id),
+        pack_of(&world.whole),
+    ] {
+        assert_eq!(ask(object.clone()).expect_err(&object).kind, SourceErrorKind::Denied);
+    }
+    let table = format!("tables/{}", world.whole.manifest.table().table);
+    assert_eq!(ask(table).expect_err("untrusted").kind, SourceErrorKind::NotFound);
+
+    // An edge that nobody has asked for the manifest learns of it from the loader's own word, and a
+    // word about what nobody signed teaches it nothing.
+    let fresh = world.serve(both(), closed());
+    let told = |artifact: String| fresh.client.for_artifact(&artifact).expect("a client");
+    let packs = path(pack_of(&own));
+    for wrong in [format!("@{}", world.whole.id), "org/signed@".to_owned(), "@x".to_owned()] {
+        let refused = world.try_read(&*told(wrong), &packs, ReadRange::Full);
+        assert_eq!(refused.expect_err("unknown").kind, SourceErrorKind::Denied);
+    }
+    world.read(&*told(format!("org/signed@{}", own.id)), &packs, ReadRange::Full);
+}
+
+#[test]
+fn what_lies_on_disk_is_not_asked_of_the_origin_again() {
+    let world = World::new();
+    let folder = world.dir.path().join("cache");
+    let serve = |origin: &Arc<FaultBackend>, memory| {
+        let disk = Some((folder.clone(), 1 << 30));
+        let options = EdgeOptions { disk, memory, ..EdgeOptions::default() };
+        world.serve(vec![origin.clone()], options)
+    };
+    let origin = Arc::new(FaultBackend::counting(world.memory.clone()));
+    let packs = world.packs();
+    let files = |folder: &std::path::Path| -> Vec<std::path::PathBuf> {
+        let list = |dir: &std::path::Path| -> Vec<std::path::PathBuf> {
+            let entries = std::fs::read_dir(dir).expect("a folder");
+            entries.map(|entry| entry.expect("an entry").path()).collect()
+        };
+        list(folder).iter().flat_map(|shard| list(shard)).collect()
+    };
+    let chunks = world.whole.manifest.totals.chunks as usize;
+    {
+        let served = serve(&origin, 1 << 30);
+        for path in &packs {
+            world.read(&*served.client, path, ReadRange::Full);
+        }
+        // They are written behind the answers.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let written = |file: &&std::path::PathBuf| !file.to_string_lossy().contains(".part");
+        while files(&folder).iter().filter(written).count() < chunks {
+            assert!(std::time::Instant::now() < deadline, "{chunks} chunks are not on disk");
+            std::thread::yield_now();
+        }
+    }
+    origin.reset_stats();
+    // Almost no memory: what is read again is read from disk again.
+    let served = serve(&origin, 1);
+    for path in packs.iter().chain(&packs) {
+        let right = world.read(&*world.memory, path, ReadRange::Full);
+        assert!(world.read(&*served.client, path, ReadRange::Full) == right, "{path}");
+    }
+    let read = origin.stats().below("packs/");
+    assert!(read.bytes_read <= packs.len() as u64 * (16 << 10), "{read:?}");
+
+    // A flipped bit on disk is noticed, and that chunk alone is fetched again.
+    let damaged = files(&folder).into_iter().max_by_key(|f| f.metadata().expect("a file").len());
+    let damaged = damaged.expect("a chunk");
+    let mut bytes = std::fs::read(&damaged).expect("a chunk");
+    bytes[1234] ^= 4;
+    std::fs::write(&damaged, &bytes).expect("written");
+    origin.reset_stats();
+    for path in &packs {
+        let right = world.read(&*world.memory, path, ReadRange::Full);
+        assert!(world.read(&*served.client, path, ReadRange::Full) == right, "{path}");
+    }
+    assert_eq!(origin.stats().below("packs/").bytes_read, bytes.len() as u64);
+}
