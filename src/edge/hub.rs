@@ -53,9 +53,9 @@ impl Refusal {
     /// The value of `X-Error-Code`.
     pub(super) fn code(self) -> HeaderValue {
         HeaderValue::from_static(match self {
-            Self::Repo => "Repo",
-            Self::Revision => "Revision",
-            Self::Entry => "Entry",
+            Self::Repo => "RepoNotFound",
+            Self::Revision => "RevisionNotFound",
+            Self::Entry => "EntryNotFound",
         })
     }
 }
