@@ -107,7 +107,8 @@ def loads(bench: Bench, device: str | None) -> list[Verdict]:
     for peer, line in lines.items():
         series = runs.get(peer)
         if not own or not series:
-            verdicts.append(unmeasured(line, "> 1.0", reason(runs, OURS, peer)))
+            # Of a program that failed, what it said.
+            verdicts.append(unmeasured(line, "> 1.0", reason(runs, OURS, peer).rpartition("exit status ")[2]))
             continue
         ratio = series.median("wall_s") / own.median("wall_s")
         context = max(sample.report["context_s"] for sample in series.samples)

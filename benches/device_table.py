@@ -49,7 +49,7 @@ def main() -> int:
     print_runs(bench)
     print_verdicts(verdicts)
     if trial:
-        print("\nThe same loaders to host memory, which shows that they run and nothing of a GPU:")
+        print("\nThe same loaders to host memory, which shows that they run and nothing of a GPU (load_file then only maps the file):")
         print_verdicts(trial)
     count = {met: sum(v.met is met for v in verdicts) for met in VERDICTS}
     print(f"\n{count[True]} met, {count[False]} missed, {count[None]} not measured; samples in {bench.write_results(verdicts, 'device.json')}")
