@@ -10,7 +10,7 @@ use tenpak::sink::device::DeviceError;
 use super::decode::{streamed, weights};
 use super::delta::{Chunk, fixtures, on_the_host};
 use super::model::{Model, Tensor};
-use super::run::{done, fresh_folder, pack, text};
+use super::run::{Run, done, fresh_folder, pack, text};
 
 /// A load of a chunk and of its base, which is stored as it is.
 async fn loaded((_, record, base, stored): &Chunk) -> Result<Vec<u8>, DeviceError> {
@@ -101,6 +101,8 @@ fn the_command_decodes_versions_of_versions_on_the_device() {
         let by_host = u64::from(number > 0);
         assert_eq!(device.number("decoded_by_host"), by_host, "{}", device.json);
         assert_eq!(device.number("decoded_by_device"), 5 - by_host, "{}", device.json);
-        assert!(device.number("fetched_bytes") <= host.number("fetched_bytes") * 11 / 10);
+        // No base twice. (Chunks that are equal, as in the first version, come once each.)
+        let fetched = |run: &Run| run.number("fetched_bytes");
+        assert!(number == 0 || fetched(&device) <= fetched(&host) * 11 / 10);
     }
 }
