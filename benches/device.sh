@@ -45,7 +45,8 @@ fi
 
 if [ -z "${TENPAK_NVRTC:-}" ]; then
     # NVRTC as pip installs it, or as the CUDA toolkit does.
-    for library in "$PWD"/{.venv,$VENV}/lib/python3*/site-packages/nvidia/cu13/lib/libnvrtc.so.13 \
+    packages="$("${python:-python3}" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    for library in {"$packages","$PWD"/.venv/lib/python3*/site-packages}/nvidia/cu13/lib/libnvrtc.so.13 \
                    /usr/local/cuda/lib64/libnvrtc.so.1[23]; do
         if [ -e "$library" ]; then export TENPAK_NVRTC="$library"; break; fi
     done
