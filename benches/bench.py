@@ -46,7 +46,7 @@ class Bench:
         self.tensorizer_file = data / f"model-{size // MIB}.tensors"
         self.store = data / f"store-{size // MIB}"
         self.scratch = data / "scratch"
-        self.tenpak = REPOSITORY / "target/release/tenpak"
+        self.programs = REPOSITORY / "target/release"
         self.origin: Origin | None = None
         self.packed: Sample | None = None
         self.packed_missing = ""
@@ -109,6 +109,10 @@ class Bench:
 
     # -- programs -----------------------------------------------------------
 
+    @property
+    def tenpak(self) -> pathlib.Path:
+        return self.programs / "tenpak"
+
     def peer(self, program: str, *arguments: object, stdin: str = "") -> Sample:
         return sampling.run_peer(self.python, HERE / "peers" / program, *map(str, arguments), stdin=stdin)
 
@@ -124,14 +128,14 @@ class Bench:
         self.require_store()
         return self.counted(lambda: sampling.run([str(self.example("read_unverified")), store, MODEL_NAME]))
 
-    def pack(self, store: pathlib.Path) -> Sample:
+    def pack(self, store: pathlib.Path, codec: str = "raw") -> Sample:
         return sampling.run([
             str(self.tenpak), "pack", str(self.model), "--name", MODEL_NAME,
-            "--codec", "raw", "--store", str(store), "--json",
+            "--codec", codec, "--store", str(store), "--json",
         ])
 
     def example(self, name: str) -> pathlib.Path:
-        return REPOSITORY / "target/release/examples" / name
+        return self.programs / "examples" / name
 
     def require_store(self) -> None:
         if self.packed_missing:
@@ -146,7 +150,9 @@ class Bench:
         return f"{self.url()}/{self.store.name}/"
 
     def counted(self, work) -> Sample:
-        """Adds the requests, bytes and CPU time that the origin counted."""
+        """Adds the requests, bytes and CPU time that the origin counted, if there is one."""
+        if not self.origin:
+            return work()
         sample, traffic, server_cpu = self.watched(work)
         if traffic.count:
             sample.requests, sample.bytes, sample.server_cpu_s = traffic.count, traffic.body_bytes, server_cpu
@@ -178,7 +184,7 @@ class Bench:
             "missing": {title: table.missing for title, table in self.tables if table.missing},
         }
 
-    def write_results(self, verdicts: list[Verdict]) -> pathlib.Path:
-        path = self.data / "results.json"
+    def write_results(self, verdicts: list[Verdict], name: str = "results.json") -> pathlib.Path:
+        path = self.data / name
         path.write_text(json.dumps(self.results(verdicts), indent=1) + "\n")
         return path

@@ -1,30 +1,45 @@
-"""What is required of devices: `device_bench` on what there is, each figure that needs a GPU named where
-there is none, and the memory of a load through wgpu."""
+"""What is required of devices: `device_bench` on what there is, loads into the GPU beside those of other
+loaders, and the memory of a load through wgpu; each figure that needs a GPU is named where there is none.
+"""
 
+import dataclasses
 import json
 import os
 
-from bench import MIB, REPOSITORY, Bench, Verdict, unmeasured
-from sampling import Failed, Unavailable, run
+from bench import HERE, MIB, REPOSITORY, Bench, Verdict, unmeasured
+from lines import reason
+from sampling import Failed, Sample, Unavailable, run, run_peer
 
 MEMORY_LIMIT = 256 * MIB
 DECODE_GB_S = 64
 UPLOAD = 0.9
 # What is required of each backend: the kinds of weights, and the share of the device's copy rate.
 SHARES = {"cuda": 0.9, "wgpu": 0.7}
-NO_GPU = "needs an NVIDIA GPU: benches/device.sh there"
+NO_GPU = "needs an NVIDIA GPU: benches/device.sh"
+WITH_CUDA = REPOSITORY / ".venv-device/bin/python"
+OURS = "tenpak load"
+PEERS = {"safetensors' load_file": "safetensors_device.py", "runai-model-streamer": "runai_device.py"}
 
 
 def device(bench: Bench) -> list[Verdict]:
+    rows, missing = rates(bench)
+    return verdicts(bench, rows, missing)
+
+
+def verdicts(bench: Bench, rows: list[dict], missing: dict[str, str]) -> list[Verdict]:
+    into_gpu = loads(bench, None if missing.get("cuda") == NO_GPU else "cuda")
+    return correct(rows) + required(rows, missing) + into_gpu + memory(bench)
+
+
+def rates(bench: Bench, *flags: str) -> tuple[list[dict], dict[str, str]]:
+    """What `device_bench` measures, and for each kind of device that it does not, why."""
     use_nvrtc()
     try:
-        report = run([str(bench.example("device_bench")), "--json"]).report
+        report = run([str(bench.example("device_bench")), "--json", *flags]).report
     except (Unavailable, Failed) as why:
-        return [unmeasured("kernels on a device", "equal to the reference", str(why))]
-    rows, missing = report["rows"], dict(line.split(": not measured: ", 1) for line in report["missing"])
-    verdicts = correct(rows)
-    verdicts += required(rows, missing)
-    return verdicts + memory(bench)
+        return [], dict.fromkeys(SHARES, str(why))
+    missing = dict(line.split(": not measured: ", 1) for line in report["missing"])
+    return report["rows"], {kind: NO_GPU if why.startswith("no CUDA device") else why for kind, why in missing.items()}
 
 
 def use_nvrtc() -> None:
@@ -70,9 +85,51 @@ def required(rows: list[dict], missing: dict[str, str]) -> list[Verdict]:
         verdicts.append(Verdict(line, target, f"{share:.2f}", share >= UPLOAD))
     else:
         verdicts.append(unmeasured(line, target, reason))
-    for peer in ("safetensors' load_file", "runai-model-streamer"):
-        verdicts.append(unmeasured(f"load into the GPU / {peer}", ">= 1", NO_GPU))
     return verdicts
+
+
+def loads(bench: Bench, device: str | None) -> list[Verdict]:
+    """All tensors of the model from files into the device, and kept there. Everybody makes the device's
+    context within what is timed."""
+    lines = {peer: f"load into the GPU, throughput / {peer}'s" for peer in PEERS}
+    if not device:
+        return [unmeasured(line, "> 1.0", NO_GPU) for line in lines.values()]
+    # The peers of `make bench` have no CUDA: benches/device.sh installs those that do.
+    python = WITH_CUDA if WITH_CUDA.exists() else bench.python
+    ours = {"cpu": ["--device", "host"]}.get(device, ["--device", device])
+    contenders = {OURS: lambda: into(bench, str(bench.store), *ours)}
+    if device == "cuda":
+        contenders["tenpak load, decoded there"] = lambda: into(bench, coded(bench), *ours, "--decode", "device")
+    for peer, program in PEERS.items():
+        contenders[peer] = lambda program=program: run_peer(python, HERE / "peers" / program, str(bench.weights), device)
+    runs = bench.interleave(f"load from files into {device}, tensors kept", contenders)
+    own, verdicts = runs.get(OURS), []
+    for peer, line in lines.items():
+        series = runs.get(peer)
+        if not own or not series:
+            # Of a program that failed, what it said.
+            verdicts.append(unmeasured(line, "> 1.0", reason(runs, OURS, peer).rpartition("exit status ")[2]))
+            continue
+        ratio = series.median("wall_s") / own.median("wall_s")
+        context = max(sample.report["context_s"] for sample in series.samples)
+        first = max(sample.report["first_tensor_seconds"] for sample in own.samples)
+        limit = f"{own.median('wall_s'):.2f} s, the first tensor by {first:.2f}; theirs {series.median('wall_s'):.2f} s, {context:.2f} the context"
+        verdicts.append(Verdict(line, "> 1.0", f"{ratio:.2f}", ratio > 1, limit))
+    return verdicts
+
+
+def into(bench: Bench, store: str, *flags: str) -> Sample:
+    """As the peers are timed: the work alone, the release of memory at exit left out."""
+    sample = bench.load(store, "--keep", *flags)
+    return dataclasses.replace(sample, process_s=sample.wall_s)
+
+
+def coded(bench: Bench) -> str:
+    """A store of the same model with the codec of floats, packed once in a run."""
+    store = bench.scratch / f"coded-{bench.size // MIB}"
+    if not store.exists():
+        bench.pack(store, "float")
+    return str(store)
 
 
 def memory(bench: Bench) -> list[Verdict]:

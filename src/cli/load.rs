@@ -44,7 +44,7 @@ pub(super) struct Load {
     /// As which element type
     #[arg(long, value_enum, default_value_t = As::Stored)]
     dtype: As,
-    /// Where chunks of floats are decoded; with `device`, what it cannot decode is decoded by the host
+    /// Where chunks of floats, deltas and patches are decoded; with `device`, what it cannot decode is decoded by the host
     /// and counted
     #[arg(long, value_enum, default_value_t = Decode::Host)]
     decode: Decode,

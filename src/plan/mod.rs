@@ -53,7 +53,7 @@ impl Want {
     }
 
     /// The records of bases, by content; none for most artifacts.
-    fn bases(&self) -> HashMap<DecodedDigest, u32> {
+    pub(crate) fn bases(&self) -> HashMap<DecodedDigest, u32> {
         let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);
         (0..).zip(&self.records).skip(own).map(|(index, base)| (base.decoded, index)).collect()
     }

@@ -1,11 +1,12 @@
 //! Chunks into device memory as they are stored, verified on the host and decoded by the device
-//! (codecs 16 and 17).
+//! (codecs 16, 17, 32 and 33).
 //!
 //! The loader is asked for the stored bytes of such chunks, which it verifies as it verifies all; their
 //! heads are checked here, and what only a decoder can notice, the device reports before the tensor is
-//! delivered. Tensors that a device does not decode are decoded by the host, and counted.
+//! delivered. A chunk that is stored against a base comes right behind it, which the device decodes to
+//! memory of its own. Tensors that a device does not decode are decoded by the host, and counted.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,7 +16,10 @@ use super::Sink;
 use super::device::DeviceError;
 use super::stream::{DeviceSink, DeviceTensor, UploadStats};
 use super::upload::{Device, Staging};
-use crate::codec::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, DecodeError, Program};
+use crate::codec::{
+    BAD_ESCAPES, BAD_INDEX, BAD_LENGTH, BAD_PADDING, BAD_STATE, BAD_WORDS, DecodeError,
+    DeltaProgram, Program,
+};
 use crate::dtype::{Dtype, Shape};
 use crate::format::grid::{Grid, Rect};
 use crate::format::page::TensorEntry;
@@ -38,8 +42,22 @@ pub trait Decoder<D: Device>: Send {
         rect: &Rect,
     ) -> Result<(), DeviceError>;
 
+    /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against what `base` begins
+    /// with, to its place in `to`.
+    fn decode_against(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &D::Memory,
+        base: &D::Memory,
+        to: &mut D::Memory,
+        rect: &Rect,
+    ) -> Result<(), DeviceError>;
+
     /// Waits, and says what was wrong with the chunks since the last time: [`BAD_LENGTH`] and others.
     fn faults(&mut self) -> Result<u32, DeviceError>;
+
+    /// The same of chunks that are stored against bases: [`BAD_WORDS`] and others.
+    fn delta_faults(&mut self) -> Result<u32, DeviceError>;
 }
 
 /// What is loaded to decode on a device, and what was wanted.
@@ -47,7 +65,7 @@ pub trait Decoder<D: Device>: Send {
 enum Step {
     /// Decoded by the host.
     Host,
-    /// A chunk of the first tensor, which so many follow.
+    /// A chunk of a tensor, or the base of the next one; so many of the tensor's follow.
     Chunk { of: Arc<Want>, at: usize, left: usize },
 }
 
@@ -71,16 +89,17 @@ impl Route {
     ) -> (Self, Vec<Arc<Want>>) {
         let (mut route, mut loaded) = (Self::default(), Vec::with_capacity(wanted.len()));
         for want in wanted {
-            if read(want) || !decodes(want, decoder) {
+            let order = if read(want) { None } else { order(want, decoder) };
+            let Some(order) = order else {
                 let encoded = want.records.iter().any(|record| record.codec != CodecId::RAW);
                 route.host += u64::from(encoded);
                 route.steps.push_back(Step::Host);
                 loaded.push(want.clone());
                 continue;
-            }
+            };
             route.device += 1;
-            for (at, record) in want.records.iter().enumerate() {
-                let left = want.records.len() - at - 1;
+            for (left, &at) in (0..order.len()).rev().zip(&order) {
+                let Some(record) = want.records.get(at) else { continue };
                 route.steps.push_back(Step::Chunk { of: want.clone(), at, left });
                 let place = want.places.get(at).copied();
                 let entry = stored(&want.entry, record);
@@ -92,22 +111,68 @@ impl Route {
     }
 }
 
-/// Whether all of a tensor is wanted, in chunks that kernels decode to whole words.
-fn decodes<D: Device>(want: &Want, decoder: &dyn Decoder<D>) -> bool {
-    let len = want.entry.byte_len();
-    let known = |codec| matches!(codec, CodecId::RAW | CodecId::PLANES | CodecId::PALETTE);
+/// The chunks of a tensor, each behind its bases, if all of it is wanted, kernels decode all of it, to
+/// whole words, and no base is needed twice.
+fn order<D: Device>(want: &Want, decoder: &dyn Decoder<D>) -> Option<Vec<usize>> {
+    let (grid, len) = (&want.entry.grid, want.entry.byte_len());
+    let own = usize::try_from(grid.chunks()).ok()?;
     let coded = want.records.iter().any(|record| record.codec != CodecId::RAW);
-    coded
-        && want.cut.len() == len
-        && want.records.iter().all(|record| known(record.codec) && record.base.is_none())
-        && want.records.len() as u64 == want.entry.grid.chunks()
-        && want.entry.grid.rects().all(|rect| {
-            let whole = |bytes: u64| bytes.is_multiple_of(4);
-            let rows = whole(rect.width) && whole(rect.stride);
-            whole(rect.start)
-                && (rows || rect.rows == 1 && (whole(rect.width) || rect.end() == len))
-                && decoder.fits(len, &rect)
-        })
+    let linked = want.has_bases();
+    let placed = |rect: Rect| {
+        let whole = |bytes: u64| bytes.is_multiple_of(4);
+        let rows = whole(rect.width) && whole(rect.stride);
+        whole(rect.start)
+            && (rows || rect.rows == 1 && (whole(rect.width) || rect.end() == len))
+            && decoder.fits(len, &rect)
+            && (!linked || words(&rect).is_some())
+    };
+    if !coded || want.cut.len() != len || want.records.len() < own || !grid.rects().all(placed) {
+        return None;
+    }
+    let (bases, mut taken) = (want.bases(), HashSet::new());
+    let mut order = Vec::with_capacity(want.records.len());
+    for at in 0..own {
+        let first = order.len();
+        let mut next = Some(at);
+        while let Some(at) = next {
+            let record = want.records.get(at)?;
+            let known = match record.codec {
+                CodecId::RAW | CodecId::PLANES | CodecId::PALETTE => record.base.is_none(),
+                CodecId::DELTA | CodecId::PATCH => record.base.is_some(),
+                _ => false,
+            };
+            let room = u64::from(record.decoded_len);
+            if !known || !taken.insert(at) || !decoder.fits(room, &run(room)) {
+                return None;
+            }
+            order.push(at);
+            let below = |digest| usize::try_from(*bases.get(digest)?).ok();
+            next = match &record.base {
+                Some(base) => Some(below(&base.decoded)?),
+                None => None,
+            };
+            let same = |below: &ChunkRecord| below.decoded_len == record.decoded_len;
+            if next.is_some_and(|next| !want.records.get(next).is_some_and(same)) {
+                return None;
+            }
+        }
+        order.get_mut(first..)?.reverse();
+    }
+    Some(order)
+}
+
+/// So many bytes from the beginning of memory.
+fn run(len: u64) -> Rect {
+    Rect { start: 0, rows: 1, width: len, stride: len }
+}
+
+/// Where a chunk goes, as [`DeltaProgram::params`] has it, if kernels count that far: first word, words
+/// of a row, words from row to row.
+pub(super) fn words(rect: &Rect) -> Option<[u32; 3]> {
+    let count = |bytes: u64| u32::try_from(bytes / 4).ok();
+    count(rect.end())?;
+    let row = if rect.rows == 1 { u32::MAX } else { count(rect.width)? };
+    Some([count(rect.start)?, row, count(rect.stride)?])
 }
 
 /// A chunk's stored bytes, as the loader sees them: a vector of bytes that are stored as they are.
@@ -134,6 +199,9 @@ fn stored(entry: &TensorEntry, record: &ChunkRecord) -> TensorEntry {
     }
 }
 
+/// Memory that is used again, and how much of it there is.
+type Room<M> = Option<(u64, M)>;
+
 /// Streams tensors into device memory, of which it decodes what a [`Route`] says.
 pub struct DecodeSink<D: Device> {
     inner: DeviceSink<D>,
@@ -145,14 +213,18 @@ pub struct DecodeSink<D: Device> {
     bytes: BytesMut,
     /// What is uploaded of it, and where to.
     image: Vec<u8>,
-    chunk: Option<(u64, D::Memory)>,
+    chunk: Room<D::Memory>,
+    /// The base of the chunk that comes next, and where another one goes.
+    base: Room<D::Memory>,
+    spare: Room<D::Memory>,
 }
 
 impl<D: Device> DecodeSink<D> {
     /// A sink for what `route` says is loaded.
     pub fn new(inner: DeviceSink<D>, decoder: Box<dyn Decoder<D>>, route: Route) -> Self {
-        let (bytes, image) = (BytesMut::new(), Vec::new());
-        Self { inner, decoder, steps: route.steps, memory: None, bytes, image, chunk: None }
+        let (bytes, image, steps) = (BytesMut::new(), Vec::new(), route.steps);
+        let (memory, chunk, base, spare) = (None, None, None, None);
+        Self { inner, decoder, steps, memory, bytes, image, chunk, base, spare }
     }
 
     /// What went to the device so far: stored bytes of what it decodes.
@@ -165,40 +237,96 @@ impl<D: Device> DecodeSink<D> {
         self.steps.pop_front();
     }
 
-    /// Uploads the chunk that has come, and begins to decode it.
+    /// Uploads the chunk that has come, and begins to decode it: a base to memory of its own.
     fn decode(&mut self, want: &Want, at: usize) -> Result<(), DeviceError> {
         let wrong = |error| DeviceError::Decode { name: want.entry.name.clone(), error };
         let Some(record) = want.records.get(at) else { return Err(missing()) };
-        let program = Program::of(record, &self.bytes).map_err(wrong)?;
-        let program = program.ok_or(DecodeError::UnknownCodec(record.codec.0)).map_err(wrong)?;
+        let program = Coded::of(record, &self.bytes).map_err(wrong)?;
         program.image(&self.bytes, &mut self.image);
-        let len = self.image.len() as u64;
-        let chunk = match self.chunk.take() {
-            Some((room, chunk)) if room >= len => (room, chunk),
-            _ => {
-                let room = len.next_power_of_two();
-                (room, self.inner.device().allocate(room)?)
-            }
-        };
+        let device = self.inner.device();
+        let chunk = room(device, self.chunk.take(), self.image.len() as u64)?;
         let (_, chunk) = self.chunk.insert(chunk);
+        let own = (at as u64) < want.entry.grid.chunks();
+        let (to, rect) = if own {
+            (self.memory.as_mut().ok_or_else(missing)?, want.entry.grid.rect(at as u64))
+        } else {
+            let rect = run(record.decoded_len.into());
+            let spare = room(device, self.spare.take(), rect.len())?;
+            (&mut self.spare.insert(spare).1, rect)
+        };
         self.inner.fill(chunk, &self.image)?;
-        let memory = self.memory.as_mut().ok_or_else(missing)?;
-        self.decoder.decode(&program, chunk, memory, &want.entry.grid.rect(at as u64))
+        match &program {
+            Coded::Alone(program) => self.decoder.decode(program, chunk, to, &rect)?,
+            Coded::Against(program) => {
+                let (_, base) = self.base.as_ref().ok_or_else(missing)?;
+                self.decoder.decode_against(program, chunk, base, to, &rect)?;
+            }
+        }
+        if !own {
+            std::mem::swap(&mut self.base, &mut self.spare);
+        }
+        Ok(())
     }
 
     /// What the device noticed of a tensor's chunks.
     fn check(&mut self, want: &Want) -> Result<(), DeviceError> {
-        let faults = self.decoder.faults()?;
-        let said = [
+        let alone = [
             (BAD_LENGTH, "a stream is not as long as its symbols"),
             (BAD_PADDING, "a stream does not end in zero bits"),
             (BAD_INDEX, "an index is beyond its palette"),
         ];
-        let why = said.into_iter().find(|(fault, _)| faults & fault != 0);
-        let Some((_, why)) = why else { return Ok(()) };
-        let error = DecodeError::Malformed { codec: "planes", why: why.to_owned() };
-        Err(DeviceError::Decode { name: want.entry.name.clone(), error })
+        let against = [
+            (BAD_WORDS, "a segment has not as many words as its elements"),
+            (BAD_STATE, "a state does not end where it began"),
+            (BAD_ESCAPES, "a segment has not as many escapes as escaped elements"),
+        ];
+        let deltas = if want.has_bases() { self.decoder.delta_faults()? } else { 0 };
+        for (codec, faults, said) in
+            [("planes", self.decoder.faults()?, alone), ("delta", deltas, against)]
+        {
+            let why = said.into_iter().find(|(fault, _)| faults & fault != 0);
+            let Some((_, why)) = why else { continue };
+            let error = DecodeError::Malformed { codec, why: why.to_owned() };
+            return Err(DeviceError::Decode { name: want.entry.name.clone(), error });
+        }
+        Ok(())
     }
+}
+
+/// How kernels decode a chunk.
+enum Coded {
+    Alone(Program),
+    Against(DeltaProgram),
+}
+
+impl Coded {
+    fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Self, DecodeError> {
+        if let Some(program) = DeltaProgram::of(record, stored)? {
+            return Ok(Self::Against(program));
+        }
+        let program = Program::of(record, stored)?.map(Self::Alone);
+        program.ok_or(DecodeError::UnknownCodec(record.codec.0))
+    }
+
+    fn image(&self, stored: &[u8], image: &mut Vec<u8>) {
+        match self {
+            Self::Alone(program) => program.image(stored, image),
+            Self::Against(program) => program.image(stored, image),
+        }
+    }
+}
+
+/// Memory for `len` bytes: what there is, if that is enough.
+fn room<D: Device>(
+    device: &D,
+    there: Room<D::Memory>,
+    len: u64,
+) -> Result<(u64, D::Memory), DeviceError> {
+    if let Some((room, memory)) = there.filter(|(room, _)| *room >= len) {
+        return Ok((room, memory));
+    }
+    let room = len.next_power_of_two();
+    Ok((room, device.allocate(room)?))
 }
 
 fn missing() -> DeviceError {
@@ -215,7 +343,7 @@ impl<D: Device> Sink for DecodeSink<D> {
         self.bytes.clear();
         match self.steps.front() {
             Some(Step::Host) => self.inner.begin(want).await,
-            Some(Step::Chunk { of, at: 0, .. }) => {
+            Some(Step::Chunk { of, .. }) if self.memory.is_none() => {
                 self.memory = Some(self.inner.room(of)?);
                 Ok(())
             }

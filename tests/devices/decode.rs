@@ -37,7 +37,7 @@ use super::support::noise;
 type Chunk = (String, ChunkRecord, Vec<u8>);
 
 /// Numbers as weights have them: around zero, of a scale that differs from run to run.
-fn weights(count: usize, seed: u64) -> impl Iterator<Item = f32> {
+pub(super) fn weights(count: usize, seed: u64) -> impl Iterator<Item = f32> {
     let bytes = noise(seed, 4 * count);
     let sums: Vec<f32> = bytes
         .chunks(4)
@@ -241,15 +241,19 @@ fn run_on_the_host_cuda_decodes_what_the_host_decodes() {
     });
 }
 
-/// A load of one chunk, as a tensor of bytes, whose stored bytes are what its record says.
-async fn streamed(record: ChunkRecord, stored: Vec<u8>) -> Result<Vec<u8>, DeviceError> {
+/// A load of one chunk, as a tensor of bytes, whose stored bytes are what its record says, and of the
+/// bases behind it.
+pub(super) async fn streamed(chunks: Vec<(ChunkRecord, Vec<u8>)>) -> Result<Vec<u8>, DeviceError> {
     let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
     let mut index = PackIndex::new(0);
-    let offset = index.push(record).unwrap();
+    let (records, stored): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
+    let offsets: Vec<_> = records.iter().map(|record| index.push(*record).unwrap()).collect();
+    let record = records[0];
     let bytes = index.to_bytes();
     let pack = PackId::of(&bytes);
     let trailer = Trailer { index_len: bytes.len() as u32 };
-    let parts = vec![stored.into(), bytes.into(), trailer.to_bytes().to_vec().into()];
+    let end = [bytes, trailer.to_bytes().to_vec()];
+    let parts = stored.into_iter().chain(end).map(Into::into).collect();
     store.put(&paths::pack(pack), parts).await.unwrap();
     let len = u64::from(record.decoded_len);
     let entry = TensorEntry {
@@ -261,7 +265,8 @@ async fn streamed(record: ChunkRecord, stored: Vec<u8>) -> Result<Vec<u8>, Devic
         digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
         grid: Grid::run(len, len),
     };
-    let wanted = [Arc::new(Want::new(entry, vec![record], vec![Place { pack, offset }], None))];
+    let places = offsets.into_iter().map(|offset| Place { pack, offset }).collect();
+    let wanted = [Arc::new(Want::new(entry, records, places, None))];
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let decoder = gpu.decoder().unwrap();
     let (route, loaded) = Route::new(&wanted, &decoder, |_| false);
@@ -284,12 +289,12 @@ async fn a_tensor_is_delivered_only_if_each_of_its_chunks_decodes() {
     for (name, record, stored) in fixtures("v1/chunks") {
         let expected = on_the_host(record, &stored).unwrap();
         // A whole number of words, or the end of the tensor.
-        assert!(streamed(record, stored).await.unwrap() == expected, "{name}");
+        assert!(streamed(vec![(record, stored)]).await.unwrap() == expected, "{name}");
     }
     let mut noticed_by_the_device = 0;
     for (name, record, stored) in fixtures("hostile/chunk") {
         let heads = Program::of(&record, &stored).is_ok();
-        let error = streamed(record, stored).await.expect_err(&name);
+        let error = streamed(vec![(record, stored)]).await.expect_err(&name);
         let DeviceError::Decode { name: tensor, .. } = &error else { panic!("{name}: {error}") };
         assert!(tensor == "layer.weight" && error.to_string().contains("packed so"), "{error}");
         noticed_by_the_device += usize::from(heads);

@@ -18,7 +18,7 @@ use super::cuda_kernels::{Fenced, built, use_nvrtc};
 use super::support::noise;
 
 /// A chunk: what it is called, its record, its base, its stored bytes.
-type Chunk = (String, ChunkRecord, Vec<u8>, Vec<u8>);
+pub(super) type Chunk = (String, ChunkRecord, Vec<u8>, Vec<u8>);
 
 /// Numbers from -1 to 1, denser around 0.
 fn numbers(count: usize, seed: u64) -> impl Iterator<Item = f32> {
@@ -63,7 +63,7 @@ fn encoded(counts: &[usize]) -> Vec<Chunk> {
 }
 
 /// The chunks of a folder of fixtures: a record, the base's length, the base, the stored bytes.
-fn fixtures(folder: &str) -> Vec<Chunk> {
+pub(super) fn fixtures(folder: &str) -> Vec<Chunk> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
     let mut chunks = Vec::new();
     for file in folder.read_dir().unwrap() {
@@ -86,7 +86,7 @@ fn fixtures(folder: &str) -> Vec<Chunk> {
 }
 
 /// What the host decodes a chunk to; none where it refuses.
-fn on_the_host(record: ChunkRecord, base: &[u8], stored: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn on_the_host(record: ChunkRecord, base: &[u8], stored: &[u8]) -> Option<Vec<u8>> {
     let verified = VerifiedChunk::verify(record, BytesMut::from(stored)).unwrap();
     into_decoded(verified, Some(base)).ok().map(|bytes| bytes.to_vec())
 }

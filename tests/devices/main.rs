@@ -11,6 +11,7 @@ mod run;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod based;
 mod cli;
 mod compare;
 mod cuda_kernels;

@@ -1,5 +1,4 @@
-//! Decoding chunks that are stored against a base through CUDA (`kernels/delta.cu`). Loads do not use it
-//! yet: the host decodes such chunks.
+//! Decoding chunks that are stored against a base through CUDA (`kernels/delta.cu`).
 
 use cudarc::driver::{CudaFunction, CudaSlice, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;

@@ -3,10 +3,11 @@
 use cudarc::driver::{CudaFunction, CudaSlice, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-use super::super::decode::Decoder;
+use super::super::decode::{Decoder, words};
 use super::super::device::DeviceError;
+use super::delta::CudaDeltaDecoder;
 use super::{Cuda, nvrtc};
-use crate::codec::{Program, Target};
+use crate::codec::{DeltaProgram, Program, Target};
 use crate::format::grid::Rect;
 use crate::quant::kernel::THREADS;
 
@@ -24,6 +25,8 @@ pub struct CudaDecoder {
     merge: CudaFunction,
     symbols: CudaSlice<u8>,
     faults: CudaSlice<u8>,
+    /// For chunks that are stored against bases, once there is one.
+    delta: Option<CudaDeltaDecoder>,
 }
 
 impl Cuda {
@@ -35,7 +38,7 @@ impl Cuda {
         let merge = self.done(module.load_function("merge"))?;
         let (symbols, mut faults) = (self.alloc(0)?, self.alloc(4)?);
         self.done(self.stream().memset_zeros(&mut faults))?;
-        Ok(CudaDecoder { cuda: self.clone(), huffman, merge, symbols, faults })
+        Ok(CudaDecoder { cuda: self.clone(), huffman, merge, symbols, faults, delta: None })
     }
 }
 
@@ -93,8 +96,30 @@ impl Decoder<Cuda> for CudaDecoder {
         Ok(())
     }
 
+    fn decode_against(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &CudaSlice<u8>,
+        base: &CudaSlice<u8>,
+        to: &mut CudaSlice<u8>,
+        rect: &Rect,
+    ) -> Result<(), DeviceError> {
+        let beyond = || DeviceError::Internal("a chunk beyond what kernels count".to_owned());
+        let place = words(rect).ok_or_else(beyond)?;
+        let delta = match self.delta.take() {
+            Some(delta) => delta,
+            None => self.cuda.delta_decoder()?,
+        };
+        let delta = self.delta.insert(delta);
+        delta.decode(program, chunk, (base, [0, u32::MAX, 0]), (to, place))
+    }
+
     fn faults(&mut self) -> Result<u32, DeviceError> {
         self.cuda.take_faults(&mut self.faults)
+    }
+
+    fn delta_faults(&mut self) -> Result<u32, DeviceError> {
+        self.delta.as_mut().map_or(Ok(0), CudaDeltaDecoder::faults)
     }
 }
 

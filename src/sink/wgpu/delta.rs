@@ -1,5 +1,5 @@
 //! Decoding chunks that are stored against a base through wgpu (`kernels/delta.wgsl`), where both lie in
-//! a buffer each. Loads do not use it yet: the host decodes such chunks.
+//! a buffer each.
 
 use super::super::device::DeviceError;
 use super::Gpu;
@@ -41,10 +41,22 @@ impl GpuDeltaDecoder {
         &mut self,
         program: &DeltaProgram,
         chunk: &wgpu::Buffer,
-        (base, from): (&wgpu::Buffer, [u32; 3]),
+        base: (&wgpu::Buffer, [u32; 3]),
         (result, to): (&wgpu::Buffer, [u32; 3]),
     ) -> Result<(), DeviceError> {
-        for (len, place) in [(base.size(), from), (result.size(), to)] {
+        self.decode_bound(program, chunk, base, (result.as_entire_buffer_binding(), to))
+    }
+
+    /// The same where the result is what is bound.
+    pub(super) fn decode_bound(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &wgpu::Buffer,
+        (base, from): (&wgpu::Buffer, [u32; 3]),
+        (result, to): (wgpu::BufferBinding<'_>, [u32; 3]),
+    ) -> Result<(), DeviceError> {
+        let room = result.size.map_or(result.buffer.size() - result.offset, |size| size.get());
+        for (len, place) in [(base.size(), from), (room, to)] {
             if len < program.reach(place) {
                 let wrong = "a chunk that does not lie in its tensor".to_owned();
                 return Err(DeviceError::Internal(wrong));
@@ -56,12 +68,16 @@ impl GpuDeltaDecoder {
         let params: Vec<u8> =
             program.params(from, to).iter().flat_map(|word| word.to_le_bytes()).collect();
         self.gpu.write(&self.params, 0, &params)?;
+        let resources = [
+            self.params.as_entire_binding(),
+            chunk.as_entire_binding(),
+            base.as_entire_binding(),
+            wgpu::BindingResource::Buffer(result),
+            self.faults.as_entire_binding(),
+        ];
         let entries: Vec<_> = (0..)
-            .zip([&self.params, chunk, base, result, &self.faults])
-            .map(|(binding, buffer)| wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            })
+            .zip(resources)
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
             .collect();
         self.gpu.scoped(|| {
             let device = &self.gpu.0.device;

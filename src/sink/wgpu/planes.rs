@@ -1,9 +1,10 @@
 //! Decoding chunks through wgpu (`kernels/planes.wgsl`).
 
-use super::super::decode::Decoder;
+use super::super::decode::{Decoder, words};
 use super::super::device::DeviceError;
+use super::delta::GpuDeltaDecoder;
 use super::{Gpu, GpuMemory};
-use crate::codec::{PARAMS, Program, Target};
+use crate::codec::{DeltaProgram, PARAMS, Program, Target};
 use crate::format::grid::Rect;
 
 /// Threads of a block of `huffman`, and of `merge`.
@@ -24,6 +25,8 @@ pub struct GpuDecoder {
     params: wgpu::Buffer,
     symbols: wgpu::Buffer,
     faults: wgpu::Buffer,
+    /// For chunks that are stored against bases, once there is one.
+    delta: Option<GpuDeltaDecoder>,
 }
 
 impl Gpu {
@@ -36,7 +39,8 @@ impl Gpu {
         let params = self.buffer(4 * PARAMS as u64, usage, false)?;
         // New memory is zero.
         let (symbols, faults) = (self.alloc(0)?, self.alloc(4)?);
-        Ok(GpuDecoder { gpu: self.clone(), layout, huffman, merge, params, symbols, faults })
+        let (gpu, delta) = (self.clone(), None);
+        Ok(GpuDecoder { gpu, layout, huffman, merge, params, symbols, faults, delta })
     }
 }
 
@@ -104,6 +108,19 @@ impl GpuDecoder {
         let own = Rect { start: start - base, ..*rect };
         (end <= segment).then_some((usize::try_from(buffer).ok()?, base, own))
     }
+
+    /// What is bound of a memory for a chunk to be decoded there, and the chunk's place in that.
+    fn bound<'a>(
+        to: &'a GpuMemory,
+        rect: &Rect,
+    ) -> Result<(wgpu::BufferBinding<'a>, Rect), DeviceError> {
+        let (buffers, segment) = to.buffers();
+        let segment = if buffers.len() == 1 { u64::MAX } else { segment };
+        let (number, offset, own) = Self::place(segment, rect).ok_or_else(wrong)?;
+        let buffer = buffers.get(number).ok_or_else(wrong)?;
+        let size = std::num::NonZeroU64::new(own.end().next_multiple_of(4));
+        Ok((wgpu::BufferBinding { buffer, offset, size }, own))
+    }
 }
 
 impl Decoder<Gpu> for GpuDecoder {
@@ -123,12 +140,8 @@ impl Decoder<Gpu> for GpuDecoder {
         to: &mut GpuMemory,
         rect: &Rect,
     ) -> Result<(), DeviceError> {
-        let wrong = || DeviceError::Internal("a chunk that does not lie in its tensor".to_owned());
-        let (buffers, segment) = to.buffers();
-        let segment = if buffers.len() == 1 { u64::MAX } else { segment };
-        let (number, base, own) = Self::place(segment, rect).ok_or_else(wrong)?;
-        let (target, chunk) = (buffers.get(number), chunk.whole());
-        let (Some(target), Some(chunk)) = (target, chunk) else { return Err(wrong()) };
+        let (result, own) = Self::bound(to, rect)?;
+        let chunk = chunk.whole().ok_or_else(wrong)?;
         let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
         let target_of = Target {
             start: small(own.start)?,
@@ -142,11 +155,6 @@ impl Decoder<Gpu> for GpuDecoder {
         if self.symbols.size() < need {
             self.symbols = self.gpu.alloc(need)?;
         }
-        let result = wgpu::BufferBinding {
-            buffer: target,
-            offset: base,
-            size: std::num::NonZeroU64::new(own.end().next_multiple_of(4)),
-        };
         let resources = [
             self.params.as_entire_binding(),
             chunk.as_entire_binding(),
@@ -181,9 +189,36 @@ impl Decoder<Gpu> for GpuDecoder {
         })
     }
 
+    fn decode_against(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &GpuMemory,
+        base: &GpuMemory,
+        to: &mut GpuMemory,
+        rect: &Rect,
+    ) -> Result<(), DeviceError> {
+        let (result, own) = Self::bound(to, rect)?;
+        let place = words(&own).ok_or_else(wrong)?;
+        let (chunk, base) = (chunk.whole().ok_or_else(wrong)?, base.whole().ok_or_else(wrong)?);
+        let delta = match self.delta.take() {
+            Some(delta) => delta,
+            None => self.gpu.delta_decoder()?,
+        };
+        let delta = self.delta.insert(delta);
+        delta.decode_bound(program, chunk, (base, [0, u32::MAX, 0]), (result, place))
+    }
+
     fn faults(&mut self) -> Result<u32, DeviceError> {
         self.gpu.take_faults(&self.faults)
     }
+
+    fn delta_faults(&mut self) -> Result<u32, DeviceError> {
+        self.delta.as_mut().map_or(Ok(0), GpuDeltaDecoder::faults)
+    }
+}
+
+fn wrong() -> DeviceError {
+    DeviceError::Internal("a chunk that does not lie in its tensor".to_owned())
 }
 
 /// The bindings of kernels that take a chunk.
