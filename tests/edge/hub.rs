@@ -77,22 +77,24 @@ fn the_hubs_own_client_downloads_every_byte() {
     let served = Served::new("client");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/edge/hub_client.py");
     let cache = served.folder.join("cache");
-    let output = python_command()
-        .arg("-B")
+    let client = || {
+        let mut client = python_command();
+        client.arg("-B").env("HF_ENDPOINT", format!("http://{}", served.address));
+        client.env("HF_HOME", served.folder.join("home"));
+        client.env("HF_HUB_DISABLE_TELEMETRY", "1").env("HF_HUB_DISABLE_UPDATE_CHECK", "1");
+        client
+    };
+    let output = client()
         .arg(script)
         .args(["org/m", text(&served.model), text(&cache), &served.commit])
-        .env("HF_ENDPOINT", format!("http://{}", served.address))
-        .env("HF_HUB_DISABLE_TELEMETRY", "1")
-        .env("HF_HOME", served.folder.join("home"))
         .output()
         .expect("python");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     // The client's own check of its cache against what the edge says of the files.
-    let verified = python_command()
-        .args(["-B", "-c", "from huggingface_hub.cli.hf import main; main()"])
+    let verified = client()
+        .args(["-c", "from huggingface_hub.cli.hf import main; main()"])
         .args(["cache", "verify", "org/m", "--cache-dir", text(&cache)])
-        .env("HF_ENDPOINT", format!("http://{}", served.address))
         .output()
         .expect("python");
     let told = String::from_utf8_lossy(&verified.stdout).into_owned()
