@@ -48,7 +48,10 @@ pub fn decode(
     let record = chunk.record();
     let (parameters, stored) = (&record.parameters, chunk.stored());
     match record.codec {
-        CodecId::RAW => out.extend_from_slice(stored),
+        CodecId::RAW => {
+            check_raw(chunk)?;
+            out.extend_from_slice(stored);
+        }
         CodecId::ZSTD => zstd::decode(stored, record.decoded_len, out)?,
         CodecId::PLANES => {
             let decode = |out: &mut [u8]| float::decode(CodecId::PLANES, parameters, stored, out);
@@ -131,9 +134,19 @@ fn check_base<'a>(
     Ok(base)
 }
 
+/// A record that was parsed says so; one that was put together need not.
+fn check_raw(chunk: &VerifiedChunk) -> Result<(), DecodeError> {
+    let (need, have) = (chunk.record().decoded_len, chunk.stored().len());
+    match have == need as usize {
+        true => Ok(()),
+        false => Err(DecodeError::Length { codec: "raw", need, have }),
+    }
+}
+
 /// The decoded bytes of `chunk`, without a copy where the codec is raw. `base` is as in [`decode`].
 pub fn into_decoded(chunk: VerifiedChunk, base: Option<&[u8]>) -> Result<Bytes, DecodeError> {
     if chunk.record().codec == CodecId::RAW {
+        check_raw(&chunk)?;
         return Ok(chunk.into_stored().freeze());
     }
     let mut out = BytesMut::with_capacity(chunk.record().decoded_len as usize);
@@ -400,15 +413,21 @@ mod tests {
     #[test]
     fn decoding_enforces_the_decoded_length() {
         let data = Bytes::from(vec![7; 100_000]);
-        let encoded = Encoder::default().encode(CodecChoice::Zstd, Dtype::U8, data, None);
-        assert_eq!(encoded.record.codec, CodecId::ZSTD);
-        for decoded_len in [99_999, 100_001] {
-            let record = ChunkRecord { decoded_len, ..encoded.record };
-            let stored = BytesMut::from(&encoded.stored[..]);
-            let chunk = VerifiedChunk::verify(record, stored).unwrap();
-            let mut out = BytesMut::from(&b"kept"[..]);
-            assert!(decode(&chunk, None, &mut out).is_err());
-            assert_eq!(out, &b"kept"[..], "nothing is appended on an error");
+        for (choice, codec) in
+            [(CodecChoice::Zstd, CodecId::ZSTD), (CodecChoice::Raw, CodecId::RAW)]
+        {
+            let encoded = Encoder::default().encode(choice, Dtype::U8, data.clone(), None);
+            assert_eq!(encoded.record.codec, codec);
+            for decoded_len in [99_999, 100_001] {
+                let record = ChunkRecord { decoded_len, ..encoded.record };
+                let stored = BytesMut::from(&encoded.stored[..]);
+                let chunk = VerifiedChunk::verify(record, stored.clone()).unwrap();
+                let mut out = BytesMut::from(&b"kept"[..]);
+                assert!(decode(&chunk, None, &mut out).is_err());
+                assert_eq!(out, &b"kept"[..], "nothing is appended on an error");
+                let chunk = VerifiedChunk::verify(record, stored).unwrap();
+                assert!(into_decoded(chunk, None).is_err());
+            }
         }
     }
 
