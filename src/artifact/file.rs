@@ -1,15 +1,15 @@
 //! Small files of an artifact, such as `config.json`: the page that lists the file, then its chunks,
 //! verified as tensors are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Artifact, ArtifactError};
+use super::{Artifact, ArtifactError, Bases, add_bases};
 use crate::dtype::{Dtype, Shape};
 use crate::format::grid::Grid;
-use crate::format::page::{Entries, Extent, PageKind, TensorEntry};
+use crate::format::page::{Entries, Extent, TensorEntry};
 use crate::id::ContentDigest;
 use crate::loader::{LoadOptions, Loader};
 use crate::plan::Want;
@@ -19,7 +19,7 @@ impl Artifact {
     /// there is no such file. Must be called within a tokio runtime.
     pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
         let pages = &self.manifest.table().pages;
-        let tensors = pages.partition_point(|page| page.kind == PageKind::Tensors);
+        let tensors = self.tensor_pages();
         let listed = pages.get(tensors..).unwrap_or_default();
         // Pages are sorted, and so are files in a page: only the last that begins before it has it.
         let Some(page) = listed.partition_point(|page| page.first.as_str() <= path).checked_sub(1)
@@ -29,7 +29,7 @@ impl Artifact {
         let pages = self.pages(&BTreeSet::from([tensors + page])).await?;
         for (page, places) in pages {
             let bases = page.bases.iter().zip(places.iter().skip(page.first_base as usize));
-            let bases: HashMap<_, _> = bases.map(|base| (base.0.decoded, base)).collect();
+            let bases: Bases<'_> = bases.map(|base| (base.0.decoded, base)).collect();
             let Entries::Files(files) = page.entries else { continue };
             let Some(file) = files.into_iter().find(|file| file.entry.path == path) else {
                 continue;
@@ -47,13 +47,8 @@ impl Artifact {
             let first = file.first_record as usize;
             let wants = file.records.into_iter().zip(places.iter().skip(first));
             let wants = wants.map(|(record, place)| {
-                // Behind the chunk are those that it is stored against.
-                let (mut records, mut own, mut last) = (vec![record], vec![*place], record.base);
-                while let Some((record, place)) = last.and_then(|base| bases.get(&base.decoded)) {
-                    records.push(**record);
-                    own.push(**place);
-                    last = record.base;
-                }
+                let (mut records, mut own) = (vec![record], vec![*place]);
+                add_bases(&bases, &mut records, &mut own);
                 let len = u64::from(record.decoded_len);
                 let entry = TensorEntry {
                     ordinal: 0,
