@@ -15,15 +15,13 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use tokio::runtime::Handle;
 
-use crate::dtype::{Dtype, Shape};
-use crate::format::grid::Grid;
+use crate::dtype::Shape;
 use crate::format::page::{Extent, FileEntry, TensorEntry};
-use crate::id::ContentDigest;
 use crate::loader::{LoadError, LoadOptions, LoadStats, Loader};
 use crate::plan::Want;
 use crate::shard::Cut;
 use crate::source::Backend;
-use crate::store::{Placed, Whole};
+use crate::store::Whole;
 
 /// Tensors above this size come in pieces, so that memory does not depend on them.
 const PIECE: u64 = 8 << 20;
@@ -118,7 +116,7 @@ pub(crate) fn file_parts(whole: &Whole, file: usize, wanted: &Range<u64>) -> Vec
             Extent::Content { chunks, .. } => {
                 for index in chunk..chunk + chunks as usize {
                     if let Some(found) = whole.chunks.get(index) {
-                        push(content(file, found), index..index + 1);
+                        push(TensorEntry::of_content(&file.path, &found.record), index..index + 1);
                     }
                 }
                 chunk += chunks as usize;
@@ -126,20 +124,6 @@ pub(crate) fn file_parts(whole: &Whole, file: usize, wanted: &Range<u64>) -> Vec
         }
     }
     parts
-}
-
-/// A content chunk, as the loader sees it: a vector of bytes in one chunk.
-fn content(file: &FileEntry, chunk: &Placed) -> TensorEntry {
-    let len = u64::from(chunk.record.decoded_len);
-    TensorEntry {
-        ordinal: 0,
-        file: 0,
-        name: file.path.clone(),
-        dtype: Dtype::Bytes,
-        shape: Shape::vector(len),
-        digest: ContentDigest::from_bytes(*chunk.record.decoded.as_bytes()),
-        grid: Grid::run(len, len),
-    }
 }
 
 /// A file being written under a temporary name.

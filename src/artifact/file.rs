@@ -7,10 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::{Artifact, ArtifactError, Bases, add_bases};
-use crate::dtype::{Dtype, Shape};
-use crate::format::grid::Grid;
 use crate::format::page::{Entries, Extent, TensorEntry};
-use crate::id::ContentDigest;
 use crate::loader::{LoadOptions, Loader};
 use crate::plan::Want;
 
@@ -49,16 +46,7 @@ impl Artifact {
             let wants = wants.map(|(record, place)| {
                 let (mut records, mut own) = (vec![record], vec![*place]);
                 add_bases(&bases, &mut records, &mut own);
-                let len = u64::from(record.decoded_len);
-                let entry = TensorEntry {
-                    ordinal: 0,
-                    file: 0,
-                    name: path.to_owned(),
-                    dtype: Dtype::Bytes,
-                    shape: Shape::vector(len),
-                    digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
-                    grid: Grid::run(len, len),
-                };
+                let entry = TensorEntry::of_content(path, &record);
                 Arc::new(Want::new(entry, records, own, None))
             });
             let (sources, options) = (self.reader.sources.clone(), LoadOptions::default());

@@ -46,6 +46,20 @@ pub struct TensorEntry {
 }
 
 impl TensorEntry {
+    /// A chunk of a file's content, as a loader sees it: a vector of bytes in one chunk.
+    pub fn of_content(path: &str, record: &ChunkRecord) -> Self {
+        let len = u64::from(record.decoded_len);
+        Self {
+            ordinal: 0,
+            file: 0,
+            name: path.to_owned(),
+            dtype: Dtype::Bytes,
+            shape: Shape::vector(len),
+            digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
+            grid: Grid::run(len, len),
+        }
+    }
+
     /// The tensor's length in bytes. Exact: parsing checked the grid against the shape.
     pub fn byte_len(&self) -> u64 {
         self.grid.leading * self.grid.rows * self.grid.row_bytes
