@@ -5,6 +5,7 @@
 //! `kernels/` does the same on a device, and [`split`] into which runs a device with a limit on
 //! bindings does it. The result is always row-major, one row per output of the layer.
 
+pub mod codes;
 pub mod config;
 mod float;
 pub mod kernel;
