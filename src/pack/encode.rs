@@ -8,8 +8,9 @@ use tokio::runtime::Handle;
 use super::PackError;
 use super::base::{Below, Linked};
 use super::cut::{self, Group};
+use super::hash::Turns;
 use super::link::{self, Finder};
-use super::pool::{Turn, Worker};
+use super::pool::Worker;
 use super::writer::Room;
 use crate::buffers::Buffers;
 use crate::codec::{Against, CodecChoice, Encoded};
@@ -46,7 +47,7 @@ impl Reading {
     pub(super) fn in_place(
         self,
         mut rooms: Vec<Room>,
-        turn: Option<Turn<blake3::Hasher>>,
+        turns: Turns,
         buffers: &Buffers,
     ) -> Result<Vec<Chunk>, PackError> {
         let mut bytes: Vec<_> = rooms.iter_mut().map(|r| std::mem::take(&mut r.bytes)).collect();
@@ -56,7 +57,7 @@ impl Reading {
             ChunkRecord::raw(self.element, chunk.len() as u32, blake3::hash(chunk))
         };
         let records: Vec<_> = bytes.iter().map(record).collect();
-        digest(turn, run, &bytes);
+        turns.hash(run, &bytes);
         for (room, bytes) in rooms.iter_mut().zip(bytes) {
             room.bytes = bytes;
         }
@@ -66,7 +67,7 @@ impl Reading {
     /// Chunks that `encode` makes the most of.
     pub(super) fn encoded(
         self,
-        turn: Option<Turn<blake3::Hasher>>,
+        turns: Turns,
         buffers: &Buffers,
         encode: impl FnOnce(&[Bytes]) -> Result<Vec<Chunk>, PackError>,
     ) -> Result<Vec<Chunk>, PackError> {
@@ -77,20 +78,9 @@ impl Reading {
         let decoded: Vec<_> =
             rooms.into_iter().zip(lengths).map(|(room, len)| buffers.share(room, len)).collect();
         let chunks = encode(&decoded);
-        digest(turn, run, &decoded);
+        turns.hash(run, &decoded);
         chunks
     }
-}
-
-/// Hashes a group for its unit, when its turn comes.
-fn digest(turn: Option<Turn<blake3::Hasher>>, run: Option<Bytes>, chunks: &[impl AsRef<[u8]>]) {
-    let Some(turn) = turn else { return };
-    turn.change(|hasher| {
-        let chunks = chunks.iter().map(AsRef::as_ref);
-        for bytes in run.as_deref().map_or_else(|| Vec::from_iter(chunks), |run| vec![run]) {
-            hasher.update(bytes);
-        }
-    });
 }
 
 /// How the chunks of a group are encoded.

@@ -7,6 +7,7 @@
 mod base;
 mod cut;
 mod encode;
+mod hash;
 mod link;
 mod pool;
 mod publish;
@@ -17,7 +18,6 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use sha1::Digest as _;
 use tokio::runtime::Handle;
 
 use crate::buffers::Buffers;
@@ -37,6 +37,7 @@ use crate::trust::{Signer, TrustSet};
 use base::{BaseArtifact, Bases, Below, Linked, Partner};
 use cut::{Cut, Group};
 use encode::{Chunk, Reading};
+use hash::{Hashing, Turns};
 use link::{Finder, Found};
 use pool::{InOrder, Pending, Pool, WorkerFailed};
 use writer::{Linkable, PackWriter};
@@ -187,12 +188,6 @@ struct Done {
     written: bool,
 }
 
-/// A file's hashes, on their way.
-struct FileHashes {
-    sha256: [u8; 32],
-    git_sha1: Option<[u8; 20]>,
-}
-
 enum Looking {
     Not,
     Pending(tokio::task::JoinHandle<Result<Option<Found>, StoreError>>),
@@ -226,6 +221,8 @@ struct Packer<'a> {
     /// Bytes of `encoding`.
     under_way: u64,
     digesting: Vec<(usize, Digesting)>,
+    /// Of each file that was begun.
+    hashing: Vec<Hashing>,
     run: Vec<(Unit, Found)>,
     bases: Bases,
     buffers: Buffers,
@@ -276,6 +273,7 @@ impl<'a> Packer<'a> {
             encoding: VecDeque::new(),
             under_way: 0,
             digesting: Vec::new(),
+            hashing: Vec::new(),
             run: Vec::new(),
             bases: Bases::default(),
             buffers: Buffers::new(BUFFERS),
@@ -284,11 +282,11 @@ impl<'a> Packer<'a> {
     }
 
     fn run(mut self, files: &[Arc<SourceFile>]) -> Result<Packed, PackError> {
-        let mut hashes = Vec::with_capacity(files.len());
+        let total = files.iter().map(|file| file.size).sum();
         // Units being digested or looked up, in order; enough to keep every thread busy.
         let mut ahead = VecDeque::new();
         for (i, file) in files.iter().enumerate() {
-            hashes.push(self.hash_file(file));
+            self.hashing.push(Hashing::begin(file, total, self.options.sha256, &self.pool));
             for part in &file.parts {
                 ahead.push_back(self.analyse(i, file, part));
                 if ahead.len() > self.window {
@@ -308,8 +306,8 @@ impl<'a> Packer<'a> {
             self.done[at].digest = digest;
         }
         let mut entries = Vec::with_capacity(files.len());
-        for (file, hashes) in files.iter().zip(hashes) {
-            let hashes = hashes.wait()?.map_err(ModelError::io(&file.location))?;
+        for (file, hashing) in files.iter().zip(self.hashing) {
+            let hashes = hashing.wait(file)?;
             file.check_unchanged()?;
             let entry = FileEntry {
                 path: file.path.clone(),
@@ -325,32 +323,6 @@ impl<'a> Packer<'a> {
         let (options, done) = (self.options, self.done);
         let bases = self.bases.into_records();
         Ok(Packed { options, files: entries, done, places, bases, new_bytes })
-    }
-
-    fn hash_file(&self, file: &Arc<SourceFile>) -> Pending<std::io::Result<FileHashes>> {
-        let (file, sha256) = (file.clone(), self.options.sha256);
-        self.pool.spawn(move |worker| {
-            let mut sha = sha256.then(sha2::Sha256::new);
-            let mut git = FileEntry::has_git_sha1(file.size).then(|| {
-                let mut git = sha1::Sha1::new();
-                git.update(format!("blob {}\0", file.size));
-                git
-            });
-            if sha.is_some() || git.is_some() {
-                cut::for_each(&file.file, 0, file.size, &mut worker.buffer, |bytes| {
-                    if let Some(sha) = &mut sha {
-                        sha.update(bytes);
-                    }
-                    if let Some(git) = &mut git {
-                        git.update(bytes);
-                    }
-                })?;
-            }
-            Ok(FileHashes {
-                sha256: sha.map_or([0; 32], |sha| sha.finalize().into()),
-                git_sha1: git.map(|git| git.finalize().into()),
-            })
-        })
     }
 
     fn analyse(&self, index: usize, file: &Arc<SourceFile>, part: &Part) -> PendingUnits {
@@ -467,6 +439,7 @@ impl<'a> Packer<'a> {
             };
             linked.iter().for_each(|linked| self.note(linked));
             self.progress.advance(unit.len);
+            self.hash_alone(&files[unit.file], &unit);
             let records = linked.iter().map(|linked| linked.chunk.record).collect();
             let unit = Unit { cut: found.cut, ..unit };
             self.finish(unit, records, false);
@@ -516,6 +489,12 @@ impl<'a> Packer<'a> {
         let (source, offset, element) = (files[unit.file].clone(), unit.offset, unit.element);
         let rects = unit.cut.rects();
         let groups = cut::groups(&rects);
+        // Chunks in another order than their bytes: those are read once more for the file's hashes.
+        let in_order = groups.is_some();
+        if !in_order {
+            self.hash_alone(&source, &unit);
+        }
+        let file = unit.file;
         let groups = groups.unwrap_or_else(|| rects.iter().copied().map(Group::alone).collect());
         let digesting = unit.digest.is_none().then(Digesting::default);
         self.digesting.extend(digesting.clone().map(|digesting| (at, digesting)));
@@ -530,7 +509,10 @@ impl<'a> Packer<'a> {
             {
                 self.settle_group()?;
             }
-            let turn = digesting.as_ref().map(|digesting| digesting.turn(number));
+            let turns = Turns {
+                unit: digesting.as_ref().map(|digesting| digesting.turn(number)),
+                file: in_order.then(|| self.hashing[file].turn()).flatten(),
+            };
             let count = group.rects.len();
             let reading = Reading { source: source.clone(), offset, element, group };
             let chunks = if self.in_place {
@@ -538,7 +520,7 @@ impl<'a> Packer<'a> {
                 let rects = reading.group.rects.iter();
                 let rooms = rects.map(|rect| self.writer.reserve(rect.len() as u32)).collect();
                 let buffers = self.buffers.clone();
-                self.pool.spawn(move |_| reading.in_place(rooms, turn, &buffers))
+                self.pool.spawn(move |_| reading.in_place(rooms, turns, &buffers))
             } else {
                 let encoding = encode::Encoding {
                     finder: self.finder.clone(),
@@ -549,7 +531,7 @@ impl<'a> Packer<'a> {
                 };
                 let buffers = self.buffers.clone();
                 self.pool.spawn(move |worker| {
-                    reading.encoded(turn, &buffers, |chunks| encoding.encode(worker, chunks))
+                    reading.encoded(turns, &buffers, |chunks| encoding.encode(worker, chunks))
                 })
             };
             first += count;
@@ -557,6 +539,17 @@ impl<'a> Packer<'a> {
             self.encoding.push_back(Encoding { at, len, chunks });
         }
         Ok(())
+    }
+
+    /// Hashes a unit for its file, if that is hashed along and the unit is not read for its chunks.
+    fn hash_alone(&mut self, file: &Arc<SourceFile>, unit: &Unit) {
+        let Some(turn) = self.hashing[unit.file].turn() else { return };
+        let (file, at) = (file.clone(), self.done.len());
+        let unit = hash::Unit { offset: unit.offset, len: unit.len };
+        let chunks = self.pool.spawn(move |worker| {
+            hash::alone(turn, &file, unit, &mut worker.buffer).map(|()| Vec::new())
+        });
+        self.encoding.push_back(Encoding { at, len: 0, chunks });
     }
 
     fn finish(&mut self, unit: Unit, records: Vec<ChunkRecord>, written: bool) {

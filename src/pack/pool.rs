@@ -109,6 +109,10 @@ impl<T> InOrder<T> {
         Turn { of: self.clone(), number }
     }
 
+    pub(super) fn new(value: T) -> Self {
+        Self { state: Mutex::new((0, value)), passed: Condvar::new() }
+    }
+
     /// Reads the value, whoever has had a turn.
     pub(super) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         read(&self.state.lock().unwrap_or_else(PoisonError::into_inner).1)
@@ -116,21 +120,22 @@ impl<T> InOrder<T> {
 }
 
 impl<T> Turn<T> {
-    /// Waits for the earlier jobs, then changes the value.
-    pub(super) fn change(self, change: impl FnOnce(&mut T)) {
-        self.wait(change);
+    /// Waits for the earlier jobs, then changes the value. `None` if the turn is over already.
+    pub(super) fn change<R>(self, change: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.wait(change)
     }
 
-    fn wait(&self, change: impl FnOnce(&mut T)) {
+    fn wait<R>(&self, change: impl FnOnce(&mut T) -> R) -> Option<R> {
         let state = self.of.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = |state: &mut (usize, T)| state.0 < self.number;
         let state = self.of.passed.wait_while(state, waits);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        if state.0 == self.number {
-            change(&mut state.1);
+        (state.0 == self.number).then(|| {
+            let changed = change(&mut state.1);
             state.0 += 1;
             self.of.passed.notify_all();
-        }
+            changed
+        })
     }
 }
 

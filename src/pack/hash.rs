@@ -1,0 +1,160 @@
+//! What identifies a whole file outside the store: its SHA-256 and, where it is small, its git-blob
+//! SHA-1. Both are serial.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha1::{Digest as _, Sha1};
+use sha2::Sha256;
+
+use super::PackError;
+use super::cut;
+use super::pool::{InOrder, Pending, Pool, Turn};
+use crate::format::page::FileEntry;
+use crate::model::{ModelError, SourceFile};
+
+/// A file's hashes.
+pub(super) struct FileHashes {
+    pub(super) sha256: [u8; 32],
+    pub(super) git_sha1: Option<[u8; 20]>,
+}
+
+/// Hashes a file's bytes, given in order.
+#[derive(Debug, Default)]
+pub(super) struct FileHasher {
+    sha256: Option<Sha256>,
+    git_sha1: Option<Sha1>,
+    len: u64,
+}
+
+impl FileHasher {
+    fn new(size: u64, sha256: bool) -> Self {
+        let git = || {
+            let mut git = Sha1::new();
+            git.update(format!("blob {size}\0"));
+            git
+        };
+        let git_sha1 = FileEntry::has_git_sha1(size).then(git);
+        Self { sha256: sha256.then(Sha256::new), git_sha1, len: 0 }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.sha256.is_none() && self.git_sha1.is_none()
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
+        if let Some(git) = &mut self.git_sha1 {
+            git.update(bytes);
+        }
+        self.len += bytes.len() as u64;
+    }
+
+    fn read(&mut self, file: &SourceFile, unit: Unit, buffer: &mut Vec<u8>) -> io::Result<()> {
+        cut::for_each(&file.file, unit.offset, unit.len, buffer, |bytes| self.update(bytes))
+    }
+
+    fn finish(&self) -> FileHashes {
+        FileHashes {
+            sha256: self.sha256.clone().map_or([0; 32], |sha256| sha256.finalize().into()),
+            git_sha1: self.git_sha1.clone().map(|git| git.finalize().into()),
+        }
+    }
+}
+
+/// Bytes of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unit {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// The hashes of one file, on their way.
+pub(super) enum Hashing {
+    /// The file is read once more for them.
+    Apart(Pending<io::Result<FileHashes>>),
+    /// They are fed with what is read for the chunks, group after group.
+    Along { hasher: Arc<InOrder<FileHasher>>, turns: usize },
+}
+
+impl Hashing {
+    /// A file that holds most of a model is hashed along with its chunks: the hash is what takes
+    /// longest then, and reading would make it longer. Files of about one size are hashed side by
+    /// side instead, each on a worker of its own.
+    pub(super) fn begin(file: &Arc<SourceFile>, total: u64, sha256: bool, pool: &Pool) -> Self {
+        let mut hasher = FileHasher::new(file.size, sha256);
+        if file.size > total / 2 && !hasher.is_idle() {
+            return Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 };
+        }
+        let file = file.clone();
+        Self::Apart(pool.spawn(move |worker| {
+            if !hasher.is_idle() {
+                let whole = Unit { offset: 0, len: file.size };
+                hasher.read(&file, whole, &mut worker.buffer)?;
+            }
+            Ok(hasher.finish())
+        }))
+    }
+
+    /// The turn of the bytes that come next in the file, if they are to be hashed along.
+    pub(super) fn turn(&mut self) -> Option<Turn<FileHasher>> {
+        match self {
+            Self::Apart(_) => None,
+            Self::Along { hasher, turns } => {
+                *turns += 1;
+                Some(hasher.turn(*turns - 1))
+            }
+        }
+    }
+
+    /// The hashes, once every job that was given a turn has ended.
+    pub(super) fn wait(self, file: &SourceFile) -> Result<FileHashes, PackError> {
+        match self {
+            Self::Apart(pending) => Ok(pending.wait()?.map_err(ModelError::io(&file.location))?),
+            Self::Along { hasher, .. } => hasher.read(|hasher| match hasher.len == file.size {
+                true => Ok(hasher.finish()),
+                // Whatever was left out, the hash is of something else.
+                false => Err(ModelError::Changed { path: file.location.clone() }.into()),
+            }),
+        }
+    }
+}
+
+/// The turns of a group of chunks at the hashes which its bytes are part of.
+#[derive(Default)]
+pub(super) struct Turns {
+    pub(super) unit: Option<Turn<blake3::Hasher>>,
+    pub(super) file: Option<Turn<FileHasher>>,
+}
+
+impl Turns {
+    /// Hashes a group: the run that its chunks were cut from, or the chunks, which are the run.
+    pub(super) fn hash(self, run: Option<Bytes>, chunks: &[impl AsRef<[u8]>]) {
+        let chunks = chunks.iter().map(AsRef::as_ref);
+        let bytes = run.as_deref().map_or_else(|| Vec::from_iter(chunks), |run| vec![run]);
+        if let Some(turn) = self.unit {
+            turn.change(|hasher| {
+                bytes.iter().for_each(|bytes| {
+                    hasher.update(bytes);
+                });
+            });
+        }
+        if let Some(turn) = self.file {
+            turn.change(|hasher| bytes.iter().for_each(|bytes| hasher.update(bytes)));
+        }
+    }
+}
+
+/// Reads bytes that are hashed for their file and for nothing else.
+pub(super) fn alone(
+    turn: Turn<FileHasher>,
+    file: &SourceFile,
+    unit: Unit,
+    buffer: &mut Vec<u8>,
+) -> Result<(), PackError> {
+    let read = turn.change(|hasher| hasher.read(file, unit, buffer));
+    Ok(read.unwrap_or(Ok(())).map_err(ModelError::io(&file.location))?)
+}
