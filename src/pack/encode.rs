@@ -56,8 +56,8 @@ impl Reading {
         let record = |chunk: &BytesMut| {
             ChunkRecord::raw(self.element, chunk.len() as u32, blake3::hash(chunk))
         };
-        let records: Vec<_> = bytes.iter().map(record).collect();
         turns.hash(run, &bytes);
+        let records: Vec<_> = bytes.iter().map(record).collect();
         for (room, bytes) in rooms.iter_mut().zip(bytes) {
             room.bytes = bytes;
         }
@@ -77,9 +77,8 @@ impl Reading {
         let run = self.read(&mut rooms, buffers)?;
         let decoded: Vec<_> =
             rooms.into_iter().zip(lengths).map(|(room, len)| buffers.share(room, len)).collect();
-        let chunks = encode(&decoded);
         turns.hash(run, &decoded);
-        chunks
+        encode(&decoded)
     }
 }
 

@@ -135,15 +135,14 @@ impl Turns {
     pub(super) fn hash(self, run: Option<Bytes>, chunks: &[impl AsRef<[u8]>]) {
         let chunks = chunks.iter().map(AsRef::as_ref);
         let bytes = run.as_deref().map_or_else(|| Vec::from_iter(chunks), |run| vec![run]);
-        if let Some(turn) = self.unit {
-            turn.change(|hasher| {
-                bytes.iter().for_each(|bytes| {
-                    hasher.update(bytes);
-                });
-            });
-        }
+        // What takes longest comes first: the next group waits for it.
         if let Some(turn) = self.file {
             turn.change(|hasher| bytes.iter().for_each(|bytes| hasher.update(bytes)));
+        }
+        if let Some(turn) = self.unit {
+            turn.change(|hasher| {
+                bytes.iter().for_each(|bytes| _ = hasher.update(bytes));
+            });
         }
     }
 }

@@ -158,7 +158,7 @@ mod tests {
             pool.spawn(move |_| match i % 10 {
                 3 => drop(turn),
                 7 => panic!("on purpose, with {} waiting", turn.number),
-                _ => turn.change(|seen| seen.push(i)),
+                _ => _ = turn.change(|seen| seen.push(i)),
             })
         };
         let pending: Vec<_> = (0..27).map(job).collect();
