@@ -512,7 +512,7 @@ async fn https_speaks_the_version_that_was_agreed() {
         for read in futures_util::future::join_all(reads).await {
             let (bytes, tag) = read.expect("a read");
             assert!(bytes == pattern(3_000_000)[1_000_000..2_000_000]);
-            assert_eq!(tag, Some(Version("\"v\"".into())));
+            assert_eq!(tag, Some(Version::tagged("\"v\"")));
         }
         assert_eq!(*versions.lock().expect("a list"), [version; 4]);
     }

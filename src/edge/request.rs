@@ -88,7 +88,7 @@ fn parse_range(range: &str) -> Option<Wanted> {
 
 /// A backend's version as an entity tag.
 pub(super) fn entity_tag(version: &Version) -> Option<HeaderValue> {
-    let text = version.0.as_str();
+    let text = version.tag.as_str();
     let quoted = text.trim_start_matches("W/").starts_with('"');
     match quoted {
         true => HeaderValue::try_from(text).ok(),

@@ -53,9 +53,21 @@ impl ReadRange {
     }
 }
 
-/// An opaque token that changes whenever the object's content does (an ETag).
+/// What changes whenever the object's content does: opaque, to be given back to the store it is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version(pub String);
+pub struct Version {
+    /// An ETag, or what stands for one.
+    pub tag: String,
+    /// The store's own number of this version, where it has one: what GCS compares.
+    pub generation: Option<String>,
+}
+
+impl Version {
+    /// A version that the store has no number for.
+    pub fn tagged(tag: impl Into<String>) -> Self {
+        Self { tag: tag.into(), generation: None }
+    }
+}
 
 /// One object of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]

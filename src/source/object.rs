@@ -212,7 +212,8 @@ impl Backend for ObjectBackend {
         };
         let size = result.meta.size;
         let given = result.range.clone();
-        let version = result.meta.e_tag.clone().map(Version);
+        let generation = result.meta.version.clone();
+        let version = result.meta.e_tag.clone().map(|tag| Version { tag, generation });
         let error = |kind, what: String| SourceError::new(kind, &*self.location, path, what);
         match range.within(size) {
             Some(wanted) if wanted == given => {}
@@ -266,8 +267,8 @@ impl Backend for ObjectBackend {
         let update = matches!(expected, Expected::Version(_));
         let mode = match expected {
             Expected::Absent => PutMode::Create,
-            Expected::Version(Version(e_tag)) => {
-                PutMode::Update(UpdateVersion { e_tag: Some(e_tag), version: None })
+            Expected::Version(Version { tag, generation }) => {
+                PutMode::Update(UpdateVersion { e_tag: Some(tag), version: generation })
             }
         };
         let options = PutOptions { mode, ..PutOptions::default() };

@@ -15,7 +15,13 @@ use crate::source::{Body, ObjectPath, ObjectReader, SourceError, SourceErrorKind
 
 /// Changes with every write by rename, which makes a new inode.
 pub(super) fn stat_version(meta: &fs::Metadata) -> Version {
-    Version(format!("stat:{}:{}:{}.{}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+    Version::tagged(format!(
+        "stat:{}:{}:{}.{}",
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    ))
 }
 
 /// A small object read at once, so that its version is that of the bytes delivered.
@@ -31,7 +37,7 @@ pub(super) fn hashed(file: File, meta: &fs::Metadata) -> Result<ObjectReader, Fa
             ));
         }
     }
-    let version = Version(format!("blake3:{}", blake3::hash(&content).to_hex()));
+    let version = Version::tagged(format!("blake3:{}", blake3::hash(&content).to_hex()));
     let content = content.freeze();
     Ok(ObjectReader {
         range: 0..content.len() as u64,

@@ -67,7 +67,7 @@ impl Answer {
         Ok(Self {
             range,
             size,
-            version: text(headers, ETAG).map(|tag| Version(tag.to_owned())),
+            version: text(headers, ETAG).map(Version::tagged),
             modified: text(headers, LAST_MODIFIED)
                 .and_then(|date| httpdate::parse_http_date(date).ok()),
         })

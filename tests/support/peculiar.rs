@@ -1,4 +1,5 @@
-//! A bucket in memory that refuses ranges from the end, as Azure does.
+//! A bucket in memory with what others than S3 have of their own: no ranges from the end, as Azure, and
+//! conditional writes that compare generations and nothing else, as GCS.
 
 use std::fmt;
 
@@ -8,28 +9,35 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 #[derive(Debug, Default)]
-pub struct Suffixless(InMemory);
+pub struct Peculiar(InMemory);
 
-impl fmt::Display for Suffixless {
+impl fmt::Display for Peculiar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Suffixless")
+        f.write_str("Peculiar")
     }
 }
 
 #[async_trait]
-impl ObjectStore for Suffixless {
+impl ObjectStore for Peculiar {
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
         if matches!(options.range, Some(GetRange::Suffix(_))) {
             return Err(Error::NotSupported { source: "no suffix ranges".into() });
         }
-        self.0.get_opts(at, options).await
+        let mut result = self.0.get_opts(at, options).await?;
+        result.meta.version = result.meta.e_tag.replace("the same for all".to_owned());
+        Ok(result)
     }
 
-    async fn put_opts(&self, at: &Path, data: PutPayload, o: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, at: &Path, data: PutPayload, mut o: PutOptions) -> Result<PutResult> {
+        if let PutMode::Update(expected) = &mut o.mode {
+            let source = "a generation is required for conditional updates".into();
+            let generation = expected.version.take();
+            expected.e_tag = Some(generation.ok_or(Error::Generic { store: "Peculiar", source })?);
+        }
         self.0.put_opts(at, data, o).await
     }
 
