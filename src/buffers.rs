@@ -53,6 +53,21 @@ impl Buffers {
         })
     }
 
+    /// Room of exactly `len` bytes, and what its buffer has beyond them.
+    pub(crate) fn take_exact(&self, len: usize) -> (BytesMut, BytesMut) {
+        let mut bytes = self.take(len);
+        let rest = bytes.split_off(len);
+        (bytes, rest)
+    }
+
+    /// Bytes that [`Self::take_exact`] gave room for, with the rest of their buffer. It comes back
+    /// once the last reference is dropped.
+    pub(crate) fn share_exact(&self, mut bytes: BytesMut, rest: BytesMut) -> Bytes {
+        let len = bytes.len();
+        bytes.unsplit(rest);
+        self.share(bytes, len)
+    }
+
     /// Takes a buffer back, whole; the oldest ones make room.
     pub(crate) fn give(&self, buffer: BytesMut) {
         if buffer.is_empty() || buffer.len() > MAX_KEPT {
@@ -109,6 +124,11 @@ mod tests {
         drop(clone);
         let again = buffers.take(430_000);
         assert_eq!((again.as_ptr(), again.len()), (address, 448 << 10));
+        buffers.give(again);
+        let (exact, rest) = buffers.take_exact(420_000);
+        assert_eq!((exact.as_ptr(), exact.len()), (address, 420_000));
+        drop(buffers.share_exact(exact, rest));
+        assert_eq!(buffers.take(448 << 10).as_ptr(), address, "whole again");
     }
 
     #[test]

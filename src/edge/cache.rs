@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use moka::sync::Cache;
 use tokio::sync::watch;
 
@@ -106,12 +106,17 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// The chunk is there; gives its bytes. One that is not the claimed one is as if it were not.
-    pub(super) fn fill(self, chunk: VerifiedChunk) -> Option<Bytes> {
+    /// The chunk is there; gives its bytes, as `share` makes them of its memory. One that is not the
+    /// claimed one is as if it were not.
+    pub(super) fn fill(
+        self,
+        chunk: VerifiedChunk,
+        share: impl FnOnce(BytesMut) -> Bytes,
+    ) -> Option<Bytes> {
         if chunk.record().stored != self.digest {
             return None;
         }
-        let bytes = chunk.into_stored().freeze();
+        let bytes = share(chunk.into_stored());
         self.cache.memory.insert(self.digest, bytes.clone());
         self.sender.send_replace(Some(Ok(bytes.clone())));
         Some(bytes)
@@ -150,7 +155,7 @@ mod tests {
         let Found::Filling(first) = cache.look(digest) else { panic!("it is claimed") };
         let Found::Filling(second) = cache.look(digest) else { panic!("it is claimed") };
         let waiting = tokio::spawn(first.outcome());
-        claim.fill(chunk(b"abc"));
+        claim.fill(chunk(b"abc"), BytesMut::freeze);
         assert_eq!(waiting.await.unwrap().unwrap().unwrap(), &b"abc"[..]);
         assert_eq!(second.outcome().await.unwrap().unwrap(), &b"abc"[..]);
         assert!(matches!(cache.look(digest), Found::Ready(bytes) if bytes == b"abc"[..]));
@@ -172,7 +177,7 @@ mod tests {
         assert!(waiting.outcome().await.unwrap().is_err());
         let Found::Missing(claim) = cache.look(digest) else { panic!("failures are not kept") };
         // Another chunk than the claimed one does not get in under its name.
-        claim.fill(chunk(b"other"));
+        claim.fill(chunk(b"other"), BytesMut::freeze);
         assert!(matches!(cache.look(digest), Found::Missing(_)));
     }
 
@@ -182,7 +187,7 @@ mod tests {
         for i in 0..100_u32 {
             let bytes = i.to_le_bytes().repeat(2500);
             let Found::Missing(claim) = cache.look(StoredDigest::of(&bytes)) else { continue };
-            claim.fill(chunk(&bytes));
+            claim.fill(chunk(&bytes), BytesMut::freeze);
         }
         cache.memory.run_pending_tasks();
         assert!(cache.memory.weighted_size() <= 100_000 && cache.memory.weighted_size() > 0);

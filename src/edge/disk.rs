@@ -14,12 +14,16 @@ use std::time::SystemTime;
 use bytes::BytesMut;
 use lru::LruCache;
 
+use crate::buffers::Buffers;
 use crate::format::record::ChunkRecord;
 use crate::id::StoredDigest;
 use crate::verify::VerifiedChunk;
 
 /// What names of unfinished files begin with.
 const UNFINISHED: &str = ".part-";
+
+/// Memory kept for chunks that are read.
+const BUFFERS: usize = 64 << 20;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -39,6 +43,7 @@ pub(super) struct DiskTier {
     budget: u64,
     index: Mutex<Index>,
     next: AtomicU64,
+    buffers: Buffers,
     stats: DiskStats,
 }
 
@@ -87,14 +92,20 @@ impl DiskTier {
             index.used += len;
         }
         let (next, stats) = (AtomicU64::new(0), DiskStats::default());
-        let tier =
-            Self { folder: folder.to_owned(), budget, index: Mutex::new(index), next, stats };
+        let (folder, index, buffers) =
+            (folder.to_owned(), Mutex::new(index), Buffers::new(BUFFERS));
+        let tier = Self { folder, budget, index, next, buffers, stats };
         tier.evict();
         Ok(tier)
     }
 
     pub(super) fn stats(&self) -> &DiskStats {
         &self.stats
+    }
+
+    /// What chunks are read into.
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Bytes in the folder.
@@ -107,12 +118,12 @@ impl DiskTier {
         self.index().chunks.contains(digest)
     }
 
-    /// Reads a chunk; blocks.
-    pub(super) fn read(&self, record: &ChunkRecord) -> Option<VerifiedChunk> {
+    /// Reads a chunk into one of the buffers; gives what that has beyond it, too. Blocks.
+    pub(super) fn read(&self, record: &ChunkRecord) -> Option<(VerifiedChunk, BytesMut)> {
         let digest = record.stored;
         self.index().chunks.get(&digest)?;
         let path = self.path(&digest);
-        match read_file(&path, record) {
+        match read_file(&path, record, &self.buffers) {
             Ok(chunk) => {
                 self.stats.hits.fetch_add(1, Ordering::Relaxed);
                 Some(chunk)
@@ -188,16 +199,20 @@ impl DiskTier {
     }
 }
 
-fn read_file(path: &Path, record: &ChunkRecord) -> io::Result<VerifiedChunk> {
+fn read_file(
+    path: &Path,
+    record: &ChunkRecord,
+    buffers: &Buffers,
+) -> io::Result<(VerifiedChunk, BytesMut)> {
     let mut file = File::open(path)?;
-    let len = record.stored_len as usize;
-    let mut bytes = BytesMut::zeroed(len);
+    let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
     file.read_exact(&mut bytes)?;
     let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     if file.read(&mut [0])? > 0 {
         return Err(wrong("the file is too long"));
     }
-    VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))
+    let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
+    Ok((chunk, rest))
 }
 
 #[cfg(test)]
@@ -217,14 +232,14 @@ mod tests {
         let tier = DiskTier::open(dir.path(), 10_000).unwrap();
         assert!(tier.read(&record).is_none());
         tier.write(&record.stored, &bytes);
-        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
+        assert_eq!(tier.read(&record).unwrap().0.stored(), &bytes[..]);
         let path = tier.path(&record.stored);
         drop(tier);
 
         fs::write(path.parent().unwrap().join(".part-1-1"), b"half").unwrap();
         let tier = DiskTier::open(dir.path(), 10_000).unwrap();
         assert_eq!((tier.used(), tier.has(&record.stored)), (1000, true));
-        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
+        assert_eq!(tier.read(&record).unwrap().0.stored(), &bytes[..]);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "leftovers go");
 
         for damage in [&bytes[..999], &[&bytes[..], b"x"].concat(), &vec![2; 1000], &[]] {

@@ -286,7 +286,7 @@ impl Packs {
             match VerifiedChunk::verify(record, buffer.split()) {
                 Ok(chunk) => {
                     if let Some((_, _, claim)) = claims.pop_front()
-                        && let Some(bytes) = claim.fill(chunk)
+                        && let Some(bytes) = claim.fill(chunk, BytesMut::freeze)
                         && let Some(disk) = self.disk.clone()
                     {
                         tokio::task::spawn_blocking(move || disk.write(&record.stored, &bytes));
@@ -366,8 +366,8 @@ impl Reading {
 fn from_disk(disk: &DiskTier, claims: Run) -> Vec<Run> {
     let mut missing: Vec<Run> = Vec::new();
     for (place, record, claim) in claims {
-        if let Some(chunk) = disk.read(&record) {
-            claim.fill(chunk);
+        if let Some((chunk, rest)) = disk.read(&record) {
+            claim.fill(chunk, |stored| disk.buffers().share_exact(stored, rest));
             continue;
         }
         let chunk = (place.clone(), record, claim);
