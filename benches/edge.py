@@ -1,6 +1,7 @@
 """The edge against nginx with proxy_cache and slice: the same origin, the same client (wrk), in turns.
 
-Warm reads of ranges from memory and from disk, and a first fill from the origin."""
+Warm reads of ranges from memory and from disk, a first fill from the origin, and a file through the
+client of the Hugging Face Hub."""
 
 import os
 import pathlib
@@ -10,9 +11,12 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
-from bench import MIB, Bench, Verdict, unmeasured
-from lines import mebibytes, reason
+from bench import MIB, MODEL_NAME, Bench, Verdict, unmeasured
+from lines import GIGABIT, filled, mebibytes, reason
+from link import Link
 from origin import free_port
 from sampling import Failed, Sample, Unavailable
 
@@ -38,6 +42,11 @@ http {{
     upstream origin {{ server 127.0.0.1:{origin}; keepalive 32; }}
     server {{
         listen 127.0.0.1:{port} backlog=1024;
+        # What the Hub's client asks of a file before it fetches it.
+        location /{model}/resolve/main/ {{
+            alias {files}/;
+            add_header X-Repo-Commit 0123456789012345678901234567890123456789;
+        }}
         location / {{
             slice 1m;
             proxy_cache c;
@@ -52,6 +61,12 @@ http {{
     }}
 }}
 """
+# How our edge is started: its memory, and further options.
+KINDS = {
+    "memory": ("4G", []),
+    "disk": ("1", ["--cache-dir", "{run}/chunks"]),
+    "prefetching": ("4G", ["--prefetch", MODEL_NAME]),
+}
 # Each thread walks over the packs in its own order; every request is one range.
 LUA = """
 local paths = {{ {paths} }}
@@ -81,10 +96,14 @@ class Server:
         if self.kind == "nginx":
             user = "user root;" if os.getuid() == 0 else ""
             config = self.run / "nginx.conf"
-            config.write_text(NGINX.format(run=self.run, user=user, port=self.port, origin=self.bench.origin.port, store=self.bench.store.name))
+            config.write_text(NGINX.format(
+                run=self.run, user=user, port=self.port, origin=self.bench.origin.port, store=self.bench.store.name,
+                model=MODEL_NAME, files=self.bench.model,
+            ))
             command = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", str(self.run), "-e", str(self.run / "error.log"), "-c", str(config)]
         else:
-            memory, more = ("4G", []) if self.kind == "memory" else ("1", ["--cache-dir", str(self.run / "chunks")])
+            memory, more = KINDS[self.kind]
+            more = [option.format(run=self.run) for option in more]
             command = [str(self.bench.tenpak), "edge", "--origin", origin, "--listen", f"127.0.0.1:{self.port}", "--cache-memory", memory, *more]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -103,6 +122,23 @@ class Server:
             self.process.terminate()
             self.process.wait()
         shutil.rmtree(self.run, ignore_errors=True)
+
+    def hub_download(self) -> Sample:
+        """The model's file through the Hub's client, onto disk."""
+        folder = self.run / "downloaded"
+        shutil.rmtree(folder, ignore_errors=True)
+        return self.bench.peer("hub_download.py", f"http://127.0.0.1:{self.port}", MODEL_NAME, self.bench.weights.name, folder)
+
+    def ready(self) -> None:
+        """Waits until what was to be prefetched is there."""
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz").close()
+                return
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise Failed(f"/readyz answers {error.code}") from None
+                time.sleep(0.02)
 
     def fetch_all(self) -> float:
         """Every pack once, over four connections; the seconds."""
@@ -171,4 +207,40 @@ def edge(bench: Bench) -> list[Verdict]:
                 p99 = [min(sample.report["p99"] for sample in series.samples) * 1e3 for series in (ours, theirs)]
                 limit = f"{2.0**30 / ours.median('process_s') / 1e9:.2f} GB/s; 99th percentile {p99[0]:.1f} ms, nginx's {p99[1]:.1f} ms"
                 verdicts.append(Verdict(line, target, f"{ratio:.2f}", ratio >= least, limit))
-    return verdicts
+    return verdicts + [hub(bench), link(bench)]
+
+
+def hub(bench: Bench) -> Verdict:
+    """One large file through the Hub's client, warm, against nginx serving the file as it is."""
+    line, target = "edge, hf download of the file, throughput / nginx's", ">= 0.8"
+    with Server(bench, "memory") as edge, Server(bench, "nginx") as nginx:
+        edge.fetch_all()
+        runs = bench.interleave("edge, hf download, warm", {"tenpak edge": edge.hub_download, "nginx": nginx.hub_download})
+    ours, theirs = runs.get("tenpak edge"), runs.get("nginx")
+    if not ours or not theirs:
+        return unmeasured(line, target, reason(runs, "tenpak edge", "nginx"))
+    ratio = theirs.median("wall_s") / ours.median("wall_s")
+    return Verdict(line, target, f"{ratio:.2f}", ratio >= 0.8, f"the client's own CPU {ours.median('cpu_s'):.2f} s of {ours.median('wall_s'):.2f} s")
+
+
+def link(bench: Bench) -> Verdict:
+    """How much of a 1 Gbit/s link to the origin a first fill takes."""
+    line, target = "edge, share of a 1 Gbit/s link in a first fill", ">= 0.95"
+
+    def fill() -> Sample:
+        start = time.perf_counter()
+        with Server(bench, "prefetching") as server:
+            server.ready()
+            took = time.perf_counter() - start
+        return Sample(process_s=took, wall_s=took, cpu_s=0, peak_rss=0)
+
+    try:
+        with Link(GIGABIT):
+            runs = bench.interleave("edge, first fill over 1 Gbit/s", {"tenpak edge": lambda: bench.counted(fill)})
+    except Unavailable as why:
+        return unmeasured(line, target, str(why))
+    ours = runs.get("tenpak edge")
+    if not ours:
+        return unmeasured(line, target, reason(runs, "tenpak edge"))
+    share = filled(ours, GIGABIT)
+    return Verdict(line, target, f"{share:.3f}", share >= 0.95, f"{ours.median('bytes') / 1e6:.1f} MB in {ours.median('requests'):.0f} requests")

@@ -41,7 +41,7 @@ PACKAGES=(
     # what torch, tensorizer and runai-model-streamer import
     typing-extensions==4.16.0 sympy==1.14.0 networkx==3.6.1 jinja2==3.1.6 fsspec==2026.9.0
     filelock==4.2.11 setuptools==81.0.0 protobuf==7.36.2 psutil==7.2.2 boto3==1.44.5
-    redis==8.1.0 hiredis==3.5.0 libnacl==2.1.0 humanize==4.17.0 zstandard==0.25.0
+    huggingface_hub==2.4.0 redis==8.1.0 hiredis==3.5.0 libnacl==2.1.0 humanize==4.17.0 zstandard==0.25.0
 )
 # Without their dependencies: those name the CUDA build of torch, several GB.
 BARE_PACKAGES=(
