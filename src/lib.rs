@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | [`id`], [`dtype`] | typed digests, element types, shapes | none |
 //! | [`format`] | records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
+//! | `simd` | loops compiled for the vector instructions at hand | none |
 //! | [`quant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
@@ -61,6 +62,7 @@ pub mod parallel;
 pub mod plan;
 pub mod quant;
 pub mod shard;
+mod simd;
 pub mod sink;
 pub mod source;
 pub mod store;
