@@ -104,6 +104,10 @@ pub(super) struct Turn<T> {
 }
 
 impl<T> InOrder<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { state: Mutex::new((0, value)), passed: Condvar::new() }
+    }
+
     /// The place of the job with this number, from 0 on.
     pub(super) fn turn(self: &Arc<Self>, number: usize) -> Turn<T> {
         Turn { of: self.clone(), number }
