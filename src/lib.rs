@@ -21,6 +21,7 @@
 //! | [`store`] | typed objects, refs, leases | yes |
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
+//! | [`produce`] | new artifacts from old ones: quantized checkpoints | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!
 //! One tensor, verified:
@@ -60,6 +61,7 @@ pub mod model;
 pub mod pack;
 pub mod parallel;
 pub mod plan;
+pub mod produce;
 pub mod quant;
 pub mod shard;
 mod simd;

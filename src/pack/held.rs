@@ -61,11 +61,22 @@ impl Held {
         }
     }
 
-    /// `len` bytes at `at`, to be copied out at once.
-    pub(super) fn view(&self, at: u64, len: usize) -> io::Result<View> {
+    /// The first `len` bytes, copied.
+    pub(crate) fn read(&self, len: u64) -> Result<Bytes, PackError> {
+        let len = usize::try_from(len).map_err(|_| PackError::Short)?;
+        let mut bytes = vec![0; len];
+        self.read_exact_at(&mut bytes, 0).map_err(|error| self.error(error))?;
+        Ok(bytes.into())
+    }
+
+    /// `len` bytes at `at`, to be looked at once.
+    pub(crate) fn view(&self, at: u64, len: usize) -> io::Result<View> {
         match self {
             Self::File { file, offset } => {
-                // SAFETY: whoever asks copies the bytes out once, before they are hashed. A file that
+                if len == 0 {
+                    return Ok(View::Memory(Bytes::new()));
+                }
+                // SAFETY: nothing that is signed depends on these bytes being read twice alike. A file that
                 // shrinks meanwhile ends the process with SIGBUS; the store stays as it was.
                 let map =
                     unsafe { MmapOptions::new().offset(offset + at).len(len).map(&file.file) }?;
@@ -83,7 +94,7 @@ impl Held {
     }
 
     /// Why they could not be read.
-    pub(super) fn error(&self, error: io::Error) -> PackError {
+    pub(crate) fn error(&self, error: io::Error) -> PackError {
         match self {
             Self::File { file, .. } => ModelError::io(&file.location)(error).into(),
             Self::Memory(_) => PackError::Short,
@@ -101,9 +112,19 @@ impl fmt::Debug for Held {
 }
 
 /// Some bytes to be copied.
-pub(super) enum View {
+pub(crate) enum View {
     File(Mmap),
     Memory(Bytes),
+}
+
+impl View {
+    /// The bytes, owned.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::File(map) => Bytes::copy_from_slice(&map),
+            Self::Memory(bytes) => bytes,
+        }
+    }
 }
 
 impl std::ops::Deref for View {
@@ -174,6 +195,11 @@ pub trait Maker {
     /// The bytes of a part, of the length that was announced. [`PackError::Unmade`] if it cannot be
     /// made: the maker knows why.
     fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError>;
+
+    /// Everything is made and stored, and nothing published: the last chance to say no.
+    fn finish(&mut self) -> Result<(), PackError> {
+        Ok(())
+    }
 }
 
 /// Where every file lies on disk.

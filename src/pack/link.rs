@@ -245,7 +245,7 @@ pub(super) async fn is_trusted(
 }
 
 /// The chunks that interrupted runs left in the store.
-pub(super) async fn left_behind(
+pub(crate) async fn left_behind(
     store: &Store,
     packs: Vec<PackId>,
 ) -> Result<HashMap<DecodedDigest, Placed>, StoreError> {

@@ -39,9 +39,12 @@ use crate::trust::{Signer, TrustSet};
 use base::{BaseArtifact, Bases, Below, Linked, Partner};
 use cut::{Cut, Group};
 use encode::{Chunk, Reading};
+pub(crate) use held::View;
 pub use held::{Held, Input, MadeFile, Maker};
+pub(crate) use link::left_behind;
 use link::{Finder, Found};
-use pool::{InOrder, Pending, Pool, WorkerFailed};
+pub use pool::WorkerFailed;
+use pool::{InOrder, Pending, Pool};
 use writer::{Linkable, PackWriter};
 
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
@@ -72,7 +75,9 @@ pub enum PackError {
     #[error("a part of a file was not made")]
     Unmade,
     /// A part was made shorter than it was announced.
-    #[error("a part of a file is shorter than announced; this is a defect of tenpak, please report it")]
+    #[error(
+        "a part of a file is shorter than announced; this is a defect of tenpak, please report it"
+    )]
     Short,
 }
 
@@ -404,6 +409,7 @@ impl<'a> Packer<'a> {
             let digest = digesting.read(|hasher| ContentDigest::from_hash(hasher.finalize()));
             self.done[at].digest = digest;
         }
+        maker.finish()?;
         let mut entries = Vec::with_capacity(files.len());
         for (file, hashes) in files.iter().zip(hashes) {
             let hashes = match (hashes, file) {
@@ -496,8 +502,15 @@ impl<'a> Packer<'a> {
                     let later = fresh && cut::groups(&cut.rects()).is_some();
                     let digest = || cut::digest(&held, len, &mut worker.buffer);
                     let digest = (!later).then(digest).transpose().map_err(wrong)?;
-                    let unit =
-                        Unit { file: index, len, digest, element, cut, tensor: Some(part), partner };
+                    let unit = Unit {
+                        file: index,
+                        len,
+                        digest,
+                        element,
+                        cut,
+                        tensor: Some(part),
+                        partner,
+                    };
                     vec![(unit, held.clone())]
                 }
             };

@@ -146,14 +146,21 @@ pub fn encode_weight(
     Ok(tensors)
 }
 
-/// `quant_state` as Python's `json.dumps` writes it.
+/// The length of [`encode_weight`]'s `quant_state`.
+pub fn state_len(weight: &Matrix<'_>, double: bool, threads: usize) -> Result<usize, EncodeError> {
+    if !double {
+        return Ok(plain_state_len(weight.float(), weight.rows() as u64, weight.columns() as u64));
+    }
+    let (_, absmax) = codes(weight, threads)?;
+    Ok(state(weight, Some(&nested::encode(&absmax))).len())
+}
+
+/// The same where absmax are stored as they are: of the weight's type and shape alone.
+pub fn plain_state_len(float: Float, rows: u64, columns: u64) -> usize {
+    state_of(float, rows, columns, "").len()
+}
+
 fn state(weight: &Matrix<'_>, second: Option<&Second>) -> String {
-    let dtype = match weight.float() {
-        Float::F32 => "float32",
-        Float::F16 => "float16",
-        Float::BF16 => "bfloat16",
-    };
-    let (rows, columns) = (weight.rows(), weight.columns());
     let nested = second.map_or_else(String::new, |second| {
         let offset = nested::python_float(second.offset);
         let block = nested::BLOCK;
@@ -161,6 +168,16 @@ fn state(weight: &Matrix<'_>, second: Option<&Second>) -> String {
             ", \"nested_blocksize\": {block}, \"nested_dtype\": \"float32\", \"nested_offset\": {offset}"
         )
     });
+    state_of(weight.float(), weight.rows() as u64, weight.columns() as u64, &nested)
+}
+
+/// `quant_state` as Python's `json.dumps` writes it.
+fn state_of(float: Float, rows: u64, columns: u64, nested: &str) -> String {
+    let dtype = match float {
+        Float::F32 => "float32",
+        Float::F16 => "float16",
+        Float::BF16 => "bfloat16",
+    };
     format!(
         "{{\"quant_type\": \"nf4\", \"blocksize\": {BLOCK}, \"dtype\": \"{dtype}\", \
          \"shape\": [{rows}, {columns}]{nested}}}"
