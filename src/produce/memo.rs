@@ -34,6 +34,9 @@ use crate::trust::{Method, TrustSet};
 /// The most artifacts of one recipe that are looked into.
 const MAX_ARTIFACTS: usize = 256;
 
+/// Tensors up to this size are kept in the record itself.
+const SMALL: usize = 1024;
+
 /// A tensor that an interrupted run wrote, as the user's record has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {
@@ -42,6 +45,9 @@ struct Written {
     dims: Vec<u64>,
     digest: ContentDigest,
     chunks: Vec<DecodedDigest>,
+    /// A small tensor's bytes: it may lie at the end of its file, which was not reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Vec<u8>>,
 }
 
 /// A line of the user's record.
@@ -66,7 +72,14 @@ pub(super) enum Hit {
     /// Tensors of an artifact.
     Artifact { known: usize, wants: Vec<Arc<Want>> },
     /// Chunks that an interrupted run left.
-    Left(Vec<(Kept, Vec<Placed>)>),
+    Left(Vec<(Kept, LeftBytes)>),
+}
+
+/// Where the bytes of a tensor are that an interrupted run wrote.
+#[derive(Debug, Clone)]
+pub(super) enum LeftBytes {
+    Here(Bytes),
+    Chunks(Vec<Placed>),
 }
 
 /// A tensor of a product.
@@ -167,8 +180,13 @@ impl Memo {
                 let placed: &Placed = self.chunks.get(chunk)?;
                 placed.record.base.is_none().then_some(*placed)
             };
-            let chunks = written.chunks.iter().map(placed).collect::<Option<Vec<_>>>()?;
-            Some((kept, chunks))
+            let bytes = match &written.bytes {
+                Some(bytes) if ContentDigest::of(bytes) == kept.digest => {
+                    LeftBytes::Here(bytes.clone().into())
+                }
+                _ => LeftBytes::Chunks(written.chunks.iter().map(placed).collect::<Option<_>>()?),
+            };
+            Some((kept, bytes))
         };
         let tensors = self.left.get(key)?.iter().map(tensor).collect::<Option<Vec<_>>>()?;
         Some(Hit::Left(tensors))
@@ -207,11 +225,15 @@ impl Memo {
             }
             Hit::Left(tensors) => {
                 let mut all = Vec::with_capacity(tensors.len());
-                for (kept, chunks) in tensors {
-                    match self.runtime.block_on(gather(&self.store, kept, chunks)) {
-                        Some(bytes) => all.push(bytes),
-                        None => return Ok(None),
-                    }
+                for (kept, bytes) in tensors {
+                    let found = match bytes {
+                        LeftBytes::Here(bytes) => Some(bytes.clone()),
+                        LeftBytes::Chunks(chunks) => {
+                            self.runtime.block_on(gather(&self.store, kept, chunks))
+                        }
+                    };
+                    let Some(found) = found else { return Ok(None) };
+                    all.push(found);
                 }
                 Ok(Some(all))
             }
@@ -235,6 +257,7 @@ impl Memo {
                 name,
                 dtype: tensor.dtype.name().to_owned(),
                 dims: tensor.dims.clone(),
+                bytes: (tensor.bytes.len() <= SMALL).then(|| tensor.bytes.clone()),
             })
         });
         let line = Line::Product { key, tensors: written.collect() };
