@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | [`id`], [`dtype`] | typed digests, element types, shapes | none |
 //! | [`format`] | records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
+//! | `simd` | loops compiled for the vector instructions at hand | none |
 //! | [`quant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
@@ -20,6 +21,7 @@
 //! | [`store`] | typed objects, refs, leases | yes |
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
+//! | [`produce`] | new artifacts from old ones: quantized checkpoints | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!
 //! One tensor, verified:
@@ -59,8 +61,10 @@ pub mod model;
 pub mod pack;
 pub mod parallel;
 pub mod plan;
+pub mod produce;
 pub mod quant;
 pub mod shard;
+mod simd;
 pub mod sink;
 pub mod source;
 pub mod store;

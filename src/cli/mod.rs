@@ -17,6 +17,7 @@ mod load_dtype;
 mod output;
 mod pack;
 mod progress;
+mod quantize;
 mod refs;
 mod unpack;
 mod verify;
@@ -75,6 +76,8 @@ enum Command {
     Keygen(keys::Keygen),
     /// Put a model directory or file into the store
     Pack(pack::Pack),
+    /// Make a quantized checkpoint of a model
+    Quantize(quantize::Quantize),
     /// Stream an artifact's tensors into memory, every byte verified
     Load(load::Load),
     /// Write an artifact's files, byte for byte
@@ -227,6 +230,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let result = match cli.command {
         Command::Keygen(args) => args.run(output),
         Command::Pack(args) => args.run(global, handle, output),
+        Command::Quantize(args) => args.run(global, handle, output),
         Command::Load(args) => args.run(global, handle, output),
         Command::Unpack(args) => args.run(global, handle, output),
         Command::Sign(args) => handle.block_on(args.run(global, output)),

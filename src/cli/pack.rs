@@ -99,6 +99,7 @@ impl Pack {
             model_id: self.model_id,
             base,
             lifetime: lifetime(self.expires),
+            ..defaults
         };
         let start = Instant::now();
         let bar = Bar::new(output, "packing");

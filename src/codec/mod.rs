@@ -3,7 +3,6 @@
 mod delta;
 mod float;
 mod patch;
-mod simd;
 mod zstd;
 
 pub use delta::program::{BAD_ESCAPES, BAD_STATE, BAD_WORDS, DELTA_PARAMS, DeltaProgram};

@@ -3,9 +3,9 @@
 //! Every position is checked before anything is written there.
 
 use super::Payload;
-use super::simd::{Simd, for_each_simd};
 use crate::dtype::Dtype;
 use crate::format::record::CodecId;
+use crate::simd::{Simd, for_each_simd};
 
 /// Elements of a block: an index within it has 16 bits.
 const BLOCK: usize = 1 << 16;

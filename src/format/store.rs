@@ -40,6 +40,16 @@ pub fn pack(id: PackId) -> ObjectPath {
     path(format!("packs/{id}"))
 }
 
+/// `by-recipe/<recipe digest>/<manifest id>`.
+pub fn by_recipe(recipe: ContentDigest, id: ManifestId) -> ObjectPath {
+    path(format!("by-recipe/{recipe}/{id}"))
+}
+
+/// What every hint of a recipe begins with.
+pub fn by_recipe_prefix(recipe: ContentDigest) -> String {
+    format!("by-recipe/{recipe}/")
+}
+
 /// `by-tensor/<content digest>`.
 pub fn by_tensor(digest: ContentDigest) -> ObjectPath {
     path(format!("by-tensor/{digest}"))
@@ -100,6 +110,11 @@ documents! {
     }
     /// A hint: which manifest holds a tensor or content extent.
     ByTensor, "tenpak-by-tensor", MAX_SMALL, {
+        /// The manifest.
+        manifest: ManifestId,
+    }
+    /// A hint: a manifest of what a recipe produced.
+    ByRecipe, "tenpak-by-recipe", MAX_SMALL, {
         /// The manifest.
         manifest: ManifestId,
     }

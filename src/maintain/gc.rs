@@ -21,8 +21,8 @@ use crate::store::{LEASE_LIFETIME, Store, StoreError, unix_now};
 
 /// The kinds of objects that are collected, in the order of deletion: an artifact that loses its
 /// manifest first is gone, not damaged.
-const COLLECTED: [&str; 6] =
-    ["by-tensor/", "signatures/", "manifests/", "layouts/", "tables/", "packs/"];
+const COLLECTED: [&str; 7] =
+    ["by-recipe/", "by-tensor/", "signatures/", "manifests/", "layouts/", "tables/", "packs/"];
 /// Small requests at a time.
 const AT_ONCE: usize = 16;
 /// Artifacts whose layouts are read at a time.
@@ -302,6 +302,7 @@ impl Live {
             "tables" => rest.parse().is_ok_and(|id| self.tables.contains(&id)),
             "packs" => rest.parse().is_ok_and(|id| self.packs.contains(&id)),
             "signatures" => manifest(rest.split('/').next().unwrap_or(rest)),
+            "by-recipe" => manifest(rest.rsplit('/').next().unwrap_or(rest)),
             "by-tensor" => self.hints.get(path).is_some_and(|id| self.manifests.contains(id)),
             // Nothing that is collected.
             _ => true,

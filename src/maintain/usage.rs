@@ -149,6 +149,7 @@ pub async fn store_usage(store: &Store) -> Result<StoreUsage, MaintainError> {
         "manifests",
         "signatures",
         "refs",
+        "by-recipe",
         "by-tensor",
         "leases",
         "tombstones",

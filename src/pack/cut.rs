@@ -1,15 +1,13 @@
 //! Reading files in the units that are packed: whole tensors by their grid, everything else cut
 //! by content.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::StreamCDC;
-use memmap2::MmapOptions;
 
+use super::held::Held;
 use crate::buffers::Buffers;
 use crate::format::grid::{Grid, Rect};
 use crate::id::{ContentDigest, DecodedDigest};
@@ -59,31 +57,25 @@ impl Cut {
 /// A run of content that is looked for in the store as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ContentExtent {
-    /// Where it begins in the file.
+    /// Where it begins in the part.
     pub(super) offset: u64,
     pub(super) len: u64,
     pub(super) digest: ContentDigest,
     pub(super) lengths: Vec<u32>,
 }
 
-/// The digest of `len` bytes at `offset`.
-pub(super) fn digest(
-    file: &File,
-    offset: u64,
-    len: u64,
-    buffer: &mut Vec<u8>,
-) -> io::Result<ContentDigest> {
+/// The digest of the first `len` bytes.
+pub(super) fn digest(held: &Held, len: u64, buffer: &mut Vec<u8>) -> io::Result<ContentDigest> {
     let mut hasher = blake3::Hasher::new();
-    for_each(file, offset, len, buffer, |bytes| {
+    for_each(held, len, buffer, |bytes| {
         hasher.update(bytes);
     })?;
     Ok(ContentDigest::from_hash(hasher.finalize()))
 }
 
-/// Hands `len` bytes at `offset` to `each`, piece by piece.
+/// Hands the first `len` bytes to `each`, piece by piece.
 pub(super) fn for_each(
-    file: &File,
-    offset: u64,
+    held: &Held,
     len: u64,
     buffer: &mut Vec<u8>,
     mut each: impl FnMut(&[u8]),
@@ -92,7 +84,7 @@ pub(super) fn for_each(
     let mut at = 0;
     while at < len {
         let step = usize::try_from(len - at).unwrap_or(STEP).min(STEP);
-        file.read_exact_at(&mut buffer[..step], offset + at)?;
+        held.read_exact_at(&mut buffer[..step], at)?;
         each(&buffer[..step]);
         at += step as u64;
     }
@@ -100,7 +92,7 @@ pub(super) fn for_each(
 }
 
 struct Section<'a> {
-    file: &'a File,
+    held: &'a Held,
     at: u64,
     end: u64,
 }
@@ -109,7 +101,7 @@ impl Read for Section<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let rest = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let len = out.len().min(rest);
-        let read = self.file.read_at(&mut out[..len], self.at)?;
+        let read = self.held.read_at(&mut out[..len], self.at)?;
         if read == 0 && len > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -118,11 +110,11 @@ impl Read for Section<'_> {
     }
 }
 
-/// Cuts `len` bytes at `offset` by content.
-pub(super) fn content(file: &File, offset: u64, len: u64) -> io::Result<Vec<ContentExtent>> {
-    let section = Section { file, at: offset, end: offset + len };
+/// Cuts the first `len` bytes by content.
+pub(super) fn content(held: &Held, len: u64) -> io::Result<Vec<ContentExtent>> {
+    let section = Section { held, at: 0, end: len };
     let mut extents = Vec::new();
-    let (mut start, mut lengths, mut hasher) = (offset, Vec::new(), blake3::Hasher::new());
+    let (mut start, mut lengths, mut hasher) = (0, Vec::new(), blake3::Hasher::new());
     let mut close = |lengths: &mut Vec<u32>, hasher: &mut blake3::Hasher| {
         let lengths = std::mem::take(lengths);
         let len = lengths.iter().map(|&len| u64::from(len)).sum();
@@ -190,12 +182,11 @@ pub(super) fn groups(rects: &[Rect]) -> Option<Vec<Group>> {
     own.is_empty().then_some(groups)
 }
 
-/// Reads a group of the unit that begins at `unit` in the file, each chunk into the first bytes of its
+/// Reads a group of the unit, each chunk into the first bytes of its
 /// room: owned, so that what is hashed is what is stored. Returns the run that bands were cut from;
 /// without one, the chunks are the run.
 pub(super) fn read(
-    file: &File,
-    unit: u64,
+    unit: &Held,
     group: &Group,
     rooms: &mut [BytesMut],
     buffers: &Buffers,
@@ -211,8 +202,8 @@ pub(super) fn read(
         _ => {
             for (room, rect) in rooms {
                 match rect.is_contiguous() {
-                    true => file.read_exact_at(room, unit + rect.start)?,
-                    false => gather(file, unit, rect, room)?,
+                    true => unit.read_exact_at(room, rect.start)?,
+                    false => gather(unit, rect, room)?,
                 }
             }
             return Ok(None);
@@ -220,7 +211,7 @@ pub(super) fn read(
     };
     let len = usize::try_from(run.end - run.start).map_err(io::Error::other)?;
     let mut whole = buffers.take(len);
-    file.read_exact_at(&mut whole[..len], unit + run.start)?;
+    unit.read_exact_at(&mut whole[..len], run.start)?;
     for (room, rect) in rooms {
         let at = usize::try_from(rect.start - run.start).map_err(io::Error::other)?;
         strips(&whole[at..len], rect, room);
@@ -228,14 +219,10 @@ pub(super) fn read(
     Ok(Some(buffers.share(whole, len)))
 }
 
-/// One chunk that lies in strips of a file.
-fn gather(file: &File, unit: u64, rect: Rect, room: &mut [u8]) -> io::Result<()> {
+/// One chunk that lies in strips.
+fn gather(unit: &Held, rect: Rect, room: &mut [u8]) -> io::Result<()> {
     let span = usize::try_from(rect.end() - rect.start).map_err(io::Error::other)?;
-    // SAFETY: the mapping lives within this function, and its bytes are copied out once, before
-    // they are hashed. A file that shrinks meanwhile ends the process with SIGBUS; the store stays
-    // as it was.
-    let map = unsafe { MmapOptions::new().offset(unit + rect.start).len(span).map(file) }?;
-    strips(&map, rect, room);
+    strips(&unit.view(rect.start, span)?, rect, room);
     Ok(())
 }
 

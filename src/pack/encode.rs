@@ -9,6 +9,7 @@ use super::PackError;
 use super::base::{Below, Linked};
 use super::cut::{self, Group};
 use super::hash::Turns;
+use super::held::Held;
 use super::link::{self, Finder};
 use super::pool::Worker;
 use super::writer::Room;
@@ -17,7 +18,6 @@ use crate::codec::{Against, CodecChoice, Encoded};
 use crate::dtype::Dtype;
 use crate::format::record::{Base, ChunkRecord};
 use crate::id::DecodedDigest;
-use crate::model::{ModelError, SourceFile};
 use crate::store::StoreError;
 
 /// A chunk that was encoded, was read where it is stored, or was found.
@@ -30,17 +30,15 @@ pub(super) enum Chunk {
 
 /// A group of chunks of one unit, to be read.
 pub(super) struct Reading {
-    pub(super) source: Arc<SourceFile>,
-    /// Where the unit begins in the file.
-    pub(super) offset: u64,
+    pub(super) unit: Held,
     pub(super) element: Dtype,
     pub(super) group: Group,
 }
 
 impl Reading {
     fn read(&self, rooms: &mut [BytesMut], buffers: &Buffers) -> Result<Option<Bytes>, PackError> {
-        let read = cut::read(&self.source.file, self.offset, &self.group, rooms, buffers);
-        Ok(read.map_err(ModelError::io(&self.source.location))?)
+        let read = cut::read(&self.unit, &self.group, rooms, buffers);
+        read.map_err(|error| self.unit.error(error))
     }
 
     /// Chunks that are stored as they are, each read where it lies in its pack.

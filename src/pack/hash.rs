@@ -10,9 +10,9 @@ use sha2::Sha256;
 
 use super::PackError;
 use super::cut;
+use super::held::{Held, Input};
 use super::pool::{InOrder, Pending, Pool, Turn};
 use crate::format::page::FileEntry;
-use crate::model::{ModelError, SourceFile};
 
 /// A file's hashes.
 pub(super) struct FileHashes {
@@ -53,8 +53,8 @@ impl FileHasher {
         self.len += bytes.len() as u64;
     }
 
-    fn read(&mut self, file: &SourceFile, unit: Unit, buffer: &mut Vec<u8>) -> io::Result<()> {
-        cut::for_each(&file.file, unit.offset, unit.len, buffer, |bytes| self.update(bytes))
+    fn read(&mut self, held: &Held, len: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+        cut::for_each(held, len, buffer, |bytes| self.update(bytes))
     }
 
     fn finish(&self) -> FileHashes {
@@ -65,38 +65,34 @@ impl FileHasher {
     }
 }
 
-/// Bytes of a file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Unit {
-    pub(super) offset: u64,
-    pub(super) len: u64,
-}
-
 /// The hashes of one file, on their way.
 pub(super) enum Hashing {
     /// The file is read once more for them.
-    Apart(Pending<io::Result<FileHashes>>),
+    Apart(Pending<Result<FileHashes, PackError>>),
     /// They are fed with what is read for the chunks, group after group.
     Along { hasher: Arc<InOrder<FileHasher>>, turns: usize },
 }
 
 impl Hashing {
     /// A file that holds most of a model is hashed along with its chunks: the hash is what takes
-    /// longest then, and reading would make it longer. Files of about one size are hashed side by
-    /// side instead, each on a worker of its own.
-    pub(super) fn begin(file: &Arc<SourceFile>, total: u64, sha256: bool, pool: &Pool) -> Self {
-        let mut hasher = FileHasher::new(file.size, sha256);
-        if file.size > total / 2 && !hasher.is_idle() {
-            return Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 };
-        }
-        let file = file.clone();
-        Self::Apart(pool.spawn(move |worker| {
-            if !hasher.is_idle() {
-                let whole = Unit { offset: 0, len: file.size };
-                hasher.read(&file, whole, &mut worker.buffer)?;
+    /// longest then, and reading would make it longer. So is one whose parts are still to be made.
+    /// Files of about one size are hashed side by side instead, each on a worker of its own.
+    pub(super) fn begin(input: &Input, total: u64, sha256: bool, pool: &Pool) -> Self {
+        let len = input.size();
+        let mut hasher = FileHasher::new(len, sha256);
+        match input {
+            Input::File(file) if len <= total / 2 || hasher.is_idle() => {
+                let held = Held::File { file: file.clone(), offset: 0 };
+                Self::Apart(pool.spawn(move |worker| {
+                    if !hasher.is_idle() {
+                        let read = hasher.read(&held, len, &mut worker.buffer);
+                        read.map_err(|error| held.error(error))?;
+                    }
+                    Ok(hasher.finish())
+                }))
             }
-            Ok(hasher.finish())
-        }))
+            _ => Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 },
+        }
     }
 
     /// The turn of the bytes that come next in the file, if they are to be hashed along.
@@ -111,13 +107,13 @@ impl Hashing {
     }
 
     /// The hashes, once every job that was given a turn has ended.
-    pub(super) fn wait(self, file: &SourceFile) -> Result<FileHashes, PackError> {
+    pub(super) fn wait(self, input: &Input) -> Result<FileHashes, PackError> {
         match self {
-            Self::Apart(pending) => Ok(pending.wait()?.map_err(ModelError::io(&file.location))?),
-            Self::Along { hasher, .. } => hasher.read(|hasher| match hasher.len == file.size {
+            Self::Apart(pending) => pending.wait()?,
+            Self::Along { hasher, .. } => hasher.read(|hasher| match hasher.len == input.size() {
                 true => Ok(hasher.finish()),
                 // Whatever was left out, the hash is of something else.
-                false => Err(ModelError::Changed { path: file.location.clone() }.into()),
+                false => Err(PackError::Short),
             }),
         }
     }
@@ -150,10 +146,10 @@ impl Turns {
 /// Reads bytes that are hashed for their file and for nothing else.
 pub(super) fn alone(
     turn: Turn<FileHasher>,
-    file: &SourceFile,
-    unit: Unit,
+    held: &Held,
+    len: u64,
     buffer: &mut Vec<u8>,
 ) -> Result<(), PackError> {
-    let read = turn.change(|hasher| hasher.read(file, unit, buffer));
-    Ok(read.unwrap_or(Ok(())).map_err(ModelError::io(&file.location))?)
+    let read = turn.change(|hasher| hasher.read(held, len, buffer));
+    read.unwrap_or(Ok(())).map_err(|error| held.error(error))
 }

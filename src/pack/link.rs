@@ -6,13 +6,13 @@
 //! chunk brings along.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, OnceCell};
 
 use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
+use super::held::Held;
 use super::writer::Linkable;
 use crate::buffers::Buffers;
 use crate::codec;
@@ -37,6 +37,17 @@ pub(super) struct Found {
     pub(super) of_base: bool,
     /// Whether a trusted key signed the manifest that names these chunks.
     pub(super) trusted: bool,
+}
+
+impl Found {
+    /// About what it would cost to write it again: a difference, without its base, what it decodes to.
+    pub(super) fn rewritten(&self) -> u64 {
+        let each = |chunk: &Placed| match chunk.record.base {
+            None => u64::from(chunk.record.stored_len),
+            Some(_) => u64::from(chunk.record.decoded_len),
+        };
+        self.chunks.iter().map(each).sum()
+    }
 }
 
 /// The units of one artifact, by content.
@@ -187,8 +198,7 @@ impl Finder {
     /// Whether every chunk of an untrusted unit holds the bytes of ours.
     pub(super) async fn compare_unit(
         &self,
-        file: &File,
-        offset: u64,
+        unit: &Held,
         cut: &Cut,
         chunks: &[Linked],
     ) -> Result<bool, StoreError> {
@@ -196,7 +206,7 @@ impl Finder {
             let group = cut::Group::alone(rect);
             let len = rect.len() as usize;
             let mut room = [self.buffers.take(len)];
-            let read = cut::read(file, offset, &group, &mut room, &self.buffers);
+            let read = cut::read(unit, &group, &mut room, &self.buffers);
             let [room] = room;
             let own = self.buffers.share(room, len);
             if read.is_err() || DecodedDigest::of(&own) != linked.chunk.record.decoded {
@@ -235,7 +245,7 @@ pub(super) async fn is_trusted(
 }
 
 /// The chunks that interrupted runs left in the store.
-pub(super) async fn left_behind(
+pub(crate) async fn left_behind(
     store: &Store,
     packs: Vec<PackId>,
 ) -> Result<HashMap<DecodedDigest, Placed>, StoreError> {

@@ -8,6 +8,7 @@ mod base;
 mod cut;
 mod encode;
 mod hash;
+mod held;
 mod link;
 mod pool;
 mod publish;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use crate::buffers::Buffers;
@@ -29,7 +31,7 @@ use crate::format::name::{ArtifactName, Tag};
 use crate::format::page::FileEntry;
 use crate::format::record::ChunkRecord;
 use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::model::{self, ModelError, Part, PartKind, SourceFile};
+use crate::model::{self, ModelError, Part, PartKind};
 use crate::parallel::choose_grid;
 use crate::store::{Lease, Lifetime, Placed, Published, Store, StoreError, candidates};
 use crate::trust::{Signer, TrustSet};
@@ -38,8 +40,12 @@ use base::{BaseArtifact, Bases, Below, Linked, Partner};
 use cut::{Cut, Group};
 use encode::{Chunk, Reading};
 use hash::{Hashing, Turns};
+pub(crate) use held::View;
+pub use held::{Held, Input, MadeFile, Maker};
+pub(crate) use link::left_behind;
 use link::{Finder, Found};
-use pool::{InOrder, Pending, Pool, WorkerFailed};
+pub use pool::WorkerFailed;
+use pool::{InOrder, Pending, Pool};
 use writer::{Linkable, PackWriter};
 
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
@@ -66,6 +72,14 @@ pub enum PackError {
     /// A thread failed.
     #[error(transparent)]
     Worker(#[from] WorkerFailed),
+    /// A part was not made; its maker says why.
+    #[error("a part of a file was not made")]
+    Unmade,
+    /// A part was made shorter than it was announced.
+    #[error(
+        "a part of a file is shorter than announced; this is a defect of tenpak, please report it"
+    )]
+    Short,
 }
 
 impl From<crate::source::SourceError> for PackError {
@@ -95,6 +109,17 @@ pub struct PackOptions {
     pub base: Option<ManifestId>,
     /// How long the ref is valid.
     pub lifetime: Lifetime,
+    /// What the manifest says of where the model comes from.
+    pub lineage: Lineage,
+}
+
+/// Fields of the manifest that say what an artifact was made from, and how.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lineage {
+    /// `quantization`.
+    pub quantization: Option<Map<String, Value>>,
+    /// `source`.
+    pub source: Option<Map<String, Value>>,
 }
 
 impl Default for PackOptions {
@@ -108,6 +133,7 @@ impl Default for PackOptions {
             model_id: None,
             base: None,
             lifetime: Lifetime::default(),
+            lineage: Lineage::default(),
         }
     }
 }
@@ -153,12 +179,27 @@ pub fn pack(
     runtime: &Handle,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
-    let files: Vec<_> = model::walk(path)?.into_iter().map(Arc::new).collect();
-    progress.begin(files.iter().map(|file| file.size).sum());
+    let files = model::walk(path)?;
+    let files: Vec<_> = files.into_iter().map(|file| Input::File(Arc::new(file))).collect();
+    pack_inputs(&files, &mut (), store, (name, tag), options, runtime, progress)
+}
+
+/// Packs files, which rise by their paths, and publishes them as `name:tag`; `maker` makes the parts of
+/// those that lie nowhere yet. Blocks; call it from outside the runtime that `runtime` drives.
+pub fn pack_inputs(
+    files: &[Input],
+    maker: &mut dyn Maker,
+    store: &Store,
+    (name, tag): (&ArtifactName, &Tag),
+    options: PackOptions,
+    runtime: &Handle,
+    progress: &dyn Progress,
+) -> Result<PackReport, PackError> {
+    progress.begin(files.iter().map(Input::size).sum());
     let fresh = runtime.block_on(store.create())?;
     let lease = runtime.block_on(Lease::take(store))?;
     let packer = Packer::new(store, &lease, fresh, options, runtime, progress)?;
-    let packed = packer.run(&files)?;
+    let packed = packer.run(files, maker)?;
     let report = runtime.block_on(packed.publish(store, &lease, name, tag))?;
     runtime.block_on(lease.release())?;
     Ok(report)
@@ -167,7 +208,6 @@ pub fn pack(
 /// What is looked up and linked, or encoded, as one.
 struct Unit {
     file: usize,
-    offset: u64,
     len: u64,
     /// Of a tensor that is looked up nowhere, once it is encoded.
     digest: Option<ContentDigest>,
@@ -177,6 +217,9 @@ struct Unit {
     /// Its counterpart in the base artifact.
     partner: Option<Partner>,
 }
+
+/// The units of a part with their bytes.
+type Units = Vec<(Unit, Held, Looking)>;
 
 /// A unit with the records of its chunks.
 struct Done {
@@ -194,7 +237,7 @@ enum Looking {
 }
 
 /// The units of a part of a file, on their way.
-type PendingUnits = Pending<Result<Vec<(Unit, Looking)>, PackError>>;
+type PendingUnits = Pending<Result<Units, PackError>>;
 
 /// A group of chunks of unit `at` of the done ones, on its way.
 struct Encoding {
@@ -223,7 +266,11 @@ struct Packer<'a> {
     digesting: Vec<(usize, Digesting)>,
     /// Of each file that was begun.
     hashing: Vec<Hashing>,
-    run: Vec<(Unit, Found)>,
+    /// Units that were found, behind each other, and are too short a run so far.
+    run: Vec<(Unit, Held, Found)>,
+    run_bytes: u64,
+    /// The last unit of the long run that is being linked.
+    linked: Option<Found>,
     bases: Bases,
     buffers: Buffers,
     window: usize,
@@ -275,29 +322,35 @@ impl<'a> Packer<'a> {
             digesting: Vec::new(),
             hashing: Vec::new(),
             run: Vec::new(),
+            run_bytes: 0,
+            linked: None,
             bases: Bases::default(),
             buffers: Buffers::new(BUFFERS),
             window: 2 * threads + 4,
         })
     }
 
-    fn run(mut self, files: &[Arc<SourceFile>]) -> Result<Packed, PackError> {
-        let total = files.iter().map(|file| file.size).sum();
+    fn run(mut self, files: &[Input], maker: &mut dyn Maker) -> Result<Packed, PackError> {
+        let total = files.iter().map(Input::size).sum();
         // Units being digested or looked up, in order; enough to keep every thread busy.
         let mut ahead = VecDeque::new();
         for (i, file) in files.iter().enumerate() {
             self.hashing.push(Hashing::begin(file, total, self.options.sha256, &self.pool));
-            for part in &file.parts {
-                ahead.push_back(self.analyse(i, file, part));
+            for (number, part) in file.parts().iter().enumerate() {
+                let held = match file {
+                    Input::File(file) => Held::File { file: file.clone(), offset: part.offset },
+                    Input::Made(_) => maker.make(i, number)?,
+                };
+                ahead.push_back(self.analyse(i, file.path(), part, held));
                 if ahead.len() > self.window {
-                    self.take(files, &mut ahead)?;
+                    self.take(&mut ahead)?;
                 }
             }
         }
         while !ahead.is_empty() {
-            self.take(files, &mut ahead)?;
+            self.take(&mut ahead)?;
         }
-        self.flush_run(files)?;
+        self.flush_run()?;
         while !self.encoding.is_empty() {
             self.settle_group()?;
         }
@@ -305,14 +358,17 @@ impl<'a> Packer<'a> {
             let digest = digesting.read(|hasher| ContentDigest::from_hash(hasher.finalize()));
             self.done[at].digest = digest;
         }
+        maker.finish()?;
         let mut entries = Vec::with_capacity(files.len());
         for (file, hashing) in files.iter().zip(self.hashing) {
             let hashes = hashing.wait(file)?;
-            file.check_unchanged()?;
+            if let Input::File(file) = file {
+                file.check_unchanged()?;
+            }
             let entry = FileEntry {
-                path: file.path.clone(),
-                executable: file.executable,
-                size: file.size,
+                path: file.path().to_owned(),
+                executable: file.executable(),
+                size: file.size(),
                 sha256: hashes.sha256,
                 git_sha1: hashes.git_sha1,
                 extents: Vec::new(),
@@ -325,51 +381,53 @@ impl<'a> Packer<'a> {
         Ok(Packed { options, files: entries, done, places, bases, new_bytes })
     }
 
-    fn analyse(&self, index: usize, file: &Arc<SourceFile>, part: &Part) -> PendingUnits {
-        let (file, part) = (file.clone(), part.clone());
+    fn analyse(&self, index: usize, path: &str, part: &Part, held: Held) -> PendingUnits {
+        let (path, part) = (path.to_owned(), part.clone());
         let (finder, runtime, fresh) = (self.finder.clone(), self.runtime.clone(), self.fresh);
         self.pool.spawn(move |worker| {
-            let io = |error| ModelError::io(&file.location)(error);
-            let units = match &part.kind {
+            let wrong = |error| held.error(error);
+            let units: Vec<(Unit, Held)> = match &part.kind {
                 PartKind::Content => {
-                    let extents = cut::content(&file.file, part.offset, part.len).map_err(io)?;
-                    let unit = |extent: cut::ContentExtent| Unit {
-                        file: index,
-                        offset: extent.offset,
-                        len: extent.len,
-                        digest: Some(extent.digest),
-                        element: Dtype::Bytes,
-                        cut: Cut::Lengths(extent.lengths),
-                        tensor: None,
-                        partner: None,
+                    let extents = cut::content(&held, part.len).map_err(wrong)?;
+                    let unit = |extent: cut::ContentExtent| {
+                        let unit = Unit {
+                            file: index,
+                            len: extent.len,
+                            digest: Some(extent.digest),
+                            element: Dtype::Bytes,
+                            cut: Cut::Lengths(extent.lengths),
+                            tensor: None,
+                            partner: None,
+                        };
+                        (unit, held.from(extent.offset))
                     };
                     extents.into_iter().map(unit).collect()
                 }
                 PartKind::Tensor { name, dtype, shape } => {
                     let base = finder.base();
-                    let partner = base.and_then(|b| b.partner(&file.path, name, *dtype, shape));
+                    let partner = base.and_then(|b| b.partner(&path, name, *dtype, shape));
                     let grid = match &partner {
                         // So that chunk stands against chunk.
                         Some(partner) => partner.grid,
                         None => choose_grid(name, *dtype, shape).unwrap_or(Grid::EMPTY),
                     };
-                    let (offset, len, element) = (part.offset, part.len, *dtype);
+                    let (len, element) = (part.len, *dtype);
                     let cut = Cut::Grid(grid);
                     // Where nothing can be found, the tensor is hashed when it is encoded, if each
                     // of its bytes is read once for that.
                     let later = fresh && cut::groups(&cut.rects()).is_some();
-                    let digest = || cut::digest(&file.file, offset, len, &mut worker.buffer);
-                    let digest = (!later).then(digest).transpose().map_err(io)?;
-                    vec![Unit {
+                    let digest = || cut::digest(&held, len, &mut worker.buffer);
+                    let digest = (!later).then(digest).transpose().map_err(wrong)?;
+                    let unit = Unit {
                         file: index,
-                        offset,
                         len,
                         digest,
                         element,
                         cut,
                         tensor: Some(part),
                         partner,
-                    }]
+                    };
+                    vec![(unit, held.clone())]
                 }
             };
             let look = |unit: &Unit| {
@@ -379,17 +437,17 @@ impl<'a> Packer<'a> {
                 let (finder, element) = (finder.clone(), unit.element);
                 Looking::Pending(runtime.spawn(async move { finder.unit(digest, element).await }))
             };
-            Ok(units.into_iter().map(|unit| (look(&unit), unit)).map(|(l, u)| (u, l)).collect())
+            let look = |(unit, held): (Unit, Held)| {
+                let looking = look(&unit);
+                (unit, held, looking)
+            };
+            Ok(units.into_iter().map(look).collect())
         })
     }
 
-    fn take(
-        &mut self,
-        files: &[Arc<SourceFile>],
-        ahead: &mut VecDeque<PendingUnits>,
-    ) -> Result<(), PackError> {
+    fn take(&mut self, ahead: &mut VecDeque<PendingUnits>) -> Result<(), PackError> {
         let Some(units) = ahead.pop_front() else { return Ok(()) };
-        for (unit, looking) in units.wait()?? {
+        for (unit, held, looking) in units.wait()?? {
             let found = match looking {
                 Looking::Not => None,
                 Looking::Pending(task) => {
@@ -402,14 +460,22 @@ impl<'a> Packer<'a> {
             };
             match found.filter(fits) {
                 Some(found) => {
-                    if !self.run.last().is_none_or(|(_, last)| continues(last, &found)) {
-                        self.flush_run(files)?;
+                    let last = self.run.last().map(|(_, _, last)| last);
+                    if !last.or(self.linked.as_ref()).is_none_or(|last| continues(last, &found)) {
+                        self.flush_run()?;
+                        self.linked = None;
                     }
-                    self.run.push((unit, found));
+                    self.run_bytes += found.rewritten();
+                    self.run.push((unit, held, found));
+                    // Long enough: what goes on behind it is linked as it comes, and not held.
+                    if self.linked.is_some() || self.run_bytes >= MIN_RUN {
+                        self.flush_run()?;
+                    }
                 }
                 None => {
-                    self.flush_run(files)?;
-                    self.encode(files, unit)?;
+                    self.flush_run()?;
+                    self.linked = None;
+                    self.encode(unit, held)?;
                 }
             }
         }
@@ -418,28 +484,24 @@ impl<'a> Packer<'a> {
 
     /// Links the run of units found so far, or writes them again if it is short. Those of the base
     /// artifact are linked however short they are: whoever loads this one reads there anyway.
-    fn flush_run(&mut self, files: &[Arc<SourceFile>]) -> Result<(), PackError> {
+    fn flush_run(&mut self) -> Result<(), PackError> {
         let run = std::mem::take(&mut self.run);
-        let chunks = run.iter().flat_map(|(_, found)| &found.chunks);
-        // A difference, written again without its base, costs about what it decodes to.
-        let total: u64 = chunks
-            .map(|chunk| match chunk.record.base {
-                None => u64::from(chunk.record.stored_len),
-                Some(_) => u64::from(chunk.record.decoded_len),
-            })
-            .sum();
-        for (unit, found) in run {
-            let linked = match total >= MIN_RUN || found.of_base {
-                true => self.link(&files[unit.file], unit.offset, &found)?,
+        let long = std::mem::take(&mut self.run_bytes) >= MIN_RUN || self.linked.is_some();
+        if long {
+            self.linked = run.last().map(|(_, _, found)| found.clone()).or(self.linked.take());
+        }
+        for (unit, held, found) in run {
+            let linked = match long || found.of_base {
+                true => self.link(&held, &found)?,
                 false => None,
             };
             let Some(linked) = linked else {
-                self.encode(files, unit)?;
+                self.encode(unit, held)?;
                 continue;
             };
             linked.iter().for_each(|linked| self.note(linked));
             self.progress.advance(unit.len);
-            self.hash_alone(&files[unit.file], &unit);
+            self.hash_alone(&unit, &held);
             let records = linked.iter().map(|linked| linked.chunk.record).collect();
             let unit = Unit { cut: found.cut, ..unit };
             self.finish(unit, records, false);
@@ -449,12 +511,7 @@ impl<'a> Packer<'a> {
 
     /// The chunks of a unit that was found, with what they are stored against, if all of it may be
     /// linked.
-    fn link(
-        &self,
-        source: &SourceFile,
-        offset: u64,
-        found: &Found,
-    ) -> Result<Option<Vec<Linked>>, PackError> {
+    fn link(&self, unit: &Held, found: &Found) -> Result<Option<Vec<Linked>>, PackError> {
         let base = self.finder.base().map(Arc::as_ref);
         let resolve =
             |chunk: &Placed| self.bases.resolve(base, *chunk, &found.bases, found.trusted);
@@ -467,10 +524,7 @@ impl<'a> Packer<'a> {
             Ok::<_, StoreError>(
                 there
                     && (linked.iter().all(|linked| linked.trusted)
-                        || self
-                            .finder
-                            .compare_unit(&source.file, offset, &found.cut, &linked)
-                            .await?),
+                        || self.finder.compare_unit(unit, &found.cut, &linked).await?),
             )
         })?;
         Ok(usable.then_some(linked))
@@ -484,15 +538,15 @@ impl<'a> Packer<'a> {
         self.bases.add(&linked.bases);
     }
 
-    fn encode(&mut self, files: &[Arc<SourceFile>], unit: Unit) -> Result<(), PackError> {
+    fn encode(&mut self, unit: Unit, held: Held) -> Result<(), PackError> {
         let at = self.done.len();
-        let (source, offset, element) = (files[unit.file].clone(), unit.offset, unit.element);
+        let element = unit.element;
         let rects = unit.cut.rects();
         let groups = cut::groups(&rects);
         // Chunks in another order than their bytes: those are read once more for the file's hashes.
         let in_order = groups.is_some();
         if !in_order {
-            self.hash_alone(&source, &unit);
+            self.hash_alone(&unit, &held);
         }
         let file = unit.file;
         let groups = groups.unwrap_or_else(|| rects.iter().copied().map(Group::alone).collect());
@@ -514,7 +568,7 @@ impl<'a> Packer<'a> {
                 file: in_order.then(|| self.hashing[file].turn()).flatten(),
             };
             let count = group.rects.len();
-            let reading = Reading { source: source.clone(), offset, element, group };
+            let reading = Reading { unit: held.clone(), element, group };
             let chunks = if self.in_place {
                 // A chunk is at most 4 MiB.
                 let rects = reading.group.rects.iter();
@@ -542,12 +596,11 @@ impl<'a> Packer<'a> {
     }
 
     /// Hashes a unit for its file, if that is hashed along and the unit is not read for its chunks.
-    fn hash_alone(&mut self, file: &Arc<SourceFile>, unit: &Unit) {
+    fn hash_alone(&mut self, unit: &Unit, held: &Held) {
         let Some(turn) = self.hashing[unit.file].turn() else { return };
-        let (file, at) = (file.clone(), self.done.len());
-        let unit = hash::Unit { offset: unit.offset, len: unit.len };
+        let (held, len, at) = (held.clone(), unit.len, self.done.len());
         let chunks = self.pool.spawn(move |worker| {
-            hash::alone(turn, &file, unit, &mut worker.buffer).map(|()| Vec::new())
+            hash::alone(turn, &held, len, &mut worker.buffer).map(|()| Vec::new())
         });
         self.encoding.push_back(Encoding { at, len: 0, chunks });
     }

@@ -48,6 +48,8 @@ impl Packed {
         let places: Vec<Place> = table.records.iter().map(place).collect::<Result<_, _>>()?;
         let mut manifest = Manifest::new(table.reference, table.totals);
         manifest.model_id = self.options.model_id.take();
+        manifest.quantization = self.options.lineage.quantization.take();
+        manifest.source = self.options.lineage.source.take();
         let manifest_bytes = Bytes::from(manifest.to_bytes()?);
         let id = ManifestId::of(&manifest_bytes);
         let layout = Layout { manifest: id, places };

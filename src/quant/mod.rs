@@ -7,6 +7,7 @@
 
 pub mod codes;
 pub mod config;
+pub mod encode;
 mod float;
 pub mod kernel;
 pub mod pieces;

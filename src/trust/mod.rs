@@ -25,3 +25,8 @@ pub use seen::{SeenRefs, SeenState};
 pub use set::{ManifestTrust, TrustSet, Vouched};
 pub use signer::Signer;
 pub use trust_file::{TrustFile, TrustLine};
+
+/// The folder of the user's state.
+pub(crate) fn state_folder() -> Option<std::path::PathBuf> {
+    seen::xdg("XDG_STATE_HOME", ".local/state")
+}

@@ -2,12 +2,12 @@
 //!
 //! Integers alone decide, so that every machine writes the same.
 
-use super::super::simd::{Simd, for_each_simd};
 use super::form::{Contexts, Form, MAX_CONTEXTS};
 use super::lanes::number;
 use super::layout::{Head, LANES, PLACE_LEN, SEGMENT_LOG2, STATES_LEN};
 use super::table::{self, ESCAPE, Frequencies, SLOTS, SYMBOL_BITS, SYMBOLS};
 use super::write;
+use crate::simd::{Simd, for_each_simd};
 
 /// Bytes of a segment at least, if there are so many: its states lose about a hundred.
 const SEGMENT_BYTES: u64 = 20_000;

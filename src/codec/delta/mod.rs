@@ -17,9 +17,9 @@ mod wide;
 mod write;
 
 use super::Payload;
-use super::simd::Simd;
 use crate::dtype::Dtype;
 use crate::format::record::CodecId;
+use crate::simd::Simd;
 use encode::{Draft, Scratch};
 use form::Form;
 use lanes::Run;

@@ -11,7 +11,7 @@ use super::table::{
     ESCAPE_BYTE, FLIP, FREQUENCY_MASK, PLACE, PLACE_MASK, QUOTIENT, RAW_BITS, RAW_BITS_MASK, SLOTS,
     SYMBOL_BITS,
 };
-use crate::codec::simd::Has;
+use crate::simd::Has;
 
 /// Numbers of 32 bits in a register.
 ///

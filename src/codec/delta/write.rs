@@ -1,10 +1,10 @@
 //! Symbols and raw bits as states and words: a decoder's steps, from the last to the first.
 
-use super::super::simd::for_each_simd;
 use super::encode::Scratch;
 use super::form::MAX_CONTEXTS;
 use super::layout::{Head, LANES, LOWEST, PLACE_LEN, STATES_LEN};
 use super::table::{BESIDE, ESCAPE, Frequencies, SYMBOL_BITS, SYMBOLS};
+use crate::simd::for_each_simd;
 
 /// The stored bytes of elements whose symbols and raw bits are in `scratch`: about `len`.
 #[inline(always)]

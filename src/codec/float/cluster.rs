@@ -2,7 +2,7 @@
 //!
 //! Integers alone, so that every machine finds the same.
 
-use super::super::simd::for_each_simd;
+use crate::simd::for_each_simd;
 
 /// Codes of a plane at most.
 pub(super) const MAX_CODES: usize = 4;

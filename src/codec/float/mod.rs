@@ -12,9 +12,9 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-use crate::codec::simd::{Simd, for_each_simd};
 use crate::dtype::Dtype;
 use crate::format::record::CodecId;
+use crate::simd::{Simd, for_each_simd};
 use cluster::Counts;
 use palette::Palette;
 use parameters::{Mode, Parameters};

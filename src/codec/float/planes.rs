@@ -1,7 +1,7 @@
 //! Elements as byte planes and back. Of a float, the sign moves below the exponent first, so that
 //! the exponent begins the highest plane, and what follows it has no structure.
 
-use super::super::simd::for_each_simd;
+use crate::simd::for_each_simd;
 
 /// Bytes of the widest element, which has so many planes.
 pub(super) const MAX_WIDTH: usize = 8;

@@ -1,10 +1,10 @@
 //! A plane that is entropy-coded: its codes, which code and how many bytes each stream has, the
 //! streams.
 
-use super::super::simd::{Simd, for_each_simd};
 use super::cluster::{self, Counts};
 use super::huffman::{self, Lengths, Table};
 use super::streams::{self, Buffer, STREAM};
+use crate::simd::{Simd, for_each_simd};
 
 /// Streams that are decoded at a time, to fill what one would wait for.
 pub(super) const LANES: usize = 4;

@@ -1,4 +1,4 @@
-//! Which vector instructions a codec's loops are compiled for, chosen at run time.
+//! Which vector instructions loops are compiled for, chosen at run time.
 //!
 //! There is one source for every path: loops that the compiler vectorises, instantiated once for
 //! each set of instructions. The bits are the same whichever path is taken.
@@ -50,7 +50,7 @@ impl Simd {
 macro_rules! for_each_simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$lt:lifetime>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path) => {
         $(#[$meta])*
-        $vis fn $name $(<$lt>)? (simd: $crate::codec::simd::Simd, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$lt>)? (simd: $crate::simd::Simd, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,bmi1,bmi2")]
             fn avx2 $(<$lt>)? ($($arg: $ty),*) $(-> $ret)? {
@@ -62,13 +62,13 @@ macro_rules! for_each_simd {
                 $body($($arg),*)
             }
             match simd {
-                $crate::codec::simd::Simd::Portable => $body($($arg),*),
+                $crate::simd::Simd::Portable => $body($($arg),*),
                 // SAFETY: `Has<2>` is made only where these instructions were found.
                 #[cfg(target_arch = "x86_64")]
-                $crate::codec::simd::Simd::Avx2(_) => unsafe { avx2($($arg),*) },
+                $crate::simd::Simd::Avx2(_) => unsafe { avx2($($arg),*) },
                 // SAFETY: `Has<512>` is made only where these instructions were found.
                 #[cfg(target_arch = "x86_64")]
-                $crate::codec::simd::Simd::Avx512(_) => unsafe { avx512($($arg),*) },
+                $crate::simd::Simd::Avx512(_) => unsafe { avx512($($arg),*) },
             }
         }
     };

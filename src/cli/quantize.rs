@@ -1,0 +1,288 @@
+//! `tenpak quantize`.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::error::Failure;
+use super::output::Output;
+use super::pack::lifetime;
+use super::progress::Bar;
+use super::{Global, artifact, bytes};
+use crate::artifact::{Artifact, OpenOptions};
+use crate::format::name::ArtifactSpec;
+use crate::pack::{PackOptions, Progress};
+use crate::produce::{
+    Events, Format, Method, Nearest, PRESETS, Preset, ProduceError, QuantizeOptions, Recipe,
+    Source, quantize,
+};
+use crate::trust::{SeenRefs, Signer};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Quantize {
+    /// The model: a folder, or an artifact of the store
+    #[arg(value_name = "SRC", required_unless_present = "list_presets")]
+    source: Option<String>,
+    /// What to call the result; the tag is `latest` if left out
+    #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact, required_unless_present = "list_presets")]
+    name: Option<ArtifactSpec>,
+    /// A recipe that has a name (see --list-presets)
+    #[arg(long, value_name = "P", conflicts_with = "method")]
+    preset: Option<String>,
+    /// nf4, int8, fp8, rtn (round to nearest), gptq, awq or hqq
+    #[arg(long, value_name = "M")]
+    method: Option<Method>,
+    /// Bits per weight
+    #[arg(long, value_name = "B")]
+    bits: Option<u32>,
+    /// Weights per scale; -1 for the whole row
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    group_size: Option<i64>,
+    /// The layout: bitsandbytes, gptq, gptq_v2, awq or compressed-tensors [default: the method's own]
+    #[arg(long, value_name = "F")]
+    format: Option<Format>,
+    /// Zero points in the middle
+    #[arg(long, conflicts_with = "asymmetric")]
+    symmetric: bool,
+    /// A zero point per scale
+    #[arg(long)]
+    asymmetric: bool,
+    /// nf4: quantize the scales in their turn
+    #[arg(long)]
+    double_quant: bool,
+    /// Leave layers as they are whose name matches this pattern (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    skip: Vec<String>,
+    /// Sign with this secret key (repeatable)
+    #[arg(long, value_name = "KEY")]
+    sign: Vec<PathBuf>,
+    /// Days until the name must be signed again
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    expires: u32,
+    /// Threads [default: the processors at hand]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Show the presets
+    #[arg(long)]
+    list_presets: bool,
+}
+
+impl Quantize {
+    pub(super) fn run(
+        self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        if self.list_presets {
+            return list(output);
+        }
+        let Some(ArtifactSpec::Named { name, tag }) = &self.name else {
+            return Err(Failure::usage("--name takes a name, not an id"));
+        };
+        let recipe = self.recipe()?;
+        recipe.check()?;
+        if recipe.method.is_calibrated() || recipe.method == Method::Hqq {
+            return Err(Failure::usage(format!(
+                "{} is not built in yet; --method rtn rounds to the nearest in the same formats",
+                recipe.method.name()
+            )));
+        }
+        let store = global.store()?;
+        let mut trust = global.trust()?;
+        let source = match self.source.as_deref().map(Path::new) {
+            Some(path) if path.is_dir() => Source::Folder(path.to_owned()),
+            Some(path) => {
+                let spec = artifact(path.to_str().unwrap_or_default()).map_err(|error| {
+                    let path = path.display();
+                    Failure::usage(format!("{path}: no folder, and no artifact's name: {error}"))
+                })?;
+                let options = OpenOptions {
+                    trust: global.trust()?,
+                    seen: Some(SeenRefs::of_user()),
+                    ..OpenOptions::default()
+                };
+                let sources = global.sources(&store)?;
+                let opened = runtime.block_on(Artifact::open(sources, &spec, &options))?;
+                opened.warnings().iter().for_each(|warning| output.note(warning));
+                Source::Artifact(Box::new(opened))
+            }
+            None => return Err(Failure::usage("no model: name a folder or an artifact")),
+        };
+        let mut signers = Vec::new();
+        for path in &self.sign {
+            let signer = Signer::load(path, None)?;
+            if let Some(key) = signer.verifying_key() {
+                // What one signs with, one trusts.
+                trust.add_ed25519(key, None).map_err(Failure::failed)?;
+            }
+            signers.push(signer);
+        }
+        let defaults = PackOptions::default();
+        let options = QuantizeOptions {
+            recipe: recipe.clone(),
+            skip: self.skip.clone(),
+            pack: PackOptions {
+                signers,
+                trust,
+                threads: self.threads.unwrap_or(defaults.threads),
+                lifetime: lifetime(self.expires),
+                ..defaults
+            },
+        };
+        let start = Instant::now();
+        let bar = Bar::new(output, "quantizing");
+        let done = quantize(
+            source,
+            &store,
+            (name, tag),
+            options,
+            &mut Nearest,
+            runtime,
+            &Following(&bar),
+        )?;
+        drop(bar);
+        let seconds = start.elapsed().as_secs_f64();
+        let totals = done.packed.totals;
+        let object = json!({
+            "manifest": done.packed.manifest,
+            "name": name,
+            "tag": tag,
+            "quantization": done.quantization,
+            "tensors_computed": done.computed,
+            "tensors_linked": done.linked,
+            "kept": done.kept,
+            "left_out": done.left_out,
+            "files": totals.files,
+            "tensors": totals.tensors,
+            "raw_bytes": totals.raw_bytes,
+            "stored_bytes": totals.stored_bytes,
+            "new_bytes": done.packed.new_bytes,
+            "version": done.packed.published.version,
+            "expires": done.packed.published.expires,
+            "seconds": seconds,
+        });
+        for path in &done.left_out {
+            output.note(format_args!("{path} holds weights in another format, and was left out"));
+        }
+        output.result(object, || {
+            format!(
+                "{name}:{tag}  @{}\n{} weights quantized ({}, {}), {} of them produced before\n\
+                 {} raw, {} stored, {} new, in {seconds:.2} s",
+                done.packed.manifest,
+                done.computed + done.linked,
+                recipe.method.name(),
+                recipe.format.name(),
+                done.linked,
+                bytes::size(totals.raw_bytes),
+                bytes::size(totals.stored_bytes),
+                bytes::size(done.packed.new_bytes),
+            )
+        })
+    }
+
+    fn recipe(&self) -> Result<Recipe, Failure> {
+        let mut recipe = match (&self.preset, self.method) {
+            (Some(name), _) => match Preset::named(name) {
+                Some(preset) => preset.recipe(),
+                None => {
+                    let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+                    let names = names.join(", ");
+                    return Err(Failure::usage(format!("no preset {name}; there are {names}")));
+                }
+            },
+            (None, Some(method)) => method.recipe(),
+            (None, None) => return Err(Failure::usage("give --preset or --method")),
+        };
+        if let Some(format) = self.format {
+            recipe.format = format;
+            if format == Format::Awq && !self.symmetric {
+                recipe.symmetric = false;
+            }
+        }
+        recipe.bits = self.bits.unwrap_or(recipe.bits);
+        recipe.group_size =
+            match self.group_size {
+                None => recipe.group_size,
+                Some(-1) => None,
+                Some(group) => Some(u32::try_from(group).map_err(|_| {
+                    Failure::usage(format!("--group-size {group}: give -1 or more"))
+                })?),
+            };
+        recipe.symmetric = (recipe.symmetric || self.symmetric) && !self.asymmetric;
+        recipe.double_quant |= self.double_quant;
+        Ok(recipe)
+    }
+}
+
+struct Following<'a>(&'a Bar);
+
+impl Progress for Following<'_> {
+    fn begin(&self, bytes: u64) {
+        self.0.begin(bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.advance(bytes);
+    }
+}
+
+impl Events for Following<'_> {}
+
+fn list(output: &Output) -> Result<(), Failure> {
+    let rows: Vec<_> = PRESETS
+        .iter()
+        .map(|preset| {
+            let recipe = preset.recipe();
+            let calibrated = recipe.method.is_calibrated();
+            json!({
+                "preset": preset.name,
+                "method": recipe.method,
+                "format": recipe.format,
+                "bits": recipe.bits,
+                "group_size": recipe.group_size.map_or(-1, i64::from),
+                "size_ratio": (recipe.size_ratio() * 100.0).round() / 100.0,
+                "calibration": calibrated,
+                "engines": preset.engines,
+            })
+        })
+        .collect();
+    output.result(json!({ "presets": rows }), || {
+        let mut text = format!(
+            "{:<16} {:<6} {:<13} {:>4} {:>5} {:>6}  {:<12} {}\n",
+            "preset", "method", "format", "bits", "group", "ratio", "calibration", "engines"
+        );
+        for preset in PRESETS {
+            let recipe = preset.recipe();
+            let group = recipe.group_size.map_or("row".to_owned(), |group| group.to_string());
+            text += &format!(
+                "{:<16} {:<6} {:<13} {:>4} {:>5} {:>5.2}x  {:<12} {}\n",
+                preset.name,
+                recipe.method.name(),
+                recipe.format.name(),
+                recipe.bits,
+                group,
+                recipe.size_ratio(),
+                if recipe.method.is_calibrated() { "yes" } else { "no" },
+                preset.engines,
+            );
+        }
+        text
+    })
+}
+
+impl From<ProduceError> for Failure {
+    fn from(error: ProduceError) -> Self {
+        match error {
+            ProduceError::Model(error) => crate::pack::PackError::from(error).into(),
+            ProduceError::Artifact(error) => error.into(),
+            ProduceError::Load(error) => error.into(),
+            ProduceError::Store(error) => error.into(),
+            ProduceError::Pack(error) => error.into(),
+            ProduceError::Recipe(why) => Self::usage(why),
+            error => Self::failed(error),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What `config.json` and its companions say of a quantized checkpoint. Pure.
+
+use serde_json::{Map, Value, json};
+
+use super::method::is_bytes;
+use super::recipe::{Format, Method, Recipe};
+use super::{TOOL, VERSION};
+
+/// `quantization_config`. `kept` are the linear layers that are not quantized; `dtype` the model's type
+/// as torch calls it.
+pub(super) fn quantization_config(recipe: &Recipe, kept: &[String], dtype: &str) -> Value {
+    let group = recipe.group_size.map_or(-1, i64::from);
+    match recipe.format {
+        Format::Bitsandbytes => {
+            let eight = recipe.method == Method::Int8;
+            json!({
+                "_load_in_4bit": !eight,
+                "_load_in_8bit": eight,
+                "bnb_4bit_compute_dtype": dtype,
+                "bnb_4bit_quant_storage": "uint8",
+                "bnb_4bit_quant_type": if eight { "fp4" } else { "nf4" },
+                "bnb_4bit_use_double_quant": recipe.double_quant,
+                "llm_int8_enable_fp32_cpu_offload": false,
+                "llm_int8_has_fp16_weight": false,
+                "llm_int8_skip_modules": kept,
+                "llm_int8_threshold": 6.0,
+                "load_in_4bit": !eight,
+                "load_in_8bit": eight,
+                "quant_method": "bitsandbytes",
+            })
+        }
+        Format::Gptq | Format::GptqV2 => gptq(recipe, kept, group),
+        Format::Awq => json!({
+            "bits": recipe.bits,
+            "group_size": group,
+            "modules_to_not_convert": kept,
+            "quant_method": "awq",
+            "version": "gemm",
+            "zero_point": true,
+        }),
+        Format::CompressedTensors => compressed(recipe, kept),
+    }
+}
+
+fn gptq(recipe: &Recipe, kept: &[String], group: i64) -> Value {
+    // Layers of blocks that are left as they are must be named; the head is by `lm_head`.
+    let in_block = |name: &&String| name.split('.').any(|p| p.bytes().all(|c| c.is_ascii_digit()));
+    let rule = |name: &String| (format!("-:^{}$", name.replace('.', "\\.")), json!({}));
+    let dynamic: Map<String, Value> = kept.iter().filter(in_block).map(rule).collect();
+    let mut config = json!({
+        "bits": recipe.bits,
+        "checkpoint_format": recipe.format.name(),
+        "desc_act": recipe.act_order,
+        "group_size": group,
+        "lm_head": false,
+        "meta": {"quantizer": [format!("{TOOL}:{VERSION}")]},
+        "quant_method": "gptq",
+        "sym": recipe.symmetric,
+    });
+    if let Some(config) = config.as_object_mut().filter(|_| !dynamic.is_empty()) {
+        config.insert("dynamic".to_owned(), dynamic.into());
+    }
+    config
+}
+
+fn compressed(recipe: &Recipe, kept: &[String]) -> Value {
+    let float = recipe.method == Method::Fp8;
+    let kind = if float { "float" } else { "int" };
+    let (format, activations) = match (float, is_bytes(recipe)) {
+        (true, _) => ("float-quantized", true),
+        (false, true) => ("int-quantized", true),
+        (false, false) => ("pack-quantized", false),
+    };
+    let arguments = |strategy: &str, group: Option<u32>, symmetric: bool, dynamic: bool| {
+        json!({
+            "actorder": null,
+            "block_structure": null,
+            "dynamic": dynamic,
+            "group_size": group,
+            "num_bits": recipe.bits,
+            "observer": if dynamic { Value::Null } else { "minmax".into() },
+            "observer_kwargs": {},
+            "strategy": strategy,
+            "symmetric": symmetric,
+            "type": kind,
+        })
+    };
+    let strategy = if recipe.group_size.is_some() { "group" } else { "channel" };
+    // Weights of 8 bits in bytes are multiplied with activations of 8 bits, a scale per token.
+    let inputs = activations.then(|| arguments("token", None, true, true));
+    json!({
+        "config_groups": {
+            "group_0": {
+                "input_activations": inputs,
+                "output_activations": null,
+                "targets": ["Linear"],
+                "weights": arguments(strategy, recipe.group_size, recipe.symmetric, false),
+            },
+        },
+        "format": format,
+        "global_compression_ratio": null,
+        "ignore": kept,
+        "kv_cache_scheme": null,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+    })
+}
+
+/// A file beside `config.json` that some engines read the same from.
+pub(super) fn companion(recipe: &Recipe) -> Option<&'static str> {
+    matches!(recipe.format, Format::Gptq | Format::GptqV2).then_some("quantize_config.json")
+}
+
+/// JSON as Hugging Face's tools write it.
+pub(super) fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}

@@ -1,0 +1,56 @@
+//! Why nothing was produced.
+
+use crate::artifact::ArtifactError;
+use crate::loader::LoadError;
+use crate::model::ModelError;
+use crate::pack::PackError;
+use crate::quant::encode::EncodeError;
+use crate::store::StoreError;
+
+/// A model that was not quantized. The store has no new artifact.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProduceError {
+    /// These numbers do not go together.
+    #[error("{0}")]
+    Recipe(String),
+    /// The model is not one that this can be done to.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A tensor cannot be encoded.
+    #[error("tensor {name}: {source}")]
+    Layer {
+        /// The weight's name.
+        name: String,
+        /// Why.
+        source: EncodeError,
+    },
+    /// The model is not whole.
+    #[error("{0}")]
+    Incomplete(String),
+    /// The model cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The artifact cannot be read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Its tensors cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The result was not packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// A tensor was made in another shape than announced.
+    #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
+    Defect(String),
+}
+
+impl ProduceError {
+    pub(super) fn layer(name: &str) -> impl FnOnce(EncodeError) -> Self {
+        let name = name.to_owned();
+        move |source| Self::Layer { name, source }
+    }
+}

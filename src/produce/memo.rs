@@ -1,0 +1,401 @@
+//! What was produced before, and where its bytes are.
+//!
+//! A product is taken from the store only on the word of somebody trusted, because whoever can write to
+//! the store could otherwise choose what is signed next: an artifact that a trusted key signed (found
+//! through `by-recipe/`), or this user's own record of what earlier runs wrote. The bytes are then
+//! verified down to the digests that these name.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::checkpoint::Stream;
+use super::products::{self, Key};
+use super::{ProduceError, TOOL};
+use crate::artifact::{Artifact, OpenOptions, Selection};
+use crate::dtype::{Dtype, Shape};
+use crate::format::grid::Rect;
+use crate::format::name::ArtifactSpec;
+use crate::format::store as paths;
+use crate::id::{ContentDigest, DecodedDigest, ManifestId};
+use crate::pack::left_behind;
+use crate::parallel::choose_grid;
+use crate::plan::Want;
+use crate::quant::encode::Encoded;
+use crate::store::{Placed, Store, candidates, decoded, unix_now};
+use crate::trust::{Method, TrustSet};
+
+/// The most artifacts of one recipe that are looked into.
+const MAX_ARTIFACTS: usize = 256;
+
+/// Tensors up to this size are kept in the record itself.
+const SMALL: usize = 1024;
+
+/// A tensor that an interrupted run wrote, as the user's record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Written {
+    name: String,
+    dtype: String,
+    dims: Vec<u64>,
+    digest: ContentDigest,
+    chunks: Vec<DecodedDigest>,
+    /// A small tensor's bytes: it may lie at the end of its file, which was not reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Vec<u8>>,
+}
+
+/// A line of the user's record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    /// An artifact of this recipe that a run completed.
+    Artifact { manifest: ManifestId },
+    /// A product of a run that has not.
+    Product { key: Key, tensors: Vec<Written> },
+}
+
+/// An artifact of the same recipe.
+struct Known {
+    artifact: Artifact,
+    products: HashMap<Key, Vec<Arc<Want>>>,
+}
+
+/// Where a product is.
+#[derive(Debug, Clone)]
+pub(super) enum Hit {
+    /// Tensors of an artifact.
+    Artifact { known: usize, wants: Vec<Arc<Want>> },
+    /// Chunks that an interrupted run left.
+    Left(Vec<(Kept, LeftBytes)>),
+}
+
+/// Where the bytes of a tensor are that an interrupted run wrote.
+#[derive(Debug, Clone)]
+pub(super) enum LeftBytes {
+    Here(Bytes),
+    Chunks(Vec<Placed>),
+}
+
+/// A tensor of a product.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) dims: Vec<u64>,
+    digest: ContentDigest,
+}
+
+impl Hit {
+    /// The tensors of the product.
+    pub(super) fn tensors(&self) -> Vec<Kept> {
+        match self {
+            Self::Artifact { wants, .. } => {
+                let kept = |want: &Arc<Want>| Kept {
+                    name: want.entry.name.clone(),
+                    dtype: want.entry.dtype,
+                    dims: want.entry.shape.dims().to_vec(),
+                    digest: want.entry.digest,
+                };
+                wants.iter().map(kept).collect()
+            }
+            Self::Left(tensors) => tensors.iter().map(|(kept, _)| kept.clone()).collect(),
+        }
+    }
+}
+
+/// Everything that is known of a recipe.
+pub(super) struct Memo {
+    store: Store,
+    runtime: Handle,
+    recipe: ContentDigest,
+    known: Vec<Known>,
+    left: HashMap<Key, Vec<Written>>,
+    chunks: HashMap<DecodedDigest, Placed>,
+    record: Option<PathBuf>,
+    file: Option<fs::File>,
+    own: Vec<ManifestId>,
+}
+
+impl Memo {
+    /// Gathers what is known. What cannot be read is as if it were not there: it costs time, not bytes.
+    pub(super) fn open(
+        store: &Store,
+        trust: &TrustSet,
+        recipe: ContentDigest,
+        runtime: &Handle,
+    ) -> Result<Self, ProduceError> {
+        let descriptor = runtime.block_on(store.read_optional(&paths::descriptor(), 4096))?;
+        let id = descriptor.and_then(|bytes| paths::Descriptor::parse(&bytes).ok());
+        let record = id
+            .zip(state_folder())
+            .map(|(store, folder)| folder.join(format!("{}-{recipe}.jsonl", store.store_id)));
+        let (mut left, mut own) = (HashMap::new(), Vec::new());
+        let text = record.as_ref().and_then(|path| fs::read_to_string(path).ok());
+        for line in text.iter().flat_map(|text| text.lines()) {
+            // A run that was killed may have left half a line.
+            match serde_json::from_str(line) {
+                Ok(Line::Artifact { manifest }) => own.push(manifest),
+                Ok(Line::Product { key, tensors }) => drop(left.insert(key, tensors)),
+                Err(_) => {}
+            }
+        }
+        let mut chunks = HashMap::new();
+        if !left.is_empty() {
+            chunks = runtime.block_on(async {
+                let packs = candidates(store).await?;
+                left_behind(store, packs).await
+            })?;
+        }
+        let ids = runtime.block_on(trusted(store, trust, recipe));
+        let mut seen = HashSet::new();
+        let mut known = Vec::new();
+        for id in own.iter().rev().copied().chain(ids).filter(|id| seen.insert(*id)) {
+            known.extend(runtime.block_on(Known::read(store, id, recipe)));
+        }
+        let (store, runtime) = (store.clone(), runtime.clone());
+        Ok(Self { store, runtime, recipe, known, left, chunks, record, file: None, own })
+    }
+
+    /// Where the product of this key is, if all of it is.
+    pub(super) fn find(&self, key: &Key) -> Option<Hit> {
+        for (known, artifact) in self.known.iter().enumerate() {
+            if let Some(wants) = artifact.products.get(key) {
+                return Some(Hit::Artifact { known, wants: wants.clone() });
+            }
+        }
+        let tensor = |written: &Written| {
+            let kept = Kept {
+                name: written.name.clone(),
+                dtype: Dtype::from_name(&written.dtype)?,
+                dims: written.dims.clone(),
+                digest: written.digest,
+            };
+            let placed = |chunk| {
+                let placed: &Placed = self.chunks.get(chunk)?;
+                placed.record.base.is_none().then_some(*placed)
+            };
+            let bytes = match &written.bytes {
+                Some(bytes) if ContentDigest::of(bytes) == kept.digest => {
+                    LeftBytes::Here(bytes.clone().into())
+                }
+                _ => LeftBytes::Chunks(written.chunks.iter().map(placed).collect::<Option<_>>()?),
+            };
+            Some((kept, bytes))
+        };
+        let tensors = self.left.get(key)?.iter().map(tensor).collect::<Option<Vec<_>>>()?;
+        Some(Hit::Left(tensors))
+    }
+
+    /// Reads the products of these hits, in this order.
+    pub(super) fn reader<'a>(&self, hits: impl Iterator<Item = &'a Hit>) -> Streams {
+        let mut wanted: Vec<Vec<Arc<Want>>> = self.known.iter().map(|_| Vec::new()).collect();
+        for hit in hits {
+            if let Hit::Artifact { known, wants } = hit
+                && let Some(own) = wanted.get_mut(*known)
+            {
+                own.extend(wants.iter().cloned());
+            }
+        }
+        let streams = self.known.iter().zip(wanted);
+        let streams = streams.map(|(known, wanted)| {
+            (!wanted.is_empty()).then(|| Stream::new(&self.runtime, &known.artifact, wanted))
+        });
+        Streams(streams.collect())
+    }
+
+    /// The bytes of a product's tensors. `None` if they are no longer there as they were.
+    pub(super) fn read(
+        &self,
+        streams: &mut Streams,
+        hit: &Hit,
+    ) -> Result<Option<Vec<Bytes>>, ProduceError> {
+        match hit {
+            Hit::Artifact { known, wants } => {
+                let defect = || ProduceError::Defect(format!("product {known}"));
+                let stream = streams.0.get_mut(*known).and_then(Option::as_mut);
+                let stream = stream.ok_or_else(defect)?;
+                let read = wants.iter().map(|want| stream.read(&want.entry.name));
+                Ok(Some(read.collect::<Result<_, _>>()?))
+            }
+            Hit::Left(tensors) => {
+                let mut all = Vec::with_capacity(tensors.len());
+                for (kept, bytes) in tensors {
+                    let found = match bytes {
+                        LeftBytes::Here(bytes) => Some(bytes.clone()),
+                        LeftBytes::Chunks(chunks) => {
+                            self.runtime.block_on(gather(&self.store, kept, chunks))
+                        }
+                    };
+                    let Some(found) = found else { return Ok(None) };
+                    all.push(found);
+                }
+                Ok(Some(all))
+            }
+        }
+    }
+
+    /// Notes a product, so that an interrupted run can go on from it. What cannot be noted is computed
+    /// again.
+    pub(super) fn note(&mut self, key: Key, layer: &str, tensors: &[Encoded]) {
+        if self.file.is_none() {
+            let Some(path) = &self.record else { return };
+            let folder = path.parent().map(fs::create_dir_all);
+            let file = fs::OpenOptions::new().create(true).append(true).open(path);
+            self.file = folder.and(file.ok());
+        }
+        let written = tensors.iter().filter_map(|tensor| {
+            let name = format!("{layer}.{}", tensor.end);
+            Some(Written {
+                digest: ContentDigest::of(&tensor.bytes),
+                chunks: chunks(&name, tensor)?,
+                name,
+                dtype: tensor.dtype.name().to_owned(),
+                dims: tensor.dims.clone(),
+                bytes: (tensor.bytes.len() <= SMALL).then(|| tensor.bytes.clone()),
+            })
+        });
+        let line = Line::Product { key, tensors: written.collect() };
+        if let (Some(file), Ok(mut line)) = (&mut self.file, serde_json::to_vec(&line)) {
+            line.push(b'\n');
+            drop(file.write_all(&line));
+        }
+    }
+
+    /// Notes the artifact that a run completed, in place of its products, and tells other writers of it.
+    pub(super) fn complete(&mut self, manifest: ManifestId) {
+        self.own.retain(|own| *own != manifest);
+        self.own.push(manifest);
+        if let Some(path) = &self.record {
+            let own = self.own.iter().rev().take(MAX_ARTIFACTS).rev();
+            let lines =
+                own.filter_map(|id| serde_json::to_string(&Line::Artifact { manifest: *id }).ok());
+            let text: String = lines.map(|line| line + "\n").collect();
+            let temporary = path.with_extension("tmp");
+            let written = path.parent().map_or(Ok(()), fs::create_dir_all);
+            let written = written.and_then(|()| fs::write(&temporary, text));
+            drop(written.and_then(|()| fs::rename(&temporary, path)));
+        }
+        let path = paths::by_recipe(self.recipe, manifest);
+        let hint = paths::ByRecipe::new(manifest).to_bytes();
+        if let Ok(hint) = hint {
+            // A hint that is not there costs another run time, and nothing else.
+            let put = self.store.backend().put(&path, vec![hint.into()]);
+            drop(self.runtime.block_on(put));
+        }
+    }
+
+    /// Forgets the products of this run: what they were made from has changed meanwhile.
+    pub(super) fn forget(&mut self) {
+        self.file = None;
+        if let Some(path) = &self.record {
+            drop(fs::remove_file(path));
+        }
+    }
+}
+
+/// The artifacts that products are read from.
+pub(super) struct Streams(Vec<Option<Stream>>);
+
+impl Known {
+    /// The products of an artifact; `None` if it is not of this recipe, or cannot be read.
+    async fn read(store: &Store, id: ManifestId, recipe: ContentDigest) -> Option<Self> {
+        let spec: ArtifactSpec = format!("@{id}").parse().ok()?;
+        let sources = vec![store.backend().clone()];
+        let artifact = Artifact::open(sources, &spec, &OpenOptions::default()).await.ok()?;
+        let said = artifact.manifest().quantization.as_ref()?;
+        if said.get("recipe")?.as_str()? != recipe.to_hex() || said.get("tool")?.as_str()? != TOOL {
+            return None;
+        }
+        let bytes = artifact.file(products::FILE, products::MAX as u64).await.ok()??;
+        let listed = products::read(&bytes, recipe)?;
+        let wanted = artifact.want(&Selection::All, None).await.ok()?;
+        let by_name: HashMap<&str, &Arc<Want>> =
+            wanted.tensors.iter().map(|want| (want.entry.name.as_str(), want)).collect();
+        let product = |product: products::Product| {
+            let named = product.tensors.iter().map(|name| by_name.get(name.as_str()).copied());
+            Some((product.key, named.map(Option::<&Arc<Want>>::cloned).collect::<Option<_>>()?))
+        };
+        let products = listed.into_iter().filter_map(product).collect();
+        Some(Self { artifact, products })
+    }
+}
+
+/// Artifacts of the recipe that a trusted key signed, as far as hints tell of them.
+async fn trusted(store: &Store, trust: &TrustSet, recipe: ContentDigest) -> Vec<ManifestId> {
+    let mut found = Vec::new();
+    if trust.is_empty() {
+        return found;
+    }
+    let hints = store.list(&paths::by_recipe_prefix(recipe)).await.unwrap_or_default();
+    for hint in hints.into_iter().take(MAX_ARTIFACTS) {
+        let id = hint.path.as_str().rsplit('/').next().and_then(|id| id.parse().ok());
+        let Some(id) = id else { continue };
+        let Ok((_, bytes)) = store.manifest(id).await else { continue };
+        // A secret that verifies can also forge.
+        let keys = trust.key_ids().filter(|(_, method)| *method != Method::Hmac);
+        let Ok(signatures) = store.signatures(id, keys).await else { continue };
+        if trust.verify_manifest(None, id, &bytes, &signatures, unix_now()).is_ok() {
+            found.push(id);
+        }
+    }
+    found
+}
+
+/// The user's own: `tenpak/produced` in the state directory.
+fn state_folder() -> Option<PathBuf> {
+    crate::trust::state_folder().map(|folder| folder.join("tenpak/produced"))
+}
+
+/// How packing cuts a tensor.
+fn rects(name: &str, dtype: Dtype, dims: &[u64]) -> Option<Vec<Rect>> {
+    let shape = Shape::new(dims.to_vec())?;
+    Some(choose_grid(name, dtype, &shape).map(|grid| grid.rects().collect()).unwrap_or_default())
+}
+
+/// The digests of a tensor's chunks.
+fn chunks(name: &str, tensor: &Encoded) -> Option<Vec<DecodedDigest>> {
+    let mut chunk = Vec::new();
+    let mut digests = Vec::new();
+    for rect in rects(name, tensor.dtype, &tensor.dims)? {
+        chunk.clear();
+        for row in strips(rect) {
+            chunk.extend_from_slice(tensor.bytes.get(row)?);
+        }
+        digests.push(DecodedDigest::of(&chunk));
+    }
+    Some(digests)
+}
+
+/// The bytes of the tensor that each row of a chunk is.
+fn strips(rect: Rect) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..rect.rows).map(move |row| {
+        let start = (rect.start + row * rect.stride) as usize;
+        start..start + rect.width as usize
+    })
+}
+
+/// A tensor out of its chunks; `None` unless all of them are there and it is what was noted.
+async fn gather(store: &Store, kept: &Kept, chunks: &[Placed]) -> Option<Bytes> {
+    let shape = Shape::new(kept.dims.clone())?;
+    let mut bytes = vec![0; usize::try_from(shape.byte_len(kept.dtype)?).ok()?];
+    let rects = rects(&kept.name, kept.dtype, &kept.dims)?;
+    if rects.len() != chunks.len() {
+        return None;
+    }
+    for (rect, chunk) in rects.into_iter().zip(chunks) {
+        let decoded = decoded(store, *chunk, &[]).await.ok()??;
+        if decoded.len() as u64 != rect.len() {
+            return None;
+        }
+        for (row, own) in strips(rect).zip(decoded.chunks(rect.width as usize)) {
+            bytes.get_mut(row)?.copy_from_slice(own);
+        }
+    }
+    (ContentDigest::of(&bytes) == kept.digest).then(|| bytes.into())
+}

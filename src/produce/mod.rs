@@ -1,0 +1,31 @@
+//! Producers: new artifacts from old ones. `quantize` takes a model, a folder or an artifact, and writes
+//! a quantized checkpoint beside it, in the layout that transformers and vLLM load.
+//!
+//! [`Recipe`] says how, [`Checkpoint`] reads the model, [`plan`] decides which layers become what and how
+//! the files look, [`memo`] knows what was produced before, and [`quantize`] drives: one layer at a time,
+//! straight into packs. Whatever computes codes is a [`Solver`]; [`Nearest`] needs nothing but the weight.
+
+mod checkpoint;
+mod config;
+mod error;
+mod header;
+mod layers;
+mod memo;
+mod method;
+pub mod plan;
+mod preset;
+mod products;
+mod quantize;
+mod recipe;
+
+pub use checkpoint::{Checkpoint, Source};
+pub use error::ProduceError;
+pub use method::{Layer, Nearest, Solver};
+pub use preset::{PRESETS, Preset};
+pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
+pub use recipe::{Format, Method, Recipe};
+
+/// What signed lineage calls this program.
+pub const TOOL: &str = "tenpak";
+/// Its version: part of the key of every product, because another release may compute other bytes.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,479 @@
+//! Quantizing a model into the store, one layer at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
+
+use super::checkpoint::{Checkpoint, Reader, Source};
+use super::layers::{self, Skip};
+use super::memo::{Hit, Memo, Streams};
+use super::method::{Layer, Solver, encode};
+use super::plan::{self, Content, From, Layers, Plan};
+use super::products::{self, Key, Product};
+use super::recipe::{Method, Recipe};
+use super::{ProduceError, TOOL, VERSION};
+use crate::format::name::{ArtifactName, Tag};
+use crate::id::ContentDigest;
+use crate::model::{Part, PartKind};
+use crate::pack::{
+    Held, Input, Lineage, MadeFile, Maker, PackError, PackOptions, PackReport, Progress,
+    pack_inputs,
+};
+use crate::quant::encode::{Encoded, Matrix, nf4};
+use crate::store::Store;
+
+/// How to quantize.
+#[derive(Debug)]
+pub struct QuantizeOptions {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Patterns for layers that are left as they are.
+    pub skip: Vec<String>,
+    /// How the result is packed; its lineage is filled in here.
+    pub pack: PackOptions,
+}
+
+/// What quantizing did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeReport {
+    /// What was packed.
+    pub packed: PackReport,
+    /// Weights that were computed.
+    pub computed: u64,
+    /// Weights that had been produced before.
+    pub linked: u64,
+    /// Linear layers that were left as they are.
+    pub kept: Vec<String>,
+    /// Files of the model that were left out.
+    pub left_out: Vec<String>,
+    /// What the manifest says.
+    pub quantization: Map<String, Value>,
+}
+
+/// Follows a run.
+pub trait Events: Progress {
+    /// A weight is done: computed, or found.
+    fn layer(&self, _name: &str, _computed: bool) {}
+}
+
+impl Events for () {}
+
+/// What is known of a weight before anything is written.
+struct Surveyed {
+    key: Key,
+    hit: Option<Hit>,
+}
+
+/// Quantizes a model and publishes the result as `name:tag`. Blocks; call it from outside the runtime
+/// that `runtime` drives.
+pub fn quantize(
+    source: Source,
+    store: &Store,
+    (name, tag): (&ArtifactName, &Tag),
+    options: QuantizeOptions,
+    solver: &mut dyn Solver,
+    runtime: &Handle,
+    events: &dyn Events,
+) -> Result<QuantizeReport, ProduceError> {
+    let QuantizeOptions { recipe, skip, pack: mut options } = options;
+    recipe.check()?;
+    let patterns = Skip::new(&skip)?;
+    let checkpoint = Checkpoint::open(source, runtime)?;
+    layers::check_config(&checkpoint.config)?;
+    let mut layers = plan::layers(&checkpoint, &patterns)?;
+    let digest = products::recipe_digest(&recipe)?;
+    // Shapes first: whatever does not fit is said before anything is read.
+    plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
+    let digests = survey(&checkpoint, &mut layers, &recipe, options.threads)?;
+    runtime.block_on(store.create())?;
+    let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
+    let mut surveyed = Vec::with_capacity(digests.len());
+    for (own, source) in layers.quantized.iter().zip(digests) {
+        let tensor = &checkpoint.tensors[own.tensor];
+        let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
+        let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
+        let hit = memo.find(&key).filter(|hit| {
+            hit.tensors()
+                .iter()
+                .all(|t| t.name.strip_prefix(&own.layer).is_some_and(|rest| rest.starts_with('.')))
+        });
+        surveyed.push(Surveyed { key, hit });
+    }
+    settle_states(&checkpoint, &mut layers, &recipe, &mut surveyed, options.threads)?;
+    let listed = list(&layers, &recipe, &checkpoint, &surveyed)?;
+    let plan = plan::plan(&checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
+    let quantization = lineage(&recipe, &skip, digest);
+    options.lineage = Lineage {
+        quantization: Some(quantization.clone()),
+        source: checkpoint
+            .artifact
+            .as_ref()
+            .map(|artifact| Map::from_iter([("manifest".to_owned(), json!(artifact.id()))])),
+    };
+    if let Some(artifact) = &checkpoint.artifact {
+        options.model_id = options.model_id.or_else(|| artifact.manifest().model_id.clone());
+    }
+    let mut driver = Driver::new(&checkpoint, &layers, &recipe, plan, surveyed, &mut memo, solver);
+    driver.threads = options.threads.max(1);
+    driver.events = Some(events);
+    let inputs = driver.inputs()?;
+    let packed = pack_inputs(&inputs, &mut driver, store, (name, tag), options, runtime, events);
+    let (computed, linked) = (driver.computed, driver.linked);
+    let (error, left_out) = (driver.error.take(), std::mem::take(&mut driver.plan.left_out));
+    let packed = match (packed, error) {
+        (Err(PackError::Unmade), Some(error)) => return Err(error),
+        (packed, _) => packed?,
+    };
+    memo.complete(packed.manifest);
+    Ok(QuantizeReport { packed, computed, linked, kept: layers.kept, left_out, quantization })
+}
+
+/// What the manifest says of the quantization.
+fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<String, Value> {
+    let object = json!({
+        "act_order": recipe.act_order,
+        "backend": "native",
+        "bits": recipe.bits,
+        "double_quant": recipe.double_quant,
+        "format": recipe.format,
+        "group_size": recipe.group_size.map_or(-1, i64::from),
+        "method": recipe.method,
+        "products": products::FILE,
+        "recipe": digest,
+        "skip": skip,
+        "symmetric": recipe.symmetric,
+        "tool": TOOL,
+        "tool_version": VERSION,
+    });
+    object.as_object().cloned().unwrap_or_default()
+}
+
+/// The digest of every weight that is quantized. A folder is read for it, and its weights are looked
+/// through for what no method can encode.
+fn survey(
+    checkpoint: &Checkpoint,
+    layers: &mut Layers,
+    recipe: &Recipe,
+    threads: usize,
+) -> Result<Vec<ContentDigest>, ProduceError> {
+    let next = AtomicUsize::new(0);
+    let quantized = &layers.quantized;
+    let one = |own: &plan::Quantized| {
+        let tensor = &checkpoint.tensors[own.tensor];
+        if let Some(digest) = tensor.digest {
+            return Ok((digest, 0));
+        }
+        let bytes = checkpoint.reader(std::iter::empty()).read(own.tensor)?;
+        let weight = matrix(checkpoint, own, &bytes)?;
+        weight.check_finite(1).map_err(ProduceError::layer(&tensor.name))?;
+        let state = match recipe.double_quant {
+            true => nf4::state_len(&weight, true, 1).map_err(ProduceError::layer(&tensor.name))?,
+            false => 0,
+        };
+        Ok((ContentDigest::of(&bytes), state))
+    };
+    let work = || {
+        let mut found = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(own) = quantized.get(at) else { return found };
+            found.push((at, one(own)));
+        }
+    };
+    let mut found: Vec<(usize, Result<_, ProduceError>)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut found = work();
+        for other in others {
+            found.extend(other.join().unwrap_or_default());
+        }
+        found
+    });
+    found.sort_by_key(|(at, _)| *at);
+    let mut digests = Vec::with_capacity(found.len());
+    for ((_, found), own) in found.into_iter().zip(&mut layers.quantized) {
+        let (digest, state) = found?;
+        own.state = state as u64;
+        digests.push(digest);
+    }
+    if digests.len() != layers.quantized.len() {
+        return Err(PackError::from(crate::pack::WorkerFailed).into());
+    }
+    Ok(digests)
+}
+
+/// The lengths of bitsandbytes' `quant_state`, which stand in the header of a file that begins before the
+/// weight is encoded.
+fn settle_states(
+    checkpoint: &Checkpoint,
+    layers: &mut Layers,
+    recipe: &Recipe,
+    surveyed: &mut [Surveyed],
+    threads: usize,
+) -> Result<(), ProduceError> {
+    if recipe.method != Method::Nf4 {
+        return Ok(());
+    }
+    let state = ".quant_state.bitsandbytes__nf4";
+    let mut missing = Vec::new();
+    for (at, (own, surveyed)) in layers.quantized.iter_mut().zip(surveyed.iter()).enumerate() {
+        let tensor = &checkpoint.tensors[own.tensor];
+        let known = surveyed.hit.as_ref().and_then(|hit| {
+            hit.tensors()
+                .iter()
+                .find(|t| t.name.ends_with(state))
+                .and_then(|t| t.dims.first().copied())
+        });
+        if let Some(known) = known {
+            own.state = known;
+        } else if !recipe.double_quant {
+            // It says nothing of the elements.
+            let [rows, columns] = *tensor.shape.dims() else { continue };
+            own.state = nf4::plain_state_len(own.float, rows, columns) as u64;
+        } else if own.state == 0 {
+            missing.push(at);
+        }
+    }
+    let mut reader = checkpoint.reader(missing.iter().map(|at| layers.quantized[*at].tensor));
+    for at in missing {
+        let own = &mut layers.quantized[at];
+        let bytes = reader.read(own.tensor)?;
+        let weight = matrix(checkpoint, own, &bytes)?;
+        let name = &checkpoint.tensors[own.tensor].name;
+        let len = nf4::state_len(&weight, true, threads).map_err(ProduceError::layer(name))?;
+        own.state = len as u64;
+    }
+    Ok(())
+}
+
+fn matrix<'a>(
+    checkpoint: &Checkpoint,
+    own: &plan::Quantized,
+    bytes: &'a [u8],
+) -> Result<Matrix<'a>, ProduceError> {
+    let tensor = &checkpoint.tensors[own.tensor];
+    let dim = |at: usize| {
+        let dim = tensor.shape.dims().get(at).and_then(|dim| usize::try_from(*dim).ok());
+        dim.ok_or_else(|| ProduceError::Defect(tensor.name.clone()))
+    };
+    Matrix::new(bytes, own.float, dim(0)?, dim(1)?).map_err(ProduceError::layer(&tensor.name))
+}
+
+/// What the result says that it was produced from.
+fn list(
+    layers: &Layers,
+    recipe: &Recipe,
+    checkpoint: &Checkpoint,
+    surveyed: &[Surveyed],
+) -> Result<Vec<Product>, ProduceError> {
+    let planned = plan::plan(checkpoint, layers, recipe, Vec::new())?;
+    let each = layers.quantized.iter().zip(&planned.products).zip(surveyed);
+    let product = |((own, becomes), surveyed): ((&plan::Quantized, &Vec<_>), &Surveyed)| {
+        let name = |(end, _, _): &(&str, _, _)| format!("{}.{end}", own.layer);
+        Product { key: surveyed.key, tensors: becomes.iter().map(name).collect() }
+    };
+    Ok(each.map(product).collect())
+}
+
+/// Makes the parts of the result while it is packed.
+struct Driver<'a> {
+    checkpoint: &'a Checkpoint,
+    layers: &'a Layers,
+    recipe: &'a Recipe,
+    plan: Plan,
+    contents: Vec<Content>,
+    surveyed: Vec<Surveyed>,
+    memo: &'a mut Memo,
+    solver: &'a mut dyn Solver,
+    reader: Reader<'a>,
+    streams: Streams,
+    /// Tensors that are made and not yet packed.
+    ready: HashMap<(usize, usize), Bytes>,
+    threads: usize,
+    events: Option<&'a dyn Events>,
+    computed: u64,
+    linked: u64,
+    error: Option<ProduceError>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(
+        checkpoint: &'a Checkpoint,
+        layers: &'a Layers,
+        recipe: &'a Recipe,
+        plan: Plan,
+        surveyed: Vec<Surveyed>,
+        memo: &'a mut Memo,
+        solver: &'a mut dyn Solver,
+    ) -> Self {
+        let contents: Vec<Content> = plan.files.values().cloned().collect();
+        // The order in which parts are asked for.
+        let mut from_model = Vec::new();
+        let mut found = Vec::new();
+        let mut seen = vec![false; surveyed.len()];
+        for content in &contents {
+            let Content::Tensors { from, .. } = content else { continue };
+            for from in from {
+                match *from {
+                    From::Model(tensor) => from_model.push(tensor),
+                    From::Product(product, _) if !std::mem::replace(&mut seen[product], true) => {
+                        match &surveyed[product].hit {
+                            Some(hit) => found.push(hit.clone()),
+                            None => from_model.push(layers.quantized[product].tensor),
+                        }
+                    }
+                    From::Product(..) => {}
+                }
+            }
+        }
+        let reader = checkpoint.reader(from_model.into_iter());
+        let streams = memo.reader(found.iter());
+        Self {
+            checkpoint,
+            layers,
+            recipe,
+            plan,
+            contents,
+            surveyed,
+            memo,
+            solver,
+            reader,
+            streams,
+            ready: HashMap::new(),
+            threads: 1,
+            events: None,
+            computed: 0,
+            linked: 0,
+            error: None,
+        }
+    }
+
+    /// The files that are packed.
+    fn inputs(&self) -> Result<Vec<Input>, ProduceError> {
+        let content = |len| match len {
+            0 => Vec::new(),
+            len => vec![Part { offset: 0, len, kind: PartKind::Content }],
+        };
+        let input = |(path, own): (&String, &Content)| {
+            let (executable, parts) = match own {
+                Content::Same(file) => {
+                    let file = &self.checkpoint.files[*file];
+                    if let Some(disk) = &file.disk {
+                        return Input::File(Arc::clone(disk));
+                    }
+                    (file.executable, content(file.size))
+                }
+                Content::Bytes(bytes) => (false, content(bytes.len() as u64)),
+                Content::Tensors { parts, .. } => (false, parts.clone()),
+            };
+            Input::Made(MadeFile { path: path.clone(), executable, parts })
+        };
+        Ok(self.plan.files.iter().map(input).collect())
+    }
+
+    fn part(&mut self, file: usize, part: usize) -> Result<Held, ProduceError> {
+        let defect = || ProduceError::Defect(format!("part {part} of file {file}"));
+        let from = match self.contents.get(file).ok_or_else(defect)? {
+            Content::Same(file) => {
+                let bytes = self.checkpoint.bytes(&self.checkpoint.files[*file])?;
+                return Ok(Held::Memory(bytes));
+            }
+            Content::Bytes(bytes) => return Ok(Held::Memory(bytes.clone().into())),
+            Content::Tensors { header, .. } if part == 0 => {
+                return Ok(Held::Memory(header.clone().into()));
+            }
+            Content::Tensors { from, .. } => *from.get(part - 1).ok_or_else(defect)?,
+        };
+        match from {
+            From::Model(tensor) => self.unchanged(tensor),
+            From::Product(product, own) => {
+                if !self.ready.contains_key(&(product, own)) {
+                    self.produce(product)?;
+                }
+                self.ready.remove(&(product, own)).map(Held::Memory).ok_or_else(defect)
+            }
+        }
+    }
+
+    /// A tensor of the model as it is, unless the method changes it.
+    fn unchanged(&mut self, tensor: usize) -> Result<Held, ProduceError> {
+        let held = self.checkpoint.on_disk(tensor);
+        let bytes = self.reader.read(tensor)?;
+        let name = &self.checkpoint.tensors[tensor].name;
+        match self.solver.change(name, &bytes) {
+            Some(changed) if changed.len() == bytes.len() => Ok(Held::Memory(changed.into())),
+            Some(_) => Err(ProduceError::Defect(name.clone())),
+            None => Ok(held.unwrap_or_else(|| Held::Memory(bytes.into_bytes()))),
+        }
+    }
+
+    /// Links or computes what a weight becomes.
+    fn produce(&mut self, product: usize) -> Result<(), ProduceError> {
+        let own = &self.layers.quantized[product];
+        let name = &self.checkpoint.tensors[own.tensor].name;
+        let becomes = &self.plan.products[product];
+        if let Some(hit) = &self.surveyed[product].hit {
+            let known = hit.tensors();
+            let fits = known.len() == becomes.len()
+                && known.iter().zip(becomes).all(|(known, (end, dtype, dims))| {
+                    known.name == format!("{}.{end}", own.layer)
+                        && (known.dtype, &known.dims) == (*dtype, dims)
+                });
+            let read = match fits {
+                true => self.memo.read(&mut self.streams, hit)?,
+                false => None,
+            };
+            if let Some(read) = read {
+                let all = read.into_iter().enumerate();
+                self.ready.extend(all.map(|(part, bytes)| ((product, part), bytes)));
+                self.linked += 1;
+                self.events.inspect(|events| events.layer(name, false));
+                return Ok(());
+            }
+        }
+        let bytes = match self.surveyed[product].hit {
+            // It was to be linked, so that nothing announced that its weight would be read.
+            Some(_) => self.checkpoint.reader(std::iter::once(own.tensor)).read(own.tensor)?,
+            None => self.reader.read(own.tensor)?,
+        };
+        let weight = matrix(self.checkpoint, own, &bytes)?;
+        let encoded = encode(&Layer { name, weight }, self.recipe, self.solver, self.threads)?;
+        let is = |(made, (end, dtype, dims)): (&Encoded, &(&str, _, Vec<u64>))| {
+            (made.end, made.dtype, &made.dims) == (*end, *dtype, dims)
+        };
+        let mut encoded = encoded;
+        encoded.sort_by_key(|made| becomes.iter().position(|(end, _, _)| *end == made.end));
+        if encoded.len() != becomes.len() || !encoded.iter().zip(becomes).all(is) {
+            return Err(ProduceError::Defect(name.clone()));
+        }
+        self.memo.note(self.surveyed[product].key, &own.layer, &encoded);
+        for (part, made) in encoded.into_iter().enumerate() {
+            self.ready.insert((product, part), made.bytes.into());
+        }
+        self.computed += 1;
+        self.events.inspect(|events| events.layer(name, true));
+        Ok(())
+    }
+}
+
+impl Maker for Driver<'_> {
+    fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError> {
+        self.part(file, part).map_err(|error| {
+            self.error = Some(error);
+            PackError::Unmade
+        })
+    }
+
+    fn finish(&mut self) -> Result<(), PackError> {
+        for file in self.checkpoint.files.iter().filter_map(|file| file.disk.as_ref()) {
+            if let Err(error) = file.check_unchanged() {
+                self.memo.forget();
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+}

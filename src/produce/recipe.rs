@@ -1,0 +1,186 @@
+//! How weights are quantized: method, numbers, format. Pure.
+
+use serde::Serialize;
+
+use super::ProduceError;
+use crate::format::json;
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$inner])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// What it is called.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let found = Self::ALL.iter().find(|value| value.name() == text);
+                found.copied().ok_or_else(|| {
+                    let names: Vec<&str> = Self::ALL.iter().map(|value| value.name()).collect();
+                    format!("there are {}", names.join(", "))
+                })
+            }
+        }
+    };
+}
+
+names! {
+    /// What computes the codes.
+    Method {
+        /// bitsandbytes NF4.
+        Nf4 = "nf4",
+        /// LLM.int8().
+        Int8 = "int8",
+        /// FP8 E4M3, a scale per row.
+        Fp8 = "fp8",
+        /// Round to nearest, by the rule of the format.
+        Rtn = "rtn",
+        /// GPTQ: calibrated.
+        Gptq = "gptq",
+        /// AWQ: calibrated.
+        Awq = "awq",
+        /// HQQ.
+        Hqq = "hqq",
+    }
+}
+
+names! {
+    /// The layout of the checkpoint.
+    Format {
+        /// bitsandbytes.
+        Bitsandbytes = "bitsandbytes",
+        /// GPTQ, zero points less one.
+        Gptq = "gptq",
+        /// GPTQ, zero points as they are.
+        GptqV2 = "gptq_v2",
+        /// AWQ, GEMM version.
+        Awq = "awq",
+        /// compressed-tensors.
+        CompressedTensors = "compressed-tensors",
+    }
+}
+
+/// How the weight of a layer is quantized. Its canonical JSON is what products are keyed by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recipe {
+    /// What computes the codes.
+    pub method: Method,
+    /// The layout of the result.
+    pub format: Format,
+    /// Bits per code.
+    pub bits: u32,
+    /// Columns per group; none for a scale per row.
+    pub group_size: Option<u32>,
+    /// Whether zero points are the middle.
+    pub symmetric: bool,
+    /// NF4: whether absmax are quantized in their turn.
+    pub double_quant: bool,
+    /// GPTQ: columns in the order of their activations.
+    pub act_order: bool,
+}
+
+impl Method {
+    /// The recipe that the method's name alone means.
+    pub fn recipe(self) -> Recipe {
+        let (format, bits, group_size, symmetric) = match self {
+            Self::Nf4 => (Format::Bitsandbytes, 4, Some(64), false),
+            Self::Int8 => (Format::Bitsandbytes, 8, None, true),
+            Self::Fp8 => (Format::CompressedTensors, 8, None, true),
+            Self::Rtn | Self::Hqq => (Format::CompressedTensors, 4, Some(128), true),
+            Self::Gptq => (Format::Gptq, 4, Some(128), true),
+            Self::Awq => (Format::Awq, 4, Some(128), false),
+        };
+        let act_order = self == Self::Gptq;
+        Recipe { method: self, format, bits, group_size, symmetric, double_quant: false, act_order }
+    }
+
+    /// Whether it needs to see what the layers are fed.
+    pub fn is_calibrated(self) -> bool {
+        matches!(self, Self::Gptq | Self::Awq)
+    }
+}
+
+impl Recipe {
+    /// An error that says what does not go together.
+    pub fn check(&self) -> Result<(), ProduceError> {
+        let Self { method, format, bits, group_size, symmetric, .. } = *self;
+        let wrong = |why: String| Err(ProduceError::Recipe(why));
+        let (of, to) = (method.name(), format.name());
+        let formats: &[Format] = match method {
+            Method::Nf4 | Method::Int8 => &[Format::Bitsandbytes],
+            Method::Fp8 => &[Format::CompressedTensors],
+            Method::Awq => &[Format::Awq, Format::CompressedTensors],
+            Method::Rtn | Method::Gptq | Method::Hqq => {
+                &[Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq]
+            }
+        };
+        if !formats.contains(&format) {
+            let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+            return wrong(format!("{of} is not stored as {to}; take {}", names.join(" or ")));
+        }
+        let fixed = match method {
+            Method::Nf4 => Some((4, Some(64))),
+            Method::Int8 | Method::Fp8 => Some((8, None)),
+            _ => None,
+        };
+        if let Some((own, group)) = fixed
+            && (bits, group_size) != (own, group)
+        {
+            return wrong(format!("{of} has {own} bits and groups of its own; leave both out"));
+        }
+        if group_size == Some(0) {
+            return wrong("a group has at least one column; -1 is the whole row".to_owned());
+        }
+        if self.double_quant && method != Method::Nf4 {
+            return wrong("only nf4 quantizes its absmax in their turn".to_owned());
+        }
+        if self.act_order && method != Method::Gptq {
+            return wrong("only gptq orders columns by activations".to_owned());
+        }
+        match format {
+            Format::Gptq | Format::GptqV2 if ![2, 3, 4, 8].contains(&bits) => {
+                wrong(format!("{to} has 2, 3, 4 or 8 bits, not {bits}"))
+            }
+            Format::Awq if bits != 4 || symmetric => {
+                wrong("awq has 4 bits and zero points: --asymmetric".to_owned())
+            }
+            Format::CompressedTensors if !(1..=8).contains(&bits) => {
+                wrong(format!("{to} has 1 to 8 bits, not {bits}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its digest: BLAKE3 of its canonical JSON.
+    pub fn digest(&self) -> Result<blake3::Hash, ProduceError> {
+        let bytes =
+            json::to_bytes(self).map_err(|error| ProduceError::Recipe(error.to_string()))?;
+        Ok(blake3::hash(&bytes))
+    }
+
+    /// How much smaller a bf16 weight becomes, scales and zero points counted.
+    pub fn size_ratio(&self) -> f64 {
+        let per_group = match (self.method, self.format) {
+            (Method::Nf4, _) if self.double_quant => 8.0 + 32.0 / 256.0,
+            (Method::Nf4, _) => 32.0,
+            (_, Format::CompressedTensors) if self.symmetric => 16.0,
+            _ => 16.0 + f64::from(self.bits),
+        };
+        let group = self.group_size.map_or(f64::INFINITY, f64::from);
+        16.0 / (f64::from(self.bits) + per_group / group)
+    }
+}

@@ -1,0 +1,9 @@
+//! `tenpak quantize`, by what it leaves in a store.
+
+#[path = "../support/run.rs"]
+mod run;
+
+mod checkpoint;
+mod memo;
+mod model;
+mod survive;
