@@ -13,6 +13,7 @@
 //! | [`format`] | records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
 //! | [`quant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
+//! | [`solve`] | weights to codes: rounding, GPTQ, AWQ, HQQ | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
 //! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
 //! | `memory`, `buffers`, [`bases`] | aligned memory, used again; decoded chunks that others are stored against | none |
@@ -20,6 +21,7 @@
 //! | [`store`] | typed objects, refs, leases | yes |
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
+//! | [`lm`], [`eval`] | language models, block by block, and how well they predict | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!
 //! One tensor, verified:
@@ -49,8 +51,10 @@ pub mod cli;
 pub mod codec;
 pub mod dtype;
 pub mod edge;
+pub mod eval;
 pub mod format;
 pub mod id;
+pub mod lm;
 pub mod load_state;
 pub mod loader;
 pub mod maintain;
@@ -62,6 +66,7 @@ pub mod plan;
 pub mod quant;
 pub mod shard;
 pub mod sink;
+pub mod solve;
 pub mod source;
 pub mod store;
 pub mod trust;

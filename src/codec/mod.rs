@@ -3,7 +3,7 @@
 mod delta;
 mod float;
 mod patch;
-mod simd;
+pub(crate) mod simd;
 mod zstd;
 
 pub use delta::program::{BAD_ESCAPES, BAD_STATE, BAD_WORDS, DELTA_PARAMS, DeltaProgram};
