@@ -21,7 +21,7 @@
 //! | [`store`] | typed objects, refs, leases | yes |
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
-//! | [`lm`], [`eval`] | language models, block by block, and how well they predict | yes |
+//! | [`lm`], [`eval`], [`calibrate`] | language models, block by block: how well they predict, and what they teach solvers | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!
 //! One tensor, verified:
@@ -47,6 +47,7 @@
 pub mod artifact;
 pub mod bases;
 mod buffers;
+pub mod calibrate;
 pub mod cli;
 pub mod codec;
 pub mod dtype;

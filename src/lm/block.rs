@@ -71,6 +71,16 @@ pub(super) fn shared<const N: usize>(
     outputs.try_into().map_err(|_| LmError::Config("layers without outputs".to_owned()))
 }
 
+/// What gives layers their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Giver {
+    /// A norm, by [`Block::norm_mut`].
+    Norm(usize),
+    /// The rows of a linear layer, by its place, through nothing but products and sums of columns of equal
+    /// place.
+    Rows(usize),
+}
+
 /// A block, read whole.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -107,6 +117,40 @@ impl Block {
             Self::Decoder(block) => block.forward(input, context, tap),
             Self::Encoder(block) => block.forward(input, context, tap),
         }
+    }
+
+    /// Which of its [linear layers](Self::linears) share an input, in the order in which they run.
+    pub fn groups(&self) -> &'static [&'static [usize]] {
+        match self {
+            Self::Decoder(_) => &[&[0, 1, 2], &[3], &[4, 5], &[6]],
+            Self::Encoder(_) => &[&[0, 1, 2], &[3], &[4], &[5]],
+        }
+    }
+
+    /// What gives each of the [groups](Self::groups) its input and can give it scaled; `None` for an input
+    /// that nothing can give so, and for a block of which that holds for most.
+    pub fn givers(&self) -> Option<[Option<Giver>; 4]> {
+        let Self::Decoder(block) = self else { return None };
+        let [_, _, v, o, ..] = block.linears();
+        // With fewer heads of v than of q, several columns of o read one row of v.
+        let equal = v.weight.dims().first() == o.weight.dims().last();
+        let rows = equal.then_some(Giver::Rows(2));
+        Some([Some(Giver::Norm(0)), rows, Some(Giver::Norm(1)), Some(Giver::Rows(5))])
+    }
+
+    /// The name and the weight, f32 `[hidden]`, of the norm before attention (0) or before the MLP (1).
+    pub fn norm_mut(&mut self, which: usize) -> Option<&mut (String, Tensor)> {
+        match (self, which) {
+            (Self::Decoder(block), 0) => Some(&mut block.input_norm),
+            (Self::Decoder(block), 1) => Some(&mut block.post_norm),
+            _ => None,
+        }
+    }
+
+    /// The names of some of its linear layers.
+    pub fn named(&self, which: &[usize]) -> Vec<String> {
+        let linears = self.linears();
+        which.iter().filter_map(|at| linears.get(*at)).map(|linear| linear.name.clone()).collect()
     }
 
     /// Its linear layers, in the order in which they run.

@@ -101,6 +101,11 @@ impl Checkpoint {
         self.names.contains_key(name) || self.modules.contains_key(name)
     }
 
+    /// The type of float that a tensor is stored in; `None` if there is none, or it is of another type.
+    pub fn float(&self, name: &str) -> Option<Float> {
+        Float::of_dtype(self.store.list().get(*self.names.get(name)?)?.dtype)
+    }
+
     /// Whether it is a quantized weight.
     pub(super) fn is_quantized(&self, name: &str) -> bool {
         self.modules.contains_key(name)

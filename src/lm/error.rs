@@ -81,6 +81,9 @@ pub enum LmError {
     /// The artifact cannot be read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// A tap wanted no more.
+    #[error("stopped by a tap")]
+    Stopped,
     /// The computation failed.
     #[error("computing: {0}")]
     Compute(#[from] candle_core::Error),

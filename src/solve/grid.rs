@@ -221,8 +221,10 @@ mod tests {
             for weight in [[0.0; 3], [1.0, 1.5, 2.0], [-3.0, -2.0, -1.0], [1e-30, 0.0, 0.0]] {
                 let codes =
                     round_to_nearest(&weight, 1, 3, &[], &scheme(8, 2, symmetric, 4)).unwrap();
-                let off = values(&codes).iter().zip(weight).map(|(a, b)| (a - b).abs());
-                assert!(off.fold(0.0, f32::max) <= 0.5 * codes.scales[0].max(codes.scales[1]));
+                let found = values(&codes);
+                let off = found.iter().zip(weight).map(|(a, b)| (a - b).abs());
+                // Scales are rounded to f16: the end of a range may lie a little outside.
+                assert!(off.fold(0.0, f32::max) <= 0.6 * codes.scales[0].max(codes.scales[1]));
             }
         }
     }

@@ -87,7 +87,7 @@ pub fn add_gram(gram: &mut [f32], input: &[f32], columns: usize) {
 }
 
 /// Copies the lower half of a square matrix to the upper.
-pub(super) fn mirror(matrix: &mut [f32], order: usize) {
+pub fn mirror(matrix: &mut [f32], order: usize) {
     for row in 0..order {
         for column in 0..row {
             matrix[column * order + row] = matrix[row * order + column];

@@ -10,7 +10,7 @@ pub mod hqq;
 mod linalg;
 
 pub use grid::{Scheme, round_to_nearest};
-pub use linalg::{add_gram, quadratic};
+pub use linalg::{add_gram, mirror, quadratic};
 
 /// Why nothing was solved.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

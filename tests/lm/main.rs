@@ -1,6 +1,7 @@
 //! Language models: what they compute is what transformers recorded, and what calibrated solvers make of
 //! them keeps their perplexity.
 
+mod calibrated;
 mod eval;
 mod models;
 

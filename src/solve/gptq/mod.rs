@@ -123,6 +123,11 @@ impl Factor {
         }
     }
 
+    /// What it was made for.
+    pub fn options(&self) -> &GptqOptions {
+        &self.options
+    }
+
     /// Solves a weight, `[rows, columns]`.
     pub fn solve(&self, weight: &[f32], rows: usize) -> Result<Solved, SolveError> {
         let columns = self.columns;
