@@ -58,7 +58,8 @@ pub fn allocate(layers: &[Sensitivity], budget: f64) -> Option<Allocation> {
             None => break,
         }
     }
-    let mut found = Allocation { bits: Vec::new(), average: spent(&at) / total.max(1) as f64, error: 0.0 };
+    let mut found =
+        Allocation { bits: Vec::new(), average: spent(&at) / total.max(1) as f64, error: 0.0 };
     for ((layer, curve), at) in layers.iter().zip(&curves).zip(&at) {
         let Some((bits, error)) = curve.get(*at) else { continue };
         found.error += error;

@@ -7,10 +7,10 @@
 
 use candle_core::{Device, Tensor};
 
+use super::CalibrateError;
 use super::driver::{Calibrated, Layer, put};
 use super::inputs::{self, Inputs};
 use super::states::States;
-use super::CalibrateError;
 use crate::lm::{Block, Context, Giver, LmError, Model};
 use crate::quant::{Float, convert};
 use crate::solve::{Scheme, awq, round_to_nearest};

@@ -48,6 +48,11 @@ impl Draws {
         Ok(Self((0..samples.max(1)).map(draw).collect()))
     }
 
+    /// Runs that were drawn elsewhere; empty ones are left out.
+    pub fn of_runs(runs: Vec<Vec<u32>>) -> Self {
+        Self(runs.into_iter().filter(|run| !run.is_empty()).collect())
+    }
+
     /// The runs.
     pub fn runs(&self) -> &[Vec<u32>] {
         &self.0

@@ -156,7 +156,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 impl From<LmError> for Failure {
     fn from(error: LmError) -> Self {
         match error {
-            LmError::Artifact(error) => error.into(),
+            LmError::Artifact(error) => (*error).into(),
             LmError::Text { .. } => Self::usage(error),
             error => Self::failed(error),
         }

@@ -68,8 +68,7 @@ impl Ppl {
         let manifest = artifact.id();
         let model = Model::open(Box::new(Stored::open(artifact, runtime.clone())?))?;
         let tokens = model.tokenizer()?.encode(&text)?;
-        let mut options = PerplexityOptions::default();
-        options.context = self.context;
+        let options = PerplexityOptions { context: self.context, ..PerplexityOptions::default() };
         let bar = Bar::of_steps(output, "evaluating");
         let mut begun = false;
         let mut told = |step: usize, steps: usize| {

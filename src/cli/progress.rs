@@ -10,7 +10,8 @@ pub(super) struct Bar(ProgressBar);
 
 impl Bar {
     pub(super) fn new(output: &Output, doing: &'static str) -> Self {
-        let bytes = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+        let bytes =
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
         Self::styled(output, doing, bytes)
     }
 

@@ -8,7 +8,6 @@ use crate::lm::{Block, Context, LmError, Model, NoTap};
 
 /// How a text is read.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct PerplexityOptions {
     /// Tokens of a window; by default 2048, or as many as the model reads if that is less.
     pub context: Option<usize>,
@@ -73,7 +72,8 @@ pub fn perplexity(
         for index in 0..config.layers {
             let block = block(index)?;
             for (state, window) in states.iter_mut().zip(batch) {
-                let of = if window.len() == context { &full } else { short.as_ref().unwrap_or(&full) };
+                let of =
+                    if window.len() == context { &full } else { short.as_ref().unwrap_or(&full) };
                 *state = block.forward(state, of, &mut NoTap)?;
             }
             step += 1;
@@ -90,5 +90,11 @@ pub fn perplexity(
     if !loss.is_finite() {
         return Err(LmError::NotFinite("the model's output".to_owned()));
     }
-    Ok(Perplexity { perplexity: loss.exp(), loss, tokens: counted, windows: windows.len(), context })
+    Ok(Perplexity {
+        perplexity: loss.exp(),
+        loss,
+        tokens: counted,
+        windows: windows.len(),
+        context,
+    })
 }

@@ -90,12 +90,10 @@ impl Context {
 
 /// 0 where a query sees a key, minus infinity elsewhere.
 fn mask(tokens: usize, window: Option<usize>) -> Result<Tensor, LmError> {
-    let seen = |query: usize, key: usize| {
-        key <= query && window.is_none_or(|window| query - key < window)
-    };
-    let of = |query| {
-        (0..tokens).map(move |key| if seen(query, key) { 0.0 } else { f32::NEG_INFINITY })
-    };
+    let seen =
+        |query: usize, key: usize| key <= query && window.is_none_or(|window| query - key < window);
+    let of =
+        |query| (0..tokens).map(move |key| if seen(query, key) { 0.0 } else { f32::NEG_INFINITY });
     let values: Vec<f32> = (0..tokens).flat_map(of).collect();
     Ok(Tensor::from_vec(values, (tokens, tokens), &Device::Cpu)?)
 }

@@ -28,7 +28,7 @@ pub struct Listed {
 }
 
 /// Where the tensors and files of a model come from.
-pub trait TensorStore: Send {
+pub trait TensorStore: Send + Sync {
     /// All tensors.
     fn list(&self) -> &[Listed];
 
@@ -167,13 +167,8 @@ impl Checkpoint {
         }
         let (weight, table, index) = method.weight(&facts).map_err(wrong)?;
         check_shape(&module.name, &[weight.rows().into(), weight.cols().into()], shape)?;
-        let parts = Parts {
-            codes: &codes,
-            scales: &scales,
-            zeros: &zeros,
-            index: &index,
-            table: &table,
-        };
+        let parts =
+            Parts { codes: &codes, scales: &scales, zeros: &zeros, index: &index, table: &table };
         Ok(floats(&quant::dequantize(&weight, &parts, Float::F32).map_err(wrong)?))
     }
 }

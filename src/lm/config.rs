@@ -102,9 +102,8 @@ impl LmConfig {
                 .map(Some)
                 .ok_or_else(|| LmError::Config(format!("{key} is {value}, not a dimension"))),
         };
-        let required = |key: &str| {
-            optional(key)?.ok_or_else(|| LmError::Config(format!("{key} is missing")))
-        };
+        let required =
+            |key: &str| optional(key)?.ok_or_else(|| LmError::Config(format!("{key} is missing")));
         let number = |key: &str| config.get(key).and_then(Value::as_f64);
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
         let activation = config.get("hidden_act").and_then(Value::as_str);
@@ -116,7 +115,8 @@ impl LmConfig {
         }
         let (hidden, heads) = (required("hidden_size")?, required("num_attention_heads")?);
         let layers = required("num_hidden_layers")?;
-        let kv_heads = if is_bert { heads } else { optional("num_key_value_heads")?.unwrap_or(heads) };
+        let kv_heads =
+            if is_bert { heads } else { optional("num_key_value_heads")?.unwrap_or(heads) };
         if !heads.is_multiple_of(kv_heads) {
             return Err(LmError::Config(format!("{heads} heads do not share {kv_heads} of keys")));
         }

@@ -80,11 +80,23 @@ pub enum LmError {
     Model(#[from] ModelError),
     /// The artifact cannot be read.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
     /// A tap wanted no more.
     #[error("stopped by a tap")]
     Stopped,
     /// The computation failed.
     #[error("computing: {0}")]
-    Compute(#[from] candle_core::Error),
+    Compute(Box<candle_core::Error>),
+}
+
+impl From<ArtifactError> for LmError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
+    }
+}
+
+impl From<candle_core::Error> for LmError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Compute(Box::new(error))
+    }
 }

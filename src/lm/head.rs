@@ -76,7 +76,8 @@ impl Head {
         prefix: &str,
         embedding: &str,
     ) -> Result<Self, LmError> {
-        let name = if config.tied || !from.has("lm_head.weight") { embedding } else { "lm_head.weight" };
+        let name =
+            if config.tied || !from.has("lm_head.weight") { embedding } else { "lm_head.weight" };
         if !config.tied && name == embedding {
             return Err(LmError::Missing("lm_head.weight".to_owned()));
         }

@@ -56,14 +56,16 @@ impl Model {
     }
 
     fn embedding_name(&self) -> String {
-        let of = if self.config.is_causal() { "embed_tokens" } else { "embeddings.word_embeddings" };
+        let of =
+            if self.config.is_causal() { "embed_tokens" } else { "embeddings.word_embeddings" };
         format!("{}{of}.weight", self.prefix)
     }
 
     /// The hidden states, f32 `[tokens, hidden]`, that each sequence enters the first block with.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>, LmError> {
         let (config, hidden) = (&self.config, self.config.hidden);
-        let words = Rows::read(&self.checkpoint, &self.embedding_name(), [config.vocabulary, hidden])?;
+        let words =
+            Rows::read(&self.checkpoint, &self.embedding_name(), [config.vocabulary, hidden])?;
         let more = if config.is_causal() {
             None
         } else {
@@ -71,7 +73,8 @@ impl Model {
             let positions = self
                 .checkpoint
                 .tensor(&of("position_embeddings.weight"), &[config.positions, hidden])?;
-            let kinds = self.checkpoint.tensor(&of("token_type_embeddings.weight"), &[2, hidden])?;
+            let kinds =
+                self.checkpoint.tensor(&of("token_type_embeddings.weight"), &[2, hidden])?;
             Some((positions, kinds.get(0)?, norm(&self.checkpoint, &of("LayerNorm"), hidden)?))
         };
         let embedding = Embedding { words, more };

@@ -55,8 +55,7 @@ pub fn search(
         Ok(total)
     };
     let plain = cost(&vec![1.0; columns])?;
-    let mut best =
-        Scales { scales: vec![1.0; columns], ratio: None, error: plain, plain };
+    let mut best = Scales { scales: vec![1.0; columns], ratio: None, error: plain, plain };
     for step in 0..RATIOS {
         let ratio = step as f32 / RATIOS as f32;
         let Some(scales) = scaled(mean, &weights, ratio) else { continue };
@@ -115,7 +114,8 @@ fn difference(
             let count = part.len() / columns.max(1);
             let codes = round_to_nearest(&scaled, count, columns, &[], scheme)?;
             let mut rounded = values(&codes);
-            for (row, plain) in rounded.chunks_mut(columns.max(1)).zip(part.chunks(columns.max(1))) {
+            for (row, plain) in rounded.chunks_mut(columns.max(1)).zip(part.chunks(columns.max(1)))
+            {
                 for ((value, plain), scale) in row.iter_mut().zip(plain).zip(scales) {
                     *value = *value / scale - plain;
                 }

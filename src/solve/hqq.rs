@@ -66,7 +66,8 @@ fn fit(values: &[f32], scheme: &Scheme) -> Grid {
             let code = grid.code(*value, top);
             let left = (value - grid.value(code)) / grid.scale;
             let size = left.abs();
-            let shrunk = if size > 0.0 { (size - size.powf(NORM - 1.0) / beta).max(0.0) } else { 0.0 };
+            let shrunk =
+                if size > 0.0 { (size - size.powf(NORM - 1.0) / beta).max(0.0) } else { 0.0 };
             let held = value - grid.scale * shrunk.copysign(left);
             let step = f64::from(code - grid.zero);
             steps += step * step;
@@ -111,8 +112,7 @@ mod tests {
         };
         let weight: Vec<f32> = (0..64 * 128).map(|_| next() * next() * next()).collect();
         for (bits, symmetric) in [(2, false), (3, false), (4, true), (4, false), (8, false)] {
-            let scheme =
-                Scheme { bits, group: Some(64), symmetric, scale: Float::F16, shrinks: 0 };
+            let scheme = Scheme { bits, group: Some(64), symmetric, scale: Float::F16, shrinks: 0 };
             let cost = |codes: &Codes| -> f32 {
                 values(codes).iter().zip(&weight).map(|(a, b)| (a - b) * (a - b)).sum()
             };

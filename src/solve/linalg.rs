@@ -291,7 +291,8 @@ mod tests {
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
         };
-        let outputs = weight.chunks(columns).flat_map(|w| input.chunks(columns).map(move |x| dot(w, x)));
+        let outputs =
+            weight.chunks(columns).flat_map(|w| input.chunks(columns).map(move |x| dot(w, x)));
         let expected: f64 = outputs.map(|y| y * y).sum();
         let got = quadratic(&weight, &gram, columns);
         assert!((got / expected - 1.0).abs() < 1e-5, "{got} for {expected}");

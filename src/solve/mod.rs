@@ -51,7 +51,12 @@ pub enum SolveError {
 }
 
 /// Checks a matrix's length and that it is finite.
-fn check(what: &'static str, matrix: &[f32], rows: usize, columns: usize) -> Result<(), SolveError> {
+fn check(
+    what: &'static str,
+    matrix: &[f32],
+    rows: usize,
+    columns: usize,
+) -> Result<(), SolveError> {
     let want = rows * columns;
     if matrix.len() != want {
         return Err(SolveError::Length { what, got: matrix.len(), want });

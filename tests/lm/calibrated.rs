@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use tenpak::calibrate::{
-    BUILT_IN, CalibrateError, CalibrateOptions, Calibrated, Draws, Layer, Solver, Statistics, allocate,
-    calibrate, measure,
+    BUILT_IN, CalibrateError, CalibrateOptions, Calibrated, Draws, Layer, Solver, Statistics,
+    allocate, calibrate, measure,
 };
 use tenpak::eval::{PerplexityOptions, perplexity};
 use tenpak::lm::{Folder, LmError, Model};
@@ -59,8 +59,7 @@ fn calibrated(
 fn measured(model: &Model, made: &Made) -> f64 {
     let text = std::fs::read_to_string(fixture("test.txt")).unwrap();
     let tokens = model.tokenizer().unwrap().encode(&text).unwrap();
-    let mut options = PerplexityOptions::default();
-    options.context = Some(256);
+    let options = PerplexityOptions { context: Some(256), ..PerplexityOptions::default() };
     let mut block = |index: usize| {
         let mut block = model.block(index)?;
         for which in 0..2 {

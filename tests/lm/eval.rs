@@ -12,7 +12,8 @@ use super::{fixture, json};
 fn packed(name: &str, model: &Path) -> String {
     let store = fresh_folder(name);
     let store = store.to_str().unwrap().to_owned();
-    let run = tenpak(&["--store", &store, "pack", model.to_str().unwrap(), "--name", "m", "--json"]);
+    let run =
+        tenpak(&["--store", &store, "pack", model.to_str().unwrap(), "--name", "m", "--json"]);
     assert_eq!(run.status, Some(0), "{}", run.error);
     store
 }

@@ -94,7 +94,11 @@ fn a_weight_put_in_is_what_runs() {
 }
 
 /// The small Llama with its configuration or its weights changed.
-fn changed(name: &str, edit: impl Fn(&mut serde_json::Value), weights: impl Fn(&mut Vec<u8>)) -> String {
+fn changed(
+    name: &str,
+    edit: impl Fn(&mut serde_json::Value),
+    weights: impl Fn(&mut Vec<u8>),
+) -> String {
     let folder = fresh_folder(name);
     let mut config = json("tiny/llama/config.json");
     edit(&mut config);
@@ -117,11 +121,15 @@ fn what_cannot_be_run_is_named() {
     assert!(error.contains("gate_proj.weight: its shape is [48, 32]"), "{error}");
     let error = changed("words", |config| config["vocab_size"] = 2.into(), same);
     assert!(error.contains("embed_tokens.weight"), "{error}");
-    let error = changed("rows", |_| {}, |bytes| {
-        let end = bytes.len();
-        // The last tensor of the file: its norm, made NaN.
-        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    });
+    let error = changed(
+        "rows",
+        |_| {},
+        |bytes| {
+            let end = bytes.len();
+            // The last tensor of the file: its norm, made NaN.
+            bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        },
+    );
     assert!(error.contains("holds NaN or Inf"), "{error}");
     let model = open(&fixture("tiny/llama")).unwrap();
     let error = output(&model, &[1, 48], &mut NoTap).unwrap_err().to_string();

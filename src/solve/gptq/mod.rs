@@ -77,17 +77,14 @@ pub struct Solved {
 
 impl Factor {
     /// Factors the inverse of a Hessian, `[columns, columns]`, of which the lower half is read.
-    pub fn new(
-        hessian: &[f32],
-        columns: usize,
-        options: &GptqOptions,
-    ) -> Result<Self, SolveError> {
+    pub fn new(hessian: &[f32], columns: usize, options: &GptqOptions) -> Result<Self, SolveError> {
         options.scheme.check()?;
         check("Hessian", hessian, columns, columns)?;
         let mut diagonal: Vec<f32> = (0..columns).map(|at| hessian[at * columns + at]).collect();
         let dead: Vec<bool> = diagonal.iter().map(|value| *value <= 0.0).collect();
         let alive = dead.iter().filter(|dead| !**dead).count();
-        let mean = diagonal.iter().map(|value| f64::from(*value)).sum::<f64>() / alive.max(1) as f64;
+        let mean =
+            diagonal.iter().map(|value| f64::from(*value)).sum::<f64>() / alive.max(1) as f64;
         let mean = if mean > 0.0 { mean as f32 } else { 1.0 };
         let order = order(&diagonal, options);
         let mut damping = options.damping.clamp(0.0, MAX_DAMPING);
@@ -113,7 +110,16 @@ impl Factor {
                     }
                 }
                 let (dead, options) = (columns - alive, *options);
-                return Ok(Self { columns, options, order, upper, diagonal, damping, raised, dead });
+                return Ok(Self {
+                    columns,
+                    options,
+                    order,
+                    upper,
+                    diagonal,
+                    damping,
+                    raised,
+                    dead,
+                });
             }
             if damping >= MAX_DAMPING {
                 return Err(SolveError::Indefinite { damping });
@@ -146,7 +152,8 @@ impl Factor {
             .par_iter()
             .map(|first| {
                 let count = TILE.min(rows - first);
-                let mut tile = Tile::new(&job, &weight[first * columns..(first + count) * columns], count);
+                let mut tile =
+                    Tile::new(&job, &weight[first * columns..(first + count) * columns], count);
                 tile.solve(&job);
                 tile
             })
@@ -186,8 +193,10 @@ fn order(diagonal: &[f32], options: &GptqOptions) -> Vec<usize> {
         Order::Stored => {}
         Order::Activation => order.sort_by(|a, b| stronger(diagonal[*a], diagonal[*b])),
         Order::GroupAware => {
-            let most: Vec<f32> =
-                diagonal.chunks(group).map(|part| part.iter().copied().fold(0.0, f32::max)).collect();
+            let most: Vec<f32> = diagonal
+                .chunks(group)
+                .map(|part| part.iter().copied().fold(0.0, f32::max))
+                .collect();
             order.sort_by(|a, b| {
                 let (of_a, of_b) = (a / group, b / group);
                 stronger(most[of_a], most[of_b])
@@ -258,11 +267,18 @@ impl Tile {
                 let zeros = &self.zeros[group * TILE..(group + 1) * TILE];
                 let row = &upper[place * columns..(place + 1) * columns];
                 let error = &mut errors[(place - first) * TILE..(place - first + 1) * TILE];
-                let (own, later) =
-                    self.values[place * TILE..next * TILE].split_at_mut(TILE);
+                let (own, later) = self.values[place * TILE..next * TILE].split_at_mut(TILE);
                 let codes = &mut self.codes[place * TILE..(place + 1) * TILE];
                 let grids = (scales, zeros, scheme.top());
-                step(crate::codec::simd::Simd::best(), own, later, codes, error, grids, &row[place..next]);
+                step(
+                    crate::codec::simd::Simd::best(),
+                    own,
+                    later,
+                    codes,
+                    error,
+                    grids,
+                    &row[place..next],
+                );
             }
             let done = &errors[..(next - first) * TILE];
             for lane in 0..self.rows {

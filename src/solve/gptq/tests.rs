@@ -69,8 +69,8 @@ fn slow(
 ) -> Vec<u8> {
     let columns = row.len();
     let mut values: Vec<f64> = row.iter().map(|value| f64::from(*value)).collect();
-    let mean = (0..columns).map(|at| f64::from(hessian[at * columns + at])).sum::<f64>()
-        / columns as f64;
+    let mean =
+        (0..columns).map(|at| f64::from(hessian[at * columns + at])).sum::<f64>() / columns as f64;
     let mut codes = vec![0; columns];
     let mut grids = std::collections::HashMap::new();
     for (place, column) in order.iter().enumerate() {
@@ -114,7 +114,9 @@ fn codes_are_those_of_the_slow_solver() {
     let (rows, columns) = (3, 40);
     let (weight, hessian) = problem(rows, columns);
     for order in [Order::Stored, Order::Activation, Order::GroupAware] {
-        for (bits, group, symmetric) in [(4, 16, true), (3, 16, false), (2, 40, false), (8, 7, true)] {
+        for (bits, group, symmetric) in
+            [(4, 16, true), (3, 16, false), (2, 40, false), (8, 7, true)]
+        {
             let options = options(bits, group, symmetric, order);
             let factor = Factor::new(&hessian, columns, &options).unwrap();
             let found = factor.solve(&weight, rows).unwrap();
