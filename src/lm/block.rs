@@ -36,7 +36,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Reads the layer `name`, of so many outputs and inputs; `biased`: `None` if it may have a bias.
+    /// Reads the layer `name`, of so many outputs and inputs, with its bias if it has one.
     pub(super) fn read(
         from: &Checkpoint,
         name: String,

@@ -76,11 +76,7 @@ impl Head {
         prefix: &str,
         embedding: &str,
     ) -> Result<Self, LmError> {
-        let name =
-            if config.tied || !from.has("lm_head.weight") { embedding } else { "lm_head.weight" };
-        if !config.tied && name == embedding {
-            return Err(LmError::Missing("lm_head.weight".to_owned()));
-        }
+        let name = if config.tied { embedding } else { "lm_head.weight" };
         Ok(Self {
             norm: from.tensor(&format!("{prefix}norm.weight"), &[config.hidden])?,
             weight: Rows::read(from, name, [config.vocabulary, config.hidden])?,
