@@ -14,6 +14,7 @@
 //! | `simd` | loops compiled for the vector instructions at hand | none |
 //! | [`quant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
 //! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
+//! | [`solve`] | weights to codes: rounding, GPTQ, AWQ, HQQ | none |
 //! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
 //! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
 //! | `memory`, `buffers`, [`bases`] | aligned memory, used again; decoded chunks that others are stored against | none |
@@ -21,6 +22,7 @@
 //! | [`store`] | typed objects, refs, leases | yes |
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
+//! | [`lm`], [`eval`], [`calibrate`] | language models, block by block: how well they predict, and what they teach solvers | yes |
 //! | [`produce`] | new artifacts from old ones: quantized checkpoints | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!
@@ -47,12 +49,15 @@
 pub mod artifact;
 pub mod bases;
 mod buffers;
+pub mod calibrate;
 pub mod cli;
 pub mod codec;
 pub mod dtype;
 pub mod edge;
+pub mod eval;
 pub mod format;
 pub mod id;
+pub mod lm;
 pub mod load_state;
 pub mod loader;
 pub mod maintain;
@@ -66,6 +71,7 @@ pub mod quant;
 pub mod shard;
 mod simd;
 pub mod sink;
+pub mod solve;
 pub mod source;
 pub mod store;
 pub mod trust;

@@ -66,6 +66,11 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), prefix: prefix.to_owned(), glob })
     }
 
+    /// The pattern that only `name` matches, whatever characters it has.
+    pub fn exact(name: &str) -> Self {
+        Self { text: name.to_owned(), prefix: name.to_owned(), glob: None }
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.text

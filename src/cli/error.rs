@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::artifact::ArtifactError;
+use crate::lm::LmError;
 use crate::loader::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
 use crate::model::ModelError;
@@ -150,6 +151,16 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+impl From<LmError> for Failure {
+    fn from(error: LmError) -> Self {
+        match error {
+            LmError::Artifact(error) => (*error).into(),
+            LmError::Text { .. } => Self::usage(error),
+            error => Self::failed(error),
+        }
+    }
 }
 
 impl From<UnpackError> for Failure {

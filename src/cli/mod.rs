@@ -8,6 +8,7 @@ mod cp;
 mod du;
 mod edge;
 mod error;
+mod eval;
 mod gc;
 mod inspect;
 mod keys;
@@ -92,6 +93,8 @@ enum Command {
     Ls(refs::Ls),
     /// Serve a store over HTTP
     Edge(edge::Edge),
+    /// Measure how well a model does
+    Eval(eval::Eval),
     /// Check every byte of an artifact, or of the whole store
     Verify(verify::Verify),
     /// Free what nothing names, after a grace period
@@ -238,6 +241,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Edge(args) => handle.block_on(args.run(global, output)),
+        Command::Eval(args) => args.run(global, handle, output),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Cp(args) => handle.block_on(args.run(global, output)),

@@ -1,0 +1,98 @@
+//! Quantizes a model folder in memory with given calibration tokens, and measures its perplexity on a text:
+//! what `tests/judges/perplexity.py` compares with other tools.
+//!
+//! ```text
+//! calibrated_perplexity MODEL TOKENS TEXT CONTEXT METHOD BITS GROUP sym|asym
+//! ```
+//!
+//! TOKENS is a JSON array of arrays of token ids; METHOD one of plain, rtn, hqq, gptq, gptq-stored,
+//! gptq-activation, awq. Prints one JSON object.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use tenpak::calibrate::{CalibrateOptions, Calibrated, Draws, Layer, Solver, calibrate};
+use tenpak::eval::{PerplexityOptions, perplexity};
+use tenpak::lm::{Folder, LmError, Model, Text};
+use tenpak::quant::Float;
+use tenpak::solve::gptq::Order;
+use tenpak::solve::{Scheme, grid};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [model, tokens, text, context, method, bits, group, kind] = arguments.as_slice() else {
+        return Err("MODEL TOKENS TEXT CONTEXT METHOD BITS GROUP sym|asym".into());
+    };
+    let model = Model::open(Box::new(Folder::open(Path::new(model))?))?;
+    let runs: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(tokens)?)?;
+    let text = model.tokenizer()?.encode(&Text::read(Path::new(text))?)?;
+    let options = PerplexityOptions { context: Some(context.parse()?), ..Default::default() };
+    let gptq = |order| Solver::Gptq { damping: 0.01, order };
+    let solver = match method.as_str() {
+        "plain" => None,
+        "rtn" => Some(Solver::Nearest),
+        "hqq" => Some(Solver::Hqq),
+        "gptq" => Some(gptq(Order::GroupAware)),
+        "gptq-stored" => Some(gptq(Order::Stored)),
+        "gptq-activation" => Some(gptq(Order::Activation)),
+        "awq" => Some(Solver::Awq { clip: true }),
+        other => return Err(format!("{other} is no method").into()),
+    };
+    let shrinks = std::env::var("SHRINKS").ok().map_or(Ok(0), |text| text.parse())?;
+    let scheme = Scheme {
+        bits: bits.parse()?,
+        group: Some(group.parse()?),
+        symmetric: kind == "sym",
+        scale: Float::F16,
+        shrinks,
+    };
+    let (mut layers, mut changed) = (HashMap::<String, Layer>::new(), HashMap::new());
+    let start = Instant::now();
+    let mut raised = 0;
+    if let Some(solver) = solver {
+        let draws = Draws::of_runs(runs);
+        let options = CalibrateOptions::new(solver);
+        calibrate(&model, &draws, &options, &|_| Some(scheme), &mut |one| {
+            match one {
+                Calibrated::Layer(layer) => {
+                    raised += layer.raised;
+                    layers.insert(layer.name.clone(), layer);
+                }
+                Calibrated::Changed { name, values } => drop(changed.insert(name, values)),
+                _ => {}
+            }
+            Ok(())
+        })?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let mut block = |index: usize| {
+        let mut block = model.block(index)?;
+        for which in 0..2 {
+            if let Some((name, norm)) = block.norm_mut(which)
+                && let Some(values) = changed.get(name)
+            {
+                *norm = Tensor::new(values.as_slice(), &Device::Cpu)?;
+            }
+        }
+        for linear in block.linears_mut() {
+            if let Some(layer) = layers.get(&linear.name) {
+                let values = grid::values(&layer.codes);
+                linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
+            }
+        }
+        Ok::<_, LmError>(block)
+    };
+    let found = perplexity(&model, &text, &options, &mut block, &mut |_, _| {})?;
+    let object = serde_json::json!({
+        "method": method,
+        "perplexity": found.perplexity,
+        "tokens": found.tokens,
+        "quantizing_seconds": seconds,
+        "damping_raised": raised,
+    });
+    println!("{object}");
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! `tenpak eval`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::error::Failure;
+use super::output::Output;
+use super::progress::Bar;
+use super::{Global, artifact};
+use crate::artifact::{Artifact, OpenOptions};
+use crate::eval::{PerplexityOptions, perplexity};
+use crate::format::name::ArtifactSpec;
+use crate::lm::{Model, Stored, Text};
+use crate::trust::SeenRefs;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Eval {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Measure a language model's perplexity on a text
+    Ppl(Ppl),
+}
+
+#[derive(Debug, clap::Args)]
+struct Ppl {
+    /// The model
+    #[arg(value_parser = artifact)]
+    artifact: ArtifactSpec,
+    /// The text: a file in UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens of a window; windows do not overlap [default: 2048, or what the model reads]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+}
+
+impl Eval {
+    pub(super) fn run(
+        self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        match self.what {
+            What::Ppl(ppl) => ppl.run(global, runtime, output),
+        }
+    }
+}
+
+impl Ppl {
+    fn run(self, global: &Global, runtime: &Handle, output: &Output) -> Result<(), Failure> {
+        let start = Instant::now();
+        let text = Text::read(&self.text)?;
+        let sources = global.sources(&global.store()?)?;
+        let mut open = OpenOptions { trust: global.trust()?, ..OpenOptions::default() };
+        open.seen = Some(SeenRefs::of_user());
+        let artifact = runtime.block_on(Artifact::open(sources, &self.artifact, &open))?;
+        for warning in artifact.warnings() {
+            output.note(warning);
+        }
+        let manifest = artifact.id();
+        let model = Model::open(Box::new(Stored::open(artifact, runtime.clone())?))?;
+        let tokens = model.tokenizer()?.encode(&text)?;
+        let options = PerplexityOptions { context: self.context, ..PerplexityOptions::default() };
+        let bar = Bar::of_steps(output, "evaluating");
+        let mut begun = false;
+        let mut told = |step: usize, steps: usize| {
+            if !begun {
+                bar.begin(steps as u64);
+                begun = true;
+            }
+            bar.advance(u64::from(step > 0));
+        };
+        let mut block = |index| model.block(index);
+        let found = perplexity(&model, &tokens, &options, &mut block, &mut told)?;
+        drop(bar);
+        let seconds = start.elapsed().as_secs_f64();
+        let object = json!({
+            "manifest": manifest,
+            "perplexity": found.perplexity,
+            "loss": found.loss,
+            "tokens": found.tokens,
+            "windows": found.windows,
+            "context": found.context,
+            "seconds": seconds,
+        });
+        output.result(object, || {
+            format!(
+                "perplexity {:.4} over {} tokens, in {} windows of {}, in {seconds:.2} s\n",
+                found.perplexity, found.tokens, found.windows, found.context
+            )
+        })
+    }
+}

@@ -1,0 +1,5 @@
+//! How well a model does.
+
+mod perplexity;
+
+pub use perplexity::{Perplexity, PerplexityOptions, perplexity};

@@ -1,0 +1,191 @@
+//! Tensors by name as f32, whichever way they are stored and quantized.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use candle_core::{Device, Tensor};
+use serde_json::Value;
+
+use super::LmError;
+use crate::dtype::{Dtype, Shape};
+use crate::quant::config::{Facts, Method, Module, Role, Stored};
+use crate::quant::{self, Float, Part, Parts};
+
+/// Files that say how a checkpoint is quantized, the first that does counts.
+const CONFIGS: [&str; 2] = ["config.json", "quantize_config.json"];
+/// The largest `tokenizer.json` or `config.json` that is read.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A tensor as a store lists it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Shape,
+}
+
+/// Where the tensors and files of a model come from.
+pub trait TensorStore: Send + Sync {
+    /// All tensors.
+    fn list(&self) -> &[Listed];
+
+    /// The bytes of these, by their place in the list, in the order asked.
+    fn read(&self, wanted: &[usize]) -> Result<Vec<Bytes>, LmError>;
+
+    /// The file `path`, of at most `limit` bytes; `None` if there is none.
+    fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError>;
+}
+
+/// A model's files and tensors.
+pub struct Checkpoint {
+    store: Box<dyn TensorStore>,
+    config: Value,
+    method: Option<Method>,
+    names: HashMap<String, usize>,
+    /// Quantized weights, by name.
+    modules: HashMap<String, Module>,
+}
+
+impl Checkpoint {
+    /// Reads what the store lists and `config.json` says.
+    pub fn open(store: Box<dyn TensorStore>) -> Result<Self, LmError> {
+        let config = store.file("config.json", MAX_FILE)?;
+        let config = config.ok_or_else(|| LmError::File("config.json".to_owned()))?;
+        let config: Value = parse("config.json", &config)?;
+        let mut method = None;
+        for path in CONFIGS {
+            if method.is_some() {
+                break;
+            }
+            if let Some(bytes) = store.file(path, MAX_FILE)? {
+                method = Method::of_config(&parse(path, &bytes)?)
+                    .map_err(|error| LmError::Feature(format!("quantization: {error}")))?;
+            }
+        }
+        let list = store.list();
+        let mut names = HashMap::new();
+        for (at, tensor) in list.iter().enumerate() {
+            names.entry(tensor.name.clone()).or_insert(at);
+        }
+        let stored = list.iter().map(|one| Stored {
+            name: &one.name,
+            dtype: one.dtype,
+            dims: one.shape.dims(),
+        });
+        let stored: Vec<_> = stored.collect();
+        let modules = method.map(|method| method.modules(&stored)).unwrap_or_default();
+        let modules = modules.into_iter().map(|module| (module.name.clone(), module)).collect();
+        Ok(Self { store, config, method, names, modules })
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// How the weights are quantized, if they are.
+    pub fn method(&self) -> Option<Method> {
+        self.method
+    }
+
+    /// A file of the model, of 64 MiB at most; an error if there is none.
+    pub fn file(&self, path: &str) -> Result<Bytes, LmError> {
+        self.store.file(path, MAX_FILE)?.ok_or_else(|| LmError::File(path.to_owned()))
+    }
+
+    /// Whether there is such a tensor or quantized weight.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name) || self.modules.contains_key(name)
+    }
+
+    /// The type of float that a tensor is stored in; `None` if there is none, or it is of another type.
+    pub fn float(&self, name: &str) -> Option<Float> {
+        Float::of_dtype(self.store.list().get(*self.names.get(name)?)?.dtype)
+    }
+
+    /// Whether it is a quantized weight.
+    pub(super) fn is_quantized(&self, name: &str) -> bool {
+        self.modules.contains_key(name)
+    }
+
+    /// The tensor or quantized weight `name` as f32, which must have this shape and be finite.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
+        let values = match (self.modules.get(name), self.method) {
+            (Some(module), Some(method)) => self.dequantized(module, method, shape)?,
+            _ => {
+                let (float, bytes) = self.plain(name, shape)?;
+                floats(&quant::convert(&bytes, float, Float::F32))
+            }
+        };
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite(format!("tensor {name}")));
+        }
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// The bytes of a tensor that is not quantized, which must have this shape.
+    pub(super) fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
+        let at = self.names.get(name).ok_or_else(|| LmError::Missing(name.to_owned()))?;
+        let listed = self.store.list().get(*at);
+        let listed = listed.ok_or_else(|| LmError::Missing(name.to_owned()))?;
+        check_shape(name, listed.shape.dims(), shape)?;
+        let float = Float::of_dtype(listed.dtype).ok_or_else(|| LmError::Dtype {
+            name: name.to_owned(),
+            dtype: listed.dtype.to_string(),
+        })?;
+        match self.store.read(&[*at])?.pop() {
+            Some(bytes) => Ok((float, bytes)),
+            None => Err(LmError::Missing(name.to_owned())),
+        }
+    }
+
+    /// A quantized weight, row-major.
+    fn dequantized(
+        &self,
+        module: &Module,
+        method: Method,
+        shape: &[usize],
+    ) -> Result<Vec<f32>, LmError> {
+        let wrong = |error| LmError::Weight { name: module.name.clone(), error };
+        let places: Vec<usize> = module.tensors.iter().map(|(at, _)| *at).collect();
+        let stored = self.store.read(&places)?;
+        let mut facts = Facts::default();
+        let [mut codes, mut scales, mut zeros] = [Bytes::new(), Bytes::new(), Bytes::new()];
+        for ((at, role), bytes) in module.tensors.iter().zip(stored) {
+            let Some(listed) = self.store.list().get(*at) else { continue };
+            let read = if role.is_read() { bytes.to_vec() } else { Vec::new() };
+            facts.add(*role, listed.dtype, listed.shape.dims(), read);
+            match role {
+                Role::Part(Part::Codes) => codes = bytes,
+                Role::Part(Part::Scales) => scales = bytes,
+                Role::Part(Part::Zeros) => zeros = bytes,
+                _ => {}
+            }
+        }
+        let (weight, table, index) = method.weight(&facts).map_err(wrong)?;
+        check_shape(&module.name, &[weight.rows().into(), weight.cols().into()], shape)?;
+        let parts =
+            Parts { codes: &codes, scales: &scales, zeros: &zeros, index: &index, table: &table };
+        Ok(floats(&quant::dequantize(&weight, &parts, Float::F32).map_err(wrong)?))
+    }
+}
+
+/// f32 out of little-endian bytes.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+fn parse(path: &str, bytes: &[u8]) -> Result<Value, LmError> {
+    serde_json::from_slice(bytes).map_err(|error| LmError::Config(format!("{path}: {error}")))
+}
+
+fn check_shape(name: &str, got: &[u64], want: &[usize]) -> Result<(), LmError> {
+    if got.iter().copied().eq(want.iter().map(|dim| *dim as u64)) {
+        return Ok(());
+    }
+    let got = got.iter().map(|dim| usize::try_from(*dim).unwrap_or(usize::MAX)).collect();
+    Err(LmError::Shape { name: name.to_owned(), got, want: want.to_vec() })
+}

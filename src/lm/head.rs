@@ -1,0 +1,122 @@
+//! The end of a causal model: from hidden states to the probability of what came next.
+
+use bytes::Bytes;
+use candle_core::{D, Device, Tensor};
+
+use super::attention::rms_norm;
+use super::checkpoint::floats;
+use super::{LmConfig, LmError, checkpoint::Checkpoint};
+use crate::quant::{self, Float};
+
+/// Rows of the head that are multiplied at a time: the whole of a large vocabulary would not fit.
+const SLICE: usize = 8192;
+
+/// The last norm and the head.
+#[derive(Debug, Clone)]
+pub struct Head {
+    norm: Tensor,
+    weight: Rows,
+    epsilon: f64,
+}
+
+/// A matrix that stays as it is stored until rows are read.
+#[derive(Debug, Clone)]
+pub(super) enum Rows {
+    /// Floats of some type.
+    Stored { float: Float, bytes: Bytes, rows: usize, columns: usize },
+    /// A quantized matrix, dequantized, f32 `[rows, columns]`.
+    Made(Tensor),
+}
+
+impl Rows {
+    pub(super) fn read(from: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Self, LmError> {
+        if from.is_quantized(name) {
+            return Ok(Self::Made(from.tensor(name, &shape)?));
+        }
+        let (float, bytes) = from.plain(name, &shape)?;
+        let [rows, columns] = shape;
+        Ok(Self::Stored { float, bytes, rows, columns })
+    }
+
+    pub(super) fn count(&self) -> Result<usize, LmError> {
+        match self {
+            Self::Stored { rows, .. } => Ok(*rows),
+            Self::Made(tensor) => Ok(tensor.dim(0)?),
+        }
+    }
+
+    /// Rows `first` to `first + count`, f32 `[count, columns]`.
+    fn slice(&self, first: usize, count: usize) -> Result<Tensor, LmError> {
+        match self {
+            Self::Made(tensor) => Ok(tensor.narrow(0, first, count)?),
+            Self::Stored { columns, .. } => {
+                let values = self.values(first, count)?;
+                Ok(Tensor::from_vec(values, (count, *columns), &Device::Cpu)?)
+            }
+        }
+    }
+
+    /// The same as plain numbers.
+    pub(super) fn values(&self, first: usize, count: usize) -> Result<Vec<f32>, LmError> {
+        match self {
+            Self::Made(tensor) => Ok(tensor.narrow(0, first, count)?.flatten_all()?.to_vec1()?),
+            Self::Stored { float, bytes, columns, .. } => {
+                let row = columns * float.size() as usize;
+                let bytes = bytes.get(first * row..(first + count) * row).unwrap_or_default();
+                Ok(floats(&quant::convert(bytes, *float, Float::F32)))
+            }
+        }
+    }
+}
+
+impl Head {
+    pub(super) fn read(
+        from: &Checkpoint,
+        config: &LmConfig,
+        prefix: &str,
+        embedding: &str,
+    ) -> Result<Self, LmError> {
+        let name = if config.tied { embedding } else { "lm_head.weight" };
+        Ok(Self {
+            norm: from.tensor(&format!("{prefix}norm.weight"), &[config.hidden])?,
+            weight: Rows::read(from, name, [config.vocabulary, config.hidden])?,
+            epsilon: config.epsilon,
+        })
+    }
+
+    /// Logits, f32 `[tokens, vocabulary]`, of hidden states, f32 `[tokens, hidden]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, LmError> {
+        let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
+        let rows = self.weight.count()?;
+        let mut slices = Vec::new();
+        for first in (0..rows).step_by(SLICE) {
+            let slice = self.weight.slice(first, SLICE.min(rows - first))?;
+            slices.push(normed.matmul(&slice.t()?)?);
+        }
+        Ok(Tensor::cat(&slices, D::Minus1)?)
+    }
+
+    /// What it cost, in nats, that `next` came after each of these hidden states, f32 `[tokens, hidden]`.
+    pub fn losses(&self, hidden: &Tensor, next: &[u32]) -> Result<Vec<f64>, LmError> {
+        let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
+        let rows = self.weight.count()?;
+        // Running maximum, sum of exponentials below it, and the logit of what came.
+        let mut state = vec![(f64::NEG_INFINITY, 0.0, 0.0); next.len()];
+        for first in (0..rows).step_by(SLICE) {
+            let slice = self.weight.slice(first, SLICE.min(rows - first))?;
+            let logits = normed.matmul(&slice.t()?)?.to_vec2::<f32>()?;
+            for ((logits, next), (most, sum, chosen)) in logits.iter().zip(next).zip(&mut state) {
+                let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let new = most.max(f64::from(top));
+                *sum *= (*most - new).exp();
+                *sum += logits.iter().map(|logit| (f64::from(*logit) - new).exp()).sum::<f64>();
+                *most = new;
+                let at = (*next as usize).checked_sub(first);
+                if let Some(logit) = at.and_then(|at| logits.get(at)) {
+                    *chosen = f64::from(*logit);
+                }
+            }
+        }
+        Ok(state.into_iter().map(|(most, sum, chosen)| most + sum.ln() - chosen).collect())
+    }
+}

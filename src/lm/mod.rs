@@ -1,0 +1,30 @@
+//! Language models that are run block by block: Llama, Mistral, Qwen2, Qwen3 and BERT, on candle, in f32
+//! on the CPU.
+//!
+//! A [`Model`] never holds more than its embedding and what the caller keeps of its blocks: each
+//! [`Block`] is read from the checkpoint when it is asked for, dequantized if it is quantized. Whoever
+//! runs one sees the inputs of its linear layers through a [`Tap`], and may put other weights in.
+
+mod attention;
+mod block;
+mod checkpoint;
+mod config;
+mod decoder;
+mod encoder;
+mod error;
+mod folder;
+mod head;
+mod model;
+mod stored;
+mod text;
+
+pub use attention::Context;
+pub use block::{Block, Giver, Linear, NoTap, Tap};
+pub use checkpoint::{Checkpoint, Listed, TensorStore};
+pub use config::{Architecture, LmConfig, Rope};
+pub use error::LmError;
+pub use folder::Folder;
+pub use head::Head;
+pub use model::Model;
+pub use stored::Stored;
+pub use text::Text;

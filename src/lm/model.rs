@@ -1,0 +1,127 @@
+//! A model, opened: its numbers, its embedding, and its blocks when they are asked for.
+
+use candle_core::{Device, Tensor};
+
+use super::attention::layer_norm;
+use super::encoder::norm;
+use super::head::Rows;
+use super::{Block, Checkpoint, Head, LmConfig, LmError, TensorStore, Text};
+
+/// A model whose weights are read block by block.
+pub struct Model {
+    checkpoint: Checkpoint,
+    config: LmConfig,
+    /// What the names of its tensors begin with: nothing, `model.` or `bert.`.
+    prefix: &'static str,
+}
+
+/// From tokens to hidden states.
+struct Embedding {
+    words: Rows,
+    /// Of BERT: positions `[positions, hidden]`, the first token type `[hidden]`, weight and bias of the norm.
+    more: Option<(Tensor, Tensor, [Tensor; 2])>,
+}
+
+impl Model {
+    /// Opens a model. No weight is read yet.
+    pub fn open(store: Box<dyn TensorStore>) -> Result<Self, LmError> {
+        let checkpoint = Checkpoint::open(store)?;
+        let config = LmConfig::parse(checkpoint.config())?;
+        let (prefix, probe) = if config.is_causal() {
+            ("model.", "embed_tokens.weight")
+        } else {
+            ("bert.", "embeddings.word_embeddings.weight")
+        };
+        let prefix = if checkpoint.has(&format!("{prefix}{probe}")) || !checkpoint.has(probe) {
+            prefix
+        } else {
+            ""
+        };
+        Ok(Self { checkpoint, config, prefix })
+    }
+
+    /// Its numbers.
+    pub fn config(&self) -> &LmConfig {
+        &self.config
+    }
+
+    /// Its files and tensors.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<Text, LmError> {
+        Text::parse(&self.checkpoint.file("tokenizer.json")?)
+    }
+
+    fn embedding_name(&self) -> String {
+        let of =
+            if self.config.is_causal() { "embed_tokens" } else { "embeddings.word_embeddings" };
+        format!("{}{of}.weight", self.prefix)
+    }
+
+    /// The hidden states, f32 `[tokens, hidden]`, that each sequence enters the first block with.
+    pub fn embed(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>, LmError> {
+        let (config, hidden) = (&self.config, self.config.hidden);
+        let words =
+            Rows::read(&self.checkpoint, &self.embedding_name(), [config.vocabulary, hidden])?;
+        let more = if config.is_causal() {
+            None
+        } else {
+            let of = |name: &str| format!("{}embeddings.{name}", self.prefix);
+            let positions = self
+                .checkpoint
+                .tensor(&of("position_embeddings.weight"), &[config.positions, hidden])?;
+            let kinds =
+                self.checkpoint.tensor(&of("token_type_embeddings.weight"), &[2, hidden])?;
+            Some((positions, kinds.get(0)?, norm(&self.checkpoint, &of("LayerNorm"), hidden)?))
+        };
+        let embedding = Embedding { words, more };
+        sequences.iter().map(|tokens| embedding.of(tokens, config)).collect()
+    }
+
+    /// Reads block `index`, which is below [`LmConfig::layers`].
+    pub fn block(&self, index: usize) -> Result<Block, LmError> {
+        Block::read(&self.checkpoint, &self.config, self.prefix, index)
+    }
+
+    /// Reads the last norm and the head of a causal model.
+    pub fn head(&self) -> Result<Head, LmError> {
+        if !self.config.is_causal() {
+            return Err(LmError::Feature(format!(
+                "predicting the next token with {:?}",
+                self.config.architecture
+            )));
+        }
+        Head::read(&self.checkpoint, &self.config, self.prefix, &self.embedding_name())
+    }
+}
+
+impl Embedding {
+    fn of(&self, tokens: &[u32], config: &LmConfig) -> Result<Tensor, LmError> {
+        let vocabulary = self.words.count()?;
+        let mut values = Vec::with_capacity(tokens.len() * config.hidden);
+        for id in tokens {
+            let row = *id as usize;
+            if row >= vocabulary {
+                return Err(LmError::Token { id: *id, vocabulary });
+            }
+            values.extend(self.words.values(row, 1)?);
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite("the embedding of a token".to_owned()));
+        }
+        let words = Tensor::from_vec(values, (tokens.len(), config.hidden), &Device::Cpu)?;
+        let Some((positions, kind, norm)) = &self.more else { return Ok(words) };
+        if tokens.len() > config.positions {
+            return Err(LmError::Config(format!(
+                "a sequence of {} tokens, and the model reads {}",
+                tokens.len(),
+                config.positions
+            )));
+        }
+        let placed = (words + positions.narrow(0, 0, tokens.len())?)?.broadcast_add(kind)?;
+        layer_norm(&placed, norm.each_ref(), config.epsilon)
+    }
+}

@@ -1,0 +1,187 @@
+//! AWQ (Lin et al. 2023): the inputs of a layer that matter are scaled down and their weights up, so that
+//! rounding costs less where it costs most; then each group's range is cut where that costs less.
+//!
+//! A scale is `s = xmean^r / (wmean^(1 - r) + 1e-4)`, divided by the root of its extremes' product, for the best
+//! of twenty ratios `r`. What is minimised is the squared error of the outputs of the layers that share the
+//! input, from the Hessian: no tokens are run again.
+
+use rayon::prelude::*;
+
+use super::grid::{Scheme, round_to_nearest, values};
+use super::linalg::quadratic;
+use super::{SolveError, check};
+
+/// Ratios that are tried.
+const RATIOS: usize = 20;
+/// Parts that a range is cut by, in steps of a twentieth.
+const CUTS: usize = 10;
+/// Steps of a cut.
+const GRID: f32 = 20.0;
+
+/// What was found for layers that share an input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scales {
+    /// By column: weights are multiplied by it, the input is divided.
+    pub scales: Vec<f32>,
+    /// The ratio that was best; `None` where no scaling was.
+    pub ratio: Option<f32>,
+    /// The squared error of the outputs then.
+    pub error: f64,
+    /// And without scaling.
+    pub plain: f64,
+}
+
+/// Searches the scale of the input that `layers`, each `[rows, columns]`, share. `mean` is the mean magnitude
+/// of each column of the input.
+pub fn search(
+    layers: &[(&[f32], usize)],
+    hessian: &[f32],
+    mean: &[f32],
+    scheme: &Scheme,
+) -> Result<Scales, SolveError> {
+    let columns = mean.len();
+    scheme.check()?;
+    check("Hessian", hessian, columns, columns)?;
+    check("activation means", mean, 1, columns)?;
+    for (weight, rows) in layers {
+        check("weight", weight, *rows, columns)?;
+    }
+    let weights = magnitudes(layers, columns, scheme);
+    let cost = |scales: &[f32]| -> Result<f64, SolveError> {
+        let mut total = 0.0;
+        for (weight, rows) in layers {
+            total += quadratic(&difference(weight, *rows, scales, scheme)?, hessian, columns);
+        }
+        Ok(total)
+    };
+    let plain = cost(&vec![1.0; columns])?;
+    let mut best = Scales { scales: vec![1.0; columns], ratio: None, error: plain, plain };
+    for step in 0..RATIOS {
+        let ratio = step as f32 / RATIOS as f32;
+        let Some(scales) = scaled(mean, &weights, ratio) else { continue };
+        let error = cost(&scales)?;
+        if error < best.error {
+            best = Scales { scales, ratio: Some(ratio), error, ..best };
+        }
+    }
+    Ok(best)
+}
+
+/// The scales of a ratio; `None` where they are not finite.
+fn scaled(mean: &[f32], weights: &[f32], ratio: f32) -> Option<Vec<f32>> {
+    let of = |(x, w): (&f32, &f32)| (x.powf(ratio) / (w.powf(1.0 - ratio) + 1e-4)).max(1e-4);
+    let mut scales: Vec<f32> = mean.iter().zip(weights).map(of).collect();
+    let low = scales.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = scales.iter().copied().fold(0.0, f32::max);
+    let middle = (low * high).sqrt();
+    for scale in &mut scales {
+        *scale /= middle;
+    }
+    scales.iter().all(|scale| scale.is_finite() && *scale > 0.0).then_some(scales)
+}
+
+/// The mean over rows of each weight's part of the largest of its group.
+fn magnitudes(layers: &[(&[f32], usize)], columns: usize, scheme: &Scheme) -> Vec<f32> {
+    let group = scheme.group_of(columns);
+    let mut sums = vec![0.0_f64; columns];
+    let mut rows = 0;
+    for (weight, count) in layers {
+        rows += count;
+        for row in weight.chunks(columns.max(1)) {
+            for (values, sums) in row.chunks(group).zip(sums.chunks_mut(group)) {
+                let most = values.iter().map(|value| value.abs()).fold(0.0, f32::max) + 1e-6;
+                for (value, sum) in values.iter().zip(sums) {
+                    *sum += f64::from(value.abs() / most);
+                }
+            }
+        }
+    }
+    sums.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect()
+}
+
+/// What rounding a scaled weight changes of it, scaled back.
+fn difference(
+    weight: &[f32],
+    rows: usize,
+    scales: &[f32],
+    scheme: &Scheme,
+) -> Result<Vec<f32>, SolveError> {
+    let columns = scales.len();
+    let parts: Result<Vec<Vec<f32>>, SolveError> = weight
+        .par_chunks(64 * columns.max(1))
+        .map(|part| {
+            let scaled = multiplied(part, scales);
+            let count = part.len() / columns.max(1);
+            let codes = round_to_nearest(&scaled, count, columns, &[], scheme)?;
+            let mut rounded = values(&codes);
+            for (row, plain) in rounded.chunks_mut(columns.max(1)).zip(part.chunks(columns.max(1)))
+            {
+                for ((value, plain), scale) in row.iter_mut().zip(plain).zip(scales) {
+                    *value = *value / scale - plain;
+                }
+            }
+            Ok(rounded)
+        })
+        .collect();
+    let whole = parts?.concat();
+    debug_assert_eq!(whole.len(), rows * columns);
+    Ok(whole)
+}
+
+/// A weight with its columns multiplied.
+pub fn multiplied(weight: &[f32], scales: &[f32]) -> Vec<f32> {
+    let rows = weight.chunks(scales.len().max(1));
+    rows.flat_map(|row| row.iter().zip(scales).map(|(value, scale)| value * scale)).collect()
+}
+
+/// Cuts the range of every group of a weight, `[rows, columns]`, where the squared error of the output, by the
+/// group's own part of the Hessian, falls. The Hessian is that of the input the weight reads.
+pub fn clip(
+    weight: &mut [f32],
+    columns: usize,
+    hessian: &[f32],
+    scheme: &Scheme,
+) -> Result<(), SolveError> {
+    scheme.check()?;
+    check("Hessian", hessian, columns, columns)?;
+    let rows = weight.len() / columns.max(1);
+    check("weight", weight, rows, columns)?;
+    let group = scheme.group_of(columns);
+    weight.par_chunks_mut(columns.max(1)).for_each(|row| {
+        for (at, values) in row.chunks_mut(group).enumerate() {
+            cut(values, at * group, hessian, columns, scheme);
+        }
+    });
+    Ok(())
+}
+
+fn cut(values: &mut [f32], first: usize, hessian: &[f32], columns: usize, scheme: &Scheme) {
+    let most = values.iter().map(|value| value.abs()).fold(0.0, f32::max);
+    let mut best = (f64::INFINITY, most);
+    let mut off = vec![0.0_f32; values.len()];
+    for step in 0..CUTS {
+        let limit = most * (1.0 - step as f32 / GRID);
+        let (mut low, mut high) = (0.0_f32, 0.0_f32);
+        for value in values.iter() {
+            let value = value.clamp(-limit, limit);
+            (low, high) = (low.min(value), high.max(value));
+        }
+        let grid = scheme.grid(low, high);
+        for (off, value) in off.iter_mut().zip(values.iter()) {
+            *off = grid.value(grid.code(value.clamp(-limit, limit), scheme.top())) - value;
+        }
+        let mut error = 0.0;
+        for (row, by) in off.iter().enumerate() {
+            let from = (first + row) * columns + first;
+            let part = hessian.get(from..from + off.len()).unwrap_or_default();
+            let dot: f32 = part.iter().zip(&off).map(|(a, b)| a * b).sum();
+            error += f64::from(dot * by);
+        }
+        if error < best.0 {
+            best = (error, limit);
+        }
+    }
+    for value in values {
+        *value = value.clamp(-best.1, best.1);
+    }
+}
