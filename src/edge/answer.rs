@@ -1,27 +1,20 @@
 //! What answers have in common: bodies, caching, and refusals.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
-    HeaderValue, RETRY_AFTER,
-};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
-use super::request::Wanted;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
 
 pub(super) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
 pub(super) const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-const BYTES: HeaderValue = HeaderValue::from_static("bytes");
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, SourceError>>;
 
@@ -31,6 +24,7 @@ pub(super) fn plain(status: StatusCode) -> Answer {
     let mut answer = Response::new(full(text));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer.headers_mut().insert(CONTENT_TYPE, TEXT);
     answer
 }
 
@@ -56,41 +50,10 @@ pub(super) fn set(answer: &mut Answer, name: HeaderName, value: impl AsRef<str>)
     }
 }
 
-/// The bytes that a request means of an object of `size` bytes, and whether it asked for a part.
-/// `None`: it means none of them.
-pub(super) fn part(wanted: Wanted, size: u64) -> Option<(Range<u64>, bool)> {
-    let range = match wanted {
-        Wanted::Whole => return Some((0..size, false)),
-        Wanted::Between(first, end) => first..end.min(size),
-        Wanted::From(first) => first..size,
-        Wanted::Last(last) => size.saturating_sub(last)..size,
-    };
-    (range.start < range.end).then_some((range, true))
-}
-
-/// Says which part of an object of `size` bytes the answer holds.
-pub(super) fn delimit(answer: &mut Answer, range: &Range<u64>, size: u64, partial: bool) {
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
-    headers.insert(ACCEPT_RANGES, BYTES);
-    headers.insert(CONTENT_TYPE, OCTETS);
-    if partial {
-        let last = range.end.saturating_sub(1);
-        set(answer, CONTENT_RANGE, format!("bytes {}-{last}/{size}", range.start));
-        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-}
-
-/// The answer to a range that an object of `size` bytes does not have.
-pub(super) fn beyond(size: u64) -> Answer {
-    let mut answer = plain(StatusCode::RANGE_NOT_SATISFIABLE);
-    set(&mut answer, CONTENT_RANGE, format!("bytes */{size}"));
-    answer
-}
-
 pub(super) fn refusal(error: &SourceError) -> Answer {
     let status = match error.kind {
-        SourceErrorKind::NotFound => StatusCode::NOT_FOUND,
+        // A path that the origin cannot have is a path of nothing.
+        SourceErrorKind::NotFound | SourceErrorKind::Invalid => StatusCode::NOT_FOUND,
         SourceErrorKind::OutOfRange => StatusCode::RANGE_NOT_SATISFIABLE,
         SourceErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
         SourceErrorKind::Stalled => StatusCode::GATEWAY_TIMEOUT,

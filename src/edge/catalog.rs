@@ -5,20 +5,16 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 use moka::future::Cache;
 
+use super::{FRESH, STALE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::id::{ManifestId, StoredDigest, TableId};
 use crate::source::Backend;
 use crate::store::{Store, StoreError, Whole};
 use crate::trust::{SeenRefs, TrustSet};
 
-/// How long a name is taken to mean what it meant.
-const FRESH: Duration = Duration::from_secs(5);
-/// How long, where the origin cannot be asked.
-const STALE: Duration = Duration::from_secs(60 * 60);
 /// Records of the artifacts kept in memory, at some 250 bytes each.
 const RECORDS: u64 = 4 << 20;
 /// Names kept.

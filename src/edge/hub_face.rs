@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
 
 use super::Edge;
-use super::answer::{
-    Answer, IMMUTABLE, NO_CACHE, beyond, delimit, empty, full, part, plain, set, store_refusal,
-    streamed,
-};
+use super::answer::{Answer, IMMUTABLE, NO_CACHE, full, plain, set, store_refusal};
 use super::hub::{self, Ask, Refusal, Revision, What};
-use super::{files, request};
+use super::{files, object};
 use crate::store::{StoreError, Whole};
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
@@ -39,13 +37,11 @@ pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming
     };
     let value = match &ask.what {
         What::Resolve(path) => {
-            let mut answer = file(edge, &whole, path, &parts.method, &parts.headers);
             // A commit stays what it is; a tag may move.
             let revision = Revision::parse(ask.revision.as_deref());
-            let fixed =
-                matches!(revision, Some(Revision::Commit(_))) && answer.status().is_success();
-            answer.headers_mut().insert(CACHE_CONTROL, if fixed { IMMUTABLE } else { NO_CACHE });
-            return answer;
+            let fixed = matches!(revision, Some(Revision::Commit(_)));
+            let caching = if fixed { IMMUTABLE } else { NO_CACHE };
+            return file(edge, &whole, path, caching, &parts.method, &parts.headers);
         }
         What::Info => Some(hub::info(&ask.repo, &whole, flag("blobs"))),
         What::Tree(below) => hub::tree(&whole, below, flag("recursive")),
@@ -131,6 +127,7 @@ fn file(
     edge: &Arc<Edge>,
     whole: &Arc<Whole>,
     path: &str,
+    caching: HeaderValue,
     method: &Method,
     headers: &hyper::HeaderMap,
 ) -> Answer {
@@ -140,36 +137,19 @@ fn file(
     else {
         return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
     };
-    let size = file.size;
-    let head = *method == Method::HEAD;
-    let wanted = if head { request::Wanted::Whole } else { request::wanted(headers) };
-    let tag = format!("\"{}\"", hub::etag(file));
-    let mut answer = match part(wanted, size) {
-        None => beyond(size),
-        Some((range, partial)) => {
-            let mut answer = Response::new(empty());
-            let is_known = headers
-                .get_all(IF_NONE_MATCH)
-                .iter()
-                .filter_map(|given| given.to_str().ok())
-                .any(|given| given.contains(&tag));
-            if is_known {
-                *answer.status_mut() = StatusCode::NOT_MODIFIED;
-            } else {
-                if !head && !range.is_empty() {
-                    *answer.body_mut() =
-                        streamed(files::read(whole, &edge.packs, index, range.clone()));
-                }
-                delimit(&mut answer, &range, size, partial);
-            }
-            answer
+    let facts = files::facts(file, caching);
+    let mut answer = match object::plan(&facts, method, headers) {
+        Ok(plan) => {
+            let (whole, packs) = (whole.clone(), edge.packs.clone());
+            let read = move |range| files::read(&whole, &packs, index, range).boxed();
+            object::answer(&facts, plan, method, read)
         }
+        Err(answer) => *answer,
     };
-    set(&mut answer, ETAG, &tag);
     set(&mut answer, COMMIT, &commit);
-    if hub::is_lfs(file) {
-        set(&mut answer, LINKED_ETAG, &tag);
-        set(&mut answer, LINKED_SIZE, size.to_string());
+    if let Some(tag) = facts.tag.filter(|_| hub::is_lfs(file)) {
+        answer.headers_mut().insert(LINKED_ETAG, tag);
+        answer.headers_mut().insert(LINKED_SIZE, facts.size.into());
     }
     answer
 }

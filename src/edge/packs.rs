@@ -392,7 +392,7 @@ async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, SourceErro
 }
 
 /// The more telling of two failures: that something is wrong says more than that it is not there.
-fn worse(last: Option<SourceError>, next: SourceError) -> SourceError {
+pub(super) fn worse(last: Option<SourceError>, next: SourceError) -> SourceError {
     match last {
         Some(last) if next.kind == SourceErrorKind::NotFound => last,
         _ => next,

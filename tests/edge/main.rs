@@ -11,6 +11,14 @@ mod packing;
 #[path = "../support/run.rs"]
 mod run;
 
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/web.rs"]
+mod web;
+
+mod caching;
+mod hostile;
 mod hub;
 mod objects;
+mod parts;
+mod serving;
 mod verified;

@@ -246,6 +246,7 @@ impl Backend for HttpBackend {
             range: answer.range.clone(),
             size: answer.size,
             version: answer.version,
+            head: Some(Box::new(response.headers().clone())),
             body: Box::new(HttpBody::new(response.into_body(), answer.range, site)),
         })
     }
