@@ -50,8 +50,9 @@ pub(super) fn set(answer: &mut Answer, name: HeaderName, value: impl AsRef<str>)
     }
 }
 
-pub(super) fn refusal(error: &SourceError) -> Answer {
-    let status = match error.kind {
+/// The status of an origin's failure.
+fn status(error: &SourceError) -> StatusCode {
+    match error.kind {
         // A path that the origin cannot have is a path of nothing.
         SourceErrorKind::NotFound | SourceErrorKind::Invalid => StatusCode::NOT_FOUND,
         SourceErrorKind::OutOfRange => StatusCode::RANGE_NOT_SATISFIABLE,
@@ -59,22 +60,30 @@ pub(super) fn refusal(error: &SourceError) -> Answer {
         SourceErrorKind::Stalled => StatusCode::GATEWAY_TIMEOUT,
         SourceErrorKind::Io => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_GATEWAY,
-    };
-    let mut answer = plain(status);
+    }
+}
+
+pub(super) fn refusal(error: &SourceError) -> Answer {
+    let mut answer = plain(status(error));
     if let Some(wait) = error.retry_after {
         answer.headers_mut().insert(RETRY_AFTER, wait.as_secs().into());
     }
     answer
 }
 
-/// What the origin has is missing, damaged, or signed by nobody who counts.
+/// The status of what the origin has missing, damaged, or signed by nobody who counts.
+pub(super) fn store_status(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::Source(error) => status(error),
+        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => StatusCode::NOT_FOUND,
+        StoreError::Trust(_) => StatusCode::FORBIDDEN,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
 pub(super) fn store_refusal(error: &StoreError) -> Answer {
     match error {
         StoreError::Source(error) => refusal(error),
-        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
-            plain(StatusCode::NOT_FOUND)
-        }
-        StoreError::Trust(_) => plain(StatusCode::FORBIDDEN),
-        _ => plain(StatusCode::BAD_GATEWAY),
+        error => plain(store_status(error)),
     }
 }

@@ -8,10 +8,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use moka::future::Cache;
 
+use super::hub::Revision;
 use super::{FRESH, STALE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
+use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
 use crate::id::{ManifestId, StoredDigest, TableId};
-use crate::source::Backend;
+use crate::source::{Backend, ObjectPath};
 use crate::store::{Store, StoreError, Whole};
 use crate::trust::{SeenRefs, TrustSet};
 
@@ -21,7 +23,7 @@ const RECORDS: u64 = 4 << 20;
 const NAMES: u64 = 65_536;
 
 /// A name of an artifact.
-type Name = (ArtifactName, Tag);
+pub(super) type Name = (ArtifactName, Tag);
 
 /// The artifacts of a store.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub(super) struct Catalog {
     seen: Option<SeenRefs>,
     fresh: Cache<Name, ManifestId>,
     stale: Cache<Name, ManifestId>,
+    names: Cache<(), Arc<Vec<Name>>>,
     /// By the name that they count for too: a key may count for one and not for another.
     artifacts: Cache<(ManifestId, Option<ArtifactName>), Arc<Whole>>,
     admitted: RwLock<Admitted>,
@@ -59,6 +62,7 @@ impl Catalog {
             seen,
             fresh: Cache::builder().max_capacity(NAMES).time_to_live(FRESH).build(),
             stale: Cache::builder().max_capacity(NAMES).time_to_live(STALE).build(),
+            names: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
             artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
             admitted: RwLock::default(),
         })
@@ -122,6 +126,34 @@ impl Catalog {
         Err(last.unwrap_or_else(|| self.no_store()))
     }
 
+    /// The names and tags of the store, in order. With anybody trusted, only those that count.
+    pub(super) async fn names(&self) -> Result<Arc<Vec<Name>>, Arc<StoreError>> {
+        self.names.try_get_with((), self.list()).await
+    }
+
+    async fn list(&self) -> Result<Arc<Vec<Name>>, StoreError> {
+        let mut last = None;
+        for store in &self.stores {
+            match list(store).await {
+                Ok(mut names) => {
+                    names.sort_unstable();
+                    if self.is_closed() {
+                        let mut counted = Vec::new();
+                        for (name, tag) in names {
+                            if self.resolve(&name, &tag).await.is_ok() {
+                                counted.push((name, tag));
+                            }
+                        }
+                        names = counted;
+                    }
+                    return Ok(Arc::new(names));
+                }
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
     /// The manifest whose identifier begins so.
     pub(super) async fn find(&self, prefix: &str) -> Result<ManifestId, StoreError> {
         let known = self.artifacts.iter().map(|(key, _)| key.0);
@@ -140,6 +172,19 @@ impl Catalog {
             }
         }
         Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    /// The graph of a revision of an artifact.
+    pub(super) async fn open(
+        &self,
+        name: &ArtifactName,
+        revision: &Revision,
+    ) -> Result<Arc<Whole>, Arc<StoreError>> {
+        let id = match revision {
+            Revision::Tag(tag) => self.resolve(name, tag).await?,
+            Revision::Commit(digits) => self.find(digits).await?,
+        };
+        self.artifact(id, Some(name)).await
     }
 
     /// The graph of an artifact that counts for `name`.
@@ -187,6 +232,19 @@ impl Catalog {
     fn no_store(&self) -> StoreError {
         StoreError::NoArtifact { location: self.location(), artifact: "of no store".to_owned() }
     }
+}
+
+/// What a store's index lists or, if it has none, its refs one by one. Nothing of it is verified.
+async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
+    let index = ObjectPath::new(INDEX_PATH);
+    if let Some(path) = index
+        && let Some(bytes) = store.read_optional(&path, IndexBody::LIMIT).await?
+    {
+        let index = store.parse_document::<IndexBody>(&path, &bytes)?;
+        return Ok(index.body().refs.iter().map(|e| (e.name.clone(), e.tag.clone())).collect());
+    }
+    let refs = store.refs().await?;
+    Ok(refs.iter().map(|r| (r.body().name.clone(), r.body().tag.clone())).collect())
 }
 
 /// Whether the origin could not be asked, rather than that it said something.

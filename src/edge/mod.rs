@@ -23,6 +23,8 @@ mod ranges;
 mod relay;
 mod request;
 mod route;
+mod s3;
+mod s3_face;
 mod serve;
 mod stream;
 

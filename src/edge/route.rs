@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::answer::{Answer, empty, plain};
 use super::hub::{Ask, What};
-use super::{Edge, ORIGIN_STALL, hub_face, metrics, pack_face, request};
+use super::{Edge, ORIGIN_STALL, hub_face, metrics, pack_face, request, s3, s3_face};
 use crate::source::ObjectPath;
 
 /// Bytes of a request's headers.
@@ -25,6 +25,8 @@ enum Face {
     Pack(ObjectPath),
     /// Something of the Hub.
     Hub(Ask),
+    /// Something of S3.
+    S3(s3::Target),
     Health,
     Ready,
     Metrics,
@@ -35,6 +37,10 @@ impl Face {
     fn of(path: &str) -> Self {
         if let Some(object) = request::object_path(path) {
             return Self::Pack(object);
+        }
+        // `s3` is no organization: its repositories are not reached through the Hub's face.
+        if let Some(target) = s3::Target::parse(path) {
+            return Self::S3(target);
         }
         if let Some(ask) = Ask::parse(path) {
             return Self::Hub(ask);
@@ -69,6 +75,7 @@ pub(super) async fn answer(edge: &Arc<Edge>, request: Request<Incoming>) -> Answ
         match face {
             Face::Pack(path) => pack_face::answer(edge, &path, &request).await,
             Face::Hub(ask) => hub_face::answer(edge, ask, request).await,
+            Face::S3(target) => s3_face::answer(edge, target, &request).await,
             Face::Ready if !edge.ready.load(Ordering::Acquire) => {
                 plain(StatusCode::SERVICE_UNAVAILABLE)
             }
