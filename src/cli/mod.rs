@@ -7,6 +7,7 @@ mod bytes;
 mod cp;
 mod du;
 mod edge;
+mod edge_settings;
 mod error;
 mod gc;
 mod inspect;
@@ -18,6 +19,7 @@ mod output;
 mod pack;
 mod progress;
 mod refs;
+mod sign_url;
 mod unpack;
 mod verify;
 
@@ -89,6 +91,8 @@ enum Command {
     Ls(refs::Ls),
     /// Serve a store over HTTP
     Edge(edge::Edge),
+    /// Sign a URL of an edge, which then holds for a while without a token
+    SignUrl(sign_url::SignUrl),
     /// Check every byte of an artifact, or of the whole store
     Verify(verify::Verify),
     /// Free what nothing names, after a grace period
@@ -234,6 +238,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Edge(args) => handle.block_on(args.run(global, output)),
+        Command::SignUrl(args) => args.run(output),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Cp(args) => handle.block_on(args.run(global, output)),

@@ -5,15 +5,20 @@ use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 
+use super::access::Who;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
 
 pub(super) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
 pub(super) const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"tenpak\"");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, SourceError>>;
@@ -25,6 +30,30 @@ pub(super) fn plain(status: StatusCode) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     answer.headers_mut().insert(CONTENT_TYPE, TEXT);
+    answer
+}
+
+/// The answer to a client that may not have what it asks for: 401 if it showed nothing.
+pub(super) fn denied(who: &Who) -> Answer {
+    if who.is_known() {
+        return plain(StatusCode::FORBIDDEN);
+    }
+    unauthorized()
+}
+
+/// The answer to a client whose token is missing, or none of ours.
+pub(super) fn unauthorized() -> Answer {
+    let mut answer = plain(StatusCode::UNAUTHORIZED);
+    answer.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
+    answer
+}
+
+/// An answer that is one JSON value.
+pub(super) fn told(status: StatusCode, value: &serde_json::Value) -> Answer {
+    let mut answer = Response::new(full(value.to_string()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }
 

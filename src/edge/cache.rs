@@ -82,6 +82,11 @@ impl ChunkCache {
         Found::Missing(Claim { cache: self.clone(), digest, sender })
     }
 
+    /// Forgets a chunk. One that is being filled stays.
+    pub(super) fn remove(&self, digest: &StoredDigest) {
+        self.memory.invalidate(digest);
+    }
+
     fn filling(&self) -> MutexGuard<'_, HashMap<StoredDigest, watch::Receiver<Option<Outcome>>>> {
         self.filling.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -34,6 +34,8 @@ pub(super) struct Catalog {
     fresh: Cache<Name, ManifestId>,
     stale: Cache<Name, ManifestId>,
     names: Cache<(), Arc<Vec<Name>>>,
+    /// Which manifests the refs of a repository named.
+    named: Cache<(ManifestId, ArtifactName), ()>,
     /// By the name that they count for too: a key may count for one and not for another.
     artifacts: Cache<(ManifestId, Option<ArtifactName>), Arc<Whole>>,
     admitted: RwLock<Admitted>,
@@ -62,6 +64,7 @@ impl Catalog {
             seen,
             fresh: Cache::builder().max_capacity(NAMES).time_to_live(FRESH).build(),
             stale: Cache::builder().max_capacity(NAMES).time_to_live(STALE).build(),
+            named: Cache::new(NAMES),
             names: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
             artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
             admitted: RwLock::default(),
@@ -102,6 +105,7 @@ impl Catalog {
         let asked = self.fresh.try_get_with(key.clone(), self.ask(name, tag)).await;
         match asked {
             Ok(id) => {
+                self.named.insert((id, name.clone()), ()).await;
                 self.stale.insert(key, id).await;
                 Ok(id)
             }
@@ -172,6 +176,41 @@ impl Catalog {
             }
         }
         Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    /// The manifest of an artifact, and the name that it was addressed by.
+    pub(super) async fn spec<'a>(
+        &self,
+        artifact: &'a ArtifactSpec,
+    ) -> Result<(ManifestId, Option<&'a ArtifactName>), Arc<StoreError>> {
+        Ok(match artifact {
+            ArtifactSpec::Named { name, tag } => (self.resolve(name, tag).await?, Some(name)),
+            ArtifactSpec::Id(prefix) => (self.find(prefix.as_str()).await?, None),
+        })
+    }
+
+    /// Whether a ref of the repository names or, since the start, named the manifest.
+    pub(super) async fn belongs(&self, name: &ArtifactName, id: ManifestId) -> bool {
+        let key = (id, name.clone());
+        if !self.named.contains_key(&key) {
+            // Another edge may have resolved it; what it finds is remembered.
+            drop(self.resolve(name, &Tag::default()).await);
+        }
+        self.named.contains_key(&key)
+    }
+
+    /// Forgets an artifact and all names.
+    pub(super) async fn forget(&self, id: ManifestId) {
+        self.fresh.invalidate_all();
+        self.stale.invalidate_all();
+        self.names.invalidate_all();
+        let keys: Vec<_> =
+            self.artifacts.iter().map(|(key, _)| key).filter(|k| k.0 == id).collect();
+        for key in keys {
+            self.artifacts.invalidate(&*key).await;
+        }
+        let mut admitted = self.admitted.write().unwrap_or_else(PoisonError::into_inner);
+        admitted.manifests.remove(&id);
     }
 
     /// The graph of a revision of an artifact.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
-use serde_json::Value;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 
 use super::Edge;
-use super::answer::{Answer, IMMUTABLE, NO_CACHE, full, plain, set, store_refusal};
+use super::access::Who;
+use super::answer::{Answer, IMMUTABLE, NO_CACHE, denied, plain, set, store_refusal, told};
 use super::hub::{self, Ask, Refusal, Revision, What};
 use super::{files, object};
 use crate::store::{StoreError, Whole};
@@ -24,8 +24,13 @@ const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 const MAX_FORM: usize = 1 << 20;
 
 /// Answers what is asked.
-pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming>) -> Answer {
-    let whole = match find(edge, &ask).await {
+pub(super) async fn answer(
+    edge: &Arc<Edge>,
+    ask: Ask,
+    who: &Who,
+    request: Request<Incoming>,
+) -> Answer {
+    let whole = match find(edge, &ask, who).await {
         Ok(whole) => whole,
         Err(answer) => return *answer,
     };
@@ -56,13 +61,17 @@ pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming
     };
     let commit = hub::commit(whole.id);
     match value {
-        Some(value) => told(&value, &commit),
+        Some(value) => {
+            let mut answer = told(StatusCode::OK, &value);
+            set(&mut answer, COMMIT, commit);
+            answer
+        }
         None => refuse(Refusal::Entry, "no such folder in this revision", Some(&commit)),
     }
 }
 
 /// The artifact that is asked about.
-async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
+async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<Whole>, Box<Answer>> {
     let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
     let failed = |error: &StoreError, refusal: Refusal| match error {
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
@@ -74,6 +83,9 @@ async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
         error => Box::new(store_refusal(error)),
     };
     let name = ask.name().ok_or_else(unknown)?;
+    if !who.may_read(&name) {
+        return Err(Box::new(worded(denied(who))));
+    }
     let revision = Revision::parse(ask.revision.as_deref()).ok_or_else(|| {
         Box::new(refuse(Refusal::Revision, "not a tag, nor a commit of 40 digits", None))
     })?;
@@ -93,34 +105,36 @@ async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
             edge.catalog.find(digits).await.map_err(|error| failed(&error, Refusal::Revision))?
         }
     };
+    // Under a name that it may read, a client gets that repository's commits only.
+    if !who.may_read_all() && !edge.catalog.belongs(&name, id).await {
+        return Err(Box::new(refuse(Refusal::Revision, "no such commit of this repository", None)));
+    }
     let found = edge.catalog.artifact(id, Some(&name)).await;
     found.map_err(|error| failed(&error, Refusal::Revision))
 }
 
-fn told(value: &Value, commit: &str) -> Answer {
-    let text = value.to_string();
-    let mut answer = Response::new(full(text));
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, NO_CACHE);
-    set(&mut answer, COMMIT, commit);
-    answer
-}
-
 /// A refusal as the Hub words it: clients read the code, and keep what is missing of a commit.
 fn refuse(refusal: Refusal, message: &'static str, commit: Option<&str>) -> Answer {
-    let body = serde_json::json!({"error": message}).to_string();
-    let mut answer = Response::new(full(body));
-    *answer.status_mut() = StatusCode::NOT_FOUND;
+    let mut answer = told(StatusCode::NOT_FOUND, &serde_json::json!({"error": message}));
     let headers = answer.headers_mut();
     headers.insert(ERROR_CODE, refusal.code());
     headers.insert(ERROR_MESSAGE, HeaderValue::from_static(message));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, NO_CACHE);
     if let Some(commit) = commit {
         set(&mut answer, COMMIT, commit);
     }
     answer
+}
+
+/// A refusal of who asks, as the Hub words it: clients want a code beside the status.
+pub(super) fn worded(mut refused: Answer) -> Answer {
+    let code = match refused.status() {
+        StatusCode::UNAUTHORIZED => "RepoNotFound",
+        _ => "GatedRepo",
+    };
+    refused.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(code));
+    let message = "this token may not read this repository";
+    refused.headers_mut().insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    refused
 }
 
 fn file(

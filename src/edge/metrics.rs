@@ -33,6 +33,18 @@ pub(super) fn answer(edge: &Edge) -> Answer {
             ("disk_unwritten", "Chunks that could not be written.", &disk.unwritten),
         ]);
     }
+    let watch = &edge.watch;
+    counters.extend([
+        ("sent_bytes", "Bytes of bodies that went out.", &watch.sent),
+        ("requests_saturated", "Requests that found no place.", &watch.saturated),
+        ("requests_limited", "Requests of clients over their rate.", &watch.limited),
+        ("answers_broken", "Answers that ended before their last byte.", &watch.broken),
+        ("prefetched", "Artifacts that were fetched ahead on demand.", &edge.fetched),
+        ("prefetch_failures", "Artifacts that could not be.", &edge.unfetched),
+    ]);
+    if let Some(log) = &watch.log {
+        counters.push(("log_lost", "Lines that the access log lacks.", log.lost()));
+    }
     let mut out = String::new();
     for (name, help, count) in counters {
         let count = count.load(Ordering::Relaxed);
@@ -43,14 +55,22 @@ pub(super) fn answer(edge: &Edge) -> Answer {
              tenpak_edge_{name}_total {count}"
         );
     }
+    let mut gauges = vec![
+        ("in_flight", "Answers under way.", watch.in_flight.load(Ordering::Relaxed)),
+        ("prefetching", "Artifacts being fetched ahead.", edge.fetching.load(Ordering::Relaxed)),
+    ];
     if let Some(disk) = &edge.disk {
-        let used = disk.used();
+        gauges.push(("disk_bytes", "Bytes of chunks on disk.", disk.used()));
+    }
+    for (name, help, value) in gauges {
         let _ = writeln!(
             out,
-            "# HELP tenpak_edge_disk_bytes Bytes of chunks on disk.\n\
-             # TYPE tenpak_edge_disk_bytes gauge\ntenpak_edge_disk_bytes {used}"
+            "# HELP tenpak_edge_{name} {help}\n# TYPE tenpak_edge_{name} gauge\n\
+             tenpak_edge_{name} {value}"
         );
     }
+    let help = "Time from a request's head to the first byte of its answer's body.";
+    watch.first_byte.write("tenpak_edge_first_byte_seconds", help, &mut out);
     text(out)
 }
 

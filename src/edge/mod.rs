@@ -5,6 +5,8 @@
 //! are answered. A body that cannot be finished ends its connection, so that no client takes a part for
 //! the whole.
 
+mod access;
+mod admin_face;
 mod answer;
 mod cache;
 mod catalog;
@@ -12,13 +14,18 @@ mod conditions;
 mod disk;
 mod files;
 mod freshness;
+mod histogram;
 mod hub;
 mod hub_face;
+mod limits;
+mod log;
 mod metrics;
 mod object;
 mod pack_face;
 mod packs;
+mod permit;
 mod prefetch;
+mod purge;
 mod ranges;
 mod relay;
 mod request;
@@ -26,23 +33,34 @@ mod route;
 mod s3;
 mod s3_face;
 mod serve;
+mod signed;
 mod stream;
+mod tls;
+mod watch;
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use crate::id::{ManifestId, StoredDigest};
 use crate::source::Backend;
 use crate::trust::{SeenRefs, TrustSet};
 use cache::ChunkCache;
 use catalog::Catalog;
 use disk::DiskTier;
+use limits::Limits;
 use packs::Packs;
 use relay::Relay;
+use watch::Watch;
 
+pub use access::Access;
+pub use log::AccessLog;
 pub use serve::serve;
+pub use signed::UrlKey;
+pub use tls::Tls;
 
 /// How long a name is taken to mean what it meant.
 const FRESH: Duration = Duration::from_secs(5);
@@ -50,6 +68,11 @@ const FRESH: Duration = Duration::from_secs(5);
 const STALE: Duration = Duration::from_secs(60 * 60);
 /// How long the origin may take for an answer or for the next bytes.
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
+/// Requests at a time.
+const MAX_REQUESTS: usize = 4096;
+/// Artifacts whose chunks are known as sets.
+const OWNED: u64 = 64;
+
 /// How an edge serves.
 #[derive(Debug)]
 pub struct EdgeOptions {
@@ -61,11 +84,34 @@ pub struct EdgeOptions {
     pub memory: u64,
     /// A folder for chunks, and how many bytes of them are kept there.
     pub disk: Option<(PathBuf, u64)>,
+    /// What clients must show.
+    pub access: Access,
+    /// The certificate to show; none is plain HTTP.
+    pub tls: Option<Tls>,
+    /// Requests at a time; one more is answered 503.
+    pub max_requests: usize,
+    /// Requests per second of one client, over which it is answered 429.
+    pub rate: Option<f64>,
+    /// Where requests are logged.
+    pub log: Option<AccessLog>,
+    /// How long connections are still accepted, and told to close, before the server ends.
+    pub drain: Duration,
 }
 
 impl Default for EdgeOptions {
     fn default() -> Self {
-        Self { trust: TrustSet::default(), seen: None, memory: 512 << 20, disk: None }
+        Self {
+            trust: TrustSet::default(),
+            seen: None,
+            memory: 512 << 20,
+            disk: None,
+            access: Access::default(),
+            tls: None,
+            max_requests: MAX_REQUESTS,
+            rate: None,
+            log: None,
+            drain: Duration::ZERO,
+        }
     }
 }
 
@@ -77,8 +123,21 @@ pub struct Edge {
     packs: Arc<Packs>,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
+    /// The chunks of artifacts that clients with limited tokens read.
+    owned: moka::sync::Cache<ManifestId, Arc<HashSet<StoredDigest>>>,
+    access: Access,
+    limits: Limits,
+    watch: Arc<Watch>,
+    tls: Option<Tls>,
+    drain: Duration,
     /// Whether what was to be fetched first is there.
     ready: AtomicBool,
+    /// Whether the server is about to end.
+    draining: AtomicBool,
+    /// Artifacts being fetched ahead, and those that were, and could not be.
+    fetching: AtomicU64,
+    fetched: AtomicU64,
+    unfetched: AtomicU64,
 }
 
 impl Edge {
@@ -97,8 +156,24 @@ impl Edge {
         let catalog = Catalog::new(&origins, options.trust, options.seen);
         let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
         let relay = Relay::new(origins);
-        let ready = AtomicBool::new(false);
-        Ok(Arc::new(Self { relay, catalog, packs, cache, disk, ready }))
+        Ok(Arc::new(Self {
+            relay,
+            catalog,
+            packs,
+            cache,
+            disk,
+            owned: moka::sync::Cache::new(OWNED),
+            access: options.access,
+            limits: Limits::new(options.max_requests, options.rate),
+            watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
+            tls: options.tls,
+            drain: options.drain,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            fetching: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+            unfetched: AtomicU64::new(0),
+        }))
     }
 }
 

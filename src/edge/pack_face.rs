@@ -10,14 +10,14 @@ use hyper::body::Incoming;
 use hyper::header::{AGE, DATE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
-use super::Edge;
-use super::answer::{Answer, IMMUTABLE, plain, refusal, store_refusal};
+use super::access::Who;
+use super::answer::{Answer, IMMUTABLE, denied, plain, refusal, store_refusal};
 use super::files::pack_of;
 use super::object::{self, Facts};
 use super::relay::Relayed;
+use super::{Edge, permit};
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ManifestId;
-use crate::source::http::ARTIFACT_HEADER;
 use crate::source::{ObjectPath, SourceError};
 use crate::store::StoreError;
 
@@ -25,10 +25,14 @@ use crate::store::StoreError;
 pub(super) async fn answer(
     edge: &Arc<Edge>,
     path: &ObjectPath,
+    who: &Who,
     request: &Request<Incoming>,
 ) -> Answer {
     if path.as_str().starts_with("packs/") {
-        return pack(edge, path, request).await;
+        return pack(edge, path, who, request).await;
+    }
+    if !permit::object(edge, who, path, request.headers()).await {
+        return denied(who);
     }
     if let Err(error) = admit(edge, path).await {
         return store_refusal(&error);
@@ -71,16 +75,17 @@ async fn admit(edge: &Arc<Edge>, path: &ObjectPath) -> Result<(), Arc<StoreError
 
 /// Looks at the artifact that the client says its request is for.
 async fn learn(edge: &Arc<Edge>, request: &Request<Incoming>) {
-    let said = request.headers().get(ARTIFACT_HEADER).and_then(|said| said.to_str().ok());
-    let Some((name, id)) = said.and_then(|said| said.split_once('@')) else { return };
-    let (name, Ok(id)) = (name.parse::<ArtifactName>().ok(), id.parse::<ManifestId>()) else {
-        return;
-    };
+    let Some((name, id)) = permit::said(request.headers()) else { return };
     // One that does not count admits nothing.
     drop(edge.catalog.artifact(id, name.as_ref()).await);
 }
 
-async fn pack(edge: &Arc<Edge>, path: &ObjectPath, request: &Request<Incoming>) -> Answer {
+async fn pack(
+    edge: &Arc<Edge>,
+    path: &ObjectPath,
+    who: &Who,
+    request: &Request<Incoming>,
+) -> Answer {
     let Some(pack) = pack_of(path) else { return plain(StatusCode::NOT_FOUND) };
     let map = match edge.packs.map(pack).await {
         Ok(map) => map,
@@ -93,6 +98,9 @@ async fn pack(edge: &Arc<Edge>, path: &ObjectPath, request: &Request<Incoming>) 
         Err(answer) => return *answer,
     };
     let ranges = plan.ranges(facts.size);
+    if !permit::pack(edge, who, &map, &ranges, request.headers()).await {
+        return denied(who);
+    }
     let admitted = || {
         let mut chunks = ranges.iter().flat_map(|range| map.chunks(range));
         chunks.all(|(_, record)| edge.catalog.admits(&record.stored))

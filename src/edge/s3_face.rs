@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LAST_MODIFIED};
 use hyper::{Method, Request, Response, StatusCode};
 
+use super::access::Who;
 use super::answer::{Answer, IMMUTABLE, NO_CACHE, empty, full, set, store_status};
 use super::catalog::Name;
 use super::hub::{self, Revision};
@@ -24,13 +25,13 @@ const XML: HeaderValue = HeaderValue::from_static("application/xml");
 pub(super) async fn answer(
     edge: &Arc<Edge>,
     target: Target,
+    who: &Who,
     request: &Request<Incoming>,
 ) -> Answer {
-    let query = request.uri().query().unwrap_or_default();
     let mut answered = match &target {
-        Target::Service => buckets(edge).await,
-        Target::Bucket(bucket) => self::bucket(edge, bucket, query, request.method()).await,
-        Target::Object { bucket, key } => object(edge, bucket, key, request).await,
+        Target::Service => buckets(edge, who).await,
+        Target::Bucket(bucket) => self::bucket(edge, bucket, who, request).await,
+        Target::Object { bucket, key } => object(edge, bucket, key, who, request).await,
     }
     .unwrap_or_else(|refused| refusal(&refused, request.uri().path()));
     if *request.method() == Method::HEAD {
@@ -76,8 +77,14 @@ fn xml(status: StatusCode, text: String) -> Answer {
     answer
 }
 
-async fn buckets(edge: &Arc<Edge>) -> Result<Answer, Refused> {
+/// The names that the client may read, in order.
+async fn names(edge: &Arc<Edge>, who: &Who) -> Result<Vec<Name>, Refused> {
     let names = edge.catalog.names().await?;
+    Ok(names.iter().filter(|(name, _)| who.may_read(name)).cloned().collect())
+}
+
+async fn buckets(edge: &Arc<Edge>, who: &Who) -> Result<Answer, Refused> {
+    let names = names(edge, who).await?;
     let buckets: BTreeSet<String> =
         names.iter().map(|(name, _)| s3::place(name).0.to_owned()).collect();
     let buckets: Vec<String> = buckets.into_iter().collect();
@@ -87,14 +94,15 @@ async fn buckets(edge: &Arc<Edge>) -> Result<Answer, Refused> {
 async fn bucket(
     edge: &Arc<Edge>,
     bucket: &str,
-    query: &str,
-    method: &Method,
+    who: &Who,
+    request: &Request<Incoming>,
 ) -> Result<Answer, Refused> {
-    let names = edge.catalog.names().await?;
+    let names = names(edge, who).await?;
+    let query = request.uri().query().unwrap_or_default();
     if !names.iter().any(|(name, _)| s3::place(name).0 == bucket) {
         return Err(refused(StatusCode::NOT_FOUND, "NoSuchBucket", "no artifact has that name"));
     }
-    if *method == Method::HEAD {
+    if *request.method() == Method::HEAD {
         return Ok(xml(StatusCode::OK, String::new()));
     }
     let is_v2 = url::form_urlencoded::parse(query.as_bytes())
@@ -107,7 +115,7 @@ async fn bucket(
         let message = format!("the parameter {name} makes no sense");
         Refused { status: StatusCode::BAD_REQUEST, code: "InvalidArgument", message }
     })?;
-    let page = list(edge, bucket, query, &names).await?;
+    let page = list(edge, bucket, query, who, &names).await?;
     Ok(xml(StatusCode::OK, page.to_xml(bucket)))
 }
 
@@ -116,13 +124,14 @@ async fn list(
     edge: &Arc<Edge>,
     bucket: &str,
     query: Query,
+    who: &Who,
     names: &[Name],
 ) -> Result<Page, Refused> {
     let named = Key::parse(bucket, &query.prefix).filter(|key| key.revision != Revision::default());
     let mut page = Page::new(query.clone());
     if let Some(key) = named {
         let root = query.prefix.split('/').next().unwrap_or_default();
-        let whole = edge.catalog.open(&key.name, &key.revision).await?;
+        let whole = open(edge, who, &key).await?;
         push(&mut page, root, &whole);
         return Ok(page);
     }
@@ -161,10 +170,27 @@ fn push(page: &mut Page, root: &str, whole: &Whole) {
     }
 }
 
+/// The artifact of a key, if the client may read it.
+async fn open(edge: &Arc<Edge>, who: &Who, key: &Key) -> Result<Arc<Whole>, Refused> {
+    let denied = || {
+        let message = "this key may not read this repository";
+        refused(StatusCode::FORBIDDEN, "AccessDenied", message)
+    };
+    if !who.may_read(&key.name) {
+        return Err(denied());
+    }
+    let whole = edge.catalog.open(&key.name, &key.revision).await?;
+    if !who.may_read_all() && !edge.catalog.belongs(&key.name, whole.id).await {
+        return Err(denied());
+    }
+    Ok(whole)
+}
+
 async fn object(
     edge: &Arc<Edge>,
     bucket: &str,
     key: &str,
+    who: &Who,
     request: &Request<Incoming>,
 ) -> Result<Answer, Refused> {
     let missing = || refused(StatusCode::NOT_FOUND, "NoSuchKey", "no such artifact, tag or file");
@@ -173,7 +199,7 @@ async fn object(
         Revision::Tag(_) => NO_CACHE,
         Revision::Commit(_) => IMMUTABLE,
     };
-    let whole = edge.catalog.open(&key.name, &key.revision).await?;
+    let whole = open(edge, who, &key).await?;
     let place = whole.files.binary_search_by(|(file, _)| file.path.cmp(&key.path));
     let index = place.map_err(|_| missing())?;
     let (file, _) = whole.files.get(index).ok_or_else(missing)?;

@@ -16,6 +16,7 @@ mod run;
 #[path = "../support/web.rs"]
 mod web;
 
+mod access;
 mod caching;
 mod command;
 mod hostile;

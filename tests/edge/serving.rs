@@ -23,10 +23,14 @@ pub struct Edge {
 
 impl Edge {
     pub async fn over(backend: Arc<dyn Backend>) -> Self {
+        Self::with(vec![backend], EdgeOptions::default()).await
+    }
+
+    pub async fn with(origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let (stop, stopped) = oneshot::channel::<()>();
-        let edge = edge::Edge::new(vec![backend], EdgeOptions::default()).expect("an edge");
+        let edge = edge::Edge::new(origins, options).expect("an edge");
         let task = tokio::spawn(edge::serve(edge, listener, async move {
             stopped.await.unwrap_or_default();
         }));
