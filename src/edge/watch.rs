@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{RANGE, USER_AGENT};
+use hyper::header::{CONTENT_LENGTH, RANGE, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
@@ -110,6 +110,8 @@ pub(super) struct Watched {
     who: String,
     status: StatusCode,
     first: bool,
+    /// The bytes that its head promises. Who sends them asks for no more than these.
+    length: Option<u64>,
     sent: u64,
     ended: bool,
     _place: Option<OwnedSemaphorePermit>,
@@ -127,6 +129,7 @@ impl Watch {
     ) -> Response<Watched> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let (parts, body) = answer.into_parts();
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let watched = Watched {
             ended: body.is_end_stream(),
             body,
@@ -136,6 +139,7 @@ impl Watch {
             who: who.to_owned(),
             status: parts.status,
             first: false,
+            length: length.and_then(|length| length.parse().ok()),
             sent: 0,
             _place: place,
         };
@@ -168,7 +172,7 @@ impl Body for Watched {
                 let count = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.sent += count;
                 self.watch.sent.fetch_add(count, Ordering::Relaxed);
-                self.ended = self.body.is_end_stream();
+                self.ended = self.body.is_end_stream() || self.length == Some(self.sent);
             }
             Poll::Ready(None) => self.ended = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}

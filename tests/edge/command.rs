@@ -54,7 +54,8 @@ impl Served {
         let mut out = BufReader::new(process.stdout.take().expect("its output"));
         out.read_line(&mut line).expect("its address");
         let told: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let address = told["listening"].as_str().expect("a URL").replace("http://", "");
+        let address = told["listening"].as_str().and_then(|url| url.split("://").nth(1));
+        let address = address.expect("a URL").to_owned();
         let commit = packed.text("manifest")[..40].to_owned();
         Self { process, address, model, commit, folder }
     }

@@ -22,6 +22,7 @@ mod command;
 mod hostile;
 mod hub;
 mod objects;
+mod operations;
 mod parts;
 mod s3;
 mod serving;
