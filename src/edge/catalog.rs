@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use moka::future::Cache;
 
 use super::hub::Revision;
-use super::{FRESH, STALE};
+use super::{ABSENT, FRESH, STALE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
 use crate::id::{ManifestId, StoredDigest, TableId};
@@ -32,6 +32,8 @@ pub(super) struct Catalog {
     trust: TrustSet,
     seen: Option<SeenRefs>,
     fresh: Cache<Name, ManifestId>,
+    /// Names that no origin had a moment ago.
+    absent: Cache<Name, Arc<StoreError>>,
     stale: Cache<Name, ManifestId>,
     names: Cache<(), Arc<Vec<Name>>>,
     /// Which manifests the refs of a repository named.
@@ -62,6 +64,7 @@ impl Catalog {
             stores: origins.iter().map(|origin| Store::new(origin.clone())).collect(),
             trust,
             seen,
+            absent: Cache::builder().max_capacity(NAMES).time_to_live(ABSENT).build(),
             fresh: Cache::builder().max_capacity(NAMES).time_to_live(FRESH).build(),
             stale: Cache::builder().max_capacity(NAMES).time_to_live(STALE).build(),
             named: Cache::new(NAMES),
@@ -102,12 +105,19 @@ impl Catalog {
         tag: &Tag,
     ) -> Result<ManifestId, Arc<StoreError>> {
         let key = (name.clone(), tag.clone());
+        if let Some(error) = self.absent.get(&key).await {
+            return Err(error);
+        }
         let asked = self.fresh.try_get_with(key.clone(), self.ask(name, tag)).await;
         match asked {
             Ok(id) => {
                 self.named.insert((id, name.clone()), ()).await;
                 self.stale.insert(key, id).await;
                 Ok(id)
+            }
+            Err(error) if error.is_not_found() => {
+                self.absent.insert(key, error.clone()).await;
+                Err(error)
             }
             Err(error) if is_outage(&error) => self.stale.get(&key).await.ok_or(error),
             Err(error) => Err(error),

@@ -120,7 +120,7 @@ mod tests {
             "x_bucket{face=\"hub\",outcome=\"ok\",le=\"1\"} 4",
             "x_bucket{face=\"hub\",outcome=\"ok\",le=\"5\"} 4",
             "x_bucket{face=\"hub\",outcome=\"ok\",le=\"+Inf\"} 5",
-            "x_sum{face=\"hub\",outcome=\"ok\"} 61.0005",
+            "x_sum{face=\"hub\",outcome=\"ok\"} 61.000501",
             "x_count{face=\"hub\",outcome=\"ok\"} 5",
         ] {
             assert!(out.lines().any(|l| l == line), "no {line} in {out}");

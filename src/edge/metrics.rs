@@ -18,11 +18,14 @@ pub(super) fn health() -> Answer {
 /// All counts.
 pub(super) fn answer(edge: &Edge) -> Answer {
     let (cache, origin) = (edge.cache.stats(), edge.packs.stats());
+    let origins = edge.packs.origins();
     let mut counters: Vec<(&str, &str, &AtomicU64)> = vec![
         ("cache_hits", "Chunks found in the cache.", &cache.hits),
         ("cache_misses", "Chunks that were not.", &cache.misses),
         ("cache_collapsed", "Chunks that somebody else was fetching.", &cache.collapsed),
-        ("origin_requests", "Requests to origins for chunks.", &origin.requests),
+        ("origin_requests", "Requests to origins.", origins.requests()),
+        ("origin_hedges", "Requests sent again as an answer was late.", origins.hedges()),
+        ("origin_retries", "Requests after a failed one.", &origin.retries),
         ("origin_bytes", "Bytes of chunks that origins sent.", &origin.bytes),
         ("verify_failures", "Chunks that were not what they should be.", &origin.damaged),
     ];
@@ -57,6 +60,7 @@ pub(super) fn answer(edge: &Edge) -> Answer {
     }
     let mut gauges = vec![
         ("in_flight", "Answers under way.", watch.in_flight.load(Ordering::Relaxed)),
+        ("origins_resting", "Origins that failed and are asked last.", origins.resting()),
         ("prefetching", "Artifacts being fetched ahead.", edge.fetching.load(Ordering::Relaxed)),
     ];
     if let Some(disk) = &edge.disk {

@@ -21,6 +21,7 @@ mod limits;
 mod log;
 mod metrics;
 mod object;
+mod origins;
 mod pack_face;
 mod packs;
 mod permit;
@@ -52,6 +53,7 @@ use cache::ChunkCache;
 use catalog::Catalog;
 use disk::DiskTier;
 use limits::Limits;
+use origins::Origins;
 use packs::Packs;
 use relay::Relay;
 use watch::Watch;
@@ -64,7 +66,9 @@ pub use tls::Tls;
 
 /// How long a name is taken to mean what it meant.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long, where the origin cannot be asked.
+/// How long what was not there is taken not to be there.
+const ABSENT: Duration = Duration::from_secs(2);
+/// How long a name keeps its meaning where the origin cannot be asked.
 const STALE: Duration = Duration::from_secs(60 * 60);
 /// How long the origin may take for an answer or for the next bytes.
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
@@ -154,6 +158,7 @@ impl Edge {
         let disk = options.disk.map(open).transpose()?;
         let cache = ChunkCache::new(options.memory);
         let catalog = Catalog::new(&origins, options.trust, options.seen);
+        let origins = Origins::new(origins);
         let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
         let relay = Relay::new(origins);
         Ok(Arc::new(Self {

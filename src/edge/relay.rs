@@ -17,8 +17,9 @@ use tokio::sync::Mutex;
 use super::answer::IMMUTABLE;
 use super::freshness::{Demands, Freshness};
 use super::object::Facts;
+use super::origins::{Opened, Origins};
 use super::packs::{copy, worse};
-use super::{FRESH, STALE, request, stream};
+use super::{ABSENT, FRESH, STALE, request, stream};
 use crate::id::ManifestId;
 use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
 
@@ -28,8 +29,6 @@ const MAX_KEPT: u64 = 4 << 20;
 const KEPT: u64 = 64 << 20;
 /// Paths of which something is remembered.
 const PATHS: u64 = 65_536;
-/// How long an object that was not there is taken not to be there.
-const ABSENT: Duration = Duration::from_secs(2);
 /// How long the lock of a path outlives its use.
 const IDLE: Duration = Duration::from_secs(60);
 /// What is said of refs and layouts where the origin says nothing: [`FRESH`] and [`STALE`].
@@ -38,7 +37,7 @@ const SHORT: HeaderValue = HeaderValue::from_static("public, max-age=5, stale-if
 /// The relayed objects of a store.
 #[derive(Debug)]
 pub(super) struct Relay {
-    origins: Vec<Arc<dyn Backend>>,
+    origins: Arc<Origins>,
     kept: Cache<ObjectPath, Arc<Kept>>,
     absent: Cache<ObjectPath, Arc<SourceError>>,
     /// What is known of objects that are too large to be kept, and do not change.
@@ -87,7 +86,7 @@ impl Kept {
 }
 
 impl Relay {
-    pub(super) fn new(origins: Vec<Arc<dyn Backend>>) -> Arc<Self> {
+    pub(super) fn new(origins: Arc<Origins>) -> Arc<Self> {
         let weigh = |_: &ObjectPath, kept: &Arc<Kept>| {
             u32::try_from(kept.bytes.len() + 1024).unwrap_or(u32::MAX)
         };
@@ -169,11 +168,12 @@ impl Relay {
     /// Asks the origins, the preferred first.
     async fn ask(&self, path: &ObjectPath) -> Result<Relayed, SourceError> {
         let mut last = None;
-        for origin in &self.origins {
+        for origin in self.origins.in_order() {
             let asked = match path.as_str().starts_with("tables/") {
                 true => self.look(origin, path).await,
                 false => self.fetch(origin, path).await,
             };
+            self.origins.tell(origin, asked.as_ref().err());
             match asked {
                 Ok(relayed) => return Ok(relayed),
                 Err(error) => last = Some(worse(last, error)),
@@ -184,11 +184,8 @@ impl Relay {
     }
 
     /// What is known of a table, whose bytes stay where they are.
-    async fn look(
-        &self,
-        origin: &Arc<dyn Backend>,
-        path: &ObjectPath,
-    ) -> Result<Relayed, SourceError> {
+    async fn look(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, SourceError> {
+        let origin = self.origins.backend(origin);
         let missing = || {
             SourceError::new(SourceErrorKind::NotFound, origin.location(), path, "no such object")
         };
@@ -200,13 +197,10 @@ impl Relay {
         Ok(Relayed::Large(facts))
     }
 
-    async fn fetch(
-        &self,
-        origin: &Arc<dyn Backend>,
-        path: &ObjectPath,
-    ) -> Result<Relayed, SourceError> {
+    async fn fetch(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, SourceError> {
         let (asked, asked_at) = (Instant::now(), SystemTime::now());
-        let reader = origin.open(path, ReadRange::Full).await?;
+        let opened = self.origins.open(origin, path, &ReadRange::Full).await?;
+        let (reader, origin) = (opened.reader, self.origins.backend(opened.origin));
         let now = SystemTime::now();
         let head = reader.head.as_deref().cloned();
         let freshness = match &head {
@@ -254,9 +248,10 @@ impl Relay {
             false => ReadRange::Bounded(range.clone()),
         };
         let mut last = None;
-        for origin in &self.origins {
-            match origin.open(path, asked.clone()).await {
-                Ok(reader) => {
+        for origin in self.origins.in_order() {
+            match self.origins.open(origin, path, &asked).await {
+                Ok(Opened { reader, origin }) => {
+                    let origin = self.origins.backend(origin);
                     let tag = reader.version.as_ref().and_then(request::entity_tag);
                     if facts.caching != IMMUTABLE && tag != facts.tag {
                         let what = "the object changed while it was read";
@@ -273,8 +268,7 @@ impl Relay {
     }
 
     fn error(&self, kind: SourceErrorKind, path: &ObjectPath, what: &str) -> SourceError {
-        let location = self.origins.first().map_or("", |origin| origin.location());
-        SourceError::new(kind, location, path, what)
+        SourceError::new(kind, self.origins.location(), path, what)
     }
 }
 
