@@ -35,16 +35,19 @@ mod s3;
 mod s3_face;
 mod serve;
 mod signed;
+mod status;
+mod status_face;
 mod stream;
 mod tls;
+mod traffic;
 mod watch;
 
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::id::{ManifestId, StoredDigest};
 use crate::source::Backend;
@@ -56,6 +59,7 @@ use limits::Limits;
 use origins::Origins;
 use packs::Packs;
 use relay::Relay;
+use traffic::{Sample, Traffic};
 use watch::Watch;
 
 pub use access::Access;
@@ -132,6 +136,8 @@ pub struct Edge {
     access: Access,
     limits: Limits,
     watch: Arc<Watch>,
+    traffic: Traffic,
+    started: Instant,
     tls: Option<Tls>,
     drain: Duration,
     /// Whether what was to be fetched first is there.
@@ -171,6 +177,8 @@ impl Edge {
             access: options.access,
             limits: Limits::new(options.max_requests, options.rate),
             watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
+            traffic: Traffic::default(),
+            started: Instant::now(),
             tls: options.tls,
             drain: options.drain,
             ready: AtomicBool::new(false),
@@ -179,6 +187,15 @@ impl Edge {
             fetched: AtomicU64::new(0),
             unfetched: AtomicU64::new(0),
         }))
+    }
+}
+
+impl Edge {
+    /// The traffic up to now.
+    fn sample(&self) -> Sample {
+        let at = Instant::now();
+        let sent = self.watch.sent.load(Ordering::Relaxed);
+        Sample { at, sent, fetched: self.packs.stats().bytes.load(Ordering::Relaxed) }
     }
 }
 

@@ -17,7 +17,9 @@ use super::admin_face::Task;
 use super::answer::{Answer, denied, empty, plain, set, unauthorized};
 use super::hub::{Ask, What};
 use super::watch::{Asked, Label, Watched};
-use super::{Edge, ORIGIN_STALL, admin_face, hub_face, metrics, pack_face, request, s3, s3_face};
+use super::{
+    Edge, ORIGIN_STALL, admin_face, hub_face, metrics, pack_face, request, s3, s3_face, status_face,
+};
 use crate::source::ObjectPath;
 use crate::store::unix_now;
 
@@ -39,6 +41,8 @@ enum Face {
     Health,
     Ready,
     Metrics,
+    /// The page for people.
+    Status,
     /// Something that only operators may ask.
     Admin(Task),
     None,
@@ -57,6 +61,7 @@ impl Face {
             return Self::Hub(ask);
         }
         match path {
+            "/" => Self::Status,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
@@ -104,8 +109,8 @@ pub(super) async fn answer(
         Some(refused) => refused,
         None if face.is_vital() => own(edge, &face, &request),
         None => match identify(edge, &request) {
-            Err(refused) if label == Label::Hub => hub_face::worded(refused),
-            Err(refused) => refused,
+            Err(refused) if label == Label::Hub => hub_face::worded(*refused),
+            Err(refused) => *refused,
             Ok(who) => {
                 who.name().clone_into(&mut name);
                 place = edge.limits.enter();
@@ -127,14 +132,13 @@ pub(super) async fn answer(
 }
 
 /// Who asks, or the refusal of a token or URL that is none of ours.
-fn identify(edge: &Edge, request: &Request<Incoming>) -> Result<Who, Answer> {
+fn identify(edge: &Edge, request: &Request<Incoming>) -> Result<Who, Box<Answer>> {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-    edge.access.identify(path, query, request.headers(), unix_now()).map_err(
-        |refused| match refused {
-            Refused::Token => unauthorized(),
-            Refused::Forged | Refused::Expired => plain(StatusCode::FORBIDDEN),
-        },
-    )
+    let who = edge.access.identify(path, query, request.headers(), unix_now());
+    who.map_err(|refused| match refused {
+        Refused::Token => Box::new(unauthorized()),
+        Refused::Forged | Refused::Expired => Box::new(plain(StatusCode::FORBIDDEN)),
+    })
 }
 
 /// The refusal of a client that sends more than its rate.
@@ -165,6 +169,7 @@ async fn faced(edge: &Arc<Edge>, face: Face, who: &Who, request: Request<Incomin
             Face::Pack(path) => pack_face::answer(edge, &path, who, &request).await,
             Face::Hub(ask) => hub_face::answer(edge, ask, who, request).await,
             Face::S3(target) => s3_face::answer(edge, target, who, &request).await,
+            Face::Status => status_face::answer(edge, who, request.method()).await,
             Face::Admin(_) if !who.is_admin() => denied(who),
             Face::Admin(task) => {
                 admin_face::answer(edge, task, request.uri().query().unwrap_or_default()).await

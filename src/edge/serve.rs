@@ -20,7 +20,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Edge, EdgeError, route};
+use super::{Edge, EdgeError, route, traffic};
 
 /// How long a client may take to send a request's head, and to agree on a connection.
 const HEADER_TIME: Duration = Duration::from_secs(30);
@@ -43,6 +43,13 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), EdgeError> {
     let server = Server::new(edge.clone());
+    let sampling = edge.clone();
+    let sampler = tokio::spawn(async move {
+        loop {
+            sampling.traffic.add(sampling.sample());
+            tokio::time::sleep(traffic::EVERY).await;
+        }
+    });
     accept(&server, &listener, shutdown).await?;
     edge.draining.store(true, Ordering::Release);
     if !edge.drain.is_zero() {
@@ -55,6 +62,7 @@ pub async fn serve(
     drop(listener);
     let finished = server.graceful.shutdown();
     tokio::time::timeout(FAREWELL, finished).await.unwrap_or_default();
+    sampler.abort();
     if let Some(log) = edge.watch.log.clone() {
         // It ends early only with the runtime.
         tokio::task::spawn_blocking(move || log.finish()).await.unwrap_or_default();

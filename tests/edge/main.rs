@@ -26,4 +26,5 @@ mod operations;
 mod parts;
 mod s3;
 mod serving;
+mod status;
 mod verified;
