@@ -348,7 +348,8 @@ impl Reading {
         let Some(part) = self.parts.front() else { return Ok(self.tail.take()) };
         let (digest, wanted) = (part.record.stored, part.wanted.clone());
         let bytes = loop {
-            match self.packs.cache.look(digest) {
+            // It was looked at, and counted, ahead.
+            match self.packs.cache.look_again(digest) {
                 Found::Ready(bytes) => break bytes,
                 Found::Filling(waiting) => match waiting.outcome().await {
                     Some(filled) => break filled.map_err(|error| copy(&error))?,

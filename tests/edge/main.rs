@@ -19,6 +19,7 @@ mod web;
 mod access;
 mod caching;
 mod command;
+mod deploy;
 mod hostile;
 mod hub;
 mod objects;
