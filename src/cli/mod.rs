@@ -7,6 +7,7 @@ mod bytes;
 mod cp;
 mod du;
 mod edge;
+mod edge_settings;
 mod error;
 mod eval;
 mod gc;
@@ -20,6 +21,7 @@ mod pack;
 mod progress;
 mod quantize;
 mod refs;
+mod sign_url;
 mod unpack;
 mod verify;
 
@@ -95,6 +97,8 @@ enum Command {
     Edge(edge::Edge),
     /// Measure how well a model does
     Eval(eval::Eval),
+    /// Sign a URL of an edge, which then holds for a while without a token
+    SignUrl(sign_url::SignUrl),
     /// Check every byte of an artifact, or of the whole store
     Verify(verify::Verify),
     /// Free what nothing names, after a grace period
@@ -242,6 +246,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Edge(args) => handle.block_on(args.run(global, output)),
         Command::Eval(args) => args.run(global, handle, output),
+        Command::SignUrl(args) => args.run(output),
         Command::Verify(args) => handle.block_on(args.run(global, output)),
         Command::Gc(args) => handle.block_on(args.run(global, output)),
         Command::Cp(args) => handle.block_on(args.run(global, output)),

@@ -1,27 +1,25 @@
 //! What answers have in common: bodies, caching, and refusals.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
-    HeaderValue, RETRY_AFTER,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
-use super::request::Wanted;
+use super::access::Who;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
 
 pub(super) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
 pub(super) const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-const BYTES: HeaderValue = HeaderValue::from_static("bytes");
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"tenpak\"");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, SourceError>>;
 
@@ -31,6 +29,31 @@ pub(super) fn plain(status: StatusCode) -> Answer {
     let mut answer = Response::new(full(text));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer.headers_mut().insert(CONTENT_TYPE, TEXT);
+    answer
+}
+
+/// The answer to a client that may not have what it asks for: 401 if it showed nothing.
+pub(super) fn denied(who: &Who) -> Answer {
+    if who.is_known() {
+        return plain(StatusCode::FORBIDDEN);
+    }
+    unauthorized()
+}
+
+/// The answer to a client whose token is missing, or none of ours.
+pub(super) fn unauthorized() -> Answer {
+    let mut answer = plain(StatusCode::UNAUTHORIZED);
+    answer.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
+    answer
+}
+
+/// An answer that is one JSON value.
+pub(super) fn told(status: StatusCode, value: &serde_json::Value) -> Answer {
+    let mut answer = Response::new(full(value.to_string()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }
 
@@ -56,62 +79,40 @@ pub(super) fn set(answer: &mut Answer, name: HeaderName, value: impl AsRef<str>)
     }
 }
 
-/// The bytes that a request means of an object of `size` bytes, and whether it asked for a part.
-/// `None`: it means none of them.
-pub(super) fn part(wanted: Wanted, size: u64) -> Option<(Range<u64>, bool)> {
-    let range = match wanted {
-        Wanted::Whole => return Some((0..size, false)),
-        Wanted::Between(first, end) => first..end.min(size),
-        Wanted::From(first) => first..size,
-        Wanted::Last(last) => size.saturating_sub(last)..size,
-    };
-    (range.start < range.end).then_some((range, true))
-}
-
-/// Says which part of an object of `size` bytes the answer holds.
-pub(super) fn delimit(answer: &mut Answer, range: &Range<u64>, size: u64, partial: bool) {
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
-    headers.insert(ACCEPT_RANGES, BYTES);
-    headers.insert(CONTENT_TYPE, OCTETS);
-    if partial {
-        let last = range.end.saturating_sub(1);
-        set(answer, CONTENT_RANGE, format!("bytes {}-{last}/{size}", range.start));
-        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-}
-
-/// The answer to a range that an object of `size` bytes does not have.
-pub(super) fn beyond(size: u64) -> Answer {
-    let mut answer = plain(StatusCode::RANGE_NOT_SATISFIABLE);
-    set(&mut answer, CONTENT_RANGE, format!("bytes */{size}"));
-    answer
-}
-
-pub(super) fn refusal(error: &SourceError) -> Answer {
-    let status = match error.kind {
-        SourceErrorKind::NotFound => StatusCode::NOT_FOUND,
+/// The status of an origin's failure.
+fn status(error: &SourceError) -> StatusCode {
+    match error.kind {
+        // A path that the origin cannot have is a path of nothing.
+        SourceErrorKind::NotFound | SourceErrorKind::Invalid => StatusCode::NOT_FOUND,
         SourceErrorKind::OutOfRange => StatusCode::RANGE_NOT_SATISFIABLE,
         SourceErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
         SourceErrorKind::Stalled => StatusCode::GATEWAY_TIMEOUT,
         SourceErrorKind::Io => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_GATEWAY,
-    };
-    let mut answer = plain(status);
+    }
+}
+
+pub(super) fn refusal(error: &SourceError) -> Answer {
+    let mut answer = plain(status(error));
     if let Some(wait) = error.retry_after {
         answer.headers_mut().insert(RETRY_AFTER, wait.as_secs().into());
     }
     answer
 }
 
-/// What the origin has is missing, damaged, or signed by nobody who counts.
+/// The status of what the origin has missing, damaged, or signed by nobody who counts.
+pub(super) fn store_status(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::Source(error) => status(error),
+        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => StatusCode::NOT_FOUND,
+        StoreError::Trust(_) => StatusCode::FORBIDDEN,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
 pub(super) fn store_refusal(error: &StoreError) -> Answer {
     match error {
         StoreError::Source(error) => refusal(error),
-        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
-            plain(StatusCode::NOT_FOUND)
-        }
-        StoreError::Trust(_) => plain(StatusCode::FORBIDDEN),
-        _ => plain(StatusCode::BAD_GATEWAY),
+        error => plain(store_status(error)),
     }
 }

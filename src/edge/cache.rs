@@ -62,24 +62,37 @@ impl ChunkCache {
 
     /// Looks for a chunk.
     pub(super) fn look(self: &Arc<Self>, digest: StoredDigest) -> Found {
+        let found = self.look_again(digest);
+        let count = match &found {
+            Found::Ready(_) => &self.stats.hits,
+            Found::Filling(_) => &self.stats.collapsed,
+            Found::Missing(_) => &self.stats.misses,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Looks for a chunk for whom this look, or one like it, was counted before.
+    pub(super) fn look_again(self: &Arc<Self>, digest: StoredDigest) -> Found {
         if let Some(bytes) = self.memory.get(&digest) {
-            self.stats.hits.fetch_add(1, Ordering::Relaxed);
             return Found::Ready(bytes);
         }
         let mut filling = self.filling();
         if let Some(waiting) = filling.get(&digest) {
-            self.stats.collapsed.fetch_add(1, Ordering::Relaxed);
             return Found::Filling(Waiting(waiting.clone()));
         }
         // A fill leaves the table only after its chunk is in memory.
         if let Some(bytes) = self.memory.get(&digest) {
-            self.stats.hits.fetch_add(1, Ordering::Relaxed);
             return Found::Ready(bytes);
         }
-        self.stats.misses.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = watch::channel(None);
         filling.insert(digest, receiver);
         Found::Missing(Claim { cache: self.clone(), digest, sender })
+    }
+
+    /// Forgets a chunk. One that is being filled stays.
+    pub(super) fn remove(&self, digest: &StoredDigest) {
+        self.memory.invalidate(digest);
     }
 
     fn filling(&self) -> MutexGuard<'_, HashMap<StoredDigest, watch::Receiver<Option<Outcome>>>> {

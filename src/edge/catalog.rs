@@ -5,27 +5,25 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 use moka::future::Cache;
 
+use super::hub::Revision;
+use super::{ABSENT, FRESH, STALE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
+use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
 use crate::id::{ManifestId, StoredDigest, TableId};
-use crate::source::Backend;
+use crate::source::{Backend, ObjectPath};
 use crate::store::{Store, StoreError, Whole};
 use crate::trust::{SeenRefs, TrustSet};
 
-/// How long a name is taken to mean what it meant.
-const FRESH: Duration = Duration::from_secs(5);
-/// How long, where the origin cannot be asked.
-const STALE: Duration = Duration::from_secs(60 * 60);
 /// Records of the artifacts kept in memory, at some 250 bytes each.
 const RECORDS: u64 = 4 << 20;
 /// Names kept.
 const NAMES: u64 = 65_536;
 
 /// A name of an artifact.
-type Name = (ArtifactName, Tag);
+pub(super) type Name = (ArtifactName, Tag);
 
 /// The artifacts of a store.
 #[derive(Debug)]
@@ -34,7 +32,12 @@ pub(super) struct Catalog {
     trust: TrustSet,
     seen: Option<SeenRefs>,
     fresh: Cache<Name, ManifestId>,
+    /// Names that no origin had a moment ago.
+    absent: Cache<Name, Arc<StoreError>>,
     stale: Cache<Name, ManifestId>,
+    names: Cache<(), Arc<Vec<Name>>>,
+    /// Which manifests the refs of a repository named.
+    named: Cache<(ManifestId, ArtifactName), ()>,
     /// By the name that they count for too: a key may count for one and not for another.
     artifacts: Cache<(ManifestId, Option<ArtifactName>), Arc<Whole>>,
     admitted: RwLock<Admitted>,
@@ -61,8 +64,11 @@ impl Catalog {
             stores: origins.iter().map(|origin| Store::new(origin.clone())).collect(),
             trust,
             seen,
+            absent: Cache::builder().max_capacity(NAMES).time_to_live(ABSENT).build(),
             fresh: Cache::builder().max_capacity(NAMES).time_to_live(FRESH).build(),
             stale: Cache::builder().max_capacity(NAMES).time_to_live(STALE).build(),
+            named: Cache::new(NAMES),
+            names: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
             artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
             admitted: RwLock::default(),
         })
@@ -99,11 +105,19 @@ impl Catalog {
         tag: &Tag,
     ) -> Result<ManifestId, Arc<StoreError>> {
         let key = (name.clone(), tag.clone());
+        if let Some(error) = self.absent.get(&key).await {
+            return Err(error);
+        }
         let asked = self.fresh.try_get_with(key.clone(), self.ask(name, tag)).await;
         match asked {
             Ok(id) => {
+                self.named.insert((id, name.clone()), ()).await;
                 self.stale.insert(key, id).await;
                 Ok(id)
+            }
+            Err(error) if error.is_not_found() => {
+                self.absent.insert(key, error.clone()).await;
+                Err(error)
             }
             Err(error) if is_outage(&error) => self.stale.get(&key).await.ok_or(error),
             Err(error) => Err(error),
@@ -120,6 +134,34 @@ impl Catalog {
             };
             match found {
                 Ok(found) => return Ok(found.manifest),
+                Err(error) => drop(last.get_or_insert(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    /// The names and tags of the store, in order. With anybody trusted, only those that count.
+    pub(super) async fn names(&self) -> Result<Arc<Vec<Name>>, Arc<StoreError>> {
+        self.names.try_get_with((), self.list()).await
+    }
+
+    async fn list(&self) -> Result<Arc<Vec<Name>>, StoreError> {
+        let mut last = None;
+        for store in &self.stores {
+            match list(store).await {
+                Ok(mut names) => {
+                    names.sort_unstable();
+                    if self.is_closed() {
+                        let mut counted = Vec::new();
+                        for (name, tag) in names {
+                            if self.resolve(&name, &tag).await.is_ok() {
+                                counted.push((name, tag));
+                            }
+                        }
+                        names = counted;
+                    }
+                    return Ok(Arc::new(names));
+                }
                 Err(error) => drop(last.get_or_insert(error)),
             }
         }
@@ -144,6 +186,54 @@ impl Catalog {
             }
         }
         Err(last.unwrap_or_else(|| self.no_store()))
+    }
+
+    /// The manifest of an artifact, and the name that it was addressed by.
+    pub(super) async fn spec<'a>(
+        &self,
+        artifact: &'a ArtifactSpec,
+    ) -> Result<(ManifestId, Option<&'a ArtifactName>), Arc<StoreError>> {
+        Ok(match artifact {
+            ArtifactSpec::Named { name, tag } => (self.resolve(name, tag).await?, Some(name)),
+            ArtifactSpec::Id(prefix) => (self.find(prefix.as_str()).await?, None),
+        })
+    }
+
+    /// Whether a ref of the repository names or, since the start, named the manifest.
+    pub(super) async fn belongs(&self, name: &ArtifactName, id: ManifestId) -> bool {
+        let key = (id, name.clone());
+        if !self.named.contains_key(&key) {
+            // Another edge may have resolved it; what it finds is remembered.
+            drop(self.resolve(name, &Tag::default()).await);
+        }
+        self.named.contains_key(&key)
+    }
+
+    /// Forgets an artifact and all names.
+    pub(super) async fn forget(&self, id: ManifestId) {
+        self.fresh.invalidate_all();
+        self.stale.invalidate_all();
+        self.names.invalidate_all();
+        let keys: Vec<_> =
+            self.artifacts.iter().map(|(key, _)| key).filter(|k| k.0 == id).collect();
+        for key in keys {
+            self.artifacts.invalidate(&*key).await;
+        }
+        let mut admitted = self.admitted.write().unwrap_or_else(PoisonError::into_inner);
+        admitted.manifests.remove(&id);
+    }
+
+    /// The graph of a revision of an artifact.
+    pub(super) async fn open(
+        &self,
+        name: &ArtifactName,
+        revision: &Revision,
+    ) -> Result<Arc<Whole>, Arc<StoreError>> {
+        let id = match revision {
+            Revision::Tag(tag) => self.resolve(name, tag).await?,
+            Revision::Commit(digits) => self.find(digits).await?,
+        };
+        self.artifact(id, Some(name)).await
     }
 
     /// The graph of an artifact that counts for `name`.
@@ -191,6 +281,19 @@ impl Catalog {
     fn no_store(&self) -> StoreError {
         StoreError::NoArtifact { location: self.location(), artifact: "of no store".to_owned() }
     }
+}
+
+/// What a store's index lists or, if it has none, its refs one by one. Nothing of it is verified.
+async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
+    let index = ObjectPath::new(INDEX_PATH);
+    if let Some(path) = index
+        && let Some(bytes) = store.read_optional(&path, IndexBody::LIMIT).await?
+    {
+        let index = store.parse_document::<IndexBody>(&path, &bytes)?;
+        return Ok(index.body().refs.iter().map(|e| (e.name.clone(), e.tag.clone())).collect());
+    }
+    let refs = store.refs().await?;
+    Ok(refs.iter().map(|r| (r.body().name.clone(), r.body().tag.clone())).collect())
 }
 
 /// Whether the origin could not be asked, rather than that it said something.

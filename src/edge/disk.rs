@@ -159,6 +159,13 @@ impl DiskTier {
         }
     }
 
+    /// Forgets a chunk; blocks.
+    pub(super) fn remove(&self, digest: &StoredDigest) {
+        self.index().remove(digest);
+        // A file that stays is found again at the next start, and is right.
+        fs::remove_file(self.path(digest)).unwrap_or_default();
+    }
+
     fn write_file(&self, digest: &StoredDigest, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(digest);
         let Some(shard) = path.parent() else { return Ok(()) };

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use hyper::header::HeaderValue;
 
+use super::hub;
+use super::object::Facts;
 use super::packs::{Packs, copy};
+use crate::format::page::FileEntry;
 use crate::format::store as paths;
 use crate::id::PackId;
 use crate::loader::{LoadError, LoadOptions, Loader};
@@ -22,6 +26,12 @@ use crate::unpack::file_parts;
 const PIECE: u64 = 4 << 20;
 /// What is decoded ahead of one reader.
 const BUDGET: u64 = 16 << 20;
+
+/// What is known of a file before it is read. Its tag is what Hub clients check it with.
+pub(super) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
+    let tag = HeaderValue::try_from(format!("\"{}\"", hub::etag(file))).ok();
+    Facts { size: file.size, tag, modified: None, caching }
+}
 
 /// The bytes `wanted` of a file, which must lie in it. Must be called within a runtime.
 pub(super) fn read(
@@ -96,7 +106,7 @@ impl Backend for Cached {
         })?;
         let chunks = self.0.read(pack, &map, range.clone()).boxed();
         let body = Box::new(CachedBody { chunks, held: Bytes::new() });
-        Ok(ObjectReader { range, size: Some(map.size()), version: None, body })
+        Ok(ObjectReader { range, size: Some(map.size()), version: None, head: None, body })
     }
 
     async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, SourceError> {

@@ -75,6 +75,12 @@ pub(super) enum Revision {
     Commit(String),
 }
 
+impl Default for Revision {
+    fn default() -> Self {
+        Self::Tag(Tag::default())
+    }
+}
+
 impl Revision {
     /// Reads a revision; `refs/...` of the Hub's own names nothing here.
     pub(super) fn parse(text: Option<&str>) -> Option<Self> {

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH};
-use hyper::{Method, Request, Response, StatusCode};
-use serde_json::Value;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 
 use super::Edge;
-use super::answer::{
-    Answer, IMMUTABLE, NO_CACHE, beyond, delimit, empty, full, part, plain, set, store_refusal,
-    streamed,
-};
+use super::access::Who;
+use super::answer::{Answer, IMMUTABLE, NO_CACHE, denied, plain, set, store_refusal, told};
 use super::hub::{self, Ask, Refusal, Revision, What};
-use super::{files, request};
+use super::{files, object};
 use crate::store::{StoreError, Whole};
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
@@ -26,8 +24,13 @@ const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 const MAX_FORM: usize = 1 << 20;
 
 /// Answers what is asked.
-pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming>) -> Answer {
-    let whole = match find(edge, &ask).await {
+pub(super) async fn answer(
+    edge: &Arc<Edge>,
+    ask: Ask,
+    who: &Who,
+    request: Request<Incoming>,
+) -> Answer {
+    let whole = match find(edge, &ask, who).await {
         Ok(whole) => whole,
         Err(answer) => return *answer,
     };
@@ -39,13 +42,11 @@ pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming
     };
     let value = match &ask.what {
         What::Resolve(path) => {
-            let mut answer = file(edge, &whole, path, &parts.method, &parts.headers);
             // A commit stays what it is; a tag may move.
             let revision = Revision::parse(ask.revision.as_deref());
-            let fixed =
-                matches!(revision, Some(Revision::Commit(_))) && answer.status().is_success();
-            answer.headers_mut().insert(CACHE_CONTROL, if fixed { IMMUTABLE } else { NO_CACHE });
-            return answer;
+            let fixed = matches!(revision, Some(Revision::Commit(_)));
+            let caching = if fixed { IMMUTABLE } else { NO_CACHE };
+            return file(edge, &whole, path, caching, &parts.method, &parts.headers);
         }
         What::Info => Some(hub::info(&ask.repo, &whole, flag("blobs"))),
         What::Tree(below) => hub::tree(&whole, below, flag("recursive")),
@@ -60,13 +61,17 @@ pub(super) async fn answer(edge: &Arc<Edge>, ask: Ask, request: Request<Incoming
     };
     let commit = hub::commit(whole.id);
     match value {
-        Some(value) => told(&value, &commit),
+        Some(value) => {
+            let mut answer = told(StatusCode::OK, &value);
+            set(&mut answer, COMMIT, commit);
+            answer
+        }
         None => refuse(Refusal::Entry, "no such folder in this revision", Some(&commit)),
     }
 }
 
 /// The artifact that is asked about.
-async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
+async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<Whole>, Box<Answer>> {
     let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
     let failed = |error: &StoreError, refusal: Refusal| match error {
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
@@ -78,6 +83,9 @@ async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
         error => Box::new(store_refusal(error)),
     };
     let name = ask.name().ok_or_else(unknown)?;
+    if !who.may_read(&name) {
+        return Err(Box::new(worded(denied(who))));
+    }
     let revision = Revision::parse(ask.revision.as_deref()).ok_or_else(|| {
         Box::new(refuse(Refusal::Revision, "not a tag, nor a commit of 40 digits", None))
     })?;
@@ -97,40 +105,43 @@ async fn find(edge: &Arc<Edge>, ask: &Ask) -> Result<Arc<Whole>, Box<Answer>> {
             edge.catalog.find(digits).await.map_err(|error| failed(&error, Refusal::Revision))?
         }
     };
+    // Under a name that it may read, a client gets that repository's commits only.
+    if !who.may_read_all() && !edge.catalog.belongs(&name, id).await {
+        return Err(Box::new(refuse(Refusal::Revision, "no such commit of this repository", None)));
+    }
     let found = edge.catalog.artifact(id, Some(&name)).await;
     found.map_err(|error| failed(&error, Refusal::Revision))
 }
 
-fn told(value: &Value, commit: &str) -> Answer {
-    let text = value.to_string();
-    let mut answer = Response::new(full(text));
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, NO_CACHE);
-    set(&mut answer, COMMIT, commit);
-    answer
-}
-
 /// A refusal as the Hub words it: clients read the code, and keep what is missing of a commit.
 fn refuse(refusal: Refusal, message: &'static str, commit: Option<&str>) -> Answer {
-    let body = serde_json::json!({"error": message}).to_string();
-    let mut answer = Response::new(full(body));
-    *answer.status_mut() = StatusCode::NOT_FOUND;
+    let mut answer = told(StatusCode::NOT_FOUND, &serde_json::json!({"error": message}));
     let headers = answer.headers_mut();
     headers.insert(ERROR_CODE, refusal.code());
     headers.insert(ERROR_MESSAGE, HeaderValue::from_static(message));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, NO_CACHE);
     if let Some(commit) = commit {
         set(&mut answer, COMMIT, commit);
     }
     answer
 }
 
+/// A refusal of who asks, as the Hub words it: clients want a code beside the status.
+pub(super) fn worded(mut refused: Answer) -> Answer {
+    let code = match refused.status() {
+        StatusCode::UNAUTHORIZED => "RepoNotFound",
+        _ => "GatedRepo",
+    };
+    refused.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(code));
+    let message = "this token may not read this repository";
+    refused.headers_mut().insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    refused
+}
+
 fn file(
     edge: &Arc<Edge>,
     whole: &Arc<Whole>,
     path: &str,
+    caching: HeaderValue,
     method: &Method,
     headers: &hyper::HeaderMap,
 ) -> Answer {
@@ -140,36 +151,19 @@ fn file(
     else {
         return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
     };
-    let size = file.size;
-    let head = *method == Method::HEAD;
-    let wanted = if head { request::Wanted::Whole } else { request::wanted(headers) };
-    let tag = format!("\"{}\"", hub::etag(file));
-    let mut answer = match part(wanted, size) {
-        None => beyond(size),
-        Some((range, partial)) => {
-            let mut answer = Response::new(empty());
-            let is_known = headers
-                .get_all(IF_NONE_MATCH)
-                .iter()
-                .filter_map(|given| given.to_str().ok())
-                .any(|given| given.contains(&tag));
-            if is_known {
-                *answer.status_mut() = StatusCode::NOT_MODIFIED;
-            } else {
-                if !head && !range.is_empty() {
-                    *answer.body_mut() =
-                        streamed(files::read(whole, &edge.packs, index, range.clone()));
-                }
-                delimit(&mut answer, &range, size, partial);
-            }
-            answer
+    let facts = files::facts(file, caching);
+    let mut answer = match object::plan(&facts, method, headers) {
+        Ok(plan) => {
+            let (whole, packs) = (whole.clone(), edge.packs.clone());
+            let read = move |range| files::read(&whole, &packs, index, range).boxed();
+            object::answer(&facts, plan, method, read)
         }
+        Err(answer) => *answer,
     };
-    set(&mut answer, ETAG, &tag);
     set(&mut answer, COMMIT, &commit);
-    if hub::is_lfs(file) {
-        set(&mut answer, LINKED_ETAG, &tag);
-        set(&mut answer, LINKED_SIZE, size.to_string());
+    if let Some(tag) = facts.tag.filter(|_| hub::is_lfs(file)) {
+        answer.headers_mut().insert(LINKED_ETAG, tag);
+        answer.headers_mut().insert(LINKED_SIZE, facts.size.into());
     }
     answer
 }

@@ -18,11 +18,14 @@ pub(super) fn health() -> Answer {
 /// All counts.
 pub(super) fn answer(edge: &Edge) -> Answer {
     let (cache, origin) = (edge.cache.stats(), edge.packs.stats());
+    let origins = edge.packs.origins();
     let mut counters: Vec<(&str, &str, &AtomicU64)> = vec![
         ("cache_hits", "Chunks found in the cache.", &cache.hits),
         ("cache_misses", "Chunks that were not.", &cache.misses),
         ("cache_collapsed", "Chunks that somebody else was fetching.", &cache.collapsed),
-        ("origin_requests", "Requests to origins for chunks.", &origin.requests),
+        ("origin_requests", "Requests to origins.", origins.requests()),
+        ("origin_hedges", "Requests sent again as an answer was late.", origins.hedges()),
+        ("origin_retries", "Requests after a failed one.", &origin.retries),
         ("origin_bytes", "Bytes of chunks that origins sent.", &origin.bytes),
         ("verify_failures", "Chunks that were not what they should be.", &origin.damaged),
     ];
@@ -32,6 +35,18 @@ pub(super) fn answer(edge: &Edge) -> Answer {
             ("disk_damaged", "Chunks on disk that were not what they should be.", &disk.damaged),
             ("disk_unwritten", "Chunks that could not be written.", &disk.unwritten),
         ]);
+    }
+    let watch = &edge.watch;
+    counters.extend([
+        ("sent_bytes", "Bytes of bodies that went out.", &watch.sent),
+        ("requests_saturated", "Requests that found no place.", &watch.saturated),
+        ("requests_limited", "Requests of clients over their rate.", &watch.limited),
+        ("answers_broken", "Answers that ended before their last byte.", &watch.broken),
+        ("prefetched", "Artifacts that were fetched ahead on demand.", &edge.fetched),
+        ("prefetch_failures", "Artifacts that could not be.", &edge.unfetched),
+    ]);
+    if let Some(log) = &watch.log {
+        counters.push(("log_lost", "Lines that the access log lacks.", log.lost()));
     }
     let mut out = String::new();
     for (name, help, count) in counters {
@@ -43,14 +58,23 @@ pub(super) fn answer(edge: &Edge) -> Answer {
              tenpak_edge_{name}_total {count}"
         );
     }
+    let mut gauges = vec![
+        ("in_flight", "Answers under way.", watch.in_flight.load(Ordering::Relaxed)),
+        ("origins_resting", "Origins that failed and are asked last.", origins.resting()),
+        ("prefetching", "Artifacts being fetched ahead.", edge.fetching.load(Ordering::Relaxed)),
+    ];
     if let Some(disk) = &edge.disk {
-        let used = disk.used();
+        gauges.push(("disk_bytes", "Bytes of chunks on disk.", disk.used()));
+    }
+    for (name, help, value) in gauges {
         let _ = writeln!(
             out,
-            "# HELP tenpak_edge_disk_bytes Bytes of chunks on disk.\n\
-             # TYPE tenpak_edge_disk_bytes gauge\ntenpak_edge_disk_bytes {used}"
+            "# HELP tenpak_edge_{name} {help}\n# TYPE tenpak_edge_{name} gauge\n\
+             tenpak_edge_{name} {value}"
         );
     }
+    let help = "Time from a request's head to the first byte of its answer's body.";
+    watch.first_byte.write("tenpak_edge_first_byte_seconds", help, &mut out);
     text(out)
 }
 

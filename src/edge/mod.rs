@@ -5,56 +5,81 @@
 //! are answered. A body that cannot be finished ends its connection, so that no client takes a part for
 //! the whole.
 
+mod access;
+mod admin_face;
 mod answer;
 mod cache;
 mod catalog;
+mod conditions;
 mod disk;
 mod files;
+mod freshness;
+mod histogram;
 mod hub;
 mod hub_face;
+mod limits;
+mod log;
 mod metrics;
+mod object;
+mod origins;
 mod pack_face;
 mod packs;
+mod permit;
 mod prefetch;
+mod purge;
+mod ranges;
+mod relay;
 mod request;
+mod route;
+mod s3;
+mod s3_face;
+mod serve;
+mod signed;
+mod status;
+mod status_face;
 mod stream;
+mod tls;
+mod traffic;
+mod watch;
 
-use std::convert::Infallible;
-use std::future::Future;
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
-
+use crate::id::{ManifestId, StoredDigest};
 use crate::source::Backend;
 use crate::trust::{SeenRefs, TrustSet};
-use answer::{Answer, plain};
 use cache::ChunkCache;
 use catalog::Catalog;
 use disk::DiskTier;
-use hub::{Ask, What};
+use limits::Limits;
+use origins::Origins;
 use packs::Packs;
+use relay::Relay;
+use traffic::{Sample, Traffic};
+use watch::Watch;
 
+pub use access::Access;
+pub use log::AccessLog;
+pub use serve::serve;
+pub use signed::UrlKey;
+pub use tls::Tls;
+
+/// How long a name is taken to mean what it meant.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long what was not there is taken not to be there.
+const ABSENT: Duration = Duration::from_secs(2);
+/// How long a name keeps its meaning where the origin cannot be asked.
+const STALE: Duration = Duration::from_secs(60 * 60);
 /// How long the origin may take for an answer or for the next bytes.
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
-/// How long a client may take to send a request's head.
-const HEADER_TIME: Duration = Duration::from_secs(30);
-/// How long open answers may take to finish once the server is told to stop.
-const FAREWELL: Duration = Duration::from_secs(20);
-/// Failures to accept in a row that end the server.
-const MAX_ACCEPT_FAILURES: u32 = 100;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests at a time.
+const MAX_REQUESTS: usize = 4096;
+/// Artifacts whose chunks are known as sets.
+const OWNED: u64 = 64;
 
 /// How an edge serves.
 #[derive(Debug)]
@@ -67,24 +92,62 @@ pub struct EdgeOptions {
     pub memory: u64,
     /// A folder for chunks, and how many bytes of them are kept there.
     pub disk: Option<(PathBuf, u64)>,
+    /// What clients must show.
+    pub access: Access,
+    /// The certificate to show; none is plain HTTP.
+    pub tls: Option<Tls>,
+    /// Requests at a time; one more is answered 503.
+    pub max_requests: usize,
+    /// Requests per second of one client, over which it is answered 429.
+    pub rate: Option<f64>,
+    /// Where requests are logged.
+    pub log: Option<AccessLog>,
+    /// How long connections are still accepted, and told to close, before the server ends.
+    pub drain: Duration,
 }
 
 impl Default for EdgeOptions {
     fn default() -> Self {
-        Self { trust: TrustSet::default(), seen: None, memory: 512 << 20, disk: None }
+        Self {
+            trust: TrustSet::default(),
+            seen: None,
+            memory: 512 << 20,
+            disk: None,
+            access: Access::default(),
+            tls: None,
+            max_requests: MAX_REQUESTS,
+            rate: None,
+            log: None,
+            drain: Duration::ZERO,
+        }
     }
 }
 
 /// A store with its cache, ready to be served.
 #[derive(Debug)]
 pub struct Edge {
-    origins: Vec<Arc<dyn Backend>>,
+    relay: Arc<Relay>,
     catalog: Arc<Catalog>,
     packs: Arc<Packs>,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
+    /// The chunks of artifacts that clients with limited tokens read.
+    owned: moka::sync::Cache<ManifestId, Arc<HashSet<StoredDigest>>>,
+    access: Access,
+    limits: Limits,
+    watch: Arc<Watch>,
+    traffic: Traffic,
+    started: Instant,
+    tls: Option<Tls>,
+    drain: Duration,
     /// Whether what was to be fetched first is there.
     ready: AtomicBool,
+    /// Whether the server is about to end.
+    draining: AtomicBool,
+    /// Artifacts being fetched ahead, and those that were, and could not be.
+    fetching: AtomicU64,
+    fetched: AtomicU64,
+    unfetched: AtomicU64,
 }
 
 impl Edge {
@@ -101,9 +164,38 @@ impl Edge {
         let disk = options.disk.map(open).transpose()?;
         let cache = ChunkCache::new(options.memory);
         let catalog = Catalog::new(&origins, options.trust, options.seen);
+        let origins = Origins::new(origins);
         let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
-        let ready = AtomicBool::new(false);
-        Ok(Arc::new(Self { origins, catalog, packs, cache, disk, ready }))
+        let relay = Relay::new(origins);
+        Ok(Arc::new(Self {
+            relay,
+            catalog,
+            packs,
+            cache,
+            disk,
+            owned: moka::sync::Cache::new(OWNED),
+            access: options.access,
+            limits: Limits::new(options.max_requests, options.rate),
+            watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
+            traffic: Traffic::default(),
+            started: Instant::now(),
+            tls: options.tls,
+            drain: options.drain,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            fetching: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+            unfetched: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Edge {
+    /// The traffic up to now.
+    fn sample(&self) -> Sample {
+        let at = Instant::now();
+        let sent = self.watch.sent.load(Ordering::Relaxed);
+        Sample { at, sent, fetched: self.packs.stats().bytes.load(Ordering::Relaxed) }
     }
 }
 
@@ -122,89 +214,4 @@ pub enum EdgeError {
         /// What the system says.
         source: io::Error,
     },
-}
-
-/// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.
-pub async fn serve(
-    edge: Arc<Edge>,
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), EdgeError> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
-    server.http2().timer(TokioTimer::new());
-    let graceful = GracefulShutdown::new();
-    let mut shutdown = pin!(shutdown);
-    let mut failures = 0;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut shutdown => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(e) if failures >= MAX_ACCEPT_FAILURES => return Err(EdgeError::Accept(e)),
-            Err(_) => {
-                // Too many open files, or a client that left again: others may fare better.
-                failures += 1;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        failures = 0;
-        if stream.set_nodelay(true).is_err() {
-            continue;
-        }
-        let edge = edge.clone();
-        let service = service_fn(move |request| {
-            let edge = edge.clone();
-            async move { Ok::<_, Infallible>(answer(&edge, request).await) }
-        });
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            // A connection that breaks concerns its client, who notices.
-            connection.await.unwrap_or_default();
-        });
-    }
-    drop(listener);
-    tokio::time::timeout(FAREWELL, graceful.shutdown()).await.unwrap_or_default();
-    Ok(())
-}
-
-async fn answer(edge: &Arc<Edge>, request: Request<Incoming>) -> Answer {
-    let path = request.uri().path().to_owned();
-    let object = request::object_path(&path);
-    let ask = if object.is_none() { Ask::parse(&path) } else { None };
-    let form = matches!(&ask, Some(Ask { what: What::PathsInfo, .. }));
-    let allowed = match *request.method() {
-        Method::GET | Method::HEAD => !form,
-        Method::POST => form,
-        _ => false,
-    };
-    if !allowed {
-        let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED);
-        let allow = if form { "POST" } else { "GET, HEAD" };
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-        return refused;
-    }
-    let answered = async {
-        match (object, ask) {
-            (Some(path), _) => pack_face::answer(edge, &path, &request).await,
-            (None, Some(ask)) => hub_face::answer(edge, ask, request).await,
-            (None, None) => match path.as_str() {
-                "/healthz" => metrics::health(),
-                "/readyz" if !edge.ready.load(Ordering::Acquire) => {
-                    plain(StatusCode::SERVICE_UNAVAILABLE)
-                }
-                "/readyz" => metrics::health(),
-                "/metrics" => metrics::answer(edge),
-                _ => plain(StatusCode::NOT_FOUND),
-            },
-        }
-    };
-    match tokio::time::timeout(ORIGIN_STALL, answered).await {
-        Ok(answer) => answer,
-        Err(_) => plain(StatusCode::GATEWAY_TIMEOUT),
-    }
 }

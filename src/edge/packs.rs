@@ -17,13 +17,15 @@ use moka::future::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::ABSENT;
 use super::cache::{ChunkCache, Claim, Found};
 use super::disk::DiskTier;
+use super::origins::{Opened, Origins, jittered};
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::id::PackId;
-use crate::source::{Backend, ObjectReader, ReadRange, SourceError, SourceErrorKind};
+use crate::source::{ReadRange, SourceError, SourceErrorKind};
 use crate::store::{Store, StoreError};
 use crate::verify::VerifiedChunk;
 
@@ -33,8 +35,8 @@ const RUN: u64 = 8 << 20;
 const AHEAD: u64 = 16 << 20;
 /// Requests to the origin at a time.
 const ORIGIN_REQUESTS: usize = 32;
-/// How long the origin may go without a byte.
-const STALL: Duration = Duration::from_secs(30);
+/// How long the origin may go without a byte: clients wait no longer than 10 s for theirs.
+const STALL: Duration = Duration::from_secs(5);
 /// Tries of each origin.
 const TRIES: u32 = 3;
 /// The pause before the second try; it doubles.
@@ -45,22 +47,23 @@ const INDEXES: u64 = 4096;
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub(super) struct OriginStats {
-    /// Requests for chunks.
-    pub(super) requests: AtomicU64,
     /// Bytes of chunks that came.
     pub(super) bytes: AtomicU64,
     /// Chunks that were not what they should be.
     pub(super) damaged: AtomicU64,
+    /// Requests after a failed one.
+    pub(super) retries: AtomicU64,
 }
 
 /// The packs of a store, behind a cache.
 #[derive(Debug)]
 pub(super) struct Packs {
-    /// They hold the same store; the first is preferred.
-    origins: Vec<Arc<dyn Backend>>,
+    origins: Arc<Origins>,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
     indexes: Cache<PackId, Arc<PackMap>>,
+    /// Packs that no origin had a moment ago.
+    absent: Cache<PackId, Arc<SourceError>>,
     requests: Semaphore,
     stats: OriginStats,
 }
@@ -126,7 +129,7 @@ struct Reading {
 
 impl Packs {
     pub(super) fn new(
-        origins: Vec<Arc<dyn Backend>>,
+        origins: Arc<Origins>,
         cache: Arc<ChunkCache>,
         disk: Option<Arc<DiskTier>>,
     ) -> Arc<Self> {
@@ -135,6 +138,7 @@ impl Packs {
             cache,
             disk,
             indexes: Cache::new(INDEXES),
+            absent: Cache::builder().max_capacity(INDEXES).time_to_live(ABSENT).build(),
             requests: Semaphore::new(ORIGIN_REQUESTS),
             stats: OriginStats::default(),
         })
@@ -144,13 +148,17 @@ impl Packs {
         &self.stats
     }
 
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
     /// Where the chunks of a pack lie, from the first origin whose index is the one that the pack's
     /// name commits to.
     pub(super) async fn map(&self, pack: PackId) -> Result<Arc<PackMap>, Arc<SourceError>> {
         let read = async {
             let mut last = None;
-            for origin in &self.origins {
-                let index = Store::new(origin.clone());
+            for origin in self.origins.in_order() {
+                let index = Store::new(self.origins.backend(origin).clone());
                 match read_index(&index, pack).await {
                     Ok(index) => return Ok(Arc::new(PackMap::new(&index))),
                     Err(error) => last = Some(worse(last, error)),
@@ -158,7 +166,16 @@ impl Packs {
             }
             Err(last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin")))
         };
-        self.indexes.try_get_with(pack, read).await
+        if let Some(error) = self.absent.get(&pack).await {
+            return Err(error);
+        }
+        let found = self.indexes.try_get_with(pack, read).await;
+        if let Err(error) = &found
+            && error.kind == SourceErrorKind::NotFound
+        {
+            self.absent.insert(pack, error.clone()).await;
+        }
+        found
     }
 
     /// The bytes `wanted` of a pack, which must lie in it, as they become known to be right.
@@ -187,8 +204,7 @@ impl Packs {
     }
 
     fn error(&self, pack: PackId, kind: SourceErrorKind, what: &str) -> SourceError {
-        let location = self.origins.first().map_or("", |origin| origin.location());
-        SourceError::new(kind, location, paths::pack(pack), what)
+        SourceError::new(kind, self.origins.location(), paths::pack(pack), what)
     }
 
     /// Fetches neighbouring chunks, in the background, whoever waits for them.
@@ -211,7 +227,7 @@ impl Packs {
     fn fetch(self: Arc<Self>, pack: PackId, claims: Run) {
         let packs = self.clone();
         // A directory's reads block their thread.
-        if self.origins.iter().any(|origin| origin.reads_block()) {
+        if self.origins.reads_block() {
             let runtime = Handle::current();
             tokio::task::spawn_blocking(move || runtime.block_on(packs.fill_run(pack, claims)));
         } else {
@@ -224,9 +240,12 @@ impl Packs {
         let Ok(_permit) = self.requests.acquire().await else { return };
         let mut last = None;
         for attempt in 0..TRIES {
-            for origin in &self.origins {
+            for origin in self.origins.in_order() {
+                if last.is_some() {
+                    self.stats.retries.fetch_add(1, Ordering::Relaxed);
+                }
                 if attempt > 0 {
-                    tokio::time::sleep(PAUSE * (1 << attempt)).await;
+                    tokio::time::sleep(jittered(PAUSE * (1 << attempt))).await;
                 }
                 match self.fill_from(origin, pack, &mut claims).await {
                     Ok(()) => return,
@@ -248,19 +267,38 @@ impl Packs {
     /// Fills what is left of `claims` from one origin, as far as that is right.
     async fn fill_from(
         &self,
-        origin: &Arc<dyn Backend>,
+        origin: usize,
+        pack: PackId,
+        claims: &mut Run,
+    ) -> Result<(), SourceError> {
+        let mut origin = origin;
+        let filled = self.fill_some(&mut origin, pack, claims).await;
+        self.origins.tell(origin, filled.as_ref().err());
+        filled
+    }
+
+    /// The same; `origin` becomes the one that answered.
+    async fn fill_some(
+        &self,
+        origin: &mut usize,
         pack: PackId,
         claims: &mut Run,
     ) -> Result<(), SourceError> {
         let (Some(first), Some(last)) = (claims.front(), claims.back()) else { return Ok(()) };
         let range = first.0.start..last.0.end;
         let path = paths::pack(pack);
-        let error = |kind, what: String| SourceError::new(kind, origin.location(), &path, what);
+        let location = |origin: usize| self.origins.backend(origin).location();
+        let late = |_| {
+            let what = "no answer came";
+            SourceError::new(SourceErrorKind::Stalled, location(*origin), &path, what)
+        };
+        let range = ReadRange::Bounded(range);
+        let opened = self.origins.open(*origin, &path, &range);
+        let Opened { mut reader, origin: answered } =
+            tokio::time::timeout(STALL, opened).await.map_err(late)??;
+        *origin = answered;
+        let error = |kind, what: String| SourceError::new(kind, location(answered), &path, what);
         let stalled = |_| error(SourceErrorKind::Stalled, "no byte came".to_owned());
-        self.stats.requests.fetch_add(1, Ordering::Relaxed);
-        let opened = origin.open(&path, ReadRange::Bounded(range));
-        let mut reader: ObjectReader =
-            tokio::time::timeout(STALL, opened).await.map_err(stalled)??;
         let mut at = reader.range.start;
         let mut buffer = BytesMut::new();
         while let Some((place, record, _)) = claims.front() {
@@ -310,7 +348,8 @@ impl Reading {
         let Some(part) = self.parts.front() else { return Ok(self.tail.take()) };
         let (digest, wanted) = (part.record.stored, part.wanted.clone());
         let bytes = loop {
-            match self.packs.cache.look(digest) {
+            // It was looked at, and counted, ahead.
+            match self.packs.cache.look_again(digest) {
                 Found::Ready(bytes) => break bytes,
                 Found::Filling(waiting) => match waiting.outcome().await {
                     Some(filled) => break filled.map_err(|error| copy(&error))?,
@@ -392,7 +431,7 @@ async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, SourceErro
 }
 
 /// The more telling of two failures: that something is wrong says more than that it is not there.
-fn worse(last: Option<SourceError>, next: SourceError) -> SourceError {
+pub(super) fn worse(last: Option<SourceError>, next: SourceError) -> SourceError {
     match last {
         Some(last) if next.kind == SourceErrorKind::NotFound => last,
         _ => next,

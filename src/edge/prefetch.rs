@@ -21,12 +21,7 @@ impl Edge {
         self: &Arc<Self>,
         artifact: &ArtifactSpec,
     ) -> Result<u64, Arc<StoreError>> {
-        let (id, name) = match artifact {
-            ArtifactSpec::Named { name, tag } => {
-                (self.catalog.resolve(name, tag).await?, Some(name))
-            }
-            ArtifactSpec::Id(prefix) => (self.catalog.find(prefix.as_str()).await?, None),
-        };
+        let (id, name) = self.catalog.spec(artifact).await?;
         let whole = self.catalog.artifact(id, name).await?;
         let mut bytes = 0;
         for (pack, ranges) in runs(&whole) {

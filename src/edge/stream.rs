@@ -1,13 +1,10 @@
-//! An object's bytes as the body of an answer, read only as fast as the client takes them.
+//! An object's bytes from its origin, read only as fast as whoever wants them takes them.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use futures_util::stream::{self, Stream};
 use tokio::runtime::Handle;
 
 use super::ORIGIN_STALL;
@@ -36,7 +33,7 @@ pub(super) fn body(
     known: bool,
     backend: Arc<dyn Backend>,
     path: ObjectPath,
-) -> UnsyncBoxBody<Bytes, SourceError> {
+) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
     let reading = Reading {
         skip: range.start.saturating_sub(reader.range.start),
         left: range.end - range.start,
@@ -46,11 +43,7 @@ pub(super) fn body(
         backend,
         path,
     };
-    let frames = stream::try_unfold(reading, |reading| async move {
-        let bytes = reading.next().await?;
-        Ok(bytes.map(|(bytes, reading)| (Frame::data(bytes), reading)))
-    });
-    BodyExt::boxed_unsync(StreamBody::new(frames))
+    stream::try_unfold(reading, |reading| async move { reading.next().await })
 }
 
 impl Reading {

@@ -280,6 +280,7 @@ impl Backend for FaultBackend {
                         range: left,
                         size: Some(size),
                         version: None,
+                        head: None,
                         body: Box::new(Nothing),
                     });
                 }

@@ -111,6 +111,8 @@ pub struct ObjectReader {
     pub size: Option<u64>,
     /// The object's version, when the store tells it.
     pub version: Option<Version>,
+    /// The head of a web server's answer, which says how long it may be used again.
+    pub head: Option<Box<hyper::HeaderMap>>,
     /// The bytes.
     pub body: Box<dyn Body>,
 }

@@ -234,6 +234,7 @@ impl Backend for ObjectBackend {
             range: given.clone(),
             size: Some(size),
             version,
+            head: None,
             body: Box::new(StreamBody {
                 stream: result.into_stream(),
                 held: Bytes::new(),
@@ -336,6 +337,7 @@ impl ObjectBackend {
                 range: wanted,
                 size: Some(info.size),
                 version: None,
+                head: None,
                 body: Box::new(StreamBody {
                     stream: futures_util::stream::empty().boxed(),
                     held: Bytes::new(),

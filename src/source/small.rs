@@ -114,7 +114,7 @@ async fn read_once(
     };
     let opened = tokio::time::timeout(stall, backend.open(path, range.clone()));
     let reader: ObjectReader = opened.await.map_err(stalled)??;
-    let ObjectReader { range: given, size, version, mut body } = reader;
+    let ObjectReader { range: given, size, version, mut body, .. } = reader;
     // Where a server sends the whole object, what was asked for is cut out of it.
     let wanted = match size {
         Some(size) => range.within(size).ok_or_else(|| {

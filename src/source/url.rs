@@ -12,7 +12,8 @@ use super::{Backend, SourceError, SourceErrorKind};
 
 /// Opens the store at a path or at a `file://`, `s3://bucket/prefix`, `gs://bucket/prefix`,
 /// `az://container/prefix`, `http://`, `https://` or `memory://` address. Nothing is read or made
-/// yet. Credentials come from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
+/// yet. Credentials come from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`; for `http` and `https` a
+/// bearer token in `TENPAK_TOKEN`).
 pub fn open(location: &str) -> Result<Arc<dyn Backend>, SourceError> {
     let invalid = |why: String| SourceError::new(SourceErrorKind::Invalid, location, "store", why);
     let Some((scheme, rest)) = location.split_once("://") else {
@@ -29,7 +30,10 @@ pub fn open(location: &str) -> Result<Arc<dyn Backend>, SourceError> {
                 .ok_or_else(|| invalid("a file address reads file:///absolute/path".into()))?;
             Arc::new(DirBackend::new(path))
         }
-        "http" | "https" => Arc::new(HttpBackend::new(location, HttpOptions::default())?),
+        "http" | "https" => {
+            let token = std::env::var("TENPAK_TOKEN").ok().filter(|token| !token.is_empty());
+            Arc::new(HttpBackend::new(location, HttpOptions { token, ..HttpOptions::default() })?)
+        }
         "memory" => Arc::new(ObjectBackend::memory()),
         scheme @ ("s3" | "gs" | "az") => {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

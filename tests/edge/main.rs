@@ -1,5 +1,6 @@
 //! The edge: the right bytes and headers over every backend, from a cache that nothing enters
-//! unverified, to loaders and to the Hub's own client.
+//! unverified, to loaders and to
+//! the clients of the Hub and of S3.
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/safetensors.rs"]
@@ -11,6 +12,20 @@ mod packing;
 #[path = "../support/run.rs"]
 mod run;
 
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/web.rs"]
+mod web;
+
+mod access;
+mod caching;
+mod command;
+mod deploy;
+mod hostile;
 mod hub;
 mod objects;
+mod operations;
+mod parts;
+mod s3;
+mod serving;
+mod status;
 mod verified;

@@ -1,70 +1,19 @@
 //! The edge over each kind of backend: right bytes, right headers, nothing outside the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::serving::{Edge, path};
 use bytes::Bytes;
-use tenpak::edge::{self, EdgeOptions};
 use tenpak::source::dir::DirBackend;
 use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::http::{HttpBackend, HttpOptions};
 use tenpak::source::object::ObjectBackend;
 use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ObjectPath, ReadRange, SourceErrorKind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tenpak::source::{Backend, ReadRange, SourceErrorKind};
 
 const SIZE: usize = 1_000_000;
 
-fn path(text: &str) -> ObjectPath {
-    ObjectPath::new(text).expect("a path")
-}
-
 fn object() -> Bytes {
     (0..SIZE).map(|i| (i * 7 + i / 251) as u8).collect()
-}
-
-struct Edge {
-    address: String,
-    stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<Result<(), edge::EdgeError>>,
-}
-
-impl Edge {
-    async fn over(backend: Arc<dyn Backend>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let edge = edge::Edge::new(vec![backend], EdgeOptions::default()).expect("an edge");
-        let task = tokio::spawn(edge::serve(edge, listener, async move {
-            stopped.await.unwrap_or_default();
-        }));
-        Self { address, stop: Some(stop), task }
-    }
-
-    fn client(&self) -> HttpBackend {
-        let url = format!("http://{}", self.address);
-        HttpBackend::new(&url, HttpOptions::default()).expect("a backend")
-    }
-
-    /// One request; the answer's head in lower case, and its body.
-    async fn ask(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
-        let mut stream = TcpStream::connect(&self.address).await.expect("the edge");
-        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
-        stream.write_all(request.as_bytes()).await.expect("a request");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("an answer");
-        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
-        let body = answer.split_off(end);
-        (String::from_utf8_lossy(&answer).to_lowercase(), body)
-    }
-
-    async fn end(mut self) {
-        drop(self.stop.take());
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.task).await;
-        ended.expect("an end").expect("no panic").expect("no error");
-    }
 }
 
 async fn fill(backend: &dyn Backend) {
@@ -135,25 +84,33 @@ async fn answers_say_what_they_hold() {
         ("GET /tables/a", "Range: bytes=-3\r\n", "206 ", format!("content-range: bytes 999997-999999/{size}"), "immutable", 3),
         ("GET /tables/a", "Range: bytes=1000000-\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
         ("GET /tables/a", "Range: bytes=-0\r\n", "416 ", format!("content-range: bytes */{size}"), "no-cache", 22),
-        ("GET /tables/a", "Range: bytes=0-1,4-5\r\n", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("GET /tables/a", "Range: bytes=0-1,4-5\r\n", "206 ", format!("content-range: bytes 0-5/{size}"), "immutable", 6),
+        ("GET /tables/a", "Range: bytes=9-5\r\n", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("HEAD /tables/a", "Range: bytes=0-9\r\n", "200 ok", format!("content-length: {size}"), "immutable", 0),
+        ("GET /tables/a", "Range: bytes=0-9\r\nIf-Range: \"a\"\r\n", "206 ", format!("content-range: bytes 0-9/{size}"), "immutable", 10),
+        ("GET /tables/a", "Range: bytes=0-9\r\nIf-Range: \"b\"\r\n", "200 ok", format!("content-length: {size}"), "immutable", size),
+        ("GET /tables/a", "If-None-Match: \"b\", W/\"a\"\r\n", "304 ", "etag: \"a\"".into(), "immutable", 0),
+        ("GET /tables/a", "If-None-Match: *\r\n", "304 ", "etag: \"a\"".into(), "immutable", 0),
+        ("GET /tables/a", "If-Match: \"b\"\r\n", "412 ", "etag: \"a\"".into(), "immutable", 20),
         ("GET /tables/empty", "", "200 ok", "content-length: 0".into(), "immutable", 0),
         ("GET /tables/empty", "Range: bytes=0-0\r\n", "416 ", "content-range: bytes */0".into(), "no-cache", 22),
-        ("GET /refs/m/@v%201", "", "200 ok", "etag: \"".into(), "cache-control: no-cache", 3),
-        ("GET /layouts/a", "", "200 ok", "accept-ranges: bytes".into(), "cache-control: no-cache", 6),
+        ("GET /refs/m/@v%201", "", "200 ok", "etag: \"".into(), "cache-control: public, max-age=5", 3),
+        ("GET /refs/m/@v%201", "Range: bytes=1-\r\n", "206 ", "content-range: bytes 1-2/3".into(), "age: 0", 2),
+        ("HEAD /refs/m/@v%201", "", "200 ok", "content-length: 3".into(), "date: ", 0),
+        ("GET /layouts/a", "", "200 ok", "accept-ranges: bytes".into(), "cache-control: public, max-age=5", 6),
         ("GET /tenpak.json", "", "200 ok", "content-length: 2".into(), "immutable", 2),
         ("GET /private", "", "404 ", String::new(), "no-cache", 10),
         ("GET /elsewhere/a", "", "404 ", String::new(), "no-cache", 10),
-        ("GET /tables/../private", "", "404 ", String::new(), "no-cache", 10),
-        ("GET /tables/%2e%2e/private", "", "404 ", String::new(), "no-cache", 10),
-        ("GET /", "", "404 ", String::new(), "no-cache", 10),
-        ("PUT /tables/new", "", "405 ", "allow: get, head".into(), "no-cache", 19),
-        ("DELETE /tables/a", "", "405 ", "allow: get, head".into(), "no-cache", 19),
+        ("PUT /tables/new", "", "405 ", "allow: get, head, options".into(), "no-cache", 19),
+        ("DELETE /tables/a", "", "405 ", "allow: get, head, options".into(), "no-cache", 19),
+        ("OPTIONS /tables/a", "", "204 ", "allow: get, head, options".into(), "no-cache", 0),
+        ("OPTIONS /elsewhere/a", "", "404 ", String::new(), "no-cache", 10),
     ];
     for (line, headers, status, holds, caching, length) in cases {
         let (head, body) = edge.ask(line, headers).await;
         let what = format!("{line} {headers}: {head}");
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{what}");
-        assert!(head.contains(&holds) && head.contains(caching), "{what}");
+        assert!(head.contains(&holds) && head.contains(caching), "{what}; no {holds} or {caching}");
         assert_eq!(body.len(), length, "{what}");
     }
     let (head, _) = edge.ask("GET /refs/m/@v%201", "").await;

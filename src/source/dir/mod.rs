@@ -174,6 +174,7 @@ impl Dir {
             range: range.clone(),
             size: Some(size),
             version: Some(stat_version(&meta)),
+            head: None,
             body: Box::new(FileBody {
                 file,
                 range,

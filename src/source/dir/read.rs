@@ -43,6 +43,7 @@ pub(super) fn hashed(file: File, meta: &fs::Metadata) -> Result<ObjectReader, Fa
         range: 0..content.len() as u64,
         size: Some(content.len() as u64),
         version: Some(version),
+        head: None,
         body: Box::new(MemoryBody { content }),
     })
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{ACCEPT_ENCODING, HeaderName, HeaderValue, LOCATION, RANGE};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue, LOCATION, RANGE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use url::Url;
 
@@ -43,11 +43,13 @@ pub struct HttpOptions {
     pub connect_timeout: Duration,
     /// Certificates (PEM) to trust in place of the system's.
     pub roots_pem: Option<Vec<u8>>,
+    /// A bearer token for the server, which no other one is shown on a redirect.
+    pub token: Option<String>,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(10), roots_pem: None }
+        Self { connect_timeout: Duration::from_secs(10), roots_pem: None, token: None }
     }
 }
 
@@ -59,6 +61,7 @@ pub struct HttpBackend {
     plain: Arc<Connections>,
     /// Which artifact the requests are for, if that is known.
     artifact: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
 }
 
 /// The header that tells an edge which artifact a request is for, as `name@id` or `@id`: one that did
@@ -95,8 +98,18 @@ impl HttpBackend {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
         }
+        let authorization = match &options.token {
+            Some(token) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|e| invalid("the token cannot be sent").caused_by(e))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
         let plain = Arc::new(Connections::new(options.connect_timeout));
-        Ok(Self { base: url, clients: Arc::new(Clients::new(options)), plain, artifact: None })
+        let clients = Arc::new(Clients::new(options));
+        Ok(Self { base: url, clients, plain, artifact: None, authorization })
     }
 
     fn site(&self, path: &ObjectPath) -> Site {
@@ -149,6 +162,11 @@ impl HttpBackend {
             Request::builder().method(method).uri(uri).header(ACCEPT_ENCODING, "identity");
         if let Some(artifact) = &self.artifact {
             request = request.header(ARTIFACT_HEADER, artifact);
+        }
+        if let Some(token) =
+            self.authorization.as_ref().filter(|_| url.origin() == self.base.origin())
+        {
+            request = request.header(AUTHORIZATION, token);
         }
         request = match range {
             ReadRange::Full => request,
@@ -246,6 +264,7 @@ impl Backend for HttpBackend {
             range: answer.range.clone(),
             size: answer.size,
             version: answer.version,
+            head: Some(Box::new(response.headers().clone())),
             body: Box::new(HttpBody::new(response.into_body(), answer.range, site)),
         })
     }

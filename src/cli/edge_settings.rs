@@ -1,0 +1,175 @@
+//! What an edge is told: flags before environment variables before the configuration file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::error::Failure;
+use crate::edge::{Access, AccessLog, EdgeOptions, Tls, UrlKey};
+use crate::format::name::ArtifactSpec;
+
+/// A number of bytes, written such as `512M` or `4G`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        super::bytes::parse(text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The settings of an edge. In the file each has the name of its flag; `trust` and `mirror` are lists.
+#[derive(Debug, Default, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Settings {
+    /// The store to serve
+    #[arg(long, value_name = "STORE", env = "TENPAK_EDGE_ORIGIN")]
+    pub(super) origin: Option<String>,
+    #[arg(skip)]
+    pub(super) trust: Vec<String>,
+    #[arg(skip)]
+    pub(super) mirror: Vec<String>,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "TENPAK_EDGE_LISTEN")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Bytes of chunks kept in memory, such as 512M or 4G [default: 512M]
+    #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_CACHE_MEMORY")]
+    cache_memory: Option<Size>,
+    /// A folder in which chunks are kept too
+    #[arg(long, value_name = "DIR", env = "TENPAK_EDGE_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Bytes of chunks kept in that folder [default: 64G]
+    #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_CACHE_DISK")]
+    cache_disk: Option<Size>,
+    /// Fetch this artifact at the start; /readyz answers 200 when all of them are there (repeatable)
+    #[arg(long, value_name = "ARTIFACT", value_parser = super::artifact)]
+    #[serde(deserialize_with = "artifacts")]
+    pub(super) prefetch: Vec<ArtifactSpec>,
+    /// A file of bearer tokens and what each may read
+    #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TOKENS")]
+    tokens: Option<PathBuf>,
+    /// The secret of URLs that `sign-url` signs
+    #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_URL_KEY")]
+    url_key: Option<PathBuf>,
+    /// Certificates (PEM) to show: serves https
+    #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Their key (PEM)
+    #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Requests at a time, over which 503 is answered [default: 4096]
+    #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_MAX_REQUESTS")]
+    max_requests: Option<usize>,
+    /// Requests per second of one client, over which 429 is answered [default: no limit]
+    #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_RATE")]
+    rate: Option<f64>,
+    /// Log each request to this file as a line of JSON; `-` is standard error
+    #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_ACCESS_LOG")]
+    access_log: Option<PathBuf>,
+    /// Seconds for which connections are still taken after SIGTERM [default: 2]
+    #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_DRAIN")]
+    drain: Option<u64>,
+}
+
+fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ArtifactSpec>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
+}
+
+impl Settings {
+    /// Reads a configuration file.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let wrong = |why: String| Failure::usage(format!("{}: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))
+    }
+
+    /// These settings, and those of `file` where they say nothing.
+    pub(super) fn or(self, file: Self) -> Self {
+        let list = |own: Vec<String>, file| if own.is_empty() { file } else { own };
+        let prefetch = if self.prefetch.is_empty() { file.prefetch } else { self.prefetch };
+        Self {
+            origin: self.origin.or(file.origin),
+            trust: list(self.trust, file.trust),
+            mirror: list(self.mirror, file.mirror),
+            listen: self.listen.or(file.listen),
+            cache_memory: self.cache_memory.or(file.cache_memory),
+            cache_dir: self.cache_dir.or(file.cache_dir),
+            cache_disk: self.cache_disk.or(file.cache_disk),
+            prefetch,
+            tokens: self.tokens.or(file.tokens),
+            url_key: self.url_key.or(file.url_key),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            max_requests: self.max_requests.or(file.max_requests),
+            rate: self.rate.or(file.rate),
+            access_log: self.access_log.or(file.access_log),
+            drain: self.drain.or(file.drain),
+        }
+    }
+
+    /// How the edge is to serve; reads every file that is named.
+    pub(super) fn options(&self) -> Result<EdgeOptions, Failure> {
+        let mut access = Access::default();
+        if let Some(path) = &self.tokens {
+            let content = text(path)?;
+            access = access.with_tokens(&content).map_err(|why| wrong(path, &why))?;
+        }
+        if let Some(path) = &self.url_key {
+            access = access.with_url_key(url_key(path)?);
+        }
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(chain), Some(key)) => Some(Tls::load(chain, key).map_err(Failure::usage)?),
+            (None, None) => None,
+            _ => return Err(Failure::usage("tls-cert and tls-key are given together")),
+        };
+        if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+            return Err(Failure::usage("rate: expected requests per second above 0"));
+        }
+        let log = match &self.access_log {
+            Some(path) => Some(AccessLog::open(path).map_err(|error| wrong(path, &error))?),
+            None => None,
+        };
+        let defaults = EdgeOptions::default();
+        let disk_size = self.cache_disk.map_or(64 << 30, |size| size.0);
+        Ok(EdgeOptions {
+            memory: self.cache_memory.map_or(defaults.memory, |size| size.0),
+            disk: self.cache_dir.clone().map(|folder| (folder, disk_size)),
+            access,
+            tls,
+            max_requests: self.max_requests.unwrap_or(defaults.max_requests),
+            rate: self.rate,
+            log,
+            drain: Duration::from_secs(self.drain.unwrap_or(2)),
+            ..defaults
+        })
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_some() { "https" } else { "http" }
+    }
+}
+
+/// Reads the secret of signed URLs.
+pub(super) fn url_key(path: &Path) -> Result<UrlKey, Failure> {
+    UrlKey::new(text(path)?.as_bytes()).map_err(|why| wrong(path, &why))
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| wrong(path, &error))
+}
+
+fn wrong(path: &Path, why: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(format!("{}: {why}", path.display()))
+}

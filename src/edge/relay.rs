@@ -1,0 +1,305 @@
+//! Objects that the edge hands on as the origin has them: refs, layouts, manifests, signatures.
+//!
+//! Small ones are kept in memory, as long as HTTP's rules let the edge, and are asked for once however
+//! many want them. While no origin answers, the last one that came is served within a bound. A manifest
+//! is held against its own identifier; what else is wrong with these objects, their readers notice.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use hyper::HeaderMap;
+use hyper::header::{CACHE_CONTROL, DATE, HeaderValue};
+use moka::sync::Cache;
+use tokio::sync::Mutex;
+
+use super::answer::IMMUTABLE;
+use super::freshness::{Demands, Freshness};
+use super::object::Facts;
+use super::origins::{Opened, Origins};
+use super::packs::{copy, worse};
+use super::{ABSENT, FRESH, STALE, request, stream};
+use crate::id::ManifestId;
+use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
+
+/// The largest object that is kept.
+const MAX_KEPT: u64 = 4 << 20;
+/// Bytes of objects kept.
+const KEPT: u64 = 64 << 20;
+/// Paths of which something is remembered.
+const PATHS: u64 = 65_536;
+/// How long the lock of a path outlives its use.
+const IDLE: Duration = Duration::from_secs(60);
+/// What is said of refs and layouts where the origin says nothing: [`FRESH`] and [`STALE`].
+const SHORT: HeaderValue = HeaderValue::from_static("public, max-age=5, stale-if-error=3600");
+
+/// The relayed objects of a store.
+#[derive(Debug)]
+pub(super) struct Relay {
+    origins: Arc<Origins>,
+    kept: Cache<ObjectPath, Arc<Kept>>,
+    absent: Cache<ObjectPath, Arc<SourceError>>,
+    /// What is known of objects that are too large to be kept, and do not change.
+    large: Cache<ObjectPath, Facts>,
+    asking: Cache<ObjectPath, Arc<Mutex<()>>>,
+}
+
+/// An object in memory.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) bytes: Bytes,
+    pub(super) facts: Facts,
+    /// When the origin made the answer, if the object may change.
+    pub(super) date: Option<HeaderValue>,
+    freshness: Freshness,
+    /// When the origin was asked.
+    asked: Instant,
+}
+
+/// An object that somebody asked for.
+#[derive(Debug)]
+pub(super) enum Relayed {
+    /// Its bytes.
+    Kept(Arc<Kept>),
+    /// One that is read from the origin while it is sent.
+    Large(Facts),
+}
+
+impl Kept {
+    /// How old the answer is, if the object may change.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.date.is_some().then(|| self.freshness.age(SystemTime::now()))
+    }
+
+    fn is_immutable(&self) -> bool {
+        self.date.is_none()
+    }
+
+    /// Whether it answers a request that came at `arrived`, without asking the origin.
+    fn answers(&self, demands: &Demands, arrived: Instant) -> bool {
+        let fresh = || self.freshness.serves(SystemTime::now(), FRESH, demands);
+        // The origin was asked since: this is what asking gives.
+        let new = || self.asked >= arrived && self.freshness.storable;
+        self.is_immutable() || new() || fresh()
+    }
+}
+
+impl Relay {
+    pub(super) fn new(origins: Arc<Origins>) -> Arc<Self> {
+        let weigh = |_: &ObjectPath, kept: &Arc<Kept>| {
+            u32::try_from(kept.bytes.len() + 1024).unwrap_or(u32::MAX)
+        };
+        Arc::new(Self {
+            origins,
+            kept: Cache::builder().weigher(weigh).max_capacity(KEPT).build(),
+            absent: Cache::builder().max_capacity(PATHS).time_to_live(ABSENT).build(),
+            large: Cache::new(PATHS),
+            asking: Cache::builder().max_capacity(PATHS).time_to_idle(IDLE).build(),
+        })
+    }
+
+    /// The object, for a request with these headers.
+    pub(super) async fn get(
+        &self,
+        path: &ObjectPath,
+        headers: &HeaderMap,
+    ) -> Result<Relayed, SourceError> {
+        let (demands, arrived) = (Demands::of(headers), Instant::now());
+        if let Some(known) = self.known(path, &demands, arrived) {
+            return known;
+        }
+        if demands.only_if_cached {
+            let what = "nothing fresh is kept, and the client wants nothing else";
+            return Err(self.error(SourceErrorKind::Stalled, path, what));
+        }
+        let asking = self.asking.get_with(path.clone(), Arc::default);
+        let _turn = asking.lock().await;
+        if let Some(known) = self.known(path, &demands, arrived) {
+            return known;
+        }
+        match self.ask(path).await {
+            Ok(relayed) => Ok(relayed),
+            Err(error) if error.kind == SourceErrorKind::NotFound => {
+                self.kept.invalidate(path);
+                self.absent.insert(path.clone(), Arc::new(copy(&error)));
+                Err(error)
+            }
+            Err(error) if error.is_transient() => match self.kept.get(path) {
+                Some(kept) if kept.freshness.serves_stale(SystemTime::now(), FRESH, STALE) => {
+                    Ok(Relayed::Kept(kept))
+                }
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn known(
+        &self,
+        path: &ObjectPath,
+        demands: &Demands,
+        arrived: Instant,
+    ) -> Option<Result<Relayed, SourceError>> {
+        if let Some(kept) = self.kept.get(path).filter(|kept| kept.answers(demands, arrived)) {
+            return Some(Ok(Relayed::Kept(kept)));
+        }
+        if let Some(facts) = self.large.get(path) {
+            return Some(Ok(Relayed::Large(facts)));
+        }
+        self.absent.get(path).map(|error| Err(copy(&error)))
+    }
+
+    /// Forgets everything below a prefix.
+    pub(super) fn forget(&self, prefix: &str) {
+        fn drop_below<V: Clone + Send + Sync + 'static>(
+            cache: &Cache<ObjectPath, V>,
+            prefix: &str,
+        ) {
+            for (path, _) in cache.iter().filter(|(path, _)| path.as_str().starts_with(prefix)) {
+                cache.invalidate(&*path);
+            }
+        }
+        drop_below(&self.kept, prefix);
+        drop_below(&self.absent, prefix);
+        drop_below(&self.large, prefix);
+    }
+
+    /// Asks the origins, the preferred first.
+    async fn ask(&self, path: &ObjectPath) -> Result<Relayed, SourceError> {
+        let mut last = None;
+        for origin in self.origins.in_order() {
+            let asked = match path.as_str().starts_with("tables/") {
+                true => self.look(origin, path).await,
+                false => self.fetch(origin, path).await,
+            };
+            self.origins.tell(origin, asked.as_ref().err());
+            match asked {
+                Ok(relayed) => return Ok(relayed),
+                Err(error) => last = Some(worse(last, error)),
+            }
+        }
+        let none = || self.error(SourceErrorKind::NotFound, path, "no origin");
+        Err(last.unwrap_or_else(none))
+    }
+
+    /// What is known of a table, whose bytes stay where they are.
+    async fn look(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, SourceError> {
+        let origin = self.origins.backend(origin);
+        let missing = || {
+            SourceError::new(SourceErrorKind::NotFound, origin.location(), path, "no such object")
+        };
+        let info = origin.head(path).await?.ok_or_else(missing)?;
+        let tag = path.as_str().rsplit('/').next().unwrap_or_default();
+        let tag = HeaderValue::try_from(format!("\"{tag}\"")).ok();
+        let facts = Facts { size: info.size, tag, modified: None, caching: IMMUTABLE };
+        self.large.insert(path.clone(), facts.clone());
+        Ok(Relayed::Large(facts))
+    }
+
+    async fn fetch(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, SourceError> {
+        let (asked, asked_at) = (Instant::now(), SystemTime::now());
+        let opened = self.origins.open(origin, path, &ReadRange::Full).await?;
+        let (reader, origin) = (opened.reader, self.origins.backend(opened.origin));
+        let now = SystemTime::now();
+        let head = reader.head.as_deref().cloned();
+        let freshness = match &head {
+            Some(head) => Freshness::of(head, asked_at, now),
+            None => Freshness::unsaid(now),
+        };
+        let mutable = request::is_mutable(path);
+        let said = head.as_ref().and_then(|head| head.get(CACHE_CONTROL).cloned());
+        let caching = match (mutable, freshness.is_explicit()) {
+            (false, _) => IMMUTABLE,
+            // An `Expires` alone is handed on as no promise.
+            (true, true) => said.unwrap_or_else(|| HeaderValue::from_static("no-cache")),
+            (true, false) => SHORT,
+        };
+        let (tag, size) = (reader.version.as_ref().and_then(request::entity_tag), reader.size);
+        let mut facts = Facts { size: 0, tag, modified: None, caching };
+        if let Some(size) = size.filter(|size| *size > MAX_KEPT) {
+            facts.size = size;
+            return Ok(Relayed::Large(facts));
+        }
+        let bytes = collect(origin, path, reader).await?;
+        facts.size = bytes.len() as u64;
+        check(origin, path, &bytes)?;
+        let date = head.and_then(|head| head.get(DATE).cloned());
+        let date = date.or_else(|| HeaderValue::try_from(httpdate::fmt_http_date(now)).ok());
+        let date = date.filter(|_| mutable);
+        let storable = freshness.storable || !mutable;
+        let kept = Arc::new(Kept { bytes, facts, date, freshness, asked });
+        match storable {
+            true => self.kept.insert(path.clone(), kept.clone()),
+            false => self.kept.invalidate(path),
+        }
+        Ok(Relayed::Kept(kept))
+    }
+
+    /// Opens a part of an object that is not kept, which must still be the one that was asked about.
+    pub(super) async fn open(
+        &self,
+        path: &ObjectPath,
+        facts: &Facts,
+        range: std::ops::Range<u64>,
+    ) -> Result<super::object::Bodies, SourceError> {
+        let asked = match range == (0..facts.size) {
+            true => ReadRange::Full,
+            false => ReadRange::Bounded(range.clone()),
+        };
+        let mut last = None;
+        for origin in self.origins.in_order() {
+            match self.origins.open(origin, path, &asked).await {
+                Ok(Opened { reader, origin }) => {
+                    let origin = self.origins.backend(origin);
+                    let tag = reader.version.as_ref().and_then(request::entity_tag);
+                    if facts.caching != IMMUTABLE && tag != facts.tag {
+                        let what = "the object changed while it was read";
+                        return Err(self.error(SourceErrorKind::Transient, path, what));
+                    }
+                    let body = stream::body(reader, range, true, origin.clone(), path.clone());
+                    return Ok(body.boxed());
+                }
+                Err(error) => last = Some(worse(last, error)),
+            }
+        }
+        let none = || self.error(SourceErrorKind::NotFound, path, "no origin");
+        Err(last.unwrap_or_else(none))
+    }
+
+    fn error(&self, kind: SourceErrorKind, path: &ObjectPath, what: &str) -> SourceError {
+        SourceError::new(kind, self.origins.location(), path, what)
+    }
+}
+
+/// Reads an object of at most [`MAX_KEPT`] bytes.
+async fn collect(
+    origin: &Arc<dyn Backend>,
+    path: &ObjectPath,
+    reader: ObjectReader,
+) -> Result<Bytes, SourceError> {
+    let (range, known) = (reader.range.clone(), reader.size.is_some());
+    let mut body = std::pin::pin!(stream::body(reader, range, known, origin.clone(), path.clone()));
+    let mut bytes = BytesMut::new();
+    while let Some(more) = body.next().await {
+        bytes.extend_from_slice(&more?);
+        if bytes.len() as u64 > MAX_KEPT {
+            let what = format!("more than {MAX_KEPT} bytes without a length");
+            let kind = SourceErrorKind::Protocol;
+            return Err(SourceError::new(kind, origin.location(), path, what));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// Whether a manifest is the one that its path names.
+fn check(origin: &Arc<dyn Backend>, path: &ObjectPath, bytes: &Bytes) -> Result<(), SourceError> {
+    let id = path.as_str().strip_prefix("manifests/").and_then(|id| id.parse::<ManifestId>().ok());
+    match id {
+        Some(id) if ManifestId::of(bytes) != id => {
+            let what = "the manifest is damaged: its BLAKE3 is not its name";
+            Err(SourceError::new(SourceErrorKind::Protocol, origin.location(), path, what))
+        }
+        _ => Ok(()),
+    }
+}

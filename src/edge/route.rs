@@ -1,0 +1,242 @@
+//! From a request to the face that answers it: what is malformed, too much, or of nobody who may ask is
+//! refused on the way.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{
+    ALLOW, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+};
+use hyper::{Method, Request, Response, StatusCode, Version};
+
+use super::access::{Refused, Who};
+use super::admin_face::Task;
+use super::answer::{Answer, denied, empty, plain, set, unauthorized};
+use super::hub::{Ask, What};
+use super::watch::{Asked, Label, Watched};
+use super::{
+    Edge, ORIGIN_STALL, admin_face, hub_face, metrics, pack_face, request, s3, s3_face, status_face,
+};
+use crate::source::ObjectPath;
+use crate::store::unix_now;
+
+/// Bytes of a request's headers.
+const MAX_HEADERS: usize = 32 << 10;
+/// Bytes of a request's path and query.
+const MAX_PATH: usize = 8 << 10;
+/// How long a client waits that found no place.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// What a path leads to.
+enum Face {
+    /// An object of the store.
+    Pack(ObjectPath),
+    /// Something of the Hub.
+    Hub(Ask),
+    /// Something of S3.
+    S3(s3::Target),
+    Health,
+    Ready,
+    Metrics,
+    /// The page for people.
+    Status,
+    /// Something that only operators may ask.
+    Admin(Task),
+    None,
+}
+
+impl Face {
+    fn of(path: &str) -> Self {
+        if let Some(object) = request::object_path(path) {
+            return Self::Pack(object);
+        }
+        // `s3` is no organization: its repositories are not reached through the Hub's face.
+        if let Some(target) = s3::Target::parse(path) {
+            return Self::S3(target);
+        }
+        if let Some(ask) = Ask::parse(path) {
+            return Self::Hub(ask);
+        }
+        match path {
+            "/" => Self::Status,
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/prefetch" => Self::Admin(Task::Prefetch),
+            "/purge" => Self::Admin(Task::Purge),
+            _ => Self::None,
+        }
+    }
+
+    /// The methods that it takes, beside OPTIONS.
+    fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Hub(Ask { what: What::PathsInfo, .. }) | Self::Admin(_) => &[Method::POST],
+            _ => &[Method::GET, Method::HEAD],
+        }
+    }
+
+    fn label(&self) -> Label {
+        match self {
+            Self::Pack(_) => Label::Pack,
+            Self::Hub(_) => Label::Hub,
+            Self::S3(_) => Label::S3,
+            _ => Label::Own,
+        }
+    }
+
+    /// Whether it is answered at any time, so that whoever looks after the edge sees it saturated.
+    fn is_vital(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Metrics)
+    }
+}
+
+/// Answers a request of a client at that address.
+pub(super) async fn answer(
+    edge: &Arc<Edge>,
+    request: Request<Incoming>,
+    client: IpAddr,
+) -> Response<Watched> {
+    let asked = Asked::of(&request, client);
+    let face = Face::of(request.uri().path());
+    let (label, version) = (face.label(), request.version());
+    let mut place = None;
+    let mut name = String::new();
+    let mut answer = match malformed(&request) {
+        Some(refused) => refused,
+        None if face.is_vital() => own(edge, &face, &request),
+        None => match identify(edge, &request) {
+            Err(refused) if label == Label::Hub => hub_face::worded(*refused),
+            Err(refused) => *refused,
+            Ok(who) => {
+                who.name().clone_into(&mut name);
+                place = edge.limits.enter();
+                match (&place, too_many(edge, &who, &asked)) {
+                    (None, _) => {
+                        edge.watch.saturated.fetch_add(1, Ordering::Relaxed);
+                        wait(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+                    }
+                    (_, Some(refused)) => refused,
+                    _ => faced(edge, face, &who, request).await,
+                }
+            }
+        },
+    };
+    if edge.draining.load(Ordering::Acquire) && version < Version::HTTP_2 {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    edge.watch.over(answer, asked, label, &name, place)
+}
+
+/// Who asks, or the refusal of a token or URL that is none of ours.
+fn identify(edge: &Edge, request: &Request<Incoming>) -> Result<Who, Box<Answer>> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let who = edge.access.identify(path, query, request.headers(), unix_now());
+    who.map_err(|refused| match refused {
+        Refused::Token => Box::new(unauthorized()),
+        Refused::Forged | Refused::Expired => Box::new(plain(StatusCode::FORBIDDEN)),
+    })
+}
+
+/// The refusal of a client that sends more than its rate.
+fn too_many(edge: &Edge, who: &Who, asked: &Asked) -> Option<Answer> {
+    let counted = match who.is_shared() {
+        true => edge.limits.count(&asked.client().to_string()),
+        false => edge.limits.count(who.name()),
+    };
+    let pause = counted.err()?;
+    edge.watch.limited.fetch_add(1, Ordering::Relaxed);
+    Some(wait(StatusCode::TOO_MANY_REQUESTS, pause))
+}
+
+fn wait(status: StatusCode, pause: Duration) -> Answer {
+    let mut answer = plain(status);
+    let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+    answer.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
+    answer
+}
+
+/// The answer of a face.
+async fn faced(edge: &Arc<Edge>, face: Face, who: &Who, request: Request<Incoming>) -> Answer {
+    if !face.methods().contains(request.method()) {
+        return other_method(&face, request.method());
+    }
+    let answered = async {
+        match face {
+            Face::Pack(path) => pack_face::answer(edge, &path, who, &request).await,
+            Face::Hub(ask) => hub_face::answer(edge, ask, who, request).await,
+            Face::S3(target) => s3_face::answer(edge, target, who, &request).await,
+            Face::Status => status_face::answer(edge, who, request.method()).await,
+            Face::Admin(_) if !who.is_admin() => denied(who),
+            Face::Admin(task) => {
+                admin_face::answer(edge, task, request.uri().query().unwrap_or_default()).await
+            }
+            face => own(edge, &face, &request),
+        }
+    };
+    match tokio::time::timeout(ORIGIN_STALL, answered).await {
+        Ok(answer) => answer,
+        Err(_) => plain(StatusCode::GATEWAY_TIMEOUT),
+    }
+}
+
+/// The answer about the edge itself.
+fn own(edge: &Edge, face: &Face, request: &Request<Incoming>) -> Answer {
+    if !face.methods().contains(request.method()) {
+        return other_method(face, request.method());
+    }
+    let is_ready = edge.ready.load(Ordering::Acquire) && !edge.draining.load(Ordering::Acquire);
+    let mut answer = match face {
+        Face::Ready if !is_ready => plain(StatusCode::SERVICE_UNAVAILABLE),
+        Face::Health | Face::Ready => metrics::health(),
+        Face::Metrics => metrics::answer(edge),
+        _ => plain(StatusCode::NOT_FOUND),
+    };
+    if *request.method() == Method::HEAD {
+        *answer.body_mut() = empty();
+    }
+    answer
+}
+
+/// Refuses what is too long, or whose end is said in a way that others may read otherwise.
+fn malformed(request: &Request<Incoming>) -> Option<Answer> {
+    let length = |headers: &HeaderMap| -> usize {
+        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+    };
+    let headers = request.headers();
+    let status = if headers.contains_key(TRANSFER_ENCODING) {
+        StatusCode::LENGTH_REQUIRED
+    } else if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > MAX_PATH) {
+        StatusCode::URI_TOO_LONG
+    } else if length(headers) > MAX_HEADERS {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    } else if request.version() == Version::HTTP_11 && headers.get_all(HOST).iter().count() != 1 {
+        StatusCode::BAD_REQUEST
+    } else {
+        return None;
+    };
+    let mut refused = plain(status);
+    if request.version() < Version::HTTP_2 {
+        refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Some(refused)
+}
+
+/// The answer to OPTIONS, and to a method that the face does not take.
+fn other_method(face: &Face, method: &Method) -> Answer {
+    let mut answer = match (face, method) {
+        (Face::None, _) => return plain(StatusCode::NOT_FOUND),
+        (_, &Method::OPTIONS) => {
+            let mut answer = plain(StatusCode::NO_CONTENT);
+            *answer.body_mut() = empty();
+            answer
+        }
+        _ => plain(StatusCode::METHOD_NOT_ALLOWED),
+    };
+    let methods: Vec<&str> = face.methods().iter().map(Method::as_str).collect();
+    set(&mut answer, ALLOW, format!("{}, OPTIONS", methods.join(", ")));
+    answer
+}

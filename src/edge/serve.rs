@@ -1,0 +1,151 @@
+//! Connections: accepted, answered, and finished before the end.
+//!
+//! Told to stop, the server first goes on for a while: it accepts, answers with `Connection: close`, and
+//! says that it is not ready, so that clients and load balancers leave by themselves. Then it takes what
+//! still waits in the listener's queue, and finishes every answer that it has begun.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Edge, EdgeError, route, traffic};
+
+/// How long a client may take to send a request's head, and to agree on a connection.
+const HEADER_TIME: Duration = Duration::from_secs(30);
+/// How long open answers may take to finish once the server is told to stop.
+const FAREWELL: Duration = Duration::from_secs(20);
+/// Failures to accept in a row that end the server.
+const MAX_ACCEPT_FAILURES: u32 = 100;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests at a time on one connection of HTTP/2.
+const STREAMS: u32 = 200;
+/// Bytes of a request's headers in HTTP/2.
+const HEADERS: u32 = 64 << 10;
+/// Bytes of a request's head in HTTP/1; what is longer than the faces take is refused there.
+const HEAD: usize = 128 << 10;
+
+/// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.
+pub async fn serve(
+    edge: Arc<Edge>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), EdgeError> {
+    let server = Server::new(edge.clone());
+    let sampling = edge.clone();
+    let sampler = tokio::spawn(async move {
+        loop {
+            sampling.traffic.add(sampling.sample());
+            tokio::time::sleep(traffic::EVERY).await;
+        }
+    });
+    accept(&server, &listener, shutdown).await?;
+    edge.draining.store(true, Ordering::Release);
+    if !edge.drain.is_zero() {
+        accept(&server, &listener, tokio::time::sleep(edge.drain)).await?;
+    }
+    // Whoever is connected already is answered.
+    while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
+        server.take(stream, client.ip());
+    }
+    drop(listener);
+    let finished = server.graceful.shutdown();
+    tokio::time::timeout(FAREWELL, finished).await.unwrap_or_default();
+    sampler.abort();
+    if let Some(log) = edge.watch.log.clone() {
+        // It ends early only with the runtime.
+        tokio::task::spawn_blocking(move || log.finish()).await.unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Accepts until `end` is done.
+async fn accept(
+    server: &Server,
+    listener: &TcpListener,
+    end: impl Future<Output = ()>,
+) -> Result<(), EdgeError> {
+    let mut end = pin!(end);
+    let mut failures = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut end => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, client)) => {
+                failures = 0;
+                server.take(stream, client.ip());
+            }
+            Err(e) if failures >= MAX_ACCEPT_FAILURES => return Err(EdgeError::Accept(e)),
+            Err(_) => {
+                // Too many open files, or a client that left again: others may fare better.
+                failures += 1;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Server {
+    edge: Arc<Edge>,
+    http: auto::Builder<TokioExecutor>,
+    graceful: GracefulShutdown,
+}
+
+impl Server {
+    fn new(edge: Arc<Edge>) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEAD);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS);
+        Self { edge, http, graceful: GracefulShutdown::new() }
+    }
+
+    /// Answers what a connection asks, in the background.
+    fn take(&self, stream: TcpStream, client: IpAddr) {
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let (edge, http, watcher) = (self.edge.clone(), self.http.clone(), self.graceful.watcher());
+        tokio::spawn(async move {
+            let Some(tls) = &edge.tls else {
+                return talk(http, stream, edge, client, watcher).await;
+            };
+            // Whoever cannot agree on a connection notices.
+            let agreed = tokio::time::timeout(HEADER_TIME, tls.acceptor().accept(stream)).await;
+            if let Ok(Ok(stream)) = agreed {
+                talk(http, stream, edge, client, watcher).await;
+            }
+        });
+    }
+}
+
+async fn talk(
+    http: auto::Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    edge: Arc<Edge>,
+    client: IpAddr,
+    watcher: Watcher,
+) {
+    let service = service_fn(move |request| {
+        let edge = edge.clone();
+        async move { Ok::<_, Infallible>(route::answer(&edge, request, client).await) }
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+    // A connection that breaks concerns its client, who notices.
+    watcher.watch(connection).await.unwrap_or_default();
+}

@@ -1,0 +1,216 @@
+//! Every answer, watched until its last byte has gone out: what the log, the metrics and the limits
+//! need to know of it.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_LENGTH, RANGE, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::Answer;
+use super::histogram::{Histograms, Outcome};
+use super::log::AccessLog;
+use crate::source::SourceError;
+
+/// The longest text of a request that the log repeats, in bytes.
+const MAX_TEXT: usize = 512;
+
+/// What is counted over all answers.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    pub(super) first_byte: Histograms,
+    /// Bytes of bodies that went out.
+    pub(super) sent: AtomicU64,
+    /// Answers that are under way.
+    pub(super) in_flight: AtomicU64,
+    /// Requests that found no place.
+    pub(super) saturated: AtomicU64,
+    /// Requests of clients that sent too many.
+    pub(super) limited: AtomicU64,
+    /// Answers that ended before their last byte.
+    pub(super) broken: AtomicU64,
+    pub(super) log: Option<AccessLog>,
+}
+
+/// The face that answers, as metrics call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Label {
+    Pack,
+    Hub,
+    S3,
+    Own,
+}
+
+impl Label {
+    pub(super) const ALL: [Self; 4] = [Self::Pack, Self::Hub, Self::S3, Self::Own];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pack => "pack",
+            Self::Hub => "hub",
+            Self::S3 => "s3",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// What is known of a request when it comes.
+#[derive(Debug)]
+pub(super) struct Asked {
+    started: Instant,
+    client: IpAddr,
+    method: String,
+    path: String,
+    range: Option<String>,
+    agent: Option<String>,
+}
+
+impl Asked {
+    /// The query is left out: signatures stand there.
+    pub(super) fn of(request: &Request<Incoming>, client: IpAddr) -> Self {
+        let text = |name| {
+            let value = request.headers().get(name)?;
+            Some(short(&String::from_utf8_lossy(value.as_bytes())))
+        };
+        Self {
+            started: Instant::now(),
+            client,
+            method: request.method().to_string(),
+            path: short(request.uri().path()),
+            range: text(RANGE),
+            agent: text(USER_AGENT),
+        }
+    }
+
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
+    }
+}
+
+fn short(text: &str) -> String {
+    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|at| *at <= MAX_TEXT);
+    text.get(..end.last().unwrap_or_default()).unwrap_or_default().to_owned()
+}
+
+/// A body that tells when it has gone out, or was dropped.
+pub(super) struct Watched {
+    body: UnsyncBoxBody<Bytes, SourceError>,
+    watch: Arc<Watch>,
+    asked: Asked,
+    label: Label,
+    who: String,
+    status: StatusCode,
+    first: bool,
+    /// The bytes that its head promises. Who sends them asks for no more than these.
+    length: Option<u64>,
+    sent: u64,
+    ended: bool,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Watch {
+    /// Watches an answer.
+    pub(super) fn over(
+        self: &Arc<Self>,
+        answer: Answer,
+        asked: Asked,
+        label: Label,
+        who: &str,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Response<Watched> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let (parts, body) = answer.into_parts();
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let watched = Watched {
+            ended: body.is_end_stream(),
+            body,
+            watch: self.clone(),
+            asked,
+            label,
+            who: who.to_owned(),
+            status: parts.status,
+            first: false,
+            length: length.and_then(|length| length.parse().ok()),
+            sent: 0,
+            _place: place,
+        };
+        Response::from_parts(parts, watched)
+    }
+}
+
+impl Watched {
+    fn first(&mut self) {
+        if !self.first {
+            self.first = true;
+            let outcome = Outcome::of(self.status);
+            self.watch.first_byte.observe(self.label, outcome, self.asked.started.elapsed());
+        }
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = SourceError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.first();
+                let count = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.sent += count;
+                self.watch.sent.fetch_add(count, Ordering::Relaxed);
+                self.ended = self.body.is_end_stream() || self.length == Some(self.sent);
+            }
+            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.first();
+        self.watch.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.ended {
+            self.watch.broken.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(log) = &self.watch.log else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        log.line(&json!({
+            "time": now.as_millis() as f64 / 1000.0,
+            "client": self.asked.client.to_string(),
+            "who": self.who,
+            "method": self.asked.method,
+            "path": self.asked.path,
+            "range": self.asked.range,
+            "agent": self.asked.agent,
+            "face": self.label.as_str(),
+            "status": self.status.as_u16(),
+            "bytes": self.sent,
+            "complete": self.ended,
+            "ms": self.asked.started.elapsed().as_micros() as f64 / 1000.0,
+        }));
+    }
+}
