@@ -5,6 +5,7 @@
 
 mod bytes;
 mod cp;
+mod delta;
 mod du;
 mod edge;
 mod edge_settings;
@@ -81,6 +82,8 @@ enum Command {
     Pack(pack::Pack),
     /// Make a quantized checkpoint of a model
     Quantize(quantize::Quantize),
+    /// Write a fine-tune as what it adds to its base
+    Delta(delta::Delta),
     /// Stream an artifact's tensors into memory, every byte verified
     Load(load::Load),
     /// Write an artifact's files, byte for byte
@@ -238,6 +241,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Keygen(args) => args.run(output),
         Command::Pack(args) => args.run(global, handle, output),
         Command::Quantize(args) => args.run(global, handle, output),
+        Command::Delta(args) => args.run(global, handle, output),
         Command::Load(args) => args.run(global, handle, output),
         Command::Unpack(args) => args.run(global, handle, output),
         Command::Sign(args) => handle.block_on(args.run(global, output)),

@@ -118,6 +118,8 @@ pub struct PackOptions {
 pub struct Lineage {
     /// `quantization`.
     pub quantization: Option<Map<String, Value>>,
+    /// `delta`.
+    pub delta: Option<Map<String, Value>>,
     /// `source`.
     pub source: Option<Map<String, Value>>,
 }

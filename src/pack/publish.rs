@@ -49,6 +49,7 @@ impl Packed {
         let mut manifest = Manifest::new(table.reference, table.totals);
         manifest.model_id = self.options.model_id.take();
         manifest.quantization = self.options.lineage.quantization.take();
+        manifest.delta = self.options.lineage.delta.take();
         manifest.source = self.options.lineage.source.take();
         let manifest_bytes = Bytes::from(manifest.to_bytes()?);
         let id = ManifestId::of(&manifest_bytes);

@@ -1,5 +1,5 @@
 //! Producers: new artifacts from old ones. `quantize` takes a model, a folder or an artifact, and writes
-//! a quantized checkpoint beside it, in the layout that transformers and vLLM load.
+//! a quantized checkpoint beside it, in the layout that transformers and vLLM load; [`delta`] writes a fine-tune as what it adds to its base.
 //!
 //! [`Recipe`] says how, [`Checkpoint`] reads the model, [`plan`] decides which layers become what and how
 //! the files look, [`memo`] knows what was produced before, and [`quantize`] drives: one layer at a time,
@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod config;
+pub mod delta;
 mod error;
 mod header;
 mod layers;

@@ -113,6 +113,7 @@ pub fn quantize(
             .artifact
             .as_ref()
             .map(|artifact| Map::from_iter([("manifest".to_owned(), json!(artifact.id()))])),
+        ..Lineage::default()
     };
     if let Some(artifact) = &checkpoint.artifact {
         options.model_id = options.model_id.or_else(|| artifact.manifest().model_id.clone());

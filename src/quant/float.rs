@@ -56,7 +56,7 @@ impl Float {
     }
 
     /// Appends `value`, rounded to nearest, ties to even.
-    pub(super) fn push(self, value: f32, out: &mut Vec<u8>) {
+    pub(crate) fn push(self, value: f32, out: &mut Vec<u8>) {
         match self {
             Self::F32 => out.extend_from_slice(&value.to_le_bytes()),
             Self::F16 => out.extend_from_slice(&f16::from_f32(value).to_le_bytes()),
@@ -65,7 +65,7 @@ impl Float {
     }
 
     /// The element at `at` of `bytes`; 0 beyond their end.
-    pub(super) fn read(self, bytes: &[u8], at: usize) -> f32 {
+    pub(crate) fn read(self, bytes: &[u8], at: usize) -> f32 {
         match self {
             Self::F32 => f32::from_bits(word(bytes, at)),
             Self::F16 => f16::from_bits(short(bytes, 2 * at)).to_f32(),

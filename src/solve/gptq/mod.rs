@@ -270,15 +270,7 @@ impl Tile {
                 let (own, later) = self.values[place * TILE..next * TILE].split_at_mut(TILE);
                 let codes = &mut self.codes[place * TILE..(place + 1) * TILE];
                 let grids = (scales, zeros, scheme.top());
-                step(
-                    crate::simd::Simd::best(),
-                    own,
-                    later,
-                    codes,
-                    error,
-                    grids,
-                    &row[place..next],
-                );
+                step(crate::simd::Simd::best(), own, later, codes, error, grids, &row[place..next]);
             }
             let done = &errors[..(next - first) * TILE];
             for lane in 0..self.rows {

@@ -1,0 +1,258 @@
+//! `tenpak delta` and `tenpak delta estimate`.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::error::Failure;
+use super::output::Output;
+use super::pack::lifetime;
+use super::progress::Bar;
+use super::{Global, artifact, bytes};
+use crate::format::name::ArtifactSpec;
+use crate::pack::PackOptions;
+use crate::produce::delta::{DeltaMethod, DeltaOptions, Model, delta, estimate};
+use crate::store::Whole;
+use crate::trust::Signer;
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Delta {
+    #[command(subcommand)]
+    estimate: Option<Estimating>,
+    #[command(flatten)]
+    what: Option<What>,
+    /// What to call the result; the tag is `latest` if left out
+    #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact, required = true)]
+    name: Option<ArtifactSpec>,
+    /// Sign with this secret key (repeatable)
+    #[arg(long, value_name = "KEY")]
+    sign: Vec<PathBuf>,
+    /// Days until the name must be signed again
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    expires: u32,
+    /// Threads [default: the processors at hand]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Estimating {
+    /// Predict size and error from a sample of the weights; writes nothing
+    Estimate(What),
+}
+
+#[derive(Debug, clap::Args)]
+struct What {
+    /// The fine-tune: a folder, or an artifact of the store
+    #[arg(value_name = "FINETUNED")]
+    tuned: String,
+    /// The artifact that it was tuned from
+    #[arg(long, value_name = "ARTIFACT", value_parser = artifact)]
+    base: ArtifactSpec,
+    /// lossless, sparse_int8 or uniform
+    #[arg(long, value_name = "M", default_value = "lossless")]
+    method: String,
+    /// sparse_int8: differences up to so many times their root mean square are dropped [default: 0.3]
+    #[arg(long, value_name = "T")]
+    threshold: Option<f32>,
+    /// uniform: differences become multiples of so many times their root mean square [default: 0.6]
+    #[arg(long, value_name = "S")]
+    step: Option<f32>,
+}
+
+impl What {
+    fn method(&self) -> Result<DeltaMethod, Failure> {
+        let Some(mut method) = DeltaMethod::named(&self.method) else {
+            let name = &self.method;
+            let known = "there are lossless, sparse_int8 and uniform";
+            return Err(Failure::usage(format!("no method {name}; {known}")));
+        };
+        match (&mut method, self.threshold, self.step) {
+            (DeltaMethod::SparseInt8 { threshold }, Some(own), None) => *threshold = own,
+            (DeltaMethod::Uniform { step }, None, Some(own)) => *step = own,
+            (_, None, None) => {}
+            _ => {
+                return Err(Failure::usage(
+                    "--threshold goes with --method sparse_int8, --step with --method uniform",
+                ));
+            }
+        }
+        method.check()?;
+        Ok(method)
+    }
+
+    /// The fine-tune and its base.
+    fn models(
+        &self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(Model, Model), Failure> {
+        let opened = |spec: &ArtifactSpec| -> Result<Model, Failure> {
+            let (store, found) = runtime.block_on(global.open(spec, output))?;
+            let whole = runtime
+                .block_on(Whole::read(&store, found.manifest))
+                .map_err(|error| error.named_by(spec))?;
+            Ok(Model::artifact(whole, global.sources(&store)?, runtime)?)
+        };
+        let path = Path::new(&self.tuned);
+        let tuned = match path.exists() {
+            true => Model::folder(path)?,
+            false => {
+                let spec = artifact(&self.tuned).map_err(|error| {
+                    let text = &self.tuned;
+                    Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
+                })?;
+                opened(&spec)?
+            }
+        };
+        Ok((tuned, opened(&self.base)?))
+    }
+}
+
+impl Delta {
+    pub(super) fn run(
+        self,
+        global: &Global,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        if let Some(Estimating::Estimate(what)) = &self.estimate {
+            return run_estimate(what, global, runtime, output);
+        }
+        let (Some(what), Some(ArtifactSpec::Named { name, tag })) = (&self.what, &self.name) else {
+            return Err(Failure::usage("--name takes a name, not an id"));
+        };
+        let method = what.method()?;
+        let store = global.store()?;
+        let mut trust = global.trust()?;
+        let (tuned, base) = what.models(global, runtime, output)?;
+        let mut signers = Vec::new();
+        for path in &self.sign {
+            let signer = Signer::load(path, None)?;
+            if let Some(key) = signer.verifying_key() {
+                // What one signs with, one trusts.
+                trust.add_ed25519(key, None).map_err(Failure::failed)?;
+            }
+            signers.push(signer);
+        }
+        let defaults = PackOptions::default();
+        let options = DeltaOptions {
+            method,
+            base_name: what.base.to_string(),
+            pack: PackOptions {
+                signers,
+                trust,
+                threads: self.threads.unwrap_or(defaults.threads),
+                lifetime: lifetime(self.expires),
+                ..defaults
+            },
+        };
+        let start = Instant::now();
+        let bar = Bar::new(output, "writing the delta");
+        let done = delta(&tuned, &base, &store, (name, tag), options, runtime, &bar)?;
+        drop(bar);
+        let seconds = start.elapsed().as_secs_f64();
+        let totals = done.packed.totals;
+        let smaller = 1.0 - done.packed.new_bytes as f64 / totals.raw_bytes.max(1) as f64;
+        let tensors: Vec<_> = done
+            .tensors
+            .iter()
+            .map(|own| {
+                let of = own.deviation;
+                json!({
+                    "name": own.name,
+                    "changed": of.changed as f64 / of.elements.max(1) as f64,
+                    "max_error": of.max,
+                    "relative_error": of.relative(),
+                })
+            })
+            .collect();
+        let object = json!({
+            "manifest": done.packed.manifest,
+            "name": name,
+            "tag": tag,
+            "delta": done.delta,
+            "tensors": tensors,
+            "unchanged": done.unchanged,
+            "not_in_base": done.own,
+            "raw_bytes": totals.raw_bytes,
+            "stored_bytes": totals.stored_bytes,
+            "new_bytes": done.packed.new_bytes,
+            "smaller": smaller,
+            "version": done.packed.published.version,
+            "expires": done.packed.published.expires,
+            "seconds": seconds,
+        });
+        output.result(object, || {
+            let worst = done
+                .tensors
+                .iter()
+                .max_by(|a, b| a.deviation.relative().total_cmp(&b.deviation.relative()));
+            let worst = worst.filter(|own| own.deviation.squares > 0.0).map_or_else(
+                || "exact".to_owned(),
+                |own| {
+                    let (relative, max) = (own.deviation.relative(), own.deviation.max);
+                    format!(
+                        "largest error: {relative:.3} of the differences, {max:.2e} at most, in {}",
+                        own.name
+                    )
+                },
+            );
+            format!(
+                "{name}:{tag}  @{}\n{} tensors changed, {} as in {}, {} not there\n{worst}\n\
+                 {} raw, {} new ({:.1}% smaller), in {seconds:.2} s",
+                done.packed.manifest,
+                done.tensors.len(),
+                done.unchanged,
+                what.base,
+                done.own,
+                bytes::size(totals.raw_bytes),
+                bytes::size(done.packed.new_bytes),
+                smaller * 100.0,
+            )
+        })
+    }
+}
+
+fn run_estimate(
+    what: &What,
+    global: &Global,
+    runtime: &Handle,
+    output: &Output,
+) -> Result<(), Failure> {
+    let method = what.method()?;
+    let start = Instant::now();
+    let (tuned, base) = what.models(global, runtime, output)?;
+    let found = estimate(&tuned, &base, method)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let smaller = 1.0 - found.new_bytes as f64 / found.raw_bytes.max(1) as f64;
+    let of = found.deviation;
+    let object = json!({
+        "method": method.name(),
+        "parameters": method.parameters(),
+        "raw_bytes": found.raw_bytes,
+        "new_bytes": found.new_bytes,
+        "smaller": smaller,
+        "changed": of.changed as f64 / of.elements.max(1) as f64,
+        "relative_error": of.relative(),
+        "sampled_bytes": found.sampled_bytes,
+        "seconds": seconds,
+    });
+    output.result(object, || {
+        format!(
+            "{} against {}: about {} of {} ({:.1}% smaller), error {:.3} of the differences\n\
+             from {} that were read, in {seconds:.2} s",
+            what.tuned,
+            what.base,
+            bytes::size(found.new_bytes),
+            bytes::size(found.raw_bytes),
+            smaller * 100.0,
+            of.relative(),
+            bytes::size(found.sampled_bytes),
+        )
+    })
+}
