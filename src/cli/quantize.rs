@@ -277,8 +277,8 @@ impl From<ProduceError> for Failure {
     fn from(error: ProduceError) -> Self {
         match error {
             ProduceError::Model(error) => crate::pack::PackError::from(error).into(),
-            ProduceError::Artifact(error) => error.into(),
-            ProduceError::Load(error) => error.into(),
+            ProduceError::Artifact(error) => (*error).into(),
+            ProduceError::Load(error) => (*error).into(),
             ProduceError::Store(error) => error.into(),
             ProduceError::Pack(error) => error.into(),
             ProduceError::Recipe(why) => Self::usage(why),

@@ -33,10 +33,10 @@ pub enum ProduceError {
     Model(#[from] ModelError),
     /// The artifact cannot be read.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
     /// Its tensors cannot be loaded.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,6 +46,18 @@ pub enum ProduceError {
     /// A tensor was made in another shape than announced.
     #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
     Defect(String),
+}
+
+impl From<ArtifactError> for ProduceError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
+    }
+}
+
+impl From<LoadError> for ProduceError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
 }
 
 impl ProduceError {
