@@ -18,6 +18,7 @@ mod output;
 mod pack;
 mod progress;
 mod quantize;
+mod quantize_external;
 mod refs;
 mod unpack;
 mod verify;

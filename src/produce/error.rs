@@ -43,6 +43,14 @@ pub enum ProduceError {
     /// The result was not packed.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// Another tool failed.
+    #[error("{tool}: {why}")]
+    Tool {
+        /// Which.
+        tool: &'static str,
+        /// What it said.
+        why: String,
+    },
     /// A tensor was made in another shape than announced.
     #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
     Defect(String),

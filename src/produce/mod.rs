@@ -8,6 +8,7 @@
 mod checkpoint;
 mod config;
 mod error;
+pub mod external;
 mod header;
 mod layers;
 mod memo;
