@@ -1,7 +1,7 @@
 # The project's commands. `make test`, `make demo` and `make bench` install what
 # they need themselves (as root on Debian; elsewhere they say what is missing).
 
-.PHONY: build test soak fuzz bench demo fmt lint clean-data
+.PHONY: build test soak fuzz judges bench demo fmt lint clean-data
 
 build:
 	cargo build --release --locked
@@ -24,6 +24,13 @@ soak:
 FUZZ_SECONDS ?= 60
 fuzz:
 	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run.sh
+
+# The libraries whose formats `quantize` writes: do they store what we store, and load what we wrote?
+judges:
+	judges/setup.sh
+	cargo build --release --locked --bin tenpak
+	.venv-judges/bin/python judges/record.py --check fixtures/produce/vectors.json
+	.venv-judges/bin/python judges/load.py
 
 # Every required figure, ratios side by side. BENCH="--quick", "--only http", ...
 bench:

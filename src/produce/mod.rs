@@ -9,6 +9,7 @@ mod checkpoint;
 mod config;
 pub mod delta;
 mod error;
+pub mod external;
 mod header;
 mod layers;
 mod memo;

@@ -116,6 +116,9 @@ pub fn quantize(
         ..Lineage::default()
     };
     if let Some(artifact) = &checkpoint.artifact {
+        // What stays the same is linked, however short, if it is in this store at all.
+        let here = runtime.block_on(store.manifest(artifact.id())).is_ok();
+        options.base = options.base.or(here.then(|| artifact.id()));
         options.model_id = options.model_id.or_else(|| artifact.manifest().model_id.clone());
     }
     let mut driver = Driver::new(&checkpoint, &layers, &recipe, plan, surveyed, &mut memo, solver);

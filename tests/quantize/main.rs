@@ -3,6 +3,7 @@
 #[path = "../support/run.rs"]
 mod run;
 
+mod backend;
 mod checkpoint;
 mod memo;
 mod model;

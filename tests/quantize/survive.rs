@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use super::model::{CONFIG, Tensor, llama, write, write_shards};
-use super::run::{Run, done, fresh_folder, objects, tenpak, text};
+use super::run::{Run, done, fresh_folder, objects, pack, tenpak, text};
 
 /// A store that holds something already.
 fn store(folder: &Path) -> std::path::PathBuf {
     let store = folder.join("store");
     let model = write(&folder.join("first"), &llama(1, 32));
-    done(&["pack", text(&model), "--store", text(&store), "--name", "first"]);
+    pack(&store, &model, "first", &[]);
     store
 }
 
@@ -156,7 +156,7 @@ fn models_that_are_not_whole_are_refused() {
     std::fs::remove_file(model.join(shards[1].0)).unwrap();
     refused(&store, &model, &nf4, &["tensor ", shards[1].0, "is missing"]);
     // Also where it is an artifact that lacks the shard.
-    done(&["pack", text(&model), "--store", text(&store), "--name", "half"]);
+    pack(&store, &model, "half", &[]);
     let before = objects(&store);
     let run = tenpak(&[
         "quantize",
