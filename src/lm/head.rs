@@ -103,16 +103,25 @@ impl Head {
         // Running maximum, sum of exponentials below it, and the logit of what came.
         let mut state = vec![(f64::NEG_INFINITY, 0.0, 0.0); next.len()];
         for first in (0..rows).step_by(SLICE) {
-            let slice = self.weight.slice(first, SLICE.min(rows - first))?;
-            let logits = normed.matmul(&slice.t()?)?.to_vec2::<f32>()?;
-            for ((logits, next), (most, sum, chosen)) in logits.iter().zip(next).zip(&mut state) {
-                let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let new = most.max(f64::from(top));
-                *sum *= (*most - new).exp();
-                *sum += logits.iter().map(|logit| (f64::from(*logit) - new).exp()).sum::<f64>();
+            let count = SLICE.min(rows - first);
+            let slice = self.weight.slice(first, count)?;
+            let logits = normed.matmul(&slice.t()?)?;
+            let top = logits.max_keepdim(D::Minus1)?;
+            let sums = logits.broadcast_sub(&top)?.exp()?.sum(D::Minus1)?.to_vec1::<f32>()?;
+            let top = top.squeeze(1)?.to_vec1::<f32>()?;
+            // Of a token that is not in the slice, any; it is not looked at.
+            let within = |next: &u32| (*next as usize).checked_sub(first).filter(|at| *at < count);
+            let places: Vec<u32> =
+                next.iter().map(|next| within(next).map_or(0, |at| at as u32)).collect();
+            let places = Tensor::from_vec(places, (next.len(), 1), &Device::Cpu)?;
+            let picked = logits.gather(&places, 1)?.squeeze(1)?.to_vec1::<f32>()?;
+            let slices = top.iter().zip(&sums).zip(picked.iter().zip(next));
+            for (((top, added), (logit, next)), (most, sum, chosen)) in slices.zip(&mut state) {
+                let new = most.max(f64::from(*top));
+                *sum =
+                    *sum * (*most - new).exp() + f64::from(*added) * (f64::from(*top) - new).exp();
                 *most = new;
-                let at = (*next as usize).checked_sub(first);
-                if let Some(logit) = at.and_then(|at| logits.get(at)) {
+                if within(next).is_some() {
                     *chosen = f64::from(*logit);
                 }
             }

@@ -5,10 +5,13 @@
 //! of twenty ratios `r`. What is minimised is the squared error of the outputs of the layers that share the
 //! input, from the Hessian: no tokens are run again.
 
+use std::ops::Range;
+
+use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::grid::{Scheme, round_to_nearest, values};
-use super::linalg::quadratic;
+use super::linalg::{View, multiply, quadratic};
 use super::{SolveError, check};
 
 /// Ratios that are tried.
@@ -147,41 +150,66 @@ pub fn clip(
     let rows = weight.len() / columns.max(1);
     check("weight", weight, rows, columns)?;
     let group = scheme.group_of(columns);
-    weight.par_chunks_mut(columns.max(1)).for_each(|row| {
-        for (at, values) in row.chunks_mut(group).enumerate() {
-            cut(values, at * group, hessian, columns, scheme);
+    weight.par_chunks_mut(ROWS * columns.max(1)).for_each(|part| {
+        for first in (0..columns).step_by(group) {
+            let width = group.min(columns - first);
+            let own = View { data: &hessian[first * columns + first..], row: columns, column: 1 };
+            cut(part, (columns, first, width), own, scheme);
         }
     });
     Ok(())
 }
 
-fn cut(values: &mut [f32], first: usize, hessian: &[f32], columns: usize, scheme: &Scheme) {
-    let most = values.iter().map(|value| value.abs()).fold(0.0, f32::max);
-    let mut best = (f64::INFINITY, most);
-    let mut off = vec![0.0_f32; values.len()];
-    for step in 0..CUTS {
-        let limit = most * (1.0 - step as f32 / GRID);
-        let (mut low, mut high) = (0.0_f32, 0.0_f32);
-        for value in values.iter() {
-            let value = value.clamp(-limit, limit);
-            (low, high) = (low.min(value), high.max(value));
-        }
-        let grid = scheme.grid(low, high);
-        for (off, value) in off.iter_mut().zip(values.iter()) {
-            *off = grid.value(grid.code(value.clamp(-limit, limit), scheme.top())) - value;
-        }
-        let mut error = 0.0;
-        for (row, by) in off.iter().enumerate() {
-            let from = (first + row) * columns + first;
-            let part = hessian.get(from..from + off.len()).unwrap_or_default();
-            let dot: f32 = part.iter().zip(&off).map(|(a, b)| a * b).sum();
-            error += f64::from(dot * by);
-        }
-        if error < best.0 {
-            best = (error, limit);
+/// Rows that are cut together.
+const ROWS: usize = 64;
+
+/// Cuts one group, `width` columns from `first` on, of every row; `hessian` is the group's own.
+fn cut(
+    part: &mut [f32],
+    (columns, first, width): (usize, usize, usize),
+    hessian: View<'_>,
+    scheme: &Scheme,
+) {
+    let rows = part.len() / columns;
+    let top = scheme.top();
+    let mut most = vec![0.0_f32; rows];
+    let mut best = vec![(f32::INFINITY, 0.0_f32); rows];
+    let mut off = vec![0.0_f32; rows * width];
+    let mut product = vec![0.0_f32; rows * width];
+    let values = |row: &'_ [f32]| -> Range<usize> { first..(first + width).min(row.len()) };
+    for (row, most) in part.chunks(columns).zip(&mut most) {
+        for value in &row[values(row)] {
+            *most = most.max(value.abs());
         }
     }
-    for value in values {
-        *value = value.clamp(-best.1, best.1);
+    for step in 0..CUTS {
+        let kept = 1.0 - step as f32 / GRID;
+        for ((row, most), off) in part.chunks(columns).zip(&most).zip(off.chunks_mut(width)) {
+            let limit = most * kept;
+            let (mut low, mut high) = (0.0_f32, 0.0_f32);
+            for value in &row[values(row)] {
+                let value = value.clamp(-limit, limit);
+                (low, high) = (low.min(value), high.max(value));
+            }
+            let grid = scheme.grid(low, high);
+            for (off, value) in off.iter_mut().zip(&row[values(row)]) {
+                *off = grid.value(grid.code(value.clamp(-limit, limit), top)) - value;
+            }
+        }
+        let errors = View { data: &off, row: width, column: 1 };
+        let shape = [rows, width, width];
+        multiply((&mut product, width), shape, 0.0, 1.0, errors, hessian, Parallelism::None);
+        let lines = product.chunks(width).zip(off.chunks(width));
+        for (((product, off), best), most) in lines.zip(&mut best).zip(&most) {
+            let error: f32 = product.iter().zip(off).map(|(a, b)| a * b).sum();
+            if error < best.0 {
+                *best = (error, most * kept);
+            }
+        }
+    }
+    for (row, (_, limit)) in part.chunks_mut(columns).zip(&best) {
+        for value in &mut row[first..first + width] {
+            *value = value.clamp(-limit, *limit);
+        }
     }
 }
