@@ -11,14 +11,22 @@ test: lint
 	tests/setup.sh
 	cargo test --locked
 
-# The long fault run: 10,000 random faults at rest and on the wire, and 300 kills of `pack`.
+# The long fault run: 10,000 random faults at rest and on the wire, and 300 kills of `pack`; then the
+# edge: 100,000 flipped bits, 300 kills, 1,000 cold clients, 500 slow readers.
 SOAK ?= 10000
 SOAK_KILLS ?= 300
+SOAK_FLIPS ?= 100000
+SOAK_CLIENTS ?= 1000
+SOAK_READERS ?= 500
 soak:
 	tests/setup.sh
 	TENPAK_SOAK=$(SOAK) cargo test --release --locked --test behaviour -- matrix::
 	TENPAK_SOAK=$(SOAK_KILLS) cargo test --release --locked --test behaviour -- interrupted::
 	TENPAK_KILL_ROUNDS=$(SOAK_KILLS) cargo test --release --locked --test maintain_cli -- --ignored soak_kills
+	TENPAK_SOAK=$(SOAK_FLIPS) cargo test --release --locked --test edge -- flips::
+	TENPAK_SOAK=$(SOAK_KILLS) cargo test --release --locked --test edge -- kills::
+	TENPAK_SOAK=$(SOAK_CLIENTS) cargo test --release --locked --test edge -- cold:: --test-threads 1
+	TENPAK_SOAK=$(SOAK_READERS) cargo test --release --locked --test edge -- slow::
 
 # Every parser's fuzz target for FUZZ_SECONDS each, on the stable compiler.
 FUZZ_SECONDS ?= 60

@@ -13,6 +13,7 @@ use hyper::{Response, StatusCode};
 use super::access::Who;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
+use crate::trust::TrustError;
 
 pub(super) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -105,6 +106,7 @@ pub(super) fn store_status(error: &StoreError) -> StatusCode {
     match error {
         StoreError::Source(error) => status(error),
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => StatusCode::NOT_FOUND,
+        StoreError::Trust(TrustError::Malformed { .. }) => StatusCode::BAD_GATEWAY,
         StoreError::Trust(_) => StatusCode::FORBIDDEN,
         _ => StatusCode::BAD_GATEWAY,
     }

@@ -22,10 +22,8 @@ use crate::source::{
 use crate::store::Whole;
 use crate::unpack::file_parts;
 
-/// Tensors are sent in pieces of about this size.
+/// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold.
 const PIECE: u64 = 4 << 20;
-/// What is decoded ahead of one reader.
-const BUDGET: u64 = 16 << 20;
 
 /// What is known of a file before it is read. Its tag is what Hub clients check it with.
 pub(super) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
@@ -41,14 +39,17 @@ pub(super) fn read(
     wanted: Range<u64>,
 ) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
     let parts = file_parts(whole, file, &wanted);
-    let mut options = LoadOptions { piece: Some(PIECE), budget: BUDGET, ..LoadOptions::default() };
+    let budget = packs.budgets.take();
+    let piece = Some(PIECE.min(budget.bytes / 4));
+    let mut options = LoadOptions { piece, budget: budget.bytes, ..LoadOptions::default() };
     options.connections = Some(2);
     let source: Arc<dyn Backend> = Arc::new(Cached(packs.clone()));
     let loader = Loader::start(whole.id, vec![source], parts, Default::default(), &options);
-    // The artifact is held as long as its file is read.
-    stream::unfold((loader, whole.clone()), |(mut loader, whole)| async move {
+    // The artifact and the budget are held as long as the file is read.
+    let held = (whole.clone(), budget);
+    stream::unfold((loader, held), |(mut loader, held)| async move {
         let piece = loader.next().await?;
-        Some((piece.map(|piece| piece.data).map_err(refused), (loader, whole)))
+        Some((piece.map(|piece| piece.data).map_err(refused), (loader, held)))
     })
 }
 

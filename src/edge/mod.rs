@@ -8,6 +8,7 @@
 mod access;
 mod admin_face;
 mod answer;
+mod budget;
 mod cache;
 mod catalog;
 mod conditions;

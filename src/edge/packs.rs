@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::ABSENT;
+use super::budget::Budgets;
 use super::cache::{ChunkCache, Claim, Found};
 use super::disk::DiskTier;
 use super::origins::{Opened, Origins, jittered};
@@ -65,6 +66,8 @@ pub(super) struct Packs {
     /// Packs that no origin had a moment ago.
     absent: Cache<PackId, Arc<SourceError>>,
     requests: Semaphore,
+    /// Memory for readers of files.
+    pub(super) budgets: Budgets,
     stats: OriginStats,
 }
 
@@ -140,6 +143,7 @@ impl Packs {
             indexes: Cache::new(INDEXES),
             absent: Cache::builder().max_capacity(INDEXES).time_to_live(ABSENT).build(),
             requests: Semaphore::new(ORIGIN_REQUESTS),
+            budgets: Budgets::default(),
             stats: OriginStats::default(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use super::model::{self, Tensor};
@@ -46,18 +46,14 @@ impl Served {
         std::fs::write(model.join("empty.txt"), "").expect("a file");
         let packed = pack(&store, &model, "org/m", &[]);
         done(&["tag", "org/m", "org/m:v1", "--store", text(&store)]);
-        let edge = ["--json", "edge", "--origin", text(&store), "--listen", "127.0.0.1:0"];
-        let arguments = [&edge[..], &["--prefetch", "org/m:v1"], more].concat();
-        let mut process =
-            command(&arguments).stdout(Stdio::piped()).spawn().expect("the edge to start");
-        let mut line = String::new();
-        let mut out = BufReader::new(process.stdout.take().expect("its output"));
-        out.read_line(&mut line).expect("its address");
-        let told: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let address = told["listening"].as_str().and_then(|url| url.split("://").nth(1));
-        let address = address.expect("a URL").to_owned();
+        let (process, address) = start(&store, more);
         let commit = packed.text("manifest")[..40].to_owned();
         Self { process, address, model, commit, folder }
+    }
+
+    /// Starts another edge in the place of one that has ended.
+    pub fn restart(&mut self, more: &[&str]) {
+        (self.process, self.address) = start(&self.folder.join("store"), more);
     }
 
     /// One request; the answer's head in lower case, and its body.
@@ -75,4 +71,17 @@ impl Served {
         let body = answer.split_off(end);
         (String::from_utf8_lossy(&answer).to_lowercase(), body)
     }
+}
+
+fn start(store: &Path, more: &[&str]) -> (Child, String) {
+    let edge = ["--json", "edge", "--origin", text(store), "--listen", "127.0.0.1:0"];
+    let arguments = [&edge[..], &["--prefetch", "org/m:v1"], more].concat();
+    let mut process =
+        command(&arguments).stdout(Stdio::piped()).spawn().expect("the edge to start");
+    let mut line = String::new();
+    let mut out = BufReader::new(process.stdout.take().expect("its output"));
+    out.read_line(&mut line).expect("its address");
+    let told: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = told["listening"].as_str().and_then(|url| url.split("://").nth(1));
+    (process, address.expect("a URL").to_owned())
 }

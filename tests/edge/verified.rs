@@ -3,92 +3,16 @@
 
 use std::sync::Arc;
 
-use super::model::{Tensor, write};
-use super::packing::{pack_as, runtime};
-use bytes::Bytes;
+use super::model::write;
+use super::world::World;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tenpak::edge::{self, Edge, EdgeOptions};
+use tenpak::edge::EdgeOptions;
 use tenpak::pack::{PackOptions, pack};
 use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::http::{HttpBackend, HttpOptions};
-use tenpak::source::object::ObjectBackend;
 use tenpak::source::small::{RetryPolicy, read_all};
 use tenpak::source::{Backend, ObjectPath, ReadRange, SourceErrorKind};
 use tenpak::store::{Store, Whole};
 use tenpak::trust::{Signer, TrustSet};
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
-
-const TENSORS: &[Tensor<'_>] = &[
-    ("model.embed_tokens.weight", &[2000, 2048], 1),
-    ("model.layers.0.mlp.down_proj.weight", &[1024, 4096], 2),
-    ("model.norm.weight", &[512], 3),
-];
-
-struct World {
-    dir: tempfile::TempDir,
-    runtime: Runtime,
-    memory: Arc<ObjectBackend>,
-    whole: Whole,
-}
-
-/// An edge that serves until it is dropped.
-struct Served {
-    client: Arc<HttpBackend>,
-    _stop: oneshot::Sender<()>,
-}
-
-impl World {
-    fn new() -> Self {
-        let (dir, runtime) = (tempfile::tempdir().expect("a folder"), runtime());
-        let memory = Arc::new(ObjectBackend::memory());
-        let store = Store::new(memory.clone());
-        let model = write(&dir.path().join("m"), TENSORS);
-        let id = pack_as(&store, &runtime, &model, "org/m").manifest;
-        let whole = runtime.block_on(Whole::read(&store, id)).expect("a graph");
-        Self { dir, runtime, memory, whole }
-    }
-
-    fn serve(&self, origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Served {
-        let edge = Edge::new(origins, options).expect("an edge");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let address = self.runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let address = listener.local_addr().expect("an address");
-            tokio::spawn(edge::serve(edge, listener, async move {
-                stopped.await.unwrap_or_default();
-            }));
-            address
-        });
-        let url = format!("http://{address}");
-        let client = HttpBackend::new(&url, HttpOptions::default()).expect("a client");
-        Served { client: Arc::new(client), _stop: stop }
-    }
-
-    fn packs(&self) -> Vec<ObjectPath> {
-        let listed = self.runtime.block_on(self.memory.list("packs/")).expect("a listing");
-        listed.into_iter().map(|info| info.path).collect()
-    }
-
-    fn read(&self, from: &dyn Backend, path: &ObjectPath, range: ReadRange) -> Bytes {
-        self.try_read(from, path, range).expect("bytes")
-    }
-
-    fn try_read(
-        &self,
-        from: &dyn Backend,
-        path: &ObjectPath,
-        range: ReadRange,
-    ) -> Result<Bytes, tenpak::source::SourceError> {
-        let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
-        let read = read_all(from, path, range, 1 << 30, &policy);
-        self.runtime.block_on(read).map(|(bytes, _)| bytes)
-    }
-
-    fn stored(&self) -> u64 {
-        self.whole.manifest.totals.stored_bytes
-    }
-}
 
 #[test]
 fn however_many_ask_the_origin_gives_each_chunk_once() {
