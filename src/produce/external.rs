@@ -159,6 +159,7 @@ impl External<'_> {
         options.lineage = Lineage {
             quantization: Some(quantization.clone()),
             source: self.artifact.map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),
+            ..Lineage::default()
         };
         let packed = pack(&out, store, named, options, runtime, progress)?;
         Ok((packed, quantization))
