@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
-use super::approximate::{Deviation, approximate};
+use super::approximate::{Deviation, approximate, root_mean_square};
 use super::model::{Model, Tensor, partner};
 use super::{DeltaMethod, NotFinite};
 use crate::format::json as canonical;
@@ -81,7 +81,7 @@ pub fn delta(
     let Some(below) = base.whole() else {
         return Err(ProduceError::Unsupported("the base is no artifact; pack it first".to_owned()));
     };
-    let beside = survey(tuned, base)?;
+    let beside = survey(tuned, base, method)?;
     let count = |which| beside.iter().filter(|own| **own == which).count() as u64;
     let own = count(Beside::Nothing);
     if own == tuned.tensors.len() as u64 {
@@ -117,8 +117,9 @@ pub fn delta(
     Ok(DeltaReport { packed, tensors: maker.reports, unchanged, own, delta })
 }
 
-/// Which tensors differ from the base's.
-fn survey(tuned: &Model, base: &Model) -> Result<Vec<Beside>, ProduceError> {
+/// Which tensors differ from the base's. What is read for it is looked through for what no lossy method
+/// can take, before the store is touched.
+fn survey(tuned: &Model, base: &Model, method: DeltaMethod) -> Result<Vec<Beside>, ProduceError> {
     // Shapes first: whatever does not fit is said before anything is read.
     let below = tuned.tensors.iter().map(|tensor| partner(base, tensor));
     let below = below.collect::<Result<Vec<_>, _>>()?;
@@ -126,7 +127,17 @@ fn survey(tuned: &Model, base: &Model) -> Result<Vec<Beside>, ProduceError> {
         let Some(below) = below else { return Ok(Beside::Nothing) };
         let digest = match tensor.digest {
             Some(digest) => digest,
-            None => ContentDigest::of(&tuned.whole_tensor(tensor)?),
+            None => {
+                let bytes = tuned.whole_tensor(tensor)?;
+                if let (Some(float), true) =
+                    (Float::of_dtype(tensor.dtype), method != DeltaMethod::Lossless)
+                {
+                    root_mean_square(float, &bytes, &bytes).map_err(|error| {
+                        not_finite(&tensor.name, NotFinite { of_base: false, ..error })
+                    })?;
+                }
+                ContentDigest::of(&bytes)
+            }
         };
         Ok(if below.digest == Some(digest) { Beside::Same } else { Beside::Other })
     };
