@@ -21,6 +21,7 @@ use super::{ProduceError, TOOL};
 use crate::artifact::{Artifact, OpenOptions, Selection};
 use crate::dtype::{Dtype, Shape};
 use crate::format::grid::Rect;
+use crate::format::limits::MAX_SMALL;
 use crate::format::name::ArtifactSpec;
 use crate::format::store as paths;
 use crate::id::{ContentDigest, DecodedDigest, ManifestId};
@@ -160,6 +161,12 @@ impl Memo {
         }
         let (store, runtime) = (store.clone(), runtime.clone());
         Ok(Self { store, runtime, recipe, known, left, chunks, record, file: None, own })
+    }
+
+    /// The store is there now, if it was not.
+    pub(super) fn attach(&mut self) -> Result<(), ProduceError> {
+        self.record = record_path(&self.store, self.recipe, &self.runtime)?;
+        Ok(())
     }
 
     /// Where the product of this key is, if all of it is.
@@ -345,6 +352,22 @@ async fn trusted(store: &Store, trust: &TrustSet, recipe: ContentDigest) -> Vec<
         }
     }
     found
+}
+
+/// The user's record of a recipe's products in a store, which its identifier tells from others.
+fn record_path(
+    store: &Store,
+    recipe: ContentDigest,
+    runtime: &Handle,
+) -> Result<Option<PathBuf>, ProduceError> {
+    let descriptor = runtime.block_on(store.read_optional(&paths::descriptor(), MAX_SMALL))?;
+    let id = descriptor.and_then(|bytes| paths::Descriptor::parse(&bytes).ok());
+    // An identifier that is none could lead out of the folder.
+    let id = id.filter(|descriptor| descriptor.check().is_ok());
+    let path = |(id, folder): (paths::Descriptor, PathBuf)| {
+        folder.join(format!("{}-{recipe}.jsonl", id.store_id))
+    };
+    Ok(id.zip(state_folder()).map(path))
 }
 
 /// The user's own: `tenpak/produced` in the state directory.

@@ -94,6 +94,9 @@ pub(super) fn is_bytes(recipe: &Recipe) -> bool {
         && (recipe.bits, recipe.group_size, recipe.symmetric) == (8, None, true)
 }
 
+/// The end of the name of bitsandbytes' `quant_state`.
+pub(super) const STATE: &str = "weight.quant_state.bitsandbytes__nf4";
+
 /// A tensor before it is made: the end of its name, its type and its dimensions.
 pub(super) type Announced = (&'static str, Dtype, Vec<u64>);
 
@@ -129,7 +132,7 @@ pub(super) fn announce(
             }
             tensors.extend([
                 ("weight.quant_map", Dtype::F32, vec![16]),
-                ("weight.quant_state.bitsandbytes__nf4", Dtype::U8, vec![state]),
+                (STATE, Dtype::U8, vec![state]),
             ]);
             tensors
         }

@@ -18,6 +18,7 @@ mod preset;
 mod products;
 mod quantize;
 mod recipe;
+mod survey;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::ProduceError;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -10,11 +9,12 @@ use tokio::runtime::Handle;
 
 use super::checkpoint::{Checkpoint, Reader, Source};
 use super::layers::{self, Skip};
-use super::memo::{Hit, Memo, Streams};
+use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
 use super::plan::{self, Content, From, Layers, Plan};
-use super::products::{self, Key, Product};
-use super::recipe::{Method, Recipe};
+use super::products::{self, Product};
+use super::recipe::Recipe;
+use super::survey::{self, Surveyed, matrix};
 use super::{ProduceError, TOOL, VERSION};
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ContentDigest;
@@ -23,7 +23,7 @@ use crate::pack::{
     Held, Input, Lineage, MadeFile, Maker, PackError, PackOptions, PackReport, Progress,
     pack_inputs,
 };
-use crate::quant::encode::{Encoded, Matrix, nf4};
+use crate::quant::encode::Encoded;
 use crate::store::Store;
 
 /// How to quantize.
@@ -62,12 +62,6 @@ pub trait Events: Progress {
 
 impl Events for () {}
 
-/// What is known of a weight before anything is written.
-struct Surveyed {
-    key: Key,
-    hit: Option<Hit>,
-}
-
 /// Quantizes a model and publishes the result as `name:tag`. Blocks; call it from outside the runtime
 /// that `runtime` drives.
 pub fn quantize(
@@ -88,8 +82,7 @@ pub fn quantize(
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
-    let digests = survey(&checkpoint, &mut layers, &recipe, options.threads)?;
-    runtime.block_on(store.create())?;
+    let digests = survey::digests(&checkpoint, &layers, options.threads)?;
     let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
     let mut surveyed = Vec::with_capacity(digests.len());
     for (own, source) in layers.quantized.iter().zip(digests) {
@@ -103,7 +96,9 @@ pub fn quantize(
         });
         surveyed.push(Surveyed { key, hit });
     }
-    settle_states(&checkpoint, &mut layers, &recipe, &mut surveyed, options.threads)?;
+    survey::look(&checkpoint, &mut layers, &recipe, &surveyed, options.threads)?;
+    runtime.block_on(store.create())?;
+    memo.attach()?;
     let listed = list(&layers, &recipe, &checkpoint, &surveyed)?;
     let plan = plan::plan(&checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
     let quantization = lineage(&recipe, &skip, digest);
@@ -153,116 +148,6 @@ fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<Strin
         "tool_version": VERSION,
     });
     object.as_object().cloned().unwrap_or_default()
-}
-
-/// The digest of every weight that is quantized. A folder is read for it, and its weights are looked
-/// through for what no method can encode.
-fn survey(
-    checkpoint: &Checkpoint,
-    layers: &mut Layers,
-    recipe: &Recipe,
-    threads: usize,
-) -> Result<Vec<ContentDigest>, ProduceError> {
-    let next = AtomicUsize::new(0);
-    let quantized = &layers.quantized;
-    let one = |own: &plan::Quantized| {
-        let tensor = &checkpoint.tensors[own.tensor];
-        if let Some(digest) = tensor.digest {
-            return Ok((digest, 0));
-        }
-        let bytes = checkpoint.reader(std::iter::empty()).read(own.tensor)?;
-        let weight = matrix(checkpoint, own, &bytes)?;
-        weight.check_finite(1).map_err(ProduceError::layer(&tensor.name))?;
-        let state = match recipe.double_quant {
-            true => nf4::state_len(&weight, true, 1).map_err(ProduceError::layer(&tensor.name))?,
-            false => 0,
-        };
-        Ok((ContentDigest::of(&bytes), state))
-    };
-    let work = || {
-        let mut found = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(own) = quantized.get(at) else { return found };
-            found.push((at, one(own)));
-        }
-    };
-    let mut found: Vec<(usize, Result<_, ProduceError>)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut found = work();
-        for other in others {
-            found.extend(other.join().unwrap_or_default());
-        }
-        found
-    });
-    found.sort_by_key(|(at, _)| *at);
-    let mut digests = Vec::with_capacity(found.len());
-    for ((_, found), own) in found.into_iter().zip(&mut layers.quantized) {
-        let (digest, state) = found?;
-        own.state = state as u64;
-        digests.push(digest);
-    }
-    if digests.len() != layers.quantized.len() {
-        return Err(PackError::from(crate::pack::WorkerFailed).into());
-    }
-    Ok(digests)
-}
-
-/// The lengths of bitsandbytes' `quant_state`, which stand in the header of a file that begins before the
-/// weight is encoded.
-fn settle_states(
-    checkpoint: &Checkpoint,
-    layers: &mut Layers,
-    recipe: &Recipe,
-    surveyed: &mut [Surveyed],
-    threads: usize,
-) -> Result<(), ProduceError> {
-    if recipe.method != Method::Nf4 {
-        return Ok(());
-    }
-    let state = ".quant_state.bitsandbytes__nf4";
-    let mut missing = Vec::new();
-    for (at, (own, surveyed)) in layers.quantized.iter_mut().zip(surveyed.iter()).enumerate() {
-        let tensor = &checkpoint.tensors[own.tensor];
-        let known = surveyed.hit.as_ref().and_then(|hit| {
-            hit.tensors()
-                .iter()
-                .find(|t| t.name.ends_with(state))
-                .and_then(|t| t.dims.first().copied())
-        });
-        if let Some(known) = known {
-            own.state = known;
-        } else if !recipe.double_quant {
-            // It says nothing of the elements.
-            let [rows, columns] = *tensor.shape.dims() else { continue };
-            own.state = nf4::plain_state_len(own.float, rows, columns) as u64;
-        } else if own.state == 0 {
-            missing.push(at);
-        }
-    }
-    let mut reader = checkpoint.reader(missing.iter().map(|at| layers.quantized[*at].tensor));
-    for at in missing {
-        let own = &mut layers.quantized[at];
-        let bytes = reader.read(own.tensor)?;
-        let weight = matrix(checkpoint, own, &bytes)?;
-        let name = &checkpoint.tensors[own.tensor].name;
-        let len = nf4::state_len(&weight, true, threads).map_err(ProduceError::layer(name))?;
-        own.state = len as u64;
-    }
-    Ok(())
-}
-
-fn matrix<'a>(
-    checkpoint: &Checkpoint,
-    own: &plan::Quantized,
-    bytes: &'a [u8],
-) -> Result<Matrix<'a>, ProduceError> {
-    let tensor = &checkpoint.tensors[own.tensor];
-    let dim = |at: usize| {
-        let dim = tensor.shape.dims().get(at).and_then(|dim| usize::try_from(*dim).ok());
-        dim.ok_or_else(|| ProduceError::Defect(tensor.name.clone()))
-    };
-    Matrix::new(bytes, own.float, dim(0)?, dim(1)?).map_err(ProduceError::layer(&tensor.name))
 }
 
 /// What the result says that it was produced from.
