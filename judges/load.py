@@ -80,6 +80,20 @@ def run_by_the_library(work: str, recipe: str) -> bool:
     return not different
 
 
+def gguf(work: str, method: str, plain: torch.nn.Module, limit: float) -> bool:
+    """transformers reads the GGUF file as the model that it was made from, within the blocks' error."""
+    name = f"judged/{method}"
+    tenpak("--store", f"{work}/store", "quantize", f"{work}/model", "--name", name, "--method", method)
+    tenpak("--store", f"{work}/store", "unpack", name, "--out", f"{work}/{method}")
+    model = AutoModelForCausalLM.from_pretrained(f"{work}/{method}", gguf_file="model.gguf", dtype=torch.float32)
+    worst = 0.0
+    for layer, own in plain.state_dict().items():
+        read = model.state_dict()[layer].float()
+        worst = max(worst, ((read - own.float()).norm() / own.float().norm().clamp(min=1e-9)).item())
+    print(f"{method}: weights differ by {worst:.4f} at most (at most {limit}): {'good' if worst <= limit else 'BAD'}")
+    return worst <= limit
+
+
 def main() -> int:
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -124,6 +138,8 @@ def main() -> int:
             good = (digests is None or equal == 21) and off <= limit
             bad += not good
             print(f"{recipe}: weights equal: {equal} of 21; logits differ by {off:.4f} (at most {limit}): {'good' if good else 'BAD'}")
+        for method, limit in (("q8_0", 0.01), ("q4_0", 0.12), ("q4_k", 0.1)):
+            bad += not gguf(work, method, plain, limit)
         # As bitsandbytes adds on one thread.
         os.environ["OMP_NUM_THREADS"] = "1"
         bad += sum(not run_by_the_library(work, recipe) for recipe in ("nf4", "nf4-double", "int8"))

@@ -9,6 +9,7 @@ mod checkpoint;
 mod config;
 mod error;
 pub mod external;
+mod gguf;
 mod header;
 mod layers;
 mod memo;

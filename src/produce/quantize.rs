@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::checkpoint::{Checkpoint, Reader, Source};
+use super::gguf;
 use super::layers::{self, Skip};
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
@@ -16,6 +17,7 @@ use super::products::{self, Product};
 use super::recipe::Recipe;
 use super::survey::{self, Surveyed, matrix};
 use super::{ProduceError, TOOL, VERSION};
+use crate::dtype::Shape;
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ContentDigest;
 use crate::model::{Part, PartKind};
@@ -24,6 +26,7 @@ use crate::pack::{
     pack_inputs,
 };
 use crate::quant::encode::Encoded;
+use crate::quant::{Float, convert};
 use crate::store::Store;
 
 /// How to quantize.
@@ -78,7 +81,7 @@ pub fn quantize(
     let patterns = Skip::new(&skip)?;
     let checkpoint = Checkpoint::open(source, runtime)?;
     layers::check_config(&checkpoint.config)?;
-    let mut layers = plan::layers(&checkpoint, &patterns)?;
+    let mut layers = plan::layers(&checkpoint, &recipe, &patterns)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
@@ -88,7 +91,11 @@ pub fn quantize(
     for (own, source) in layers.quantized.iter().zip(digests) {
         let tensor = &checkpoint.tensors[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
-        let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
+        // Heads decide the bytes as statistics would.
+        let heads =
+            own.heads.map(|heads| *blake3::hash(format!("{heads} heads").as_bytes()).as_bytes());
+        let statistics = solver.statistics(&tensor.name).or(heads);
+        let key = products::key(digest, what, source, statistics)?;
         let hit = memo.find(&key).filter(|hit| {
             hit.tensors()
                 .iter()
@@ -213,7 +220,8 @@ impl<'a> Driver<'a> {
                             None => from_model.push(layers.quantized[product].tensor),
                         }
                     }
-                    From::Product(..) => {}
+                    From::Floats(tensor) => from_model.push(tensor),
+                    From::Product(..) | From::Zeros(_) => {}
                 }
             }
         }
@@ -277,6 +285,17 @@ impl<'a> Driver<'a> {
         };
         match from {
             From::Model(tensor) => self.unchanged(tensor),
+            From::Floats(tensor) => {
+                let bytes = self.reader.read(tensor)?;
+                let own = &self.checkpoint.tensors[tensor];
+                let float = Float::of_dtype(own.dtype).ok_or_else(|| {
+                    ProduceError::Unsupported(format!("tensor {}: no floats", own.name))
+                })?;
+                Ok(Held::Memory(convert(&bytes, float, Float::F32).into()))
+            }
+            From::Zeros(len) => {
+                Ok(Held::Memory(vec![0; usize::try_from(len).map_err(|_| defect())?].into()))
+            }
             From::Product(product, own) => {
                 if !self.ready.contains_key(&(product, own)) {
                     self.produce(product)?;
@@ -327,7 +346,16 @@ impl<'a> Driver<'a> {
             Some(_) => self.checkpoint.reader(std::iter::once(own.tensor)).read(own.tensor)?,
             None => self.reader.read(own.tensor)?,
         };
-        let weight = matrix(self.checkpoint, own, &bytes)?;
+        let permuted = own
+            .heads
+            .map(|heads| permute(&bytes, &self.checkpoint.tensors[own.tensor].shape, heads));
+        let bytes = match &permuted {
+            Some(permuted) => permuted.as_deref().ok_or_else(|| {
+                ProduceError::Unsupported(format!("tensor {name}: its rows are not those of heads"))
+            })?,
+            None => &bytes,
+        };
+        let weight = matrix(self.checkpoint, own, bytes)?;
         let encoded = encode(&Layer { name, weight }, self.recipe, self.solver, self.threads)?;
         let is = |(made, (end, dtype, dims)): (&Encoded, &(&str, _, Vec<u64>))| {
             (made.end, made.dtype, &made.dims) == (*end, *dtype, dims)
@@ -345,6 +373,22 @@ impl<'a> Driver<'a> {
         self.events.inspect(|events| events.layer(name, true));
         Ok(())
     }
+}
+
+/// The rows of a weight in the order that GGUF has them; `None` if they are not whole heads.
+fn permute(bytes: &[u8], shape: &Shape, heads: u64) -> Option<Vec<u8>> {
+    let rows = usize::try_from(*shape.dims().first()?).ok()?;
+    let size = rows.checked_div(usize::try_from(heads).ok()?)?;
+    if size == 0 || !size.is_multiple_of(2) || !rows.is_multiple_of(size) {
+        return None;
+    }
+    let width = bytes.len() / rows;
+    let mut permuted = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let from = gguf::source_row(row, size) * width;
+        permuted.extend_from_slice(bytes.get(from..from + width)?);
+    }
+    Some(permuted)
 }
 
 impl Maker for Driver<'_> {
