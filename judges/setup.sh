@@ -50,8 +50,8 @@ PY
 # llama.cpp's reference quantizers, out of the source of its Python package, which is not built.
 build_ggml() {
     local work; work="$(mktemp -d)"
-    "$VENV/bin/pip" install -q scikit-build-core
-    "$VENV/bin/pip" download -q --no-deps --no-build-isolation --no-binary :all: --dest "$work" \
+    "$VENV/bin/pip" install -q scikit-build-core cmake ninja
+    PATH="$PWD/$VENV/bin:$PATH" "$VENV/bin/pip" download -q --no-deps --no-build-isolation --no-binary :all: --dest "$work" \
         llama-cpp-python==0.3.9 || fail "cannot fetch llama-cpp-python"
     tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work" --wildcards '*/vendor/llama.cpp/ggml/*'
     local ggml; ggml="$(echo "$work"/llama_cpp_python-*/vendor/llama.cpp/ggml)"

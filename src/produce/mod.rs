@@ -19,6 +19,7 @@ mod preset;
 mod products;
 mod quantize;
 mod recipe;
+mod record;
 mod survey;
 
 pub use checkpoint::{Checkpoint, Source};
