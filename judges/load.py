@@ -14,9 +14,10 @@ import tempfile
 
 import blake3
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-TENPAK = pathlib.Path(__file__).parent.parent / "target/debug/tenpak"
+TENPAK = pathlib.Path(__file__).parent.parent / os.environ.get("TENPAK", "target/release/tenpak")
 RECIPES = {
     "nf4": ["--preset", "bnb_nf4"],
     "nf4-double": ["--preset", "nf4_double"],
@@ -53,6 +54,44 @@ def weights_of(module: torch.nn.Module, recipe: str) -> torch.Tensor:
         scb = weight.SCB if getattr(weight, "SCB", None) is not None else module.state.SCB
         return bnb.int8_vectorwise_dequant(weight.data, scb).to(torch.bfloat16)
     return module.weight.data
+
+
+def tensors(folder: str) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}
+    return found
+
+
+def run_by_the_library(work: str, recipe: str) -> bool:
+    """The same through `--backend bitsandbytes`: every stored tensor is the same."""
+    name = f"library/{recipe}"
+    tenpak("--store", f"{work}/store", "quantize", f"{work}/model", "--name", name, *RECIPES[recipe],
+           "--backend", "bitsandbytes", "--python", sys.executable)
+    tenpak("--store", f"{work}/store", "unpack", name, "--out", f"{work}/library-{recipe}")
+    own, theirs = tensors(f"{work}/{recipe}"), tensors(f"{work}/library-{recipe}")
+    different = sorted(own.keys() ^ theirs.keys()) + [
+        name for name in own.keys() & theirs.keys()
+        if own[name].dtype != theirs[name].dtype or own[name].shape != theirs[name].shape
+        or not torch.equal(own[name], theirs[name])
+    ]
+    print(f"{recipe}, run by bitsandbytes itself: {len(theirs) - len(different)} of {len(theirs)} tensors are the same", *different[:3])
+    return not different
+
+
+def gguf(work: str, method: str, plain: torch.nn.Module, limit: float) -> bool:
+    """transformers reads the GGUF file as the model that it was made from, within the blocks' error."""
+    name = f"judged/{method}"
+    tenpak("--store", f"{work}/store", "quantize", f"{work}/model", "--name", name, "--method", method)
+    tenpak("--store", f"{work}/store", "unpack", name, "--out", f"{work}/{method}")
+    model = AutoModelForCausalLM.from_pretrained(f"{work}/{method}", gguf_file="model.gguf", dtype=torch.float32)
+    worst = 0.0
+    for layer, own in plain.state_dict().items():
+        read = model.state_dict()[layer].float()
+        worst = max(worst, ((read - own.float()).norm() / own.float().norm().clamp(min=1e-9)).item())
+    print(f"{method}: weights differ by {worst:.4f} at most (at most {limit}): {'good' if worst <= limit else 'BAD'}")
+    return worst <= limit
 
 
 def main() -> int:
@@ -99,6 +138,11 @@ def main() -> int:
             good = (digests is None or equal == 21) and off <= limit
             bad += not good
             print(f"{recipe}: weights equal: {equal} of 21; logits differ by {off:.4f} (at most {limit}): {'good' if good else 'BAD'}")
+        for method, limit in (("q8_0", 0.01), ("q4_0", 0.12), ("q4_k", 0.1)):
+            bad += not gguf(work, method, plain, limit)
+        # As bitsandbytes adds on one thread.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        bad += sum(not run_by_the_library(work, recipe) for recipe in ("nf4", "nf4-double", "int8"))
     return 1 if bad else 0
 
 

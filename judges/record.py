@@ -19,6 +19,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import quantize
 from compressed_tensors.quantization.utils import calculate_qparams
 
+import ggml
 import peers
 from weights import DTYPES, KINDS, weight
 
@@ -85,6 +86,8 @@ def cases():
             # Beyond the range of f16 the reference divides by 0.
             for kind_of_block in ["q4_0", "q8_0"] if kind != "tiny" else []:
                 yield case(kind_of_block, lambda w: block(w, kind_of_block), 9, 256, kind, dtype)
+            if kind != "tiny":
+                yield case("q4_k", ggml.q4_k, 5, 512, kind, dtype)
             for bits in [4, 2, 3, 8]:
                 for symmetric in [True, False]:
                     for group in [32, 128, 0]:
@@ -121,6 +124,7 @@ def main() -> int:
         "tools": {
             "bitsandbytes": bitsandbytes.__version__, "compressed-tensors": compressed_tensors.__version__,
             "gguf": "0.19.0", "torch": torch.__version__, "auto-gptq": "0.7.1 (packer)", "autoawq": "0.2.9 (packer)",
+            "llama-cpp-python": "0.3.9 (ggml-quants.c)",
         },
         "cases": list(cases()),
     }

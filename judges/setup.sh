@@ -47,7 +47,20 @@ PY
     rm -rf "$work"
 }
 
-want="$(cat judges/setup.sh benches/torch_without_cuda.py | sha256sum)"
+# llama.cpp's reference quantizers, out of the source of its Python package, which is not built.
+build_ggml() {
+    local work; work="$(mktemp -d)"
+    "$VENV/bin/pip" install -q scikit-build-core cmake ninja
+    PATH="$PWD/$VENV/bin:$PATH" "$VENV/bin/pip" download -q --no-deps --no-build-isolation --no-binary :all: --dest "$work" \
+        llama-cpp-python==0.3.9 || fail "cannot fetch llama-cpp-python"
+    tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work" --wildcards '*/vendor/llama.cpp/ggml/*'
+    local ggml; ggml="$(echo "$work"/llama_cpp_python-*/vendor/llama.cpp/ggml)"
+    cc -shared -fPIC -O2 -w -I"$ggml/include" -I"$ggml/src" "$ggml/src/ggml-quants.c" judges/ggml_stubs.c \
+        -o "$VENV/sources/libggml_quants.so" -lm || fail "ggml-quants.c does not build"
+    rm -rf "$work"
+}
+
+want="$(cat judges/setup.sh judges/ggml_stubs.c benches/torch_without_cuda.py | sha256sum)"
 if [ "$(cat "$STAMP" 2>/dev/null)" != "$want" ]; then
     [ "$(uname -m)" = x86_64 ] || fail "the libraries are pinned for x86-64, this is $(uname -m)"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed"
@@ -60,6 +73,7 @@ if [ "$(cat "$STAMP" 2>/dev/null)" != "$want" ]; then
     fetch_source auto-gptq==0.7.1 "--only-binary=:all: --python-version 3.11 --platform manylinux2014_x86_64" auto_gptq
     "$VENV/bin/pip" install -q wheel
     fetch_source autoawq==0.2.9 "" awq
+    build_ggml
     "$VENV/bin/python" -c 'import bitsandbytes, compressed_tensors, gguf, torch, transformers' || fail "a library does not import"
     echo "$want" >"$STAMP"
 fi

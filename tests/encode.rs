@@ -55,6 +55,7 @@ fn encode(case: &Value, weight: &Matrix<'_>, threads: usize) -> Result<Vec<Encod
         "float-quantized" => fp8::encode_weight(weight, threads),
         "q4_0" => blocks(gguf::Block::Q4_0),
         "q8_0" => blocks(gguf::Block::Q8_0),
+        "q4_k" => blocks(gguf::Block::Q4K),
         "awq" => awq::pack(&round(Rule::Awq, 4, false)?, threads),
         "packed" => packed::pack(&round(Rule::Packed, bits, symmetric)?, weight.float(), threads),
         "int-quantized" => packed::int8(&round(Rule::Packed, 8, true)?, weight.float()),

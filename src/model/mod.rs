@@ -1,5 +1,6 @@
-//! Models as they lie on disk: folders of files, of which some are safetensors.
+//! Models as they lie on disk: folders of files, of which some are safetensors or GGUF.
 
+mod gguf;
 mod safetensors;
 mod tree;
 
@@ -95,6 +96,10 @@ impl SourceFile {
         let size = metadata.len();
         let parts = if path.ends_with(".safetensors") {
             safetensors::parts(&file, size, &location)?
+        } else if path.ends_with(".gguf")
+            && let Some(parts) = gguf::parts(&file, size).map_err(ModelError::io(&location))?
+        {
+            parts
         } else if size > 0 {
             vec![Part { offset: 0, len: size, kind: PartKind::Content }]
         } else {

@@ -38,6 +38,8 @@ pub(super) fn quantization_config(recipe: &Recipe, kept: &[String], dtype: &str)
             "version": "gemm",
             "zero_point": true,
         }),
+        // Nothing asks a config about a GGUF file.
+        Format::Gguf => Value::Null,
         Format::CompressedTensors => compressed(recipe, kept),
     }
 }

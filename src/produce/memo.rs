@@ -6,59 +6,28 @@
 //! verified down to the digests that these name.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::checkpoint::Stream;
 use super::products::{self, Key};
+use super::record::{Record, Written, gather};
 use super::{ProduceError, TOOL};
 use crate::artifact::{Artifact, OpenOptions, Selection};
-use crate::dtype::{Dtype, Shape};
-use crate::format::grid::Rect;
+use crate::dtype::Dtype;
 use crate::format::name::ArtifactSpec;
 use crate::format::store as paths;
 use crate::id::{ContentDigest, DecodedDigest, ManifestId};
 use crate::pack::left_behind;
-use crate::parallel::choose_grid;
 use crate::plan::Want;
 use crate::quant::encode::Encoded;
-use crate::store::{Placed, Store, candidates, decoded, unix_now};
+use crate::store::{Placed, Store, candidates, unix_now};
 use crate::trust::{Method, TrustSet};
 
 /// The most artifacts of one recipe that are looked into.
 const MAX_ARTIFACTS: usize = 256;
-
-/// Tensors up to this size are kept in the record itself.
-const SMALL: usize = 1024;
-
-/// A tensor that an interrupted run wrote, as the user's record has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Written {
-    name: String,
-    dtype: String,
-    dims: Vec<u64>,
-    digest: ContentDigest,
-    chunks: Vec<DecodedDigest>,
-    /// A small tensor's bytes: it may lie at the end of its file, which was not reached.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<Vec<u8>>,
-}
-
-/// A line of the user's record.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Line {
-    /// An artifact of this recipe that a run completed.
-    Artifact { manifest: ManifestId },
-    /// A product of a run that has not.
-    Product { key: Key, tensors: Vec<Written> },
-}
 
 /// An artifact of the same recipe.
 struct Known {
@@ -88,7 +57,7 @@ pub(super) struct Kept {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) dims: Vec<u64>,
-    digest: ContentDigest,
+    pub(super) digest: ContentDigest,
 }
 
 impl Hit {
@@ -115,11 +84,8 @@ pub(super) struct Memo {
     runtime: Handle,
     recipe: ContentDigest,
     known: Vec<Known>,
-    left: HashMap<Key, Vec<Written>>,
     chunks: HashMap<DecodedDigest, Placed>,
-    record: Option<PathBuf>,
-    file: Option<fs::File>,
-    own: Vec<ManifestId>,
+    record: Record,
 }
 
 impl Memo {
@@ -130,23 +96,9 @@ impl Memo {
         recipe: ContentDigest,
         runtime: &Handle,
     ) -> Result<Self, ProduceError> {
-        let descriptor = runtime.block_on(store.read_optional(&paths::descriptor(), 4096))?;
-        let id = descriptor.and_then(|bytes| paths::Descriptor::parse(&bytes).ok());
-        let record = id
-            .zip(state_folder())
-            .map(|(store, folder)| folder.join(format!("{}-{recipe}.jsonl", store.store_id)));
-        let (mut left, mut own) = (HashMap::new(), Vec::new());
-        let text = record.as_ref().and_then(|path| fs::read_to_string(path).ok());
-        for line in text.iter().flat_map(|text| text.lines()) {
-            // A run that was killed may have left half a line.
-            match serde_json::from_str(line) {
-                Ok(Line::Artifact { manifest }) => own.push(manifest),
-                Ok(Line::Product { key, tensors }) => drop(left.insert(key, tensors)),
-                Err(_) => {}
-            }
-        }
+        let record = Record::read(store, recipe, runtime)?;
         let mut chunks = HashMap::new();
-        if !left.is_empty() {
+        if !record.products.is_empty() {
             chunks = runtime.block_on(async {
                 let packs = candidates(store).await?;
                 left_behind(store, packs).await
@@ -155,11 +107,16 @@ impl Memo {
         let ids = runtime.block_on(trusted(store, trust, recipe));
         let mut seen = HashSet::new();
         let mut known = Vec::new();
-        for id in own.iter().rev().copied().chain(ids).filter(|id| seen.insert(*id)) {
+        for id in record.artifacts.iter().rev().copied().chain(ids).filter(|id| seen.insert(*id)) {
             known.extend(runtime.block_on(Known::read(store, id, recipe)));
         }
         let (store, runtime) = (store.clone(), runtime.clone());
-        Ok(Self { store, runtime, recipe, known, left, chunks, record, file: None, own })
+        Ok(Self { store, runtime, recipe, known, chunks, record })
+    }
+
+    /// The store is there now, if it was not.
+    pub(super) fn attach(&mut self) -> Result<(), ProduceError> {
+        self.record.attach(&self.store, self.recipe, &self.runtime)
     }
 
     /// Where the product of this key is, if all of it is.
@@ -188,7 +145,8 @@ impl Memo {
             };
             Some((kept, bytes))
         };
-        let tensors = self.left.get(key)?.iter().map(tensor).collect::<Option<Vec<_>>>()?;
+        let tensors =
+            self.record.products.get(key)?.iter().map(tensor).collect::<Option<Vec<_>>>()?;
         Some(Hit::Left(tensors))
     }
 
@@ -240,47 +198,14 @@ impl Memo {
         }
     }
 
-    /// Notes a product, so that an interrupted run can go on from it. What cannot be noted is computed
-    /// again.
+    /// Notes a product, so that an interrupted run can go on from it.
     pub(super) fn note(&mut self, key: Key, layer: &str, tensors: &[Encoded]) {
-        if self.file.is_none() {
-            let Some(path) = &self.record else { return };
-            let folder = path.parent().map(fs::create_dir_all);
-            let file = fs::OpenOptions::new().create(true).append(true).open(path);
-            self.file = folder.and(file.ok());
-        }
-        let written = tensors.iter().filter_map(|tensor| {
-            let name = format!("{layer}.{}", tensor.end);
-            Some(Written {
-                digest: ContentDigest::of(&tensor.bytes),
-                chunks: chunks(&name, tensor)?,
-                name,
-                dtype: tensor.dtype.name().to_owned(),
-                dims: tensor.dims.clone(),
-                bytes: (tensor.bytes.len() <= SMALL).then(|| tensor.bytes.clone()),
-            })
-        });
-        let line = Line::Product { key, tensors: written.collect() };
-        if let (Some(file), Ok(mut line)) = (&mut self.file, serde_json::to_vec(&line)) {
-            line.push(b'\n');
-            drop(file.write_all(&line));
-        }
+        self.record.note(key, layer, tensors);
     }
 
-    /// Notes the artifact that a run completed, in place of its products, and tells other writers of it.
+    /// Notes the artifact that a run completed, and tells other writers of it.
     pub(super) fn complete(&mut self, manifest: ManifestId) {
-        self.own.retain(|own| *own != manifest);
-        self.own.push(manifest);
-        if let Some(path) = &self.record {
-            let own = self.own.iter().rev().take(MAX_ARTIFACTS).rev();
-            let lines =
-                own.filter_map(|id| serde_json::to_string(&Line::Artifact { manifest: *id }).ok());
-            let text: String = lines.map(|line| line + "\n").collect();
-            let temporary = path.with_extension("tmp");
-            let written = path.parent().map_or(Ok(()), fs::create_dir_all);
-            let written = written.and_then(|()| fs::write(&temporary, text));
-            drop(written.and_then(|()| fs::rename(&temporary, path)));
-        }
+        self.record.complete(manifest, MAX_ARTIFACTS);
         let path = paths::by_recipe(self.recipe, manifest);
         let hint = paths::ByRecipe::new(manifest).to_bytes();
         if let Ok(hint) = hint {
@@ -292,10 +217,7 @@ impl Memo {
 
     /// Forgets the products of this run: what they were made from has changed meanwhile.
     pub(super) fn forget(&mut self) {
-        self.file = None;
-        if let Some(path) = &self.record {
-            drop(fs::remove_file(path));
-        }
+        self.record.forget();
     }
 }
 
@@ -345,57 +267,4 @@ async fn trusted(store: &Store, trust: &TrustSet, recipe: ContentDigest) -> Vec<
         }
     }
     found
-}
-
-/// The user's own: `tenpak/produced` in the state directory.
-fn state_folder() -> Option<PathBuf> {
-    crate::trust::state_folder().map(|folder| folder.join("tenpak/produced"))
-}
-
-/// How packing cuts a tensor.
-fn rects(name: &str, dtype: Dtype, dims: &[u64]) -> Option<Vec<Rect>> {
-    let shape = Shape::new(dims.to_vec())?;
-    Some(choose_grid(name, dtype, &shape).map(|grid| grid.rects().collect()).unwrap_or_default())
-}
-
-/// The digests of a tensor's chunks.
-fn chunks(name: &str, tensor: &Encoded) -> Option<Vec<DecodedDigest>> {
-    let mut chunk = Vec::new();
-    let mut digests = Vec::new();
-    for rect in rects(name, tensor.dtype, &tensor.dims)? {
-        chunk.clear();
-        for row in strips(rect) {
-            chunk.extend_from_slice(tensor.bytes.get(row)?);
-        }
-        digests.push(DecodedDigest::of(&chunk));
-    }
-    Some(digests)
-}
-
-/// The bytes of the tensor that each row of a chunk is.
-fn strips(rect: Rect) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..rect.rows).map(move |row| {
-        let start = (rect.start + row * rect.stride) as usize;
-        start..start + rect.width as usize
-    })
-}
-
-/// A tensor out of its chunks; `None` unless all of them are there and it is what was noted.
-async fn gather(store: &Store, kept: &Kept, chunks: &[Placed]) -> Option<Bytes> {
-    let shape = Shape::new(kept.dims.clone())?;
-    let mut bytes = vec![0; usize::try_from(shape.byte_len(kept.dtype)?).ok()?];
-    let rects = rects(&kept.name, kept.dtype, &kept.dims)?;
-    if rects.len() != chunks.len() {
-        return None;
-    }
-    for (rect, chunk) in rects.into_iter().zip(chunks) {
-        let decoded = decoded(store, *chunk, &[]).await.ok()??;
-        if decoded.len() as u64 != rect.len() {
-            return None;
-        }
-        for (row, own) in strips(rect).zip(decoded.chunks(rect.width as usize)) {
-            bytes.get_mut(row)?.copy_from_slice(own);
-        }
-    }
-    (ContentDigest::of(&bytes) == kept.digest).then(|| bytes.into())
 }

@@ -6,7 +6,9 @@ use crate::dtype::Dtype;
 use crate::quant::Float;
 use crate::quant::codes::Codes;
 use crate::quant::encode::rtn::{Rounding, Rule};
-use crate::quant::encode::{EncodeError, Encoded, Matrix, awq, fp8, gptq, int8, nf4, packed, rtn};
+use crate::quant::encode::{
+    EncodeError, Encoded, Matrix, awq, fp8, gguf, gptq, int8, nf4, packed, rtn,
+};
 
 /// A layer that is to be quantized.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +55,7 @@ impl Solver for Nearest {
         let rule = match recipe.format {
             Format::Gptq | Format::GptqV2 => Rule::Gptq,
             Format::Awq => Rule::Awq,
-            Format::Bitsandbytes | Format::CompressedTensors => Rule::Packed,
+            Format::Bitsandbytes | Format::CompressedTensors | Format::Gguf => Rule::Packed,
         };
         let group = recipe.group_size.map(|group| group as usize);
         let Recipe { bits, symmetric, .. } = *recipe;
@@ -73,19 +75,38 @@ pub(super) fn encode(
         Method::Nf4 => nf4::encode_weight(weight, recipe.double_quant, threads),
         Method::Int8 => int8::encode_weight(weight, threads),
         Method::Fp8 => fp8::encode_weight(weight, threads),
+        Method::Q4_0 | Method::Q8_0 | Method::Q4K => {
+            let block = block(recipe.method);
+            gguf::blocks(weight, block, threads).map(|bytes| {
+                let width = weight.columns() / block.elements() * block.bytes();
+                let dims = vec![weight.rows() as u64, width as u64];
+                vec![Encoded { end: "weight", dtype: Dtype::U8, dims, bytes }]
+            })
+        }
         Method::Rtn | Method::Gptq | Method::Awq | Method::Hqq => {
             solver.solve(layer, recipe, threads).and_then(|codes| match recipe.format {
                 Format::Gptq => gptq::pack(&codes, gptq::Version::V1, threads),
                 Format::GptqV2 => gptq::pack(&codes, gptq::Version::V2, threads),
                 Format::Awq => awq::pack(&codes, threads),
-                Format::Bitsandbytes | Format::CompressedTensors => match is_bytes(recipe) {
-                    true => packed::int8(&codes, weight.float()),
-                    false => packed::pack(&codes, weight.float(), threads),
-                },
+                Format::Bitsandbytes | Format::CompressedTensors | Format::Gguf => {
+                    match is_bytes(recipe) {
+                        true => packed::int8(&codes, weight.float()),
+                        false => packed::pack(&codes, weight.float(), threads),
+                    }
+                }
             })
         }
     };
     encoded.map_err(ProduceError::layer(layer.name))
+}
+
+/// The blocks of a method of GGUF's.
+fn block(method: Method) -> gguf::Block {
+    match method {
+        Method::Q8_0 => gguf::Block::Q8_0,
+        Method::Q4K => gguf::Block::Q4K,
+        _ => gguf::Block::Q4_0,
+    }
 }
 
 /// Whether compressed-tensors stores a byte per code (`int-quantized`), for int8 activations.
@@ -93,6 +114,9 @@ pub(super) fn is_bytes(recipe: &Recipe) -> bool {
     recipe.format == Format::CompressedTensors
         && (recipe.bits, recipe.group_size, recipe.symmetric) == (8, None, true)
 }
+
+/// The end of the name of bitsandbytes' `quant_state`.
+pub(super) const STATE: &str = "weight.quant_state.bitsandbytes__nf4";
 
 /// A tensor before it is made: the end of its name, its type and its dimensions.
 pub(super) type Announced = (&'static str, Dtype, Vec<u64>);
@@ -129,7 +153,7 @@ pub(super) fn announce(
             }
             tensors.extend([
                 ("weight.quant_map", Dtype::F32, vec![16]),
-                ("weight.quant_state.bitsandbytes__nf4", Dtype::U8, vec![state]),
+                (STATE, Dtype::U8, vec![state]),
             ]);
             tensors
         }
@@ -168,6 +192,16 @@ pub(super) fn announce(
                 ("qzeros", Dtype::I32, vec![groups, rows / 8]),
                 ("scales", Dtype::F16, vec![groups, rows]),
             ]
+        }
+        (_, Format::Gguf) => {
+            let block = block(recipe.method);
+            let (own, bytes) = (block.elements() as u64, block.bytes() as u64);
+            if !columns.is_multiple_of(own) {
+                return unsupported(format!(
+                    "{columns} inputs in blocks of {own}: --skip this layer, or take another method"
+                ));
+            }
+            vec![("weight", Dtype::U8, vec![rows, columns / own * bytes])]
         }
         (_, Format::Bitsandbytes | Format::CompressedTensors) => {
             if !columns.is_multiple_of(group) {

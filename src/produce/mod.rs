@@ -10,6 +10,7 @@ mod config;
 pub mod delta;
 mod error;
 pub mod external;
+mod gguf;
 mod header;
 mod layers;
 mod memo;
@@ -19,6 +20,8 @@ mod preset;
 mod products;
 mod quantize;
 mod recipe;
+mod record;
+mod survey;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::ProduceError;

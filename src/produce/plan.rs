@@ -11,11 +11,12 @@ use serde_json::{Map, Value, json};
 use super::ProduceError;
 use super::checkpoint::Checkpoint;
 use super::config;
+use super::gguf::{self, Family};
 use super::header::{self, Entry};
 use super::layers::{Kind, Skip, kind};
 use super::method::{Announced, announce};
 use super::products::FILE as PRODUCTS;
-use super::recipe::Recipe;
+use super::recipe::{Format, Recipe};
 use crate::dtype::Shape;
 use crate::model::Part;
 use crate::quant::Float;
@@ -49,6 +50,8 @@ pub(super) struct Quantized {
     pub(super) layer: String,
     /// Length of bitsandbytes' `quant_state`.
     pub(super) state: u64,
+    /// GGUF: the heads that its rows are permuted in.
+    pub(super) heads: Option<u64>,
 }
 
 /// The layers of a model.
@@ -60,12 +63,28 @@ pub(super) struct Layers {
 }
 
 /// Sorts the tensors of a model; refuses one that has nothing to quantize.
-pub(super) fn layers(checkpoint: &Checkpoint, skip: &Skip) -> Result<Layers, ProduceError> {
+pub(super) fn layers(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    skip: &Skip,
+) -> Result<Layers, ProduceError> {
+    let gguf = match recipe.format {
+        Format::Gguf => Some(Family::of(&checkpoint.config)?),
+        _ => None,
+    };
     let (mut quantized, mut kept) = (Vec::new(), Vec::new());
     for (at, tensor) in checkpoint.tensors.iter().enumerate() {
         let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned();
         match kind(&tensor.name, tensor.dtype, &tensor.shape, skip) {
-            Kind::Linear(float) => quantized.push(Quantized { tensor: at, float, layer, state: 0 }),
+            Kind::Linear(float) => {
+                let renamed =
+                    gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
+                let renamed =
+                    renamed.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
+                let heads = gguf.as_ref().and_then(|family| family.heads(&tensor.name));
+                let layer = renamed.unwrap_or(layer);
+                quantized.push(Quantized { tensor: at, float, layer, state: 0, heads });
+            }
             Kind::Kept => kept.push(layer),
             Kind::Other => {}
         }
@@ -89,8 +108,12 @@ pub(super) fn layers(checkpoint: &Checkpoint, skip: &Skip) -> Result<Layers, Pro
 pub(super) enum From {
     /// A tensor of the model.
     Model(usize),
+    /// A tensor of the model, as f32.
+    Floats(usize),
     /// Tensor `1` of what quantized weight `0` becomes.
     Product(usize, usize),
+    /// So many zeros.
+    Zeros(u64),
 }
 
 /// A file of the result.
@@ -145,6 +168,9 @@ pub(super) fn plan(
             left_out.push(file.path.clone());
             continue;
         }
+        if file.tensors && recipe.format == Format::Gguf {
+            continue;
+        }
         if !file.tensors {
             files.insert(file.path.clone(), Content::Same(number));
             continue;
@@ -176,6 +202,11 @@ pub(super) fn plan(
         }
         let from = tensors.iter().map(|(_, from)| *from).collect();
         files.insert(file.path.clone(), Content::Tensors { header, parts, from });
+    }
+    if recipe.format == Format::Gguf {
+        files.insert(CONFIG.to_owned(), Content::Bytes(config::pretty(&checkpoint.config)));
+        files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
+        return gguf::plan(checkpoint, layers, recipe, files, left_out);
     }
     if checkpoint.files.iter().any(|file| file.path == INDEX) {
         let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});

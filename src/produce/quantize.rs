@@ -2,20 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::checkpoint::{Checkpoint, Reader, Source};
+use super::gguf;
 use super::layers::{self, Skip};
-use super::memo::{Hit, Memo, Streams};
+use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
 use super::plan::{self, Content, From, Layers, Plan};
-use super::products::{self, Key, Product};
-use super::recipe::{Method, Recipe};
+use super::products::{self, Product};
+use super::recipe::Recipe;
+use super::survey::{self, Surveyed, matrix};
 use super::{ProduceError, TOOL, VERSION};
+use crate::dtype::Shape;
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ContentDigest;
 use crate::model::{Part, PartKind};
@@ -23,7 +25,8 @@ use crate::pack::{
     Held, Input, Lineage, MadeFile, Maker, PackError, PackOptions, PackReport, Progress,
     pack_inputs,
 };
-use crate::quant::encode::{Encoded, Matrix, nf4};
+use crate::quant::encode::Encoded;
+use crate::quant::{Float, convert};
 use crate::store::Store;
 
 /// How to quantize.
@@ -62,12 +65,6 @@ pub trait Events: Progress {
 
 impl Events for () {}
 
-/// What is known of a weight before anything is written.
-struct Surveyed {
-    key: Key,
-    hit: Option<Hit>,
-}
-
 /// Quantizes a model and publishes the result as `name:tag`. Blocks; call it from outside the runtime
 /// that `runtime` drives.
 pub fn quantize(
@@ -84,18 +81,21 @@ pub fn quantize(
     let patterns = Skip::new(&skip)?;
     let checkpoint = Checkpoint::open(source, runtime)?;
     layers::check_config(&checkpoint.config)?;
-    let mut layers = plan::layers(&checkpoint, &patterns)?;
+    let mut layers = plan::layers(&checkpoint, &recipe, &patterns)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
-    let digests = survey(&checkpoint, &mut layers, &recipe, options.threads)?;
-    runtime.block_on(store.create())?;
+    let digests = survey::digests(&checkpoint, &layers, options.threads)?;
     let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
     let mut surveyed = Vec::with_capacity(digests.len());
     for (own, source) in layers.quantized.iter().zip(digests) {
         let tensor = &checkpoint.tensors[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
-        let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
+        // Heads decide the bytes as statistics would.
+        let heads =
+            own.heads.map(|heads| *blake3::hash(format!("{heads} heads").as_bytes()).as_bytes());
+        let statistics = solver.statistics(&tensor.name).or(heads);
+        let key = products::key(digest, what, source, statistics)?;
         let hit = memo.find(&key).filter(|hit| {
             hit.tensors()
                 .iter()
@@ -103,7 +103,9 @@ pub fn quantize(
         });
         surveyed.push(Surveyed { key, hit });
     }
-    settle_states(&checkpoint, &mut layers, &recipe, &mut surveyed, options.threads)?;
+    survey::look(&checkpoint, &mut layers, &recipe, &surveyed, options.threads)?;
+    runtime.block_on(store.create())?;
+    memo.attach()?;
     let listed = list(&layers, &recipe, &checkpoint, &surveyed)?;
     let plan = plan::plan(&checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
     let quantization = lineage(&recipe, &skip, digest);
@@ -154,116 +156,6 @@ fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<Strin
         "tool_version": VERSION,
     });
     object.as_object().cloned().unwrap_or_default()
-}
-
-/// The digest of every weight that is quantized. A folder is read for it, and its weights are looked
-/// through for what no method can encode.
-fn survey(
-    checkpoint: &Checkpoint,
-    layers: &mut Layers,
-    recipe: &Recipe,
-    threads: usize,
-) -> Result<Vec<ContentDigest>, ProduceError> {
-    let next = AtomicUsize::new(0);
-    let quantized = &layers.quantized;
-    let one = |own: &plan::Quantized| {
-        let tensor = &checkpoint.tensors[own.tensor];
-        if let Some(digest) = tensor.digest {
-            return Ok((digest, 0));
-        }
-        let bytes = checkpoint.reader(std::iter::empty()).read(own.tensor)?;
-        let weight = matrix(checkpoint, own, &bytes)?;
-        weight.check_finite(1).map_err(ProduceError::layer(&tensor.name))?;
-        let state = match recipe.double_quant {
-            true => nf4::state_len(&weight, true, 1).map_err(ProduceError::layer(&tensor.name))?,
-            false => 0,
-        };
-        Ok((ContentDigest::of(&bytes), state))
-    };
-    let work = || {
-        let mut found = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(own) = quantized.get(at) else { return found };
-            found.push((at, one(own)));
-        }
-    };
-    let mut found: Vec<(usize, Result<_, ProduceError>)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut found = work();
-        for other in others {
-            found.extend(other.join().unwrap_or_default());
-        }
-        found
-    });
-    found.sort_by_key(|(at, _)| *at);
-    let mut digests = Vec::with_capacity(found.len());
-    for ((_, found), own) in found.into_iter().zip(&mut layers.quantized) {
-        let (digest, state) = found?;
-        own.state = state as u64;
-        digests.push(digest);
-    }
-    if digests.len() != layers.quantized.len() {
-        return Err(PackError::from(crate::pack::WorkerFailed).into());
-    }
-    Ok(digests)
-}
-
-/// The lengths of bitsandbytes' `quant_state`, which stand in the header of a file that begins before the
-/// weight is encoded.
-fn settle_states(
-    checkpoint: &Checkpoint,
-    layers: &mut Layers,
-    recipe: &Recipe,
-    surveyed: &mut [Surveyed],
-    threads: usize,
-) -> Result<(), ProduceError> {
-    if recipe.method != Method::Nf4 {
-        return Ok(());
-    }
-    let state = ".quant_state.bitsandbytes__nf4";
-    let mut missing = Vec::new();
-    for (at, (own, surveyed)) in layers.quantized.iter_mut().zip(surveyed.iter()).enumerate() {
-        let tensor = &checkpoint.tensors[own.tensor];
-        let known = surveyed.hit.as_ref().and_then(|hit| {
-            hit.tensors()
-                .iter()
-                .find(|t| t.name.ends_with(state))
-                .and_then(|t| t.dims.first().copied())
-        });
-        if let Some(known) = known {
-            own.state = known;
-        } else if !recipe.double_quant {
-            // It says nothing of the elements.
-            let [rows, columns] = *tensor.shape.dims() else { continue };
-            own.state = nf4::plain_state_len(own.float, rows, columns) as u64;
-        } else if own.state == 0 {
-            missing.push(at);
-        }
-    }
-    let mut reader = checkpoint.reader(missing.iter().map(|at| layers.quantized[*at].tensor));
-    for at in missing {
-        let own = &mut layers.quantized[at];
-        let bytes = reader.read(own.tensor)?;
-        let weight = matrix(checkpoint, own, &bytes)?;
-        let name = &checkpoint.tensors[own.tensor].name;
-        let len = nf4::state_len(&weight, true, threads).map_err(ProduceError::layer(name))?;
-        own.state = len as u64;
-    }
-    Ok(())
-}
-
-fn matrix<'a>(
-    checkpoint: &Checkpoint,
-    own: &plan::Quantized,
-    bytes: &'a [u8],
-) -> Result<Matrix<'a>, ProduceError> {
-    let tensor = &checkpoint.tensors[own.tensor];
-    let dim = |at: usize| {
-        let dim = tensor.shape.dims().get(at).and_then(|dim| usize::try_from(*dim).ok());
-        dim.ok_or_else(|| ProduceError::Defect(tensor.name.clone()))
-    };
-    Matrix::new(bytes, own.float, dim(0)?, dim(1)?).map_err(ProduceError::layer(&tensor.name))
 }
 
 /// What the result says that it was produced from.
@@ -329,7 +221,8 @@ impl<'a> Driver<'a> {
                             None => from_model.push(layers.quantized[product].tensor),
                         }
                     }
-                    From::Product(..) => {}
+                    From::Floats(tensor) => from_model.push(tensor),
+                    From::Product(..) | From::Zeros(_) => {}
                 }
             }
         }
@@ -393,6 +286,17 @@ impl<'a> Driver<'a> {
         };
         match from {
             From::Model(tensor) => self.unchanged(tensor),
+            From::Floats(tensor) => {
+                let bytes = self.reader.read(tensor)?;
+                let own = &self.checkpoint.tensors[tensor];
+                let float = Float::of_dtype(own.dtype).ok_or_else(|| {
+                    ProduceError::Unsupported(format!("tensor {}: no floats", own.name))
+                })?;
+                Ok(Held::Memory(convert(&bytes, float, Float::F32).into()))
+            }
+            From::Zeros(len) => {
+                Ok(Held::Memory(vec![0; usize::try_from(len).map_err(|_| defect())?].into()))
+            }
             From::Product(product, own) => {
                 if !self.ready.contains_key(&(product, own)) {
                     self.produce(product)?;
@@ -443,7 +347,16 @@ impl<'a> Driver<'a> {
             Some(_) => self.checkpoint.reader(std::iter::once(own.tensor)).read(own.tensor)?,
             None => self.reader.read(own.tensor)?,
         };
-        let weight = matrix(self.checkpoint, own, &bytes)?;
+        let permuted = own
+            .heads
+            .map(|heads| permute(&bytes, &self.checkpoint.tensors[own.tensor].shape, heads));
+        let bytes = match &permuted {
+            Some(permuted) => permuted.as_deref().ok_or_else(|| {
+                ProduceError::Unsupported(format!("tensor {name}: its rows are not those of heads"))
+            })?,
+            None => &bytes,
+        };
+        let weight = matrix(self.checkpoint, own, bytes)?;
         let encoded = encode(&Layer { name, weight }, self.recipe, self.solver, self.threads)?;
         let is = |(made, (end, dtype, dims)): (&Encoded, &(&str, _, Vec<u64>))| {
             (made.end, made.dtype, &made.dims) == (*end, *dtype, dims)
@@ -461,6 +374,22 @@ impl<'a> Driver<'a> {
         self.events.inspect(|events| events.layer(name, true));
         Ok(())
     }
+}
+
+/// The rows of a weight in the order that GGUF has them; `None` if they are not whole heads.
+fn permute(bytes: &[u8], shape: &Shape, heads: u64) -> Option<Vec<u8>> {
+    let rows = usize::try_from(*shape.dims().first()?).ok()?;
+    let size = rows.checked_div(usize::try_from(heads).ok()?)?;
+    if size == 0 || !size.is_multiple_of(2) || !rows.is_multiple_of(size) {
+        return None;
+    }
+    let width = bytes.len() / rows;
+    let mut permuted = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let from = gguf::source_row(row, size) * width;
+        permuted.extend_from_slice(bytes.get(from..from + width)?);
+    }
+    Some(permuted)
 }
 
 impl Maker for Driver<'_> {

@@ -55,6 +55,12 @@ names! {
         Awq = "awq",
         /// HQQ.
         Hqq = "hqq",
+        /// GGUF Q4_0.
+        Q4_0 = "q4_0",
+        /// GGUF Q8_0.
+        Q8_0 = "q8_0",
+        /// GGUF Q4_K.
+        Q4K = "q4_k",
     }
 }
 
@@ -71,6 +77,8 @@ names! {
         Awq = "awq",
         /// compressed-tensors.
         CompressedTensors = "compressed-tensors",
+        /// One file as llama.cpp has them.
+        Gguf = "gguf",
     }
 }
 
@@ -103,6 +111,9 @@ impl Method {
             Self::Rtn | Self::Hqq => (Format::CompressedTensors, 4, Some(128), true),
             Self::Gptq => (Format::Gptq, 4, Some(128), true),
             Self::Awq => (Format::Awq, 4, Some(128), false),
+            Self::Q4_0 => (Format::Gguf, 4, Some(32), true),
+            Self::Q8_0 => (Format::Gguf, 8, Some(32), true),
+            Self::Q4K => (Format::Gguf, 4, Some(32), false),
         };
         let act_order = self == Self::Gptq;
         Recipe { method: self, format, bits, group_size, symmetric, double_quant: false, act_order }
@@ -123,6 +134,7 @@ impl Recipe {
         let formats: &[Format] = match method {
             Method::Nf4 | Method::Int8 => &[Format::Bitsandbytes],
             Method::Fp8 => &[Format::CompressedTensors],
+            Method::Q4_0 | Method::Q8_0 | Method::Q4K => &[Format::Gguf],
             Method::Awq => &[Format::Awq, Format::CompressedTensors],
             Method::Rtn | Method::Gptq | Method::Hqq => {
                 &[Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq]
@@ -135,6 +147,8 @@ impl Recipe {
         let fixed = match method {
             Method::Nf4 => Some((4, Some(64))),
             Method::Int8 | Method::Fp8 => Some((8, None)),
+            Method::Q4_0 | Method::Q4K => Some((4, Some(32))),
+            Method::Q8_0 => Some((8, Some(32))),
             _ => None,
         };
         if let Some((own, group)) = fixed

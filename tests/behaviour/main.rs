@@ -18,6 +18,7 @@ mod dedupe;
 mod deltas;
 mod exact;
 mod failure;
+mod gguf;
 mod interrupted;
 mod limits;
 mod matrix;

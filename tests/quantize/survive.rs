@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::model::{CONFIG, Tensor, llama, write, write_shards};
-use super::run::{Run, done, fresh_folder, objects, pack, tenpak, text};
+use super::run::{Run, command, done, fresh_folder, objects, pack, tenpak, text};
 
 /// A store that holds something already.
 fn store(folder: &Path) -> std::path::PathBuf {
@@ -220,4 +220,34 @@ fn recipes_that_do_not_go_together_are_wrong_use() {
         assert_eq!(run.status, Some(2), "{arguments:?}: {}", run.error);
         assert!(!store.exists(), "{arguments:?}");
     }
+}
+
+/// The system refuses to write beyond a size, as a full disk does.
+#[test]
+fn a_full_disk_is_an_error_and_no_damage() {
+    let folder = fresh_folder("full_disk");
+    let store = store(&folder);
+    let model = write(&folder.join("model"), &llama(1, 256));
+    let all = ["--json", "quantize", text(&model), "--store", text(&store), "--name", "q"];
+    let inner = command(&[&all[..], &["--preset", "bnb_int8"]].concat());
+    for kib in [0, 100] {
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
+        let mut outer = std::process::Command::new("sh");
+        outer.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => outer.env(name, value),
+                None => outer.env_remove(name),
+            };
+        }
+        let run = Run::of(outer.output().unwrap());
+        assert_eq!(run.status, Some(1), "{kib} KiB: {}", run.error);
+        assert!(run.error.contains(text(&store)), "{}", run.error);
+        assert_eq!(tenpak(&["load", "q", "--store", text(&store)]).status, Some(3));
+        done(&["verify", "--store", text(&store)]);
+    }
+    done(
+        &[&["quantize", text(&model), "--store", text(&store), "--name", "q"][..], METHODS[2]]
+            .concat(),
+    );
 }

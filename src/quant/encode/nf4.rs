@@ -63,7 +63,7 @@ fn encode_body(float: Float, bytes: &[u8], codes: &mut [u8], absmax: &mut [f32])
             // What pads an odd number is 0.
             values = [0.0; BLOCK];
         }
-        matrix_widen(float, bytes, &mut values);
+        matrix::widen_body(float, bytes, &mut values);
         let largest = f32::from_bits(matrix::magnitude_body(&values));
         let divisor = if largest > MIN_ABSMAX { largest } else { MIN_ABSMAX };
         if len == BLOCK {
@@ -79,9 +79,8 @@ fn encode_body(float: Float, bytes: &[u8], codes: &mut [u8], absmax: &mut [f32])
             }
         }
         let mut counts = [0_u32; BLOCK];
-        for (counts, values) in counts.as_chunks_mut::<32>().0.iter_mut().zip(values.as_chunks().0)
-        {
-            count(values, counts);
+        for (count, value) in counts.iter_mut().zip(&values) {
+            *count = below(*value);
         }
         for (code, [high, low]) in codes.iter_mut().zip(counts.as_chunks::<2>().0) {
             *code = (high << 4 | low) as u8;
@@ -89,21 +88,14 @@ fn encode_body(float: Float, bytes: &[u8], codes: &mut [u8], absmax: &mut [f32])
     }
 }
 
-/// `matrix::widen` for the instructions of the caller.
+/// How many midpoints are less: a sum without branches, which is vectorised over the block.
 #[inline(always)]
-fn matrix_widen(float: Float, bytes: &[u8], out: &mut [f32; BLOCK]) {
-    matrix::widen_body(float, bytes, out);
-}
-
-#[inline(always)]
-fn count(values: &[f32; 32], counts: &mut [u32; 32]) {
-    let mut own = [0_u32; 32];
+fn below(value: f32) -> u32 {
+    let mut count = 0;
     for midpoint in MIDPOINTS {
-        for (count, value) in own.iter_mut().zip(values) {
-            *count += u32::from(midpoint < *value);
-        }
+        count += u32::from(midpoint < value);
     }
-    *counts = own;
+    count
 }
 
 /// What bitsandbytes' `Linear4bit` stores for a weight; `double` quantizes the absmax in their turn.
