@@ -115,7 +115,7 @@ impl Catalog {
                 self.stale.insert(key, id).await;
                 Ok(id)
             }
-            Err(error) if error.is_not_found() => {
+            Err(error) if is_missing(&error) => {
                 self.absent.insert(key, error.clone()).await;
                 Err(error)
             }
@@ -294,6 +294,11 @@ async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
     }
     let refs = store.refs().await?;
     Ok(refs.iter().map(|r| (r.body().name.clone(), r.body().tag.clone())).collect())
+}
+
+/// Whether the origin says that there is no such name.
+fn is_missing(error: &StoreError) -> bool {
+    error.is_not_found() || matches!(error, StoreError::NoArtifact { .. })
 }
 
 /// Whether the origin could not be asked, rather than that it said something.

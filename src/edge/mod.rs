@@ -34,6 +34,7 @@ mod request;
 mod route;
 mod s3;
 mod s3_face;
+mod s3_xml;
 mod serve;
 mod signed;
 mod status;

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Clients of the Hugging Face Hub judge an edge: three versions of huggingface_hub, transformers, and the
 # Rust hf-hub 0.4 and 1.x download a model and compare every byte. Needs `make bench`'s environment for
-# torch (benches/setup.sh); the rest is installed here, in .venv-judges.
+# torch (benches/setup.sh); the rest is installed here, in .venv-hub.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-VENVS=.venv-judges
+VENVS=.venv-hub
 VERSIONS=(0.36.2 1.33.0 2.4.0)
 TRANSFORMERS=5.23.0
 TENPAK=${TENPAK:-target/debug/tenpak}
