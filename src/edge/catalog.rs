@@ -119,7 +119,12 @@ impl Catalog {
                 self.absent.insert(key, error.clone()).await;
                 Err(error)
             }
-            Err(error) if is_outage(&error) => self.stale.get(&key).await.ok_or(error),
+            Err(error) if is_outage(&error) => {
+                let id = self.stale.get(&key).await.ok_or(error)?;
+                // The next who ask do not wait for the origin, too.
+                self.fresh.insert(key, id).await;
+                Ok(id)
+            }
             Err(error) => Err(error),
         }
     }
