@@ -41,6 +41,7 @@ mod status;
 mod status_face;
 mod stream;
 mod tls;
+mod trace;
 mod traffic;
 mod watch;
 
@@ -69,6 +70,7 @@ pub use log::AccessLog;
 pub use serve::serve;
 pub use signed::UrlKey;
 pub use tls::Tls;
+pub use trace::TraceTarget;
 
 /// How long a name is taken to mean what it meant.
 const FRESH: Duration = Duration::from_secs(5);
@@ -104,6 +106,8 @@ pub struct EdgeOptions {
     pub rate: Option<f64>,
     /// Where requests are logged.
     pub log: Option<AccessLog>,
+    /// Where traces go.
+    pub traces: Option<TraceTarget>,
     /// How long connections are still accepted, and told to close, before the server ends.
     pub drain: Duration,
 }
@@ -120,6 +124,7 @@ impl Default for EdgeOptions {
             max_requests: MAX_REQUESTS,
             rate: None,
             log: None,
+            traces: None,
             drain: Duration::ZERO,
         }
     }
@@ -138,6 +143,7 @@ pub struct Edge {
     access: Access,
     limits: Limits,
     watch: Arc<Watch>,
+    traces: Option<TraceTarget>,
     traffic: Traffic,
     started: Instant,
     tls: Option<Tls>,
@@ -179,6 +185,7 @@ impl Edge {
             access: options.access,
             limits: Limits::new(options.max_requests, options.rate),
             watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
+            traces: options.traces,
             traffic: Traffic::default(),
             started: Instant::now(),
             tls: options.tls,
@@ -208,6 +215,9 @@ pub enum EdgeError {
     /// The system gives no more connections.
     #[error("cannot accept connections")]
     Accept(#[source] io::Error),
+    /// Traces cannot be sent.
+    #[error("cannot set up the client of the collector of traces")]
+    Traces(#[source] io::Error),
     /// The folder of the cache cannot be used.
     #[error("{}: {source}; name another --cache-dir", folder.display())]
     Cache {

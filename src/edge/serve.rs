@@ -20,6 +20,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::trace::Tracer;
 use super::{Edge, EdgeError, route, traffic};
 
 /// How long a client may take to send a request's head, and to agree on a connection.
@@ -50,6 +51,14 @@ pub async fn serve(
             tokio::time::sleep(traffic::EVERY).await;
         }
     });
+    let tracing = match edge.traces.clone() {
+        Some(target) => {
+            let (tracer, task) = Tracer::start(target).map_err(EdgeError::Traces)?;
+            edge.watch.set_tracer(Some(tracer));
+            Some(task)
+        }
+        None => None,
+    };
     accept(&server, &listener, shutdown).await?;
     edge.draining.store(true, Ordering::Release);
     if !edge.drain.is_zero() {
@@ -63,6 +72,11 @@ pub async fn serve(
     let finished = server.graceful.shutdown();
     tokio::time::timeout(FAREWELL, finished).await.unwrap_or_default();
     sampler.abort();
+    edge.watch.set_tracer(None);
+    if let Some(tracing) = tracing {
+        let sent = tokio::time::timeout(FAREWELL, tracing).await;
+        sent.unwrap_or(Ok(())).unwrap_or_default();
+    }
     if let Some(log) = edge.watch.log.clone() {
         // It ends early only with the runtime.
         tokio::task::spawn_blocking(move || log.finish()).await.unwrap_or_default();
