@@ -174,7 +174,23 @@ fn the_end_loses_no_request() {
                 }
             });
         }
-        while answered.load(Ordering::SeqCst) < 8 {
+        // One that takes its answer slowly, until long after the others are gone.
+        let slow = scope.spawn(|| {
+            let mut stream = TcpStream::connect(&served.address).expect("the edge");
+            write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                .expect("a request");
+            let (mut piece, mut got) = (vec![0; 64 << 10], 0);
+            loop {
+                let count = stream.read(&mut piece).expect("bytes");
+                if count == 0 {
+                    return got;
+                }
+                got += count as u64;
+                answered.fetch_add(u64::from(got == count as u64), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(12));
+            }
+        });
+        while answered.load(Ordering::SeqCst) < 9 {
             std::thread::yield_now();
         }
         told.store(true, Ordering::SeqCst);
@@ -191,6 +207,7 @@ fn the_end_loses_no_request() {
             }
             assert!(Instant::now() < deadline, "it stays ready: {head}");
         }
+        assert!(slow.join().expect("no panic") > size, "the slow one has all of it");
     });
     let mut served = served;
     let ended = served.process.wait().expect("an end");
