@@ -225,7 +225,8 @@ impl Catalog {
             self.artifacts.invalidate(&*key).await;
         }
         let mut admitted = self.admitted.write().unwrap_or_else(PoisonError::into_inner);
-        admitted.manifests.remove(&id);
+        // What others share with it is learnt again from them.
+        *admitted = Admitted::default();
     }
 
     /// The graph of a revision of an artifact.

@@ -100,7 +100,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     client: IpAddr,
 ) -> Response<Watched> {
-    let asked = Asked::of(&request, client);
+    let asked = Asked::of(&request, client, edge.traces.is_some());
     let face = Face::of(request.uri().path());
     let (label, version) = (face.label(), request.version());
     let mut place = None;

@@ -75,12 +75,13 @@ pub(super) struct Asked {
     path: String,
     range: Option<String>,
     agent: Option<String>,
-    trace: Context,
+    /// If requests are traced.
+    trace: Option<Context>,
 }
 
 impl Asked {
     /// The query is left out: signatures stand there.
-    pub(super) fn of(request: &Request<Incoming>, client: IpAddr) -> Self {
+    pub(super) fn of(request: &Request<Incoming>, client: IpAddr, traced: bool) -> Self {
         let text = |name| {
             let value = request.headers().get(name)?;
             Some(short(&String::from_utf8_lossy(value.as_bytes())))
@@ -92,7 +93,7 @@ impl Asked {
             path: short(request.uri().path()),
             range: text(RANGE),
             agent: text(USER_AGENT),
-            trace: Context::of(request.headers()),
+            trace: traced.then(|| Context::of(request.headers())),
         }
     }
 
@@ -205,9 +206,11 @@ impl Drop for Watched {
         if !self.ended {
             self.watch.broken.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(tracer) = &*self.watch.tracer.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(context) = &self.asked.trace
+            && let Some(tracer) = &*self.watch.tracer.read().unwrap_or_else(PoisonError::into_inner)
+        {
             tracer.record(&Span {
-                context: &self.asked.trace,
+                context,
                 took: self.asked.started.elapsed(),
                 method: &self.asked.method,
                 path: &self.asked.path,
