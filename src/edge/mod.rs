@@ -25,6 +25,7 @@ mod object;
 mod origins;
 mod pack_face;
 mod packs;
+mod patient;
 mod permit;
 mod prefetch;
 mod purge;
@@ -82,6 +83,8 @@ const STALE: Duration = Duration::from_secs(60 * 60);
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
 /// Requests at a time.
 const MAX_REQUESTS: usize = 4096;
+/// How long a client may take nothing: a loader waits for a device meanwhile.
+const CLIENT_STALL: Duration = Duration::from_secs(120);
 /// Artifacts whose chunks are known as sets.
 const OWNED: u64 = 64;
 
@@ -108,6 +111,8 @@ pub struct EdgeOptions {
     pub log: Option<AccessLog>,
     /// Where traces go.
     pub traces: Option<TraceTarget>,
+    /// How long a client may take nothing of what it is sent.
+    pub client_stall: Duration,
     /// How long connections are still accepted, and told to close, before the server ends.
     pub drain: Duration,
 }
@@ -125,6 +130,7 @@ impl Default for EdgeOptions {
             rate: None,
             log: None,
             traces: None,
+            client_stall: CLIENT_STALL,
             drain: Duration::ZERO,
         }
     }
@@ -147,6 +153,7 @@ pub struct Edge {
     traffic: Traffic,
     started: Instant,
     tls: Option<Tls>,
+    client_stall: Duration,
     drain: Duration,
     /// Whether what was to be fetched first is there.
     ready: AtomicBool,
@@ -189,6 +196,7 @@ impl Edge {
             traffic: Traffic::default(),
             started: Instant::now(),
             tls: options.tls,
+            client_stall: options.client_stall,
             drain: options.drain,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),

@@ -20,6 +20,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::patient::Patient;
 use super::trace::Tracer;
 use super::{Edge, EdgeError, route, traffic};
 
@@ -153,11 +154,13 @@ async fn talk(
     client: IpAddr,
     watcher: Watcher,
 ) {
+    let stall = edge.client_stall;
     let service = service_fn(move |request| {
         let edge = edge.clone();
         async move { Ok::<_, Infallible>(route::answer(&edge, request, client).await) }
     });
-    let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+    let stream = TokioIo::new(Patient::new(stream, stall));
+    let connection = http.serve_connection(stream, service).into_owned();
     // A connection that breaks concerns its client, who notices.
     watcher.watch(connection).await.unwrap_or_default();
 }

@@ -68,6 +68,26 @@ async fn one_request_too_many_is_told_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_loses_its_place() {
+    let client_stall = Duration::from_millis(300);
+    let options = EdgeOptions { max_requests: 1, client_stall, ..EdgeOptions::default() };
+    let edge = Edge::with(vec![store(64 << 20).await], options).await;
+    let mut stuck = tokio::net::TcpStream::connect(&edge.address).await.expect("the edge");
+    let request = b"GET /tables/big HTTP/1.1\r\nHost: x\r\n\r\n";
+    stuck.write_all(request).await.expect("a request");
+    stuck.read_u8().await.expect("an answer");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while status(&edge.ask("GET /refs/m/@a", "").await.0) != 200 {
+        assert!(Instant::now() < deadline, "it keeps its place");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (_, metrics) = edge.ask("GET /metrics", "").await;
+    let metrics = String::from_utf8(metrics).expect("text");
+    assert!(metrics.contains("tenpak_edge_answers_broken_total 1\n"), "{metrics}");
+    edge.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_over_its_rate_waits() {
     let options = EdgeOptions { rate: Some(0.5), ..EdgeOptions::default() };
     let edge = Edge::with(vec![store(10).await], options).await;
