@@ -21,7 +21,7 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 #[derive(Debug, clap::Args)]
 pub(super) struct Edge {
     #[command(flatten)]
-    settings: Settings,
+    settings: Box<Settings>,
     /// A TOML file of these settings, each under the name of its flag; flags and environment
     /// variables come first
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_CONFIG")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::error::Failure;
-use crate::edge::{Access, AccessLog, EdgeOptions, Tls, UrlKey};
+use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey};
 use crate::format::name::ArtifactSpec;
 
 /// A number of bytes, written such as `512M` or `4G`.
@@ -77,6 +77,9 @@ pub(super) struct Settings {
     /// Log each request to this file as a line of JSON; `-` is standard error
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_ACCESS_LOG")]
     access_log: Option<PathBuf>,
+    /// Send a span for each request to the OpenTelemetry collector at this address (OTLP/HTTP)
+    #[arg(long, value_name = "URL", env = "TENPAK_EDGE_TRACES")]
+    traces: Option<String>,
     /// Seconds for which connections are still taken after SIGTERM [default: 2]
     #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_DRAIN")]
     drain: Option<u64>,
@@ -115,6 +118,7 @@ impl Settings {
             max_requests: self.max_requests.or(file.max_requests),
             rate: self.rate.or(file.rate),
             access_log: self.access_log.or(file.access_log),
+            traces: self.traces.or(file.traces),
             drain: self.drain.or(file.drain),
         }
     }
@@ -141,6 +145,10 @@ impl Settings {
             Some(path) => Some(AccessLog::open(path).map_err(|error| wrong(path, &error))?),
             None => None,
         };
+        let traces = match &self.traces {
+            Some(url) => Some(TraceTarget::new(url).map_err(Failure::usage)?),
+            None => None,
+        };
         let defaults = EdgeOptions::default();
         let disk_size = self.cache_disk.map_or(64 << 30, |size| size.0);
         Ok(EdgeOptions {
@@ -151,6 +159,7 @@ impl Settings {
             max_requests: self.max_requests.unwrap_or(defaults.max_requests),
             rate: self.rate,
             log,
+            traces,
             drain: Duration::from_secs(self.drain.unwrap_or(2)),
             ..defaults
         })

@@ -206,6 +206,15 @@ impl Who {
         }
     }
 
+    /// Whether what it gets is for anybody, so that a cache between may hand it on.
+    pub(super) fn is_anybody(&self) -> bool {
+        match &self.kind {
+            Kind::Open | Kind::Nobody => true,
+            Kind::Granted(grant) => grant.name == "anonymous",
+            Kind::Url => false,
+        }
+    }
+
     /// Whether one client cannot be told from another by its name.
     pub(super) fn is_shared(&self) -> bool {
         !matches!(&self.kind, Kind::Granted(grant) if grant.name != "anonymous")

@@ -115,11 +115,16 @@ impl Catalog {
                 self.stale.insert(key, id).await;
                 Ok(id)
             }
-            Err(error) if error.is_not_found() => {
+            Err(error) if is_missing(&error) => {
                 self.absent.insert(key, error.clone()).await;
                 Err(error)
             }
-            Err(error) if is_outage(&error) => self.stale.get(&key).await.ok_or(error),
+            Err(error) if is_outage(&error) => {
+                let id = self.stale.get(&key).await.ok_or(error)?;
+                // The next who ask do not wait for the origin, too.
+                self.fresh.insert(key, id).await;
+                Ok(id)
+            }
             Err(error) => Err(error),
         }
     }
@@ -220,7 +225,8 @@ impl Catalog {
             self.artifacts.invalidate(&*key).await;
         }
         let mut admitted = self.admitted.write().unwrap_or_else(PoisonError::into_inner);
-        admitted.manifests.remove(&id);
+        // What others share with it is learnt again from them.
+        *admitted = Admitted::default();
     }
 
     /// The graph of a revision of an artifact.
@@ -294,6 +300,11 @@ async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
     }
     let refs = store.refs().await?;
     Ok(refs.iter().map(|r| (r.body().name.clone(), r.body().tag.clone())).collect())
+}
+
+/// Whether the origin says that there is no such name.
+fn is_missing(error: &StoreError) -> bool {
+    error.is_not_found() || matches!(error, StoreError::NoArtifact { .. })
 }
 
 /// Whether the origin could not be asked, rather than that it said something.

@@ -1,6 +1,7 @@
 //! Counts of an edge in the text form that Prometheus reads, and whether it is alive.
 
 use std::fmt::Write as _;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::Response;
@@ -58,7 +59,10 @@ pub(super) fn answer(edge: &Edge) -> Answer {
              tenpak_edge_{name}_total {count}"
         );
     }
+    let tracer = watch.tracer.read().unwrap_or_else(PoisonError::into_inner);
+    let untraced = tracer.as_ref().map_or(0, |tracer| tracer.lost().load(Ordering::Relaxed));
     let mut gauges = vec![
+        ("spans_lost", "Spans that did not reach the collector.", untraced),
         ("in_flight", "Answers under way.", watch.in_flight.load(Ordering::Relaxed)),
         ("origins_resting", "Origins that failed and are asked last.", origins.resting()),
         ("prefetching", "Artifacts being fetched ahead.", edge.fetching.load(Ordering::Relaxed)),

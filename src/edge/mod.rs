@@ -25,6 +25,7 @@ mod object;
 mod origins;
 mod pack_face;
 mod packs;
+mod patient;
 mod permit;
 mod prefetch;
 mod purge;
@@ -34,12 +35,14 @@ mod request;
 mod route;
 mod s3;
 mod s3_face;
+mod s3_xml;
 mod serve;
 mod signed;
 mod status;
 mod status_face;
 mod stream;
 mod tls;
+mod trace;
 mod traffic;
 mod watch;
 
@@ -68,6 +71,7 @@ pub use log::AccessLog;
 pub use serve::serve;
 pub use signed::UrlKey;
 pub use tls::Tls;
+pub use trace::TraceTarget;
 
 /// How long a name is taken to mean what it meant.
 const FRESH: Duration = Duration::from_secs(5);
@@ -79,6 +83,8 @@ const STALE: Duration = Duration::from_secs(60 * 60);
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
 /// Requests at a time.
 const MAX_REQUESTS: usize = 4096;
+/// How long a client may take nothing: a loader waits for a device meanwhile.
+const CLIENT_STALL: Duration = Duration::from_secs(120);
 /// Artifacts whose chunks are known as sets.
 const OWNED: u64 = 64;
 
@@ -103,6 +109,10 @@ pub struct EdgeOptions {
     pub rate: Option<f64>,
     /// Where requests are logged.
     pub log: Option<AccessLog>,
+    /// Where traces go.
+    pub traces: Option<TraceTarget>,
+    /// How long a client may take nothing of what it is sent.
+    pub client_stall: Duration,
     /// How long connections are still accepted, and told to close, before the server ends.
     pub drain: Duration,
 }
@@ -119,6 +129,8 @@ impl Default for EdgeOptions {
             max_requests: MAX_REQUESTS,
             rate: None,
             log: None,
+            traces: None,
+            client_stall: CLIENT_STALL,
             drain: Duration::ZERO,
         }
     }
@@ -137,9 +149,11 @@ pub struct Edge {
     access: Access,
     limits: Limits,
     watch: Arc<Watch>,
+    traces: Option<TraceTarget>,
     traffic: Traffic,
     started: Instant,
     tls: Option<Tls>,
+    client_stall: Duration,
     drain: Duration,
     /// Whether what was to be fetched first is there.
     ready: AtomicBool,
@@ -178,9 +192,11 @@ impl Edge {
             access: options.access,
             limits: Limits::new(options.max_requests, options.rate),
             watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
+            traces: options.traces,
             traffic: Traffic::default(),
             started: Instant::now(),
             tls: options.tls,
+            client_stall: options.client_stall,
             drain: options.drain,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -207,6 +223,9 @@ pub enum EdgeError {
     /// The system gives no more connections.
     #[error("cannot accept connections")]
     Accept(#[source] io::Error),
+    /// Traces cannot be sent.
+    #[error("cannot set up the client of the collector of traces")]
+    Traces(#[source] io::Error),
     /// The folder of the cache cannot be used.
     #[error("{}: {source}; name another --cache-dir", folder.display())]
     Cache {

@@ -29,6 +29,8 @@ const MAX_KEPT: u64 = 4 << 20;
 const KEPT: u64 = 64 << 20;
 /// Paths of which something is remembered.
 const PATHS: u64 = 65_536;
+/// How long one origin may take for an object that is kept, and for a first answer about others.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How long the lock of a path outlives its use.
 const IDLE: Duration = Duration::from_secs(60);
 /// What is said of refs and layouts where the origin says nothing: [`FRESH`] and [`STALE`].
@@ -43,6 +45,8 @@ pub(super) struct Relay {
     /// What is known of objects that are too large to be kept, and do not change.
     large: Cache<ObjectPath, Facts>,
     asking: Cache<ObjectPath, Arc<Mutex<()>>>,
+    /// Objects that the origin could not be asked for a moment ago.
+    away: Cache<ObjectPath, ()>,
 }
 
 /// An object in memory.
@@ -95,6 +99,7 @@ impl Relay {
             kept: Cache::builder().weigher(weigh).max_capacity(KEPT).build(),
             absent: Cache::builder().max_capacity(PATHS).time_to_live(ABSENT).build(),
             large: Cache::new(PATHS),
+            away: Cache::builder().max_capacity(PATHS).time_to_live(FRESH).build(),
             asking: Cache::builder().max_capacity(PATHS).time_to_idle(IDLE).build(),
         })
     }
@@ -125,12 +130,10 @@ impl Relay {
                 self.absent.insert(path.clone(), Arc::new(copy(&error)));
                 Err(error)
             }
-            Err(error) if error.is_transient() => match self.kept.get(path) {
-                Some(kept) if kept.freshness.serves_stale(SystemTime::now(), FRESH, STALE) => {
-                    Ok(Relayed::Kept(kept))
-                }
-                _ => Err(error),
-            },
+            Err(error) if error.is_transient() => {
+                self.away.insert(path.clone(), ());
+                self.stale(path).map(Relayed::Kept).ok_or(error)
+            }
             Err(error) => Err(error),
         }
     }
@@ -144,10 +147,21 @@ impl Relay {
         if let Some(kept) = self.kept.get(path).filter(|kept| kept.answers(demands, arrived)) {
             return Some(Ok(Relayed::Kept(kept)));
         }
+        if self.away.contains_key(path)
+            && let Some(kept) = self.stale(path)
+        {
+            return Some(Ok(Relayed::Kept(kept)));
+        }
         if let Some(facts) = self.large.get(path) {
             return Some(Ok(Relayed::Large(facts)));
         }
         self.absent.get(path).map(|error| Err(copy(&error)))
+    }
+
+    /// The last answer, if it may be used although the origin cannot be asked.
+    fn stale(&self, path: &ObjectPath) -> Option<Arc<Kept>> {
+        let kept = self.kept.get(path)?;
+        kept.freshness.serves_stale(SystemTime::now(), FRESH, STALE).then_some(kept)
     }
 
     /// Forgets everything below a prefix.
@@ -169,10 +183,15 @@ impl Relay {
     async fn ask(&self, path: &ObjectPath) -> Result<Relayed, SourceError> {
         let mut last = None;
         for origin in self.origins.in_order() {
-            let asked = match path.as_str().starts_with("tables/") {
-                true => self.look(origin, path).await,
-                false => self.fetch(origin, path).await,
+            let asking = async {
+                match path.as_str().starts_with("tables/") {
+                    true => self.look(origin, path).await,
+                    false => self.fetch(origin, path).await,
+                }
             };
+            let asked = tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
+                Err(self.error(SourceErrorKind::Stalled, path, "the origin does not answer"))
+            });
             self.origins.tell(origin, asked.as_ref().err());
             match asked {
                 Ok(relayed) => return Ok(relayed),

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::access::{Refused, Who};
 use super::admin_face::Task;
-use super::answer::{Answer, denied, empty, plain, set, unauthorized};
+use super::answer::{Answer, IMMUTABLE, denied, empty, plain, set, unauthorized};
 use super::hub::{Ask, What};
 use super::watch::{Asked, Label, Watched};
 use super::{
@@ -100,7 +100,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     client: IpAddr,
 ) -> Response<Watched> {
-    let asked = Asked::of(&request, client);
+    let asked = Asked::of(&request, client, edge.traces.is_some());
     let face = Face::of(request.uri().path());
     let (label, version) = (face.label(), request.version());
     let mut place = None;
@@ -120,7 +120,8 @@ pub(super) async fn answer(
                         wait(StatusCode::SERVICE_UNAVAILABLE, BUSY)
                     }
                     (_, Some(refused)) => refused,
-                    _ => faced(edge, face, &who, request).await,
+                    _ if who.is_anybody() => faced(edge, face, &who, request).await,
+                    _ => private(faced(edge, face, &who, request).await),
                 }
             }
         },
@@ -150,6 +151,16 @@ fn too_many(edge: &Edge, who: &Who, asked: &Asked) -> Option<Answer> {
     let pause = counted.err()?;
     edge.watch.limited.fetch_add(1, Ordering::Relaxed);
     Some(wait(StatusCode::TOO_MANY_REQUESTS, pause))
+}
+
+/// The same answer for this client alone: no cache between may hand it to others.
+fn private(mut answer: Answer) -> Answer {
+    let caching = match answer.headers().get(CACHE_CONTROL) == Some(&IMMUTABLE) {
+        true => HeaderValue::from_static("private, max-age=31536000, immutable"),
+        false => HeaderValue::from_static("private, no-cache"),
+    };
+    answer.headers_mut().insert(CACHE_CONTROL, caching);
+    answer
 }
 
 fn wait(status: StatusCode, pause: Duration) -> Answer {

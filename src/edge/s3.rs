@@ -94,13 +94,13 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Query {
     pub(super) prefix: String,
-    delimiter: Option<String>,
+    pub(super) delimiter: Option<String>,
     /// Keys and common prefixes up to here were listed.
     after: String,
-    token: Option<String>,
-    start_after: Option<String>,
-    max: usize,
-    is_url: bool,
+    pub(super) token: Option<String>,
+    pub(super) start_after: Option<String>,
+    pub(super) max: usize,
+    pub(super) is_url: bool,
 }
 
 impl Query {
@@ -156,11 +156,12 @@ pub(super) enum Below {
 /// One page of a listing, filled in the order of keys.
 #[derive(Debug)]
 pub(super) struct Page {
-    query: Query,
-    entries: Vec<Entry>,
-    prefixes: Vec<String>,
-    last: String,
-    truncated: bool,
+    pub(super) query: Query,
+    pub(super) entries: Vec<Entry>,
+    pub(super) prefixes: Vec<String>,
+    /// What was listed last.
+    pub(super) last: String,
+    pub(super) truncated: bool,
 }
 
 impl Page {
@@ -212,108 +213,6 @@ impl Page {
         }
         true
     }
-
-    /// The page as XML.
-    pub(super) fn to_xml(&self, bucket: &str) -> String {
-        let text = |value: &str| match self.query.is_url {
-            true => escape(&encode(value)),
-            false => escape(value),
-        };
-        let mut out =
-            element("Name", &escape(bucket)) + &element("Prefix", &text(&self.query.prefix));
-        if let Some(delimiter) = &self.query.delimiter {
-            out += &element("Delimiter", &text(delimiter));
-        }
-        if let Some(after) = &self.query.start_after {
-            out += &element("StartAfter", &text(after));
-        }
-        if let Some(token) = &self.query.token {
-            out += &element("ContinuationToken", &escape(token));
-        }
-        if self.truncated {
-            let token = crate::id::to_hex(self.last.as_bytes());
-            out += &element("NextContinuationToken", &token);
-        }
-        let count = self.entries.len() + self.prefixes.len();
-        out += &element("KeyCount", &count.to_string());
-        out += &element("MaxKeys", &self.query.max.to_string());
-        out += &element("IsTruncated", if self.truncated { "true" } else { "false" });
-        if self.query.is_url {
-            out += &element("EncodingType", "url");
-        }
-        for entry in &self.entries {
-            let inside = element("Key", &text(&entry.key))
-                + &element("LastModified", EPOCH)
-                + &element("ETag", &escape(&format!("\"{}\"", entry.etag)))
-                + &element("Size", &entry.size.to_string())
-                + &element("StorageClass", "STANDARD");
-            out += &element("Contents", &inside);
-        }
-        for prefix in &self.prefixes {
-            out += &element("CommonPrefixes", &element("Prefix", &text(prefix)));
-        }
-        document("ListBucketResult", &out)
-    }
-}
-
-/// The answer to a listing of buckets.
-pub(super) fn buckets_xml(buckets: &[String]) -> String {
-    let bucket = |name: &String| {
-        element("Bucket", &(element("Name", &escape(name)) + &element("CreationDate", EPOCH)))
-    };
-    let owner = element("Owner", &element("ID", "tenpak"));
-    let all: String = buckets.iter().map(bucket).collect();
-    document("ListAllMyBucketsResult", &(owner + &element("Buckets", &all)))
-}
-
-/// An error as S3 words it.
-pub(super) fn error_xml(code: &str, message: &str, resource: &str) -> String {
-    let inside = element("Code", code)
-        + &element("Message", &escape(message))
-        + &element("Resource", &escape(resource));
-    format!("{HEAD}<Error>{inside}</Error>")
-}
-
-/// When every object was last modified: an artifact has no time, and its files never change.
-const EPOCH: &str = "1970-01-01T00:00:00.000Z";
-const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-
-fn document(name: &str, inside: &str) -> String {
-    format!("{HEAD}<{name} xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{inside}</{name}>")
-}
-
-fn element(name: &str, inside: &str) -> String {
-    format!("<{name}>{inside}</{name}>")
-}
-
-/// Text in XML. Control characters, which XML 1.0 cannot hold, become spaces.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Percent-encoding as S3 does it for `encoding-type=url`.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                out.push(byte.into());
-            }
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -395,13 +294,5 @@ mod tests {
         for bad in ["max-keys=x", "max-keys=-1", "continuation-token=zz", "encoding-type=x"] {
             assert!(Query::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn text_is_made_safe() {
-        let query = Query::parse("prefix=%3Ca%26%01&encoding-type=url").unwrap();
-        assert!(Page::new(query).to_xml("b").contains("<Prefix>%3Ca%26%01</Prefix>"));
-        let query = Query::parse("prefix=%3Ca%26%01").unwrap();
-        assert!(Page::new(query).to_xml("b").contains("<Prefix>&lt;a&amp; </Prefix>"));
     }
 }

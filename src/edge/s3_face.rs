@@ -15,7 +15,7 @@ use super::answer::{Answer, IMMUTABLE, NO_CACHE, empty, full, set, store_status}
 use super::catalog::Name;
 use super::hub::{self, Revision};
 use super::s3::{self, Below, Entry, Key, Page, Query, Target};
-use super::{Edge, files, object};
+use super::{Edge, files, object, s3_xml};
 use crate::format::name::{ArtifactName, Tag};
 use crate::store::{StoreError, Whole};
 
@@ -66,7 +66,7 @@ impl From<Arc<StoreError>> for Refused {
 }
 
 fn refusal(refused: &Refused, resource: &str) -> Answer {
-    xml(refused.status, s3::error_xml(refused.code, &refused.message, resource))
+    xml(refused.status, s3_xml::error(refused.code, &refused.message, resource))
 }
 
 fn xml(status: StatusCode, text: String) -> Answer {
@@ -88,7 +88,7 @@ async fn buckets(edge: &Arc<Edge>, who: &Who) -> Result<Answer, Refused> {
     let buckets: BTreeSet<String> =
         names.iter().map(|(name, _)| s3::place(name).0.to_owned()).collect();
     let buckets: Vec<String> = buckets.into_iter().collect();
-    Ok(xml(StatusCode::OK, s3::buckets_xml(&buckets)))
+    Ok(xml(StatusCode::OK, s3_xml::buckets(&buckets)))
 }
 
 async fn bucket(
@@ -116,7 +116,7 @@ async fn bucket(
         Refused { status: StatusCode::BAD_REQUEST, code: "InvalidArgument", message }
     })?;
     let page = list(edge, bucket, query, who, &names).await?;
-    Ok(xml(StatusCode::OK, page.to_xml(bucket)))
+    Ok(xml(StatusCode::OK, s3_xml::listing(&page, bucket)))
 }
 
 /// The keys of a bucket. A tag or a commit is listed where the prefix names it.
@@ -216,7 +216,7 @@ async fn object(
                 StatusCode::PRECONDITION_FAILED => "PreconditionFailed",
                 _ => return Ok(*answer),
             };
-            let text = s3::error_xml(code, "not of this object", request.uri().path());
+            let text = s3_xml::error(code, "not of this object", request.uri().path());
             *answer.body_mut() = full(text);
             answer.headers_mut().insert(CONTENT_TYPE, XML);
             *answer

@@ -20,6 +20,8 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::patient::Patient;
+use super::trace::Tracer;
 use super::{Edge, EdgeError, route, traffic};
 
 /// How long a client may take to send a request's head, and to agree on a connection.
@@ -33,8 +35,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STREAMS: u32 = 200;
 /// Bytes of a request's headers in HTTP/2.
 const HEADERS: u32 = 64 << 10;
-/// Bytes of a request's head in HTTP/1; what is longer than the faces take is refused there.
-const HEAD: usize = 128 << 10;
 
 /// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.
 pub async fn serve(
@@ -50,6 +50,14 @@ pub async fn serve(
             tokio::time::sleep(traffic::EVERY).await;
         }
     });
+    let tracing = match edge.traces.clone() {
+        Some(target) => {
+            let (tracer, task) = Tracer::start(target).map_err(EdgeError::Traces)?;
+            edge.watch.set_tracer(Some(tracer));
+            Some(task)
+        }
+        None => None,
+    };
     accept(&server, &listener, shutdown).await?;
     edge.draining.store(true, Ordering::Release);
     if !edge.drain.is_zero() {
@@ -63,6 +71,11 @@ pub async fn serve(
     let finished = server.graceful.shutdown();
     tokio::time::timeout(FAREWELL, finished).await.unwrap_or_default();
     sampler.abort();
+    edge.watch.set_tracer(None);
+    if let Some(tracing) = tracing {
+        let sent = tokio::time::timeout(FAREWELL, tracing).await;
+        sent.unwrap_or(Ok(())).unwrap_or_default();
+    }
     if let Some(log) = edge.watch.log.clone() {
         // It ends early only with the runtime.
         tokio::task::spawn_blocking(move || log.finish()).await.unwrap_or_default();
@@ -107,7 +120,7 @@ struct Server {
 impl Server {
     fn new(edge: Arc<Edge>) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEAD);
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
@@ -141,11 +154,13 @@ async fn talk(
     client: IpAddr,
     watcher: Watcher,
 ) {
+    let stall = edge.client_stall;
     let service = service_fn(move |request| {
         let edge = edge.clone();
         async move { Ok::<_, Infallible>(route::answer(&edge, request, client).await) }
     });
-    let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+    let stream = TokioIo::new(Patient::new(stream, stall));
+    let connection = http.serve_connection(stream, service).into_owned();
     // A connection that breaks concerns its client, who notices.
     watcher.watch(connection).await.unwrap_or_default();
 }

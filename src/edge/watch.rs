@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{self, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::Answer;
 use super::histogram::{Histograms, Outcome};
 use super::log::AccessLog;
+use super::trace::{Context, Span, Tracer};
 use crate::source::SourceError;
 
 /// The longest text of a request that the log repeats, in bytes.
@@ -39,6 +40,8 @@ pub(super) struct Watch {
     /// Answers that ended before their last byte.
     pub(super) broken: AtomicU64,
     pub(super) log: Option<AccessLog>,
+    /// Set once the server runs, and taken at its end.
+    pub(super) tracer: RwLock<Option<Tracer>>,
 }
 
 /// The face that answers, as metrics call it.
@@ -72,11 +75,13 @@ pub(super) struct Asked {
     path: String,
     range: Option<String>,
     agent: Option<String>,
+    /// If requests are traced.
+    trace: Option<Context>,
 }
 
 impl Asked {
     /// The query is left out: signatures stand there.
-    pub(super) fn of(request: &Request<Incoming>, client: IpAddr) -> Self {
+    pub(super) fn of(request: &Request<Incoming>, client: IpAddr, traced: bool) -> Self {
         let text = |name| {
             let value = request.headers().get(name)?;
             Some(short(&String::from_utf8_lossy(value.as_bytes())))
@@ -88,6 +93,7 @@ impl Asked {
             path: short(request.uri().path()),
             range: text(RANGE),
             agent: text(USER_AGENT),
+            trace: traced.then(|| Context::of(request.headers())),
         }
     }
 
@@ -118,6 +124,10 @@ pub(super) struct Watched {
 }
 
 impl Watch {
+    pub(super) fn set_tracer(&self, tracer: Option<Tracer>) {
+        *self.tracer.write().unwrap_or_else(PoisonError::into_inner) = tracer;
+    }
+
     /// Watches an answer.
     pub(super) fn over(
         self: &Arc<Self>,
@@ -163,7 +173,7 @@ impl Body for Watched {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        context: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
@@ -195,6 +205,21 @@ impl Drop for Watched {
         self.watch.in_flight.fetch_sub(1, Ordering::Relaxed);
         if !self.ended {
             self.watch.broken.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(context) = &self.asked.trace
+            && let Some(tracer) = &*self.watch.tracer.read().unwrap_or_else(PoisonError::into_inner)
+        {
+            tracer.record(&Span {
+                context,
+                took: self.asked.started.elapsed(),
+                method: &self.asked.method,
+                path: &self.asked.path,
+                face: self.label.as_str(),
+                client: self.asked.client.to_string(),
+                status: self.status.as_u16(),
+                bytes: self.sent,
+                complete: self.ended,
+            });
         }
         let Some(log) = &self.watch.log else { return };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

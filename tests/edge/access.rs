@@ -115,6 +115,12 @@ fn every_face_keeps_to_the_tokens_repositories() {
         let (got, head) = guarded.status(line, token, headers);
         assert_eq!(got, status, "{line} with {token:?} {headers}: {head}");
         assert_eq!(head.contains("www-authenticate: bearer"), got == 401, "{head}");
+        if got < 300 && !line.ends_with("healthz") && !line.ends_with("metrics") {
+            assert!(
+                head.contains("cache-control: private, ") && !head.contains("public"),
+                "{head}"
+            );
+        }
         if line.contains("/resolve/") || line.contains("/api/") {
             assert_eq!(head.contains("x-error-code: "), got >= 400, "{line}: {head}");
         }
@@ -169,6 +175,9 @@ fn a_signed_url_opens_one_path_until_its_time() {
     let right = sign("1h");
     let status = |path: &str| guarded.status(&format!("GET {path}"), "", "").0;
     assert_eq!(status(&right), 200);
+    // A cache that kept it would answer when the URL no longer holds.
+    let (_, head) = guarded.status(&format!("GET {right}"), "", "");
+    assert!(head.contains("cache-control: private, ") && !head.contains("public"), "{head}");
     assert_eq!(guarded.status(&format!("HEAD {right}"), "", "").0, 200);
     assert_eq!(guarded.status(&format!("GET {right}"), "", "Range: bytes=0-1\r\n").0, 206);
     assert_eq!(status(&sign("0s")), 403, "expired");

@@ -102,7 +102,7 @@ fn a_bit_flipped_at_the_origin_or_on_the_wire_reaches_nobody() {
     let (mut refused, mut mended) = (0, 0);
     // Most of the time of each goes by between tries.
     let cases: Vec<_> = cases.collect();
-    for some in cases.chunks(64) {
+    for some in cases.chunks(128) {
         let served: Vec<_> = some
             .iter()
             .map(|(_, fault)| {

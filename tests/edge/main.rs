@@ -17,6 +17,7 @@ mod run;
 mod web;
 
 mod access;
+mod between;
 mod caching;
 mod cold;
 mod command;

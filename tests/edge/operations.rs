@@ -68,6 +68,26 @@ async fn one_request_too_many_is_told_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_loses_its_place() {
+    let client_stall = Duration::from_millis(300);
+    let options = EdgeOptions { max_requests: 1, client_stall, ..EdgeOptions::default() };
+    let edge = Edge::with(vec![store(64 << 20).await], options).await;
+    let mut stuck = tokio::net::TcpStream::connect(&edge.address).await.expect("the edge");
+    let request = b"GET /tables/big HTTP/1.1\r\nHost: x\r\n\r\n";
+    stuck.write_all(request).await.expect("a request");
+    stuck.read_u8().await.expect("an answer");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while status(&edge.ask("GET /refs/m/@a", "").await.0) != 200 {
+        assert!(Instant::now() < deadline, "it keeps its place");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (_, metrics) = edge.ask("GET /metrics", "").await;
+    let metrics = String::from_utf8(metrics).expect("text");
+    assert!(metrics.contains("tenpak_edge_answers_broken_total 1\n"), "{metrics}");
+    edge.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_over_its_rate_waits() {
     let options = EdgeOptions { rate: Some(0.5), ..EdgeOptions::default() };
     let edge = Edge::with(vec![store(10).await], options).await;
@@ -174,7 +194,23 @@ fn the_end_loses_no_request() {
                 }
             });
         }
-        while answered.load(Ordering::SeqCst) < 8 {
+        // One that takes its answer slowly, until long after the others are gone.
+        let slow = scope.spawn(|| {
+            let mut stream = TcpStream::connect(&served.address).expect("the edge");
+            write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                .expect("a request");
+            let (mut piece, mut got) = (vec![0; 64 << 10], 0);
+            loop {
+                let count = stream.read(&mut piece).expect("bytes");
+                if count == 0 {
+                    return got;
+                }
+                got += count as u64;
+                answered.fetch_add(u64::from(got == count as u64), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(12));
+            }
+        });
+        while answered.load(Ordering::SeqCst) < 9 {
             std::thread::yield_now();
         }
         told.store(true, Ordering::SeqCst);
@@ -191,6 +227,7 @@ fn the_end_loses_no_request() {
             }
             assert!(Instant::now() < deadline, "it stays ready: {head}");
         }
+        assert!(slow.join().expect("no panic") > size, "the slow one has all of it");
     });
     let mut served = served;
     let ended = served.process.wait().expect("an end");
@@ -342,4 +379,70 @@ fn settings_come_from_flags_then_the_environment_then_the_file() {
     std::fs::write(&tokens, "reader repos=org/*\n").expect("a file");
     let (status, _, error) = check(&right, &[], &[]);
     assert!(status == Some(2) && error.contains("line 1"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_is_a_span_at_the_collector() {
+    use std::io::BufRead;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    // A collector that takes two batches at most, and keeps their spans.
+    let collector = std::thread::spawn(move || {
+        let mut spans: Vec<Value> = Vec::new();
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut reader = std::io::BufReader::new(stream);
+        loop {
+            let (mut line, mut length, mut first) = (String::new(), 0, String::new());
+            while reader.read_line(&mut line).is_ok_and(|count| count > 2) {
+                if first.is_empty() {
+                    first.clone_from(&line);
+                }
+                let lower = line.to_lowercase();
+                if let Some(value) = lower.strip_prefix("content-length: ") {
+                    length = value.trim().parse().expect("a length");
+                }
+                line.clear();
+            }
+            if length == 0 {
+                return spans;
+            }
+            assert_eq!(first.trim(), "POST /v1/traces HTTP/1.1");
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("a body");
+            let told: Value = serde_json::from_slice(&body).expect("JSON");
+            let resource = &told["resourceSpans"][0];
+            let name = &resource["resource"]["attributes"][0]["value"]["stringValue"];
+            assert_eq!(name, "tenpak-edge");
+            let batch = resource["scopeSpans"][0]["spans"].as_array().expect("spans");
+            spans.extend(batch.iter().cloned());
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+            reader.get_mut().write_all(answer).expect("an answer");
+        }
+    });
+    let target = tenpak::edge::TraceTarget::new(&url).expect("a collector");
+    let options = EdgeOptions { traces: Some(target), ..EdgeOptions::default() };
+    let edge = Edge::with(vec![store(1000).await], options).await;
+    let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let joined = format!("traceparent: 00-{trace}-{parent}-01\r\n");
+    edge.ask("GET /tables/big", &joined).await;
+    edge.ask("GET /tables/big", &joined.replace("-01", "-00")).await;
+    edge.ask("GET /nowhere", "").await;
+    edge.end().await;
+    let spans = collector.join().expect("no panic");
+    assert_eq!(spans.len(), 2, "{spans:?}");
+    let of = |path: &str| {
+        let has = |span: &&Value| span["attributes"].to_string().contains(&format!("{path:?}"));
+        spans.iter().find(has).expect(path)
+    };
+    let big = of("/tables/big");
+    assert_eq!((&big["traceId"], &big["parentSpanId"]), (&trace.into(), &parent.into()));
+    assert_eq!((&big["name"], &big["kind"]), (&"GET pack".into(), &2.into()));
+    let attributes = big["attributes"].to_string();
+    for part in ["\"intValue\":\"200\"", "\"intValue\":\"1000\"", "127.0.0.1"] {
+        assert!(attributes.contains(part), "{part}: {attributes}");
+    }
+    let nano = |name: &str| big[name].as_str().and_then(|n| n.parse::<u128>().ok()).expect(name);
+    assert!(nano("startTimeUnixNano") < nano("endTimeUnixNano"));
+    let other = of("/nowhere");
+    assert!(other["parentSpanId"].is_null() && other["traceId"] != trace, "{other}");
 }

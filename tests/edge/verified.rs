@@ -198,3 +198,51 @@ fn what_lies_on_disk_is_not_asked_of_the_origin_again() {
     }
     assert_eq!(origin.stats().below("packs/").bytes_read, bytes.len() as u64);
 }
+
+/// One GET; the status.
+fn status(world: &World, address: &str, target: &str) -> u16 {
+    let answer = world.runtime.block_on(super::serving::raw(
+        address,
+        format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+    ));
+    answer[9..12].parse().expect("a status")
+}
+
+#[test]
+fn what_was_resolved_is_served_while_the_origin_is_away() {
+    let world = World::new();
+    let origin = Arc::new(FaultBackend::new(world.memory.clone(), Vec::new()));
+    let served = world.serve(vec![origin.clone()], EdgeOptions::default());
+    let file = "/org/m/resolve/main/config.json";
+    let of_ref = "/refs/org/m/@latest";
+    for target in [file, of_ref] {
+        assert_eq!(status(&world, &served.address, target), 200, "{target}");
+    }
+    origin.script(vec![Fault::always("", Action::Fail(SourceErrorKind::Transient))]);
+    // Names are taken to mean what they meant for 5 s; then the origin is asked, and is away.
+    std::thread::sleep(std::time::Duration::from_millis(5200));
+    for target in [file, of_ref] {
+        assert_eq!(status(&world, &served.address, target), 200, "{target}");
+    }
+    assert_eq!(status(&world, &served.address, "/org/other/resolve/main/config.json"), 503);
+    let asked = origin.stats().below("refs/org/m/").reads;
+    assert!(asked > 2, "the origin was asked again: {asked}");
+}
+
+#[test]
+fn what_is_not_there_is_not_asked_for_again_and_again() {
+    let world = World::new();
+    let origin = Arc::new(FaultBackend::counting(world.memory.clone()));
+    let served = world.serve(vec![origin.clone()], EdgeOptions::default());
+    let pack = format!("/packs/{}", "0".repeat(64));
+    let missing = ["/refs/org/none/@latest", "/org/none/resolve/main/x", &pack, "/s3/org/none/x"];
+    for target in missing {
+        assert_eq!(status(&world, &served.address, target), 404, "{target}");
+    }
+    let before = origin.stats().total();
+    for target in missing.iter().cycle().take(40) {
+        assert_eq!(status(&world, &served.address, target), 404, "{target}");
+    }
+    let after = origin.stats().total();
+    assert_eq!((before.reads, before.heads), (after.reads, after.heads));
+}

@@ -1,0 +1,109 @@
+//! A caching proxy between: nginx in front of an edge, as a CDN would stand there. Loads come out right,
+//! and what nginx has it does not ask the edge for again.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use super::command::Served;
+use super::run::{done, fresh_folder, text};
+
+struct Nginx {
+    process: Child,
+    address: String,
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.process.kill().expect("nginx to end");
+        self.process.wait().expect("nginx to end");
+    }
+}
+
+impl Nginx {
+    /// Caches what `edge` lets it cache.
+    fn before(edge: &str, folder: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|socket| socket.local_addr())
+            .expect("a free port")
+            .port();
+        let root = text(folder);
+        let configuration = format!(
+            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{\n  access_log off;\n  client_body_temp_path {root}/body;\n  \
+             proxy_temp_path {root}/proxy;\n  fastcgi_temp_path {root}/f;\n  \
+             uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
+             proxy_cache_path {root}/cache keys_zone=all:1m max_size=1g;\n  \
+             server {{\n    listen 127.0.0.1:{port};\n    location / {{\n      \
+             proxy_pass http://{edge};\n      proxy_http_version 1.1;\n      \
+             proxy_cache all;\n      add_header X-Cache $upstream_cache_status;\n    }}\n  }}\n}}\n"
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, configuration).expect("a file");
+        let program =
+            if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let process = Command::new(program)
+            .args(["-p", root, "-c", text(&file), "-e", &format!("{root}/error.log")])
+            .spawn()
+            .expect("nginx, which tests/setup.sh installs");
+        let address = format!("127.0.0.1:{port}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < deadline, "nginx takes no connections");
+        }
+        Self { process, address }
+    }
+
+    /// What nginx says of its cache for a path.
+    fn status(&self, target: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).expect("nginx");
+        let request = format!("HEAD {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let found =
+            lines.filter_map(|line| line.strip_prefix("X-Cache: ").map(str::to_owned)).next();
+        found.unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_caching_proxy_keeps_what_never_changes() {
+    let served = Served::new("between");
+    let folder = fresh_folder("nginx");
+    let nginx = Nginx::before(&served.address, &folder);
+    let url = format!("http://{}", nginx.address);
+    let right = done(&["load", "org/m", "--digest", "--store", text(&served.folder.join("store"))]);
+    let sent = || -> u64 {
+        let metrics = String::from_utf8(served.ask("GET /metrics", "", "").1).expect("text");
+        let line = metrics.lines().find(|line| line.starts_with("tenpak_edge_sent_bytes_total"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a count")
+    };
+    let first = done(&["load", "org/m", "--digest", "--store", &url]);
+    assert_eq!(first.json["digests"], right.json["digests"]);
+    let before = sent();
+    let second = done(&["load", "org/m", "--digest", "--store", &url]);
+    assert_eq!(second.json["digests"], right.json["digests"]);
+    assert!(right.number("tensors") > 0 && !right.json["digests"].is_null(), "{}", right.json);
+    let again = sent() - before;
+    assert!(again < 200_000, "{again} bytes were asked of the edge again");
+    let manifest = right_manifest(&served);
+    assert_eq!(nginx.status(&format!("/manifests/{manifest}")), "HIT");
+    let file = format!("/org/m/resolve/{}/config.json", served.commit);
+    assert_eq!(nginx.status(&file), "MISS");
+    // It answers before it has it.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while nginx.status(&file) != "HIT" {
+        assert!(Instant::now() < deadline, "a commit's file is not kept");
+    }
+    // A tag may move: it is asked for each time.
+    for _ in 0..2 {
+        assert_ne!(nginx.status("/org/m/resolve/main/config.json"), "HIT");
+    }
+}
+
+fn right_manifest(served: &Served) -> String {
+    done(&["inspect", "org/m", "--store", text(&served.folder.join("store"))]).text("manifest")
+}
