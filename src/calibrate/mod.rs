@@ -16,6 +16,7 @@ pub use allocate::{Allocation, Sensitivity, allocate};
 pub use corpus::{BUILT_IN, Draws};
 pub use driver::{CalibrateOptions, Calibrated, Layer, Solver, calibrate};
 pub use measure::{Statistics, measure};
+pub(crate) use states::unnamed;
 
 use crate::lm::LmError;
 use crate::solve::SolveError;

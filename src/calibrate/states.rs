@@ -84,7 +84,7 @@ impl States {
 }
 
 /// A file that no name leads to: it goes when it is closed, however the process ends.
-fn unnamed() -> io::Result<File> {
+pub(crate) fn unnamed() -> io::Result<File> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let name = format!("tenpak-states-{:016x}", u64::from_le_bytes(random));

@@ -13,12 +13,16 @@ use super::progress::Bar;
 use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::artifact::{Artifact, OpenOptions};
+use crate::calibrate::{BUILT_IN, Draws};
 use crate::format::name::ArtifactSpec;
+use crate::lm::{Folder, Model, Stored, TensorStore, Text};
 use crate::pack::{PackOptions, Progress};
+use crate::produce::external::check_calibration;
 use crate::produce::{
-    Events, Format, Method, Nearest, PRESETS, Preset, ProduceError, QuantizeOptions, Recipe,
-    Source, quantize,
+    Calibrating, Events, Format, Hqq, Method, Nearest, PRESETS, Preset, ProduceError,
+    QuantizeOptions, Recipe, Solver, Source, quantize,
 };
+use crate::quant::Float;
 use crate::store::Store;
 use crate::trust::{SeenRefs, Signer};
 
@@ -66,6 +70,9 @@ pub(super) struct Quantize {
     /// Threads [default: the processors at hand]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Where samples of the calibration text begin follows from this number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// Show the presets
     #[arg(long)]
     list_presets: bool,
@@ -96,30 +103,38 @@ impl Quantize {
             return self.external.run(backend, run, (source, recipe), (name, tag), pack);
         }
         recipe.check()?;
-        if recipe.method.is_calibrated() || recipe.method == Method::Hqq {
-            return Err(Failure::usage(format!(
-                "{} is not built in yet: --backend runs a tool that does it, and --method rtn rounds to \
-                 the nearest in the same formats",
-                recipe.method.name()
-            )));
-        }
         let store = global.store()?;
+        let mut calibrating = match recipe.method.is_calibrated() {
+            true => {
+                let model = open(source, global, &store, runtime, output)?;
+                Some(self.calibrating(model, &recipe, runtime)?)
+            }
+            false => None,
+        };
+        let (mut nearest, mut hqq) = (Nearest, Hqq);
+        let solver: &mut dyn Solver = match &mut calibrating {
+            Some(calibrating) => calibrating,
+            None if recipe.method == Method::Hqq => &mut hqq,
+            None => &mut nearest,
+        };
         let source = open(source, global, &store, runtime, output)?;
         let options = QuantizeOptions { recipe: recipe.clone(), skip: self.skip.clone(), pack };
         let start = Instant::now();
         let bar = Bar::new(output, "quantizing");
-        let done = quantize(
-            source,
-            &store,
-            (name, tag),
-            options,
-            &mut Nearest,
-            runtime,
-            &Following(&bar),
-        )?;
+        let done =
+            quantize(source, &store, (name, tag), options, solver, runtime, &Following(&bar))?;
         drop(bar);
         let seconds = start.elapsed().as_secs_f64();
         let totals = done.packed.totals;
+        let solved = calibrating.as_ref().map_or(&[][..], Calibrating::solved);
+        let calibrated: Vec<_> = solved
+            .iter()
+            .map(|own| {
+                json!({
+                    "layer": own.layer, "error": own.error, "damping": own.damping, "raised": own.raised,
+                })
+            })
+            .collect();
         let object = json!({
             "manifest": done.packed.manifest,
             "name": name,
@@ -127,6 +142,7 @@ impl Quantize {
             "quantization": done.quantization,
             "tensors_computed": done.computed,
             "tensors_linked": done.linked,
+            "calibrated": calibrated,
             "kept": done.kept,
             "left_out": done.left_out,
             "files": totals.files,
@@ -138,6 +154,12 @@ impl Quantize {
             "expires": done.packed.published.expires,
             "seconds": seconds,
         });
+        for own in solved.iter().filter(|own| own.raised > 0) {
+            output.note(format_args!(
+                "{}: the Hessian had no factor; its damping was raised {} times, to {}",
+                own.layer, own.raised, own.damping
+            ));
+        }
         for path in &done.left_out {
             output.note(format_args!("{path} holds weights in another format, and was left out"));
         }
@@ -177,6 +199,36 @@ impl Quantize {
             lifetime: lifetime(self.expires),
             ..defaults
         })
+    }
+
+    /// What calibrates the model with the text, or with the built-in one.
+    fn calibrating(
+        &self,
+        model: Source,
+        recipe: &Recipe,
+        runtime: &Handle,
+    ) -> Result<Calibrating, Failure> {
+        let store: Box<dyn TensorStore> = match model {
+            Source::Folder(path) => Box::new(Folder::open(&path).map_err(Failure::failed)?),
+            Source::Artifact(artifact) => {
+                Box::new(Stored::open(*artifact, runtime.clone()).map_err(Failure::failed)?)
+            }
+        };
+        let wide = store.list().iter().find(|tensor| tensor.shape.dims().len() == 2);
+        let float = wide.and_then(|tensor| Float::of_dtype(tensor.dtype)).unwrap_or(Float::BF16);
+        let model = Model::open(store).map_err(Failure::failed)?;
+        let text = match &self.external.calibration {
+            Some(path) => {
+                check_calibration(path)?;
+                Text::read(path).map_err(Failure::failed)?
+            }
+            None => BUILT_IN.to_owned(),
+        };
+        let tokenizer = model.tokenizer().map_err(Failure::failed)?;
+        let size = (self.external.samples as usize, self.external.sample_length as usize);
+        let draws = Draws::new(&text, &tokenizer, model.config(), size, self.seed)
+            .map_err(Failure::failed)?;
+        Ok(Calibrating::new(model, draws, recipe, float))
     }
 
     fn recipe(&self) -> Result<Recipe, Failure> {

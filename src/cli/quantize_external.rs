@@ -30,10 +30,10 @@ pub(super) struct ExternalArgs {
     pub(super) calibration: Option<PathBuf>,
     /// Samples of the text
     #[arg(long, value_name = "N", default_value_t = 128)]
-    samples: u32,
+    pub(super) samples: u32,
     /// Tokens of a sample
     #[arg(long, value_name = "N", default_value_t = 512)]
-    sample_length: u32,
+    pub(super) sample_length: u32,
     /// Where the tool's output lies until it is packed [default: the system's folder for such]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! Why nothing was produced.
 
 use crate::artifact::ArtifactError;
+use crate::calibrate::CalibrateError;
 use crate::loader::LoadError;
 use crate::model::ModelError;
 use crate::pack::PackError;
@@ -51,6 +52,9 @@ pub enum ProduceError {
         /// What it said.
         why: String,
     },
+    /// The model cannot be calibrated.
+    #[error(transparent)]
+    Calibrate(Box<CalibrateError>),
     /// A tensor was made in another shape than announced.
     #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
     Defect(String),
@@ -65,6 +69,12 @@ impl From<ArtifactError> for ProduceError {
 impl From<LoadError> for ProduceError {
     fn from(error: LoadError) -> Self {
         Self::Load(Box::new(error))
+    }
+}
+
+impl From<CalibrateError> for ProduceError {
+    fn from(error: CalibrateError) -> Self {
+        Self::Calibrate(Box::new(error))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::ProduceError;
 use super::recipe::{Format, Method, Recipe};
 use crate::dtype::Dtype;
+use crate::id::ContentDigest;
 use crate::quant::Float;
 use crate::quant::codes::Codes;
 use crate::quant::encode::rtn::{Rounding, Rule};
@@ -21,6 +22,10 @@ pub struct Layer<'a> {
 
 /// What gives the codes of layers. It is asked for one after the other, in the order of the model.
 pub trait Solver {
+    /// Told before all else, if the method is calibrated: the model's tensors with their digests, and the
+    /// linear layers that stay as they are.
+    fn sources(&mut self, _tensors: &[(&str, ContentDigest)], _kept: &[String]) {}
+
     /// The digest of what a calibrated method knows of the layer: part of the key of what it produces.
     fn statistics(&self, _weight: &str) -> Option<[u8; 32]> {
         None
@@ -36,8 +41,8 @@ pub trait Solver {
 
     /// Another tensor as the quantized model needs it: a norm whose layers were scaled. `None` leaves it
     /// as it is.
-    fn change(&mut self, _name: &str, _bytes: &[u8]) -> Option<Vec<u8>> {
-        None
+    fn change(&mut self, _name: &str, _bytes: &[u8]) -> Result<Option<Vec<u8>>, ProduceError> {
+        Ok(None)
     }
 }
 

@@ -21,6 +21,7 @@ mod products;
 mod quantize;
 mod recipe;
 mod record;
+mod solvers;
 mod survey;
 
 pub use checkpoint::{Checkpoint, Source};
@@ -29,6 +30,7 @@ pub use method::{Layer, Nearest, Solver};
 pub use preset::{PRESETS, Preset};
 pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{Format, Method, Recipe};
+pub use solvers::{Calibrating, Hqq, Solved};
 
 /// What signed lineage calls this program.
 pub const TOOL: &str = "tenpak";

@@ -86,6 +86,12 @@ pub fn quantize(
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
     let digests = survey::digests(&checkpoint, &layers, options.threads)?;
+    if recipe.method.is_calibrated() {
+        let all = survey::all(&checkpoint, &layers, &digests, options.threads)?;
+        let named = checkpoint.tensors.iter().zip(all);
+        let named: Vec<_> = named.map(|(tensor, digest)| (&*tensor.name, digest)).collect();
+        solver.sources(&named, &layers.kept);
+    }
     let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
     let mut surveyed = Vec::with_capacity(digests.len());
     for (own, source) in layers.quantized.iter().zip(digests) {
@@ -311,7 +317,7 @@ impl<'a> Driver<'a> {
         let held = self.checkpoint.on_disk(tensor);
         let bytes = self.reader.read(tensor)?;
         let name = &self.checkpoint.tensors[tensor].name;
-        match self.solver.change(name, &bytes) {
+        match self.solver.change(name, &bytes)? {
             Some(changed) if changed.len() == bytes.len() => Ok(Held::Memory(changed.into())),
             Some(_) => Err(ProduceError::Defect(name.clone())),
             None => Ok(held.unwrap_or_else(|| Held::Memory(bytes.into_bytes()))),

@@ -1,5 +1,6 @@
 //! What is known of the weights before anything is written.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ProduceError;
@@ -35,6 +36,25 @@ pub(super) fn digests(
                 let bytes = checkpoint.reader(std::iter::empty()).read(own.tensor)?;
                 Ok(ContentDigest::of(&bytes))
             }
+        }
+    })
+}
+
+/// The digest of every tensor; `known` are those of the weights.
+pub(super) fn all(
+    checkpoint: &Checkpoint,
+    layers: &Layers,
+    known: &[ContentDigest],
+    threads: usize,
+) -> Result<Vec<ContentDigest>, ProduceError> {
+    let weights = layers.quantized.iter().map(|own| own.tensor).zip(known.iter().copied());
+    let known: HashMap<usize, ContentDigest> = weights.collect();
+    let all: Vec<usize> = (0..checkpoint.tensors.len()).collect();
+    each(&all, threads, |at| match known.get(&at).copied().or(checkpoint.tensors[at].digest) {
+        Some(digest) => Ok(digest),
+        None => {
+            let bytes = checkpoint.reader(std::iter::empty()).read(at)?;
+            Ok(ContentDigest::of(&bytes))
         }
     })
 }

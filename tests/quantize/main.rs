@@ -4,6 +4,7 @@
 mod run;
 
 mod backend;
+mod calibrated;
 mod checkpoint;
 mod memo;
 mod model;

@@ -51,6 +51,9 @@ pub enum EncodeError {
     /// A method or layout does not take this shape or these numbers.
     #[error("{0}")]
     Unsupported(String),
+    /// What gives the codes gave none.
+    #[error("{0}")]
+    Solver(String),
     /// The bytes are not those of the shape.
     #[error("{got} bytes where {rows} x {columns} elements take {want}")]
     Length {
