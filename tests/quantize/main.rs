@@ -5,6 +5,7 @@ mod run;
 
 mod backend;
 mod checkpoint;
+mod gguf;
 mod memo;
 mod model;
 mod survive;
