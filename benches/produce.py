@@ -42,7 +42,7 @@ def again(bench: Bench) -> list[Verdict]:
     """The same model twice into one store; the second run computes nothing."""
     store, state = bench.scratch / "produced", bench.scratch / "state"
     gib = bench.weights.stat().st_size / GIB
-    times, computed, peak = [], [], []
+    times, computed = [], []
     for _ in range(bench.rounds):
         for folder in (store, state):
             shutil.rmtree(folder, ignore_errors=True)
@@ -52,7 +52,6 @@ def again(bench: Bench) -> list[Verdict]:
         second = run(command)
         times.append(second.report["seconds"] / gib)
         computed.append(second.report["tensors_computed"])
-        peak.append(second.peak_rss)
     shutil.rmtree(store, ignore_errors=True)
     return [
         Verdict("a second quantize, weights computed", "0", str(max(computed)), max(computed) == 0),

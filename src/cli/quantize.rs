@@ -37,7 +37,7 @@ pub(super) struct Quantize {
     /// A recipe that has a name (see --list-presets)
     #[arg(long, value_name = "P", conflicts_with = "method")]
     preset: Option<String>,
-    /// nf4, int8, fp8, rtn (round to nearest), gptq, awq or hqq
+    /// nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q4_k, gptq, awq or hqq
     #[arg(long, value_name = "M")]
     method: Option<Method>,
     /// Bits per weight
@@ -46,7 +46,7 @@ pub(super) struct Quantize {
     /// Weights per scale; -1 for the whole row
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     group_size: Option<i64>,
-    /// The layout: bitsandbytes, gptq, gptq_v2, awq or compressed-tensors [default: the method's own]
+    /// The layout: bitsandbytes, gptq, gptq_v2, awq, compressed-tensors or gguf [default: the method's own]
     #[arg(long, value_name = "F")]
     format: Option<Format>,
     /// Zero points in the middle

@@ -6,6 +6,7 @@ mod run;
 mod backend;
 mod calibrated;
 mod checkpoint;
+mod gguf;
 mod memo;
 mod model;
 mod survive;
