@@ -1,16 +1,19 @@
 //! Attention over one sequence, with rotary positions where the model has them.
 
 use candle_core::{D, Device, Tensor};
+use rayon::prelude::*;
 
 use super::{LmConfig, LmError};
 
-/// What blocks need of a sequence of some length: masks and rotations.
+/// What blocks need of a sequence of some length: what is seen from where, and rotations.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// `[tokens, head_dim / 2]`; none without rotary positions.
-    turns: Option<(Tensor, Tensor)>,
-    /// Additive, `[tokens, tokens]`, by block; equal ones share their memory.
-    masks: Vec<Option<Tensor>>,
+    tokens: usize,
+    causal: bool,
+    /// Keys that a query sees back, by block.
+    windows: Vec<Option<usize>>,
+    /// Cosines and sines, `[tokens, head_dim / 2]`; empty without rotary positions.
+    turns: Vec<(f32, f32)>,
     pub(super) epsilon: f64,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
@@ -26,27 +29,11 @@ impl Context {
                 config.positions
             )));
         }
-        let mut known: Vec<(Option<usize>, Tensor)> = Vec::new();
-        let mut masks = Vec::with_capacity(config.layers);
-        for window in &config.windows {
-            if !config.is_causal() {
-                masks.push(None);
-                continue;
-            }
-            let window = window.filter(|window| *window < tokens);
-            let mask = match known.iter().find(|(one, _)| *one == window) {
-                Some((_, mask)) => mask.clone(),
-                None => {
-                    let mask = mask(tokens, window)?;
-                    known.push((window, mask.clone()));
-                    mask
-                }
-            };
-            masks.push(Some(mask));
-        }
         Ok(Self {
-            turns: if config.is_causal() { Some(turns(config, tokens)?) } else { None },
-            masks,
+            tokens,
+            causal: config.is_causal(),
+            windows: config.windows.clone(),
+            turns: if config.is_causal() { turns(config, tokens) } else { Vec::new() },
             epsilon: config.epsilon,
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -63,6 +50,12 @@ impl Context {
         norms: [Option<&Tensor>; 2],
     ) -> Result<Tensor, LmError> {
         let tokens = q.dim(0)?;
+        if tokens != self.tokens {
+            return Err(LmError::Config(format!(
+                "{tokens} tokens where {} were said",
+                self.tokens
+            )));
+        }
         let split = |x: Tensor, heads: usize| -> Result<Tensor, LmError> {
             Ok(x.reshape((tokens, heads, self.head_dim))?.transpose(0, 1)?.contiguous()?)
         };
@@ -71,69 +64,98 @@ impl Context {
         if let [Some(on_q), Some(on_k)] = norms {
             (q, k) = (rms_norm(&q, on_q, self.epsilon)?, rms_norm(&k, on_k, self.epsilon)?);
         }
-        if let Some((cos, sin)) = &self.turns {
-            (q, k) = (turn(&q, cos, sin)?, turn(&k, cos, sin)?);
+        if !self.turns.is_empty() {
+            (q, k) = (self.turn(&q)?, self.turn(&k)?);
         }
         let shared = self.heads / self.kv_heads;
         let q = (q * (1.0 / (self.head_dim as f64).sqrt()))?;
         let q = q.reshape((self.kv_heads, shared * tokens, self.head_dim))?;
-        let scores = q.matmul(&k.t()?)?.reshape((self.heads, tokens, tokens))?;
-        let scores = match self.masks.get(layer).and_then(Option::as_ref) {
-            Some(mask) => scores.broadcast_add(mask)?,
-            None => scores,
-        };
-        let weights = softmax(&scores)?.reshape((self.kv_heads, shared * tokens, tokens))?;
+        let weights = self.softmax(layer, &q.matmul(&k.t()?)?)?;
         let seen = weights.matmul(&v)?.reshape((self.heads, tokens, self.head_dim))?;
         Ok(seen.transpose(0, 1)?.reshape((tokens, self.heads * self.head_dim))?)
     }
+
+    /// How much of each key a query takes, from the scores: rows of `tokens` keys, query after query, head
+    /// after head. Nothing of keys that it does not see.
+    fn softmax(&self, layer: usize, scores: &Tensor) -> Result<Tensor, LmError> {
+        let window = self.windows.get(layer).copied().flatten().unwrap_or(usize::MAX);
+        by_rows(scores, |row, keys| {
+            let query = row % self.tokens;
+            let end = if self.causal { query + 1 } else { self.tokens };
+            let start = if self.causal { end.saturating_sub(window) } else { 0 };
+            let (before, rest) = keys.split_at_mut(start);
+            let (seen, behind) = rest.split_at_mut(end - start);
+            before.fill(0.0);
+            behind.fill(0.0);
+            let most = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut sum = 0.0;
+            for key in seen.iter_mut() {
+                *key = (*key - most).exp();
+                sum += *key;
+            }
+            for key in seen {
+                *key /= sum;
+            }
+        })
+    }
+
+    /// Turns the two halves of each head, `[heads, tokens, head_dim]`, into each other.
+    fn turn(&self, x: &Tensor) -> Result<Tensor, LmError> {
+        let half = self.head_dim / 2;
+        by_rows(x, |row, head| {
+            let position = row % self.tokens;
+            let turns = self.turns.iter().skip(position * half);
+            let (first, second) = head.split_at_mut(half);
+            for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        })
+    }
 }
 
-/// 0 where a query sees a key, minus infinity elsewhere.
-fn mask(tokens: usize, window: Option<usize>) -> Result<Tensor, LmError> {
-    let seen =
-        |query: usize, key: usize| key <= query && window.is_none_or(|window| query - key < window);
-    let of =
-        |query| (0..tokens).map(move |key| if seen(query, key) { 0.0 } else { f32::NEG_INFINITY });
-    let values: Vec<f32> = (0..tokens).flat_map(of).collect();
-    Ok(Tensor::from_vec(values, (tokens, tokens), &Device::Cpu)?)
+/// Rows that one task changes.
+const ROWS: usize = 32;
+
+/// A tensor with each run along its last dimension changed, given with its number. The rows do not
+/// depend on each other, and so not on the number of threads.
+fn by_rows(x: &Tensor, change: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor, LmError> {
+    let width = x.dim(D::Minus1)?.max(1);
+    let mut values: Vec<f32> = x.flatten_all()?.to_vec1()?;
+    values.par_chunks_mut(ROWS * width).enumerate().for_each(|(part, rows)| {
+        for (row, values) in rows.chunks_mut(width).enumerate() {
+            change(part * ROWS + row, values);
+        }
+    });
+    Ok(Tensor::from_vec(values, x.dims(), &Device::Cpu)?)
 }
 
 /// Cosines and sines of every position.
-fn turns(config: &LmConfig, tokens: usize) -> Result<(Tensor, Tensor), LmError> {
+fn turns(config: &LmConfig, tokens: usize) -> Vec<(f32, f32)> {
     let half = config.head_dim / 2;
     let frequency = |pair: usize| {
         let plain = config.theta.powf(-(2.0 * pair as f64) / config.head_dim as f64);
         config.rope.scaled(plain)
     };
     let frequencies: Vec<f64> = (0..half).map(frequency).collect();
-    let table = |of: fn(f64) -> f64| {
-        let values = (0..tokens)
-            .flat_map(|at| frequencies.iter().map(move |f| of(at as f64 * f) as f32))
-            .collect();
-        Tensor::from_vec(values, (tokens, half), &Device::Cpu)
+    let of = |at: usize| {
+        frequencies.iter().map(move |frequency| {
+            let angle = at as f64 * frequency;
+            (angle.cos() as f32, angle.sin() as f32)
+        })
     };
-    Ok((table(f64::cos)?, table(f64::sin)?))
-}
-
-/// Turns the two halves of each head into each other.
-fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, LmError> {
-    let half = cos.dim(1)?;
-    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-    let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-    Ok(Tensor::cat(&[first, second], D::Minus1)?)
-}
-
-/// Along the last dimension.
-pub(super) fn softmax(x: &Tensor) -> Result<Tensor, LmError> {
-    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
-    Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
+    (0..tokens).flat_map(of).collect()
 }
 
 /// Divided by the root of the mean square of the last dimension, times `weight`.
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor, LmError> {
-    let square = (x.sqr()?.mean_keepdim(D::Minus1)? + epsilon)?;
-    Ok(x.broadcast_div(&square.sqrt()?)?.broadcast_mul(weight)?)
+    let weight: Vec<f32> = weight.to_vec1()?;
+    by_rows(x, |_, values| {
+        let square: f64 = values.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
+        let by = (1.0 / (square / values.len().max(1) as f64 + epsilon).sqrt()) as f32;
+        for (value, weight) in values.iter_mut().zip(&weight) {
+            *value *= by * weight;
+        }
+    })
 }
 
 /// Less the mean of the last dimension, divided by its deviation, times weight, plus bias.

@@ -10,6 +10,8 @@ use crate::quant::{self, Float};
 
 /// Rows of the head that are multiplied at a time: the whole of a large vocabulary would not fit.
 const SLICE: usize = 8192;
+/// Elements of a matrix that is converted as a whole.
+const SMALL: usize = 16 << 20;
 
 /// The last norm and the head.
 #[derive(Debug, Clone)]
@@ -24,13 +26,14 @@ pub struct Head {
 pub(super) enum Rows {
     /// Floats of some type.
     Stored { float: Float, bytes: Bytes, rows: usize, columns: usize },
-    /// A quantized matrix, dequantized, f32 `[rows, columns]`.
+    /// A small matrix, or a quantized one, dequantized; f32 `[rows, columns]`.
     Made(Tensor),
 }
 
 impl Rows {
     pub(super) fn read(from: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Self, LmError> {
-        if from.is_quantized(name) {
+        // A small one is converted once, not for every slice that is read.
+        if from.is_quantized(name) || shape.iter().product::<usize>() <= SMALL {
             return Ok(Self::Made(from.tensor(name, &shape)?));
         }
         let (float, bytes) = from.plain(name, &shape)?;

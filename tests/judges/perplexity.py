@@ -9,6 +9,7 @@ table, and exits with 1 if ours is worse by more than 0.1% than a tool on the me
 """
 import argparse
 import json
+import os
 import pathlib
 import random
 import statistics
@@ -23,6 +24,9 @@ SAMPLES, LENGTH, CONTEXT = 128, 256, 256
 
 
 def gptqmodel(model, runs, out, bits, group, sym):
+    # With fewer than three cores it asks its pool for more workers than it has.
+    cores = os.cpu_count() or 1
+    os.cpu_count = lambda: max(cores, 3)
     from gptqmodel import GPTQModel, QuantizeConfig
 
     config = QuantizeConfig(bits=bits, group_size=group, sym=sym)
@@ -42,6 +46,8 @@ def llmcompressor(method):
         from llmcompressor import oneshot
         from transformers import AutoModelForCausalLM
 
+        # Memory is pinned for a GPU that is not there.
+        torch.Tensor.pin_memory = lambda self, *_: self
         weights = QuantizationArgs(num_bits=bits, type="int", symmetric=sym, strategy="group", group_size=group)
         scheme = QuantizationScheme(targets=["Linear"], weights=weights)
         arguments = dict(config_groups={"group_0": scheme}, ignore=["lm_head"])

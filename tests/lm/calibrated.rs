@@ -33,14 +33,18 @@ struct Made {
     changed: HashMap<String, Vec<f32>>,
 }
 
+/// Runs of tokens and their length: few, as a debug build is slow.
+const FEW: (usize, usize) = (12, 128);
+
 fn calibrated(
     model: &Model,
     solver: Solver,
+    size: (usize, usize),
     budget: usize,
     scheme: &dyn Fn(&str) -> Option<Scheme>,
 ) -> Result<Made, CalibrateError> {
     let tokenizer = model.tokenizer()?;
-    let draws = Draws::new(BUILT_IN, &tokenizer, model.config(), (40, 256), 1)?;
+    let draws = Draws::new(BUILT_IN, &tokenizer, model.config(), size, 1)?;
     let mut options = CalibrateOptions::new(solver);
     options.budget = budget;
     let mut made = Made::default();
@@ -86,7 +90,9 @@ fn calibrated_methods_beat_rounding() {
     // The blocks after the first, and two bits, so that it shows; a debug build is slow.
     let some = |name: &str| (!name.contains(".0.")).then(|| scheme(2));
     let of = |solver| {
-        let made = calibrated(&model, solver, 1 << 30, &some).unwrap();
+        // A Hessian of few tokens says little of 512 columns.
+        let size = if solver == GPTQ { (40, 256) } else { FEW };
+        let made = calibrated(&model, solver, size, 1 << 30, &some).unwrap();
         assert_eq!(made.layers.len(), 14);
         measured(&model, &made)
     };
@@ -106,7 +112,7 @@ fn neither_threads_nor_where_states_lie_change_a_byte() {
     let some = |name: &str| name.contains(".0.self_attn").then(|| scheme(4));
     let run = |threads: usize, budget: usize, solver: Solver| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| calibrated(&model, solver, budget, &some).unwrap())
+        pool.install(|| calibrated(&model, solver, FEW, budget, &some).unwrap())
     };
     for solver in [GPTQ, Solver::Awq { clip: true }] {
         let one = run(1, 1 << 30, solver);
@@ -118,14 +124,14 @@ fn neither_threads_nor_where_states_lie_change_a_byte() {
 #[test]
 fn layers_left_out_stay_and_scales_are_folded_whole() {
     let model = open("base");
-    let made =
-        calibrated(&model, Solver::Awq { clip: false }, 1 << 30, &|_| Some(scheme(8))).unwrap();
+    let made = calibrated(&model, Solver::Awq { clip: false }, FEW, 1 << 30, &|_| Some(scheme(8)))
+        .unwrap();
     // At 8 bits nearly nothing is lost: a scale that is not undone would show.
     let (plain, awq) = (measured(&model, &Made::default()), measured(&model, &made));
     assert!((awq / plain - 1.0).abs() < 3e-3, "{awq} for {plain}");
     assert!(!made.changed.is_empty() && made.changed.keys().all(|name| name.contains("layernorm")));
     let only = |name: &str| name.ends_with("gate_proj").then(|| scheme(4));
-    let made = calibrated(&model, Solver::Awq { clip: true }, 1 << 30, &only).unwrap();
+    let made = calibrated(&model, Solver::Awq { clip: true }, FEW, 1 << 30, &only).unwrap();
     assert!(made.changed.is_empty(), "up_proj reads that norm and stays as it is");
     assert_eq!(made.layers.len(), 3);
 }
@@ -147,7 +153,8 @@ fn bits_are_allocated_by_what_layers_suffer() {
         assert_eq!(of("mlp.gate_proj"), of("mlp.up_proj"), "fused");
     }
     let of_bits = |bits: &dyn Fn(&str) -> u32| {
-        let made = calibrated(&model, Solver::Nearest, 1 << 30, &|name| Some(scheme(bits(name))));
+        let made =
+            calibrated(&model, Solver::Nearest, FEW, 1 << 30, &|name| Some(scheme(bits(name))));
         measured(&model, &made.unwrap())
     };
     let (mixed, three) = (of_bits(&|name| bits[name]), of_bits(&|_| 3));
@@ -185,6 +192,7 @@ fn what_cannot_be_calibrated_is_named() {
     let tokenizer = model.tokenizer().unwrap();
     let short = Draws::new("a few words", &tokenizer, model.config(), (8, 128), 1).unwrap_err();
     assert!(short.to_string().contains("give a longer one"), "{short}");
-    let nine = calibrated(&model, GPTQ, 1 << 30, &|_| Some(scheme(9))).unwrap_err().to_string();
+    let nine =
+        calibrated(&model, GPTQ, FEW, 1 << 30, &|_| Some(scheme(9))).unwrap_err().to_string();
     assert!(nine.contains("model.layers.0.self_attn.q_proj: codes have 2 to 8 bits"), "{nine}");
 }
