@@ -218,3 +218,44 @@ fn time(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_headers_say_is_read(
+            values in prop::collection::vec(
+                prop_oneof![
+                    "[ -~\\x80-\\xff]{0,40}",
+                    "(max-age|s-maxage|min-fresh|max-stale|no-cache|stale-if-error)[ =\",0-9a-z]{0,30}",
+                ],
+                1..4,
+            ),
+            offset in 0..1u64 << 40,
+        ) {
+            let mut headers = HeaderMap::new();
+            for name in [CACHE_CONTROL, AGE, EXPIRES, DATE, VARY, PRAGMA] {
+                for value in &values {
+                    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                        headers.append(name.clone(), value);
+                    }
+                }
+            }
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(offset);
+            let freshness = Freshness::of(&headers, now, now);
+            let demands = Demands::of(&headers);
+            // More is never allowed to those who demand more, nor to what grows older.
+            let later = now + EVER * 2;
+            if freshness.serves(now, EVER, &demands) && demands.max_stale.is_zero() {
+                prop_assert!(freshness.serves(now, EVER, &Demands::default()));
+            }
+            if freshness.serves_stale(later, Duration::ZERO, EVER) {
+                prop_assert!(freshness.serves_stale(now, Duration::ZERO, EVER));
+            }
+        }
+    }
+}

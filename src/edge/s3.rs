@@ -295,4 +295,19 @@ mod tests {
             assert!(Query::parse(bad).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_asked_is_read(path in "(/s3)?[ -~]{0,40}", query in "[ -~]{0,60}") {
+            if let Some(Target::Object { bucket, key }) = Target::parse(&path)
+                && let Some(key) = Key::parse(&bucket, &key)
+            {
+                // What names a file names a repository.
+                proptest::prop_assert!(!place(&key.name).0.is_empty());
+            }
+            if let Ok(query) = Query::parse(&query) {
+                proptest::prop_assert!(query.max <= MAX_KEYS);
+            }
+        }
+    }
 }
