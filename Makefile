@@ -39,6 +39,7 @@ judges:
 	cargo build --release --locked --bin tenpak
 	.venv-judges/bin/python judges/record.py --check fixtures/produce/vectors.json
 	.venv-judges/bin/python judges/load.py
+	TENPAK=target/release/tenpak tests/judges/hub.sh
 
 # Every required figure, ratios side by side. BENCH="--quick", "--only http", ...
 bench:

@@ -1,4 +1,4 @@
-//! `tenpak quantize`, by what it leaves in a store.
+//! `tenpak quantize` and `tenpak delta`, by what they leave in a store.
 
 #[path = "../support/run.rs"]
 mod run;
@@ -6,6 +6,7 @@ mod run;
 mod backend;
 mod calibrated;
 mod checkpoint;
+mod delta;
 mod gguf;
 mod memo;
 mod model;

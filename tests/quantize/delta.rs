@@ -1,13 +1,10 @@
 //! `tenpak delta`, on the fixture's language model and its fine-tune, and on made ones.
 
-#[path = "support/run.rs"]
-mod run;
-
 use std::path::{Path, PathBuf};
 
+use super::run::{Run, fresh_folder, objects, pack, tenpak, text};
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use run::{Run, fresh_folder, objects, pack, tenpak, text};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 fn fixture(name: &str) -> PathBuf {
