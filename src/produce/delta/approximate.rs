@@ -239,7 +239,7 @@ mod tests {
                     for (at, want) in slow(method, float, &base, &tuned).into_iter().enumerate() {
                         let is = f64::from(float.read(&made.bytes, at));
                         // Where f32 rounds to another multiple, or over the threshold, than f64.
-                        let near = (is - want).abs() <= spacing * want.abs().max(0.01);
+                        let near = (is - want).abs() <= spacing * want.abs().max(0.2);
                         let d = f64::from(float.read(&tuned, at) - float.read(&base, at)).abs();
                         let tie = match method {
                             DeltaMethod::Lossless => false,
