@@ -153,7 +153,6 @@ fn what_fails_is_told_and_changes_nothing() {
     for (more, says) in [
         (&["--method", "nf4", "--backend", "autoawq"][..], "autoawq does not do nf4"),
         (&["--method", "nf4", "--backend", "none"], "there are gptqmodel"),
-        (&["--method", "gptq"], "--backend"),
     ] {
         let all = ["quantize", model, "--store", text(&store), "--name", "q"];
         let run = tenpak(&[&all[..], more].concat());

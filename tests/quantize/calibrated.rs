@@ -9,7 +9,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// Little text: enough to tell a solver from rounding.
-const LITTLE: [&str; 4] = ["--samples", "8", "--sample-length", "64"];
+const LITTLE: [&str; 4] = ["--samples", "16", "--sample-length", "128"];
 
 fn quantized(store: &Path, source: &str, name: &str, more: &[&str]) -> Run {
     let all = ["quantize", source, "--store", text(store), "--name", name];

@@ -108,10 +108,11 @@ fn lossy_deltas_are_small_and_near() {
         assert!((0.6..0.9).contains(&smaller), "{method}: {smaller}");
         let cost = perplexity(&store, method) / exact - 1.0;
         assert!(cost < 0.005, "{method}: {:+.3}%", cost * 100.0);
-        for tensor in run.json["tensors"].as_array().unwrap() {
-            let error = tensor["relative_error"].as_f64().unwrap();
-            assert!(error > 0.0 && error < 0.5, "{tensor}");
-        }
+        let tensors = run.json["tensors"].as_array().unwrap();
+        let errors: Vec<f64> =
+            tensors.iter().map(|of| of["relative_error"].as_f64().unwrap()).collect();
+        assert!(errors.iter().all(|error| *error < 0.5), "{errors:?}");
+        assert!(errors.iter().any(|error| *error > 0.05), "{errors:?}");
         // Where everything is looked at, nothing is left to guess.
         let estimated = tenpak(&[
             "delta",
@@ -176,7 +177,7 @@ fn an_estimate_reads_little_and_is_near() {
         let all = ["--store", text(&store), "--base", "base", "--method", method];
         let estimated = tenpak(&[&["delta", "estimate", text(&tuned)][..], &all].concat());
         went_well(&estimated);
-        assert_eq!(estimated.number("sampled_bytes"), 3 << 20, "one piece of four");
+        assert_eq!(estimated.number("sampled_bytes"), 3 << 19, "one piece of eight");
         let run = delta(&store, text(&tuned), "base", method, &["--method", method]);
         went_well(&run);
         near(&estimated, &run, "new_bytes");

@@ -8,12 +8,18 @@ use super::model::{Model, Tensor, partner};
 use super::run::not_finite;
 use super::{DeltaMethod, ProduceError};
 use crate::codec::{Against, CodecChoice, Encoder};
-use crate::format::record::Base;
+use crate::format::grid::Grid;
+use crate::format::layout::Place;
+use crate::format::record::{Base, ChunkRecord};
 use crate::id::DecodedDigest;
+use crate::parallel::choose_grid;
 use crate::quant::Float;
 
-/// Bytes of a sample: what a chunk has, mostly, and whole blocks of any method.
-const PIECE: u64 = 1 << 20;
+/// Pieces begin at multiples of this: whole blocks of any method.
+const ALIGNED: u64 = 256;
+/// What a chunk stored against another takes beside its own bytes: its record in the table and in its
+/// pack, its base's in the table, and a place of each in the layout.
+const RECORDS: f64 = 3.0 * ChunkRecord::LEN as f64 + 2.0 * Place::LEN as f64;
 /// One of so many pieces of a tensor is looked at, and at least one.
 const ONE_OF: u64 = 24;
 /// Files without tensors up to this size are compared with the base's.
@@ -108,7 +114,9 @@ fn sample(
     }
     let (mut own, mut others) = (Vec::new(), Vec::new());
     let mut read = 0;
-    for piece in pieces(tensor.len) {
+    let grid = choose_grid(&tensor.name, tensor.dtype, &tensor.shape).unwrap_or(Grid::EMPTY);
+    let chunks = grid.chunks().max(1);
+    for piece in pieces(tensor.len, chunks) {
         let at = |tensor: &Tensor| tensor.offset + piece.start..tensor.offset + piece.end;
         own.push(tuned.read(tensor.file, at(tensor))?);
         if let Some(below) = below {
@@ -131,6 +139,7 @@ fn sample(
     if own == others {
         return Ok(sum);
     }
+    sum.stored = chunks as f64 * RECORDS;
     let (base, tuned) = (others.concat(), own.concat());
     let made: Bytes = match float {
         None => tuned.into(),
@@ -164,13 +173,14 @@ fn sample(
     Ok(sum)
 }
 
-/// Evenly spread pieces of a tensor.
-fn pieces(len: u64) -> Vec<std::ops::Range<u64>> {
-    let all = len.div_ceil(PIECE);
+/// Evenly spread pieces of a tensor, each as long as one of its chunks.
+fn pieces(len: u64, chunks: u64) -> Vec<std::ops::Range<u64>> {
+    let size = len.div_ceil(chunks).next_multiple_of(ALIGNED);
+    let all = len.div_ceil(size);
     let count = all.div_ceil(ONE_OF);
     let piece = |n: u64| {
-        let start = (2 * n + 1) * all / (2 * count) * PIECE;
-        start..(start + PIECE).min(len)
+        let start = (2 * n + 1) * all / (2 * count) * size;
+        start..(start + size).min(len)
     };
     (0..count).map(piece).collect()
 }
@@ -181,15 +191,16 @@ mod tests {
 
     #[test]
     fn pieces_are_spread_and_lie_within() {
-        for len in [1, PIECE - 1, PIECE, PIECE + 1, 7 * PIECE + 5, 1000 * PIECE + 3] {
-            let pieces = pieces(len);
+        let size: u64 = 1 << 20;
+        for len in [1, size - 1, size, size + 1, 7 * size + 5, 1000 * size + 3] {
+            let pieces = pieces(len, len.div_ceil(size));
             assert!(
                 pieces.iter().all(|piece| piece.start < piece.end && piece.end <= len),
                 "{len}"
             );
             assert!(pieces.windows(2).all(|two| two[0].end <= two[1].start));
             let read: u64 = pieces.iter().map(|piece| piece.end - piece.start).sum();
-            assert!(read <= len / ONE_OF + 2 * PIECE);
+            assert!(read <= len / ONE_OF + 2 * size);
         }
     }
 }
