@@ -74,14 +74,13 @@ pub(super) enum Hashing {
 }
 
 impl Hashing {
-    /// A file that holds most of a model is hashed along with its chunks: the hash is what takes
-    /// longest then, and reading would make it longer. So is one whose parts are still to be made.
-    /// Files of about one size are hashed side by side instead, each on a worker of its own.
-    pub(super) fn begin(input: &Input, total: u64, sha256: bool, pool: &Pool) -> Self {
+    /// A file on disk is read for its hashes apart: they take longest, and waiting for what chunks are
+    /// read would make them longer. One whose parts are still to be made is hashed along with them.
+    pub(super) fn begin(input: &Input, sha256: bool, pool: &Pool) -> Self {
         let len = input.size();
         let mut hasher = FileHasher::new(len, sha256);
         match input {
-            Input::File(file) if len <= total / 2 || hasher.is_idle() => {
+            Input::File(file) => {
                 let held = Held::File { file: file.clone(), offset: 0 };
                 Self::Apart(pool.spawn(move |worker| {
                     if !hasher.is_idle() {
@@ -91,7 +90,7 @@ impl Hashing {
                     Ok(hasher.finish())
                 }))
             }
-            _ => Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 },
+            Input::Made(_) => Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 },
         }
     }
 

@@ -333,11 +333,10 @@ impl<'a> Packer<'a> {
     }
 
     fn run(mut self, files: &[Input], maker: &mut dyn Maker) -> Result<Packed, PackError> {
-        let total = files.iter().map(Input::size).sum();
         // Units being digested or looked up, in order; enough to keep every thread busy.
         let mut ahead = VecDeque::new();
         for (i, file) in files.iter().enumerate() {
-            self.hashing.push(Hashing::begin(file, total, self.options.sha256, &self.pool));
+            self.hashing.push(Hashing::begin(file, self.options.sha256, &self.pool));
             for (number, part) in file.parts().iter().enumerate() {
                 let held = match file {
                     Input::File(file) => Held::File { file: file.clone(), offset: part.offset },
