@@ -23,7 +23,7 @@
 //! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
 //! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
 //! | [`lm`], [`eval`], [`calibrate`] | language models, block by block: how well they predict, and what they teach solvers | yes |
-//! | [`produce`] | new artifacts from old ones: quantized checkpoints | yes |
+//! | [`produce`] | new artifacts from old ones: quantized checkpoints, deltas | yes |
 //! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
 //!
 //! One tensor, verified:
