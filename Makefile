@@ -35,10 +35,10 @@ fuzz:
 
 # The libraries whose formats `quantize` writes: do they store what we store, and load what we wrote?
 judges:
-	judges/setup.sh
+	tests/judges/setup.sh
 	cargo build --release --locked --bin tenpak
-	.venv-judges/bin/python judges/record.py --check fixtures/produce/vectors.json
-	.venv-judges/bin/python judges/load.py
+	.venv-judges/bin/python tests/judges/record.py --check fixtures/produce/vectors.json
+	.venv-judges/bin/python tests/judges/load.py
 	TENPAK=target/release/tenpak tests/judges/hub.sh
 
 # Every required figure, ratios side by side. BENCH="--quick", "--only http", ...

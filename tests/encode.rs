@@ -1,4 +1,4 @@
-//! Encoded weights are, byte for byte, what the family's own library stores: `judges/record.py` ran the
+//! Encoded weights are, byte for byte, what the family's own library stores: `tests/judges/record.py` ran the
 //! libraries, and recorded what they gave in `fixtures/produce/vectors.json`.
 
 use std::fs;
@@ -12,7 +12,7 @@ use tenpak::quant::encode::{
 };
 use tenpak::quant::{Float, convert};
 
-/// The weight of `judges/weights.py`, as bytes of its type.
+/// The weight of `tests/judges/weights.py`, as bytes of its type.
 fn weight(seed: u64, rows: usize, columns: usize, kind: &str, float: Float) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(rows * columns * 4);
     for n in 0..(rows * columns) as u64 {

@@ -1,6 +1,6 @@
 //! From weights to what each family stores: the inverse of [`dequantize`](super::dequantize). Pure.
 //!
-//! Byte for byte what the family's own library stores (`judges/` holds the comparison). A weight is a
+//! Byte for byte what the family's own library stores (`tests/judges/` holds the comparison). A weight is a
 //! [`Matrix`]; a method either encodes it at once ([`nf4`], [`int8`], [`fp8`], [`gguf`]) or gives
 //! [`Codes`](super::codes::Codes) ([`rtn`] here, or a solver), which a layout packs ([`gptq`], [`awq`],
 //! [`packed`]). The bytes are the same whatever the number of threads.

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-TENPAK = pathlib.Path(__file__).parent.parent / os.environ.get("TENPAK", "target/release/tenpak")
+TENPAK = pathlib.Path(__file__).parent.parent.parent / os.environ.get("TENPAK", "target/release/tenpak")
 RECIPES = {
     "nf4": ["--preset", "bnb_nf4"],
     "nf4-double": ["--preset", "nf4_double"],

@@ -2,12 +2,12 @@
 # Installs what `make judges` runs into .venv-judges: the libraries whose formats TenPak writes, for the
 # CPU, and the sources of two packers that no longer import. Safe to run again: what is there is kept.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 VENV=.venv-judges
 STAMP="$VENV/.installed"
 
-fail() { echo "judges/setup.sh: $*" >&2; exit 1; }
+fail() { echo "tests/judges/setup.sh: $*" >&2; exit 1; }
 
 PACKAGES=(
     numpy==2.4.6 safetensors==0.8.0 blake3==1.0.11 gguf==0.19.0
@@ -55,12 +55,12 @@ build_ggml() {
         llama-cpp-python==0.3.9 || fail "cannot fetch llama-cpp-python"
     tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work" --wildcards '*/vendor/llama.cpp/ggml/*'
     local ggml; ggml="$(echo "$work"/llama_cpp_python-*/vendor/llama.cpp/ggml)"
-    cc -shared -fPIC -O2 -w -I"$ggml/include" -I"$ggml/src" "$ggml/src/ggml-quants.c" judges/ggml_stubs.c \
+    cc -shared -fPIC -O2 -w -I"$ggml/include" -I"$ggml/src" "$ggml/src/ggml-quants.c" tests/judges/ggml_stubs.c \
         -o "$VENV/sources/libggml_quants.so" -lm || fail "ggml-quants.c does not build"
     rm -rf "$work"
 }
 
-want="$(cat judges/setup.sh judges/ggml_stubs.c benches/torch_without_cuda.py | sha256sum)"
+want="$(cat tests/judges/setup.sh tests/judges/ggml_stubs.c benches/torch_without_cuda.py | sha256sum)"
 if [ "$(cat "$STAMP" 2>/dev/null)" != "$want" ]; then
     [ "$(uname -m)" = x86_64 ] || fail "the libraries are pinned for x86-64, this is $(uname -m)"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed"
@@ -77,4 +77,4 @@ if [ "$(cat "$STAMP" 2>/dev/null)" != "$want" ]; then
     "$VENV/bin/python" -c 'import bitsandbytes, compressed_tensors, gguf, torch, transformers' || fail "a library does not import"
     echo "$want" >"$STAMP"
 fi
-echo "judges/setup.sh: ready in $VENV"
+echo "tests/judges/setup.sh: ready in $VENV"

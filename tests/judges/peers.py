@@ -10,7 +10,7 @@ import types
 
 import torch
 
-ROOT = pathlib.Path(__file__).parent.parent / ".venv-judges/sources"
+ROOT = pathlib.Path(__file__).parent.parent.parent / ".venv-judges/sources"
 
 
 def load(name: str, path: str) -> types.ModuleType:

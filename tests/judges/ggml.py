@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import torch
 
-LIBRARY = ctypes.CDLL(str(pathlib.Path(__file__).parent.parent / ".venv-judges/sources/libggml_quants.so"))
+LIBRARY = ctypes.CDLL(str(pathlib.Path(__file__).parent.parent.parent / ".venv-judges/sources/libggml_quants.so"))
 
 
 def q4_k(w: torch.Tensor) -> dict[str, torch.Tensor]:
