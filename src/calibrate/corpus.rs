@@ -2,6 +2,7 @@
 
 use super::CalibrateError;
 use crate::lm::{LmConfig, Text};
+use crate::quant::sample::Random;
 
 /// A text that serves where none is given: the last chapters of Jane Austen's Northanger Abbey, in the
 /// public domain.
@@ -40,9 +41,9 @@ impl Draws {
         }
         let length = length.clamp(1, tokens.len());
         let starts = tokens.len() - length + 1;
-        let mut state = seed;
+        let mut random = Random(seed);
         let draw = |_| {
-            let start = (next(&mut state) % starts as u64) as usize;
+            let start = (random.next() % starts as u64) as usize;
             tokens.get(start..start + length).unwrap_or_default().to_vec()
         };
         Ok(Self((0..samples.max(1)).map(draw).collect()))
@@ -57,15 +58,6 @@ impl Draws {
     pub fn runs(&self) -> &[Vec<u32>] {
         &self.0
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014).
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::link::{Found, Units, is_trusted};
+use super::link::{Found, Units};
 use crate::codec;
 use crate::dtype::{Dtype, Shape};
 use crate::format::grid::Grid;
@@ -68,7 +68,7 @@ impl BaseArtifact {
         id: ManifestId,
     ) -> Result<Self, StoreError> {
         let whole = Whole::read(store, id).await?;
-        let trusted = is_trusted(store, trust, &whole).await?;
+        let trusted = store.is_linkable(trust, whole.id, &whole.manifest_bytes).await?;
         let mut tensors = HashMap::<Kind, Vec<usize>>::new();
         for (ordinal, (tensor, _)) in whole.tensors.iter().enumerate() {
             let kind = (tensor.name.clone(), tensor.dtype.code(), tensor.shape.dims().to_vec());

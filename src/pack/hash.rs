@@ -119,7 +119,6 @@ impl Hashing {
 }
 
 /// The turns of a group of chunks at the hashes which its bytes are part of.
-#[derive(Default)]
 pub(super) struct Turns {
     pub(super) unit: Option<Turn<blake3::Hasher>>,
     pub(super) file: Option<Turn<FileHasher>>,

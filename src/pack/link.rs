@@ -23,8 +23,8 @@ use crate::format::page::Extent;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
 use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::store::{Placed, Store, StoreError, Whole, decoded, unix_now};
-use crate::trust::{Method, TrustSet};
+use crate::store::{Placed, Store, StoreError, Whole, decoded};
+use crate::trust::TrustSet;
 
 /// A unit that the store may already hold.
 #[derive(Debug, Clone)]
@@ -159,7 +159,8 @@ impl Finder {
     /// Reads an artifact that a hint names. One that cannot be read only costs the link.
     async fn units(&self, id: ManifestId) -> Option<Units> {
         let whole = Whole::read(&self.store, id).await.ok()?;
-        let trusted = is_trusted(&self.store, &self.trust, &whole).await.ok()?;
+        let trusted =
+            self.store.is_linkable(&self.trust, whole.id, &whole.manifest_bytes).await.ok()?;
         Some(Units::of(&whole, trusted))
     }
 
@@ -227,21 +228,6 @@ impl Finder {
     pub(super) fn linkable(&self) -> &Linkable {
         &self.linkable
     }
-}
-
-/// Whether a key that we trust signed the artifact's manifest. Names do not matter here: the key
-/// must count for every name.
-pub(super) async fn is_trusted(
-    store: &Store,
-    trust: &TrustSet,
-    whole: &Whole,
-) -> Result<bool, StoreError> {
-    // A secret that verifies can also forge.
-    let keys = trust.key_ids().filter(|(_, method)| *method != Method::Hmac);
-    let signatures = store.signatures(whole.id, keys).await?;
-    let verdict =
-        trust.verify_manifest(None, whole.id, &whole.manifest_bytes, &signatures, unix_now());
-    Ok(verdict.is_ok())
 }
 
 /// The chunks that interrupted runs left in the store.

@@ -67,7 +67,7 @@ pub struct Solved {
 /// Where the codes of a layer lie until they are packed.
 struct Spooled {
     at: u64,
-    float_bytes: usize,
+    /// Without its codes, scales and zero points, which lie there in that order.
     codes: Codes,
 }
 
@@ -140,10 +140,9 @@ impl Calibrating {
                     let mut bytes = std::mem::take(&mut codes.codes);
                     let scales = std::mem::take(&mut codes.scales);
                     bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
-                    let float_bytes = 4 * scales.len();
                     bytes.append(&mut codes.zeros);
                     file.write_all_at(&bytes, at).map_err(spill)?;
-                    layers.insert(made.name.clone(), Spooled { at, float_bytes, codes });
+                    layers.insert(made.name.clone(), Spooled { at, codes });
                     at += bytes.len() as u64;
                     solved.push(Solved {
                         layer: made.name,
@@ -165,11 +164,11 @@ impl Calibrating {
     /// Reads a layer's codes back.
     fn read(&self, layer: &str) -> Option<Result<Codes, std::io::Error>> {
         let (file, layers) = self.spool.as_ref()?;
-        let Spooled { at, float_bytes, codes } = layers.get(layer)?;
+        let Spooled { at, codes } = layers.get(layer)?;
         let (elements, groups) = (codes.rows * codes.columns, codes.rows * codes.groups());
-        let mut bytes = vec![0; elements + float_bytes + groups];
+        let mut bytes = vec![0; elements + 5 * groups];
         Some(file.read_exact_at(&mut bytes, *at).map(|()| {
-            let zeros = bytes.split_off(elements + float_bytes);
+            let zeros = bytes.split_off(elements + 4 * groups);
             let scales = bytes.split_off(elements);
             let scales = scales.as_chunks::<4>().0.iter().map(|scale| f32::from_le_bytes(*scale));
             Codes { codes: bytes, scales: scales.collect(), zeros, ..codes.clone() }

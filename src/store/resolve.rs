@@ -144,4 +144,18 @@ impl Store {
         let signatures = self.signatures(id, trust.key_ids()).await?;
         Ok(Some(trust.verify_manifest(name, id, manifest, &signatures, unix_now())?))
     }
+
+    /// Whether a key that is trusted for every name signed the manifest: then what the artifact holds may
+    /// be linked into another that is to be signed.
+    pub(crate) async fn is_linkable(
+        &self,
+        trust: &TrustSet,
+        id: ManifestId,
+        manifest: &[u8],
+    ) -> Result<bool, StoreError> {
+        // A secret that verifies can also forge.
+        let keys = trust.key_ids().filter(|(_, method)| *method != Method::Hmac);
+        let signatures = self.signatures(id, keys).await?;
+        Ok(trust.verify_manifest(None, id, manifest, &signatures, unix_now()).is_ok())
+    }
 }

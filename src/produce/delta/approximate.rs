@@ -58,6 +58,12 @@ pub struct NotFinite {
     pub of_base: bool,
 }
 
+/// The first element that is not finite.
+pub(super) fn first_not_finite(float: Float, bytes: &[u8]) -> Option<usize> {
+    let elements = (0..bytes.len() / float.size() as usize).into_par_iter();
+    elements.position_first(|at| !float.read(bytes, at).is_finite())
+}
+
 /// The root mean square of the differences.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
-use super::approximate::{Deviation, approximate, root_mean_square};
+use super::approximate::{Deviation, approximate, first_not_finite};
 use super::model::{Model, Tensor, partner};
 use super::{DeltaMethod, NotFinite};
 use crate::format::json as canonical;
@@ -129,12 +129,10 @@ fn survey(tuned: &Model, base: &Model, method: DeltaMethod) -> Result<Vec<Beside
             Some(digest) => digest,
             None => {
                 let bytes = tuned.whole_tensor(tensor)?;
-                if let (Some(float), true) =
-                    (Float::of_dtype(tensor.dtype), method != DeltaMethod::Lossless)
-                {
-                    root_mean_square(float, &bytes, &bytes).map_err(|error| {
-                        not_finite(&tensor.name, NotFinite { of_base: false, ..error })
-                    })?;
+                let lossy = method != DeltaMethod::Lossless;
+                let float = Float::of_dtype(tensor.dtype).filter(|_| lossy);
+                if let Some(element) = float.and_then(|float| first_not_finite(float, &bytes)) {
+                    return Err(not_finite(&tensor.name, NotFinite { element, of_base: false }));
                 }
                 ContentDigest::of(&bytes)
             }
