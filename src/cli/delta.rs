@@ -1,6 +1,6 @@
 //! `tenpak delta` and `tenpak delta estimate`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -8,14 +8,11 @@ use tokio::runtime::Handle;
 
 use super::error::Failure;
 use super::output::Output;
-use super::pack::lifetime;
 use super::progress::Bar;
+use super::publishing::Publishing;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
-use crate::pack::PackOptions;
 use crate::produce::delta::{DeltaMethod, DeltaOptions, Model, delta, estimate};
-use crate::store::Whole;
-use crate::trust::Signer;
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -27,15 +24,8 @@ pub(super) struct Delta {
     /// What to call the result; the tag is `latest` if left out
     #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact, required = true)]
     name: Option<ArtifactSpec>,
-    /// Sign with this secret key (repeatable)
-    #[arg(long, value_name = "KEY")]
-    sign: Vec<PathBuf>,
-    /// Days until the name must be signed again
-    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    expires: u32,
-    /// Threads [default: the processors at hand]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    publishing: Publishing,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -92,10 +82,7 @@ impl What {
         output: &Output,
     ) -> Result<(Model, Model), Failure> {
         let opened = |spec: &ArtifactSpec| -> Result<Model, Failure> {
-            let (store, found) = runtime.block_on(global.open(spec, output))?;
-            let whole = runtime
-                .block_on(Whole::read(&store, found.manifest))
-                .map_err(|error| error.named_by(spec))?;
+            let (store, whole) = runtime.block_on(global.open_whole(spec, output))?;
             Ok(Model::artifact(whole, global.sources(&store)?, runtime)?)
         };
         let path = Path::new(&self.tuned);
@@ -128,28 +115,11 @@ impl Delta {
         };
         let method = what.method()?;
         let store = global.store()?;
-        let mut trust = global.trust()?;
         let (tuned, base) = what.models(global, runtime, output)?;
-        let mut signers = Vec::new();
-        for path in &self.sign {
-            let signer = Signer::load(path, None)?;
-            if let Some(key) = signer.verifying_key() {
-                // What one signs with, one trusts.
-                trust.add_ed25519(key, None).map_err(Failure::failed)?;
-            }
-            signers.push(signer);
-        }
-        let defaults = PackOptions::default();
         let options = DeltaOptions {
             method,
             base_name: what.base.to_string(),
-            pack: PackOptions {
-                signers,
-                trust,
-                threads: self.threads.unwrap_or(defaults.threads),
-                lifetime: lifetime(self.expires),
-                ..defaults
-            },
+            pack: self.publishing.options(global)?,
         };
         let start = Instant::now();
         let bar = Bar::new(output, "writing the delta");

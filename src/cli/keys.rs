@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::error::Failure;
 use super::output::Output;
-use super::pack::lifetime;
+use super::publishing::lifetime;
 use super::{Global, artifact};
 use crate::format::name::ArtifactSpec;
 use crate::source::ObjectPath;

@@ -20,6 +20,7 @@ mod load_dtype;
 mod output;
 mod pack;
 mod progress;
+mod publishing;
 mod quantize;
 mod quantize_external;
 mod refs;
@@ -36,7 +37,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::format::name::ArtifactSpec;
 use crate::source::Backend;
-use crate::store::{Resolved, Store};
+use crate::store::{Resolved, Store, Whole};
 use crate::trust::{SeenRefs, TrustSet};
 
 use error::Failure;
@@ -170,6 +171,17 @@ impl Global {
             }
         }
         Err(first.unwrap_or_else(|| Failure::failed("no store")))
+    }
+
+    /// The same, with the artifact's whole graph.
+    async fn open_whole(
+        &self,
+        artifact: &ArtifactSpec,
+        output: &Output,
+    ) -> Result<(Store, Whole), Failure> {
+        let (store, found) = self.open(artifact, output).await?;
+        let whole = Whole::read(&store, found.manifest).await;
+        Ok((store, whole.map_err(|error| error.named_by(artifact))?))
     }
 
     fn trust(&self) -> Result<TrustSet, Failure> {

@@ -1,7 +1,7 @@
 //! `tenpak pack`.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -9,12 +9,12 @@ use tokio::runtime::Handle;
 use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
+use super::publishing::Publishing;
 use super::{Global, artifact, bytes};
 use crate::codec::CodecChoice;
 use crate::format::name::ArtifactSpec;
 use crate::pack::{PackOptions, pack};
-use crate::store::Lifetime;
-use crate::trust::{Method, Signer};
+use crate::trust::Method;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Pack {
@@ -26,9 +26,8 @@ pub(super) struct Pack {
     /// Which codecs to choose from
     #[arg(long, default_value = "auto", value_parser = codec)]
     codec: CodecChoice,
-    /// Sign with this secret key (repeatable)
-    #[arg(long, value_name = "KEY")]
-    sign: Vec<PathBuf>,
+    #[command(flatten)]
+    publishing: Publishing,
     /// Pack against this artifact: link what is the same, store the rest of a tensor of the same name,
     /// type and shape as its difference, where that is smaller
     #[arg(long, value_name = "ARTIFACT", value_parser = artifact)]
@@ -36,12 +35,6 @@ pub(super) struct Pack {
     /// What the model calls itself, kept in the manifest
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
-    /// Days until the name must be signed again
-    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    expires: u32,
-    /// Threads that hash and encode [default: the processors at hand]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     /// Leave out the files' SHA-256, which registries and Hub clients want
     #[arg(long)]
     no_sha256: bool,
@@ -56,11 +49,6 @@ fn codec(text: &str) -> Result<CodecChoice, String> {
         .ok_or_else(|| format!("no such codec; there are {names}"))
 }
 
-/// The lifetime that a number of days means.
-pub(super) fn lifetime(days: u32) -> Lifetime {
-    Lifetime(Duration::from_secs(u64::from(days) * 24 * 60 * 60))
-}
-
 impl Pack {
     pub(super) fn run(
         self,
@@ -72,16 +60,8 @@ impl Pack {
             return Err(Failure::usage("--name takes a name, not an id"));
         };
         let store = global.store()?;
-        let mut trust = global.trust()?;
-        let mut signers = Vec::new();
-        for path in &self.sign {
-            let signer = Signer::load(path, None)?;
-            if let Some(key) = signer.verifying_key() {
-                // What one signs with, one trusts.
-                trust.add_ed25519(key, None).map_err(Failure::failed)?;
-            }
-            signers.push(signer);
-        }
+        let options = self.publishing.options(global)?;
+        let signers = &options.signers;
         if !signers.is_empty() && signers.iter().all(|s| s.method() != Method::Ed25519) {
             output.note("no Ed25519 key signs, so the name stays unsigned; only the manifest is");
         }
@@ -89,17 +69,12 @@ impl Pack {
             Some(base) => Some(runtime.block_on(store.resolve(base))?.manifest),
             None => None,
         };
-        let defaults = PackOptions::default();
         let options = PackOptions {
             codec: self.codec,
-            signers,
-            trust,
-            threads: self.threads.unwrap_or(defaults.threads),
             sha256: !self.no_sha256,
             model_id: self.model_id,
             base,
-            lifetime: lifetime(self.expires),
-            ..defaults
+            ..options
         };
         let start = Instant::now();
         let bar = Bar::new(output, "packing");

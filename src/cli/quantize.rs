@@ -1,6 +1,7 @@
 //! `tenpak quantize`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
@@ -8,23 +9,22 @@ use tokio::runtime::Handle;
 
 use super::error::Failure;
 use super::output::Output;
-use super::pack::lifetime;
 use super::progress::Bar;
+use super::publishing::Publishing;
 use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::artifact::{Artifact, OpenOptions};
 use crate::calibrate::{BUILT_IN, Draws};
 use crate::format::name::ArtifactSpec;
-use crate::lm::{Folder, Model, Stored, TensorStore, Text};
-use crate::pack::{PackOptions, Progress};
-use crate::produce::external::check_calibration;
+use crate::lm::{Folder, Model, Stored, TensorStore};
+use crate::produce::external::calibration_text;
 use crate::produce::{
     Calibrating, Events, Format, Hqq, Method, Nearest, PRESETS, Preset, ProduceError,
     QuantizeOptions, Recipe, Solver, Source, quantize,
 };
 use crate::quant::Float;
 use crate::store::Store;
-use crate::trust::{SeenRefs, Signer};
+use crate::trust::SeenRefs;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Quantize {
@@ -61,15 +61,8 @@ pub(super) struct Quantize {
     /// Leave layers as they are whose name matches this pattern (repeatable)
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
-    /// Sign with this secret key (repeatable)
-    #[arg(long, value_name = "KEY")]
-    sign: Vec<PathBuf>,
-    /// Days until the name must be signed again
-    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    expires: u32,
-    /// Threads [default: the processors at hand]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    publishing: Publishing,
     /// Where samples of the calibration text begin follows from this number
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -97,18 +90,16 @@ impl Quantize {
         let Some(source) = &self.source else {
             return Err(Failure::usage("no model: name a folder or an artifact"));
         };
-        let pack = self.pack_options(global)?;
+        let pack = self.publishing.options(global)?;
         if let Some(backend) = self.external.backend {
             let run = (global, runtime, output);
             return self.external.run(backend, run, (source, recipe), (name, tag), pack);
         }
         recipe.check()?;
         let store = global.store()?;
+        let source = open(source, global, &store, runtime, output)?;
         let mut calibrating = match recipe.method.is_calibrated() {
-            true => {
-                let model = open(source, global, &store, runtime, output)?;
-                Some(self.calibrating(model, &recipe, runtime)?)
-            }
+            true => Some(self.calibrating(&source, &recipe, runtime)?),
             false => None,
         };
         let (mut nearest, mut hqq) = (Nearest, Hqq);
@@ -117,12 +108,10 @@ impl Quantize {
             None if recipe.method == Method::Hqq => &mut hqq,
             None => &mut nearest,
         };
-        let source = open(source, global, &store, runtime, output)?;
         let options = QuantizeOptions { recipe: recipe.clone(), skip: self.skip.clone(), pack };
         let start = Instant::now();
         let bar = Bar::new(output, "quantizing");
-        let done =
-            quantize(source, &store, (name, tag), options, solver, runtime, &Following(&bar))?;
+        let done = quantize(source, &store, (name, tag), options, solver, runtime, &bar)?;
         drop(bar);
         let seconds = start.elapsed().as_secs_f64();
         let totals = done.packed.totals;
@@ -179,49 +168,24 @@ impl Quantize {
         })
     }
 
-    /// How the result is packed and signed.
-    fn pack_options(&self, global: &Global) -> Result<PackOptions, Failure> {
-        let mut trust = global.trust()?;
-        let mut signers = Vec::new();
-        for path in &self.sign {
-            let signer = Signer::load(path, None)?;
-            if let Some(key) = signer.verifying_key() {
-                // What one signs with, one trusts.
-                trust.add_ed25519(key, None).map_err(Failure::failed)?;
-            }
-            signers.push(signer);
-        }
-        let defaults = PackOptions::default();
-        Ok(PackOptions {
-            signers,
-            trust,
-            threads: self.threads.unwrap_or(defaults.threads),
-            lifetime: lifetime(self.expires),
-            ..defaults
-        })
-    }
-
     /// What calibrates the model with the text, or with the built-in one.
     fn calibrating(
         &self,
-        model: Source,
+        model: &Source,
         recipe: &Recipe,
         runtime: &Handle,
     ) -> Result<Calibrating, Failure> {
         let store: Box<dyn TensorStore> = match model {
-            Source::Folder(path) => Box::new(Folder::open(&path).map_err(Failure::failed)?),
+            Source::Folder(path) => Box::new(Folder::open(path).map_err(Failure::failed)?),
             Source::Artifact(artifact) => {
-                Box::new(Stored::open(*artifact, runtime.clone()).map_err(Failure::failed)?)
+                Box::new(Stored::open(artifact.clone(), runtime.clone()).map_err(Failure::failed)?)
             }
         };
         let wide = store.list().iter().find(|tensor| tensor.shape.dims().len() == 2);
         let float = wide.and_then(|tensor| Float::of_dtype(tensor.dtype)).unwrap_or(Float::BF16);
         let model = Model::open(store).map_err(Failure::failed)?;
         let text = match &self.external.calibration {
-            Some(path) => {
-                check_calibration(path)?;
-                Text::read(path).map_err(Failure::failed)?
-            }
+            Some(path) => calibration_text(path)?,
             None => BUILT_IN.to_owned(),
         };
         let tokenizer = model.tokenizer().map_err(Failure::failed)?;
@@ -288,22 +252,10 @@ fn open(
     let sources = global.sources(store)?;
     let opened = runtime.block_on(Artifact::open(sources, &spec, &options))?;
     opened.warnings().iter().for_each(|warning| output.note(warning));
-    Ok(Source::Artifact(Box::new(opened)))
+    Ok(Source::Artifact(Arc::new(opened)))
 }
 
-struct Following<'a>(&'a Bar);
-
-impl Progress for Following<'_> {
-    fn begin(&self, bytes: u64) {
-        self.0.begin(bytes);
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.0.advance(bytes);
-    }
-}
-
-impl Events for Following<'_> {}
+impl Events for Bar {}
 
 fn list(output: &Output) -> Result<(), Failure> {
     let rows: Vec<_> = PRESETS

@@ -13,8 +13,7 @@ use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
 use crate::produce::Recipe;
-use crate::produce::external::{Backend, External, check_calibration};
-use crate::store::Whole;
+use crate::produce::external::{Backend, External, calibration_text};
 use crate::unpack::unpack;
 
 #[derive(Debug, clap::Args)]
@@ -79,7 +78,7 @@ impl ExternalArgs {
     ) -> Result<(), Failure> {
         let recipe = backend.recipe(recipe)?;
         if let Some(text) = &self.calibration {
-            check_calibration(text)?;
+            calibration_text(text)?;
         }
         let store = global.store()?;
         let scratch = Scratch::new(self.work.as_deref())?;
@@ -89,15 +88,12 @@ impl ExternalArgs {
             (whole.map_err(|error| Failure::failed(format!("{source}: {error}")))?, None)
         } else {
             let spec = artifact(source).map_err(Failure::usage)?;
-            let (from, found) = runtime.block_on(global.open(&spec, output))?;
-            let whole = runtime
-                .block_on(Whole::read(&from, found.manifest))
-                .map_err(|error| error.named_by(&spec))?;
+            let (from, whole) = runtime.block_on(global.open_whole(&spec, output))?;
             let folder = scratch.0.join("model");
             unpack(&whole, global.sources(&from)?, &folder, runtime, &|_| {})?;
-            options.base = Some(found.manifest);
+            options.base = Some(whole.id);
             options.model_id = whole.manifest.model_id.clone();
-            (folder, Some(found.manifest))
+            (folder, Some(whole.id))
         };
         let external = External {
             backend,

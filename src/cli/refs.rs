@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::error::Failure;
 use super::output::Output;
-use super::pack::lifetime;
+use super::publishing::lifetime;
 use super::{Global, artifact, bytes, open_in};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, IndexEntry, SignedBody};

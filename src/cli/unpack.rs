@@ -11,7 +11,6 @@ use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
-use crate::store::Whole;
 use crate::unpack::unpack;
 
 #[derive(Debug, clap::Args)]
@@ -32,10 +31,7 @@ impl Unpack {
         output: &Output,
     ) -> Result<(), Failure> {
         let start = Instant::now();
-        let (store, found) = runtime.block_on(global.open(&self.artifact, output))?;
-        let whole = runtime
-            .block_on(Whole::read(&store, found.manifest))
-            .map_err(|error| error.named_by(&self.artifact))?;
+        let (store, whole) = runtime.block_on(global.open_whole(&self.artifact, output))?;
         let bar = Bar::new(output, "unpacking");
         bar.begin(whole.manifest.totals.raw_bytes);
         let sources = global.sources(&store)?;

@@ -1,6 +1,7 @@
 //! An artifact as a store of tensors: every byte verified on its way.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
@@ -12,14 +13,15 @@ use crate::loader::LoadOptions;
 /// An opened artifact. Must not be used on a thread of the runtime itself, which its reads block.
 #[derive(Debug)]
 pub struct Stored {
-    artifact: Artifact,
+    artifact: Arc<Artifact>,
     runtime: Handle,
     list: Vec<Listed>,
 }
 
 impl Stored {
     /// Reads the list of the artifact's tensors.
-    pub fn open(artifact: Artifact, runtime: Handle) -> Result<Self, LmError> {
+    pub fn open(artifact: impl Into<Arc<Artifact>>, runtime: Handle) -> Result<Self, LmError> {
+        let artifact = artifact.into();
         let wanted = runtime.block_on(artifact.want(&Selection::All, None))?;
         let listed = wanted.tensors.iter().map(|want| Listed {
             name: want.entry.name.clone(),

@@ -29,7 +29,7 @@ pub enum Source {
     /// A folder.
     Folder(PathBuf),
     /// An artifact that was opened, and trusted where keys are.
-    Artifact(Box<Artifact>),
+    Artifact(Arc<Artifact>),
 }
 
 /// A tensor of the model.
@@ -73,7 +73,7 @@ pub struct Checkpoint {
     pub tensors: Vec<Tensor>,
     /// Its `config.json`.
     pub config: Value,
-    pub(super) artifact: Option<Box<Artifact>>,
+    pub(super) artifact: Option<Arc<Artifact>>,
     runtime: Handle,
 }
 

@@ -109,8 +109,8 @@ pub struct External<'a> {
     pub work: &'a Path,
 }
 
-/// Checks a text to calibrate with.
-pub fn check_calibration(path: &Path) -> Result<(), ProduceError> {
+/// Reads a text to calibrate with: UTF-8, and not empty.
+pub fn calibration_text(path: &Path) -> Result<String, ProduceError> {
     let wrong = |why: String| ProduceError::Unsupported(format!("{}: {why}", path.display()));
     let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
@@ -118,9 +118,8 @@ pub fn check_calibration(path: &Path) -> Result<(), ProduceError> {
             "no text to calibrate with; give some of what the model is for".to_owned(),
         ));
     }
-    std::str::from_utf8(&bytes)
-        .map(|_| ())
-        .map_err(|error| wrong(format!("not UTF-8 ({error}); convert it")))
+    String::from_utf8(bytes)
+        .map_err(|error| wrong(format!("not UTF-8 ({}); convert it", error.utf8_error())))
 }
 
 impl External<'_> {
