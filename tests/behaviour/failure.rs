@@ -13,7 +13,7 @@ use tenpak::store::{Store, StoreError};
 
 use super::library::{Counted, check_store, packed, try_pack};
 use super::model::Model;
-use super::run::{Run, command, pack, reader_agrees, text};
+use super::run::{command, limited, pack, reader_agrees, text};
 
 fn options() -> PackOptions {
     PackOptions { codec: CodecChoice::Raw, ..Default::default() }
@@ -86,23 +86,11 @@ fn a_full_disk_is_an_error_and_no_damage() {
     let older = folder.path().join("older");
     Model::layers(1, 100, 9).write(&older);
     pack(&store, &older, "old", &[]);
-    let limited = |kib: u32| {
-        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
-        let inner =
-            command(&["--json", "pack", text(&input), "--store", text(&store), "--name", "m"]);
-        let mut outer = std::process::Command::new("sh");
-        outer.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
-        for (name, value) in inner.get_envs() {
-            match value {
-                Some(value) => outer.env(name, value),
-                None => outer.env_remove(name),
-            };
-        }
-        Run::of(outer.output().unwrap())
-    };
+    let packing =
+        command(&["--json", "pack", text(&input), "--store", text(&store), "--name", "m"]);
     let open = || Store::new(Arc::new(DirBackend::new(store.clone())));
     for kib in [0, 100, 12 << 10] {
-        let run = limited(kib);
+        let run = limited(&packing, kib);
         assert_eq!(run.status, Some(1), "{kib} KiB: {}", run.error);
         assert!(run.error.contains(text(&store)), "{}", run.error);
         assert_eq!(check_store(&open()), 1, "{kib} KiB");

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::run::{Run, done, fresh_folder, objects, pack, tenpak, text};
+use super::run::{Run, done, fresh_folder, objects, pack, text};
+use super::{quantize, quantized};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm").join(name)
@@ -11,9 +12,8 @@ fn fixture(name: &str) -> PathBuf {
 /// Little text: enough to tell a solver from rounding.
 const LITTLE: [&str; 4] = ["--samples", "16", "--sample-length", "128"];
 
-fn quantized(store: &Path, source: &str, name: &str, more: &[&str]) -> Run {
-    let all = ["quantize", source, "--store", text(store), "--name", name];
-    done(&[&all[..], &LITTLE, more].concat())
+fn from_little(store: &Path, source: &str, name: &str, more: &[&str]) -> Run {
+    quantized(store, source, name, &[&LITTLE, more].concat())
 }
 
 fn perplexity(store: &Path, name: &str) -> f64 {
@@ -33,7 +33,7 @@ fn calibrated_methods_lose_less_than_rounding_and_are_found_again() {
     let three = |method, format| {
         [&["--method", method, "--format", format, "--bits", "3"][..], &group].concat()
     };
-    let rounded = quantized(&store, "base", "rtn", &three("rtn", "gptq"));
+    let rounded = from_little(&store, "base", "rtn", &three("rtn", "gptq"));
     assert_eq!(rounded.json["calibrated"], serde_json::json!([]));
     let rounding = perplexity(&store, "rtn") / exact;
     for (name, arguments) in [
@@ -41,7 +41,7 @@ fn calibrated_methods_lose_less_than_rounding_and_are_found_again() {
         ("hqq", three("hqq", "compressed-tensors")),
         ("awq", [&["--method", "awq"][..], &group].concat()),
     ] {
-        let first = quantized(&store, "base", name, &arguments);
+        let first = from_little(&store, "base", name, &arguments);
         let layers = first.number("tensors_computed");
         assert_eq!((layers, first.number("tensors_linked")), (21, 0), "{name}");
         let cost = perplexity(&store, name) / exact;
@@ -50,16 +50,16 @@ fn calibrated_methods_lose_less_than_rounding_and_are_found_again() {
         let told = if name == "hqq" { 0 } else { 21 };
         assert_eq!(calibrated.len(), told, "{name}");
         assert!(calibrated.iter().all(|own| own["error"].as_f64().is_some_and(|e| e < 0.5)));
-        let again = quantized(&store, "base", &format!("{name}:again"), &arguments);
+        let again = from_little(&store, "base", &format!("{name}:again"), &arguments);
         assert_eq!((again.number("tensors_computed"), again.number("tensors_linked")), (0, 21));
         assert_eq!(again.json["manifest"], first.json["manifest"]);
     }
     // Other tokens are other statistics.
     let other = [&three("gptq", "gptq")[..], &["--seed", "5"]].concat();
-    assert_eq!(quantized(&store, "base", "gptq:seed", &other).number("tensors_linked"), 0);
+    assert_eq!(from_little(&store, "base", "gptq:seed", &other).number("tensors_linked"), 0);
     // From a folder, the same weights come.
     let here =
-        quantized(&folder.join("other"), text(&fixture("base")), "gptq", &three("gptq", "gptq"));
+        from_little(&folder.join("other"), text(&fixture("base")), "gptq", &three("gptq", "gptq"));
     let digests = |store: &Path| {
         let run = done(&["load", "gptq", "--store", text(store), "--digest"]);
         run.json["digests"].clone()
@@ -96,18 +96,8 @@ fn what_cannot_be_calibrated_is_refused_and_the_store_untouched() {
         (&base, folder.join("missing"), "missing"),
         (&text(&bert).to_owned(), fixture("calibration.txt"), "amba"),
     ] {
-        let run = tenpak(&[
-            "quantize",
-            source,
-            "--store",
-            text(&store),
-            "--name",
-            "q",
-            "--preset",
-            "gptq_quality",
-            "--calibration",
-            text(&calibration),
-        ]);
+        let more = ["--preset", "gptq_quality", "--calibration", text(&calibration)];
+        let run = quantize(&store, source, "q", &more);
         assert_eq!(run.status, Some(1), "{}", run.error);
         assert!(run.error.contains(says), "{:?} does not say {says:?}", run.error);
         assert_eq!(objects(&store), before);

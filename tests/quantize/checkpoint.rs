@@ -6,6 +6,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::model::{llama, write, write_shards};
+use super::quantized;
 use super::run::{done, fresh_folder, objects, reader_agrees, text};
 
 fn json(path: &Path) -> Value {
@@ -70,8 +71,7 @@ fn every_format_is_a_whole_checkpoint() {
         ("fp8", &["--method", "fp8"], &["weight", "weight_scale"], "compressed-tensors"),
     ];
     for (name, arguments, ends, method) in formats {
-        let all = ["quantize", text(&model), "--store", text(&store), "--name", name];
-        let run = done(&[&all[..], arguments].concat());
+        let run = quantized(&store, text(&model), name, arguments);
         assert_eq!(
             (run.number("tensors_computed"), run.number("tensors_linked")),
             (12, 0),
@@ -153,18 +153,8 @@ fn the_same_input_gives_the_same_bytes() {
     let mut ids = Vec::new();
     for threads in ["1", "3"] {
         let store = folder.join(threads);
-        let run = done(&[
-            "quantize",
-            text(&model),
-            "--store",
-            text(&store),
-            "--name",
-            "q",
-            "--preset",
-            "nf4_double",
-            "--threads",
-            threads,
-        ]);
+        let more = ["--preset", "nf4_double", "--threads", threads];
+        let run = quantized(&store, text(&model), "q", &more);
         assert_eq!(run.json["left_out"], serde_json::json!(["pytorch_model.bin"]));
         ids.push(run.text("manifest"));
     }
@@ -186,16 +176,7 @@ fn the_same_input_gives_the_same_bytes() {
 
     std::fs::remove_file(model.join("pytorch_model.bin")).unwrap();
     done(&["pack", text(&model), "--store", text(&store), "--name", "whole"]);
-    let other = done(&[
-        "quantize",
-        "whole",
-        "--store",
-        text(&store),
-        "--name",
-        "q2",
-        "--preset",
-        "nf4_double",
-    ]);
+    let other = quantized(&store, "whole", "q2", &["--preset", "nf4_double"]);
     let again = folder.join("again");
     done(&["unpack", "q2", "--store", text(&store), "--out", text(&again)]);
     assert_eq!(objects(&again), objects(&out));
@@ -217,17 +198,8 @@ fn skipped_layers_stay() {
         ),
         ("gptq", &["--method", "rtn", "--format", "gptq", "--group-size", "32"], "dynamic"),
     ] {
-        let all = [
-            "quantize",
-            text(&model),
-            "--store",
-            text(&store),
-            "--name",
-            name,
-            "--skip",
-            "*.o_proj",
-        ];
-        let run = done(&[&all[..], arguments].concat());
+        let more = [&["--skip", "*.o_proj"][..], arguments].concat();
+        let run = quantized(&store, text(&model), name, &more);
         assert_eq!(run.number("tensors_computed"), 5);
         let out = folder.join(name);
         done(&["unpack", name, "--store", text(&store), "--out", text(&out)]);

@@ -1,7 +1,8 @@
 //! A GGUF file, as GGUF's own library reads it.
 
 use super::model::{llama, write};
-use super::run::{done, fresh_folder, python_command, reader_agrees, tenpak, text};
+use super::run::{fresh_folder, python_command, reader_agrees, text};
+use super::{quantize, quantized};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_attention_heads":4,"num_key_value_heads":4,"hidden_size":256,
 "num_hidden_layers":1,"max_position_embeddings":64,"intermediate_size":512,"vocab_size":100,"bos_token_id":1,
@@ -56,18 +57,9 @@ fn the_file_is_what_the_library_reads() {
     for (method, kind, limit) in
         [("q4_0", "Q4_0", "0.12"), ("q8_0", "Q8_0", "0.01"), ("q4_k", "Q4_K", "0.1")]
     {
-        let all = [
-            "quantize",
-            text(&model),
-            "--store",
-            text(&store),
-            "--name",
-            method,
-            "--method",
-            method,
-        ];
-        assert_eq!(done(&all).number("tensors_computed"), 6);
-        assert_eq!(done(&all).number("tensors_linked"), 6);
+        let again = || quantized(&store, text(&model), method, &["--method", method]);
+        assert_eq!(again().number("tensors_computed"), 6);
+        assert_eq!(again().number("tensors_linked"), 6);
         let out = folder.join(method);
         reader_agrees(&store, method, &out);
         let (source, path) = (model.join("model.safetensors"), out.join("model.gguf"));
@@ -78,16 +70,15 @@ fn the_file_is_what_the_library_reads() {
     }
     // Other heads are other bytes.
     std::fs::write(model.join("config.json"), CONFIG.replace("heads\":4", "heads\":2")).unwrap();
-    let all =
-        ["quantize", text(&model), "--store", text(&store), "--name", "x", "--method", "q8_0"];
-    assert_eq!(done(&all).number("tensors_computed"), 2);
+    let other = quantized(&store, text(&model), "x", &["--method", "q8_0"]);
+    assert_eq!(other.number("tensors_computed"), 2);
     for (config, says) in [
         (CONFIG.replace("llama", "bert"), "bert"),
         (CONFIG.replace("\"rms", "\"rope_scaling\":{\"type\":\"yarn\"},\"rms"), "yarn"),
         (CONFIG.replace("\"vocab_size\":100,", ""), "vocab_size"),
     ] {
         std::fs::write(model.join("config.json"), config).unwrap();
-        let run = tenpak(&all);
+        let run = quantize(&store, text(&model), "x", &["--method", "q8_0"]);
         assert!(run.status == Some(1) && run.error.contains(says), "{}", run.error);
     }
 }

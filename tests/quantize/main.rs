@@ -11,3 +11,21 @@ mod gguf;
 mod memo;
 mod model;
 mod survive;
+
+use std::path::Path;
+
+use run::{Run, tenpak, text};
+
+/// `tenpak quantize`, however it ends.
+fn quantize(store: &Path, source: &str, name: &str, more: &[&str]) -> Run {
+    let all = ["quantize", source, "--store", text(store), "--name", name];
+    tenpak(&[&all[..], more].concat())
+}
+
+/// The same, which must succeed.
+#[track_caller]
+fn quantized(store: &Path, source: &str, name: &str, more: &[&str]) -> Run {
+    let run = quantize(store, source, name, more);
+    assert_eq!(run.status, Some(0), "{source} {more:?}: {}", run.error);
+    run
+}

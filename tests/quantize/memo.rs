@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use super::model::{llama, values, write};
+use super::quantized;
 use super::run::{Run, command, done, fresh_folder, names, objects, text};
 
 const ALL: u64 = 12;
@@ -55,19 +56,10 @@ fn a_second_run_computes_nothing_and_a_fine_tune_only_what_changed() {
     // As if nothing had been known.
     let alone = as_user(&folder.join("other"), &folder.join("fresh"), text(&model), "tuned", &[]);
     assert_eq!((counts(&alone), &alone.json["manifest"]), ((ALL, 0), &tuned.json["manifest"]));
-    // Another recipe is another product.
-    let other = as_user(&home, &store, text(&model), "nf4", &["--preset", "bnb_int8"][..0]);
+    // Another name is the same product, another recipe another one.
+    let other = as_user(&home, &store, text(&model), "nf4", &[]);
     assert_eq!(counts(&other), (0, ALL));
-    let other = done(&[
-        "quantize",
-        text(&model),
-        "--store",
-        text(&store),
-        "--name",
-        "i8",
-        "--preset",
-        "bnb_int8",
-    ]);
+    let other = quantized(&store, text(&model), "i8", &["--preset", "bnb_int8"]);
     assert_eq!(counts(&other), (ALL, 0));
 }
 

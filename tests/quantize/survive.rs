@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::model::{CONFIG, Tensor, llama, write, write_shards};
-use super::run::{Run, command, done, fresh_folder, objects, pack, tenpak, text};
+use super::run::{Run, command, done, fresh_folder, limited, objects, pack, tenpak, text};
+use super::{quantize, quantized};
 
 /// A store that holds something already.
 fn store(folder: &Path) -> std::path::PathBuf {
@@ -17,8 +18,7 @@ fn store(folder: &Path) -> std::path::PathBuf {
 #[track_caller]
 fn refused(store: &Path, model: &Path, arguments: &[&str], says: &[&str]) -> Run {
     let before = objects(store);
-    let all = ["quantize", text(model), "--store", text(store), "--name", "q"];
-    let run = tenpak(&[&all[..], arguments].concat());
+    let run = quantize(store, text(model), "q", arguments);
     assert_eq!(run.status, Some(1), "{}", run.error);
     for text in says {
         assert!(run.error.contains(text), "{:?} does not say {text:?}", run.error);
@@ -69,8 +69,7 @@ fn zeros_and_tied_weights_are_quantized() {
     tensors.push(("lm_head.weight".to_owned(), shape, values));
     let model = write(&folder.join("model"), &tensors);
     for method in METHODS {
-        let all = ["quantize", text(&model), "--store", text(&store), "--name", "q"];
-        let run = done(&[&all[..], method].concat());
+        let run = quantized(&store, text(&model), "q", method);
         assert_eq!(run.json["kept"], serde_json::json!(["lm_head"]));
         let all = ["load", "q", "--store", text(&store), "--dtype", "f32", "--digest"];
         let digests = &done(&all).json["digests"];
@@ -97,29 +96,12 @@ fn shapes_that_a_format_cannot_hold_are_named() {
         (&["--method", "rtn", "--format", "awq", "--group-size", "32"], "whole groups of inputs"),
     ] {
         refused(&store, &model, method, &[name, why, "--skip"]);
-        let all = [
-            "quantize",
-            text(&model),
-            "--store",
-            text(&store),
-            "--name",
-            "q",
-            "--skip",
-            "*down_proj",
-        ];
-        assert_eq!(done(&[&all[..], method].concat()).number("tensors_computed"), 5);
+        let more = [&["--skip", "*down_proj"][..], method].concat();
+        let run = quantized(&store, text(&model), "q", &more);
+        assert_eq!(run.number("tensors_computed"), 5);
     }
     // bitsandbytes takes any shape.
-    done(&[
-        "quantize",
-        text(&model),
-        "--store",
-        text(&store),
-        "--name",
-        "q",
-        "--preset",
-        "bnb_nf4",
-    ]);
+    quantized(&store, text(&model), "q", &["--preset", "bnb_nf4"]);
 }
 
 /// A zero point of 0 does not fit the format `gptq`, and would wrap into its neighbour.
@@ -133,10 +115,7 @@ fn zero_points_that_a_format_cannot_hold_are_named() {
     let model = write(&folder.join("model"), &tensors);
     let method = ["--method", "rtn", "--format", "gptq", "--asymmetric", "--group-size", "32"];
     let name = "tensor model.layers.0.self_attn.q_proj.weight: row 0, group 0";
-    let run = tenpak(
-        &[&["quantize", text(&model), "--store", text(&store), "--name", "q"], &method[..]]
-            .concat(),
-    );
+    let run = quantize(&store, text(&model), "q", &method);
     assert_eq!(run.status, Some(1));
     assert!(run.error.contains(name) && run.error.contains("gptq_v2"), "{}", run.error);
     let run = tenpak(&["load", "q", "--store", text(&store)]);
@@ -158,16 +137,7 @@ fn models_that_are_not_whole_are_refused() {
     // Also where it is an artifact that lacks the shard.
     pack(&store, &model, "half", &[]);
     let before = objects(&store);
-    let run = tenpak(&[
-        "quantize",
-        "half",
-        "--store",
-        text(&store),
-        "--name",
-        "q",
-        "--preset",
-        "bnb_nf4",
-    ]);
+    let run = quantize(&store, "half", "q", &["--preset", "bnb_nf4"]);
     assert_eq!((run.status, objects(&store)), (Some(1), before));
     assert!(run.error.contains("is missing"), "{}", run.error);
 
@@ -215,8 +185,7 @@ fn recipes_that_do_not_go_together_are_wrong_use() {
         &["--preset", "bnb_nf4", "--skip", "[", "--quiet"],
         &[],
     ] {
-        let all = ["quantize", text(&model), "--store", text(&store), "--name", "q"];
-        let run = tenpak(&[&all[..], arguments].concat());
+        let run = quantize(&store, text(&model), "q", arguments);
         assert_eq!(run.status, Some(2), "{arguments:?}: {}", run.error);
         assert!(!store.exists(), "{arguments:?}");
     }
@@ -231,23 +200,11 @@ fn a_full_disk_is_an_error_and_no_damage() {
     let all = ["--json", "quantize", text(&model), "--store", text(&store), "--name", "q"];
     let inner = command(&[&all[..], &["--preset", "bnb_int8"]].concat());
     for kib in [0, 100] {
-        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
-        let mut outer = std::process::Command::new("sh");
-        outer.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
-        for (name, value) in inner.get_envs() {
-            match value {
-                Some(value) => outer.env(name, value),
-                None => outer.env_remove(name),
-            };
-        }
-        let run = Run::of(outer.output().unwrap());
+        let run = limited(&inner, kib);
         assert_eq!(run.status, Some(1), "{kib} KiB: {}", run.error);
         assert!(run.error.contains(text(&store)), "{}", run.error);
         assert_eq!(tenpak(&["load", "q", "--store", text(&store)]).status, Some(3));
         done(&["verify", "--store", text(&store)]);
     }
-    done(
-        &[&["quantize", text(&model), "--store", text(&store), "--name", "q"][..], METHODS[2]]
-            .concat(),
-    );
+    quantized(&store, text(&model), "q", METHODS[2]);
 }

@@ -97,6 +97,20 @@ pub fn done(arguments: &[&str]) -> Run {
     run
 }
 
+/// Runs a command that may write no file beyond so many KiB: as on a full disk.
+pub fn limited(inner: &Command, kib: u32) -> Run {
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
+    let mut outer = Command::new("sh");
+    outer.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    Run::of(outer.output().expect("a process"))
+}
+
 /// `tenpak pack`, which must succeed.
 #[track_caller]
 pub fn pack(store: &Path, model: &Path, name: &str, more: &[&str]) -> Run {
