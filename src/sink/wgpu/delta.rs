@@ -75,20 +75,7 @@ impl GpuDeltaDecoder {
             wgpu::BindingResource::Buffer(result),
             self.faults.as_entire_binding(),
         ];
-        let entries: Vec<_> = (0..)
-            .zip(resources)
-            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
-            .collect();
-        self.gpu.scoped(|| {
-            let device = &self.gpu.0.device;
-            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &self.layout,
-                entries: &entries,
-            });
-            let mut encoder = device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_bind_group(0, &group, &[]);
+        self.gpu.run_bound(&self.layout, resources, |pass| {
             if program.is_patch() {
                 pass.set_pipeline(&self.copy);
                 pass.dispatch_workgroups(program.words().div_ceil(WORDS), 1, 1);
@@ -98,8 +85,6 @@ impl GpuDeltaDecoder {
                 pass.set_pipeline(&self.delta);
                 pass.dispatch_workgroups(program.parts(), 1, 1);
             }
-            drop(pass);
-            self.gpu.0.queue.submit([encoder.finish()]);
         })
     }
 

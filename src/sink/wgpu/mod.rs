@@ -193,6 +193,34 @@ impl Gpu {
         Ok(made)
     }
 
+    /// Submits one pass over `resources`, bound in their order. Returns at once.
+    fn run_bound<const N: usize>(
+        &self,
+        layout: &wgpu::BindGroupLayout,
+        resources: [wgpu::BindingResource<'_>; N],
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+    ) -> Result<(), DeviceError> {
+        let mut binding = 0..;
+        let entries = resources.map(|resource| wgpu::BindGroupEntry {
+            binding: binding.next().unwrap_or_default(),
+            resource,
+        });
+        self.scoped(|| {
+            let device = &self.0.device;
+            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout,
+                entries: &entries,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_bind_group(0, &group, &[]);
+            record(&mut pass);
+            drop(pass);
+            self.0.queue.submit([encoder.finish()]);
+        })
+    }
+
     fn alive(&self) -> Result<(), DeviceError> {
         match &*self.0.lost.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(reason) => {

@@ -162,20 +162,7 @@ impl Decoder<Gpu> for GpuDecoder {
             wgpu::BindingResource::Buffer(result),
             self.faults.as_entire_binding(),
         ];
-        let entries: Vec<_> = (0..)
-            .zip(resources)
-            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
-            .collect();
-        self.gpu.scoped(|| {
-            let device = &self.gpu.0.device;
-            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &self.layout,
-                entries: &entries,
-            });
-            let mut encoder = device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_bind_group(0, &group, &[]);
+        self.gpu.run_bound(&self.layout, resources, |pass| {
             if program.coded() > 0 {
                 pass.set_pipeline(&self.huffman);
                 let blocks = program.streams().div_ceil(STREAMS);
@@ -184,8 +171,6 @@ impl Decoder<Gpu> for GpuDecoder {
             pass.set_pipeline(&self.merge);
             // At most 4 MiB: fewer blocks than one dimension has.
             pass.dispatch_workgroups(program.words().div_ceil(WORDS), 1, 1);
-            drop(pass);
-            self.gpu.0.queue.submit([encoder.finish()]);
         })
     }
 
