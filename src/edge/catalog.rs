@@ -13,6 +13,7 @@ use super::{ABSENT, FRESH, STALE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
 use crate::id::{ManifestId, StoredDigest, TableId};
+use crate::source::small::RetryPolicy;
 use crate::source::{Backend, ObjectPath};
 use crate::store::{Store, StoreError, Whole};
 use crate::trust::{SeenRefs, TrustSet};
@@ -54,14 +55,17 @@ struct Admitted {
 impl Catalog {
     pub(super) fn new(
         origins: &[Arc<dyn Backend>],
+        retry: &RetryPolicy,
         trust: TrustSet,
         seen: Option<SeenRefs>,
     ) -> Arc<Self> {
         let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<Whole>| {
             u32::try_from(whole.chunks.len()).unwrap_or(u32::MAX).max(1024)
         };
+        let store =
+            |origin: &Arc<dyn Backend>| Store::new(origin.clone()).with_retry(retry.clone());
         Arc::new(Self {
-            stores: origins.iter().map(|origin| Store::new(origin.clone())).collect(),
+            stores: origins.iter().map(store).collect(),
             trust,
             seen,
             absent: Cache::builder().max_capacity(NAMES).time_to_live(ABSENT).build(),

@@ -55,6 +55,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{ManifestId, StoredDigest};
 use crate::source::Backend;
+use crate::source::small::RetryPolicy;
 use crate::trust::{SeenRefs, TrustSet};
 use cache::ChunkCache;
 use catalog::Catalog;
@@ -83,8 +84,17 @@ const STALE: Duration = Duration::from_secs(60 * 60);
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
 /// Requests at a time.
 const MAX_REQUESTS: usize = 4096;
+/// Bytes that answers hold.
+const ANSWERS: u64 = 512 << 20;
 /// How long a client may take nothing: a loader waits for a device meanwhile.
 const CLIENT_STALL: Duration = Duration::from_secs(120);
+/// How failures of an origin are waited out: clients wait no longer than 10 s for their first byte.
+const RETRY: RetryPolicy = RetryPolicy {
+    retries: 2,
+    first_pause: Duration::from_millis(200),
+    longest_pause: Duration::from_secs(2),
+    stall: Duration::from_secs(5),
+};
 /// Artifacts whose chunks are known as sets.
 const OWNED: u64 = 64;
 
@@ -95,8 +105,12 @@ pub struct EdgeOptions {
     pub trust: TrustSet,
     /// The refs seen before. Used only with trusted keys.
     pub seen: Option<SeenRefs>,
+    /// How failures of an origin are waited out. What every origin failed is tried again by nobody.
+    pub retry: RetryPolicy,
     /// Bytes of chunks kept in memory.
     pub memory: u64,
+    /// Bytes that answers under way may hold beyond that; with as many, a request is answered 503.
+    pub answer_memory: u64,
     /// A folder for chunks, and how many bytes of them are kept there.
     pub disk: Option<(PathBuf, u64)>,
     /// What clients must show.
@@ -122,7 +136,9 @@ impl Default for EdgeOptions {
         Self {
             trust: TrustSet::default(),
             seen: None,
+            retry: RETRY,
             memory: 512 << 20,
+            answer_memory: ANSWERS,
             disk: None,
             access: Access::default(),
             tls: None,
@@ -177,10 +193,10 @@ impl Edge {
             DiskTier::open(&folder, budget).map(Arc::new).map_err(failed)
         };
         let disk = options.disk.map(open).transpose()?;
-        let cache = ChunkCache::new(options.memory);
-        let catalog = Catalog::new(&origins, options.trust, options.seen);
+        let cache = ChunkCache::new(options.memory, options.answer_memory);
+        let catalog = Catalog::new(&origins, &options.retry, options.trust, options.seen);
         let origins = Origins::new(origins);
-        let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
+        let packs = Packs::new(origins.clone(), options.retry, cache.clone(), disk.clone());
         let relay = Relay::new(origins);
         Ok(Arc::new(Self {
             relay,
