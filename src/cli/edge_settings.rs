@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::error::Failure;
-use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey};
+use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey, Validity};
 use crate::format::name::ArtifactSpec;
 use crate::source::small::RetryPolicy;
 
@@ -72,6 +72,12 @@ pub(super) struct Settings {
     /// Their key (PEM)
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Seconds for which a ref is taken for what it was [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_FRESH")]
+    fresh: Option<u32>,
+    /// Seconds for which it is longer, while no origin answers [default: 3600]
+    #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_STALE")]
+    stale: Option<u32>,
     /// How often an origin that fails is asked again [default: 2]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_RETRIES")]
     retries: Option<u32>,
@@ -126,6 +132,8 @@ impl Settings {
             url_key: self.url_key.or(file.url_key),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
+            fresh: self.fresh.or(file.fresh),
+            stale: self.stale.or(file.stale),
             retries: self.retries.or(file.retries),
             retry_pause: self.retry_pause.or(file.retry_pause),
             max_requests: self.max_requests.or(file.max_requests),
@@ -170,8 +178,14 @@ impl Settings {
             ..defaults.retry
         };
         let disk_size = self.cache_disk.map_or(64 << 30, |size| size.0);
+        let seconds = |given: Option<u32>| given.map(|s| Duration::from_secs(u64::from(s)));
+        let names = Validity {
+            fresh: seconds(self.fresh).unwrap_or(defaults.names.fresh),
+            stale: seconds(self.stale).unwrap_or(defaults.names.stale),
+        };
         Ok(EdgeOptions {
             retry,
+            names,
             memory: self.cache_memory.map_or(defaults.memory, |size| size.0),
             answer_memory: self.answer_memory.map_or(defaults.answer_memory, |size| size.0),
             disk: self.cache_dir.clone().map(|folder| (folder, disk_size)),

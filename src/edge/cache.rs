@@ -63,11 +63,17 @@ impl ChunkCache {
         &self.budget
     }
 
+    /// Bytes that answers hold beyond the cache.
+    pub(super) fn answer_bytes(&self) -> u64 {
+        // What the cache has evicted it lets go only when it is told to, or later.
+        self.memory.run_pending_tasks();
+        self.budget.used()
+    }
+
     /// Whether answers hold all that they may.
     pub(super) fn is_saturated(&self) -> bool {
-        // What it has evicted it lets go only when it is told to, or later.
         self.budget.is_full() && {
-            self.memory.run_pending_tasks();
+            self.answer_bytes();
             self.budget.is_full()
         }
     }
@@ -221,6 +227,6 @@ mod tests {
         cache.memory.run_pending_tasks();
         assert!(cache.memory.weighted_size() <= 100_000 && cache.memory.weighted_size() > 0);
         assert!(!cache.is_saturated());
-        assert_eq!(cache.budget.used(), 0, "what it evicts is let go");
+        assert_eq!(cache.answer_bytes(), 0, "what it evicts is let go");
     }
 }

@@ -8,9 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use hyper::header::HeaderValue;
 
-use super::{CLIENT_STALL, hub};
 use super::object::Facts;
 use super::packs::{Packs, copy};
+use super::{CLIENT_STALL, hub};
 use crate::format::page::FileEntry;
 use crate::format::store as paths;
 use crate::id::PackId;

@@ -74,12 +74,8 @@ pub use signed::UrlKey;
 pub use tls::Tls;
 pub use trace::TraceTarget;
 
-/// How long a name is taken to mean what it meant.
-const FRESH: Duration = Duration::from_secs(5);
 /// How long what was not there is taken not to be there.
 const ABSENT: Duration = Duration::from_secs(2);
-/// How long a name keeps its meaning where the origin cannot be asked.
-const STALE: Duration = Duration::from_secs(60 * 60);
 /// How long the origin may take for an answer or for the next bytes.
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
 /// Requests at a time.
@@ -98,6 +94,21 @@ const RETRY: RetryPolicy = RetryPolicy {
 /// Artifacts whose chunks are known as sets.
 const OWNED: u64 = 64;
 
+/// How long what an origin said of a name counts, unless it says so itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Validity {
+    /// How long a name is taken to mean what it meant.
+    pub fresh: Duration,
+    /// How much longer it does where the origin cannot be asked.
+    pub stale: Duration,
+}
+
+impl Default for Validity {
+    fn default() -> Self {
+        Self { fresh: Duration::from_secs(5), stale: Duration::from_secs(60 * 60) }
+    }
+}
+
 /// How an edge serves.
 #[derive(Debug)]
 pub struct EdgeOptions {
@@ -107,6 +118,8 @@ pub struct EdgeOptions {
     pub seen: Option<SeenRefs>,
     /// How failures of an origin are waited out. What every origin failed is tried again by nobody.
     pub retry: RetryPolicy,
+    /// How long names keep their meaning.
+    pub names: Validity,
     /// Bytes of chunks kept in memory.
     pub memory: u64,
     /// Bytes that answers under way may hold beyond that; with as many, a request is answered 503.
@@ -137,6 +150,7 @@ impl Default for EdgeOptions {
             trust: TrustSet::default(),
             seen: None,
             retry: RETRY,
+            names: Validity::default(),
             memory: 512 << 20,
             answer_memory: ANSWERS,
             disk: None,
@@ -186,18 +200,18 @@ impl Edge {
     /// of its chunks cannot be used.
     pub fn new(
         origins: Vec<Arc<dyn Backend>>,
-        options: EdgeOptions,
+        mut options: EdgeOptions,
     ) -> Result<Arc<Self>, EdgeError> {
         let open = |(folder, budget): (PathBuf, u64)| {
             let failed = |source| EdgeError::Cache { folder: folder.clone(), source };
             DiskTier::open(&folder, budget).map(Arc::new).map_err(failed)
         };
-        let disk = options.disk.map(open).transpose()?;
+        let disk = options.disk.take().map(open).transpose()?;
         let cache = ChunkCache::new(options.memory, options.answer_memory);
-        let catalog = Catalog::new(&origins, &options.retry, options.trust, options.seen);
+        let catalog = Catalog::new(&origins, &mut options);
         let origins = Origins::new(origins);
         let packs = Packs::new(origins.clone(), options.retry, cache.clone(), disk.clone());
-        let relay = Relay::new(origins);
+        let relay = Relay::new(origins, options.names);
         Ok(Arc::new(Self {
             relay,
             catalog,

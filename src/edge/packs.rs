@@ -320,7 +320,8 @@ impl Packs {
                 let to = if at < place.start { place.start } else { place.end };
                 let most = usize::try_from(to - at).unwrap_or(usize::MAX) - buffer.len();
                 let read = reader.body.read_some(&mut buffer, most.min(RUN as usize));
-                let count = tokio::time::timeout(self.retry.stall, read).await.map_err(stalled)??;
+                let count =
+                    tokio::time::timeout(self.retry.stall, read).await.map_err(stalled)??;
                 if count == 0 {
                     let what = format!("the body ends at byte {}", at + buffer.len() as u64);
                     return Err(error(SourceErrorKind::Protocol, what));

@@ -49,10 +49,7 @@ fn the_index_of_100_gib_is_soon_there() {
     println!("{CHUNKS} chunks: listening after {:.2} s, {bytes} bytes read", took.as_secs_f64());
     // The program, its libraries and a small artifact: fewer calls than a hundredth of the files.
     assert!(bytes < 128 << 20 && calls < idle_calls + CHUNKS / 100, "{bytes} bytes, {calls} calls");
-    let (_, metrics) = served.ask("GET /metrics", "", "");
-    let metrics = String::from_utf8(metrics).expect("text");
-    let held = metrics.lines().find_map(|line| line.strip_prefix("tenpak_edge_disk_bytes "));
-    let held: u64 = held.expect("a gauge").parse().expect("a number");
+    let held = served.metric("tenpak_edge_disk_bytes");
     assert!(held >= CHUNKS << 20, "{held}");
     // A bound for a busy machine and a build without optimization; alone it takes a fraction of 2 s.
     assert!(took < Duration::from_secs(20), "{took:?}");

@@ -12,7 +12,7 @@ use tenpak::edge::EdgeOptions;
 use tenpak::source::Backend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The value of a metric.
+/// The value of a metric in what `/metrics` tells.
 fn metric(text: &[u8], name: &str) -> u64 {
     let text = std::str::from_utf8(text).expect("text");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -24,9 +24,9 @@ fn answers_begin_only_while_there_is_memory_for_them() {
     const LIMIT: u64 = 8 << 20;
     let world = World::new();
     let packs = world.packs();
-    let largest = packs.iter().max_by_key(|path| {
-        world.read(&*world.memory, path, tenpak::source::ReadRange::Full).len()
-    });
+    let largest = packs
+        .iter()
+        .max_by_key(|path| world.read(&*world.memory, path, tenpak::source::ReadRange::Full).len());
     let pack = format!("/{}", largest.expect("a pack"));
     world.runtime.block_on(async {
         let options = EdgeOptions { memory: 1, answer_memory: LIMIT, ..EdgeOptions::default() };
@@ -38,8 +38,10 @@ fn answers_begin_only_while_there_is_memory_for_them() {
             let mut stream = tokio::net::TcpStream::connect(&edge.address).await.expect("the edge");
             let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
             stream.write_all(request.as_bytes()).await.expect("a request");
-            let mut head = [0; 200];
-            stream.read_exact(&mut head).await.expect("an answer");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("an answer"));
+            }
             let head = String::from_utf8_lossy(&head).to_lowercase();
             match &head[9..12] {
                 "200" => slow.push(stream),
