@@ -1,7 +1,7 @@
 # The project's commands. `make test`, `make demo` and `make bench` install what
 # they need themselves (as root on Debian; elsewhere they say what is missing).
 
-.PHONY: build test soak fuzz judges bench demo fmt lint clean-data
+.PHONY: build test soak fuzz judges cache-tests bench demo fmt lint clean-data
 
 build:
 	cargo build --release --locked
@@ -40,6 +40,12 @@ judges:
 	.venv-judges/bin/python tests/judges/record.py --check fixtures/produce/vectors.json
 	.venv-judges/bin/python tests/judges/load.py
 	TENPAK=target/release/tenpak tests/judges/hub.sh
+
+# The public suite of tests for HTTP caches against an edge: CACHE_TESTS is a checkout of
+# https://github.com/http-tests/cache-tests. Needs node.
+CACHE_TESTS ?= ../cache-tests
+cache-tests: build
+	node tests/judges/caching.mjs $(CACHE_TESTS) target/release/tenpak
 
 # Every required figure, ratios side by side. BENCH="--quick", "--only http", ...
 bench:

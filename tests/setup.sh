@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, gnupg, curl, Chromium, a C++ compiler
-# and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
+# Installs what the test suite needs: nginx, gnupg, curl, systemd's checker, Chromium, a C++
+# compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, and the client of the Hugging Face Hub.
 # Safe to run again: what is there is kept.
@@ -19,6 +19,7 @@ install_debian_packages() {
     command -v curl >/dev/null || missing+=(curl)
     command -v c++ >/dev/null || missing+=(g++)
     ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1 || missing+=(mesa-vulkan-drivers)
+    command -v systemd-analyze >/dev/null || missing+=(systemd)
     command -v chromium >/dev/null || missing+=(chromium)
     ldconfig -p | grep -q libvulkan.so.1 || missing+=(libvulkan1)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

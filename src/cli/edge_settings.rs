@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::error::Failure;
-use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey};
+use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey, Validity};
 use crate::format::name::ArtifactSpec;
+use crate::source::small::RetryPolicy;
 
 /// A number of bytes, written such as `512M` or `4G`.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,9 @@ pub(super) struct Settings {
     /// Bytes of chunks kept in memory, such as 512M or 4G [default: 512M]
     #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_CACHE_MEMORY")]
     cache_memory: Option<Size>,
+    /// Bytes that answers under way may hold beyond that, over which 503 is answered [default: 512M]
+    #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_ANSWER_MEMORY")]
+    answer_memory: Option<Size>,
     /// A folder in which chunks are kept too
     #[arg(long, value_name = "DIR", env = "TENPAK_EDGE_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
@@ -68,6 +72,18 @@ pub(super) struct Settings {
     /// Their key (PEM)
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Seconds for which a ref is taken for what it was [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_FRESH")]
+    fresh: Option<u32>,
+    /// Seconds for which it is longer, while no origin answers [default: 3600]
+    #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_STALE")]
+    stale: Option<u32>,
+    /// How often an origin that fails is asked again [default: 2]
+    #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_RETRIES")]
+    retries: Option<u32>,
+    /// Milliseconds before it is asked again; they double each time [default: 200]
+    #[arg(long, value_name = "MILLISECONDS", env = "TENPAK_EDGE_RETRY_PAUSE")]
+    retry_pause: Option<u64>,
     /// Requests at a time, over which 503 is answered [default: 4096]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_MAX_REQUESTS")]
     max_requests: Option<usize>,
@@ -108,6 +124,7 @@ impl Settings {
             mirror: list(self.mirror, file.mirror),
             listen: self.listen.or(file.listen),
             cache_memory: self.cache_memory.or(file.cache_memory),
+            answer_memory: self.answer_memory.or(file.answer_memory),
             cache_dir: self.cache_dir.or(file.cache_dir),
             cache_disk: self.cache_disk.or(file.cache_disk),
             prefetch,
@@ -115,6 +132,10 @@ impl Settings {
             url_key: self.url_key.or(file.url_key),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
+            fresh: self.fresh.or(file.fresh),
+            stale: self.stale.or(file.stale),
+            retries: self.retries.or(file.retries),
+            retry_pause: self.retry_pause.or(file.retry_pause),
             max_requests: self.max_requests.or(file.max_requests),
             rate: self.rate.or(file.rate),
             access_log: self.access_log.or(file.access_log),
@@ -150,9 +171,23 @@ impl Settings {
             None => None,
         };
         let defaults = EdgeOptions::default();
+        let first_pause = self.retry_pause.map(Duration::from_millis);
+        let retry = RetryPolicy {
+            retries: self.retries.unwrap_or(defaults.retry.retries),
+            first_pause: first_pause.unwrap_or(defaults.retry.first_pause),
+            ..defaults.retry
+        };
         let disk_size = self.cache_disk.map_or(64 << 30, |size| size.0);
+        let seconds = |given: Option<u32>| given.map(|s| Duration::from_secs(u64::from(s)));
+        let names = Validity {
+            fresh: seconds(self.fresh).unwrap_or(defaults.names.fresh),
+            stale: seconds(self.stale).unwrap_or(defaults.names.stale),
+        };
         Ok(EdgeOptions {
+            retry,
+            names,
             memory: self.cache_memory.map_or(defaults.memory, |size| size.0),
+            answer_memory: self.answer_memory.map_or(defaults.answer_memory, |size| size.0),
             disk: self.cache_dir.clone().map(|folder| (folder, disk_size)),
             access,
             tls,

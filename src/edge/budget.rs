@@ -1,49 +1,102 @@
-//! Memory for what is decoded ahead of readers: a pool that all of them share.
+//! Memory of answers under way: one budget for all that they hold beyond the cache.
 //!
-//! A reader gets a part of what is left, and the least that it can work with when nothing is. So the
-//! memory of many slow readers is bounded by the pool and that least, not by the files they read.
+//! A chunk counts once, however many answers hold it, until the cache and the last of them let it go;
+//! what readers of files decode ahead counts, too. With half of the budget used, answers send small
+//! copies and let their chunks go in between, and with all of it used no further answer begins. So
+//! slow clients hold a bounded number of bytes, not each what it asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use bytes::Bytes;
 
-/// The pool, in MiB.
-const POOL: usize = 512;
-/// The most and the least of one reader, in MiB; the least is not of the pool.
-const MOST: usize = 16;
-const LEAST: usize = 1;
+/// The most and the least that one reader may decode ahead.
+const MOST: u64 = 16 << 20;
+const LEAST: u64 = 1 << 20;
 /// Which part of what is left one reader gets.
-const PART: usize = 8;
+const PART: u64 = 8;
 
-/// The pool.
+/// The budget, and how much of it is used.
 #[derive(Debug)]
-pub(super) struct Budgets(Arc<Semaphore>);
+pub(super) struct Budget {
+    /// Bytes that the cache may hold.
+    cache: u64,
+    limit: u64,
+    /// Bytes of chunks in memory, the cache's and the answers'.
+    chunks: AtomicU64,
+    promised: AtomicU64,
+}
 
 /// What a reader may hold, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct Share {
+    budget: Arc<Budget>,
     /// Bytes.
     pub(super) bytes: u64,
-    _held: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Budgets {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(POOL)))
+impl Budget {
+    /// A budget of `limit` bytes, beside a cache of `cache` bytes.
+    pub(super) fn new(cache: u64, limit: u64) -> Arc<Self> {
+        let (chunks, promised) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { cache, limit, chunks, promised })
+    }
+
+    /// Bytes that answers hold.
+    pub(super) fn used(&self) -> u64 {
+        let chunks = self.chunks.load(Ordering::Relaxed);
+        self.promised.load(Ordering::Relaxed) + chunks.saturating_sub(self.cache)
+    }
+
+    /// Whether no further answer may begin.
+    pub(super) fn is_full(&self) -> bool {
+        self.used() >= self.limit
+    }
+
+    /// Whether answers should hold little.
+    pub(super) fn is_tight(&self) -> bool {
+        self.used() >= self.limit / 2
+    }
+
+    /// The same bytes, counted until their last reference is dropped.
+    pub(super) fn hold(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.chunks.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Bytes::from_owner(Held { budget: self.clone(), bytes })
+    }
+
+    /// A share for one more reader that decodes ahead: the least, if no more is left.
+    pub(super) fn share(self: &Arc<Self>) -> Share {
+        let left = (self.limit / 2).saturating_sub(self.used());
+        self.promise((left / PART).clamp(LEAST, MOST))
+    }
+
+    /// A share of so many bytes.
+    pub(super) fn promise(self: &Arc<Self>, bytes: u64) -> Share {
+        self.promised.fetch_add(bytes, Ordering::Relaxed);
+        Share { budget: self.clone(), bytes }
     }
 }
 
-impl Budgets {
-    /// A budget for one more reader.
-    pub(super) fn take(&self) -> Budget {
-        let fair = (self.0.available_permits() / PART).min(MOST);
-        // Another reader may be faster; then the least will do.
-        let held = u32::try_from(fair)
-            .ok()
-            .filter(|fair| *fair > 0)
-            .and_then(|fair| self.0.clone().try_acquire_many_owned(fair).ok());
-        let mib = held.as_ref().map_or(LEAST, OwnedSemaphorePermit::num_permits);
-        Budget { bytes: (mib as u64) << 20, _held: held }
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+struct Held {
+    budget: Arc<Budget>,
+    bytes: Bytes,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.chunks.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
     }
 }
 
@@ -53,14 +106,37 @@ mod tests {
 
     #[test]
     fn what_all_readers_hold_is_bounded() {
-        let budgets = Budgets::default();
-        let first = budgets.take();
-        assert_eq!(first.bytes, (MOST as u64) << 20);
-        let many: Vec<Budget> = (0..10_000).map(|_| budgets.take()).collect();
-        let held: u64 = many.iter().map(|budget| budget.bytes >> 20).sum();
-        assert!(held <= (POOL + 10_000 * LEAST) as u64, "{held}");
-        assert!(many.iter().all(|budget| budget.bytes >= 1 << 20));
+        let budget = Budget::new(0, 512 << 20);
+        let first = budget.share();
+        assert_eq!(first.bytes, MOST);
+        let mut many = Vec::new();
+        while !budget.is_full() {
+            many.push(budget.share());
+        }
+        // Many get their least, and what is read ahead is at most half.
+        assert!((256..512).contains(&many.len()), "{}", many.len());
+        assert!(budget.used() < (512 << 20) + MOST && budget.is_tight());
         drop((first, many));
-        assert_eq!(budgets.take().bytes, (MOST as u64) << 20);
+        assert_eq!((budget.used(), budget.share().bytes), (0, MOST));
+    }
+
+    #[test]
+    fn a_chunk_counts_once_and_not_where_the_cache_has_room_for_it() {
+        let budget = Budget::new(1000, 1000);
+        let cached = budget.hold(Bytes::from(vec![1; 1000]));
+        assert_eq!(budget.used(), 0);
+        let sent = budget.hold(Bytes::from(vec![2; 600]));
+        let parts = [sent.slice(..300), sent.slice(300..)];
+        assert_eq!((budget.used(), budget.is_tight(), budget.is_full()), (600, true, false));
+        drop((cached, sent));
+        assert_eq!(budget.used(), 0);
+        let share = budget.promise(500);
+        let other = budget.hold(Bytes::from(vec![3; 900]));
+        assert_eq!((budget.used(), budget.is_full()), (1000, true));
+        assert_eq!(parts[1][0], 2);
+        drop((parts, other));
+        assert_eq!(budget.used(), 500);
+        drop(share);
+        assert_eq!(budget.used(), 0);
     }
 }

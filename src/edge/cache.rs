@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use moka::sync::Cache;
 use tokio::sync::watch;
 
+use super::budget::Budget;
 use crate::id::StoredDigest;
 use crate::source::SourceError;
 use crate::verify::VerifiedChunk;
@@ -35,6 +36,7 @@ pub(super) struct ChunkCache {
     memory: Cache<StoredDigest, Bytes>,
     filling: Mutex<HashMap<StoredDigest, watch::Receiver<Option<Outcome>>>>,
     stats: CacheStats,
+    budget: Arc<Budget>,
 }
 
 /// What a look at the cache gives.
@@ -48,12 +50,32 @@ pub(super) enum Found {
 }
 
 impl ChunkCache {
-    /// A cache of at most about `capacity` bytes.
-    pub(super) fn new(capacity: u64) -> Arc<Self> {
+    /// A cache of at most about `capacity` bytes; answers may hold `beyond` more.
+    pub(super) fn new(capacity: u64, beyond: u64) -> Arc<Self> {
         let weigh =
             |_: &StoredDigest, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let memory = Cache::builder().weigher(weigh).max_capacity(capacity).build();
-        Arc::new(Self { memory, filling: Mutex::default(), stats: CacheStats::default() })
+        let (filling, stats) = (Mutex::default(), CacheStats::default());
+        Arc::new(Self { memory, filling, stats, budget: Budget::new(capacity, beyond) })
+    }
+
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Bytes that answers hold beyond the cache.
+    pub(super) fn answer_bytes(&self) -> u64 {
+        // What the cache has evicted it lets go only when it is told to, or later.
+        self.memory.run_pending_tasks();
+        self.budget.used()
+    }
+
+    /// Whether answers hold all that they may.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.budget.is_full() && {
+            self.answer_bytes();
+            self.budget.is_full()
+        }
     }
 
     pub(super) fn stats(&self) -> &CacheStats {
@@ -129,7 +151,7 @@ impl Claim {
         if chunk.record().stored != self.digest {
             return None;
         }
-        let bytes = share(chunk.into_stored());
+        let bytes = self.cache.budget.hold(share(chunk.into_stored()));
         self.cache.memory.insert(self.digest, bytes.clone());
         self.sender.send_replace(Some(Ok(bytes.clone())));
         Some(bytes)
@@ -162,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_fills_and_the_rest_wait() {
-        let cache = ChunkCache::new(1 << 20);
+        let cache = ChunkCache::new(1 << 20, 1 << 20);
         let digest = StoredDigest::of(b"abc");
         let Found::Missing(claim) = cache.look(digest) else { panic!("nothing is there") };
         let Found::Filling(first) = cache.look(digest) else { panic!("it is claimed") };
@@ -178,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_claim_that_is_given_up_hands_over_and_a_failure_is_not_kept() {
-        let cache = ChunkCache::new(1 << 20);
+        let cache = ChunkCache::new(1 << 20, 1 << 20);
         let digest = StoredDigest::of(b"abc");
         let Found::Missing(claim) = cache.look(digest) else { panic!("nothing is there") };
         let Found::Filling(waiting) = cache.look(digest) else { panic!("it is claimed") };
@@ -196,7 +218,7 @@ mod tests {
 
     #[test]
     fn its_bytes_are_bounded() {
-        let cache = ChunkCache::new(100_000);
+        let cache = ChunkCache::new(100_000, 100_000);
         for i in 0..100_u32 {
             let bytes = i.to_le_bytes().repeat(2500);
             let Found::Missing(claim) = cache.look(StoredDigest::of(&bytes)) else { continue };
@@ -204,5 +226,7 @@ mod tests {
         }
         cache.memory.run_pending_tasks();
         assert!(cache.memory.weighted_size() <= 100_000 && cache.memory.weighted_size() > 0);
+        assert!(!cache.is_saturated());
+        assert_eq!(cache.answer_bytes(), 0, "what it evicts is let go");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use moka::future::Cache;
 
 use super::hub::Revision;
-use super::{ABSENT, FRESH, STALE};
+use super::{ABSENT, EdgeOptions, Validity};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
 use crate::id::{ManifestId, StoredDigest, TableId};
@@ -52,23 +52,24 @@ struct Admitted {
 }
 
 impl Catalog {
-    pub(super) fn new(
-        origins: &[Arc<dyn Backend>],
-        trust: TrustSet,
-        seen: Option<SeenRefs>,
-    ) -> Arc<Self> {
+    /// Takes the keys and the refs seen out of the options.
+    pub(super) fn new(origins: &[Arc<dyn Backend>], options: &mut EdgeOptions) -> Arc<Self> {
+        let Validity { fresh, stale } = options.names;
         let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<Whole>| {
             u32::try_from(whole.chunks.len()).unwrap_or(u32::MAX).max(1024)
         };
+        let store = |origin: &Arc<dyn Backend>| {
+            Store::new(origin.clone()).with_retry(options.retry.clone())
+        };
         Arc::new(Self {
-            stores: origins.iter().map(|origin| Store::new(origin.clone())).collect(),
-            trust,
-            seen,
+            stores: origins.iter().map(store).collect(),
+            trust: std::mem::take(&mut options.trust),
+            seen: options.seen.take(),
             absent: Cache::builder().max_capacity(NAMES).time_to_live(ABSENT).build(),
-            fresh: Cache::builder().max_capacity(NAMES).time_to_live(FRESH).build(),
-            stale: Cache::builder().max_capacity(NAMES).time_to_live(STALE).build(),
+            fresh: Cache::builder().max_capacity(NAMES).time_to_live(fresh).build(),
+            stale: Cache::builder().max_capacity(NAMES).time_to_live(fresh + stale).build(),
             named: Cache::new(NAMES),
-            names: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
+            names: Cache::builder().max_capacity(1).time_to_live(fresh).build(),
             artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
             admitted: RwLock::default(),
         })

@@ -76,10 +76,12 @@ impl DiskTier {
                 let file = file?;
                 let name = file.file_name();
                 let name = name.to_str().unwrap_or_default();
+                // An edge that is about to end may still finish and evict chunks here.
                 if name.starts_with(UNFINISHED) {
-                    fs::remove_file(file.path())?;
-                } else if let Ok(digest) = name.parse() {
-                    let facts = file.metadata()?;
+                    if_there(fs::remove_file(file.path()))?;
+                } else if let Ok(digest) = name.parse()
+                    && let Some(facts) = if_there(file.metadata())?
+                {
                     let time = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                     found.push((time, digest, facts.len()));
                 }
@@ -206,6 +208,15 @@ impl DiskTier {
     }
 }
 
+/// The result; `None` if there is no such file any more.
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn read_file(
     path: &Path,
     record: &ChunkRecord,
@@ -257,6 +268,25 @@ mod tests {
             tier.write(&record.stored, &bytes);
             assert!(tier.read(&record).is_some());
         }
+    }
+
+    #[test]
+    fn an_edge_that_ends_may_still_use_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let ending = DiskTier::open(dir.path(), 20_000).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..400_u32 {
+                    let (record, bytes) = chunk((round % 60) as u8);
+                    ending.write(&record.stored, &bytes);
+                }
+                over.store(true, Ordering::Relaxed);
+            });
+            while !over.load(Ordering::Relaxed) {
+                DiskTier::open(dir.path(), 20_000).unwrap();
+            }
+        });
     }
 
     #[test]

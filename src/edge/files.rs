@@ -8,9 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use hyper::header::HeaderValue;
 
-use super::hub;
 use super::object::Facts;
 use super::packs::{Packs, copy};
+use super::{CLIENT_STALL, hub};
 use crate::format::page::FileEntry;
 use crate::format::store as paths;
 use crate::id::PackId;
@@ -39,10 +39,12 @@ pub(super) fn read(
     wanted: Range<u64>,
 ) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
     let parts = file_parts(whole, file, &wanted);
-    let budget = packs.budgets.take();
+    let budget = packs.budget().share();
     let piece = Some(PIECE.min(budget.bytes / 4));
     let mut options = LoadOptions { piece, budget: budget.bytes, ..LoadOptions::default() };
     options.connections = Some(2);
+    // The cache asks every origin and waits for it.
+    (options.failures, options.stall) = (0, CLIENT_STALL);
     let source: Arc<dyn Backend> = Arc::new(Cached(packs.clone()));
     let loader = Loader::start(whole.id, vec![source], parts, Default::default(), &options);
     // The artifact and the budget are held as long as the file is read.

@@ -64,6 +64,7 @@ pub(super) fn answer(edge: &Edge) -> Answer {
     let mut gauges = vec![
         ("spans_lost", "Spans that did not reach the collector.", untraced),
         ("in_flight", "Answers under way.", watch.in_flight.load(Ordering::Relaxed)),
+        ("answer_bytes", "Bytes that answers hold beyond the cache.", edge.cache.answer_bytes()),
         ("origins_resting", "Origins that failed and are asked last.", origins.resting()),
         ("prefetching", "Artifacts being fetched ahead.", edge.fetching.load(Ordering::Relaxed)),
     ];

@@ -55,6 +55,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{ManifestId, StoredDigest};
 use crate::source::Backend;
+use crate::source::small::RetryPolicy;
 use crate::trust::{SeenRefs, TrustSet};
 use cache::ChunkCache;
 use catalog::Catalog;
@@ -73,20 +74,40 @@ pub use signed::UrlKey;
 pub use tls::Tls;
 pub use trace::TraceTarget;
 
-/// How long a name is taken to mean what it meant.
-const FRESH: Duration = Duration::from_secs(5);
 /// How long what was not there is taken not to be there.
 const ABSENT: Duration = Duration::from_secs(2);
-/// How long a name keeps its meaning where the origin cannot be asked.
-const STALE: Duration = Duration::from_secs(60 * 60);
 /// How long the origin may take for an answer or for the next bytes.
 const ORIGIN_STALL: Duration = Duration::from_secs(30);
 /// Requests at a time.
 const MAX_REQUESTS: usize = 4096;
+/// Bytes that answers hold.
+const ANSWERS: u64 = 512 << 20;
 /// How long a client may take nothing: a loader waits for a device meanwhile.
 const CLIENT_STALL: Duration = Duration::from_secs(120);
+/// How failures of an origin are waited out: clients wait no longer than 10 s for their first byte.
+const RETRY: RetryPolicy = RetryPolicy {
+    retries: 2,
+    first_pause: Duration::from_millis(200),
+    longest_pause: Duration::from_secs(2),
+    stall: Duration::from_secs(5),
+};
 /// Artifacts whose chunks are known as sets.
 const OWNED: u64 = 64;
+
+/// How long what an origin said of a name counts, unless it says so itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Validity {
+    /// How long a name is taken to mean what it meant.
+    pub fresh: Duration,
+    /// How much longer it does where the origin cannot be asked.
+    pub stale: Duration,
+}
+
+impl Default for Validity {
+    fn default() -> Self {
+        Self { fresh: Duration::from_secs(5), stale: Duration::from_secs(60 * 60) }
+    }
+}
 
 /// How an edge serves.
 #[derive(Debug)]
@@ -95,8 +116,14 @@ pub struct EdgeOptions {
     pub trust: TrustSet,
     /// The refs seen before. Used only with trusted keys.
     pub seen: Option<SeenRefs>,
+    /// How failures of an origin are waited out. What every origin failed is tried again by nobody.
+    pub retry: RetryPolicy,
+    /// How long names keep their meaning.
+    pub names: Validity,
     /// Bytes of chunks kept in memory.
     pub memory: u64,
+    /// Bytes that answers under way may hold beyond that; with as many, a request is answered 503.
+    pub answer_memory: u64,
     /// A folder for chunks, and how many bytes of them are kept there.
     pub disk: Option<(PathBuf, u64)>,
     /// What clients must show.
@@ -122,7 +149,10 @@ impl Default for EdgeOptions {
         Self {
             trust: TrustSet::default(),
             seen: None,
+            retry: RETRY,
+            names: Validity::default(),
             memory: 512 << 20,
+            answer_memory: ANSWERS,
             disk: None,
             access: Access::default(),
             tls: None,
@@ -170,18 +200,18 @@ impl Edge {
     /// of its chunks cannot be used.
     pub fn new(
         origins: Vec<Arc<dyn Backend>>,
-        options: EdgeOptions,
+        mut options: EdgeOptions,
     ) -> Result<Arc<Self>, EdgeError> {
         let open = |(folder, budget): (PathBuf, u64)| {
             let failed = |source| EdgeError::Cache { folder: folder.clone(), source };
             DiskTier::open(&folder, budget).map(Arc::new).map_err(failed)
         };
-        let disk = options.disk.map(open).transpose()?;
-        let cache = ChunkCache::new(options.memory);
-        let catalog = Catalog::new(&origins, options.trust, options.seen);
+        let disk = options.disk.take().map(open).transpose()?;
+        let cache = ChunkCache::new(options.memory, options.answer_memory);
+        let catalog = Catalog::new(&origins, &mut options);
         let origins = Origins::new(origins);
-        let packs = Packs::new(origins.clone(), cache.clone(), disk.clone());
-        let relay = Relay::new(origins);
+        let packs = Packs::new(origins.clone(), options.retry, cache.clone(), disk.clone());
+        let relay = Relay::new(origins, options.names);
         Ok(Arc::new(Self {
             relay,
             catalog,

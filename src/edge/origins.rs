@@ -189,11 +189,6 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A pause before a further try, of which up to half is taken away so that many do not return together.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::thread_rng().gen_range(0.5..1.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

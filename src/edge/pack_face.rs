@@ -15,6 +15,7 @@ use super::answer::{Answer, IMMUTABLE, denied, plain, refusal, store_refusal};
 use super::files::pack_of;
 use super::object::{self, Facts};
 use super::relay::Relayed;
+use super::stream::FRAME;
 use super::{Edge, permit};
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ManifestId;
@@ -156,13 +157,20 @@ async fn relayed(
                 None => None,
             };
             let (relay, path, known) = (edge.relay.clone(), path.clone(), facts.clone());
+            // One frame goes out while the next one comes.
+            let share = Arc::new(edge.cache.budget().promise(2 * FRAME as u64));
             let read = move |range| {
+                let share = share.clone();
+                let held = move |frame| {
+                    let _held = &share;
+                    frame
+                };
                 if let Some(opened) = opened.take() {
-                    return opened;
+                    return opened.map(held).boxed();
                 }
                 let (relay, path, known) = (relay.clone(), path.clone(), known.clone());
                 let open = async move { relay.open(&path, &known, range).await };
-                stream::once(open).try_flatten().boxed()
+                stream::once(open).try_flatten().map(held).boxed()
             };
             Ok(object::answer(&facts, plan, method, read))
         }

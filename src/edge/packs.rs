@@ -9,23 +9,24 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
 use moka::future::Cache;
+use rand::Rng;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::ABSENT;
-use super::budget::Budgets;
+use super::budget::Budget;
 use super::cache::{ChunkCache, Claim, Found};
 use super::disk::DiskTier;
-use super::origins::{Opened, Origins, jittered};
+use super::origins::{Opened, Origins};
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::id::PackId;
+use crate::source::small::RetryPolicy;
 use crate::source::{ReadRange, SourceError, SourceErrorKind};
 use crate::store::{Store, StoreError};
 use crate::verify::VerifiedChunk;
@@ -34,14 +35,12 @@ use crate::verify::VerifiedChunk;
 const RUN: u64 = 8 << 20;
 /// How far ahead of a reader chunks are fetched.
 const AHEAD: u64 = 16 << 20;
+/// What is sent at a time where memory is short.
+const FRAME: u64 = 64 << 10;
+/// A part of a chunk that is this many times smaller is copied: it would hold the whole.
+const SMALL: usize = 4;
 /// Requests to the origin at a time.
 const ORIGIN_REQUESTS: usize = 32;
-/// How long the origin may go without a byte: clients wait no longer than 10 s for theirs.
-const STALL: Duration = Duration::from_secs(5);
-/// Tries of each origin.
-const TRIES: u32 = 3;
-/// The pause before the second try; it doubles.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Packs whose indexes are kept.
 const INDEXES: u64 = 4096;
 
@@ -60,14 +59,13 @@ pub(super) struct OriginStats {
 #[derive(Debug)]
 pub(super) struct Packs {
     origins: Arc<Origins>,
+    retry: RetryPolicy,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
     indexes: Cache<PackId, Arc<PackMap>>,
     /// Packs that no origin had a moment ago.
     absent: Cache<PackId, Arc<SourceError>>,
     requests: Semaphore,
-    /// Memory for readers of files.
-    pub(super) budgets: Budgets,
     stats: OriginStats,
 }
 
@@ -133,23 +131,28 @@ struct Reading {
 impl Packs {
     pub(super) fn new(
         origins: Arc<Origins>,
+        retry: RetryPolicy,
         cache: Arc<ChunkCache>,
         disk: Option<Arc<DiskTier>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             origins,
+            retry,
             cache,
             disk,
             indexes: Cache::new(INDEXES),
             absent: Cache::builder().max_capacity(INDEXES).time_to_live(ABSENT).build(),
             requests: Semaphore::new(ORIGIN_REQUESTS),
-            budgets: Budgets::default(),
             stats: OriginStats::default(),
         })
     }
 
     pub(super) fn stats(&self) -> &OriginStats {
         &self.stats
+    }
+
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        self.cache.budget()
     }
 
     pub(super) fn origins(&self) -> &Origins {
@@ -163,6 +166,7 @@ impl Packs {
             let mut last = None;
             for origin in self.origins.in_order() {
                 let index = Store::new(self.origins.backend(origin).clone());
+                let index = index.with_retry(self.retry.clone());
                 match read_index(&index, pack).await {
                     Ok(index) => return Ok(Arc::new(PackMap::new(&index))),
                     Err(error) => last = Some(worse(last, error)),
@@ -242,27 +246,26 @@ impl Packs {
     async fn fill_run(&self, pack: PackId, mut claims: Run) {
         // Only closed with the edge itself.
         let Ok(_permit) = self.requests.acquire().await else { return };
-        let mut last = None;
-        for attempt in 0..TRIES {
+        let (mut last, mut round) = (None, 0);
+        let error = loop {
             for origin in self.origins.in_order() {
                 if last.is_some() {
                     self.stats.retries.fetch_add(1, Ordering::Relaxed);
-                }
-                if attempt > 0 {
-                    tokio::time::sleep(jittered(PAUSE * (1 << attempt))).await;
                 }
                 match self.fill_from(origin, pack, &mut claims).await {
                     Ok(()) => return,
                     Err(error) => last = Some(worse(last, error)),
                 }
             }
-            if last.as_ref().is_some_and(|error| !error.is_transient()) {
-                break;
+            let none = || self.error(pack, SourceErrorKind::NotFound, "no origin");
+            let error = last.get_or_insert_with(none);
+            let jitter = rand::thread_rng().r#gen();
+            match self.retry.pause(round, jitter, error.retry_after) {
+                Some(pause) if error.is_transient() => tokio::time::sleep(pause).await,
+                _ => break Arc::new(copy(error)),
             }
-        }
-        let error =
-            last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin"));
-        let error = Arc::new(error);
+            round += 1;
+        };
         for (_, _, claim) in claims {
             claim.fail(error.clone());
         }
@@ -299,7 +302,7 @@ impl Packs {
         let range = ReadRange::Bounded(range);
         let opened = self.origins.open(*origin, &path, &range);
         let Opened { mut reader, origin: answered } =
-            tokio::time::timeout(STALL, opened).await.map_err(late)??;
+            tokio::time::timeout(self.retry.stall, opened).await.map_err(late)??;
         *origin = answered;
         let error = |kind, what: String| SourceError::new(kind, location(answered), &path, what);
         let stalled = |_| error(SourceErrorKind::Stalled, "no byte came".to_owned());
@@ -317,7 +320,8 @@ impl Packs {
                 let to = if at < place.start { place.start } else { place.end };
                 let most = usize::try_from(to - at).unwrap_or(usize::MAX) - buffer.len();
                 let read = reader.body.read_some(&mut buffer, most.min(RUN as usize));
-                let count = tokio::time::timeout(STALL, read).await.map_err(stalled)??;
+                let count =
+                    tokio::time::timeout(self.retry.stall, read).await.map_err(stalled)??;
                 if count == 0 {
                     let what = format!("the body ends at byte {}", at + buffer.len() as u64);
                     return Err(error(SourceErrorKind::Protocol, what));
@@ -350,7 +354,7 @@ impl Reading {
     async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
         self.look_ahead();
         let Some(part) = self.parts.front() else { return Ok(self.tail.take()) };
-        let (digest, wanted) = (part.record.stored, part.wanted.clone());
+        let digest = part.record.stored;
         let bytes = loop {
             // It was looked at, and counted, ahead.
             match self.packs.cache.look_again(digest) {
@@ -367,19 +371,32 @@ impl Reading {
                 }
             }
         };
-        self.parts.pop_front();
-        self.looked = self.looked.saturating_sub(1);
-        self.ahead = self.ahead.saturating_sub(u64::from(bytes.len() as u32));
+        let Some(part) = self.parts.front_mut() else { return Ok(None) };
+        let (budget, mut wanted) = (self.packs.budget(), part.wanted.clone());
+        let is_tight = budget.is_tight();
+        if is_tight {
+            wanted.end = wanted.end.min(wanted.start + FRAME);
+        }
+        part.wanted.start = wanted.end;
+        if part.wanted.is_empty() {
+            self.parts.pop_front();
+            self.looked = self.looked.saturating_sub(1);
+            self.ahead = self.ahead.saturating_sub(bytes.len() as u64);
+        }
         // The part lies in the chunk, whose length the record gave.
-        let range = wanted.start as usize..(wanted.end as usize).min(bytes.len());
-        Ok(Some(bytes.slice(range)))
+        let part = bytes.slice(wanted.start as usize..(wanted.end as usize).min(bytes.len()));
+        Ok(Some(match is_tight || part.len() < bytes.len() / SMALL {
+            true => budget.hold(Bytes::copy_from_slice(&part)),
+            false => part,
+        }))
     }
 
     /// Begins to fill what is missing of the chunks ahead, neighbours in one request.
     fn look_ahead(&mut self) {
         let mut run = VecDeque::new();
         let mut length = 0;
-        while self.ahead < AHEAD
+        let most = if self.packs.budget().is_tight() { 1 } else { AHEAD };
+        while self.ahead < most
             && let Some(part) = self.parts.get(self.looked)
         {
             let stored = u64::from(part.record.stored_len);

@@ -14,12 +14,12 @@ use hyper::header::{CACHE_CONTROL, DATE, HeaderValue};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
-use super::answer::IMMUTABLE;
+use super::answer::{IMMUTABLE, NO_CACHE};
 use super::freshness::{Demands, Freshness};
 use super::object::Facts;
 use super::origins::{Opened, Origins};
 use super::packs::{copy, worse};
-use super::{ABSENT, FRESH, STALE, request, stream};
+use super::{ABSENT, Validity, request, stream};
 use crate::id::ManifestId;
 use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
 
@@ -31,15 +31,17 @@ const KEPT: u64 = 64 << 20;
 const PATHS: u64 = 65_536;
 /// How long one origin may take for an object that is kept, and for a first answer about others.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long an origin that could not be asked for an object is not asked again, at least.
+const AWAY: Duration = Duration::from_secs(1);
 /// How long the lock of a path outlives its use.
 const IDLE: Duration = Duration::from_secs(60);
-/// What is said of refs and layouts where the origin says nothing: [`FRESH`] and [`STALE`].
-const SHORT: HeaderValue = HeaderValue::from_static("public, max-age=5, stale-if-error=3600");
 
 /// The relayed objects of a store.
 #[derive(Debug)]
 pub(super) struct Relay {
     origins: Arc<Origins>,
+    names: Validity,
+    unsaid: HeaderValue,
     kept: Cache<ObjectPath, Arc<Kept>>,
     absent: Cache<ObjectPath, Arc<SourceError>>,
     /// What is known of objects that are too large to be kept, and do not change.
@@ -81,8 +83,8 @@ impl Kept {
     }
 
     /// Whether it answers a request that came at `arrived`, without asking the origin.
-    fn answers(&self, demands: &Demands, arrived: Instant) -> bool {
-        let fresh = || self.freshness.serves(SystemTime::now(), FRESH, demands);
+    fn answers(&self, names: &Validity, demands: &Demands, arrived: Instant) -> bool {
+        let fresh = || self.freshness.serves(SystemTime::now(), names.fresh, demands);
         // The origin was asked since: this is what asking gives.
         let new = || self.asked >= arrived && self.freshness.storable;
         self.is_immutable() || new() || fresh()
@@ -90,16 +92,21 @@ impl Kept {
 }
 
 impl Relay {
-    pub(super) fn new(origins: Arc<Origins>) -> Arc<Self> {
+    pub(super) fn new(origins: Arc<Origins>, names: Validity) -> Arc<Self> {
         let weigh = |_: &ObjectPath, kept: &Arc<Kept>| {
             u32::try_from(kept.bytes.len() + 1024).unwrap_or(u32::MAX)
         };
+        // Where the origin says nothing of refs and layouts.
+        let (fresh, stale) = (names.fresh.as_secs(), names.stale.as_secs());
+        let unsaid = format!("public, max-age={fresh}, stale-if-error={stale}");
         Arc::new(Self {
             origins,
+            names,
+            unsaid: HeaderValue::try_from(unsaid).unwrap_or(NO_CACHE),
             kept: Cache::builder().weigher(weigh).max_capacity(KEPT).build(),
             absent: Cache::builder().max_capacity(PATHS).time_to_live(ABSENT).build(),
             large: Cache::new(PATHS),
-            away: Cache::builder().max_capacity(PATHS).time_to_live(FRESH).build(),
+            away: Cache::builder().max_capacity(PATHS).time_to_live(names.fresh.max(AWAY)).build(),
             asking: Cache::builder().max_capacity(PATHS).time_to_idle(IDLE).build(),
         })
     }
@@ -144,7 +151,9 @@ impl Relay {
         demands: &Demands,
         arrived: Instant,
     ) -> Option<Result<Relayed, SourceError>> {
-        if let Some(kept) = self.kept.get(path).filter(|kept| kept.answers(demands, arrived)) {
+        if let Some(kept) =
+            self.kept.get(path).filter(|kept| kept.answers(&self.names, demands, arrived))
+        {
             return Some(Ok(Relayed::Kept(kept)));
         }
         if self.away.contains_key(path)
@@ -161,7 +170,9 @@ impl Relay {
     /// The last answer, if it may be used although the origin cannot be asked.
     fn stale(&self, path: &ObjectPath) -> Option<Arc<Kept>> {
         let kept = self.kept.get(path)?;
-        kept.freshness.serves_stale(SystemTime::now(), FRESH, STALE).then_some(kept)
+        kept.freshness
+            .serves_stale(SystemTime::now(), self.names.fresh, self.names.stale)
+            .then_some(kept)
     }
 
     /// Forgets everything below a prefix.
@@ -227,12 +238,12 @@ impl Relay {
             None => Freshness::unsaid(now),
         };
         let mutable = request::is_mutable(path);
-        let said = head.as_ref().and_then(|head| head.get(CACHE_CONTROL).cloned());
+        let said = head.as_ref().and_then(said);
         let caching = match (mutable, freshness.is_explicit()) {
             (false, _) => IMMUTABLE,
             // An `Expires` alone is handed on as no promise.
             (true, true) => said.unwrap_or_else(|| HeaderValue::from_static("no-cache")),
-            (true, false) => SHORT,
+            (true, false) => self.unsaid.clone(),
         };
         let (tag, size) = (reader.version.as_ref().and_then(request::entity_tag), reader.size);
         let mut facts = Facts { size: 0, tag, modified: None, caching };
@@ -289,6 +300,12 @@ impl Relay {
     fn error(&self, kind: SourceErrorKind, path: &ObjectPath, what: &str) -> SourceError {
         SourceError::new(kind, self.origins.location(), path, what)
     }
+}
+
+/// All that an origin says of caching, in one line.
+fn said(head: &HeaderMap) -> Option<HeaderValue> {
+    let lines: Vec<&[u8]> = head.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes).collect();
+    (!lines.is_empty()).then(|| HeaderValue::from_bytes(&lines.join(&b", "[..])).ok())?
 }
 
 /// Reads an object of at most [`MAX_KEPT`] bytes.

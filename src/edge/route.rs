@@ -113,7 +113,7 @@ pub(super) async fn answer(
             Err(refused) => *refused,
             Ok(who) => {
                 who.name().clone_into(&mut name);
-                place = edge.limits.enter();
+                place = edge.limits.enter().filter(|_| !edge.cache.is_saturated());
                 match (&place, too_many(edge, &who, &asked)) {
                     (None, _) => {
                         edge.watch.saturated.fetch_add(1, Ordering::Relaxed);

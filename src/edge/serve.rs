@@ -35,6 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STREAMS: u32 = 200;
 /// Bytes of a request's headers in HTTP/2.
 const HEADERS: u32 = 64 << 10;
+/// Bytes of a connection of HTTP/1 that may wait: more of an answer is taken only below that.
+const CONNECTION_BYTES: usize = 128 << 10;
 
 /// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.
 pub async fn serve(
@@ -120,7 +122,10 @@ struct Server {
 impl Server {
     fn new(edge: Arc<Edge>) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .max_buf_size(CONNECTION_BYTES);
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)

@@ -11,7 +11,7 @@ use super::ORIGIN_STALL;
 use crate::source::{Backend, Body, ObjectPath, ObjectReader, SourceError, SourceErrorKind};
 
 /// The bytes of one frame.
-const FRAME: usize = 256 << 10;
+pub(super) const FRAME: usize = 256 << 10;
 
 struct Reading {
     body: Box<dyn Body>,

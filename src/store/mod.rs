@@ -48,6 +48,11 @@ impl Store {
         Self { backend, retry: RetryPolicy::default() }
     }
 
+    /// The same store, whose failures are waited out so.
+    pub fn with_retry(self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self }
+    }
+
     /// Makes the store's descriptor unless it is there. Returns whether the store is new.
     pub async fn create(&self) -> Result<bool, StoreError> {
         let path = paths::descriptor();

@@ -1,5 +1,6 @@
-//! A caching proxy between: nginx in front of an edge, as a CDN would stand there. Loads come out right,
-//! and what nginx has it does not ask the edge for again.
+//! nginx in front of edges: as a cache, as a CDN would stand there, which does not ask again for what it
+//! has, and as a balancer between edges of which none knows what the others were asked for. Loads come
+//! out right.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,13 +24,16 @@ impl Drop for Nginx {
 }
 
 impl Nginx {
-    /// Caches what `edge` lets it cache.
-    fn before(edge: &str, folder: &Path) -> Self {
+    /// Asks the first of `edges` for all but packs, and the last one for these; told so, it caches what
+    /// they let it cache.
+    fn before(edges: &[&str], caches: bool, folder: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|socket| socket.local_addr())
             .expect("a free port")
             .port();
         let root = text(folder);
+        let (first, last) = (edges.first().expect("an edge"), edges.last().expect("an edge"));
+        let cache = if caches { "all" } else { "off" };
         let configuration = format!(
             "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\n\
              events {{ worker_connections 256; }}\n\
@@ -37,9 +41,10 @@ impl Nginx {
              proxy_temp_path {root}/proxy;\n  fastcgi_temp_path {root}/f;\n  \
              uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
              proxy_cache_path {root}/cache keys_zone=all:1m max_size=1g;\n  \
-             server {{\n    listen 127.0.0.1:{port};\n    location / {{\n      \
-             proxy_pass http://{edge};\n      proxy_http_version 1.1;\n      \
-             proxy_cache all;\n      add_header X-Cache $upstream_cache_status;\n    }}\n  }}\n}}\n"
+             server {{\n    listen 127.0.0.1:{port};\n    proxy_http_version 1.1;\n    \
+             proxy_cache {cache};\n    add_header X-Cache $upstream_cache_status;\n    \
+             location / {{ proxy_pass http://{first}; }}\n    \
+             location /packs/ {{ proxy_pass http://{last}; }}\n  }}\n}}\n"
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, configuration).expect("a file");
@@ -73,14 +78,10 @@ impl Nginx {
 fn a_caching_proxy_keeps_what_never_changes() {
     let served = Served::new("between");
     let folder = fresh_folder("nginx");
-    let nginx = Nginx::before(&served.address, &folder);
+    let nginx = Nginx::before(&[&served.address], true, &folder);
     let url = format!("http://{}", nginx.address);
     let right = done(&["load", "org/m", "--digest", "--store", text(&served.folder.join("store"))]);
-    let sent = || -> u64 {
-        let metrics = String::from_utf8(served.ask("GET /metrics", "", "").1).expect("text");
-        let line = metrics.lines().find(|line| line.starts_with("tenpak_edge_sent_bytes_total"));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a count")
-    };
+    let sent = || served.metric("tenpak_edge_sent_bytes_total");
     let first = done(&["load", "org/m", "--digest", "--store", &url]);
     assert_eq!(first.json["digests"], right.json["digests"]);
     let before = sent();
@@ -102,6 +103,29 @@ fn a_caching_proxy_keeps_what_never_changes() {
     for _ in 0..2 {
         assert_ne!(nginx.status("/org/m/resolve/main/config.json"), "HIT");
     }
+}
+
+#[test]
+fn a_balancers_edges_learn_from_the_loader_what_they_are_asked_for() {
+    let folder = fresh_folder("balanced");
+    let key = folder.join("key");
+    done(&["keygen", text(&key)]);
+    let public = folder.join("key.pub");
+    let trust = ["--trust", text(&public)];
+    let signed = ["--sign", text(&key)];
+    let asked = Served::signed("balanced-edge", &signed, &trust);
+    // It is asked for packs alone, never for what names their chunks.
+    let unasked = asked.beside(&trust);
+    let nginx =
+        Nginx::before(&[&asked.address, &unasked.address], false, &fresh_folder("balancer"));
+    let url = format!("http://{}", nginx.address);
+    let store = asked.folder.join("store");
+    let right = done(&["load", "org/m", "--digest", "--store", text(&store)]);
+    let load = ["load", "org/m", "--digest", "--store", &url];
+    let loaded = done(&[&load[..], &trust].concat());
+    assert_eq!(loaded.json["digests"], right.json["digests"]);
+    let misses = [&asked, &unasked].map(|edge| edge.metric("tenpak_edge_cache_misses_total"));
+    assert!(misses[0] == 0 && misses[1] > 0, "{misses:?}");
 }
 
 fn right_manifest(served: &Served) -> String {

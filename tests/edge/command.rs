@@ -39,21 +39,41 @@ impl Served {
 
     /// The same with further arguments to the edge.
     pub fn with(name: &str, more: &[&str]) -> Self {
+        Self::signed(name, &[], more)
+    }
+
+    /// The same, with arguments to `pack` too.
+    pub fn signed(name: &str, packing: &[&str], more: &[&str]) -> Self {
         let folder = fresh_folder(name);
         let (store, model) = (folder.join("store"), model::write(&folder.join("m"), TENSORS));
         std::fs::create_dir_all(model.join("1_Pooling")).expect("a folder");
         std::fs::write(model.join("1_Pooling/config.json"), "{}").expect("a file");
         std::fs::write(model.join("empty.txt"), "").expect("a file");
-        let packed = pack(&store, &model, "org/m", &[]);
+        let packed = pack(&store, &model, "org/m", packing);
         done(&["tag", "org/m", "org/m:v1", "--store", text(&store)]);
         let (process, address) = start(&store, more);
         let commit = packed.text("manifest")[..40].to_owned();
         Self { process, address, model, commit, folder }
     }
 
+    /// A further edge over the same store.
+    pub fn beside(&self, more: &[&str]) -> Self {
+        let (process, address) = start(&self.folder.join("store"), more);
+        let (model, folder) = (self.model.clone(), self.folder.clone());
+        Self { process, address, model, folder, commit: self.commit.clone() }
+    }
+
     /// Starts another edge in the place of one that has ended.
     pub fn restart(&mut self, more: &[&str]) {
         (self.process, self.address) = start(&self.folder.join("store"), more);
+    }
+
+    /// The value of a metric.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, metrics) = self.ask("GET /metrics", "", "");
+        let text = String::from_utf8(metrics).expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.expect(name).parse().expect("a number")
     }
 
     /// One request; the answer's head in lower case, and its body.

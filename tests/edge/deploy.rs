@@ -55,6 +55,24 @@ fn the_settings_and_the_unit_are_right() {
 }
 
 #[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let folder = fresh_folder("unit");
+    let unit = folder.join("tenpak-edge.service");
+    let lines = read("tenpak-edge.service");
+    let with = |lines: &str| {
+        std::fs::write(&unit, lines).expect("a file");
+        let output = std::process::Command::new("systemd-analyze")
+            .args(["verify", text(&unit)])
+            .output()
+            .expect("systemd-analyze, which tests/setup.sh installs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let right = lines.replace("/usr/local/bin/tenpak", env!("CARGO_BIN_EXE_tenpak"));
+    assert_eq!(with(&right), (true, String::new()));
+    assert!(!with(&right.replace("Restart=on-failure", "Restart=sometimes")).1.is_empty());
+}
+
+#[test]
 fn every_edge_of_the_compose_file_starts_as_it_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose.yaml");
     let script = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";

@@ -1,8 +1,9 @@
 //! A flipped bit anywhere, at the origin for good, once on the wire, or on the edge's disk: nobody gets
-//! a wrong byte. TENPAK_SOAK=N flips N bits instead of 128 and 300.
+//! a wrong byte. TENPAK_SOAK=N flips N bits of each instead of 128 and 300.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::model::Tensor;
 use super::world::{World, soak};
@@ -17,6 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const TENSORS: &[Tensor<'_>] =
     &[("model.embed_tokens.weight", &[100, 64], 1), ("model.norm.weight", &[512], 3)];
 const FILES: [&str; 3] = ["model.safetensors", "config.json", "tokenizer.bin"];
+
+/// An edge whose retries follow at once.
+fn impatient() -> EdgeOptions {
+    let mut options = EdgeOptions::default();
+    options.retry.first_pause = Duration::from_millis(1);
+    options
+}
 
 /// A GET that need not succeed: the status and the body as far as it came, and whether all of it did.
 async fn get(address: &str, target: &str) -> (u16, Vec<u8>, bool) {
@@ -107,7 +115,7 @@ fn a_bit_flipped_at_the_origin_or_on_the_wire_reaches_nobody() {
             .iter()
             .map(|(_, fault)| {
                 let origin = FaultBackend::new(world.memory.clone(), vec![fault.clone()]);
-                world.serve(vec![Arc::new(origin)], EdgeOptions::default())
+                world.serve(vec![Arc::new(origin)], impatient())
             })
             .collect();
         let asked = some.iter().zip(&served).map(|((what, _), served)| {

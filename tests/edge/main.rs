@@ -29,6 +29,7 @@ mod kills;
 mod objects;
 mod operations;
 mod parts;
+mod restart;
 mod s3;
 mod serving;
 mod slow;

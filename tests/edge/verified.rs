@@ -2,11 +2,12 @@
 //! only if a trusted key signed for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::model::write;
 use super::world::World;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tenpak::edge::EdgeOptions;
+use tenpak::edge::{EdgeOptions, Validity};
 use tenpak::pack::{PackOptions, pack};
 use tenpak::source::fault::{Action, Fault, FaultBackend};
 use tenpak::source::small::{RetryPolicy, read_all};
@@ -212,21 +213,32 @@ fn status(world: &World, address: &str, target: &str) -> u16 {
 fn what_was_resolved_is_served_while_the_origin_is_away() {
     let world = World::new();
     let origin = Arc::new(FaultBackend::new(world.memory.clone(), Vec::new()));
-    let served = world.serve(vec![origin.clone()], EdgeOptions::default());
+    let names = Validity { fresh: Duration::from_millis(100), stale: Duration::from_secs(3) };
+    let options = EdgeOptions { names, ..EdgeOptions::default() };
+    let served = world.serve(vec![origin.clone()], options);
     let file = "/org/m/resolve/main/config.json";
     let of_ref = "/refs/org/m/@latest";
     for target in [file, of_ref] {
         assert_eq!(status(&world, &served.address, target), 200, "{target}");
     }
     origin.script(vec![Fault::always("", Action::Fail(SourceErrorKind::Transient))]);
-    // Names are taken to mean what they meant for 5 s; then the origin is asked, and is away.
-    std::thread::sleep(std::time::Duration::from_millis(5200));
+    // Names are taken to mean what they meant for a while; then the origin is asked, and is away.
+    let began = std::time::Instant::now();
+    std::thread::sleep(Duration::from_millis(200));
     for target in [file, of_ref] {
         assert_eq!(status(&world, &served.address, target), 200, "{target}");
     }
     assert_eq!(status(&world, &served.address, "/org/other/resolve/main/config.json"), 503);
     let asked = origin.stats().below("refs/org/m/").reads;
     assert!(asked > 2, "the origin was asked again: {asked}");
+    // Not for ever.
+    for target in [file, of_ref] {
+        while status(&world, &served.address, target) != 503 {
+            assert!(began.elapsed() < Duration::from_secs(30), "{target} is stale for too long");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(began.elapsed() > Duration::from_secs(2), "{target} is given up too soon");
+    }
 }
 
 #[test]
