@@ -2,7 +2,7 @@
 
 use crate::artifact::ArtifactError;
 use crate::calibrate::CalibrateError;
-use crate::loader::LoadError;
+use crate::loader::{ErrorKind, LoadError};
 use crate::model::ModelError;
 use crate::pack::PackError;
 use crate::quant::encode::EncodeError;
@@ -79,6 +79,16 @@ impl From<CalibrateError> for ProduceError {
 }
 
 impl ProduceError {
+    /// Whether trying again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Artifact(error) => error.kind() == ErrorKind::Network,
+            Self::Load(error) => error.kind() == ErrorKind::Network,
+            Self::Store(StoreError::Source(error)) => error.is_transient(),
+            _ => false,
+        }
+    }
+
     pub(super) fn layer(name: &str) -> impl FnOnce(EncodeError) -> Self {
         let name = name.to_owned();
         move |source| Self::Layer { name, source }

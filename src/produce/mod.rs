@@ -8,10 +8,12 @@
 mod checkpoint;
 mod config;
 pub mod delta;
+mod driver;
 mod error;
 pub mod external;
 mod gguf;
 mod header;
+mod known;
 mod layers;
 mod memo;
 mod method;
