@@ -239,7 +239,8 @@ impl<'a> Driver<'a> {
             None => &bytes,
         };
         let weight = matrix(self.checkpoint, own, bytes)?;
-        let encoded = encode(&Layer { name, weight }, self.recipe, self.solver, self.threads)?;
+        let recipe = self.recipe.with_bits(own.bits);
+        let encoded = encode(&Layer { name, weight }, &recipe, self.solver, self.threads)?;
         let is = |(made, (end, dtype, dims)): (&Encoded, &(&str, _, Vec<u64>))| {
             (made.end, made.dtype, &made.dims) == (*end, *dtype, dims)
         };

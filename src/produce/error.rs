@@ -2,6 +2,7 @@
 
 use crate::artifact::ArtifactError;
 use crate::calibrate::CalibrateError;
+use crate::lm::LmError;
 use crate::loader::{ErrorKind, LoadError};
 use crate::model::ModelError;
 use crate::pack::PackError;
@@ -87,6 +88,10 @@ impl ProduceError {
             Self::Store(StoreError::Source(error)) => error.is_transient(),
             _ => false,
         }
+    }
+
+    pub(super) fn lm(error: LmError) -> Self {
+        CalibrateError::from(error).into()
     }
 
     pub(super) fn layer(name: &str) -> impl FnOnce(EncodeError) -> Self {

@@ -24,6 +24,7 @@ mod quantize;
 mod recipe;
 mod record;
 mod solvers;
+mod statistics;
 mod survey;
 
 pub use checkpoint::{Checkpoint, Source};
@@ -32,7 +33,9 @@ pub use method::{Layer, Nearest, Solver};
 pub use preset::{PRESETS, Preset};
 pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{Format, Method, Recipe};
+pub use plan::Bits;
 pub use solvers::{Calibrating, Hqq, Solved};
+pub use statistics::{Keeping, Obtained, spend_bits, statistics};
 
 /// What signed lineage calls this program.
 pub const TOOL: &str = "tenpak";

@@ -41,6 +41,9 @@ const OTHER_WEIGHTS: [&str; 13] = [
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Bits by the name of the layer, without `.weight`, where layers have numbers of their own.
+pub type Bits = BTreeMap<String, u32>;
+
 /// A weight that is quantized.
 #[derive(Debug, Clone)]
 pub(super) struct Quantized {
@@ -49,6 +52,8 @@ pub(super) struct Quantized {
     pub(super) float: Float,
     /// The name of its layer.
     pub(super) layer: String,
+    /// Bits per code.
+    pub(super) bits: u32,
     /// Length of bitsandbytes' `quant_state`.
     pub(super) state: u64,
     /// GGUF: the heads that its rows are permuted in.
@@ -80,6 +85,7 @@ pub(super) fn layers(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     skip: &Skip,
+    bits: &Bits,
 ) -> Result<Layers, ProduceError> {
     let gguf = match recipe.format {
         Format::Gguf => Some(Family::of(&checkpoint.config)?),
@@ -97,7 +103,8 @@ pub(super) fn layers(
                     renamed.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
                 let heads = gguf.as_ref().and_then(|family| family.heads(&tensor.name));
                 let layer = renamed.unwrap_or(layer);
-                quantized.push(Quantized { tensor: at, float, layer, state: 0, heads });
+                let bits = bits_of(recipe, bits, &tensor.name)?;
+                quantized.push(Quantized { tensor: at, float, layer, bits, state: 0, heads });
             }
             Kind::Kept => kept.push(layer),
             Kind::Other => {
@@ -122,6 +129,20 @@ pub(super) fn layers(
         )));
     }
     Ok(Layers { quantized, remade, kept })
+}
+
+/// The bits of a layer, by the name of its weight.
+fn bits_of(recipe: &Recipe, bits: &Bits, weight: &str) -> Result<u32, ProduceError> {
+    if recipe.average_bits.is_none() {
+        return Ok(recipe.bits);
+    }
+    let layer = weight.strip_suffix(".weight").unwrap_or(weight);
+    bits.get(layer).copied().ok_or_else(|| {
+        ProduceError::Unsupported(format!(
+            "tensor {weight}: no block of the model runs this layer, so that nothing is known of how many \
+             bits it needs; leave it out with --skip"
+        ))
+    })
 }
 
 /// Where the bytes of a tensor come from.
@@ -175,7 +196,8 @@ pub(super) fn plan(
         let [rows, columns] = *tensor.shape.dims() else {
             return Err(ProduceError::Defect(tensor.name.clone()));
         };
-        let becomes = announce(recipe, own.float, [rows, columns], own.state);
+        let recipe = recipe.with_bits(own.bits);
+        let becomes = announce(&recipe, own.float, [rows, columns], own.state);
         announced.push(becomes.map_err(ProduceError::layer(&tensor.name))?);
         by_tensor[own.tensor] = Some(at);
     }
@@ -260,7 +282,7 @@ fn add_config(
     });
     let mut whole = checkpoint.config.clone();
     let dtype = dtype(&whole).unwrap_or_else(|| own.to_owned());
-    let quantization = config::quantization_config(recipe, &layers.kept, &dtype);
+    let quantization = config::quantization_config(recipe, layers, &dtype);
     if let Some(path) = config::companion(recipe) {
         files.insert(path.to_owned(), Content::Bytes(config::pretty(&quantization)));
     }

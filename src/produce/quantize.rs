@@ -10,7 +10,7 @@ use super::driver::Driver;
 use super::layers::{self, Skip};
 use super::memo::Memo;
 use super::method::Solver;
-use super::plan::{self, Layers};
+use super::plan::{self, Bits, Layers};
 use super::products::{self, Product};
 use super::recipe::Recipe;
 use super::survey::{self, Digests, Survey, Surveyed};
@@ -27,6 +27,8 @@ pub struct QuantizeOptions {
     pub recipe: Recipe,
     /// Patterns for layers that are left as they are.
     pub skip: Vec<String>,
+    /// Bits by layer, if the recipe says what they are on average.
+    pub bits: Bits,
     /// How the result is packed; its lineage is filled in here.
     pub pack: PackOptions,
 }
@@ -44,6 +46,8 @@ pub struct QuantizeReport {
     pub kept: Vec<String>,
     /// Files of the model that were left out.
     pub left_out: Vec<String>,
+    /// Bits per code on average, over the weights that are quantized.
+    pub average_bits: f64,
     /// What the manifest says.
     pub quantization: Map<String, Value>,
 }
@@ -67,12 +71,12 @@ pub fn quantize(
     runtime: &Handle,
     events: &dyn Events,
 ) -> Result<QuantizeReport, ProduceError> {
-    let QuantizeOptions { recipe, skip, pack: mut options } = options;
+    let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
     let checkpoint = Checkpoint::open(source, runtime)?;
     layers::check_config(&checkpoint.config)?;
-    let mut layers = plan::layers(&checkpoint, &recipe, &patterns)?;
+    let mut layers = plan::layers(&checkpoint, &recipe, &patterns, &bits)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
@@ -83,7 +87,7 @@ pub fn quantize(
         solver.sources(&named, &layers.kept);
     }
     let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
-    let surveyed = survey::survey(&checkpoint, &layers, digest, &mut digests, &memo, solver)?;
+    let surveyed = survey::survey(&checkpoint, &layers, &recipe, &mut digests, &memo, solver)?;
     survey::look(&checkpoint, &mut layers, &recipe, &surveyed.weights, options.threads)?;
     runtime.block_on(store.create())?;
     memo.attach()?;
@@ -125,7 +129,22 @@ pub fn quantize(
         }
     };
     memo.complete(packed.manifest);
-    Ok(QuantizeReport { packed, computed, linked, kept: layers.kept, left_out, quantization })
+    let average_bits = average(&checkpoint, &layers);
+    let kept = layers.kept;
+    Ok(QuantizeReport { packed, computed, linked, kept, left_out, average_bits, quantization })
+}
+
+/// Bits per code on average.
+fn average(checkpoint: &Checkpoint, layers: &Layers) -> f64 {
+    let elements = |own: &plan::Quantized| {
+        checkpoint.tensors.get(own.tensor).and_then(|t| t.shape.elements()).unwrap_or(0) as f64
+    };
+    let (mut bits, mut all) = (0.0, 0.0);
+    for own in &layers.quantized {
+        bits += elements(own) * f64::from(own.bits);
+        all += elements(own);
+    }
+    if all > 0.0 { bits / all } else { 0.0 }
 }
 
 /// What the manifest says of the quantization.
@@ -145,7 +164,12 @@ fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<Strin
         "tool": TOOL,
         "tool_version": VERSION,
     });
-    object.as_object().cloned().unwrap_or_default()
+    let mut object = object.as_object().cloned().unwrap_or_default();
+    if let Some(average) = recipe.average_bits {
+        let average = format!("{}.{:02}", average / 100, average % 100);
+        object.insert("average_bits".to_owned(), average.into());
+    }
+    object
 }
 
 /// What the result says that it was produced from.

@@ -67,11 +67,12 @@ impl<'a> Digests<'a> {
 pub(super) fn survey(
     checkpoint: &Checkpoint,
     layers: &Layers,
-    recipe: ContentDigest,
+    recipe: &Recipe,
     digests: &mut Digests<'_>,
     memo: &Memo,
     solver: &dyn Solver,
 ) -> Result<Survey, ProduceError> {
+    let digest = products::recipe_digest(recipe)?;
     let own: Vec<usize> = layers.quantized.iter().map(|own| own.tensor).collect();
     let mut weights = Vec::with_capacity(own.len());
     for (own, source) in layers.quantized.iter().zip(digests.of(&own)?) {
@@ -81,6 +82,7 @@ pub(super) fn survey(
         let heads =
             own.heads.map(|heads| *blake3::hash(format!("{heads} heads").as_bytes()).as_bytes());
         let statistics = solver.statistics(&tensor.name).or(heads);
+        let recipe = products::recipe_digest(&recipe.with_bits(own.bits))?;
         let key = products::key(recipe, what, source, statistics)?;
         let is_own =
             |name: &str| name.strip_prefix(&own.layer).is_some_and(|rest| rest.starts_with('.'));
@@ -92,7 +94,7 @@ pub(super) fn survey(
     for (own, source) in layers.remade.iter().zip(digests.of(&own)?) {
         let tensor = &checkpoint.tensors[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
-        let key = products::key(recipe, what, source, solver.statistics(&tensor.name))?;
+        let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
         let dims = tensor.shape.dims();
         let hit = memo.find(&key).filter(|hit| match hit.tensors().as_slice() {
             [one] => one.name == own.name && one.dims == dims,

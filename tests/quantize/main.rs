@@ -1,14 +1,18 @@
 //! `tenpak quantize` and `tenpak delta`, by what they leave in a store.
 
+#[path = "../support/library.rs"]
+mod library;
 #[path = "../support/run.rs"]
 mod run;
 
+mod again;
 mod backend;
 mod calibrated;
 mod checkpoint;
 mod delta;
 mod gguf;
 mod memo;
+mod mixed;
 mod model;
 mod survive;
 

@@ -52,6 +52,12 @@ fn weights_that_are_no_numbers_are_named() {
             let name = "tensor model.layers.1.mlp.down_proj.weight: row 5, column 9";
             refused(&store, &model, method, &[name, "leave this layer out"]);
         }
+        // Of an artifact it is found while the result is packed.
+        pack(&store, &model, "bad", &[]);
+        for method in METHODS {
+            let name = "tensor model.layers.1.mlp.down_proj.weight: row 5, column 9";
+            refused(&store, Path::new("bad"), method, &[name, "leave this layer out"]);
+        }
     }
 }
 
@@ -115,11 +121,11 @@ fn zero_points_that_a_format_cannot_hold_are_named() {
     let model = write(&folder.join("model"), &tensors);
     let method = ["--method", "rtn", "--format", "gptq", "--asymmetric", "--group-size", "32"];
     let name = "tensor model.layers.0.self_attn.q_proj.weight: row 0, group 0";
+    let before = objects(&store);
     let run = quantize(&store, text(&model), "q", &method);
     assert_eq!(run.status, Some(1));
     assert!(run.error.contains(name) && run.error.contains("gptq_v2"), "{}", run.error);
-    let run = tenpak(&["load", "q", "--store", text(&store)]);
-    assert_eq!(run.status, Some(3), "nothing was published");
+    assert_eq!(objects(&store), before);
 }
 
 #[test]
@@ -199,9 +205,11 @@ fn a_full_disk_is_an_error_and_no_damage() {
     let model = write(&folder.join("model"), &llama(1, 256));
     let all = ["--json", "quantize", text(&model), "--store", text(&store), "--name", "q"];
     let inner = command(&[&all[..], &["--preset", "bnb_int8"]].concat());
+    let before = objects(&store);
     for kib in [0, 100] {
         let run = limited(&inner, kib);
         assert_eq!(run.status, Some(1), "{kib} KiB: {}", run.error);
+        assert_eq!(objects(&store), before, "{kib} KiB");
         assert!(run.error.contains(text(&store)), "{}", run.error);
         assert_eq!(tenpak(&["load", "q", "--store", text(&store)]).status, Some(3));
         done(&["verify", "--store", text(&store)]);
