@@ -297,6 +297,8 @@ struct Packer<'a> {
     /// The last unit of the long run that is being linked.
     linked: Option<Found>,
     bases: Bases,
+    /// The packs of files that are taken over.
+    known: HashSet<PackId>,
     buffers: Buffers,
     window: usize,
 }
@@ -350,6 +352,7 @@ impl<'a> Packer<'a> {
             run_bytes: 0,
             linked: None,
             bases: Bases::default(),
+            known: HashSet::new(),
             buffers: Buffers::new(BUFFERS),
             window: 2 * threads + 4,
         })
@@ -364,6 +367,7 @@ impl<'a> Packer<'a> {
             if !self.runtime.block_on(self.finder.linkable().all(&packs))? {
                 return Err(PackError::Gone(known.path().to_owned()));
             }
+            self.known.extend(packs);
         }
         for (i, file) in files.iter().enumerate() {
             self.hashing.push(Hashing::begin(file, self.options.sha256, &self.pool));
@@ -521,7 +525,8 @@ impl<'a> Packer<'a> {
     }
 
     /// Links the run of units found so far, or writes them again if it is short. Those of the base
-    /// artifact are linked however short they are: whoever loads this one reads there anyway.
+    /// artifact, and those beside a file that is taken over, are linked however short they are: whoever
+    /// loads this one reads there anyway.
     fn flush_run(&mut self) -> Result<(), PackError> {
         let run = std::mem::take(&mut self.run);
         let long = std::mem::take(&mut self.run_bytes) >= MIN_RUN || self.linked.is_some();
@@ -529,7 +534,8 @@ impl<'a> Packer<'a> {
             self.linked = run.last().map(|(_, _, found)| found.clone()).or(self.linked.take());
         }
         for (unit, held, found) in run {
-            let linked = match long || found.of_base {
+            let beside = found.chunks.iter().all(|chunk| self.known.contains(&chunk.place.pack));
+            let linked = match long || found.of_base || beside {
                 true => self.link(&held, &found)?,
                 false => None,
             };

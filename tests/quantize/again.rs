@@ -1,18 +1,18 @@
 //! A second run of the same model reads nothing that it can know: neither weights nor what they became.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use tenpak::artifact::{Artifact, OpenOptions};
 use tenpak::pack::{PackOptions, pack};
 use tenpak::produce::{
-    Bits, Method, Nearest, QuantizeOptions, QuantizeReport, Source, TOOL, quantize,
+    Bits, Method, Nearest, QuantizeOptions, QuantizeReport, Source, quantize,
 };
 use tenpak::trust::{Signer, TrustSet};
 
 use super::library::{Counted, check_store, name, runtime};
-use super::model::{llama, write};
+use super::model::{Tensor, llama, write};
 use super::run::{done, fresh_folder, text};
 
 const ALL: u64 = 12;
@@ -100,7 +100,8 @@ fn on_a_trusted_word_nothing_is_read() {
         let signers = if signs { vec![signer] } else { Vec::new() };
         PackOptions { trust, signers, ..PackOptions::default() }
     };
-    let forget = || std::fs::remove_dir_all(folder.join("home/.local/state/tenpak")).unwrap();
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+    let forget = || std::fs::remove_dir_all(home.join(".local/state/tenpak")).unwrap();
     let counted = Counted::memory();
     let model = write(&folder.join("model"), &llama(2, 256));
     let run = |signs| {
@@ -114,7 +115,6 @@ fn on_a_trusted_word_nothing_is_read() {
     forget();
     let (computed, read) = run(false);
     assert!(computed == 0 && read < 40_000, "{computed} computed, {read} bytes read");
-    assert_eq!(TOOL, "tenpak");
 }
 
 /// A file is taken over only if every tensor in it is the same; the rest is made.
@@ -126,7 +126,7 @@ fn what_is_not_the_same_is_made() {
     }
     let counted = Counted::memory();
     let mut tensors = llama(2, 256);
-    let source = |tensors| Source::Folder(write(&folder.join("model"), tensors));
+    let source = |tensors: &[Tensor]| Source::Folder(write(&folder.join("model"), tensors));
     quantized(&counted, source(&tensors), "q", PackOptions::default());
     // A norm, which is not quantized.
     let norm = tensors.iter().position(|(name, _, _)| name.contains("layernorm")).unwrap();

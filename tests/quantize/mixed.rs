@@ -142,7 +142,7 @@ fn budgets_that_cannot_be_kept_are_wrong_use() {
         (&["--method", "rtn", "--average-bits", "9"], "give 2 to 8"),
         (&["--method", "rtn", "--average-bits", "nan"], "give 2 to 8"),
         (&["--method", "rtn", "--average-bits", "4", "--bits", "4"], "--bits"),
-        (&["--method", "rtn", "--average-bits", "4", "--statistics", "@12"], "a name, not an id"),
+        (&["--method", "rtn", "--average-bits", "4", "--statistics", "@123456"], "a name, not an id"),
     ] {
         let run = quantize(&store, "base", "q", more);
         assert_eq!(run.status, Some(2), "{more:?}: {}", run.error);
