@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::driver::{Contexts, begin};
-use super::{CalibrateError, Draws};
+use super::states::States;
+use super::{CalibrateError, Draws, fisher};
 use crate::dtype::Dtype;
 use crate::lm::{LmError, Model, Tap};
 
@@ -26,17 +27,27 @@ pub struct LayerStatistics {
     pub squares: Vec<f32>,
     /// Mean magnitudes of the inputs, by column.
     pub means: Vec<f32>,
+    /// Mean squares of the loss's gradient by the outputs, by row: with `squares`, the diagonal of the Fisher
+    /// information in factors. None of a model that predicts nothing.
+    pub gradients: Vec<f32>,
 }
 
 const SQUARES: &str = ".input_squares";
 const MEANS: &str = ".input_means";
+const GRADIENTS: &str = ".output_gradients";
 
 impl Statistics {
-    /// As tensors: for each layer `<name>.input_means` and `<name>.input_squares`, f32 by column, by name.
+    /// As tensors: for each layer `<name>.input_means` and `<name>.input_squares`, f32 by column, and
+    /// `<name>.output_gradients`, f32 by row; by name.
     pub fn to_tensors(&self) -> Vec<(String, Vec<u8>)> {
         let mut all = Vec::new();
         for (name, layer) in &self.layers {
-            for (end, values) in [(MEANS, &layer.means), (SQUARES, &layer.squares)] {
+            let all_of = [
+                (MEANS, &layer.means),
+                (SQUARES, &layer.squares),
+                (GRADIENTS, &layer.gradients),
+            ];
+            for (end, values) in all_of.into_iter().filter(|(_, values)| !values.is_empty()) {
                 let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 all.push((format!("{name}{end}"), bytes));
             }
@@ -51,7 +62,8 @@ impl Statistics {
         let wrong = |why: String| Err(CalibrateError::Statistics(why));
         let mut found = Self::default();
         for (name, dtype, bytes) in tensors {
-            let of = [SQUARES, MEANS].iter().find_map(|end| Some((name.strip_suffix(end)?, *end)));
+            let ends = [SQUARES, MEANS, GRADIENTS];
+            let of = ends.iter().find_map(|end| Some((name.strip_suffix(end)?, *end)));
             let (words, rest) = bytes.as_chunks::<4>();
             let Some((layer, end)) = of.filter(|_| dtype == Dtype::F32 && rest.is_empty()) else {
                 return wrong(format!("tensor {name} is none of calibration's"));
@@ -61,7 +73,11 @@ impl Statistics {
                 return wrong(format!("tensor {name} holds what is no mean of magnitudes"));
             }
             let layer = found.layers.entry(layer.to_owned()).or_default();
-            *(if end == SQUARES { &mut layer.squares } else { &mut layer.means }) = values;
+            match end {
+                SQUARES => layer.squares = values,
+                MEANS => layer.means = values,
+                _ => layer.gradients = values,
+            }
         }
         for (name, layer) in &found.layers {
             if layer.squares.len() != layer.means.len() {
@@ -72,14 +88,23 @@ impl Statistics {
     }
 }
 
-/// Runs the model as it is over the tokens, once, holding `budget` bytes of hidden states in memory.
+/// Runs the model as it is over the tokens, once to its end and, if it predicts something, back for
+/// gradients; `budget` bytes of hidden states are held in memory, the others in files.
 pub fn measure(model: &Model, draws: &Draws, budget: usize) -> Result<Statistics, CalibrateError> {
-    let mut states = begin(model, draws, budget)?;
+    let layers = model.config().layers;
+    // The states that enter each block wait for the way back, and there are gradients beside them.
+    let share = if model.config().is_causal() { budget / (layers + 2) } else { budget };
+    let mut entering = Vec::new();
+    let mut states = begin(model, draws, share)?;
     let contexts = Contexts::new(model);
     let contexts = |tokens| contexts.of(tokens);
     let mut statistics = Statistics::default();
-    for index in 0..model.config().layers {
+    for index in 0..layers {
         let block = model.block(index)?;
+        if model.config().is_causal() {
+            let same = (0..states.len()).map(|run| states.get(run));
+            entering.push(States::new(same, share)?);
+        }
         let mut sums = Sums { by_group: Vec::new() };
         for run in 0..states.len() {
             let state = states.get(run)?;
@@ -89,9 +114,13 @@ pub fn measure(model: &Model, draws: &Draws, budget: usize) -> Result<Statistics
         for (names, sum) in sums.by_group {
             let tokens = sum.tokens.max(1) as f64;
             let mean = |sums: &[f64]| sums.iter().map(|sum| (sum / tokens) as f32).collect();
-            let layer = LayerStatistics { squares: mean(&sum.squares), means: mean(&sum.means) };
+            let (squares, means) = (mean(&sum.squares), mean(&sum.means));
+            let layer = LayerStatistics { squares, means, gradients: Vec::new() };
             statistics.layers.extend(names.into_iter().map(|name| (name, layer.clone())));
         }
+    }
+    if model.config().is_causal() {
+        fisher::add(model, draws, &entering, &states, &mut statistics, share)?;
     }
     Ok(statistics)
 }
@@ -144,8 +173,9 @@ mod tests {
         let of = |n: usize| LayerStatistics {
             squares: (0..n).map(|x| x as f32).collect(),
             means: vec![0.5; n],
+            gradients: vec![0.25; 2 * n],
         };
-        let layers = BTreeMap::from([("a.q_proj".to_owned(), of(3)), ("b".to_owned(), of(0))]);
+        let layers = BTreeMap::from([("a.q_proj".to_owned(), of(3)), ("b".to_owned(), of(1))]);
         let statistics = Statistics { layers };
         let tensors = statistics.to_tensors();
         let read = |dtype, rename: &dyn Fn(&str) -> String| {

@@ -8,6 +8,7 @@ mod allocate;
 mod awq;
 mod corpus;
 mod driver;
+mod fisher;
 mod inputs;
 mod measure;
 mod sensitivity;

@@ -5,9 +5,10 @@ use crate::lm::{Linear, Model};
 use crate::solve::{Scheme, grid, round_to_nearest};
 
 /// What rounding each layer that is `wanted`, by its name without `.weight`, to each of these numbers of bits
-/// would cost: the squared error of its output relative to the output, were the inputs' columns independent
-/// (the Hessian's diagonal). The rest of the scheme is that given. Layers of a block that share an input are
-/// one [`Sensitivity`], whose error is the sum of theirs: engines fuse them.
+/// would cost: by the Fisher information's diagonal, `sum of (w' - w)^2 F`, which is twice the loss that is
+/// expected of it; where the model predicts nothing, the squared error of the layer's output relative to the
+/// output, by the Hessian's diagonal. The rest of the scheme is that given. Layers of a block that share an
+/// input are one [`Sensitivity`], whose error is the sum of theirs: engines fuse them.
 pub fn sensitivities(
     model: &Model,
     statistics: &Statistics,
@@ -49,18 +50,26 @@ fn add(
         CalibrateError::Statistics(format!("they say nothing of the {columns} inputs of {name}"))
     })?;
     let weight: Vec<f32> = linear.weight.flatten_all()?.to_vec1()?;
-    let square = |of: &mut dyn Iterator<Item = f32>| -> f64 {
-        let by_column = of.zip(known.squares.iter().cycle());
-        by_column.map(|(value, square)| f64::from(value).powi(2) * f64::from(*square)).sum()
+    let has_gradients = known.gradients.len() == rows;
+    let square = |of: &dyn Fn(usize) -> f32| -> f64 {
+        let row = |row: usize| -> f64 {
+            let values = known.squares.iter().enumerate();
+            let values = values.map(|(column, square)| {
+                f64::from(of(row * columns + column)).powi(2) * f64::from(*square)
+            });
+            let factor = if has_gradients { known.gradients[row] } else { 1.0 };
+            values.sum::<f64>() * f64::from(factor)
+        };
+        (0..rows).map(row).sum()
     };
-    let whole = square(&mut weight.iter().copied());
+    let whole = if has_gradients { 1.0 } else { square(&|at| weight[at]) };
     for (bits, error) in &mut to.errors {
         let scheme = Scheme { bits: *bits, ..*scheme };
         let codes = round_to_nearest(&weight, rows, columns, &known.squares, &scheme);
         let codes =
             codes.map_err(|error| CalibrateError::Layer { layer: linear.name.clone(), error })?;
         let values = grid::values(&codes);
-        let off = square(&mut values.iter().zip(&weight).map(|(a, b)| a - b));
+        let off = square(&|at| values[at] - weight[at]);
         *error += if whole > 0.0 { off / whole } else { 0.0 };
     }
     to.weights += (rows * columns) as u64;

@@ -1,5 +1,6 @@
 //! `tenpak quantize` and `tenpak delta`, by what they leave in a store.
 
+#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/library.rs"]
 mod library;
 #[path = "../support/run.rs"]
