@@ -42,11 +42,8 @@ impl Statistics {
     pub fn to_tensors(&self) -> Vec<(String, Vec<u8>)> {
         let mut all = Vec::new();
         for (name, layer) in &self.layers {
-            let all_of = [
-                (MEANS, &layer.means),
-                (SQUARES, &layer.squares),
-                (GRADIENTS, &layer.gradients),
-            ];
+            let all_of =
+                [(MEANS, &layer.means), (SQUARES, &layer.squares), (GRADIENTS, &layer.gradients)];
             for (end, values) in all_of.into_iter().filter(|(_, values)| !values.is_empty()) {
                 let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 all.push((format!("{name}{end}"), bytes));

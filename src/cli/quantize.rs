@@ -116,9 +116,9 @@ impl Quantize {
                 self.measure(&source, prepared, &recipe, (global, &store, runtime))?;
             (bits, told) = (found, Some(about));
         }
-        let mut calibrating = prepared.filter(|_| recipe.method.is_calibrated()).map(|own| {
-            Calibrating::new(own.model, own.draws, &recipe, own.float, bits.clone())
-        });
+        let mut calibrating = prepared
+            .filter(|_| recipe.method.is_calibrated())
+            .map(|own| Calibrating::new(own.model, own.draws, &recipe, own.float, bits.clone()));
         let (mut nearest, mut hqq) = (Nearest, Hqq);
         let solver: &mut dyn Solver = match &mut calibrating {
             Some(calibrating) => calibrating,

@@ -144,7 +144,10 @@ impl KnownFile {
             };
             offset += len;
             let digest = Some(digest);
-            units.push((Unit { file: index, len, digest, element, cut, tensor, partner: None }, chunks));
+            units.push((
+                Unit { file: index, len, digest, element, cut, tensor, partner: None },
+                chunks,
+            ));
         }
         Some(units)
     }
@@ -158,7 +161,11 @@ impl KnownFile {
 
     /// Its units with their chunks, as those of file `index`; `None` if a base that the new table has
     /// already disagrees.
-    pub(super) fn linked(&self, index: usize, bases: &mut Bases) -> Option<Vec<(Unit, Vec<Linked>)>> {
+    pub(super) fn linked(
+        &self,
+        index: usize,
+        bases: &mut Bases,
+    ) -> Option<Vec<(Unit, Vec<Linked>)>> {
         let mut all = Vec::new();
         for (unit, chunks) in self.units(index)? {
             let mut linked = Vec::with_capacity(chunks.len());

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, OnceCell};
 
+use super::PackOptions;
 use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
 use super::held::Held;
-use super::PackOptions;
 use super::writer::Linkable;
 use crate::buffers::Buffers;
 use crate::codec;
@@ -159,8 +159,11 @@ impl Finder {
     /// Reads an artifact that a hint names. One that cannot be read only costs the link.
     async fn units(&self, id: ManifestId) -> Option<Units> {
         let whole = Whole::read(&self.store, id).await.ok()?;
-        let trusted =
-            self.store.is_linkable(&self.options.trust, whole.id, &whole.manifest_bytes).await.ok()?;
+        let trusted = self
+            .store
+            .is_linkable(&self.options.trust, whole.id, &whole.manifest_bytes)
+            .await
+            .ok()?;
         Some(Units::of(&whole, trusted))
     }
 

@@ -208,8 +208,8 @@ pub fn pack_inputs(
     let lease = runtime.block_on(Lease::take(store))?;
     let packer = Packer::new(store, &lease, fresh, options.clone(), runtime, progress);
     let packed = packer.and_then(|packer| packer.run(files, maker));
-    let report = packed
-        .and_then(|packed| runtime.block_on(packed.publish(store, &lease, name, tag)));
+    let report =
+        packed.and_then(|packed| runtime.block_on(packed.publish(store, &lease, name, tag)));
     match report {
         Ok(report) => {
             runtime.block_on(lease.release())?;

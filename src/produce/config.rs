@@ -79,20 +79,21 @@ fn compressed(recipe: &Recipe, layers: &Layers) -> Value {
         (false, true) => ("int-quantized", true),
         (false, false) => ("pack-quantized", false),
     };
-    let arguments = |bits: u32, strategy: &str, group: Option<u32>, symmetric: bool, dynamic: bool| {
-        json!({
-            "actorder": null,
-            "block_structure": null,
-            "dynamic": dynamic,
-            "group_size": group,
-            "num_bits": bits,
-            "observer": if dynamic { Value::Null } else { "minmax".into() },
-            "observer_kwargs": {},
-            "strategy": strategy,
-            "symmetric": symmetric,
-            "type": kind,
-        })
-    };
+    let arguments =
+        |bits: u32, strategy: &str, group: Option<u32>, symmetric: bool, dynamic: bool| {
+            json!({
+                "actorder": null,
+                "block_structure": null,
+                "dynamic": dynamic,
+                "group_size": group,
+                "num_bits": bits,
+                "observer": if dynamic { Value::Null } else { "minmax".into() },
+                "observer_kwargs": {},
+                "strategy": strategy,
+                "symmetric": symmetric,
+                "type": kind,
+            })
+        };
     let strategy = if recipe.group_size.is_some() { "group" } else { "channel" };
     // Weights of 8 bits in bytes are multiplied with activations of 8 bits, a scale per token.
     let inputs = activations.then(|| arguments(recipe.bits, "token", None, true, true));

@@ -30,10 +30,10 @@ mod survey;
 pub use checkpoint::{Checkpoint, Source};
 pub use error::ProduceError;
 pub use method::{Layer, Nearest, Solver};
+pub use plan::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{Format, Method, Recipe};
-pub use plan::Bits;
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, spend_bits, statistics};
 

@@ -213,7 +213,9 @@ impl Recipe {
             (Method::Rtn | Method::Hqq | Method::Gptq, Format::CompressedTensors) => {
                 &[2, 3, 4, 5, 6, 7, 8]
             }
-            (Method::Rtn | Method::Hqq | Method::Gptq, Format::Gptq | Format::GptqV2) => &[2, 3, 4, 8],
+            (Method::Rtn | Method::Hqq | Method::Gptq, Format::Gptq | Format::GptqV2) => {
+                &[2, 3, 4, 8]
+            }
             _ => &[],
         }
     }

@@ -190,9 +190,12 @@ pub fn spend_bits(
     let Some(average) = recipe.average_bits else { return Ok(Bits::new()) };
     let average = f64::from(average) / 100.0;
     let wanted = |layer: &str| !skip.has(layer);
-    let bits = recipe.numbers_of_bits();
+    // What is expected of an error by its square holds for small ones, and those of 2 bits are not: a layer
+    // has as few only where the budget leaves no choice.
+    let small = |bits: &u32| *bits >= 3 || average < 3.0;
+    let bits: Vec<u32> = recipe.numbers_of_bits().iter().copied().filter(small).collect();
     let scheme = solvers::scheme(recipe, float);
-    let found = sensitivities(model, statistics, &wanted, &scheme, bits)?;
+    let found = sensitivities(model, statistics, &wanted, &scheme, &bits)?;
     let spent = allocate(&found, average).ok_or_else(|| {
         ProduceError::Recipe(format!("{average} bits on average are too few for any layer"))
     })?;

@@ -43,7 +43,8 @@ impl<'a> Digests<'a> {
     /// Those of these tensors, in this order.
     pub(super) fn of(&mut self, tensors: &[usize]) -> Result<Vec<ContentDigest>, ProduceError> {
         let known = |at: &usize| self.known.get(*at).copied().flatten();
-        let missing: Vec<usize> = tensors.iter().copied().filter(|at| known(at).is_none()).collect();
+        let missing: Vec<usize> =
+            tensors.iter().copied().filter(|at| known(at).is_none()).collect();
         let found = each(&missing, self.threads, |at| {
             let bytes = self.checkpoint.reader(std::iter::empty()).read(at)?;
             Ok(ContentDigest::of(&bytes))

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use tenpak::calibrate::{
-    BUILT_IN, CalibrateError, CalibrateOptions, Calibrated, Draws, Layer, Solver,
-    allocate, calibrate, measure, sensitivities,
+    BUILT_IN, CalibrateError, CalibrateOptions, Calibrated, Draws, Layer, Solver, allocate,
+    calibrate, measure, sensitivities,
 };
 use tenpak::eval::{PerplexityOptions, perplexity};
 use tenpak::lm::{Folder, LmError, Model};

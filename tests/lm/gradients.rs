@@ -55,7 +55,8 @@ fn gradients_are_the_slopes_of_the_loss() {
                 let with = |by: f64| {
                     let mut blocks = blocks[index..].to_vec();
                     let mut linears = blocks[0].linears_mut();
-                    let bias: Vec<f32> = sums.iter().map(|sum| (f64::from(*sum) * by * step) as f32).collect();
+                    let bias: Vec<f32> =
+                        sums.iter().map(|sum| (f64::from(*sum) * by * step) as f32).collect();
                     let bias = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
                     linears[at].bias = Some(match &linears[at].bias {
                         Some(own) => (own + bias).unwrap(),

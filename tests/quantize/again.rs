@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use tenpak::artifact::{Artifact, OpenOptions};
 use tenpak::pack::{PackOptions, pack};
-use tenpak::produce::{
-    Bits, Method, Nearest, QuantizeOptions, QuantizeReport, Source, quantize,
-};
+use tenpak::produce::{Bits, Method, Nearest, QuantizeOptions, QuantizeReport, Source, quantize};
 use tenpak::trust::{Signer, TrustSet};
 
 use super::library::{Counted, check_store, name, runtime};
@@ -35,7 +33,12 @@ fn in_home(test: &str, home: &Path) -> bool {
 }
 
 fn quantized(counted: &Counted, source: Source, to: &str, pack: PackOptions) -> QuantizeReport {
-    let options = QuantizeOptions { recipe: Method::Int8.recipe(), skip: Vec::new(), bits: Bits::new(), pack };
+    let options = QuantizeOptions {
+        recipe: Method::Int8.recipe(),
+        skip: Vec::new(),
+        bits: Bits::new(),
+        pack,
+    };
     let (name, tag) = name(to);
     let runtime = runtime().handle();
     quantize(source, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &())
@@ -145,7 +148,12 @@ fn what_is_not_the_same_is_made() {
     let again = source(&tensors);
     let options = PackOptions::default();
     let (name, tag) = name("q:again");
-    let options = QuantizeOptions { recipe: Method::Int8.recipe(), skip: Vec::new(), bits: Bits::new(), pack: options };
+    let options = QuantizeOptions {
+        recipe: Method::Int8.recipe(),
+        skip: Vec::new(),
+        bits: Bits::new(),
+        pack: options,
+    };
     let runtime = runtime().handle();
     let made = quantize(again, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &());
     assert_eq!(made.unwrap().packed.manifest, changed.packed.manifest);

@@ -43,10 +43,10 @@ fn bits_go_where_they_help_and_the_budget_is_kept() {
     let folder = fresh_folder("mixed");
     let store = folder.join("store");
     pack(&store, &fixture("base"), "base", &[]);
-    let run = mixed(&store, "mixed", "3", &["--statistics", "base-statistics"]);
+    let run = mixed(&store, "mixed", "4", &["--statistics", "base-statistics"]);
     let average = run.json["average_bits"].as_f64().unwrap();
-    assert!(average <= 3.0 && average > 2.8, "{average}");
-    assert_eq!(run.json["quantization"]["average_bits"], "3.00");
+    assert!(average <= 4.0 && average > 3.9, "{average}");
+    assert_eq!(run.json["quantization"]["average_bits"], "4.00");
     let own = bits(&run);
     assert_eq!(own.len(), 21);
     for block in 0..3 {
@@ -65,11 +65,10 @@ fn bits_go_where_they_help_and_the_budget_is_kept() {
             assert_eq!(group["weights"]["num_bits"], own[layer], "{layer}");
         }
     }
-    let uniform = ["--method", "rtn", "--group-size", "64", "--bits", "3"];
+    let uniform = ["--method", "rtn", "--group-size", "64", "--bits", "4"];
     quantized(&store, "base", "uniform", &uniform);
     let (mixed_at, uniform_at) = (perplexity(&store, "mixed"), perplexity(&store, "uniform"));
-    assert!(mixed_at < uniform_at, "{mixed_at} at {average} bits, {uniform_at} at 3");
-    println!("mixed {mixed_at} at {average}, uniform {uniform_at}, {own:?}");
+    assert!(mixed_at < uniform_at, "{mixed_at} at {average} bits, {uniform_at} at 4");
 }
 
 #[test]
@@ -84,11 +83,14 @@ fn statistics_are_kept_and_found_again() {
     let shown = done(&["inspect", "base-statistics", "--store", text(&store)]);
     assert!(shown.json["source"]["manifest"].is_string(), "{}", shown.json);
     let loaded = done(&["load", "base-statistics", "--store", text(&store)]);
-    assert_eq!(loaded.number("tensors"), 42);
+    assert_eq!(loaded.number("tensors"), 63);
     let before = objects(&store);
     // Another budget, and the same statistics; also from the folder that the model was packed from.
     let again = mixed(&store, "q", "4.5", &kept);
-    assert_eq!((&again.json["statistics"]["reused"], &again.json["statistics"]["manifest"]), (&true.into(), &id));
+    assert_eq!(
+        (&again.json["statistics"]["reused"], &again.json["statistics"]["manifest"]),
+        (&true.into(), &id)
+    );
     assert_eq!(again.json["manifest"], first.json["manifest"]);
     assert_eq!(objects(&store).len(), before.len());
     let folder_of = fixture("base");
@@ -142,7 +144,10 @@ fn budgets_that_cannot_be_kept_are_wrong_use() {
         (&["--method", "rtn", "--average-bits", "9"], "give 2 to 8"),
         (&["--method", "rtn", "--average-bits", "nan"], "give 2 to 8"),
         (&["--method", "rtn", "--average-bits", "4", "--bits", "4"], "--bits"),
-        (&["--method", "rtn", "--average-bits", "4", "--statistics", "@123456"], "a name, not an id"),
+        (
+            &["--method", "rtn", "--average-bits", "4", "--statistics", "@123456"],
+            "a name, not an id",
+        ),
     ] {
         let run = quantize(&store, "base", "q", more);
         assert_eq!(run.status, Some(2), "{more:?}: {}", run.error);
