@@ -1,6 +1,7 @@
 //! Which tokens a model is calibrated with.
 
 use super::CalibrateError;
+use crate::id::ContentDigest;
 use crate::lm::{LmConfig, Text};
 use crate::quant::sample::Random;
 
@@ -52,6 +53,16 @@ impl Draws {
     /// Runs that were drawn elsewhere; empty ones are left out.
     pub fn of_runs(runs: Vec<Vec<u32>>) -> Self {
         Self(runs.into_iter().filter(|run| !run.is_empty()).collect())
+    }
+
+    /// What tells them from others.
+    pub fn digest(&self) -> ContentDigest {
+        let mut digest = blake3::Hasher::new();
+        for run in &self.0 {
+            digest.update(&(run.len() as u64).to_le_bytes());
+            run.iter().for_each(|token| _ = digest.update(&token.to_le_bytes()));
+        }
+        ContentDigest::from_hash(digest.finalize())
     }
 
     /// The runs.

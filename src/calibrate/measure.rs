@@ -1,16 +1,17 @@
-//! Statistics of a model's inputs, and how much each layer suffers from few bits: what budgets are spent by.
+//! Statistics of what a model's layers are fed: they cost a run of the model.
 //!
-//! Statistics are a value: they are written as a safetensors file, which an artifact holds like any other,
-//! and read back for the next quantization of the same model.
+//! They are a value: tensors, which an artifact holds like any other, read back for the next quantization of
+//! the same model.
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use candle_core::Tensor;
 
-use super::driver::{Contexts, begin, relative};
-use super::{CalibrateError, Draws, Sensitivity, inputs};
-use crate::lm::Model;
-use crate::solve::{Scheme, grid, round_to_nearest};
+use super::driver::{Contexts, begin};
+use super::states::States;
+use super::{CalibrateError, Draws, fisher};
+use crate::dtype::Dtype;
+use crate::lm::{LmError, Model, Tap};
 
 /// What calibration tokens say of a model, by layer.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,104 +27,138 @@ pub struct LayerStatistics {
     pub squares: Vec<f32>,
     /// Mean magnitudes of the inputs, by column.
     pub means: Vec<f32>,
+    /// Mean squares of the loss's gradient by the outputs, by row: with `squares`, the diagonal of the Fisher
+    /// information in factors. None of a model that predicts nothing.
+    pub gradients: Vec<f32>,
 }
 
 const SQUARES: &str = ".input_squares";
 const MEANS: &str = ".input_means";
+const GRADIENTS: &str = ".output_gradients";
 
 impl Statistics {
-    /// As a safetensors file: for each layer `<name>.input_squares` and `<name>.input_means`, f32 by column.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, CalibrateError> {
-        let wrong = |error: &dyn std::fmt::Display| CalibrateError::Statistics(error.to_string());
-        let mut data: Vec<(String, Vec<u8>)> = Vec::new();
+    /// As tensors: for each layer `<name>.input_means` and `<name>.input_squares`, f32 by column, and
+    /// `<name>.output_gradients`, f32 by row; by name.
+    pub fn to_tensors(&self) -> Vec<(String, Vec<u8>)> {
+        let mut all = Vec::new();
         for (name, layer) in &self.layers {
-            for (end, values) in [(SQUARES, &layer.squares), (MEANS, &layer.means)] {
+            let all_of =
+                [(MEANS, &layer.means), (SQUARES, &layer.squares), (GRADIENTS, &layer.gradients)];
+            for (end, values) in all_of.into_iter().filter(|(_, values)| !values.is_empty()) {
                 let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                data.push((format!("{name}{end}"), bytes));
+                all.push((format!("{name}{end}"), bytes));
             }
         }
-        let views: Result<Vec<_>, _> = data
-            .iter()
-            .map(|(name, bytes)| {
-                TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (name, view))
-            })
-            .collect();
-        serialize(views.map_err(|error| wrong(&error))?, None).map_err(|error| wrong(&error))
+        all
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
-    pub fn parse(bytes: &[u8]) -> Result<Self, CalibrateError> {
-        let file = SafeTensors::deserialize(bytes);
-        let file = file.map_err(|error| CalibrateError::Statistics(error.to_string()))?;
+    /// Reads what [`to_tensors`](Self::to_tensors) gave.
+    pub fn of_tensors<'t>(
+        tensors: impl Iterator<Item = (&'t str, Dtype, &'t [u8])>,
+    ) -> Result<Self, CalibrateError> {
+        let wrong = |why: String| Err(CalibrateError::Statistics(why));
         let mut found = Self::default();
-        for (name, view) in file.iter() {
-            let of = [SQUARES, MEANS].iter().find_map(|end| Some((name.strip_suffix(end)?, *end)));
-            let Some((layer, end)) = of.filter(|_| view.dtype() == Dtype::F32) else {
-                let why = format!("tensor {name} is none of calibration's");
-                return Err(CalibrateError::Statistics(why));
+        for (name, dtype, bytes) in tensors {
+            let ends = [SQUARES, MEANS, GRADIENTS];
+            let of = ends.iter().find_map(|end| Some((name.strip_suffix(end)?, *end)));
+            let (words, rest) = bytes.as_chunks::<4>();
+            let Some((layer, end)) = of.filter(|_| dtype == Dtype::F32 && rest.is_empty()) else {
+                return wrong(format!("tensor {name} is none of calibration's"));
             };
-            let words = view.data().as_chunks::<4>().0.iter();
-            let values = words.map(|word| f32::from_le_bytes(*word)).collect();
+            let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+            if values.iter().any(|value| !value.is_finite() || *value < 0.0) {
+                return wrong(format!("tensor {name} holds what is no mean of magnitudes"));
+            }
             let layer = found.layers.entry(layer.to_owned()).or_default();
-            *(if end == SQUARES { &mut layer.squares } else { &mut layer.means }) = values;
+            match end {
+                SQUARES => layer.squares = values,
+                MEANS => layer.means = values,
+                _ => layer.gradients = values,
+            }
         }
         for (name, layer) in &found.layers {
             if layer.squares.len() != layer.means.len() {
-                let why = format!("{name} has squares and means of unequal length");
-                return Err(CalibrateError::Statistics(why));
+                return wrong(format!("{name} has squares and means of unequal length"));
             }
         }
         Ok(found)
     }
 }
 
-/// Runs the model as it is over the tokens, and measures what rounding each layer to each of these numbers
-/// of bits would cost; the rest of the scheme is that given. Layers that share an input are one
-/// [`Sensitivity`]: engines fuse them.
-pub fn measure(
-    model: &Model,
-    draws: &Draws,
-    budget: usize,
-    scheme: &Scheme,
-    bits: &[u32],
-) -> Result<(Statistics, Vec<Sensitivity>), CalibrateError> {
-    let mut states = begin(model, draws, budget)?;
+/// Runs the model as it is over the tokens, once to its end and, if it predicts something, back for
+/// gradients; `budget` bytes of hidden states are held in memory, the others in files.
+pub fn measure(model: &Model, draws: &Draws, budget: usize) -> Result<Statistics, CalibrateError> {
+    let layers = model.config().layers;
+    // The states that enter each block wait for the way back, and there are gradients beside them.
+    let share = if model.config().is_causal() { budget / (layers + 2) } else { budget };
+    let mut entering = Vec::new();
+    let mut states = begin(model, draws, share)?;
     let contexts = Contexts::new(model);
     let contexts = |tokens| contexts.of(tokens);
-    let (mut statistics, mut found) = (Statistics::default(), Vec::new());
-    for index in 0..model.config().layers {
+    let mut statistics = Statistics::default();
+    for index in 0..layers {
         let block = model.block(index)?;
-        for group in block.groups() {
-            let linears = block.linears();
-            let members: Vec<_> = group.iter().filter_map(|at| linears.get(*at)).collect();
-            let Some(first) = members.first() else { continue };
-            let columns = first.weight.dim(1)?;
-            let seen = inputs::gather(&block, &states, &contexts, &first.name, columns)?;
-            let (squares, means) = (seen.squares(), seen.means());
-            let names: Vec<String> = members.iter().map(|linear| linear.name.clone()).collect();
-            let mut sensitivity = Sensitivity { layers: names, weights: 0, errors: Vec::new() };
-            sensitivity.errors = bits.iter().map(|bits| (*bits, 0.0)).collect();
-            for linear in members {
-                let name = linear.name.clone();
-                let (rows, columns) = linear.weight.dims2()?;
-                let weight: Vec<f32> = linear.weight.flatten_all()?.to_vec1()?;
-                sensitivity.weights += (rows * columns) as u64;
-                for (bits, error) in &mut sensitivity.errors {
-                    let scheme = Scheme { bits: *bits, ..*scheme };
-                    let codes = round_to_nearest(&weight, rows, columns, &squares, &scheme);
-                    let codes = codes
-                        .map_err(|error| CalibrateError::Layer { layer: name.clone(), error })?;
-                    let values = grid::values(&codes);
-                    *error += relative(&values, &weight, Some(&seen.hessian), columns);
-                }
-                let (squares, means) = (squares.clone(), means.clone());
-                statistics.layers.insert(name, LayerStatistics { squares, means });
-            }
-            found.push(sensitivity);
+        if model.config().is_causal() {
+            let same = (0..states.len()).map(|run| states.get(run));
+            entering.push(States::new(same, share)?);
         }
-        inputs::advance(&block, &mut states, &contexts)?;
+        let mut sums = Sums { by_group: Vec::new() };
+        for run in 0..states.len() {
+            let state = states.get(run)?;
+            let context = contexts(state.dim(0)?)?;
+            states.put(run, block.forward(&state, &context, &mut sums)?)?;
+        }
+        for (names, sum) in sums.by_group {
+            let tokens = sum.tokens.max(1) as f64;
+            let mean = |sums: &[f64]| sums.iter().map(|sum| (sum / tokens) as f32).collect();
+            let (squares, means) = (mean(&sum.squares), mean(&sum.means));
+            let layer = LayerStatistics { squares, means, gradients: Vec::new() };
+            statistics.layers.extend(names.into_iter().map(|name| (name, layer.clone())));
+        }
     }
-    Ok((statistics, found))
+    if model.config().is_causal() {
+        fisher::add(model, draws, &entering, &states, &mut statistics, share)?;
+    }
+    Ok(statistics)
+}
+
+/// Sums over the inputs of a block's layers.
+struct Sums {
+    /// Layers that share an input.
+    by_group: Vec<(Vec<String>, Sum)>,
+}
+
+struct Sum {
+    squares: Vec<f64>,
+    means: Vec<f64>,
+    tokens: usize,
+}
+
+impl Tap for Sums {
+    fn input(&mut self, names: &[&str], input: &Tensor) -> Result<(), LmError> {
+        let (tokens, columns) = input.dims2()?;
+        let values: Vec<f32> = input.flatten_all()?.to_vec1()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite(format!("the input of {}", names.join(", "))));
+        }
+        let known = self.by_group.iter().position(|(own, _)| own.iter().eq(names));
+        let at = known.unwrap_or_else(|| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let (squares, means) = (vec![0.0; columns], vec![0.0; columns]);
+            self.by_group.push((names, Sum { squares, means, tokens: 0 }));
+            self.by_group.len() - 1
+        });
+        let Some((_, sum)) = self.by_group.get_mut(at) else { return Ok(()) };
+        for row in values.chunks(columns.max(1)) {
+            for ((value, square), mean) in row.iter().zip(&mut sum.squares).zip(&mut sum.means) {
+                let value = f64::from(value.abs());
+                *square += value * value;
+                *mean += value;
+            }
+        }
+        sum.tokens += tokens;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -135,13 +170,21 @@ mod tests {
         let of = |n: usize| LayerStatistics {
             squares: (0..n).map(|x| x as f32).collect(),
             means: vec![0.5; n],
+            gradients: vec![0.25; 2 * n],
         };
-        let layers = BTreeMap::from([("a.q_proj".to_owned(), of(3)), ("b".to_owned(), of(0))]);
+        let layers = BTreeMap::from([("a.q_proj".to_owned(), of(3)), ("b".to_owned(), of(1))]);
         let statistics = Statistics { layers };
-        let bytes = statistics.to_bytes().unwrap();
-        assert_eq!(Statistics::parse(&bytes).unwrap(), statistics);
-        let text = String::from_utf8_lossy(&bytes).replace("input_means", "input_weird");
-        assert!(Statistics::parse(text.as_bytes()).is_err());
-        assert!(Statistics::parse(b"nonsense").is_err());
+        let tensors = statistics.to_tensors();
+        let read = |dtype, rename: &dyn Fn(&str) -> String| {
+            let named: Vec<_> =
+                tensors.iter().map(|(name, bytes)| (rename(name), bytes.as_slice())).collect();
+            let tensors = named.iter().map(|(name, bytes)| (name.as_str(), dtype, *bytes));
+            Statistics::of_tensors(tensors)
+        };
+        assert_eq!(read(Dtype::F32, &str::to_owned).unwrap(), statistics);
+        assert!(read(Dtype::I32, &str::to_owned).is_err());
+        assert!(read(Dtype::F32, &|name| name.replace("means", "weird")).is_err());
+        let bad = [("a.input_squares", Dtype::F32, &f32::NAN.to_le_bytes()[..])];
+        assert!(Statistics::of_tensors(bad.into_iter()).is_err());
     }
 }

@@ -8,14 +8,17 @@ mod allocate;
 mod awq;
 mod corpus;
 mod driver;
+mod fisher;
 mod inputs;
 mod measure;
+mod sensitivity;
 mod states;
 
 pub use allocate::{Allocation, Sensitivity, allocate};
 pub use corpus::{BUILT_IN, Draws};
 pub use driver::{CalibrateOptions, Calibrated, Layer, Solver, calibrate};
-pub use measure::{Statistics, measure};
+pub use measure::{LayerStatistics, Statistics, measure};
+pub use sensitivity::sensitivities;
 pub(crate) use states::unnamed;
 
 use crate::lm::LmError;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::error::Failure;
@@ -19,8 +19,8 @@ use crate::format::name::ArtifactSpec;
 use crate::lm::{Folder, Model, Stored, TensorStore};
 use crate::produce::external::calibration_text;
 use crate::produce::{
-    Calibrating, Events, Format, Hqq, Method, Nearest, PRESETS, Preset, ProduceError,
-    QuantizeOptions, Recipe, Solver, Source, quantize,
+    Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Nearest, Obtained, PRESETS, Preset,
+    ProduceError, QuantizeOptions, Recipe, Solver, Source, quantize, spend_bits, statistics,
 };
 use crate::quant::Float;
 use crate::store::Store;
@@ -43,6 +43,13 @@ pub(super) struct Quantize {
     /// Bits per weight
     #[arg(long, value_name = "B")]
     bits: Option<u32>,
+    /// Bits per weight on average: each layer gets as many as it needs, by a run of the model over the
+    /// calibration text; layers that engines fuse get the same. Scales are not counted
+    #[arg(long, value_name = "B", conflicts_with = "bits", value_parser = hundredths)]
+    average_bits: Option<u32>,
+    /// Keep what a run of the model tells of its layers under this name, and take it from there the next time
+    #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact)]
+    statistics: Option<ArtifactSpec>,
     /// Weights per scale; -1 for the whole row
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     group_size: Option<i64>,
@@ -98,17 +105,28 @@ impl Quantize {
         recipe.check()?;
         let store = global.store()?;
         let source = open(source, global, &store, runtime, output)?;
-        let mut calibrating = match recipe.method.is_calibrated() {
-            true => Some(self.calibrating(&source, &recipe, runtime)?),
+        let measures = self.average_bits.is_some() || self.statistics.is_some();
+        let prepared = match recipe.method.is_calibrated() || measures {
+            true => Some(self.prepare(&source, runtime)?),
             false => None,
         };
+        let (mut bits, mut told) = (Bits::new(), None);
+        if let Some(prepared) = prepared.as_ref().filter(|_| measures) {
+            let (found, about) =
+                self.measure(&source, prepared, &recipe, (global, &store, runtime))?;
+            (bits, told) = (found, Some(about));
+        }
+        let mut calibrating = prepared
+            .filter(|_| recipe.method.is_calibrated())
+            .map(|own| Calibrating::new(own.model, own.draws, &recipe, own.float, bits.clone()));
         let (mut nearest, mut hqq) = (Nearest, Hqq);
         let solver: &mut dyn Solver = match &mut calibrating {
             Some(calibrating) => calibrating,
             None if recipe.method == Method::Hqq => &mut hqq,
             None => &mut nearest,
         };
-        let options = QuantizeOptions { recipe: recipe.clone(), skip: self.skip.clone(), pack };
+        let skip = self.skip.clone();
+        let options = QuantizeOptions { recipe: recipe.clone(), skip, bits: bits.clone(), pack };
         let start = Instant::now();
         let bar = Bar::new(output, "quantizing");
         let done = quantize(source, &store, (name, tag), options, solver, runtime, &bar)?;
@@ -132,6 +150,9 @@ impl Quantize {
             "tensors_computed": done.computed,
             "tensors_linked": done.linked,
             "calibrated": calibrated,
+            "average_bits": done.average_bits,
+            "bits": bits,
+            "statistics": told,
             "kept": done.kept,
             "left_out": done.left_out,
             "files": totals.files,
@@ -168,13 +189,8 @@ impl Quantize {
         })
     }
 
-    /// What calibrates the model with the text, or with the built-in one.
-    fn calibrating(
-        &self,
-        model: &Source,
-        recipe: &Recipe,
-        runtime: &Handle,
-    ) -> Result<Calibrating, Failure> {
+    /// The model, and what it is fed with: the text, or the built-in one.
+    fn prepare(&self, model: &Source, runtime: &Handle) -> Result<Prepared, Failure> {
         let store: Box<dyn TensorStore> = match model {
             Source::Folder(path) => Box::new(Folder::open(path).map_err(Failure::failed)?),
             Source::Artifact(artifact) => {
@@ -192,7 +208,31 @@ impl Quantize {
         let size = (self.external.samples as usize, self.external.sample_length as usize);
         let draws = Draws::new(&text, &tokenizer, model.config(), size, self.seed)
             .map_err(Failure::failed)?;
-        Ok(Calibrating::new(model, draws, recipe, float))
+        Ok(Prepared { model, draws, float })
+    }
+
+    /// Statistics of the model, and the bits that they lead to; with what the result says of them.
+    fn measure(
+        &self,
+        source: &Source,
+        Prepared { model, draws, float }: &Prepared,
+        recipe: &Recipe,
+        (global, store, runtime): (&Global, &Store, &Handle),
+    ) -> Result<(Bits, Value), Failure> {
+        let keeping = match &self.statistics {
+            None => None,
+            Some(ArtifactSpec::Named { name, tag }) => Some(Keeping {
+                store,
+                name: (name, tag),
+                open: open_options(global)?,
+                pack: self.publishing.options(global)?,
+            }),
+            Some(_) => return Err(Failure::usage("--statistics takes a name, not an id")),
+        };
+        let obtained = statistics(source, model, draws, keeping, runtime)?;
+        let bits = spend_bits(model, &obtained.statistics, recipe, *float, &self.skip)?;
+        let Obtained { manifest, reused, .. } = obtained;
+        Ok((bits, json!({ "manifest": manifest, "reused": reused })))
     }
 
     fn recipe(&self) -> Result<Recipe, Failure> {
@@ -225,8 +265,40 @@ impl Quantize {
             };
         recipe.symmetric = (recipe.symmetric || self.symmetric) && !self.asymmetric;
         recipe.double_quant |= self.double_quant;
+        if let Some(average) = self.average_bits {
+            recipe.average_bits = Some(average);
+            let most = recipe.numbers_of_bits().iter().rev().find(|bits| **bits * 100 <= average);
+            recipe.bits = most.copied().unwrap_or(recipe.bits);
+        }
         Ok(recipe)
     }
+}
+
+/// A model that can be run, and what it is fed with.
+struct Prepared {
+    model: Model,
+    draws: Draws,
+    /// The type of its weights.
+    float: Float,
+}
+
+/// A number of bits, in hundredths.
+fn hundredths(text: &str) -> Result<u32, String> {
+    let bits: f64 = text.parse().map_err(|_| "give a number, such as 4.5".to_owned())?;
+    let (hundredths, most) = ((bits * 100.0).round(), 800.0);
+    // The check also refuses what is no number.
+    match (0.0..=most).contains(&hundredths) {
+        true => Ok(hundredths as u32),
+        false => Err("give 2 to 8".to_owned()),
+    }
+}
+
+fn open_options(global: &Global) -> Result<OpenOptions, Failure> {
+    Ok(OpenOptions {
+        trust: global.trust()?,
+        seen: Some(SeenRefs::of_user()),
+        ..OpenOptions::default()
+    })
 }
 
 /// The model: a folder, or an artifact of the store.
@@ -244,11 +316,7 @@ fn open(
     let spec = artifact(source).map_err(|error| {
         Failure::usage(format!("{source}: no folder, and no artifact's name: {error}"))
     })?;
-    let options = OpenOptions {
-        trust: global.trust()?,
-        seen: Some(SeenRefs::of_user()),
-        ..OpenOptions::default()
-    };
+    let options = open_options(global)?;
     let sources = global.sources(store)?;
     let opened = runtime.block_on(Artifact::open(sources, &spec, &options))?;
     opened.warnings().iter().for_each(|warning| output.note(warning));

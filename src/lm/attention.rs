@@ -8,12 +8,12 @@ use super::{LmConfig, LmError};
 /// What blocks need of a sequence of some length: what is seen from where, and rotations.
 #[derive(Debug, Clone)]
 pub struct Context {
-    tokens: usize,
-    causal: bool,
+    pub(super) tokens: usize,
+    pub(super) causal: bool,
     /// Keys that a query sees back, by block.
-    windows: Vec<Option<usize>>,
+    pub(super) windows: Vec<Option<usize>>,
     /// Cosines and sines, `[tokens, head_dim / 2]`; empty without rotary positions.
-    turns: Vec<(f32, f32)>,
+    pub(super) turns: Vec<(f32, f32)>,
     pub(super) epsilon: f64,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,

@@ -9,13 +9,13 @@ use super::{Architecture, LmConfig, LmError, checkpoint::Checkpoint};
 /// Norm, attention, residual; norm, gated MLP, residual.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    index: usize,
+    pub(super) index: usize,
     /// f32 `[hidden]`: the norm before attention, whose output q, k and v read.
     pub input_norm: (String, Tensor),
     /// f32 `[hidden]`: the norm before the MLP, whose output gate and up read.
     pub post_norm: (String, Tensor),
     /// Norms on the heads of q and k, f32 `[head_dim]`.
-    head_norms: Option<[Tensor; 2]>,
+    pub(super) head_norms: Option<[Tensor; 2]>,
     /// q, k, v, o, gate, up, down.
     linears: [Linear; 7],
 }

@@ -9,16 +9,16 @@ use super::{LmConfig, LmError, checkpoint::Checkpoint};
 use crate::quant::{self, Float};
 
 /// Rows of the head that are multiplied at a time: the whole of a large vocabulary would not fit.
-const SLICE: usize = 8192;
+pub(super) const SLICE: usize = 8192;
 /// Elements of a matrix that is converted as a whole.
 const SMALL: usize = 16 << 20;
 
 /// The last norm and the head.
 #[derive(Debug, Clone)]
 pub struct Head {
-    norm: Tensor,
-    weight: Rows,
-    epsilon: f64,
+    pub(super) norm: Tensor,
+    pub(super) weight: Rows,
+    pub(super) epsilon: f64,
 }
 
 /// A matrix that stays as it is stored until rows are read.
@@ -49,7 +49,7 @@ impl Rows {
     }
 
     /// Rows `first` to `first + count`, f32 `[count, columns]`.
-    fn slice(&self, first: usize, count: usize) -> Result<Tensor, LmError> {
+    pub(super) fn slice(&self, first: usize, count: usize) -> Result<Tensor, LmError> {
         match self {
             Self::Made(tensor) => Ok(tensor.narrow(0, first, count)?),
             Self::Stored { columns, .. } => {

@@ -71,6 +71,8 @@ pub(super) enum Hashing {
     Apart(Pending<Result<FileHashes, PackError>>),
     /// They are fed with what is read for the chunks, group after group.
     Along { hasher: Arc<InOrder<FileHasher>>, turns: usize },
+    /// They are known.
+    Known(FileHashes),
 }
 
 impl Hashing {
@@ -91,13 +93,14 @@ impl Hashing {
                 }))
             }
             Input::Made(_) => Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 },
+            Input::Known(file) => Self::Known(file.hashes()),
         }
     }
 
     /// The turn of the bytes that come next in the file, if they are to be hashed along.
     pub(super) fn turn(&mut self) -> Option<Turn<FileHasher>> {
         match self {
-            Self::Apart(_) => None,
+            Self::Apart(_) | Self::Known(_) => None,
             Self::Along { hasher, turns } => {
                 *turns += 1;
                 Some(hasher.turn(*turns - 1))
@@ -109,6 +112,7 @@ impl Hashing {
     pub(super) fn wait(self, input: &Input) -> Result<FileHashes, PackError> {
         match self {
             Self::Apart(pending) => pending.wait()?,
+            Self::Known(hashes) => Ok(hashes),
             Self::Along { hasher, .. } => hasher.read(|hasher| match hasher.len == input.size() {
                 true => Ok(hasher.finish()),
                 // Whatever was left out, the hash is of something else.

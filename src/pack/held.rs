@@ -9,6 +9,7 @@ use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 
 use super::PackError;
+use super::known::KnownFile;
 use crate::model::{ModelError, Part, SourceFile};
 
 /// The bytes of a part, from an offset on. Clones are cheap.
@@ -156,6 +157,8 @@ pub enum Input {
     File(Arc<SourceFile>),
     /// That is made.
     Made(MadeFile),
+    /// That the store holds already.
+    Known(KnownFile),
 }
 
 impl Input {
@@ -164,6 +167,7 @@ impl Input {
         match self {
             Self::File(file) => &file.path,
             Self::Made(file) => &file.path,
+            Self::Known(file) => file.path(),
         }
     }
 
@@ -172,13 +176,16 @@ impl Input {
         match self {
             Self::File(file) => file.size,
             Self::Made(file) => file.parts.iter().map(|part| part.len).sum(),
+            Self::Known(file) => file.size(),
         }
     }
 
+    /// The parts that are read or made.
     pub(super) fn parts(&self) -> &[Part] {
         match self {
             Self::File(file) => &file.parts,
             Self::Made(file) => &file.parts,
+            Self::Known(_) => &[],
         }
     }
 
@@ -186,6 +193,7 @@ impl Input {
         match self {
             Self::File(file) => file.executable,
             Self::Made(file) => file.executable,
+            Self::Known(file) => file.executable(),
         }
     }
 }
@@ -195,6 +203,12 @@ pub trait Maker {
     /// The bytes of a part, of the length that was announced. [`PackError::Unmade`] if it cannot be
     /// made: the maker knows why.
     fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError>;
+
+    /// Whether the failure to make a part may pass, so that what was stored so far is worth keeping for the
+    /// next try.
+    fn may_pass(&self) -> bool {
+        false
+    }
 
     /// Everything is made and stored, and nothing published: the last chance to say no.
     fn finish(&mut self) -> Result<(), PackError> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, OnceCell};
 
+use super::PackOptions;
 use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
 use super::held::Held;
@@ -24,7 +25,6 @@ use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
 use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
 use crate::store::{Placed, Store, StoreError, Whole, decoded};
-use crate::trust::TrustSet;
 
 /// A unit that the store may already hold.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl Units {
 /// Looks units up by content.
 pub(super) struct Finder {
     store: Store,
-    trust: Arc<TrustSet>,
+    options: Arc<PackOptions>,
     linkable: Arc<Linkable>,
     artifacts: Mutex<HashMap<ManifestId, Arc<OnceCell<Option<Units>>>>>,
     /// Chunks of interrupted runs.
@@ -105,13 +105,13 @@ pub(super) struct Finder {
 impl Finder {
     pub(super) fn new(
         store: Store,
-        trust: Arc<TrustSet>,
+        options: Arc<PackOptions>,
         linkable: Arc<Linkable>,
         chunks: HashMap<DecodedDigest, Placed>,
         base: Option<Arc<BaseArtifact>>,
     ) -> Self {
         let buffers = Buffers::new(1 << 20);
-        Self { store, trust, linkable, artifacts: Mutex::default(), chunks, base, buffers }
+        Self { store, options, linkable, artifacts: Mutex::default(), chunks, base, buffers }
     }
 
     /// The artifact that is packed against.
@@ -159,8 +159,11 @@ impl Finder {
     /// Reads an artifact that a hint names. One that cannot be read only costs the link.
     async fn units(&self, id: ManifestId) -> Option<Units> {
         let whole = Whole::read(&self.store, id).await.ok()?;
-        let trusted =
-            self.store.is_linkable(&self.trust, whole.id, &whole.manifest_bytes).await.ok()?;
+        let trusted = self
+            .store
+            .is_linkable(&self.options.trust, whole.id, &whole.manifest_bytes)
+            .await
+            .ok()?;
         Some(Units::of(&whole, trusted))
     }
 

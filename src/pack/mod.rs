@@ -1,14 +1,16 @@
 //! Packing: a model's files into the store, as a signed artifact.
 //!
 //! Packs come first, the ref last, so that an interrupted run leaves nothing that a reader sees,
-//! and the next run goes on from the packs that the interrupted one's lease lists. Memory is bounded
-//! by the number of chunks on their way, whatever the model's size.
+//! and the next run goes on from the packs that the interrupted one's lease lists. A run that fails
+//! takes back what it wrote, unless trying again may help. Memory is bounded by the number of chunks on
+//! their way, whatever the model's size.
 
 mod base;
 mod cut;
 mod encode;
 mod hash;
 mod held;
+mod known;
 mod link;
 mod pool;
 mod publish;
@@ -42,6 +44,7 @@ use encode::{Chunk, Reading};
 use hash::{Hashing, Turns};
 pub(crate) use held::View;
 pub use held::{Held, Input, MadeFile, Maker};
+pub use known::{KnownFile, Piece};
 pub(crate) use link::left_behind;
 use link::{Finder, Found};
 pub use pool::WorkerFailed;
@@ -80,6 +83,9 @@ pub enum PackError {
         "a part of a file is shorter than announced; this is a defect of tenpak, please report it"
     )]
     Short,
+    /// A file that was to be taken over from another artifact is not all there, or is to be deleted.
+    #[error("{0}: it is no longer there as the artifact that it is of says; pack again")]
+    Gone(String),
 }
 
 impl From<crate::source::SourceError> for PackError {
@@ -183,7 +189,7 @@ pub fn pack(
 ) -> Result<PackReport, PackError> {
     let files = model::walk(path)?;
     let files: Vec<_> = files.into_iter().map(|file| Input::File(Arc::new(file))).collect();
-    pack_inputs(&files, &mut (), store, (name, tag), options, runtime, progress)
+    pack_inputs(&files, &mut (), store, (name, tag), &options.into(), runtime, progress)
 }
 
 /// Packs files, which rise by their paths, and publishes them as `name:tag`; `maker` makes the parts of
@@ -193,18 +199,35 @@ pub fn pack_inputs(
     maker: &mut dyn Maker,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
-    options: PackOptions,
+    options: &Arc<PackOptions>,
     runtime: &Handle,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
     progress.begin(files.iter().map(Input::size).sum());
     let fresh = runtime.block_on(store.create())?;
     let lease = runtime.block_on(Lease::take(store))?;
-    let packer = Packer::new(store, &lease, fresh, options, runtime, progress)?;
-    let packed = packer.run(files, maker)?;
-    let report = runtime.block_on(packed.publish(store, &lease, name, tag))?;
-    runtime.block_on(lease.release())?;
-    Ok(report)
+    let packer = Packer::new(store, &lease, fresh, options.clone(), runtime, progress);
+    let packed = packer.and_then(|packer| packer.run(files, maker));
+    let report =
+        packed.and_then(|packed| runtime.block_on(packed.publish(store, &lease, name, tag)));
+    match report {
+        Ok(report) => {
+            runtime.block_on(lease.release())?;
+            Ok(report)
+        }
+        Err(error) => {
+            let may_pass = match &error {
+                PackError::Store(StoreError::Source(error)) => error.is_transient(),
+                PackError::Unmade => maker.may_pass(),
+                _ => false,
+            };
+            if !may_pass {
+                // What cannot be taken back is left to a collection; the error is the one to tell.
+                drop(runtime.block_on(lease.undo()));
+            }
+            Err(error)
+        }
+    }
 }
 
 /// What is looked up and linked, or encoded, as one.
@@ -252,7 +275,7 @@ struct Encoding {
 type Digesting = Arc<InOrder<blake3::Hasher>>;
 
 struct Packer<'a> {
-    options: PackOptions,
+    options: Arc<PackOptions>,
     runtime: &'a Handle,
     progress: &'a dyn Progress,
     pool: Pool,
@@ -274,12 +297,14 @@ struct Packer<'a> {
     /// The last unit of the long run that is being linked.
     linked: Option<Found>,
     bases: Bases,
+    /// The packs of files that are taken over.
+    known: HashSet<PackId>,
     buffers: Buffers,
     window: usize,
 }
 
 struct Packed {
-    options: PackOptions,
+    options: Arc<PackOptions>,
     files: Vec<(FileEntry, Vec<ChunkRecord>)>,
     done: Vec<Done>,
     places: HashMap<crate::id::StoredDigest, crate::format::layout::Place>,
@@ -292,7 +317,7 @@ impl<'a> Packer<'a> {
         store: &Store,
         lease: &Lease,
         fresh: bool,
-        mut options: PackOptions,
+        options: Arc<PackOptions>,
         runtime: &'a Handle,
         progress: &'a dyn Progress,
     ) -> Result<Self, PackError> {
@@ -302,10 +327,10 @@ impl<'a> Packer<'a> {
             let packs = runtime.block_on(candidates(store))?;
             chunks = runtime.block_on(link::left_behind(store, packs))?;
         }
-        let trust = Arc::new(std::mem::take(&mut options.trust));
-        let base = options.base.map(|id| runtime.block_on(BaseArtifact::read(store, &trust, id)));
-        let base = base.transpose()?.map(Arc::new);
-        let finder = Arc::new(Finder::new(store.clone(), trust, linkable, chunks, base));
+        let read = |id| runtime.block_on(BaseArtifact::read(store, &options.trust, id));
+        let base = options.base.map(read).transpose()?.map(Arc::new);
+        let finder = Finder::new(store.clone(), options.clone(), linkable, chunks, base);
+        let finder = Arc::new(finder);
         let writer = PackWriter::new(store.clone(), lease.clone(), runtime.clone());
         let threads = options.threads.max(1);
         let in_place = fresh && !finder.has_chunks() && options.codec == CodecChoice::Raw;
@@ -327,6 +352,7 @@ impl<'a> Packer<'a> {
             run_bytes: 0,
             linked: None,
             bases: Bases::default(),
+            known: HashSet::new(),
             buffers: Buffers::new(BUFFERS),
             window: 2 * threads + 4,
         })
@@ -335,12 +361,27 @@ impl<'a> Packer<'a> {
     fn run(mut self, files: &[Input], maker: &mut dyn Maker) -> Result<Packed, PackError> {
         // Units being digested or looked up, in order; enough to keep every thread busy.
         let mut ahead = VecDeque::new();
+        for file in files {
+            let Input::Known(known) = file else { continue };
+            let packs = known.packs();
+            if !self.runtime.block_on(self.finder.linkable().all(&packs))? {
+                return Err(PackError::Gone(known.path().to_owned()));
+            }
+            self.known.extend(packs);
+        }
         for (i, file) in files.iter().enumerate() {
             self.hashing.push(Hashing::begin(file, self.options.sha256, &self.pool));
+            if let Input::Known(known) = file {
+                while !ahead.is_empty() {
+                    self.take(&mut ahead)?;
+                }
+                self.take_over(i, known)?;
+            }
             for (number, part) in file.parts().iter().enumerate() {
                 let held = match file {
                     Input::File(file) => Held::File { file: file.clone(), offset: part.offset },
                     Input::Made(_) => maker.make(i, number)?,
+                    Input::Known(_) => continue,
                 };
                 ahead.push_back(self.analyse(i, file.path(), part, held));
                 if ahead.len() > self.window {
@@ -484,7 +525,8 @@ impl<'a> Packer<'a> {
     }
 
     /// Links the run of units found so far, or writes them again if it is short. Those of the base
-    /// artifact are linked however short they are: whoever loads this one reads there anyway.
+    /// artifact, and those beside a file that is taken over, are linked however short they are: whoever
+    /// loads this one reads there anyway.
     fn flush_run(&mut self) -> Result<(), PackError> {
         let run = std::mem::take(&mut self.run);
         let long = std::mem::take(&mut self.run_bytes) >= MIN_RUN || self.linked.is_some();
@@ -492,7 +534,8 @@ impl<'a> Packer<'a> {
             self.linked = run.last().map(|(_, _, found)| found.clone()).or(self.linked.take());
         }
         for (unit, held, found) in run {
-            let linked = match long || found.of_base {
+            let beside = found.chunks.iter().all(|chunk| self.known.contains(&chunk.place.pack));
+            let linked = match long || found.of_base || beside {
                 true => self.link(&held, &found)?,
                 false => None,
             };
@@ -505,6 +548,20 @@ impl<'a> Packer<'a> {
             self.hash_alone(&unit, &held);
             let records = linked.iter().map(|linked| linked.chunk.record).collect();
             let unit = Unit { cut: found.cut, ..unit };
+            self.finish(unit, records, false);
+        }
+        Ok(())
+    }
+
+    /// Takes over a file whose packs may be linked.
+    fn take_over(&mut self, index: usize, file: &KnownFile) -> Result<(), PackError> {
+        self.flush_run()?;
+        self.linked = None;
+        let units = file.linked(index, &mut self.bases);
+        for (unit, linked) in units.ok_or_else(|| PackError::Gone(file.path().to_owned()))? {
+            linked.iter().for_each(|linked| self.note(linked));
+            self.progress.advance(unit.len);
+            let records = linked.iter().map(|linked| linked.chunk.record).collect();
             self.finish(unit, records, false);
         }
         Ok(())

@@ -47,10 +47,10 @@ impl Packed {
         };
         let places: Vec<Place> = table.records.iter().map(place).collect::<Result<_, _>>()?;
         let mut manifest = Manifest::new(table.reference, table.totals);
-        manifest.model_id = self.options.model_id.take();
-        manifest.quantization = self.options.lineage.quantization.take();
-        manifest.delta = self.options.lineage.delta.take();
-        manifest.source = self.options.lineage.source.take();
+        manifest.model_id = self.options.model_id.clone();
+        manifest.quantization = self.options.lineage.quantization.clone();
+        manifest.delta = self.options.lineage.delta.clone();
+        manifest.source = self.options.lineage.source.clone();
         let manifest_bytes = Bytes::from(manifest.to_bytes()?);
         let id = ManifestId::of(&manifest_bytes);
         let layout = Layout { manifest: id, places };
@@ -61,7 +61,7 @@ impl Packed {
         ];
         lease.add(objects.iter().map(|(path, _)| path.clone())).await?;
         for (path, bytes) in &objects {
-            self.new_bytes += store.ensure(path, bytes).await?;
+            self.new_bytes += ensure(store, lease, path, bytes).await?;
         }
         for signer in &self.options.signers {
             let signature =
@@ -71,7 +71,7 @@ impl Packed {
                 what: "signature",
                 why: "its path is not valid".to_owned(),
             })?;
-            self.new_bytes += store.ensure(&path, &signature).await?;
+            self.new_bytes += ensure(store, lease, &path, &signature).await?;
         }
         let published =
             store.publish(name, tag, id, &self.options.signers, self.options.lifetime).await?;
@@ -126,6 +126,21 @@ impl Packed {
         }
         Ok(entries)
     }
+}
+
+/// Makes sure that an object is there, and notes it if it was not.
+async fn ensure(
+    store: &Store,
+    lease: &Lease,
+    path: &ObjectPath,
+    bytes: &Bytes,
+) -> Result<u64, StoreError> {
+    let is_new = store.backend().head(path).await?.is_none();
+    let written = store.ensure(path, bytes).await?;
+    if is_new {
+        lease.wrote(path.clone()).await;
+    }
+    Ok(written)
 }
 
 /// Where hints for newly written units go: the large ones, and the first of each file.

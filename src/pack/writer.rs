@@ -184,7 +184,17 @@ impl PackWriter {
         while !self.writing.is_empty() {
             self.settle_one()?;
         }
-        Ok((self.places, self.new_bytes))
+        Ok((std::mem::take(&mut self.places), self.new_bytes))
+    }
+}
+
+/// What is on its way arrives before anything is done about a failure.
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        for task in self.writing.drain(..) {
+            // Whoever dropped it has an error to tell already.
+            drop(self.runtime.block_on(task));
+        }
     }
 }
 
@@ -222,12 +232,15 @@ pub(crate) async fn write(
         }
         let trailer = Trailer { index_len: bytes.len() as u32 };
         let len = index.data_len() + bytes.len() as u64 + Trailer::LEN;
-        let present = store.backend().head(&path).await?.is_some_and(|info| info.size == len);
-        if present {
+        let present = store.backend().head(&path).await?;
+        if present.as_ref().is_some_and(|info| info.size == len) {
             return Ok(Stored { id, places, new_bytes: 0 });
         }
         let end = [&bytes[..], &trailer.to_bytes()].concat();
         store.backend().put(&path, parts(end.into())).await?;
+        if present.is_none() {
+            lease.wrote(path).await;
+        }
         return Ok(Stored { id, places, new_bytes: len });
     }
 }

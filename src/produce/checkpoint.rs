@@ -24,7 +24,7 @@ const MAX_FILE: u64 = 256 << 20;
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Where a model lies.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Source {
     /// A folder.
     Folder(PathBuf),

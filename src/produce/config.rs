@@ -1,14 +1,17 @@
 //! What `config.json` and its companions say of a quantized checkpoint. Pure.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::method::is_bytes;
+use super::plan::Layers;
 use super::recipe::{Format, Method, Recipe};
 use super::{TOOL, VERSION};
 
-/// `quantization_config`. `kept` are the linear layers that are not quantized; `dtype` the model's type
-/// as torch calls it.
-pub(super) fn quantization_config(recipe: &Recipe, kept: &[String], dtype: &str) -> Value {
+/// `quantization_config`. `dtype` is the model's type as torch calls it.
+pub(super) fn quantization_config(recipe: &Recipe, layers: &Layers, dtype: &str) -> Value {
+    let kept = &layers.kept;
     let group = recipe.group_size.map_or(-1, i64::from);
     match recipe.format {
         Format::Bitsandbytes => {
@@ -29,7 +32,7 @@ pub(super) fn quantization_config(recipe: &Recipe, kept: &[String], dtype: &str)
                 "quant_method": "bitsandbytes",
             })
         }
-        Format::Gptq | Format::GptqV2 => gptq(recipe, kept, group),
+        Format::Gptq | Format::GptqV2 => gptq(recipe, layers, group),
         Format::Awq => json!({
             "bits": recipe.bits,
             "group_size": group,
@@ -40,15 +43,18 @@ pub(super) fn quantization_config(recipe: &Recipe, kept: &[String], dtype: &str)
         }),
         // Nothing asks a config about a GGUF file.
         Format::Gguf => Value::Null,
-        Format::CompressedTensors => compressed(recipe, kept),
+        Format::CompressedTensors => compressed(recipe, layers),
     }
 }
 
-fn gptq(recipe: &Recipe, kept: &[String], group: i64) -> Value {
+fn gptq(recipe: &Recipe, layers: &Layers, group: i64) -> Value {
     // Layers of blocks that are left as they are must be named; the head is by `lm_head`.
     let in_block = |name: &&String| name.split('.').any(|p| p.bytes().all(|c| c.is_ascii_digit()));
-    let rule = |name: &String| (format!("-:^{}$", name.replace('.', "\\.")), json!({}));
-    let dynamic: Map<String, Value> = kept.iter().filter(in_block).map(rule).collect();
+    let rule = |sign: char, name: &str| format!("{sign}:^{}$", name.replace('.', "\\."));
+    let kept = layers.kept.iter().filter(in_block).map(|name| (rule('-', name), json!({})));
+    let other = layers.quantized.iter().filter(|own| own.bits != recipe.bits);
+    let other = other.map(|own| (rule('+', &own.layer), json!({"bits": own.bits})));
+    let dynamic: Map<String, Value> = kept.chain(other).collect();
     let mut config = json!({
         "bits": recipe.bits,
         "checkpoint_format": recipe.format.name(),
@@ -65,7 +71,7 @@ fn gptq(recipe: &Recipe, kept: &[String], group: i64) -> Value {
     config
 }
 
-fn compressed(recipe: &Recipe, kept: &[String]) -> Value {
+fn compressed(recipe: &Recipe, layers: &Layers) -> Value {
     let float = recipe.method == Method::Fp8;
     let kind = if float { "float" } else { "int" };
     let (format, activations) = match (float, is_bytes(recipe)) {
@@ -73,35 +79,49 @@ fn compressed(recipe: &Recipe, kept: &[String]) -> Value {
         (false, true) => ("int-quantized", true),
         (false, false) => ("pack-quantized", false),
     };
-    let arguments = |strategy: &str, group: Option<u32>, symmetric: bool, dynamic: bool| {
-        json!({
-            "actorder": null,
-            "block_structure": null,
-            "dynamic": dynamic,
-            "group_size": group,
-            "num_bits": recipe.bits,
-            "observer": if dynamic { Value::Null } else { "minmax".into() },
-            "observer_kwargs": {},
-            "strategy": strategy,
-            "symmetric": symmetric,
-            "type": kind,
-        })
-    };
+    let arguments =
+        |bits: u32, strategy: &str, group: Option<u32>, symmetric: bool, dynamic: bool| {
+            json!({
+                "actorder": null,
+                "block_structure": null,
+                "dynamic": dynamic,
+                "group_size": group,
+                "num_bits": bits,
+                "observer": if dynamic { Value::Null } else { "minmax".into() },
+                "observer_kwargs": {},
+                "strategy": strategy,
+                "symmetric": symmetric,
+                "type": kind,
+            })
+        };
     let strategy = if recipe.group_size.is_some() { "group" } else { "channel" };
     // Weights of 8 bits in bytes are multiplied with activations of 8 bits, a scale per token.
-    let inputs = activations.then(|| arguments("token", None, true, true));
+    let inputs = activations.then(|| arguments(recipe.bits, "token", None, true, true));
+    // Where all have the same bits, a class of layers says which are meant; else their names do.
+    let mut targets: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    match recipe.average_bits {
+        None => drop(targets.insert(recipe.bits, vec!["Linear"])),
+        Some(_) => {
+            for own in &layers.quantized {
+                targets.entry(own.bits).or_default().push(&own.layer);
+            }
+        }
+    }
+    let group = |(number, (bits, targets)): (usize, (u32, Vec<&str>))| {
+        let group = json!({
+            "input_activations": inputs,
+            "output_activations": null,
+            "targets": targets,
+            "weights": arguments(bits, strategy, recipe.group_size, recipe.symmetric, false),
+        });
+        (format!("group_{number}"), group)
+    };
+    let groups: Map<String, Value> = targets.into_iter().enumerate().map(group).collect();
     json!({
-        "config_groups": {
-            "group_0": {
-                "input_activations": inputs,
-                "output_activations": null,
-                "targets": ["Linear"],
-                "weights": arguments(strategy, recipe.group_size, recipe.symmetric, false),
-            },
-        },
+        "config_groups": groups,
         "format": format,
         "global_compression_ratio": null,
-        "ignore": kept,
+        "ignore": layers.kept,
         "kv_cache_scheme": null,
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",

@@ -2,7 +2,8 @@
 
 use crate::artifact::ArtifactError;
 use crate::calibrate::CalibrateError;
-use crate::loader::LoadError;
+use crate::lm::LmError;
+use crate::loader::{ErrorKind, LoadError};
 use crate::model::ModelError;
 use crate::pack::PackError;
 use crate::quant::encode::EncodeError;
@@ -79,6 +80,20 @@ impl From<CalibrateError> for ProduceError {
 }
 
 impl ProduceError {
+    /// Whether trying again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Artifact(error) => error.kind() == ErrorKind::Network,
+            Self::Load(error) => error.kind() == ErrorKind::Network,
+            Self::Store(StoreError::Source(error)) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    pub(super) fn lm(error: LmError) -> Self {
+        CalibrateError::from(error).into()
+    }
+
     pub(super) fn layer(name: &str) -> impl FnOnce(EncodeError) -> Self {
         let name = name.to_owned();
         move |source| Self::Layer { name, source }

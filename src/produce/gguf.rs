@@ -150,8 +150,9 @@ pub(super) fn plan(
         let name = family.rename(&tensor.name)?;
         let dims = tensor.shape.dims();
         let product = layers.quantized.iter().position(|own| own.tensor == number);
-        let (source, dtype, stored) = match product {
-            Some(product) => {
+        let remade = layers.remade.iter().position(|own| own.tensor == number);
+        let (source, dtype, stored) = match (product, remade) {
+            (Some(product), _) => {
                 let own = &layers.quantized[product];
                 let [rows, columns] = *dims else {
                     return Err(ProduceError::Defect(name));
@@ -162,15 +163,15 @@ pub(super) fn plan(
                 products.push(becomes);
                 (From::Product(product, 0), Dtype::U8, stored)
             }
-            None if family.heads(&tensor.name).is_some() && dims.len() > 1 => {
+            (None, None) if family.heads(&tensor.name).is_some() && dims.len() > 1 => {
                 return Err(ProduceError::Unsupported(format!(
                     "tensor {}: GGUF permutes its rows, which is done where it is quantized; do not \
                      --skip it",
                     tensor.name
                 )));
             }
-            None if dims.len() < 2 => (From::Floats(number), Dtype::F32, dims.to_vec()),
-            None => (From::Model(number), tensor.dtype, dims.to_vec()),
+            (None, Some(remade)) => (From::Remade(remade), Dtype::F32, dims.to_vec()),
+            (None, None) => (From::Model(number), tensor.dtype, dims.to_vec()),
         };
         let unknown = || {
             let what = format!("tensor {}: GGUF has no type {}", tensor.name, tensor.dtype);

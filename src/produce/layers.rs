@@ -35,7 +35,7 @@ impl Skip {
         Ok(Self(set))
     }
 
-    fn has(&self, layer: &str) -> bool {
+    pub(super) fn has(&self, layer: &str) -> bool {
         self.0.is_match(layer) || self.0.is_match(format!("{layer}.weight"))
     }
 }

@@ -23,7 +23,7 @@ use crate::id::{ContentDigest, DecodedDigest, ManifestId};
 use crate::pack::left_behind;
 use crate::plan::Want;
 use crate::quant::encode::Encoded;
-use crate::store::{Placed, Store, candidates};
+use crate::store::{Placed, Store, Whole, candidates};
 use crate::trust::TrustSet;
 
 /// The most artifacts of one recipe that are looked into.
@@ -148,6 +148,12 @@ impl Memo {
         let tensors =
             self.record.products.get(key)?.iter().map(tensor).collect::<Option<Vec<_>>>()?;
         Some(Hit::Left(tensors))
+    }
+
+    /// All of an artifact that products were found in; `None` if it cannot be read.
+    pub(super) fn whole(&self, known: usize) -> Option<Whole> {
+        let id = self.known.get(known)?.artifact.id();
+        self.runtime.block_on(Whole::read(&self.store, id)).ok()
     }
 
     /// Reads the products of these hits, in this order.

@@ -118,6 +118,7 @@ fn block(method: Method) -> gguf::Block {
 pub(super) fn is_bytes(recipe: &Recipe) -> bool {
     recipe.format == Format::CompressedTensors
         && (recipe.bits, recipe.group_size, recipe.symmetric) == (8, None, true)
+        && recipe.average_bits.is_none()
 }
 
 /// The end of the name of bitsandbytes' `quant_state`.

@@ -8,10 +8,12 @@
 mod checkpoint;
 mod config;
 pub mod delta;
+mod driver;
 mod error;
 pub mod external;
 mod gguf;
 mod header;
+mod known;
 mod layers;
 mod memo;
 mod method;
@@ -22,15 +24,18 @@ mod quantize;
 mod recipe;
 mod record;
 mod solvers;
+mod statistics;
 mod survey;
 
 pub use checkpoint::{Checkpoint, Source};
 pub use error::ProduceError;
 pub use method::{Layer, Nearest, Solver};
+pub use plan::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{Format, Method, Recipe};
 pub use solvers::{Calibrating, Hqq, Solved};
+pub use statistics::{Keeping, Obtained, spend_bits, statistics};
 
 /// What signed lineage calls this program.
 pub const TOOL: &str = "tenpak";

@@ -4,7 +4,7 @@
 //! shards and the configuration are written anew. Weights in other formats than safetensors are left
 //! out: they would be of another model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
@@ -16,9 +16,10 @@ use super::header::{self, Entry};
 use super::layers::{Kind, Skip, kind};
 use super::method::{Announced, announce};
 use super::products::FILE as PRODUCTS;
-use super::recipe::{Format, Recipe};
+use super::recipe::{Format, Method, Recipe};
 use crate::dtype::Shape;
 use crate::model::Part;
+use crate::pack::KnownFile;
 use crate::quant::Float;
 
 /// Ends of the names of files that hold weights in another format.
@@ -40,6 +41,9 @@ const OTHER_WEIGHTS: [&str; 13] = [
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Bits by the name of the layer, without `.weight`, where layers have numbers of their own.
+pub type Bits = BTreeMap<String, u32>;
+
 /// A weight that is quantized.
 #[derive(Debug, Clone)]
 pub(super) struct Quantized {
@@ -48,16 +52,30 @@ pub(super) struct Quantized {
     pub(super) float: Float,
     /// The name of its layer.
     pub(super) layer: String,
+    /// Bits per code.
+    pub(super) bits: u32,
     /// Length of bitsandbytes' `quant_state`.
     pub(super) state: u64,
     /// GGUF: the heads that its rows are permuted in.
     pub(super) heads: Option<u64>,
 }
 
+/// A tensor that is not quantized and may become another: a vector, as f32 in GGUF, or what AWQ folds
+/// scales into.
+#[derive(Debug, Clone)]
+pub(super) struct Remade {
+    /// Its place among the tensors of the model.
+    pub(super) tensor: usize,
+    pub(super) float: Float,
+    /// What it is called in the result.
+    pub(super) name: String,
+}
+
 /// The layers of a model.
 #[derive(Debug, Clone)]
 pub(super) struct Layers {
     pub(super) quantized: Vec<Quantized>,
+    pub(super) remade: Vec<Remade>,
     /// Linear layers that are not.
     pub(super) kept: Vec<String>,
 }
@@ -67,12 +85,14 @@ pub(super) fn layers(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     skip: &Skip,
+    bits: &Bits,
 ) -> Result<Layers, ProduceError> {
     let gguf = match recipe.format {
         Format::Gguf => Some(Family::of(&checkpoint.config)?),
         _ => None,
     };
-    let (mut quantized, mut kept) = (Vec::new(), Vec::new());
+    let (mut quantized, mut remade, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let remakes = recipe.format == Format::Gguf || recipe.method == Method::Awq;
     for (at, tensor) in checkpoint.tensors.iter().enumerate() {
         let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned();
         match kind(&tensor.name, tensor.dtype, &tensor.shape, skip) {
@@ -83,10 +103,18 @@ pub(super) fn layers(
                     renamed.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
                 let heads = gguf.as_ref().and_then(|family| family.heads(&tensor.name));
                 let layer = renamed.unwrap_or(layer);
-                quantized.push(Quantized { tensor: at, float, layer, state: 0, heads });
+                let bits = bits_of(recipe, bits, &tensor.name)?;
+                quantized.push(Quantized { tensor: at, float, layer, bits, state: 0, heads });
             }
             Kind::Kept => kept.push(layer),
-            Kind::Other => {}
+            Kind::Other => {
+                let float = Float::of_dtype(tensor.dtype);
+                let float = float.filter(|_| remakes && tensor.shape.dims().len() < 2);
+                let Some(float) = float else { continue };
+                let name = gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
+                let name = name.unwrap_or_else(|| tensor.name.clone());
+                remade.push(Remade { tensor: at, float, name });
+            }
         }
     }
     // Where the head is the embedding, the checkpoint has no tensor of it, and engines make the layer.
@@ -100,7 +128,21 @@ pub(super) fn layers(
              {kind}; its architecture is not supported, or every layer is skipped"
         )));
     }
-    Ok(Layers { quantized, kept })
+    Ok(Layers { quantized, remade, kept })
+}
+
+/// The bits of a layer, by the name of its weight.
+fn bits_of(recipe: &Recipe, bits: &Bits, weight: &str) -> Result<u32, ProduceError> {
+    if recipe.average_bits.is_none() {
+        return Ok(recipe.bits);
+    }
+    let layer = weight.strip_suffix(".weight").unwrap_or(weight);
+    bits.get(layer).copied().ok_or_else(|| {
+        ProduceError::Unsupported(format!(
+            "tensor {weight}: no block of the model runs this layer, so that nothing is known of how many \
+             bits it needs; leave it out with --skip"
+        ))
+    })
 }
 
 /// Where the bytes of a tensor come from.
@@ -108,8 +150,8 @@ pub(super) fn layers(
 pub(super) enum From {
     /// A tensor of the model.
     Model(usize),
-    /// A tensor of the model, as f32.
-    Floats(usize),
+    /// What vector `0` of those that are [remade](Layers) becomes.
+    Remade(usize),
     /// Tensor `1` of what quantized weight `0` becomes.
     Product(usize, usize),
     /// So many zeros.
@@ -125,6 +167,8 @@ pub(super) enum Content {
     Bytes(Vec<u8>),
     /// A header, and tensors.
     Tensors { header: Vec<u8>, parts: Vec<Part>, from: Vec<From> },
+    /// The store has it already, as part of an artifact that is trusted.
+    Known(KnownFile),
 }
 
 /// What is to be written.
@@ -152,10 +196,13 @@ pub(super) fn plan(
         let [rows, columns] = *tensor.shape.dims() else {
             return Err(ProduceError::Defect(tensor.name.clone()));
         };
-        let becomes = announce(recipe, own.float, [rows, columns], own.state);
+        let recipe = recipe.with_bits(own.bits);
+        let becomes = announce(&recipe, own.float, [rows, columns], own.state);
         announced.push(becomes.map_err(ProduceError::layer(&tensor.name))?);
         by_tensor[own.tensor] = Some(at);
     }
+    let remade: HashMap<usize, usize> =
+        layers.remade.iter().enumerate().map(|(at, own)| (own.tensor, at)).collect();
     let mut files = BTreeMap::new();
     let mut left_out = Vec::new();
     let mut weight_map = Map::new();
@@ -181,7 +228,8 @@ pub(super) fn plan(
             let Some(product) = by_tensor[at] else {
                 let (name, dtype, shape) =
                     (tensor.name.clone(), tensor.dtype, tensor.shape.clone());
-                tensors.push((Entry { name, dtype, shape }, From::Model(at)));
+                let from = remade.get(&at).map_or(From::Model(at), |remade| From::Remade(*remade));
+                tensors.push((Entry { name, dtype, shape }, from));
                 continue;
             };
             let layer = &layers.quantized[product].layer;
@@ -234,7 +282,7 @@ fn add_config(
     });
     let mut whole = checkpoint.config.clone();
     let dtype = dtype(&whole).unwrap_or_else(|| own.to_owned());
-    let quantization = config::quantization_config(recipe, &layers.kept, &dtype);
+    let quantization = config::quantization_config(recipe, layers, &dtype);
     if let Some(path) = config::companion(recipe) {
         files.insert(path.to_owned(), Content::Bytes(config::pretty(&quantization)));
     }

@@ -99,6 +99,10 @@ pub struct Recipe {
     pub double_quant: bool,
     /// GPTQ: columns in the order of their activations.
     pub act_order: bool,
+    /// Bits per code on average, in hundredths, where layers have numbers of their own; `bits` is then the
+    /// most that all could have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_bits: Option<u32>,
 }
 
 impl Method {
@@ -116,7 +120,17 @@ impl Method {
             Self::Q4K => (Format::Gguf, 4, Some(32), false),
         };
         let act_order = self == Self::Gptq;
-        Recipe { method: self, format, bits, group_size, symmetric, double_quant: false, act_order }
+        let (double_quant, average_bits) = (false, None);
+        Recipe {
+            method: self,
+            format,
+            bits,
+            group_size,
+            symmetric,
+            double_quant,
+            act_order,
+            average_bits,
+        }
     }
 
     /// Whether it needs to see what the layers are fed.
@@ -165,6 +179,19 @@ impl Recipe {
         if self.act_order && method != Method::Gptq {
             return wrong("only gptq orders columns by activations".to_owned());
         }
+        if let Some(average) = self.average_bits {
+            let least = u64::from(self.numbers_of_bits().first().copied().unwrap_or(0)) * 100;
+            if self.numbers_of_bits().is_empty() {
+                return wrong(format!(
+                    "layers of {of} in {to} have all the same bits; bits on average go with rtn, hqq and \
+                     gptq in compressed-tensors, gptq or gptq_v2"
+                ));
+            }
+            if !(least..=800).contains(&u64::from(average)) {
+                let average = f64::from(average) / 100.0;
+                return wrong(format!("{average} bits on average: give {} to 8", least / 100));
+            }
+        }
         match format {
             Format::Gptq | Format::GptqV2 if ![2, 3, 4, 8].contains(&bits) => {
                 wrong(format!("{to} has 2, 3, 4 or 8 bits, not {bits}"))
@@ -177,6 +204,25 @@ impl Recipe {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The numbers of bits that layers of one checkpoint may have, the fewest first; none where all have
+    /// the same.
+    pub fn numbers_of_bits(&self) -> &'static [u32] {
+        match (self.method, self.format) {
+            (Method::Rtn | Method::Hqq | Method::Gptq, Format::CompressedTensors) => {
+                &[2, 3, 4, 5, 6, 7, 8]
+            }
+            (Method::Rtn | Method::Hqq | Method::Gptq, Format::Gptq | Format::GptqV2) => {
+                &[2, 3, 4, 8]
+            }
+            _ => &[],
+        }
+    }
+
+    /// The recipe of a layer that has so many bits.
+    pub(super) fn with_bits(&self, bits: u32) -> Self {
+        Self { bits, ..self.clone() }
     }
 
     /// Its digest: BLAKE3 of its canonical JSON.

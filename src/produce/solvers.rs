@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use super::ProduceError;
 use super::method::{Layer, Solver};
+use super::plan::Bits;
 use super::recipe::{Format, Method, Recipe};
 use crate::calibrate::{
     CalibrateError, CalibrateOptions, Calibrated, Draws, Solver as Solving, calibrate, unnamed,
@@ -42,7 +43,7 @@ impl Solver for Hqq {
 }
 
 /// The grid of a recipe.
-fn scheme(recipe: &Recipe, weight: Float) -> Scheme {
+pub(super) fn scheme(recipe: &Recipe, weight: Float) -> Scheme {
     let scale = match recipe.format {
         Format::CompressedTensors => weight,
         _ => Float::F16,
@@ -86,15 +87,19 @@ pub struct Calibrating {
     changed: HashMap<String, Vec<f32>>,
     solved: Vec<Solved>,
     skip: Vec<String>,
+    /// Bits by layer, where layers have numbers of their own.
+    bits: Bits,
 }
 
 impl Calibrating {
-    /// Prepares to calibrate `model`, whose weights are of type `float`, with these tokens.
-    pub fn new(model: Model, draws: Draws, recipe: &Recipe, float: Float) -> Self {
+    /// Prepares to calibrate `model`, whose weights are of type `float`, with these tokens. `bits` are those
+    /// of each layer, where layers have numbers of their own.
+    pub fn new(model: Model, draws: Draws, recipe: &Recipe, float: Float, bits: Bits) -> Self {
         let mut key = blake3::Hasher::new();
-        for run in draws.runs() {
-            key.update(&(run.len() as u64).to_le_bytes());
-            run.iter().for_each(|token| _ = key.update(&token.to_le_bytes()));
+        key.update(draws.digest().as_bytes());
+        // What a layer is fed depends on the bits of those before it.
+        for (layer, bits) in &bits {
+            key.update(format!("{layer} {bits}\n").as_bytes());
         }
         Self {
             model,
@@ -107,6 +112,7 @@ impl Calibrating {
             changed: HashMap::new(),
             solved: Vec::new(),
             skip: Vec::new(),
+            bits,
         }
     }
 
@@ -129,10 +135,14 @@ impl Calibrating {
             Method::Awq => Solving::Awq { clip: true },
             _ => Solving::Gptq { damping: DAMPING, order },
         };
-        let scheme = scheme(&self.recipe, self.float);
+        let (recipe, float, bits) = (&self.recipe, self.float, &self.bits);
+        let scheme = |layer: &str| {
+            let bits = bits.get(layer).copied().unwrap_or(recipe.bits);
+            scheme(&recipe.with_bits(bits), float)
+        };
         let (mut at, mut layers) = (0, HashMap::new());
         let (changed, solved, skip) = (&mut self.changed, &mut self.solved, &self.skip);
-        let wanted = |layer: &str| (!skip.iter().any(|kept| kept == layer)).then_some(scheme);
+        let wanted = |layer: &str| (!skip.iter().any(|kept| kept == layer)).then(|| scheme(layer));
         let mut take = |made: Calibrated| {
             match made {
                 Calibrated::Layer(made) => {

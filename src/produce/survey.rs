@@ -1,62 +1,109 @@
 //! What is known of the weights before anything is written.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ProduceError;
 use super::checkpoint::Checkpoint;
-use super::memo::Hit;
-use super::method::STATE;
+use super::memo::{Hit, Memo};
+use super::method::{STATE, Solver};
 use super::plan::{Layers, Quantized};
-use super::products::Key;
+use super::products::{self, Key};
 use super::recipe::{Method, Recipe};
 use crate::id::ContentDigest;
 use crate::pack::{PackError, WorkerFailed};
 use crate::quant::encode::{Matrix, nf4};
 
-/// A weight that is quantized.
+/// Something that is produced.
 pub(super) struct Surveyed {
     pub(super) key: Key,
     /// Where it is already, as it is to become.
     pub(super) hit: Option<Hit>,
 }
 
-/// The digest of every weight; those of a folder are read for it.
-pub(super) fn digests(
-    checkpoint: &Checkpoint,
-    layers: &Layers,
-    threads: usize,
-) -> Result<Vec<ContentDigest>, ProduceError> {
-    let all: Vec<usize> = (0..layers.quantized.len()).collect();
-    each(&all, threads, |at| {
-        let own = &layers.quantized[at];
-        match checkpoint.tensors[own.tensor].digest {
-            Some(digest) => Ok(digest),
-            None => {
-                let bytes = checkpoint.reader(std::iter::empty()).read(own.tensor)?;
-                Ok(ContentDigest::of(&bytes))
-            }
-        }
-    })
+/// Everything that is produced, in the order of the layers.
+pub(super) struct Survey {
+    pub(super) weights: Vec<Surveyed>,
+    /// Of the vectors that are [remade](Layers).
+    pub(super) vectors: Vec<Surveyed>,
 }
 
-/// The digest of every tensor; `known` are those of the weights.
-pub(super) fn all(
+/// The digests of the model's tensors; those of a folder are read for them, once.
+pub(super) struct Digests<'a> {
+    checkpoint: &'a Checkpoint,
+    known: Vec<Option<ContentDigest>>,
+    threads: usize,
+}
+
+impl<'a> Digests<'a> {
+    pub(super) fn new(checkpoint: &'a Checkpoint, threads: usize) -> Self {
+        let known = checkpoint.tensors.iter().map(|tensor| tensor.digest).collect();
+        Self { checkpoint, known, threads }
+    }
+
+    /// Those of these tensors, in this order.
+    pub(super) fn of(&mut self, tensors: &[usize]) -> Result<Vec<ContentDigest>, ProduceError> {
+        let known = |at: &usize| self.known.get(*at).copied().flatten();
+        let missing: Vec<usize> =
+            tensors.iter().copied().filter(|at| known(at).is_none()).collect();
+        let found = each(&missing, self.threads, |at| {
+            let bytes = self.checkpoint.reader(std::iter::empty()).read(at)?;
+            Ok(ContentDigest::of(&bytes))
+        })?;
+        for (at, digest) in missing.into_iter().zip(found) {
+            self.known[at] = Some(digest);
+        }
+        let defect = |at: &usize| ProduceError::Defect(format!("number {at}"));
+        let known = |at: &usize| self.known.get(*at).copied().flatten().ok_or_else(|| defect(at));
+        tensors.iter().map(known).collect()
+    }
+
+    /// Those of all tensors.
+    pub(super) fn of_all(&mut self) -> Result<Vec<ContentDigest>, ProduceError> {
+        let all: Vec<usize> = (0..self.known.len()).collect();
+        self.of(&all)
+    }
+}
+
+/// Looks up everything that is to be produced.
+pub(super) fn survey(
     checkpoint: &Checkpoint,
     layers: &Layers,
-    known: &[ContentDigest],
-    threads: usize,
-) -> Result<Vec<ContentDigest>, ProduceError> {
-    let weights = layers.quantized.iter().map(|own| own.tensor).zip(known.iter().copied());
-    let known: HashMap<usize, ContentDigest> = weights.collect();
-    let all: Vec<usize> = (0..checkpoint.tensors.len()).collect();
-    each(&all, threads, |at| match known.get(&at).copied().or(checkpoint.tensors[at].digest) {
-        Some(digest) => Ok(digest),
-        None => {
-            let bytes = checkpoint.reader(std::iter::empty()).read(at)?;
-            Ok(ContentDigest::of(&bytes))
-        }
-    })
+    recipe: &Recipe,
+    digests: &mut Digests<'_>,
+    memo: &Memo,
+    solver: &dyn Solver,
+) -> Result<Survey, ProduceError> {
+    let digest = products::recipe_digest(recipe)?;
+    let own: Vec<usize> = layers.quantized.iter().map(|own| own.tensor).collect();
+    let mut weights = Vec::with_capacity(own.len());
+    for (own, source) in layers.quantized.iter().zip(digests.of(&own)?) {
+        let tensor = &checkpoint.tensors[own.tensor];
+        let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
+        // Heads decide the bytes as statistics would.
+        let heads =
+            own.heads.map(|heads| *blake3::hash(format!("{heads} heads").as_bytes()).as_bytes());
+        let statistics = solver.statistics(&tensor.name).or(heads);
+        let recipe = products::recipe_digest(&recipe.with_bits(own.bits))?;
+        let key = products::key(recipe, what, source, statistics)?;
+        let is_own =
+            |name: &str| name.strip_prefix(&own.layer).is_some_and(|rest| rest.starts_with('.'));
+        let hit = memo.find(&key).filter(|hit| hit.tensors().iter().all(|t| is_own(&t.name)));
+        weights.push(Surveyed { key, hit });
+    }
+    let own: Vec<usize> = layers.remade.iter().map(|own| own.tensor).collect();
+    let mut vectors = Vec::with_capacity(own.len());
+    for (own, source) in layers.remade.iter().zip(digests.of(&own)?) {
+        let tensor = &checkpoint.tensors[own.tensor];
+        let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
+        let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
+        let dims = tensor.shape.dims();
+        let hit = memo.find(&key).filter(|hit| match hit.tensors().as_slice() {
+            [one] => one.name == own.name && one.dims == dims,
+            _ => false,
+        });
+        vectors.push(Surveyed { key, hit });
+    }
+    Ok(Survey { weights, vectors })
 }
 
 /// Looks through the weights that are to be computed, as far as they lie in a folder, for what no method

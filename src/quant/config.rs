@@ -258,6 +258,10 @@ impl Method {
                 let shape: Vec<u64> = shape.map(|dim| u64::from_le_bytes(*dim)).collect();
                 let ([rows, cols], [_, groups]) = (two(&shape)?, two(facts.dims(Part::Scales)?)?);
                 let group = group_of(cols, groups, group);
+                // Layers may have other bits than the config's first group says; a row of whole words tells.
+                let [_, words] = two(codes)?;
+                let told = (u64::from(words) * 32).checked_div(cols.into()).unwrap_or(0);
+                let bits = if cols >= 32 { small(told)? } else { bits };
                 let symmetric = !facts.0.contains_key(&Role::Part(Part::Zeros));
                 Weight::new(Layout::Packed { bits, group, symmetric }, rows, cols, facts.scale()?)
             }

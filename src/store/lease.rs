@@ -2,12 +2,13 @@
 //! one left, so that the next run goes on from there.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::Mutex;
 
 use super::{Store, StoreError, unix_now};
 use crate::format::limits::MAX_LEASE;
-use crate::format::store::{self as paths, Lease as Document};
+use crate::format::store::{self as paths, Lease as Document, Tombstone};
 use crate::id::PackId;
 use crate::source::ObjectPath;
 
@@ -21,6 +22,8 @@ pub struct Lease {
     path: ObjectPath,
     started: u64,
     objects: Arc<Mutex<Vec<String>>>,
+    /// What this writer wrote and was not there before.
+    written: Arc<Mutex<Vec<ObjectPath>>>,
 }
 
 impl Lease {
@@ -33,6 +36,7 @@ impl Lease {
             path: paths::lease(&id),
             started: unix_now(),
             objects: Arc::default(),
+            written: Arc::default(),
         };
         lease.add([]).await?;
         Ok(lease)
@@ -50,6 +54,69 @@ impl Lease {
         let bytes = document.to_bytes().map_err(StoreError::format(&self.store, &self.path))?;
         self.store.backend().put(&self.path, vec![bytes.into()]).await?;
         Ok(())
+    }
+
+    /// Notes that this writer wrote the object, which is in the lease, and that it was not there before.
+    pub async fn wrote(&self, object: ObjectPath) {
+        self.written.lock().await.push(object);
+    }
+
+    /// Takes back what this writer wrote, when no ref of its own leads there, and gives the lease back.
+    /// Where another writer may have linked some of it meanwhile, all of it is left to a collection, and so
+    /// is the lease. Returns whether it was taken back.
+    ///
+    /// Another writer lists what it links in a lease, then looks for tombstones, and publishes its ref before
+    /// it gives the lease back. So once all tombstones are there, whoever has linked an object is seen by a
+    /// lease that lists it, or by a ref that is no older than the object.
+    pub async fn undo(self) -> Result<bool, StoreError> {
+        let backend = self.store.backend();
+        let written = std::mem::take(&mut *self.written.lock().await);
+        let mut oldest = None;
+        for object in &written {
+            let tombstone = paths::tombstone(object);
+            let bytes = Tombstone::new(unix_now()).to_bytes();
+            let bytes = bytes.map_err(StoreError::format(&self.store, &tombstone))?;
+            backend.put(&tombstone, vec![bytes.into()]).await?;
+            let modified = backend.head(object).await?.map(|info| info.modified);
+            oldest = oldest.into_iter().chain(modified).min();
+        }
+        let alone = match oldest {
+            None => true,
+            Some(oldest) => self.is_alone(&written, oldest).await?,
+        };
+        // In reverse: an artifact loses its manifest before its packs.
+        for object in written.iter().rev() {
+            if alone {
+                backend.delete(object).await?;
+            }
+            backend.delete(&paths::tombstone(object)).await?;
+        }
+        if alone {
+            self.release().await?;
+        }
+        Ok(alone)
+    }
+
+    /// Whether no other lease lists any of these objects, and no ref was written since.
+    async fn is_alone(
+        &self,
+        objects: &[ObjectPath],
+        since: SystemTime,
+    ) -> Result<bool, StoreError> {
+        for info in self.store.list("leases/").await? {
+            if info.path == self.path {
+                continue;
+            }
+            let Some(bytes) = self.store.read_optional(&info.path, MAX_LEASE).await? else {
+                continue;
+            };
+            let Ok(lease) = Document::parse(&bytes) else { return Ok(false) };
+            if objects.iter().any(|own| lease.objects.iter().any(|path| path == own.as_str())) {
+                return Ok(false);
+            }
+        }
+        let refs = self.store.list("refs/").await?;
+        Ok(refs.iter().all(|info| info.modified < since))
     }
 
     /// Gives the lease back, when everything that it lists is named by a ref.

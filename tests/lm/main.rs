@@ -3,6 +3,7 @@
 
 mod calibrated;
 mod eval;
+mod gradients;
 mod models;
 
 #[path = "../support/run.rs"]

@@ -52,6 +52,8 @@ fn calibrated_methods_lose_less_than_rounding_and_are_found_again() {
         assert!(calibrated.iter().all(|own| own["error"].as_f64().is_some_and(|e| e < 0.5)));
         let again = from_little(&store, "base", &format!("{name}:again"), &arguments);
         assert_eq!((again.number("tensors_computed"), again.number("tensors_linked")), (0, 21));
+        assert_eq!(again.json["calibrated"], serde_json::json!([]), "{name}: the model is not run");
+        assert_eq!(again.number("new_bytes"), 0, "{name}");
         assert_eq!(again.json["manifest"], first.json["manifest"]);
     }
     // Other tokens are other statistics.

@@ -220,6 +220,12 @@ fn what_cannot_be_a_delta_is_refused_by_name() {
         let says = ["tensor layers.1.up_proj.weight: element 2047 is not finite", "lossless"];
         refused(&store, text(&bad), "base", &["--method", method], 1, &says);
     }
+    // Of an artifact it is found while the result is packed.
+    pack(&store, &bad, "bad", &[]);
+    for method in ["sparse_int8", "uniform"] {
+        let says = ["tensor layers.1.up_proj.weight: element 2047 is not finite", "lossless"];
+        refused(&store, "bad", "base", &["--method", method], 1, &says);
+    }
     // Without loss, it is none of the method's business.
     went_well(&delta(&store, text(&bad), "base", "nan", &[]));
 

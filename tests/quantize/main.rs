@@ -1,14 +1,19 @@
 //! `tenpak quantize` and `tenpak delta`, by what they leave in a store.
 
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/library.rs"]
+mod library;
 #[path = "../support/run.rs"]
 mod run;
 
+mod again;
 mod backend;
 mod calibrated;
 mod checkpoint;
 mod delta;
 mod gguf;
 mod memo;
+mod mixed;
 mod model;
 mod survive;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::model::{CONFIG, Tensor, llama, write, write_shards};
-use super::run::{Run, command, done, fresh_folder, limited, objects, pack, tenpak, text};
+use super::run::{command, done, fresh_folder, limited, objects, pack, tenpak, text};
 use super::{quantize, quantized};
 
 /// A store that holds something already.
@@ -14,17 +14,20 @@ fn store(folder: &Path) -> std::path::PathBuf {
     store
 }
 
-/// Quantizing must fail with status 1 and say all of this; the store is the same afterwards.
+/// Quantizing must fail with status 1 and say all of this, from the folder and from an artifact of it; the
+/// store is the same afterwards.
 #[track_caller]
-fn refused(store: &Path, model: &Path, arguments: &[&str], says: &[&str]) -> Run {
-    let before = objects(store);
-    let run = quantize(store, text(model), "q", arguments);
-    assert_eq!(run.status, Some(1), "{}", run.error);
-    for text in says {
-        assert!(run.error.contains(text), "{:?} does not say {text:?}", run.error);
+fn refused(store: &Path, model: &Path, arguments: &[&str], says: &[&str]) {
+    pack(store, model, "source", &[]);
+    for source in [text(model), "source"] {
+        let before = objects(store);
+        let run = quantize(store, source, "q", arguments);
+        assert_eq!(run.status, Some(1), "{source}: {}", run.error);
+        for text in says {
+            assert!(run.error.contains(text), "{source}: {:?} does not say {text:?}", run.error);
+        }
+        assert_eq!(objects(store), before, "{source}");
     }
-    assert_eq!(objects(store), before);
-    run
 }
 
 fn tensor<'t>(tensors: &'t mut [Tensor], end: &str) -> &'t mut Tensor {
@@ -115,11 +118,11 @@ fn zero_points_that_a_format_cannot_hold_are_named() {
     let model = write(&folder.join("model"), &tensors);
     let method = ["--method", "rtn", "--format", "gptq", "--asymmetric", "--group-size", "32"];
     let name = "tensor model.layers.0.self_attn.q_proj.weight: row 0, group 0";
+    let before = objects(&store);
     let run = quantize(&store, text(&model), "q", &method);
     assert_eq!(run.status, Some(1));
     assert!(run.error.contains(name) && run.error.contains("gptq_v2"), "{}", run.error);
-    let run = tenpak(&["load", "q", "--store", text(&store)]);
-    assert_eq!(run.status, Some(3), "nothing was published");
+    assert_eq!(objects(&store), before);
 }
 
 #[test]
@@ -134,12 +137,6 @@ fn models_that_are_not_whole_are_refused() {
     let model = write_shards(&folder.join("model"), &shards);
     std::fs::remove_file(model.join(shards[1].0)).unwrap();
     refused(&store, &model, &nf4, &["tensor ", shards[1].0, "is missing"]);
-    // Also where it is an artifact that lacks the shard.
-    pack(&store, &model, "half", &[]);
-    let before = objects(&store);
-    let run = quantize(&store, "half", "q", &["--preset", "bnb_nf4"]);
-    assert_eq!((run.status, objects(&store)), (Some(1), before));
-    assert!(run.error.contains("is missing"), "{}", run.error);
 
     let model = write_shards(&folder.join("twice"), &[shards[0], ("again.safetensors", first)]);
     refused(&store, &model, &nf4, &["tensor model.", "again.safetensors", "leave one file out"]);
@@ -197,11 +194,14 @@ fn a_full_disk_is_an_error_and_no_damage() {
     let folder = fresh_folder("full_disk");
     let store = store(&folder);
     let model = write(&folder.join("model"), &llama(1, 256));
-    let all = ["--json", "quantize", text(&model), "--store", text(&store), "--name", "q"];
-    let inner = command(&[&all[..], &["--preset", "bnb_int8"]].concat());
-    for kib in [0, 100] {
+    pack(&store, &model, "source", &[]);
+    let before = objects(&store);
+    for (source, kib) in [(text(&model), 0), (text(&model), 100), ("source", 0), ("source", 100)] {
+        let all = ["--json", "quantize", source, "--store", text(&store), "--name", "q"];
+        let inner = command(&[&all[..], &["--preset", "bnb_int8"]].concat());
         let run = limited(&inner, kib);
         assert_eq!(run.status, Some(1), "{kib} KiB: {}", run.error);
+        assert_eq!(objects(&store), before, "{kib} KiB");
         assert!(run.error.contains(text(&store)), "{}", run.error);
         assert_eq!(tenpak(&["load", "q", "--store", text(&store)]).status, Some(3));
         done(&["verify", "--store", text(&store)]);

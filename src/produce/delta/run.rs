@@ -108,7 +108,8 @@ pub fn delta(
         own.any(|(tensor, beside)| tensor.file == file && *beside == Beside::Other)
     };
     let inputs = tuned.inputs(made);
-    let packed = pack_inputs(&inputs, &mut maker, store, (name, tag), options, runtime, progress);
+    let options = options.into();
+    let packed = pack_inputs(&inputs, &mut maker, store, (name, tag), &options, runtime, progress);
     let packed = match (packed, maker.error.take()) {
         (Err(PackError::Unmade), Some(error)) => return Err(error),
         (packed, _) => packed?,
@@ -228,6 +229,10 @@ impl Maker for Approximating<'_> {
             self.error = Some(error);
             PackError::Unmade
         })
+    }
+
+    fn may_pass(&self) -> bool {
+        self.error.as_ref().is_some_and(ProduceError::may_pass)
     }
 
     fn finish(&mut self) -> Result<(), PackError> {

@@ -1,0 +1,163 @@
+//! Gradients of what a causal model's predictions cost, from its end to its beginning, a block at a time.
+//!
+//! Blocks run here by candle's own operations, which it can differentiate; they give what
+//! [`Block::forward`] gives, but for rounding.
+
+use candle_core::{D, Device, Tensor, Var};
+
+use super::attention::Context;
+use super::head::{Head, SLICE};
+use super::{Block, Linear, LmError};
+
+/// What gradients of one sequence are.
+#[derive(Debug)]
+pub struct Gradients {
+    /// Of the block's input, f32 `[tokens, hidden]`.
+    pub input: Tensor,
+    /// Of the output of each of the block's linear layers, in their order, f32 `[tokens, rows]`.
+    pub outputs: Vec<Tensor>,
+}
+
+impl Block {
+    /// The gradients of a block, by that of its output, f32 `[tokens, hidden]`, on one sequence. `None` for
+    /// a block of a model that predicts nothing.
+    pub fn gradients(
+        &self,
+        input: &Tensor,
+        context: &Context,
+        of_output: &Tensor,
+    ) -> Result<Option<Gradients>, LmError> {
+        let Self::Decoder(block) = self else { return Ok(None) };
+        let input = Var::from_tensor(input)?;
+        let tokens = input.dim(0)?;
+        // Zeros beside what each layer gives: their gradients are those of its output.
+        let mut beside = Vec::new();
+        for linear in block.linears() {
+            let shape = (tokens, linear.weight.dim(0)?);
+            beside.push(Var::from_tensor(&Tensor::zeros(shape, input.dtype(), &Device::Cpu)?)?);
+        }
+        let run = |linear: &Linear, at: usize, input: &Tensor| -> Result<Tensor, LmError> {
+            let output = linear.forward(input)?;
+            Ok(match beside.get(at) {
+                Some(zeros) => (output + zeros.as_tensor())?,
+                None => output,
+            })
+        };
+        let [q, k, v, o, gate, up, down] = block.linears();
+        let normed = rms_norm(&input, &block.input_norm.1, context.epsilon)?;
+        let heads = [run(q, 0, &normed)?, run(k, 1, &normed)?, run(v, 2, &normed)?];
+        let seen = attend(context, block.index, heads, block.head_norms.as_ref())?;
+        let middle = (input.as_tensor() + run(o, 3, &seen)?)?;
+        let normed = rms_norm(&middle, &block.post_norm.1, context.epsilon)?;
+        let gated = (run(gate, 4, &normed)?.silu()? * run(up, 5, &normed)?)?;
+        let output = (middle + run(down, 6, &gated)?)?;
+        let found = (output * of_output)?.sum_all()?.backward()?;
+        let of = |var: &Var| found.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
+        let outputs = beside.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Gradients { input: of(&input)?, outputs }))
+    }
+}
+
+impl Head {
+    /// The gradient of what it costs in nats, summed up, that `next` come after the first of these hidden
+    /// states, f32 `[tokens, hidden]`, by them.
+    pub fn gradient(&self, hidden: &Tensor, next: &[u32]) -> Result<Tensor, LmError> {
+        let input = Var::from_tensor(hidden)?;
+        let normed = rms_norm(&input, &self.norm, self.epsilon)?;
+        let seen = normed.narrow(0, 0, next.len())?.detach();
+        let rows = self.weight.count()?;
+        let slices = || (0..rows).step_by(SLICE).map(|first| (first, SLICE.min(rows - first)));
+        // The logarithm of each token's sum of exponentials, then probabilities, slice by slice.
+        let mut most = Tensor::full(f32::NEG_INFINITY, (next.len(), 1), &Device::Cpu)?;
+        let mut sum = Tensor::zeros((next.len(), 1), hidden.dtype(), &Device::Cpu)?;
+        for (first, count) in slices() {
+            let logits = seen.matmul(&self.weight.slice(first, count)?.t()?)?;
+            let larger = most.maximum(&logits.max_keepdim(D::Minus1)?)?;
+            let own = logits.broadcast_sub(&larger)?.exp()?.sum_keepdim(D::Minus1)?;
+            sum = ((sum * (most - &larger)?.exp()?)? + own)?;
+            most = larger;
+        }
+        let whole = (most + sum.log()?)?;
+        let mut of_normed = seen.zeros_like()?;
+        for (first, count) in slices() {
+            let weight = self.weight.slice(first, count)?;
+            let chances = seen.matmul(&weight.t()?)?.broadcast_sub(&whole)?.exp()?;
+            let mut chances: Vec<f32> = chances.flatten_all()?.to_vec1()?;
+            for (row, token) in next.iter().enumerate() {
+                let token = (*token as usize).checked_sub(first).filter(|token| *token < count);
+                if let Some(chance) = token.and_then(|token| chances.get_mut(row * count + token)) {
+                    *chance -= 1.0;
+                }
+            }
+            let chances = Tensor::from_vec(chances, (next.len(), count), &Device::Cpu)?;
+            of_normed = (of_normed + chances.matmul(&weight)?)?;
+        }
+        let used = normed.narrow(0, 0, next.len())?;
+        let found = (used * of_normed)?.sum_all()?.backward()?;
+        Ok(found.get(&input).cloned().map_or_else(|| input.zeros_like(), Ok)?)
+    }
+}
+
+/// As [`Context::attend`].
+fn attend(
+    context: &Context,
+    layer: usize,
+    [q, k, v]: [Tensor; 3],
+    norms: Option<&[Tensor; 2]>,
+) -> Result<Tensor, LmError> {
+    let (tokens, width) = (context.tokens, context.head_dim);
+    let split = |x: Tensor, heads: usize| -> Result<Tensor, LmError> {
+        Ok(x.reshape((tokens, heads, width))?.transpose(0, 1)?.contiguous()?)
+    };
+    let (mut q, mut k, v) =
+        (split(q, context.heads)?, split(k, context.kv_heads)?, split(v, context.kv_heads)?);
+    if let Some([on_q, on_k]) = norms {
+        (q, k) = (rms_norm(&q, on_q, context.epsilon)?, rms_norm(&k, on_k, context.epsilon)?);
+    }
+    if !context.turns.is_empty() {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = context.turns.iter().copied().unzip();
+        let table = |of: Vec<f32>| Tensor::from_vec(of, (tokens, width / 2), &Device::Cpu);
+        let (cos, sin) = (table(cos)?, table(sin)?);
+        (q, k) = (turn(&q, &cos, &sin)?, turn(&k, &cos, &sin)?);
+    }
+    let shared = context.heads / context.kv_heads;
+    let q = (q * (1.0 / (width as f64).sqrt()))?;
+    let q = q.reshape((context.kv_heads, shared * tokens, width))?;
+    let scores = q.matmul(&k.transpose(1, 2)?.contiguous()?)?;
+    let scores = scores.reshape((context.heads, tokens, tokens))?;
+    let scores = scores.broadcast_add(&mask(context, layer)?)?;
+    let most = scores.max_keepdim(D::Minus1)?.detach();
+    let raised = scores.broadcast_sub(&most)?.exp()?;
+    let weights = raised.broadcast_div(&raised.sum_keepdim(D::Minus1)?)?;
+    let weights = weights.reshape((context.kv_heads, shared * tokens, tokens))?;
+    let seen = weights.matmul(&v)?.reshape((context.heads, tokens, width))?;
+    Ok(seen.transpose(0, 1)?.reshape((tokens, context.heads * width))?)
+}
+
+/// 0 for keys that a query sees, far below every score for others; f32 `[tokens, tokens]`.
+fn mask(context: &Context, layer: usize) -> Result<Tensor, LmError> {
+    let window = context.windows.get(layer).copied().flatten().unwrap_or(usize::MAX);
+    let tokens = context.tokens;
+    let one = |at: usize| {
+        let (query, key) = (at / tokens, at % tokens);
+        let is_seen = !context.causal || (key <= query && query - key < window);
+        if is_seen { 0.0 } else { -1e30_f32 }
+    };
+    let values: Vec<f32> = (0..tokens * tokens).map(one).collect();
+    Ok(Tensor::from_vec(values, (tokens, tokens), &Device::Cpu)?)
+}
+
+fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, LmError> {
+    let half = cos.dim(1)?;
+    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+    let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+    Ok(Tensor::cat(&[first, second], D::Minus1)?)
+}
+
+fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor, LmError> {
+    let width = x.dim(D::Minus1)? as f64;
+    let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / width)?;
+    let by = (mean + epsilon)?.sqrt()?.recip()?;
+    Ok(x.broadcast_mul(&by)?.broadcast_mul(weight)?)
+}
