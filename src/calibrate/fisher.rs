@@ -8,7 +8,7 @@
 
 use super::driver::Contexts;
 use super::measure::Statistics;
-use super::states::States;
+use super::runs::Runs;
 use super::{CalibrateError, Draws};
 use crate::lm::{LmError, Model};
 
@@ -17,10 +17,9 @@ use crate::lm::{LmError, Model};
 pub(super) fn add(
     model: &Model,
     draws: &Draws,
-    entering: &[States],
-    last: &States,
+    entering: Vec<Runs>,
+    last: &Runs,
     statistics: &mut Statistics,
-    budget: usize,
 ) -> Result<(), CalibrateError> {
     let contexts = Contexts::new(model);
     let head = model.head()?;
@@ -28,8 +27,8 @@ pub(super) fn add(
         let next = draws.runs().get(run).and_then(|run| run.get(1..)).unwrap_or_default();
         Ok(head.gradient(&last.get(run)?, next)?)
     };
-    let mut gradients = States::new((0..last.len()).map(gradient), budget)?;
-    for (index, states) in entering.iter().enumerate().rev() {
+    let mut gradients = Runs::new((0..last.len()).map(gradient))?;
+    for (index, states) in entering.into_iter().enumerate().rev() {
         let block = model.block(index)?;
         let linears = block.linears();
         let rows = linears.iter().map(|linear| linear.weight.dim(0));
@@ -51,7 +50,7 @@ pub(super) fn add(
                 }
             }
             tokens += state.dim(0)?;
-            gradients.put(run, found.input)?;
+            gradients.put(run, &found.input)?;
         }
         for (linear, sums) in linears.iter().zip(sums) {
             let mean = |sum: f64| (sum / tokens.max(1) as f64) as f32;

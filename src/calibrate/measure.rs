@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use super::driver::{Contexts, begin};
-use super::states::States;
+use super::driver::Contexts;
+use super::runs::Runs;
 use super::{CalibrateError, Draws, fisher};
 use crate::dtype::Dtype;
 use crate::lm::{LmError, Model, Tap};
@@ -86,27 +86,25 @@ impl Statistics {
 }
 
 /// Runs the model as it is over the tokens, once to its end and, if it predicts something, back for
-/// gradients; `budget` bytes of hidden states are held in memory, the others in files.
-pub fn measure(model: &Model, draws: &Draws, budget: usize) -> Result<Statistics, CalibrateError> {
-    let layers = model.config().layers;
-    // The states that enter each block wait for the way back, and there are gradients beside them.
-    let share = if model.config().is_causal() { budget / (layers + 2) } else { budget };
-    let mut entering = Vec::new();
-    let mut states = begin(model, draws, share)?;
+/// gradients. In memory are one block and what one run of tokens makes of it; the rest lies in files.
+pub fn measure(model: &Model, draws: &Draws) -> Result<Statistics, CalibrateError> {
+    let runs: Vec<&[u32]> = draws.runs().iter().map(Vec::as_slice).collect();
+    let mut states = Runs::new(model.embed(&runs)?.into_iter().map(Ok))?;
     let contexts = Contexts::new(model);
-    let contexts = |tokens| contexts.of(tokens);
     let mut statistics = Statistics::default();
-    for index in 0..layers {
+    // The states that enter each block wait for the way back.
+    let mut entering = Vec::new();
+    for index in 0..model.config().layers {
         let block = model.block(index)?;
-        if model.config().is_causal() {
-            let same = (0..states.len()).map(|run| states.get(run));
-            entering.push(States::new(same, share)?);
-        }
         let mut sums = Sums { by_group: Vec::new() };
-        for run in 0..states.len() {
+        let one = |run: usize| {
             let state = states.get(run)?;
-            let context = contexts(state.dim(0)?)?;
-            states.put(run, block.forward(&state, &context, &mut sums)?)?;
+            Ok(block.forward(&state, &contexts.of(state.dim(0)?)?, &mut sums)?)
+        };
+        let next = Runs::new((0..states.len()).map(one))?;
+        let before = std::mem::replace(&mut states, next);
+        if model.config().is_causal() {
+            entering.push(before);
         }
         for (names, sum) in sums.by_group {
             let tokens = sum.tokens.max(1) as f64;
@@ -117,7 +115,7 @@ pub fn measure(model: &Model, draws: &Draws, budget: usize) -> Result<Statistics
         }
     }
     if model.config().is_causal() {
-        fisher::add(model, draws, &entering, &states, &mut statistics, share)?;
+        fisher::add(model, draws, entering, &states, &mut statistics)?;
     }
     Ok(statistics)
 }

@@ -11,6 +11,7 @@ mod driver;
 mod fisher;
 mod inputs;
 mod measure;
+mod runs;
 mod sensitivity;
 mod states;
 

@@ -30,8 +30,6 @@ const ABOUT: &str = "statistics.json";
 const FORMAT: &str = "tenpak-statistics";
 /// The largest of either that is read.
 const MAX: u64 = 1 << 30;
-/// Bytes of hidden states that are held in memory.
-const STATES: usize = 1 << 30;
 
 /// Statistics, and where they are.
 #[derive(Debug)]
@@ -67,7 +65,7 @@ pub fn statistics(
     runtime: &Handle,
 ) -> Result<Obtained, ProduceError> {
     let Some(Keeping { store, name, open, pack }) = keeping else {
-        let statistics = measure(model, draws, STATES)?;
+        let statistics = measure(model, draws)?;
         return Ok(Obtained { statistics, manifest: None, reused: false });
     };
     let checkpoint = Checkpoint::open(source.clone(), runtime)?;
@@ -75,7 +73,7 @@ pub fn statistics(
     if let Some((manifest, statistics)) = kept(store, name, &open, &about, runtime)? {
         return Ok(Obtained { statistics, manifest: Some(manifest), reused: true });
     }
-    let statistics = measure(model, draws, STATES)?;
+    let statistics = measure(model, draws)?;
     let manifest = keep(&statistics, about, &checkpoint, store, name, pack, runtime)?;
     Ok(Obtained { statistics, manifest: Some(manifest), reused: false })
 }
