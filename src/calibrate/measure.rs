@@ -93,12 +93,13 @@ pub fn measure(
     let (mut statistics, mut found) = (Statistics::default(), Vec::new());
     for index in 0..model.config().layers {
         let block = model.block(index)?;
-        for group in block.groups() {
+        for (number, group) in block.groups().iter().enumerate() {
             let linears = block.linears();
             let members: Vec<_> = group.iter().filter_map(|at| linears.get(*at)).collect();
             let Some(first) = members.first() else { continue };
             let columns = first.weight.dim(1)?;
-            let seen = inputs::gather(&block, &states, &contexts, &first.name, columns)?;
+            inputs::reach(&block, &mut states, &contexts, number)?;
+            let seen = inputs::gather(&block, &states, &contexts, number, columns)?;
             let (squares, means) = (seen.squares(), seen.means());
             let names: Vec<String> = members.iter().map(|linear| linear.name.clone()).collect();
             let mut sensitivity = Sensitivity { layers: names, weights: 0, errors: Vec::new() };

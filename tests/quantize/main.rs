@@ -10,6 +10,7 @@ mod delta;
 mod gguf;
 mod memo;
 mod model;
+mod perplexity;
 mod survive;
 
 use std::path::Path;
