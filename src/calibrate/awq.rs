@@ -33,17 +33,17 @@ pub(super) fn solve(
     };
     let plain = block.clone();
     let mut found: Vec<Found> = Vec::new();
-    for (group, giver) in block.groups().iter().zip(givers) {
+    for (number, (group, giver)) in block.groups().iter().zip(givers).enumerate() {
         let names = plain.named(group);
         let wanted: Vec<(usize, Scheme)> =
             group.iter().zip(&names).filter_map(|(at, name)| Some((*at, scheme(name)?))).collect();
         let Some((first, of_first)) = wanted.first().copied() else { continue };
-        let (layer, columns) = match plain.linears().get(first) {
-            Some(linear) => (linear.name.clone(), linear.weight.dim(1)?),
+        let columns = match plain.linears().get(first) {
+            Some(linear) => linear.weight.dim(1)?,
             None => continue,
         };
         // Every input is that of the block as it was: what is folded changes none.
-        let mut seen = inputs::gather(&plain, states, contexts, &layer, columns)?;
+        let mut seen = inputs::gather(&plain, states, contexts, number, columns)?;
         // A layer that reads the input and stays as it is would have to be scaled too.
         let foldable = wanted.len() == group.len();
         if let Some(giver) = giver.filter(|_| foldable) {

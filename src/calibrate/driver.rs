@@ -105,7 +105,7 @@ pub fn calibrate(
             Solver::Awq { clip } => {
                 awq::solve(model, &mut block, &states, &contexts, scheme, clip, take)?;
             }
-            solver => solve(&mut block, &states, &contexts, scheme, solver, take)?,
+            solver => solve(&mut block, &mut states, &contexts, scheme, solver, take)?,
         }
         take(Calibrated::Block(index, layers))?;
         if index + 1 < layers {
@@ -144,27 +144,30 @@ impl<'a> Contexts<'a> {
 }
 
 /// Solves the layers of a block, those that share an input together, each input being what the layers
-/// solved before leave of it.
+/// solved before leave of it. No layer is run twice on any token.
 fn solve(
     block: &mut Block,
-    states: &States,
+    states: &mut States,
     contexts: &dyn Fn(usize) -> Result<Context, LmError>,
     scheme: &dyn Fn(&str) -> Option<Scheme>,
     solver: Solver,
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
 ) -> Result<(), CalibrateError> {
-    for group in block.groups() {
+    for (number, group) in block.groups().iter().enumerate() {
         let names: Vec<String> = block.named(group);
         let wanted: Vec<(usize, Scheme)> =
             group.iter().zip(&names).filter_map(|(at, name)| Some((*at, scheme(name)?))).collect();
         let Some((first, _)) = wanted.first().copied() else { continue };
-        let (layer, columns) = match block.linears().get(first) {
-            Some(linear) => (linear.name.clone(), linear.weight.dim(1)?),
+        let columns = match block.linears().get(first) {
+            Some(linear) => linear.weight.dim(1)?,
             None => continue,
         };
         let seen = match solver {
             Solver::Hqq => None,
-            _ => Some(inputs::gather(block, states, contexts, &layer, columns)?),
+            _ => {
+                inputs::reach(block, states, contexts, number)?;
+                Some(inputs::gather(block, states, contexts, number, columns)?)
+            }
         };
         let mut factor: Option<Factor> = None;
         for (at, scheme) in wanted {
@@ -219,18 +222,27 @@ pub(super) fn put(
     Ok(error)
 }
 
-/// The squared error relative to the square, of outputs where there is a Hessian, else of weights.
+/// Rows that tell what a weight's error costs.
+const ROWS: usize = 128;
+
+/// The squared error relative to the square, of outputs where there is a Hessian, else of weights: by
+/// [`ROWS`] rows, evenly spaced, where there are more.
 pub(super) fn relative(
     values: &[f32],
     weight: &[f32],
     hessian: Option<&[f32]>,
     columns: usize,
 ) -> f64 {
-    let off: Vec<f32> = values.iter().zip(weight).map(|(a, b)| a - b).collect();
+    let columns = columns.max(1);
+    let rows = weight.len() / columns;
+    let step = rows.div_ceil(ROWS).max(1);
+    let some = |of: &[f32]| of.chunks(columns).step_by(step).flatten().copied().collect();
+    let (values, weight): (Vec<f32>, Vec<f32>) = (some(values), some(weight));
+    let off: Vec<f32> = values.iter().zip(&weight).map(|(a, b)| a - b).collect();
     let square = |of: &[f32]| match hessian {
         Some(hessian) => crate::solve::quadratic(of, hessian, columns),
         None => of.iter().map(|value| f64::from(*value).powi(2)).sum(),
     };
-    let whole = square(weight);
+    let whole = square(&weight);
     if whole > 0.0 { square(&off) / whole } else { 0.0 }
 }

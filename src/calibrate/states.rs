@@ -1,4 +1,4 @@
-//! The hidden states of every run, in memory up to a budget, in a file beyond it.
+//! How far every run of tokens has come through a block: in memory up to a budget, in a file beyond it.
 
 use std::fs::File;
 use std::io;
@@ -7,80 +7,146 @@ use std::os::unix::fs::FileExt;
 use candle_core::{Device, Tensor};
 
 use super::CalibrateError;
+use crate::lm::Passage;
 
-/// Hidden states by run.
+/// Tokens of runs that go through a block together: enough for products to be worth their packing.
+const TOGETHER: usize = 1024;
+
+/// What goes through a block, by batches of runs of equal length.
 pub(super) struct States {
-    held: Vec<Held>,
+    batches: Vec<Batch>,
+    /// Bytes of memory that are left.
+    room: usize,
     file: Option<File>,
+    /// Where the file ends.
+    end: u64,
 }
 
-enum Held {
-    Here(Tensor),
-    /// Offset and shape in the file.
-    There(u64, (usize, usize)),
+struct Batch {
+    /// Of each run.
+    tokens: usize,
+    /// The group of the block that comes next.
+    group: usize,
+    /// What goes on beside the group, and what it reads.
+    parts: [Part; 2],
+}
+
+/// A tensor, here or in the file.
+#[derive(Default)]
+struct Part {
+    here: Option<Tensor>,
+    /// Its shape, where it lies in the file.
+    there: Option<(usize, usize)>,
+    /// Offset and bytes of the file that it may use.
+    slot: Option<(u64, usize)>,
 }
 
 impl States {
-    /// Puts away what `states` gives, f32 `[tokens, hidden]` each, keeping `budget` bytes of it in memory.
+    /// Puts away what enters the first block, f32 `[tokens, hidden]` each, keeping `budget` bytes in memory.
     pub(super) fn new(
-        states: impl Iterator<Item = Result<Tensor, CalibrateError>>,
+        runs: impl Iterator<Item = Result<Tensor, CalibrateError>>,
         budget: usize,
     ) -> Result<Self, CalibrateError> {
-        let mut this = Self { held: Vec::new(), file: None };
-        let (mut room, mut end) = (budget, 0);
-        for state in states {
-            let state = state?;
-            let (tokens, hidden) = state.dims2()?;
-            let bytes = tokens * hidden * 4;
-            if bytes <= room {
-                room -= bytes;
-                this.held.push(Held::Here(state));
-                continue;
+        let mut this = Self { batches: Vec::new(), room: budget, file: None, end: 0 };
+        let mut waiting: Vec<Tensor> = Vec::new();
+        for run in runs {
+            let run = run?;
+            let tokens = run.dim(0)?;
+            let other = waiting.first().map_or(Ok(tokens), |first| first.dim(0))? != tokens;
+            if other || (waiting.len() + 1) * tokens > TOGETHER {
+                this.enter(&mut waiting)?;
             }
-            if this.file.is_none() {
-                this.file = Some(unnamed().map_err(|source| CalibrateError::Spool { source })?);
-            }
-            this.held.push(Held::There(end, (tokens, hidden)));
-            end += bytes as u64;
-            this.put(this.held.len() - 1, state)?;
+            waiting.push(run);
         }
+        this.enter(&mut waiting)?;
         Ok(this)
     }
 
+    fn enter(&mut self, waiting: &mut Vec<Tensor>) -> Result<(), CalibrateError> {
+        let Some(first) = waiting.first() else { return Ok(()) };
+        let (tokens, all) = (first.dim(0)?, Tensor::cat(waiting, 0)?);
+        waiting.clear();
+        self.batches.push(Batch { tokens, group: 0, parts: Default::default() });
+        self.put(self.batches.len() - 1, Passage::enter(all))
+    }
+
+    /// How many batches there are.
     pub(super) fn len(&self) -> usize {
-        self.held.len()
+        self.batches.len()
     }
 
-    /// The states of run `index`.
-    pub(super) fn get(&self, index: usize) -> Result<Tensor, CalibrateError> {
-        match (self.held.get(index), &self.file) {
-            (Some(Held::Here(state)), _) => Ok(state.clone()),
-            (Some(Held::There(offset, (tokens, hidden))), Some(file)) => {
-                let mut bytes = vec![0; tokens * hidden * 4];
-                let read = file.read_exact_at(&mut bytes, *offset);
-                read.map_err(|source| CalibrateError::Spool { source })?;
-                let words = bytes.as_chunks::<4>().0.iter();
-                let values: Vec<f32> = words.map(|word| f32::from_le_bytes(*word)).collect();
-                Ok(Tensor::from_vec(values, (*tokens, *hidden), &Device::Cpu)?)
-            }
-            _ => Err(CalibrateError::Method(format!("there is no run {index}"))),
-        }
+    /// Tokens of each run of a batch.
+    pub(super) fn tokens(&self, batch: usize) -> usize {
+        self.batches.get(batch).map_or(0, |batch| batch.tokens)
     }
 
-    /// Replaces the states of run `index` by others of the same shape.
-    pub(super) fn put(&mut self, index: usize, state: Tensor) -> Result<(), CalibrateError> {
-        match (self.held.get_mut(index), &self.file) {
-            (Some(Held::Here(held)), _) => *held = state,
-            (Some(Held::There(offset, _)), Some(file)) => {
-                let values: Vec<f32> = state.flatten_all()?.to_vec1()?;
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                let written = file.write_all_at(&bytes, *offset);
-                written.map_err(|source| CalibrateError::Spool { source })?;
+    /// How far a batch has come.
+    pub(super) fn get(&self, batch: usize) -> Result<Passage, CalibrateError> {
+        let missing = || CalibrateError::Method(format!("there is no batch {batch}"));
+        let Batch { group, parts: [rest, held], .. } =
+            self.batches.get(batch).ok_or_else(missing)?;
+        let rest = rest.read(self.file.as_ref())?.ok_or_else(missing)?;
+        Ok(Passage { group: *group, rest, held: held.read(self.file.as_ref())? })
+    }
+
+    /// Says how far a batch has come.
+    pub(super) fn put(&mut self, batch: usize, passage: Passage) -> Result<(), CalibrateError> {
+        let missing = || CalibrateError::Method(format!("there is no batch {batch}"));
+        let Batch { group, parts, .. } = self.batches.get_mut(batch).ok_or_else(missing)?;
+        *group = passage.group;
+        for (part, tensor) in parts.iter_mut().zip([Some(passage.rest), passage.held]) {
+            self.room += part.here.take().map_or(0, |tensor| bytes_of(&tensor));
+            part.there = None;
+            let Some(tensor) = tensor else { continue };
+            let bytes = bytes_of(&tensor);
+            if bytes <= self.room {
+                self.room -= bytes;
+                part.here = Some(tensor);
+                continue;
             }
-            _ => return Err(CalibrateError::Method(format!("there is no run {index}"))),
+            let spill = |source| CalibrateError::Spool { source };
+            let file = match self.file.take() {
+                Some(file) => file,
+                None => unnamed().map_err(spill)?,
+            };
+            let offset = match part.slot {
+                Some((offset, room)) if bytes <= room => offset,
+                _ => {
+                    part.slot = Some((self.end, bytes));
+                    self.end += bytes as u64;
+                    self.end - bytes as u64
+                }
+            };
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+            let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let written = file.write_all_at(&data, offset);
+            self.file = Some(file);
+            written.map_err(spill)?;
+            part.there = Some(tensor.dims2()?);
         }
         Ok(())
     }
+}
+
+impl Part {
+    fn read(&self, file: Option<&File>) -> Result<Option<Tensor>, CalibrateError> {
+        if let Some(here) = &self.here {
+            return Ok(Some(here.clone()));
+        }
+        let (Some(shape), Some((offset, _)), Some(file)) = (self.there, self.slot, file) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; shape.0 * shape.1 * 4];
+        let read = file.read_exact_at(&mut bytes, offset);
+        read.map_err(|source| CalibrateError::Spool { source })?;
+        let words = bytes.as_chunks::<4>().0.iter();
+        let values: Vec<f32> = words.map(|word| f32::from_le_bytes(*word)).collect();
+        Ok(Some(Tensor::from_vec(values, shape, &Device::Cpu)?))
+    }
+}
+
+fn bytes_of(tensor: &Tensor) -> usize {
+    tensor.elem_count() * 4
 }
 
 /// A file that no name leads to: it goes when it is closed, however the process ends.
@@ -100,18 +166,31 @@ mod tests {
 
     #[test]
     fn what_is_put_away_comes_back() {
-        let one = |at: usize| Tensor::full(at as f32 + 0.5, (3, 4), &Device::Cpu).unwrap();
-        for budget in [0, 100, 1000] {
-            let mut states = States::new((0..5).map(|at| Ok(one(at))), budget).unwrap();
-            assert_eq!((states.len(), states.file.is_some()), (5, budget < 240));
-            let values = |states: &States, at| states.get(at).unwrap().to_vec2::<f32>().unwrap();
-            for at in 0..5 {
-                assert_eq!(values(&states, at), one(at).to_vec2::<f32>().unwrap());
+        let one = |at: usize, rows: usize| {
+            Tensor::full(at as f32 + 0.5, (rows, 4), &Device::Cpu).unwrap()
+        };
+        let values = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
+        for budget in [0, 20_000, 100_000] {
+            // Two of 512 together, two of 300, one of 512.
+            let runs = [512, 512, 300, 300, 512].into_iter().enumerate();
+            let runs = runs.map(|(at, tokens)| Ok(one(at, tokens)));
+            let mut states = States::new(runs, budget).unwrap();
+            assert_eq!((states.len(), states.file.is_some()), (3, budget < 40_000));
+            assert_eq!([0, 1, 2].map(|batch| states.tokens(batch)), [512, 300, 512]);
+            let whole = states.get(1).unwrap();
+            assert_eq!((whole.group, whole.held.is_none()), (0, true));
+            let both = Tensor::cat(&[one(2, 300), one(3, 300)], 0).unwrap();
+            assert_eq!(values(&whole.rest), values(&both));
+            // Something is held beside it, then something larger, then nothing.
+            for (group, held) in [(1, Some(one(7, 600))), (2, Some(one(8, 900))), (3, None)] {
+                let passage = Passage { group, rest: one(9, 600), held: held.clone() };
+                states.put(1, passage).unwrap();
+                let back = states.get(1).unwrap();
+                assert_eq!((back.group, values(&back.rest)), (group, values(&one(9, 600))));
+                assert_eq!(back.held.as_ref().map(values), held.as_ref().map(values));
+                assert_eq!(values(&states.get(2).unwrap().rest), values(&one(4, 512)));
             }
-            states.put(4, one(9)).unwrap();
-            assert_eq!(values(&states, 4), one(9).to_vec2::<f32>().unwrap());
-            assert_eq!(values(&states, 3), one(3).to_vec2::<f32>().unwrap());
-            assert!(states.get(5).is_err());
+            assert!(states.get(3).is_err());
         }
     }
 }

@@ -100,7 +100,13 @@ impl Quantize {
         let pack = self.publishing.options(global)?;
         if let Some(backend) = self.external.backend {
             let run = (global, runtime, output);
-            return self.external.run(backend, run, (source, recipe), (name, tag), pack);
+            return self.external.run(
+                backend,
+                run,
+                (source, recipe, &self.skip),
+                (name, tag),
+                pack,
+            );
         }
         recipe.check()?;
         let store = global.store()?;

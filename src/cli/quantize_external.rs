@@ -72,7 +72,7 @@ impl ExternalArgs {
         &self,
         backend: Backend,
         (global, runtime, output): (&Global, &Handle, &Output),
-        (source, recipe): (&str, Recipe),
+        (source, recipe, skip): (&str, Recipe, &[String]),
         (name, tag): (&ArtifactName, &Tag),
         mut options: PackOptions,
     ) -> Result<(), Failure> {
@@ -101,6 +101,7 @@ impl ExternalArgs {
             python: self.python.clone(),
             source: &folder,
             artifact: manifest,
+            skip,
             calibration: self.calibration.clone(),
             samples: (self.samples, self.sample_length),
             work: &scratch.0,

@@ -42,20 +42,41 @@ impl Context {
     }
 
     /// Attention of block `layer`: q `[tokens, heads * head_dim]`, k and v `[tokens, kv_heads * head_dim]`
-    /// give `[tokens, heads * head_dim]`. `norms` are put on the heads of q and k first.
+    /// give `[tokens, heads * head_dim]`; the tokens are those of one sequence or of several, one behind the
+    /// other. `norms` are put on the heads of q and k first.
     pub(super) fn attend(
+        &self,
+        layer: usize,
+        heads: [Tensor; 3],
+        norms: [Option<&Tensor>; 2],
+    ) -> Result<Tensor, LmError> {
+        let tokens = heads[0].dim(0)?;
+        if tokens == self.tokens {
+            return self.attend_one(layer, heads, norms);
+        }
+        if tokens == 0 || !tokens.is_multiple_of(self.tokens) {
+            return Err(LmError::Config(format!(
+                "{tokens} tokens where sequences of {} were said",
+                self.tokens
+            )));
+        }
+        let one = |first: usize| {
+            let [q, k, v] = heads.each_ref().map(|heads| heads.narrow(0, first, self.tokens));
+            self.attend_one(layer, [q?, k?, v?], norms)
+        };
+        let seen: Result<Vec<Tensor>, LmError> =
+            (0..tokens).step_by(self.tokens).map(one).collect();
+        Ok(Tensor::cat(&seen?, 0)?)
+    }
+
+    /// The same for one sequence.
+    fn attend_one(
         &self,
         layer: usize,
         [q, k, v]: [Tensor; 3],
         norms: [Option<&Tensor>; 2],
     ) -> Result<Tensor, LmError> {
-        let tokens = q.dim(0)?;
-        if tokens != self.tokens {
-            return Err(LmError::Config(format!(
-                "{tokens} tokens where {} were said",
-                self.tokens
-            )));
-        }
+        let tokens = self.tokens;
         let split = |x: Tensor, heads: usize| -> Result<Tensor, LmError> {
             Ok(x.reshape((tokens, heads, self.head_dim))?.transpose(0, 1)?.contiguous()?)
         };
@@ -118,7 +139,10 @@ const ROWS: usize = 32;
 
 /// A tensor with each run along its last dimension changed, given with its number. The rows do not
 /// depend on each other, and so not on the number of threads.
-fn by_rows(x: &Tensor, change: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor, LmError> {
+pub(super) fn by_rows(
+    x: &Tensor,
+    change: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Tensor, LmError> {
     let width = x.dim(D::Minus1)?.max(1);
     let mut values: Vec<f32> = x.flatten_all()?.to_vec1()?;
     values.par_chunks_mut(ROWS * width).enumerate().for_each(|(part, rows)| {

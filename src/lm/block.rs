@@ -57,18 +57,22 @@ impl Linear {
     }
 }
 
-/// Runs layers that share an input.
-pub(super) fn shared<const N: usize>(
-    layers: [&Linear; N],
-    input: &Tensor,
-    tap: &mut dyn Tap,
-) -> Result<[Tensor; N], LmError> {
-    tap.input(&layers.map(|layer| layer.name.as_str()), input)?;
-    let mut outputs = Vec::with_capacity(N);
-    for layer in layers {
-        outputs.push(layer.forward(input)?);
+/// Sequences on their way through a block, between two of its [groups](Block::groups).
+#[derive(Debug, Clone)]
+pub struct Passage {
+    /// The group that comes next.
+    pub group: usize,
+    /// f32 `[tokens, hidden]`: what goes on beside the group, and after the last one what the block gives.
+    pub rest: Tensor,
+    /// f32 `[tokens, columns]`: what the group reads, where that does not follow from `rest`.
+    pub held: Option<Tensor>,
+}
+
+impl Passage {
+    /// What enters a block, f32 `[tokens, hidden]`.
+    pub fn enter(rest: Tensor) -> Self {
+        Self { group: 0, rest, held: None }
     }
-    outputs.try_into().map_err(|_| LmError::Config("layers without outputs".to_owned()))
 }
 
 /// What gives layers their input.
@@ -106,17 +110,47 @@ impl Block {
         })
     }
 
-    /// What the block makes of one sequence, f32 `[tokens, hidden]`.
+    /// What the block makes of sequences, f32 `[tokens, hidden]`, one behind the other, of the length that the
+    /// context is for.
     pub fn forward(
         &self,
         input: &Tensor,
         context: &Context,
         tap: &mut dyn Tap,
     ) -> Result<Tensor, LmError> {
-        match self {
-            Self::Decoder(block) => block.forward(input, context, tap),
-            Self::Encoder(block) => block.forward(input, context, tap),
+        let mut passage = Passage::enter(input.clone());
+        for group in self.groups() {
+            let input = self.input(&passage, context)?;
+            let linears = self.linears();
+            let names = group.iter().filter_map(|at| linears.get(*at));
+            tap.input(&names.map(|linear| linear.name.as_str()).collect::<Vec<_>>(), &input)?;
+            passage = self.pass(passage.rest, passage.group, &input, context)?;
         }
+        Ok(passage.rest)
+    }
+
+    /// What the next group reads, f32 `[tokens, columns]`.
+    pub fn input(&self, passage: &Passage, context: &Context) -> Result<Tensor, LmError> {
+        match (&passage.held, self) {
+            (Some(held), _) => Ok(held.clone()),
+            (None, Self::Decoder(block)) => block.input(passage.group, &passage.rest, context),
+            (None, Self::Encoder(_)) => Ok(passage.rest.clone()),
+        }
+    }
+
+    /// Runs a group on its [input](Self::input) and what follows, as far as the next group.
+    pub fn pass(
+        &self,
+        rest: Tensor,
+        group: usize,
+        input: &Tensor,
+        context: &Context,
+    ) -> Result<Passage, LmError> {
+        let (rest, held) = match self {
+            Self::Decoder(block) => block.pass(rest, group, input, context)?,
+            Self::Encoder(block) => block.pass(rest, group, input, context)?,
+        };
+        Ok(Passage { group: group + 1, rest, held })
     }
 
     /// Which of its [linear layers](Self::linears) share an input, in the order in which they run.

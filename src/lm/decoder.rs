@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::attention::{Context, rms_norm};
-use super::block::{Linear, Tap, shared};
+use super::attention::{Context, by_rows, rms_norm};
+use super::block::Linear;
 use super::{Architecture, LmConfig, LmError, checkpoint::Checkpoint};
 
 /// Norm, attention, residual; norm, gated MLP, residual.
@@ -59,26 +59,39 @@ impl Decoder {
         })
     }
 
-    pub(super) fn forward(
+    /// What group 0 or 2 reads: a norm of what goes on beside it.
+    pub(super) fn input(
         &self,
+        group: usize,
+        rest: &Tensor,
+        context: &Context,
+    ) -> Result<Tensor, LmError> {
+        let (_, norm) = if group == 0 { &self.input_norm } else { &self.post_norm };
+        rms_norm(rest, norm, context.epsilon)
+    }
+
+    /// Runs a group: what goes on beside the next one, and what that reads if it is not a norm of it.
+    pub(super) fn pass(
+        &self,
+        rest: Tensor,
+        group: usize,
         input: &Tensor,
         context: &Context,
-        tap: &mut dyn Tap,
-    ) -> Result<Tensor, LmError> {
+    ) -> Result<(Tensor, Option<Tensor>), LmError> {
         let [q, k, v, o, gate, up, down] = &self.linears;
-        let normed = rms_norm(input, &self.input_norm.1, context.epsilon)?;
-        let heads = shared([q, k, v], &normed, tap)?;
-        let norms = match &self.head_norms {
-            Some([q, k]) => [Some(q), Some(k)],
-            None => [None, None],
-        };
-        let seen = context.attend(self.index, heads, norms)?;
-        let [attended] = shared([o], &seen, tap)?;
-        let input = (input + attended)?;
-        let normed = rms_norm(&input, &self.post_norm.1, context.epsilon)?;
-        let [gate, up] = shared([gate, up], &normed, tap)?;
-        let [output] = shared([down], &(gate.silu()? * up)?, tap)?;
-        Ok((input + output)?)
+        Ok(match group {
+            0 => {
+                let heads = [q.forward(input)?, k.forward(input)?, v.forward(input)?];
+                let norms = match &self.head_norms {
+                    Some([q, k]) => [Some(q), Some(k)],
+                    None => [None, None],
+                };
+                (rest, Some(context.attend(self.index, heads, norms)?))
+            }
+            1 => ((rest + o.forward(input)?)?, None),
+            2 => (rest, Some(gated(gate.forward(input)?, up.forward(input)?)?)),
+            _ => ((rest + down.forward(input)?)?, None),
+        })
     }
 
     pub(super) fn linears(&self) -> [&Linear; 7] {
@@ -88,4 +101,15 @@ impl Decoder {
     pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
         self.linears.each_mut()
     }
+}
+
+/// SiLU of the gate, times `up`.
+fn gated(gate: Tensor, up: Tensor) -> Result<Tensor, LmError> {
+    let width = up.dim(1)?;
+    let up: Vec<f32> = up.flatten_all()?.to_vec1()?;
+    by_rows(&gate, |row, values| {
+        for (value, up) in values.iter_mut().zip(up.iter().skip(row * width)) {
+            *value = *value / (1.0 + (-*value).exp()) * up;
+        }
+    })
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::attention::{Context, layer_norm};
-use super::block::{Linear, Tap, shared};
+use super::block::Linear;
 use super::{LmConfig, LmError, checkpoint::Checkpoint};
 
 /// Attention, residual, norm; MLP, residual, norm.
@@ -43,21 +43,27 @@ impl Encoder {
         })
     }
 
-    pub(super) fn forward(
+    /// Runs a group: what goes on beside the next one, and what that reads if it is not the same.
+    pub(super) fn pass(
         &self,
+        rest: Tensor,
+        group: usize,
         input: &Tensor,
         context: &Context,
-        tap: &mut dyn Tap,
-    ) -> Result<Tensor, LmError> {
+    ) -> Result<(Tensor, Option<Tensor>), LmError> {
         let [q, k, v, o, wide, narrow] = &self.linears;
         let [after_attention, after_mlp] = &self.norms;
-        let heads = shared([q, k, v], input, tap)?;
-        let seen = context.attend(self.index, heads, [None, None])?;
-        let [attended] = shared([o], &seen, tap)?;
-        let input = layer_norm(&(input + attended)?, after_attention.each_ref(), context.epsilon)?;
-        let [inner] = shared([wide], &input, tap)?;
-        let [output] = shared([narrow], &inner.gelu_erf()?, tap)?;
-        layer_norm(&(input + output)?, after_mlp.each_ref(), context.epsilon)
+        let normed =
+            |sum: Tensor, norm: &[Tensor; 2]| layer_norm(&sum, norm.each_ref(), context.epsilon);
+        Ok(match group {
+            0 => {
+                let heads = [q.forward(input)?, k.forward(input)?, v.forward(input)?];
+                (rest, Some(context.attend(self.index, heads, [None, None])?))
+            }
+            1 => (normed((rest + o.forward(input)?)?, after_attention)?, None),
+            2 => (rest, Some(wide.forward(input)?.gelu_erf()?)),
+            _ => (normed((rest + narrow.forward(input)?)?, after_mlp)?, None),
+        })
     }
 
     pub(super) fn linears(&self) -> [&Linear; 6] {

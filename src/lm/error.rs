@@ -81,9 +81,6 @@ pub enum LmError {
     /// The artifact cannot be read.
     #[error(transparent)]
     Artifact(Box<ArtifactError>),
-    /// A tap wanted no more.
-    #[error("stopped by a tap")]
-    Stopped,
     /// The computation failed.
     #[error("computing: {0}")]
     Compute(Box<candle_core::Error>),

@@ -9,10 +9,13 @@ use std::process::{Command, Stdio};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
+use super::layers::{Kind, Skip, kind};
 use super::recipe::{Format, Method, Recipe};
 use super::{ProduceError, products};
+use crate::calibrate::CalibrateError;
 use crate::format::name::{ArtifactName, Tag};
 use crate::id::ManifestId;
+use crate::lm::{Folder, Listed, TensorStore};
 use crate::pack::{Lineage, PackOptions, PackReport, Progress, pack};
 use crate::store::Store;
 
@@ -101,6 +104,8 @@ pub struct External<'a> {
     pub source: &'a Path,
     /// The artifact that lies there, if it is one.
     pub artifact: Option<ManifestId>,
+    /// Patterns of layers that stay as they are, as [`Skip`] has them.
+    pub skip: &'a [String],
     /// The text to calibrate with.
     pub calibration: Option<PathBuf>,
     /// Samples of it, and tokens of each.
@@ -139,7 +144,7 @@ impl External<'_> {
             )));
         }
         let out = self.work.join("out");
-        let (tool, version) = self.produce(&out, progress)?;
+        let (tool, version) = self.produce(&out, &self.kept()?, progress)?;
         let object = json!({
             "act_order": self.recipe.act_order,
             "backend": self.backend.name(),
@@ -149,7 +154,7 @@ impl External<'_> {
             "group_size": self.recipe.group_size.map_or(-1, i64::from),
             "method": self.recipe.method,
             "recipe": products::recipe_digest(&self.recipe)?,
-            "skip": [],
+            "skip": self.skip,
             "symmetric": self.recipe.symmetric,
             "tool": tool,
             "tool_version": version,
@@ -164,10 +169,36 @@ impl External<'_> {
         Ok((packed, quantization))
     }
 
+    /// The layers that `skip` names; an error if it names none, as the tool would quantize all.
+    fn kept(&self) -> Result<Vec<String>, ProduceError> {
+        let skip = Skip::new(self.skip)?;
+        if self.skip.is_empty() {
+            return Ok(Vec::new());
+        }
+        let folder = Folder::open(self.source).map_err(CalibrateError::from)?;
+        let none = Skip::new(&[])?;
+        let linear = |tensor: &Listed, skip: &Skip| {
+            matches!(kind(&tensor.name, tensor.dtype, &tensor.shape, skip), Kind::Linear(_))
+        };
+        let kept = folder.list().iter().filter(|one| linear(one, &none) && !linear(one, &skip));
+        let kept: Vec<String> = kept
+            .map(|one| one.name.strip_suffix(".weight").unwrap_or(&one.name).to_owned())
+            .collect();
+        if kept.is_empty() {
+            return Err(ProduceError::Recipe(format!(
+                "--skip {}: no linear layer of {} is called so",
+                self.skip.join(" --skip "),
+                self.source.display()
+            )));
+        }
+        Ok(kept)
+    }
+
     /// Runs the tool; gives its name and its version.
     fn produce(
         &self,
         out: &Path,
+        kept: &[String],
         progress: &dyn Progress,
     ) -> Result<(String, String), ProduceError> {
         let name = self.backend.name();
@@ -175,7 +206,7 @@ impl External<'_> {
         let (driver, spec) = (self.work.join("driver.py"), self.work.join("spec.json"));
         let wanted = json!({
             "source": self.source, "out": out, "recipe": self.recipe, "calibration": self.calibration,
-            "samples": self.samples.0, "length": self.samples.1,
+            "keep": kept, "samples": self.samples.0, "length": self.samples.1,
         });
         let text = format!("{COMMON}\n\n{}", self.backend.driver());
         fs::write(&driver, text)

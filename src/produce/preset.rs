@@ -32,7 +32,7 @@ pub const PRESETS: &[Preset] = &[
         act_order: true,
         ..preset("gptq_quality", Method::Gptq, 4, Some(128), "vLLM, transformers")
     },
-    preset("gptq_fast", Method::Gptq, 4, Some(128), "vLLM, transformers"),
+    preset("gptq_fast", Method::Gptq, 4, Some(64), "vLLM, transformers"),
     Preset {
         act_order: true,
         ..preset("gptq_aggressive", Method::Gptq, 3, Some(128), "transformers with GPTQModel")

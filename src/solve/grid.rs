@@ -5,6 +5,7 @@
 //! have it. Scales are rounded to the type that they are stored in before anything is rounded to them.
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::{SolveError, check};
 use crate::quant::Float;
@@ -180,19 +181,30 @@ pub fn round_to_nearest(
 
 /// The values that codes stand for, f32 `[rows, columns]`.
 pub fn values(codes: &Codes) -> Vec<f32> {
-    let (columns, groups) = (codes.columns, codes.groups());
-    let of = |(at, code): (usize, &u8)| {
-        let (row, column) = (at / columns, at % columns);
-        let group = match &codes.index {
-            Some(index) => index.get(column).map_or(0, |group| *group as usize),
-            None => column / codes.group,
+    let (columns, groups) = (codes.columns.max(1), codes.groups().max(1));
+    let mut values = vec![0.0; codes.codes.len()];
+    let lines = values.par_chunks_mut(columns).zip(codes.codes.par_chunks(columns));
+    let grids = codes.scales.par_chunks(groups).zip(codes.zeros.par_chunks(groups));
+    lines.zip(grids).for_each(|((values, codes_of), (scales, zeros))| {
+        let of = |code: u8, group: usize| {
+            let scale = scales.get(group).copied().unwrap_or(0.0);
+            let zero = zeros.get(group).copied().unwrap_or(0);
+            scale * (f32::from(code) - f32::from(zero))
         };
-        let at = row * groups + group;
-        let scale = codes.scales.get(at).copied().unwrap_or(0.0);
-        let zero = codes.zeros.get(at).copied().unwrap_or(0);
-        scale * (f32::from(*code) - f32::from(zero))
-    };
-    codes.codes.iter().enumerate().map(of).collect()
+        if let Some(index) = &codes.index {
+            for ((value, code), group) in values.iter_mut().zip(codes_of).zip(index) {
+                *value = of(*code, *group as usize);
+            }
+            return;
+        }
+        let parts = values.chunks_mut(codes.group.max(1)).zip(codes_of.chunks(codes.group.max(1)));
+        for (group, (values, codes)) in parts.enumerate() {
+            for (value, code) in values.iter_mut().zip(codes) {
+                *value = of(*code, group);
+            }
+        }
+    });
+    values
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! What a block computes and in which order does not depend on the number of threads.
 
 use gemm::{Parallelism, gemm};
+use rayon::prelude::*;
 
-/// Rows of a block of a factorization.
-const BLOCK: usize = 64;
+/// Rows of a block that is factored on its own.
+const LEAF: usize = 64;
 /// Columns of a stripe of a symmetric product, of which only the lower half is computed.
 const STRIPE: usize = 256;
 
@@ -88,9 +89,14 @@ pub fn add_gram(gram: &mut [f32], input: &[f32], columns: usize) {
 
 /// Copies the lower half of a square matrix to the upper.
 pub fn mirror(matrix: &mut [f32], order: usize) {
-    for row in 0..order {
-        for column in 0..row {
-            matrix[column * order + row] = matrix[row * order + column];
+    // By small squares, which stay in the cache.
+    for first in (0..order).step_by(LEAF) {
+        for above in (0..=first).step_by(LEAF) {
+            for row in first..(first + LEAF).min(order) {
+                for column in above..(above + LEAF).min(row) {
+                    matrix[column * order + row] = matrix[row * order + column];
+                }
+            }
         }
     }
 }
@@ -113,26 +119,89 @@ pub fn quadratic(matrix: &[f32], hessian: &[f32], columns: usize) -> f64 {
     total
 }
 
-/// The lower Cholesky factor of a symmetric matrix, in place of its lower half; what is above is left.
-/// False if the matrix is not positive definite.
-fn cholesky(matrix: &mut [f32], order: usize) -> bool {
-    let mut panel = Vec::new();
-    for first in (0..order).step_by(BLOCK) {
-        let width = BLOCK.min(order - first);
-        let next = first + width;
-        // The block on the diagonal, in f64: its errors spread to all that follows.
-        let mut block = vec![0.0_f64; width * width];
-        for (row, values) in block.chunks_mut(width).enumerate() {
+/// A symmetric matrix on its way to its lower Cholesky factor, and the inverse of that, both `[order, order]`.
+struct Factors {
+    order: usize,
+    /// Of which the lower half is read; where it has been factored, what it holds means nothing.
+    matrix: Vec<f32>,
+    /// Of the factor; zeros above. The factor itself is not kept.
+    inverse: Vec<f32>,
+}
+
+impl Factors {
+    /// Factors `count` rows and columns from `first` on, of which the products with those before have been taken
+    /// out. False if the matrix is not positive definite.
+    ///
+    /// With the factor of the first half and its inverse known, what is below is `A21 L11^-T`; the second half is
+    /// factored less that times itself; and the inverse there is `-L22^-1 L21 L11^-1`.
+    fn descend(&mut self, first: usize, count: usize) -> bool {
+        if count <= LEAF {
+            return self.leaf(first, count);
+        }
+        let (order, half) = (self.order, (count / 2).next_multiple_of(LEAF));
+        let (next, rest) = (first + half, count - half);
+        if !self.descend(first, half) {
+            return false;
+        }
+        let corner = first * order + first;
+        let below = next * order + first;
+        let inverse = |from: usize, row, column| View { data: &self.inverse[from..], row, column };
+        let mut panel = vec![0.0; rest * half];
+        for from in (0..half).step_by(STRIPE) {
+            let width = STRIPE.min(half - from);
+            let a = View { data: &self.matrix[below..], row: order, column: 1 };
+            let b = inverse(corner + from * order, 1, order);
+            let shape = [rest, width, from + width];
+            multiply((&mut panel[from..], half), shape, 0.0, 1.0, a, b, POOL);
+        }
+        for from in (0..rest).step_by(STRIPE) {
+            let part = &panel[from * half..];
+            let a = View { data: part, row: half, column: 1 };
+            let b = View { data: part, row: 1, column: half };
+            let to = &mut self.matrix[(next + from) * order + next + from..];
+            let shape = [rest - from, STRIPE.min(rest - from), half];
+            multiply((to, order), shape, 1.0, -1.0, a, b, POOL);
+        }
+        if !self.descend(next, rest) {
+            return false;
+        }
+        let inverse = |from: usize, row, column| View { data: &self.inverse[from..], row, column };
+        let mut product = vec![0.0; rest * half];
+        for from in (0..half).step_by(STRIPE) {
+            let a = View { data: &panel[from..], row: half, column: 1 };
+            let b = inverse(corner + from * order + from, order, 1);
+            let shape = [rest, STRIPE.min(half - from), half - from];
+            multiply((&mut product[from..], half), shape, 0.0, 1.0, a, b, POOL);
+        }
+        for from in (0..rest).step_by(STRIPE) {
+            let width = STRIPE.min(rest - from);
+            let a = inverse((next + from) * order + next, order, 1);
+            let b = View { data: &product, row: half, column: 1 };
+            // `panel` is not read any more.
+            let shape = [width, half, from + width];
+            multiply((&mut panel[from * half..], half), shape, 0.0, -1.0, a, b, POOL);
+        }
+        for (row, values) in panel.chunks(half).enumerate() {
+            self.inverse[below + row * order..][..half].copy_from_slice(values);
+        }
+        true
+    }
+
+    /// The same of a block on the diagonal, in f64: its errors spread to all that follows.
+    fn leaf(&mut self, first: usize, count: usize) -> bool {
+        let order = self.order;
+        let mut block = vec![0.0_f64; count * count];
+        for (row, values) in block.chunks_mut(count).enumerate() {
             let from = (first + row) * order + first;
-            for (value, stored) in values.iter_mut().zip(&matrix[from..=from + row]) {
+            for (value, stored) in values.iter_mut().zip(&self.matrix[from..=from + row]) {
                 *value = f64::from(*stored);
             }
         }
-        for at in 0..width {
-            let (above, own) = block.split_at_mut(at * width);
+        for at in 0..count {
+            let (above, own) = block.split_at_mut(at * count);
             let own = &mut own[..=at];
             for column in 0..at {
-                let other = &above[column * width..column * width + column + 1];
+                let other = &above[column * count..column * count + column + 1];
                 let dot: f64 = own[..column].iter().zip(other).map(|(a, b)| a * b).sum();
                 own[column] = (own[column] - dot) / other[column];
             }
@@ -142,89 +211,44 @@ fn cholesky(matrix: &mut [f32], order: usize) -> bool {
             }
             own[at] = rest.sqrt();
         }
-        for (row, values) in block.chunks(width).enumerate() {
+        let mut inverse = vec![0.0_f64; count * count];
+        for row in 0..count {
+            let (above, own) = inverse.split_at_mut(row * count);
+            let factor = &block[row * count..=row * count + row];
+            own[row] = 1.0;
+            for (factor, above) in factor.iter().zip(above.chunks(count)) {
+                for (value, above) in own[..row].iter_mut().zip(above) {
+                    *value -= factor * above;
+                }
+            }
+            own[..=row].iter_mut().for_each(|value| *value /= factor[row]);
+        }
+        for (row, values) in inverse.chunks(count).enumerate() {
             let to = (first + row) * order + first;
-            for (stored, value) in matrix[to..=to + row].iter_mut().zip(values) {
+            for (stored, value) in self.inverse[to..to + count].iter_mut().zip(values) {
                 *stored = *value as f32;
             }
         }
-        // Below it: rows x with x L^T = a.
-        panel.clear();
-        for row in next..order {
-            let own = &mut matrix[row * order + first..row * order + next];
-            for column in 0..width {
-                let factor = &block[column * width..column * width + column + 1];
-                let dot: f64 =
-                    own[..column].iter().zip(factor).map(|(a, b)| f64::from(*a) * b).sum();
-                own[column] = ((f64::from(own[column]) - dot) / factor[column]) as f32;
-            }
-            panel.extend_from_slice(own);
-        }
-        // What is left, less the panel times itself; stripes of its lower half.
-        for from in (next..order).step_by(STRIPE) {
-            let columns = STRIPE.min(order - from);
-            let rows = order - from;
-            let part = panel.get((from - next) * width..).unwrap_or_default();
-            let a = View { data: part, row: width, column: 1 };
-            let b = View { data: part, row: 1, column: width };
-            let to = &mut matrix[from * order + from..];
-            multiply((to, order), [rows, columns, width], 1.0, -1.0, a, b, POOL);
-        }
+        true
     }
-    true
 }
 
-/// The inverse of a lower triangular matrix; zeros above.
-fn invert_lower(lower: &[f32], order: usize) -> Vec<f32> {
-    let mut inverse = vec![0.0; order * order];
-    let mut product = vec![0.0; BLOCK * order];
-    for first in (0..order).step_by(BLOCK) {
-        let width = BLOCK.min(order - first);
-        // The block on the diagonal.
-        let mut block = vec![0.0_f64; width * width];
-        for row in 0..width {
-            let from = (first + row) * order + first;
-            let factor = &lower[from..=from + row];
-            for column in 0..=row {
-                let mut rest = if row == column { 1.0 } else { 0.0 };
-                for at in column..row {
-                    rest -= f64::from(factor[at]) * block[at * width + column];
-                }
-                block[row * width + column] = rest / f64::from(factor[row]);
-            }
-        }
-        let block: Vec<f32> = block.into_iter().map(|value| value as f32).collect();
-        // Left of it: less itself, times the rows of the factor, times the inverse above.
-        if first > 0 {
-            let a = View { data: &lower[first * order..], row: order, column: 1 };
-            let b = View { data: &inverse, row: order, column: 1 };
-            multiply((&mut product, first), [width, first, first], 0.0, 1.0, a, b, POOL);
-            let a = View { data: &block, row: width, column: 1 };
-            let b = View { data: &product, row: first, column: 1 };
-            let to = &mut inverse[first * order..];
-            multiply((to, order), [width, first, width], 0.0, -1.0, a, b, POOL);
-        }
-        for (row, values) in block.chunks(width).enumerate() {
-            let to = (first + row) * order + first;
-            inverse[to..to + width].copy_from_slice(values);
-        }
-    }
-    inverse
-}
-
-/// The upper triangular `U` with `U^T U` the inverse of a symmetric matrix, of which the lower half is
-/// read; `None` if it is not positive definite.
+/// The upper triangular `U` with `U^T U` the inverse of a symmetric matrix; `None` if that is not positive
+/// definite. `reversed` is the lower half of the matrix with rows and columns reversed.
 ///
-/// With rows and columns reversed, `H = L L^T`; then `U` is the inverse of `L`, reversed.
-pub(super) fn inverse_factor(mut matrix: Vec<f32>, order: usize) -> Option<Vec<f32>> {
-    mirror(&mut matrix, order);
-    matrix.reverse();
-    if !cholesky(&mut matrix, order) {
+/// Reversed, `H = L L^T`; then `U` is the inverse of `L`, reversed.
+pub(super) fn inverse_factor(reversed: Vec<f32>, order: usize) -> Option<Vec<f32>> {
+    let inverse = vec![0.0; order * order];
+    let mut factors = Factors { order, matrix: reversed, inverse };
+    if !factors.descend(0, order) {
         return None;
     }
-    let mut inverse = invert_lower(&matrix, order);
+    let Factors { mut inverse, .. } = factors;
     inverse.reverse();
-    inverse.iter().all(|value| value.is_finite()).then_some(inverse)
+    inverse
+        .par_chunks(1 << 16)
+        .all(|part| part.iter().all(|value| value.is_finite()))
+        .then_some(inverse)
 }
 
 #[cfg(test)]
@@ -250,8 +274,10 @@ mod tests {
             for at in 0..order {
                 gram[at * order + at] += 0.1;
             }
-            let factor = inverse_factor(gram.clone(), order).unwrap();
             mirror(&mut gram, order);
+            let mut reversed = gram.clone();
+            reversed.reverse();
+            let factor = inverse_factor(reversed, order).unwrap();
             let slow = |row: usize, column: usize| -> f64 {
                 input.chunks(order).map(|x| f64::from(x[row]) * f64::from(x[column])).sum()
             };

@@ -123,6 +123,24 @@ fn a_tool_is_run_and_named() {
 }
 
 #[test]
+fn layers_that_are_skipped_are_left_out_by_the_tool() {
+    let folder = fresh_folder("tool_skips");
+    let (model, words) = (write(&folder.join("model"), &llama(1, 64)), folder.join("words.txt"));
+    std::fs::write(&words, "a b c d e f g h i j").unwrap();
+    let more = ["--calibration", text(&words), "--skip", "*.q_proj"];
+    let run = quantize(&folder, text(&model), &more, &[]);
+    assert_eq!(run.status, Some(0), "{}", run.error);
+    assert_eq!(run.json["quantization"]["skip"], serde_json::json!(["*.q_proj"]));
+    let out = folder.join("out");
+    done(&["unpack", "q", "--store", text(&folder.join("store")), "--out", text(&out)]);
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+    let dynamic = config["quantization_config"]["dynamic"].as_object().unwrap();
+    let keys: Vec<_> = dynamic.keys().collect();
+    assert_eq!(keys, [r"-:^model\.layers\.0\.self_attn\.q_proj$"]);
+}
+
+#[test]
 fn what_fails_is_told_and_changes_nothing() {
     let folder = fresh_folder("tool_fails");
     let (model, store) = (write(&folder.join("model"), &llama(1, 64)), folder.join("store"));
@@ -144,6 +162,7 @@ fn what_fails_is_told_and_changes_nothing() {
         (&["--calibration", "none.txt"], &[], 1, "none.txt: "),
         (&[], &[], 2, "--calibration FILE"),
         (&["--calibration", text(&words), "--format", "awq"], &[], 2, "gptq"),
+        (&["--calibration", text(&words), "--skip", "*.nothing"], &[], 2, "no linear layer"),
     ] {
         let run = quantize(&folder, model, more, environment);
         assert_eq!(run.status, Some(status), "{more:?}: {}", run.error);

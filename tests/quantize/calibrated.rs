@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::run::{Run, done, fresh_folder, objects, pack, text};
 use super::{quantize, quantized};
 
-fn fixture(name: &str) -> PathBuf {
+pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm").join(name)
 }
 
@@ -16,7 +16,7 @@ fn from_little(store: &Path, source: &str, name: &str, more: &[&str]) -> Run {
     quantized(store, source, name, &[&LITTLE, more].concat())
 }
 
-fn perplexity(store: &Path, name: &str) -> f64 {
+pub(super) fn perplexity(store: &Path, name: &str) -> f64 {
     let file = fixture("test.txt");
     let all =
         ["eval", "ppl", name, "--store", text(store), "--text", text(&file), "--context", "256"];

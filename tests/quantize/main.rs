@@ -15,6 +15,7 @@ mod gguf;
 mod memo;
 mod mixed;
 mod model;
+mod perplexity;
 mod survive;
 
 use std::path::Path;

@@ -8,6 +8,7 @@ model = AutoAWQForCausalLM.from_pretrained(SOURCE)
 tell(progress=0.1)
 quantization = {
     "w_bit": RECIPE["bits"], "q_group_size": RECIPE["group_size"] or -1, "zero_point": True, "version": "GEMM",
+    "modules_to_not_convert": KEEP or None,
 }
 model.quantize(
     tokenizer, quant_config=quantization, calib_data=texts, max_calib_samples=len(texts),

@@ -1,17 +1,22 @@
 # What every backend's driver has: a specification in, progress and a result out.
 #
-# Run as `python driver.py SPEC`. SPEC is JSON: source, out, recipe, calibration (a file or null), samples,
-# length. Each line on standard output that is a JSON object is an event: {"progress": 0.5} or
+# Run as `python driver.py SPEC`. SPEC is JSON: source, out, recipe, keep (layers that stay as they are),
+# calibration (a file or null), samples, length. Each line on standard output that is a JSON object is an event: {"progress": 0.5} or
 # {"tool": NAME, "version": VERSION}, the last one.
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import shutil
 import sys
 
 SPEC = json.load(open(sys.argv[1]))
-SOURCE, OUT, RECIPE = SPEC["source"], SPEC["out"], SPEC["recipe"]
+if SPEC["calibration"]:
+    SPEC["calibration"] = os.path.abspath(SPEC["calibration"])
+# Tools leave logs where they run.
+os.chdir(os.path.dirname(os.path.abspath(sys.argv[1])))
+SOURCE, OUT, RECIPE, KEEP = SPEC["source"], SPEC["out"], SPEC["recipe"], SPEC["keep"]
 
 
 def tell(**event):

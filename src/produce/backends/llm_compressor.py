@@ -8,7 +8,7 @@ method = RECIPE["method"]
 tokenizer = AutoTokenizer.from_pretrained(SOURCE)
 model = AutoModelForCausalLM.from_pretrained(SOURCE, dtype="auto", device_map="cpu")
 tell(progress=0.1)
-options = {"ignore": ["lm_head"]}
+options = {"ignore": ["lm_head", *KEEP]}
 if method == "fp8":
     recipe = QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", **options)
 else:

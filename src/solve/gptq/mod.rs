@@ -2,21 +2,26 @@
 //! for by those that are left, as the inverse of the Hessian says.
 //!
 //! With `U^T U` the inverse Hessian: `e = (w_i - q_i) / U_ii`, `w_j -= e U_ij` for `j > i`; within a block of
-//! 128 columns at once, behind it by one product. Rows do not depend on each other: tiles of 128 of them
-//! are solved side by side, each from the first column to the last.
+//! 128 columns at once, behind it by one product, and behind some blocks by one larger product. Rows do not
+//! depend on each other: tiles of 128 of them are solved side by side.
 
-use gemm::Parallelism;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::grid::{Grid, Scheme, empty};
-use super::linalg::{View, inverse_factor, multiply};
+use super::grid::{Scheme, empty};
+use super::linalg::{POOL, View, inverse_factor, multiply};
 use super::{SolveError, check};
 use crate::quant::codes::Codes;
 
+mod tile;
+
+use tile::{Job, TILE, Tile};
+
 /// Columns of a block.
 const BLOCK: usize = 128;
-/// Rows of a tile.
-const TILE: usize = 128;
+/// Columns behind which what is left is made up for by one product, at most.
+const REACH: usize = 512;
 /// What damping is multiplied by when there is no factor.
 const RAISE: f32 = 4.0;
 /// The most damping that is tried.
@@ -90,19 +95,23 @@ impl Factor {
         let mut damping = options.damping.clamp(0.0, MAX_DAMPING);
         let mut raised = 0;
         loop {
-            let mut matrix = vec![0.0; columns * columns];
-            for (row, from) in order.iter().enumerate() {
-                for (column, other) in order.iter().enumerate().take(row + 1) {
-                    let (low, high) = (*from.min(other), *from.max(other));
-                    let dead = dead[low] || dead[high];
-                    matrix[row * columns + column] = match (row == column, dead) {
-                        (true, true) => mean,
-                        (true, false) => diagonal[*from] + damping * mean,
-                        (false, true) => 0.0,
-                        (false, false) => hessian[high * columns + low],
-                    };
+            let of = |row: usize, column: usize| {
+                let (low, high) = (row.min(column), row.max(column));
+                match (row == column, dead[row] || dead[column]) {
+                    (true, true) => mean,
+                    (true, false) => diagonal[row] + damping * mean,
+                    (false, true) => 0.0,
+                    (false, false) => hessian[high * columns + low],
                 }
-            }
+            };
+            // The lower half, rows and columns reversed.
+            let mut matrix = vec![0.0; columns * columns];
+            matrix.par_chunks_mut(columns.max(1)).enumerate().for_each(|(at, values)| {
+                let row = order[columns - 1 - at];
+                for (value, column) in values[..=at].iter_mut().zip(order.iter().rev()) {
+                    *value = of(row, *column);
+                }
+            });
             if let Some(upper) = inverse_factor(matrix, columns) {
                 for (value, dead) in diagonal.iter_mut().zip(&dead) {
                     if *dead {
@@ -146,33 +155,42 @@ impl Factor {
             _ => self.order.iter().map(|column| column / group).collect(),
         };
         let importance: Vec<f32> = self.order.iter().map(|column| self.diagonal[*column]).collect();
-        let job = Job { factor: self, of: &of, importance: &importance, groups };
-        let firsts: Vec<usize> = (0..rows).step_by(TILE).collect();
-        let tiles: Vec<Tile> = firsts
-            .par_iter()
-            .map(|first| {
-                let count = TILE.min(rows - first);
-                let mut tile =
-                    Tile::new(&job, &weight[first * columns..(first + count) * columns], count);
-                tile.solve(&job);
-                tile
-            })
-            .collect();
-        let mut error = 0.0;
-        for (first, tile) in firsts.into_iter().zip(tiles) {
-            error += tile.error;
-            for row in 0..tile.rows {
-                let to = &mut codes.codes[(first + row) * columns..(first + row + 1) * columns];
-                for (place, column) in self.order.iter().enumerate() {
-                    to[*column] = tile.codes[place * TILE + row];
+        let job = Job { factor: self, of: &of, importance: &importance };
+        let mut values = self.transposed(weight, rows);
+        let width = rows.next_multiple_of(TILE);
+        let mut tiles: Vec<Tile> =
+            (0..rows.div_ceil(TILE)).map(|_| Tile::new(columns, groups)).collect();
+        let reach = (REACH / group).max(1) * group.min(REACH);
+        let mut errors = vec![0.0; reach.min(columns) * width];
+        for outer in (0..columns).step_by(reach) {
+            let end = (outer + reach).min(columns);
+            for first in (outer..end).step_by(BLOCK) {
+                let next = (first + BLOCK).min(end);
+                tiles.par_iter_mut().enumerate().for_each(|(at, tile)| {
+                    tile.block(&job, &values, (width, at * TILE), first..next)
+                });
+                for (at, place) in (first..next).enumerate() {
+                    let row = &mut errors[(place - outer) * width..(place - outer + 1) * width];
+                    for (to, tile) in row.chunks_mut(TILE).zip(&tiles) {
+                        to.copy_from_slice(&tile.errors[at * TILE..(at + 1) * TILE]);
+                    }
                 }
-                for at in 0..groups {
-                    let to = (first + row) * groups + at;
-                    codes.scales[to] = tile.scales[at * TILE + row];
-                    codes.zeros[to] = tile.zeros[at * TILE + row] as u8;
-                }
+                let done = &errors[(first - outer) * width..];
+                self.make_up(&mut values, width, done, first..next, next..end);
+            }
+            self.make_up(&mut values, width, &errors, outer..end, end..columns);
+        }
+        let lines = codes.codes.par_chunks_mut(TILE * columns.max(1)).zip(&tiles);
+        lines.for_each(|(codes, tile)| tile.write(&self.order, codes));
+        let grids =
+            codes.scales.chunks_mut(TILE * groups).zip(codes.zeros.chunks_mut(TILE * groups));
+        for ((scales, zeros), tile) in grids.zip(&tiles) {
+            for (at, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate() {
+                let from = at % groups * TILE + at / groups;
+                (*scale, *zero) = (tile.scales[from], tile.zeros[from] as u8);
             }
         }
+        let error = tiles.iter().map(|tile| tile.error).sum();
         if self.options.order == Order::Activation {
             let mut index = vec![0; columns];
             for (place, column) in self.order.iter().enumerate() {
@@ -181,6 +199,45 @@ impl Factor {
             codes.index = Some(index);
         }
         Ok(Solved { codes, error })
+    }
+
+    /// The weight, `[columns, rows]`, columns in the factor's order, rows padded to whole tiles.
+    fn transposed(&self, weight: &[f32], rows: usize) -> Vec<f32> {
+        let (columns, width) = (self.columns, rows.next_multiple_of(TILE));
+        let mut values = vec![0.0; columns * width];
+        let blocks = values.par_chunks_mut(BLOCK * width.max(1)).zip(self.order.par_chunks(BLOCK));
+        blocks.for_each(|(values, order)| {
+            for first in (0..rows).step_by(TILE) {
+                for (values, column) in values.chunks_mut(width).zip(order) {
+                    // The weight of a dead column says nothing.
+                    if self.diagonal[*column] > 0.0 {
+                        for row in first..(first + TILE).min(rows) {
+                            values[row] = weight[row * columns + column];
+                        }
+                    }
+                }
+            }
+        });
+        values
+    }
+
+    /// Takes the errors, `[done, width]`, of the places `done` out of the values of the places `behind`.
+    fn make_up(
+        &self,
+        values: &mut [f32],
+        width: usize,
+        errors: &[f32],
+        done: Range<usize>,
+        behind: Range<usize>,
+    ) {
+        if behind.is_empty() {
+            return;
+        }
+        let from = done.start * self.columns + behind.start;
+        let a = View { data: &self.upper[from..], row: 1, column: self.columns };
+        let b = View { data: errors, row: width, column: 1 };
+        let to = (&mut values[behind.start * width..], width);
+        multiply(to, [behind.len(), width, done.len()], 1.0, -1.0, a, b, POOL);
     }
 }
 
@@ -206,177 +263,6 @@ fn order(diagonal: &[f32], options: &GptqOptions) -> Vec<usize> {
         }
     }
     order
-}
-
-/// What all tiles share.
-struct Job<'a> {
-    factor: &'a Factor,
-    of: &'a [usize],
-    importance: &'a [f32],
-    groups: usize,
-}
-
-/// Some rows, column by column: `[columns, TILE]`, in the factor's order.
-struct Tile {
-    rows: usize,
-    values: Vec<f32>,
-    codes: Vec<u8>,
-    scales: Vec<f32>,
-    zeros: Vec<f32>,
-    error: f64,
-}
-
-impl Tile {
-    fn new(job: &Job<'_>, weight: &[f32], rows: usize) -> Self {
-        let columns = job.factor.columns;
-        let mut values = vec![0.0; columns * TILE];
-        for (place, column) in job.factor.order.iter().enumerate() {
-            // The weight of a dead column says nothing.
-            if job.factor.diagonal[*column] > 0.0 {
-                for row in 0..rows {
-                    values[place * TILE + row] = weight[row * columns + column];
-                }
-            }
-        }
-        let grids = job.groups * TILE;
-        Self {
-            rows,
-            values,
-            codes: vec![0; columns * TILE],
-            scales: vec![1.0; grids],
-            zeros: vec![0.0; grids],
-            error: 0.0,
-        }
-    }
-
-    fn solve(&mut self, job: &Job<'_>) {
-        let columns = job.factor.columns;
-        let upper = &job.factor.upper;
-        let scheme = &job.factor.options.scheme;
-        let mut errors = vec![0.0; BLOCK * TILE];
-        let mut known = None;
-        for first in (0..columns).step_by(BLOCK) {
-            let next = (first + BLOCK).min(columns);
-            for place in first..next {
-                let group = job.of[place];
-                if known != Some(group) {
-                    self.fit(job, place, group);
-                    known = Some(group);
-                }
-                let scales = &self.scales[group * TILE..(group + 1) * TILE];
-                let zeros = &self.zeros[group * TILE..(group + 1) * TILE];
-                let row = &upper[place * columns..(place + 1) * columns];
-                let error = &mut errors[(place - first) * TILE..(place - first + 1) * TILE];
-                let (own, later) = self.values[place * TILE..next * TILE].split_at_mut(TILE);
-                let codes = &mut self.codes[place * TILE..(place + 1) * TILE];
-                let grids = (scales, zeros, scheme.top());
-                step(crate::simd::Simd::best(), own, later, codes, error, grids, &row[place..next]);
-            }
-            let done = &errors[..(next - first) * TILE];
-            for lane in 0..self.rows {
-                let squares = done.iter().skip(lane).step_by(TILE).map(|e| f64::from(*e).powi(2));
-                self.error += squares.sum::<f64>();
-            }
-            if next < columns {
-                let a = View { data: &upper[first * columns + next..], row: 1, column: columns };
-                let b = View { data: done, row: TILE, column: 1 };
-                let to = (&mut self.values[next * TILE..], TILE);
-                let shape = [columns - next, TILE, next - first];
-                multiply(to, shape, 1.0, -1.0, a, b, Parallelism::None);
-            }
-        }
-    }
-
-    /// The grids of a group, whose first column in the order is at `place`.
-    fn fit(&mut self, job: &Job<'_>, place: usize, group: usize) {
-        let scheme = &job.factor.options.scheme;
-        let count = job.of[place..].iter().take_while(|of| **of == group).count();
-        let values = &self.values[place * TILE..(place + count) * TILE];
-        let importance = &job.importance[place..place + count];
-        let (mut low, mut high) = ([0.0_f32; TILE], [0.0_f32; TILE]);
-        for column in values.as_chunks::<TILE>().0 {
-            for lane in 0..TILE {
-                low[lane] = low[lane].min(column[lane]);
-                high[lane] = high[lane].max(column[lane]);
-            }
-        }
-        let scales = &mut self.scales[group * TILE..(group + 1) * TILE];
-        let zeros = &mut self.zeros[group * TILE..(group + 1) * TILE];
-        let mut best = [f32::INFINITY; TILE];
-        for part in scheme.ranges() {
-            let (mut scale, mut zero) = ([1.0; TILE], [0.0; TILE]);
-            for lane in 0..TILE {
-                let Grid { scale: s, zero: z } = scheme.grid(low[lane] * part, high[lane] * part);
-                (scale[lane], zero[lane]) = (s, z);
-            }
-            let mut error = [0.0; TILE];
-            if scheme.shrinks > 0 {
-                let simd = crate::simd::Simd::best();
-                cost(simd, values, importance, (&scale, &zero, scheme.top()), &mut error);
-            }
-            for lane in 0..TILE {
-                if error[lane] < best[lane] {
-                    best[lane] = error[lane];
-                    (scales[lane], zeros[lane]) = (scale[lane], zero[lane]);
-                }
-            }
-        }
-    }
-}
-
-type Grids<'a> = (&'a [f32], &'a [f32], f32);
-
-crate::simd::for_each_simd! {
-    /// Rounds a column, `own`, and takes its error out of those behind it in the block; `upper` is the
-    /// factor's row from the column on.
-    fn step(own: &mut [f32], later: &mut [f32], codes: &mut [u8], error: &mut [f32], grids: Grids<'_>, upper: &[f32]) = step_body
-}
-
-#[inline(always)]
-fn step_body(
-    own: &mut [f32],
-    later: &mut [f32],
-    codes: &mut [u8],
-    error: &mut [f32],
-    (scales, zeros, top): Grids<'_>,
-    upper: &[f32],
-) {
-    let pivot = upper.first().copied().unwrap_or(1.0);
-    let Some(error) = error.first_chunk_mut::<TILE>() else { return };
-    let lanes = own.iter().zip(codes).zip(scales.iter().zip(zeros)).zip(error.iter_mut());
-    for (((value, code), (scale, zero)), error) in lanes {
-        let grid = Grid { scale: *scale, zero: *zero };
-        let rounded = grid.code(*value, top);
-        *code = rounded as u8;
-        *error = (*value - grid.value(rounded)) / pivot;
-    }
-    for (column, factor) in later.as_chunks_mut::<TILE>().0.iter_mut().zip(upper.iter().skip(1)) {
-        for (value, error) in column.iter_mut().zip(error.iter()) {
-            *value -= error * factor;
-        }
-    }
-}
-
-crate::simd::for_each_simd! {
-    /// Adds to `error` what rounding `values` to these grids costs.
-    fn cost(values: &[f32], importance: &[f32], grids: Grids<'_>, error: &mut [f32; TILE]) = cost_body
-}
-
-#[inline(always)]
-fn cost_body(
-    values: &[f32],
-    importance: &[f32],
-    (scales, zeros, top): Grids<'_>,
-    error: &mut [f32; TILE],
-) {
-    for (column, matter) in values.as_chunks::<TILE>().0.iter().zip(importance) {
-        let lanes = column.iter().zip(scales.iter().zip(zeros)).zip(error.iter_mut());
-        for ((value, (scale, zero)), error) in lanes {
-            let grid = Grid { scale: *scale, zero: *zero };
-            let off = value - grid.value(grid.code(*value, top));
-            *error += off * off * matter;
-        }
-    }
 }
 
 #[cfg(test)]
