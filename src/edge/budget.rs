@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-/// The most and the least that one reader may decode ahead.
+/// The most and the least that one reader may decode ahead; with less it would not go ahead of its
+/// chunks.
 const MOST: u64 = 16 << 20;
-const LEAST: u64 = 1 << 20;
+const LEAST: u64 = 4 << 20;
 /// Which part of what is left one reader gets.
 const PART: u64 = 8;
 
@@ -113,8 +114,8 @@ mod tests {
         while !budget.is_full() {
             many.push(budget.share());
         }
-        // Many get their least, and what is read ahead is at most half.
-        assert!((256..512).contains(&many.len()), "{}", many.len());
+        // Many get their least, and few much.
+        assert!((64..128).contains(&many.len()), "{}", many.len());
         assert!(budget.used() < (512 << 20) + MOST && budget.is_tight());
         drop((first, many));
         assert_eq!((budget.used(), budget.share().bytes), (0, MOST));

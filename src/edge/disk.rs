@@ -1,8 +1,9 @@
 //! Verified chunks on disk, one file each, checked again whenever they are read.
 //!
 //! A file appears under its chunk's digest when it is complete. One that is not what its name says, as
-//! after a crash or a flipped bit, is removed and fetched again. The least recently used go first once
-//! the budget is full; what an earlier run left counts.
+//! after a crash or a flipped bit, is removed and fetched again. Once the budget is full, those go first
+//! that were read longest ago, and before them those that nobody read again; what an earlier run left
+//! counts.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bytes::BytesMut;
-use lru::LruCache;
 
+use super::recency::Recency;
 use crate::buffers::Buffers;
 use crate::format::record::ChunkRecord;
 use crate::id::StoredDigest;
@@ -41,25 +42,10 @@ pub(super) struct DiskStats {
 pub(super) struct DiskTier {
     folder: PathBuf,
     budget: u64,
-    index: Mutex<Index>,
+    index: Mutex<Recency>,
     next: AtomicU64,
     buffers: Buffers,
     stats: DiskStats,
-}
-
-#[derive(Debug)]
-struct Index {
-    /// Lengths, the least recently used last.
-    chunks: LruCache<StoredDigest, u64>,
-    used: u64,
-}
-
-impl Index {
-    fn remove(&mut self, digest: &StoredDigest) {
-        if let Some(len) = self.chunks.pop(digest) {
-            self.used -= len;
-        }
-    }
 }
 
 impl DiskTier {
@@ -88,10 +74,9 @@ impl DiskTier {
             }
         }
         found.sort_unstable();
-        let mut index = Index { chunks: LruCache::unbounded(), used: 0 };
+        let mut index = Recency::new(budget);
         for (_, digest, len) in found {
-            index.chunks.put(digest, len);
-            index.used += len;
+            index.add(digest, len);
         }
         let (next, stats) = (AtomicU64::new(0), DiskStats::default());
         let (folder, index, buffers) =
@@ -112,18 +97,20 @@ impl DiskTier {
 
     /// Bytes in the folder.
     pub(super) fn used(&self) -> u64 {
-        self.index().used
+        self.index().used()
     }
 
     /// Whether the chunk may be there.
     pub(super) fn has(&self, digest: &StoredDigest) -> bool {
-        self.index().chunks.contains(digest)
+        self.index().contains(digest)
     }
 
     /// Reads a chunk into one of the buffers; gives what that has beyond it, too. Blocks.
     pub(super) fn read(&self, record: &ChunkRecord) -> Option<(VerifiedChunk, BytesMut)> {
         let digest = record.stored;
-        self.index().chunks.get(&digest)?;
+        if !self.index().read(&digest) {
+            return None;
+        }
         let path = self.path(&digest);
         match read_file(&path, record, &self.buffers) {
             Ok(chunk) => {
@@ -150,11 +137,7 @@ impl DiskTier {
         }
         match self.write_file(digest, bytes) {
             Ok(()) => {
-                let mut index = self.index();
-                if index.chunks.put(*digest, len).is_none() {
-                    index.used += len;
-                }
-                drop(index);
+                self.index().add(*digest, len);
                 self.evict();
             }
             Err(_) => drop(self.stats.unwritten.fetch_add(1, Ordering::Relaxed)),
@@ -186,13 +169,8 @@ impl DiskTier {
     /// Makes room.
     fn evict(&self) {
         loop {
-            let mut index = self.index();
-            if index.used <= self.budget {
-                return;
-            }
-            let Some((digest, len)) = index.chunks.pop_lru() else { return };
-            index.used -= len;
-            drop(index);
+            let next = self.index().evict();
+            let Some(digest) = next else { return };
             fs::remove_file(self.path(&digest)).unwrap_or_default();
         }
     }
@@ -203,7 +181,7 @@ impl DiskTier {
         self.folder.join(shard).join(hex)
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
+    fn index(&self) -> MutexGuard<'_, Recency> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

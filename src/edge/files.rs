@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use hyper::header::HeaderValue;
 
+use super::budget::Share;
 use super::object::Facts;
 use super::packs::{Packs, copy};
 use super::{CLIENT_STALL, hub};
@@ -24,6 +25,8 @@ use crate::unpack::file_parts;
 
 /// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold.
 const PIECE: u64 = 4 << 20;
+/// What is sent at a time where memory is short.
+const WINDOW: u64 = 256 << 10;
 
 /// What is known of a file before it is read. Its tag is what Hub clients check it with.
 pub(super) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
@@ -31,28 +34,79 @@ pub(super) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
     Facts { size: file.size, tag, modified: None, caching }
 }
 
-/// The bytes `wanted` of a file, which must lie in it. Must be called within a runtime.
+/// Somebody who reads a range of a file.
+struct Reading {
+    whole: Arc<Whole>,
+    packs: Arc<Packs>,
+    file: usize,
+    left: Range<u64>,
+    /// Reads ahead, with the memory that it may hold for that.
+    ahead: Option<(Loader, Share)>,
+}
+
+/// The bytes `wanted` of a file, which must lie in it. Must be polled within a runtime.
 pub(super) fn read(
     whole: &Arc<Whole>,
     packs: &Arc<Packs>,
     file: usize,
     wanted: Range<u64>,
 ) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
-    let parts = file_parts(whole, file, &wanted);
-    let budget = packs.budget().share();
-    let piece = Some(PIECE.min(budget.bytes / 4));
-    let mut options = LoadOptions { piece, budget: budget.bytes, ..LoadOptions::default() };
-    options.connections = Some(2);
-    // The cache asks every origin and waits for it.
-    (options.failures, options.stall) = (0, CLIENT_STALL);
-    let source: Arc<dyn Backend> = Arc::new(Cached(packs.clone()));
-    let loader = Loader::start(whole.id, vec![source], parts, Default::default(), &options);
-    // The artifact and the budget are held as long as the file is read.
-    let held = (whole.clone(), budget);
-    stream::unfold((loader, held), |(mut loader, held)| async move {
-        let piece = loader.next().await?;
-        Some((piece.map(|piece| piece.data).map_err(refused), (loader, held)))
+    let (whole, packs) = (whole.clone(), packs.clone());
+    let reading = Reading { whole, packs, file, left: wanted, ahead: None };
+    stream::try_unfold(reading, |mut reading| async move {
+        Ok(reading.next().await?.map(|bytes| (bytes, reading)))
     })
+}
+
+impl Reading {
+    /// The next bytes; `None` behind the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        loop {
+            if let Some((loader, _)) = &mut self.ahead {
+                if let Some(piece) = loader.next().await {
+                    return piece.map(|piece| Some(piece.data)).map_err(refused);
+                }
+                self.ahead = None;
+            }
+            if self.left.is_empty() {
+                return Ok(None);
+            }
+            let budget = self.packs.budget();
+            if budget.is_tight() {
+                return self.window().await.map(Some);
+            }
+            let share = budget.share();
+            let loader = self.start(self.left.clone(), share.bytes);
+            self.left.start = self.left.end;
+            self.ahead = Some((loader, share));
+        }
+    }
+
+    /// A few bytes, ahead of which nothing is read: nothing but these is held while they are sent.
+    async fn window(&mut self) -> Result<Bytes, SourceError> {
+        let end = self.left.end.min(self.left.start + WINDOW);
+        let budget = self.packs.budget().clone();
+        let _share = budget.promise(2 * WINDOW);
+        let mut loader = self.start(self.left.start..end, WINDOW);
+        // At most a window.
+        let mut bytes = BytesMut::with_capacity((end - self.left.start) as usize);
+        while let Some(piece) = loader.next().await {
+            bytes.extend_from_slice(&piece.map_err(refused)?.data);
+        }
+        self.left.start = end;
+        Ok(budget.hold(bytes.freeze()))
+    }
+
+    fn start(&self, range: Range<u64>, budget: u64) -> Loader {
+        let parts = file_parts(&self.whole, self.file, &range);
+        let piece = Some(PIECE.min(budget / 4));
+        let mut options = LoadOptions { piece, budget, ..LoadOptions::default() };
+        options.connections = Some(2);
+        // The cache asks every origin and waits for it.
+        (options.failures, options.stall) = (0, CLIENT_STALL);
+        let source: Arc<dyn Backend> = Arc::new(Cached(self.packs.clone()));
+        Loader::start(self.whole.id, vec![source], parts, Default::default(), &options)
+    }
 }
 
 fn refused(error: LoadError) -> SourceError {

@@ -30,6 +30,7 @@ mod permit;
 mod prefetch;
 mod purge;
 mod ranges;
+mod recency;
 mod relay;
 mod request;
 mod route;
