@@ -59,11 +59,11 @@ class Bench:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.prepare_store()
         if not self.tensorizer_file.exists():
-            self._make(self.tensorizer_file, HERE / "peers/tensorizer_write.py", lambda out: [self.weights, out])
+            self.make(self.tensorizer_file, "peers/tensorizer_write.py", lambda out: [self.weights, out])
 
     def prepare_store(self) -> None:
         if not self.weights.exists():
-            self._make(self.model, HERE / "make_model.py", lambda out: [out, "--size", str(self.size)])
+            self.make(self.model, "make_model.py", lambda out: [out, "--size", str(self.size)])
         # Our own store is packed anew: the binary may have changed.
         shutil.rmtree(self.store, ignore_errors=True)
         try:
@@ -73,12 +73,12 @@ class Bench:
             print(f"pack: {reason}; its packs are stood in for by pieces of the model", file=sys.stderr)
             self._cut_stand_in_packs()
 
-    def _make(self, target: pathlib.Path, program: pathlib.Path, arguments) -> None:
+    def make(self, target: pathlib.Path, program: str, arguments) -> None:
         """Runs a generator into a temporary place: an interrupted one leaves no half file."""
         partial = target.with_name(target.name + ".partial")
         if partial.is_dir():
             shutil.rmtree(partial)
-        command = [str(self.python), str(program), *map(str, arguments(partial))]
+        command = [str(self.python), str(HERE / program), *map(str, arguments(partial))]
         subprocess.run(command, check=True, stdout=sys.stderr)
         partial.rename(target)
 

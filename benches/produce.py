@@ -9,8 +9,6 @@ import shutil
 
 from bench import GIB, REPOSITORY, Bench, Verdict, unmeasured
 from lines import reason
-from make_llama import make_llama
-from make_model import GEOMETRIES
 from sampling import Round, Sample, Series, Unavailable, run
 
 THREADS = 2
@@ -49,10 +47,11 @@ def encoding(bench: Bench, method: str) -> Verdict:
     return Verdict(line, target, f"{theirs / mine:.1f}", met, limit)
 
 
-def gptq_flops(blocks: int) -> dict[str, float]:
+def gptq_flops(config: dict) -> dict[str, float]:
     """What GPTQ cannot do without: each layer run once, the halves of the Hessians, their factors and the
     inverses of those, and every error made up for in the columns behind it."""
-    hidden, inter, _, kv = GEOMETRIES["full"]
+    hidden, inter, blocks = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    kv = config["num_key_value_heads"] * config["head_dim"]
     layers = [(hidden, hidden)] * 2 + [(kv, hidden)] * 2 + [(inter, hidden)] * 2 + [(hidden, inter)]
     inputs = [hidden] * 3 + [inter]
     tokens = SAMPLES * LENGTH
@@ -103,9 +102,8 @@ def gptq(bench: Bench) -> Verdict:
     blocks = BLOCKS if bench.size >= GIB else QUICK_BLOCKS
     model = bench.data / f"llama-{blocks}"
     if not model.exists():
-        partial = bench.data / f"llama-{blocks}.partial"
-        make_llama(partial, blocks)
-        partial.rename(model)
+        bench.make(model, "make_llama.py", lambda out: [out, "--blocks", blocks])
+    config = json.loads((model / "config.json").read_text())
     runs = Round({}, {})
     contenders = {"tenpak": lambda: gptq_ours(bench, model)} | {
         name: lambda of=of: gptq_peer(bench, model, *of) for name, of in GPTQ_PEERS.items()
@@ -115,12 +113,12 @@ def gptq(bench: Bench) -> Verdict:
             runs.series[name] = Series([contender()])
         except Unavailable as missing:
             runs.missing[name] = str(missing)
-    bench.tables.append((f"GPTQ of {blocks} blocks of {GEOMETRIES['full'][0]}, {SAMPLES} x {LENGTH} tokens", runs))
+    bench.tables.append((f"GPTQ of {blocks} blocks of {config['hidden_size']}, {SAMPLES} x {LENGTH} tokens", runs))
     best = runs.best(*GPTQ_PEERS)
     if not runs.get("tenpak") or not best:
         return unmeasured(line, target, reason(runs, "tenpak", *GPTQ_PEERS))
     mine, theirs = runs.get("tenpak").median("process_s"), best[1].median("process_s")
-    flops = gptq_flops(blocks)
+    flops = gptq_flops(config)
     speed = bench.peer("sgemm.py", THREADS).report["flops_per_second"]
     parts = ", ".join(f"{name} {count / 1e12:.2f}" for name, count in flops.items())
     limit = (

@@ -2,7 +2,7 @@ from awq import AutoAWQForCausalLM
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(SOURCE)
-texts = [tokenizer.decode(tokens) for tokens in calibration(tokenizer)]
+samples = calibration(tokenizer)
 tell(progress=0.0)
 model = AutoAWQForCausalLM.from_pretrained(SOURCE)
 tell(progress=0.1)
@@ -11,7 +11,7 @@ quantization = {
     "modules_to_not_convert": KEEP or None,
 }
 model.quantize(
-    tokenizer, quant_config=quantization, calib_data=texts, max_calib_samples=len(texts),
+    tokenizer, quant_config=quantization, calib_data=samples, max_calib_samples=len(samples),
     max_calib_seq_len=SPEC["length"],
 )
 tell(progress=0.9)

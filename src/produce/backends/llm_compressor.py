@@ -1,9 +1,13 @@
+import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+if not torch.cuda.is_available():
+    # Memory is pinned for a GPU that is not there.
+    torch.Tensor.pin_memory = lambda self, *_: self
 method = RECIPE["method"]
 tokenizer = AutoTokenizer.from_pretrained(SOURCE)
 model = AutoModelForCausalLM.from_pretrained(SOURCE, dtype="auto", device_map="cpu")
