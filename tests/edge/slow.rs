@@ -116,6 +116,11 @@ fn slow_readers_hold_no_growing_memory() {
         }
     };
     // All are answered and have what is read ahead of them.
+    for stream in &mut streams {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 200");
+    }
     for _ in 0..3 {
         turn(&mut streams);
     }
