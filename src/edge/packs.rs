@@ -42,7 +42,7 @@ const SMALL: usize = 4;
 /// Requests to the origin at a time.
 const ORIGIN_REQUESTS: usize = 32;
 /// Readers of files at a time that decode a chunk for a few of its bytes.
-const WINDOWS: usize = 16;
+const WINDOWS: usize = 4;
 /// Packs whose indexes are kept.
 const INDEXES: u64 = 4096;
 

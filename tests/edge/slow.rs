@@ -125,7 +125,7 @@ fn slow_readers_hold_no_growing_memory() {
         turn(&mut streams);
     }
     // Until the system's own buffers of so many connections are full, too.
-    let settle = Instant::now() + Duration::from_secs(if readers > 100 { 30 } else { 3 });
+    let settle = Instant::now() + Duration::from_secs(if readers > 100 { 60 } else { 3 });
     while Instant::now() < settle {
         turn(&mut streams);
         std::thread::sleep(Duration::from_millis(50));
