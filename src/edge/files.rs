@@ -26,7 +26,7 @@ use crate::unpack::file_parts;
 /// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold.
 const PIECE: u64 = 4 << 20;
 /// What is sent at a time where memory is short.
-const WINDOW: u64 = 256 << 10;
+const WINDOW: u64 = 128 << 10;
 
 /// What is known of a file before it is read. Its tag is what Hub clients check it with.
 pub(super) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
@@ -85,8 +85,8 @@ impl Reading {
     /// A few bytes, ahead of which nothing is read: nothing but these is held while they are sent.
     async fn window(&mut self) -> Result<Bytes, SourceError> {
         let end = self.left.end.min(self.left.start + WINDOW);
-        let budget = self.packs.budget().clone();
-        let _share = budget.promise(2 * WINDOW);
+        // Only closed with the edge itself; while it is held, chunks are decoded whole.
+        let _turn = self.packs.windows().acquire().await;
         let mut loader = self.start(self.left.start..end, WINDOW);
         // At most a window.
         let mut bytes = BytesMut::with_capacity((end - self.left.start) as usize);
@@ -94,7 +94,7 @@ impl Reading {
             bytes.extend_from_slice(&piece.map_err(refused)?.data);
         }
         self.left.start = end;
-        Ok(budget.hold(bytes.freeze()))
+        Ok(self.packs.budget().hold(bytes.freeze()))
     }
 
     fn start(&self, range: Range<u64>, budget: u64) -> Loader {

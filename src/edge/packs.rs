@@ -41,6 +41,8 @@ const FRAME: u64 = 64 << 10;
 const SMALL: usize = 4;
 /// Requests to the origin at a time.
 const ORIGIN_REQUESTS: usize = 32;
+/// Readers of files at a time that decode a chunk for a few of its bytes.
+const WINDOWS: usize = 4;
 /// Packs whose indexes are kept.
 const INDEXES: u64 = 4096;
 
@@ -66,6 +68,8 @@ pub(super) struct Packs {
     /// Packs that no origin had a moment ago.
     absent: Cache<PackId, Arc<SourceError>>,
     requests: Semaphore,
+    /// Turns for those who decode a few bytes at a time.
+    windows: Semaphore,
     stats: OriginStats,
 }
 
@@ -143,6 +147,7 @@ impl Packs {
             indexes: Cache::new(INDEXES),
             absent: Cache::builder().max_capacity(INDEXES).time_to_live(ABSENT).build(),
             requests: Semaphore::new(ORIGIN_REQUESTS),
+            windows: Semaphore::new(WINDOWS),
             stats: OriginStats::default(),
         })
     }
@@ -153,6 +158,10 @@ impl Packs {
 
     pub(super) fn budget(&self) -> &Arc<Budget> {
         self.cache.budget()
+    }
+
+    pub(super) fn windows(&self) -> &Semaphore {
+        &self.windows
     }
 
     pub(super) fn origins(&self) -> &Origins {
