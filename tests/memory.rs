@@ -48,9 +48,9 @@ fn peak(of: impl FnOnce()) -> f64 {
     (MOST.load(Ordering::Relaxed) - before) as f64
 }
 
-const HIDDEN: usize = 512;
-const WIDE: usize = 1376;
-const TOKENS: usize = 64;
+const HIDDEN: usize = 256;
+const WIDE: usize = 704;
+const TOKENS: usize = 32;
 
 /// A Llama of so many blocks, its weights made of a seed.
 fn write(dir: &Path, blocks: usize) {
