@@ -24,7 +24,7 @@ struct Params {
     u32 spare[3];
 };
 
-enum Flag : u32 { ALIGNED = 1, INDEXED = 2, ZEROS = 4, LESS_ONE = 8, NESTED = 16, ONE_GROUP = 32 };
+enum Flag : u32 { ALIGNED = 1, INDEXED = 2, ZEROS = 4, LESS_ONE = 8, NESTED = 16, ONE_GROUP = 32, SIGNED = 64 };
 enum Out { F32 = 0, F16 = 1, BF16 = 2 };
 
 // The parts of a weight, in the order of Part::ALL.

@@ -44,6 +44,7 @@ const ZEROS = 4u;
 const LESS_ONE = 8u;
 const NESTED = 16u;
 const ONE_GROUP = 32u;
+const SIGNED = 64u;
 
 fn has(flag: u32) -> bool {
     return (p.flags & flag) != 0u;

@@ -1,4 +1,4 @@
-// FP8 E4M3 with a scale per block of rows and columns.
+// FP8 E4M3, or signed bytes, with a scale per block of rows and columns.
 
 // Exponent and mantissa as those of an f16, 2^8 too small: subnormal codes need no care.
 __device__ __forceinline__ float from_e4m3(u32 code) {
@@ -36,9 +36,11 @@ template <int OUT> __device__ __forceinline__ void fp8(const Params &p, PARTS, u
         Eight e;
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
-            u32 code = (i < 4 ? both[j].x : both[j].y) >> (8 * (i % 4)) & 0xff;
+            u32 word = i < 4 ? both[j].x : both[j].y;
+            u32 code = word >> (8 * (i % 4)) & 0xff;
             float s = even ? scale[j] : block_scale(p, scales, 8 * at + i);
-            e.v[i] = __fmul_rn(from_e4m3(code), s);
+            float x = p.flags & SIGNED ? signed_byte(word, i % 4) : from_e4m3(code);
+            e.v[i] = __fmul_rn(x, s);
         }
         store<OUT>(result, at, e);
     }

@@ -1,4 +1,4 @@
-// FP8 E4M3 with a scale per block of rows and columns.
+// FP8 E4M3, or signed bytes, with a scale per block of rows and columns.
 
 fn from_e4m3(code: u32) -> f32 {
     let magnitude = code & 0x7fu;
@@ -12,6 +12,9 @@ fn from_e4m3(code: u32) -> f32 {
 }
 
 fn four(word: u32) -> vec4<f32> {
+    if has(SIGNED) {
+        return signed4(word);
+    }
     return vec4<f32>(
         from_e4m3(word & 0xffu), from_e4m3((word >> 8u) & 0xffu),
         from_e4m3((word >> 16u) & 0xffu), from_e4m3(word >> 24u));

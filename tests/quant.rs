@@ -24,6 +24,9 @@ fn describe(weight: &Weight) -> Value {
         Layout::Fp8 { block: [height, width] } => {
             json!({"layout": "fp8", "height": height, "width": width})
         }
+        Layout::Bytes { block: [height, width] } => {
+            json!({"layout": "bytes", "height": height, "width": width})
+        }
         Layout::Q4_0 => json!({"layout": "q4_0"}),
         Layout::Q8_0 => json!({"layout": "q8_0"}),
         Layout::Q4K => json!({"layout": "q4_k"}),

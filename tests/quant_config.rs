@@ -167,6 +167,18 @@ fn compressed_tensors() {
         .unwrap();
         assert_eq!(found, Weight::new(Layout::Fp8 { block }, 96, 128, Float::BF16).unwrap());
     }
+    let groups = json!({"group_0": {"weights": {"num_bits": 8, "group_size": null}}});
+    let bytes = method(
+        json!({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}),
+    );
+    let tensors = [
+        ("model.q_proj.weight", Dtype::I8, &[96, 128][..], &[][..]),
+        ("model.q_proj.weight_scale", Dtype::BF16, &[96, 1], &[]),
+        ("model.q_proj.weight_zero_point", Dtype::I8, &[96, 1], &[]),
+    ];
+    let (found, ..) = weight(bytes, &tensors[..2]).unwrap();
+    assert_eq!(found.layout(), Layout::Bytes { block: [1, 128] });
+    assert!(weight(bytes, &tensors).is_err(), "zero points are not subtracted");
     let blocks = method(json!({"quant_method": "fp8", "weight_block_size": [128, 128]}));
     let (found, ..) = weight(
         blocks,

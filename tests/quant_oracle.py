@@ -109,6 +109,14 @@ def fp8(w, parts):
     return e4m3()[codes] * spread
 
 
+def signed(w, parts):
+    rows, cols = w["rows"], w["cols"]
+    codes = np.frombuffer(parts["codes"], np.int8).reshape(rows, cols).astype(np.float32)
+    scales = floats(parts["scales"], w["scale"]).reshape(-(-rows // w["height"]), -1)
+    spread = scales[np.arange(rows) // w["height"]][:, np.arange(cols) // w["width"]]
+    return codes * spread
+
+
 def block(kind):
     def dequantize(w, parts):
         return gguf.quants.dequantize(np.frombuffer(parts["codes"], np.uint8), kind)
@@ -123,6 +131,7 @@ LAYOUTS = {
     "awq": awq,
     "packed": packed,
     "fp8": fp8,
+    "bytes": signed,
     "q4_0": block(gguf.GGMLQuantizationType.Q4_0),
     "q8_0": block(gguf.GGMLQuantizationType.Q8_0),
     "q4_k": block(gguf.GGMLQuantizationType.Q4_K),

@@ -1,7 +1,8 @@
 //! Gradients of what a causal model's predictions cost, from its end to its beginning, a block at a time.
 //!
-//! Blocks run here by candle's own operations, which it can differentiate; they give what
-//! [`Block::forward`] gives, but for rounding.
+//! Between linear layers, blocks run here by candle's own operations, which it can differentiate; they give
+//! what [`Block::forward`] gives, but for rounding. Through a linear layer gradients go by its weight, and
+//! nothing is computed by the weights: that would take a block more.
 
 use candle_core::{D, Device, Tensor, Var};
 
@@ -28,34 +29,54 @@ impl Block {
         of_output: &Tensor,
     ) -> Result<Option<Gradients>, LmError> {
         let Self::Decoder(block) = self else { return Ok(None) };
-        let input = Var::from_tensor(input)?;
-        let tokens = input.dim(0)?;
-        // Zeros beside what each layer gives: their gradients are those of its output.
-        let mut beside = Vec::new();
-        for linear in block.linears() {
-            let shape = (tokens, linear.weight.dim(0)?);
-            beside.push(Var::from_tensor(&Tensor::zeros(shape, input.dtype(), &Device::Cpu)?)?);
-        }
-        let run = |linear: &Linear, at: usize, input: &Tensor| -> Result<Tensor, LmError> {
-            let output = linear.forward(input)?;
-            Ok(match beside.get(at) {
-                Some(zeros) => (output + zeros.as_tensor())?,
-                None => output,
-            })
-        };
         let [q, k, v, o, gate, up, down] = block.linears();
-        let normed = rms_norm(&input, &block.input_norm.1, context.epsilon)?;
-        let heads = [run(q, 0, &normed)?, run(k, 1, &normed)?, run(v, 2, &normed)?];
-        let seen = attend(context, block.index, heads, block.head_norms.as_ref())?;
-        let middle = (input.as_tensor() + run(o, 3, &seen)?)?;
-        let normed = rms_norm(&middle, &block.post_norm.1, context.epsilon)?;
-        let gated = (run(gate, 4, &normed)?.silu()? * run(up, 5, &normed)?)?;
-        let output = (middle + run(down, 6, &gated)?)?;
-        let found = (output * of_output)?.sum_all()?.backward()?;
-        let of = |var: &Var| found.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
-        let outputs = beside.iter().map(of).collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(Gradients { input: of(&input)?, outputs }))
+        let first_norm = |x: &[Tensor; 1]| rms_norm(&x[0], &block.input_norm.1, context.epsilon);
+        let second_norm = |x: &[Tensor; 1]| rms_norm(&x[0], &block.post_norm.1, context.epsilon);
+        let attend = |x: &[Tensor; 3]| attend(context, block.index, x, block.head_norms.as_ref());
+        let gated = |x: &[Tensor; 2]| Ok((x[0].silu()? * &x[1])?);
+
+        let entering = [input.clone()];
+        let normed = first_norm(&entering)?;
+        let heads = [q.forward(&normed)?, k.forward(&normed)?, v.forward(&normed)?];
+        let middle = [(input + o.forward(&attend(&heads)?)?)?];
+        let normed = second_norm(&middle)?;
+        let both = [gate.forward(&normed)?, up.forward(&normed)?];
+
+        let of_both = back(&both, gated, &through(down, of_output)?)?;
+        let of_normed = (through(gate, &of_both[0])? + through(up, &of_both[1])?)?;
+        let [of_middle] = back(&middle, second_norm, &of_normed)?;
+        let of_middle = (of_middle + of_output)?;
+        let of_heads = back(&heads, attend, &through(o, &of_middle)?)?;
+        let of_normed = (through(q, &of_heads[0])? + through(k, &of_heads[1])?)?;
+        let of_normed = (of_normed + through(v, &of_heads[2])?)?;
+        let [of_input] = back(&entering, first_norm, &of_normed)?;
+        let input = (of_input + &of_middle)?;
+        let [of_q, of_k, of_v] = of_heads;
+        let [of_gate, of_up] = of_both;
+        let outputs = vec![of_q, of_k, of_v, of_middle, of_gate, of_up, of_output.clone()];
+        Ok(Some(Gradients { input, outputs }))
     }
+}
+
+/// The gradient of a layer's input, by that of its output.
+fn through(linear: &Linear, of_output: &Tensor) -> Result<Tensor, LmError> {
+    Ok(of_output.matmul(&linear.weight)?)
+}
+
+/// The gradients of what something is computed from, by that of the result.
+fn back<const N: usize>(
+    from: &[Tensor; N],
+    compute: impl FnOnce(&[Tensor; N]) -> Result<Tensor, LmError>,
+    of_result: &Tensor,
+) -> Result<[Tensor; N], LmError> {
+    let vars = from.iter().map(Var::from_tensor).collect::<Result<Vec<_>, _>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let lost = || LmError::Config("gradients of nothing".to_owned());
+    let tensors = tensors.try_into().map_err(|_| lost())?;
+    let found = (compute(&tensors)? * of_result)?.sum_all()?.backward()?;
+    let of = |var: &Var| found.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
+    let gradients = vars.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+    gradients.try_into().map_err(|_| lost())
 }
 
 impl Head {
@@ -102,11 +123,11 @@ impl Head {
 fn attend(
     context: &Context,
     layer: usize,
-    [q, k, v]: [Tensor; 3],
+    [q, k, v]: &[Tensor; 3],
     norms: Option<&[Tensor; 2]>,
 ) -> Result<Tensor, LmError> {
     let (tokens, width) = (context.tokens, context.head_dim);
-    let split = |x: Tensor, heads: usize| -> Result<Tensor, LmError> {
+    let split = |x: &Tensor, heads: usize| -> Result<Tensor, LmError> {
         Ok(x.reshape((tokens, heads, width))?.transpose(0, 1)?.contiguous()?)
     };
     let (mut q, mut k, v) =

@@ -40,6 +40,11 @@ pub enum Method {
         /// Columns per group; none for the whole row.
         group: Option<u32>,
     },
+    /// compressed-tensors, `int-quantized`: a byte per code.
+    Bytes {
+        /// Columns per group; none for the whole row.
+        group: Option<u32>,
+    },
     /// FP8 with scales: compressed-tensors' `float-quantized`, and `fp8`.
     Fp8 {
         /// Rows and columns of a block, if scales are by block.
@@ -138,12 +143,16 @@ impl Method {
                             None => return unsupported("compressed-tensors without num_bits"),
                         }
                     }
+                    Some("int-quantized") => match of_weights("num_bits").and_then(Value::as_u64) {
+                        Some(8) => Self::Bytes { group: size },
+                        _ => return unsupported("int-quantized weights of other than 8 bits"),
+                    },
                     Some("float-quantized") => {
                         Self::Fp8 { block: block(of_weights("block_structure")) }
                     }
                     _ => {
                         return unsupported(
-                            "a compressed-tensors format that is not pack-quantized or float-quantized",
+                            "a compressed-tensors format that is not pack-quantized, int-quantized or float-quantized",
                         );
                     }
                 }
@@ -185,6 +194,9 @@ impl Method {
                 ("weight_g_idx", INDEX),
                 ("weight_shape", Shape),
             ],
+            Self::Bytes { .. } => {
+                &[("weight", CODES), ("weight_scale", SCALES), ("weight_zero_point", ZEROS)]
+            }
             Self::Fp8 { .. } => {
                 &[("weight", CODES), ("weight_scale", SCALES), ("weight_scale_inv", SCALES)]
             }
@@ -264,6 +276,14 @@ impl Method {
                 let bits = if cols >= 32 { small(told)? } else { bits };
                 let symmetric = !facts.0.contains_key(&Role::Part(Part::Zeros));
                 Weight::new(Layout::Packed { bits, group, symmetric }, rows, cols, facts.scale()?)
+            }
+            Self::Bytes { group } => {
+                if facts.0.contains_key(&Role::Part(Part::Zeros)) {
+                    return Err(QuantError::Unsupported("int-quantized weights with zero points"));
+                }
+                let ([rows, cols], [_, groups]) = (two(codes)?, two(facts.dims(Part::Scales)?)?);
+                let block = [1, group_of(cols, groups, group)];
+                Weight::new(Layout::Bytes { block }, rows, cols, facts.scale()?)
             }
             Self::Fp8 { block } => {
                 let [rows, cols] = two(codes)?;

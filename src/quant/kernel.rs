@@ -167,6 +167,8 @@ pub const LESS_ONE: u32 = 8;
 pub const NESTED: u32 = 16;
 /// [`Params::flags`]: no vector crosses a group, and groups are in order.
 pub const ONE_GROUP: u32 = 32;
+/// [`Params::flags`]: codes of a byte are signed integers.
+pub const SIGNED: u32 = 64;
 
 impl Params {
     /// The numbers as bytes, for a uniform buffer.
@@ -265,9 +267,10 @@ impl Launch {
                 set(ZEROS, !symmetric);
                 (Family::Packed, "packed")
             }
-            Layout::Fp8 { block: [height, width] } => {
+            Layout::Fp8 { block: [height, width] } | Layout::Bytes { block: [height, width] } => {
                 grouped(if width >= weight.cols() { 1 << 31 } else { width });
                 params.height = height;
+                set(SIGNED, matches!(layout, Layout::Bytes { .. }));
                 (Family::Fp8, "fp8")
             }
             Layout::Q4_0 => (Family::Gguf, "q4_0"),

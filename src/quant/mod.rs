@@ -66,6 +66,11 @@ pub enum Layout {
         /// Rows and columns per scale.
         block: [u32; 2],
     },
+    /// compressed-tensors `int-quantized`: signed bytes, with a scale per block as FP8 has it.
+    Bytes {
+        /// Rows and columns per scale.
+        block: [u32; 2],
+    },
     /// GGUF Q4_0: 32 elements in 18 bytes.
     Q4_0,
     /// GGUF Q8_0: 32 elements in 34 bytes.
@@ -228,7 +233,8 @@ impl Weight {
             Layout::Gptq { group: 0, .. }
             | Layout::Awq { group: 0 }
             | Layout::Packed { group: 0, .. }
-            | Layout::Fp8 { block: [0, _] | [_, 0] } => Some("a group of no elements"),
+            | Layout::Fp8 { block: [0, _] | [_, 0] }
+            | Layout::Bytes { block: [0, _] | [_, 0] } => Some("a group of no elements"),
             Layout::Q4_0 | Layout::Q8_0 if !cols.is_multiple_of(32) => {
                 Some("GGUF blocks of 32: inputs in multiples of 32")
             }
@@ -292,7 +298,9 @@ impl Weight {
             Layout::Gptq { group, .. } | Layout::Awq { group } | Layout::Packed { group, .. } => {
                 self.cols.div_ceil(group)
             }
-            Layout::Fp8 { block: [_, cols] } => self.cols.div_ceil(cols),
+            Layout::Fp8 { block: [_, cols] } | Layout::Bytes { block: [_, cols] } => {
+                self.cols.div_ceil(cols)
+            }
             _ => 1,
         }
     }
@@ -359,10 +367,11 @@ impl Weight {
                 (rows * u64::from(bits)).div_ceil(32) * groups * 4
             }
             (Layout::Gptq { .. } | Layout::Packed { .. }, Part::Index) => index,
-            (Layout::Fp8 { .. }, Part::Codes) => rows * cols,
-            (Layout::Fp8 { block: [height, _] }, Part::Scales) => {
-                rows.div_ceil(height.into()) * groups * scale
-            }
+            (Layout::Fp8 { .. } | Layout::Bytes { .. }, Part::Codes) => rows * cols,
+            (
+                Layout::Fp8 { block: [height, _] } | Layout::Bytes { block: [height, _] },
+                Part::Scales,
+            ) => rows.div_ceil(height.into()) * groups * scale,
             _ => 0,
         }
     }

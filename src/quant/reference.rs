@@ -85,6 +85,10 @@ fn element(weight: &Weight, parts: &Parts<'_>, row: usize, col: usize) -> f32 {
             let at = row / height as usize * groups + col / width as usize;
             e4m3(byte(parts.codes, flat)) * scale.read(parts.scales, at)
         }
+        Layout::Bytes { block: [height, width] } => {
+            let at = row / height as usize * groups + col / width as usize;
+            f32::from(byte(parts.codes, flat).cast_signed()) * scale.read(parts.scales, at)
+        }
         Layout::Q4_0 => {
             let (block, at) = (flat / 32 * 18, flat % 32);
             let pair = byte(parts.codes, block + 2 + at % 16);

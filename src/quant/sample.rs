@@ -155,6 +155,11 @@ pub fn cases(rows: u32, cols: u32) -> Vec<(String, Weight)> {
         add(&name, Layout::Fp8 { block }, rows, cols, Float::F32, false);
         add(&name, Layout::Fp8 { block }, odd_rows, odd_cols, Float::BF16, false);
     }
+    for (name, block) in [("row", [1, odd_cols]), ("group", [1, 64])] {
+        let name = format!("bytes per {name}");
+        add(&name, Layout::Bytes { block }, rows, cols, Float::BF16, false);
+        add(&name, Layout::Bytes { block }, odd_rows, odd_cols, Float::F32, false);
+    }
     add("q4_0", Layout::Q4_0, odd_rows, cols, Float::F16, false);
     add("q8_0", Layout::Q8_0, odd_rows, cols, Float::F16, false);
     add("q4_k", Layout::Q4K, odd_rows, cols, Float::F16, false);

@@ -92,7 +92,7 @@ impl<'a> Cut<'a> {
             // 32 rows of zero points are whole words, 64 words are 256 bytes.
             Layout::Packed { .. } => (2048, weight.rows().into()),
             Layout::Int8 => (256, weight.rows().into()),
-            Layout::Fp8 { .. } => (256, weight.rows().into()),
+            Layout::Fp8 { .. } | Layout::Bytes { .. } => (256, weight.rows().into()),
         };
         Self { weight, unit, total }
     }
@@ -106,7 +106,7 @@ impl<'a> Cut<'a> {
         match self.weight.layout() {
             Layout::Gptq { .. } | Layout::Awq { .. } => true,
             // Few, and a cut may fall within a block of rows.
-            Layout::Fp8 { .. } if part == Part::Scales => true,
+            Layout::Fp8 { .. } | Layout::Bytes { .. } if part == Part::Scales => true,
             _ => matches!(part, Part::Index | Part::Table),
         }
     }
