@@ -33,7 +33,7 @@ fn answers_begin_only_while_there_is_memory_for_them() {
         let edge = Edge::with(vec![world.memory.clone()], options).await;
         let mut slow = Vec::new();
         let mut refused = 0;
-        for target in ["/org/m/resolve/main/model.safetensors", &pack].into_iter().cycle().take(64)
+        for target in ["/org/m/resolve/main/model.safetensors", &pack].into_iter().cycle().take(200)
         {
             let mut stream = tokio::net::TcpStream::connect(&edge.address).await.expect("the edge");
             let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -109,8 +109,8 @@ fn slow_readers_hold_no_growing_memory() {
             stream
         })
         .collect();
-    let mut piece = vec![0; 4 << 10];
-    let mut turn = |streams: &mut Vec<TcpStream>| {
+    let turn = |streams: &mut Vec<TcpStream>, size: usize| {
+        let mut piece = vec![0; size];
         for stream in streams {
             assert!(stream.read(&mut piece).expect("bytes") > 0);
         }
@@ -121,13 +121,13 @@ fn slow_readers_hold_no_growing_memory() {
         stream.read_exact(&mut status).expect("an answer");
         assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 200");
     }
-    for _ in 0..3 {
-        turn(&mut streams);
+    // What the system itself holds of each is taken: from here on the edge has to send.
+    for _ in 0..80 {
+        turn(&mut streams, 64 << 10);
     }
-    // Until the system's own buffers of so many connections are full, too.
-    let settle = Instant::now() + Duration::from_secs(if readers > 100 { 60 } else { 3 });
+    let settle = Instant::now() + Duration::from_secs(3);
     while Instant::now() < settle {
-        turn(&mut streams);
+        turn(&mut streams, 4 << 10);
         std::thread::sleep(Duration::from_millis(50));
     }
     let pid = served.process.id();
@@ -135,7 +135,7 @@ fn slow_readers_hold_no_growing_memory() {
     let end = Instant::now() + Duration::from_secs(if readers > 100 { 60 } else { 3 });
     let mut most = before;
     while Instant::now() < end {
-        turn(&mut streams);
+        turn(&mut streams, 4 << 10);
         most = most.max(resident(pid));
         std::thread::sleep(Duration::from_millis(50));
     }
