@@ -107,6 +107,10 @@ fn short(text: &str) -> String {
     text.get(..end.last().unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
+/// Bytes of one answer after which other answers have their turn: a fast client takes its bytes as quickly as
+/// they are sent, and who has asked meanwhile would wait for all of them.
+const TURN: u64 = 512 << 10;
+
 /// A body that tells when it has gone out, or was dropped.
 pub(super) struct Watched {
     body: UnsyncBoxBody<Bytes, SourceError>,
@@ -119,6 +123,8 @@ pub(super) struct Watched {
     /// The bytes that its head promises. Who sends them asks for no more than these.
     length: Option<u64>,
     sent: u64,
+    /// Bytes since others had their turn.
+    turn: u64,
     ended: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -151,6 +157,7 @@ impl Watch {
             first: false,
             length: length.and_then(|length| length.parse().ok()),
             sent: 0,
+            turn: 0,
             _place: place,
         };
         Response::from_parts(parts, watched)
@@ -175,12 +182,18 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
+        if self.turn >= TURN {
+            self.turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.first();
                 let count = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.sent += count;
+                self.turn += count;
                 self.watch.sent.fetch_add(count, Ordering::Relaxed);
                 self.ended = self.body.is_end_stream() || self.length == Some(self.sent);
             }
