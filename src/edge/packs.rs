@@ -35,6 +35,9 @@ use crate::verify::VerifiedChunk;
 const RUN: u64 = 8 << 20;
 /// How far ahead of a reader chunks are fetched.
 const AHEAD: u64 = 16 << 20;
+/// The same of chunks on disk, the first of which nothing is read beside: whoever waits for a first byte waits
+/// for what others have in the queue.
+const DISK_AHEAD: u64 = 4 << 20;
 /// What is sent at a time where memory is short.
 const FRAME: u64 = 64 << 10;
 /// A part of a chunk that is this many times smaller is copied: it would hold the whole.
@@ -130,6 +133,8 @@ struct Reading {
     looked: usize,
     ahead: u64,
     tail: Option<Bytes>,
+    /// Whether nothing was given yet.
+    first: bool,
 }
 
 impl Packs {
@@ -214,7 +219,8 @@ impl Packs {
         // Both are at most the length of the tail, which is in memory.
         let tail = (!tail.is_empty())
             .then(|| map.tail.slice((tail.start - data) as usize..(tail.end - data) as usize));
-        let reading = Reading { packs: self.clone(), pack, parts, looked: 0, ahead: 0, tail };
+        let packs = self.clone();
+        let reading = Reading { packs, pack, parts, looked: 0, ahead: 0, tail, first: true };
         stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next().await?.map(|bytes| (bytes, reading)))
         })
@@ -380,6 +386,7 @@ impl Reading {
                 }
             }
         };
+        self.first = false;
         let Some(part) = self.parts.front_mut() else { return Ok(None) };
         let (budget, mut wanted) = (self.packs.budget(), part.wanted.clone());
         let is_tight = budget.is_tight();
@@ -404,10 +411,18 @@ impl Reading {
     fn look_ahead(&mut self) {
         let mut run = VecDeque::new();
         let mut length = 0;
-        let most = if self.packs.budget().is_tight() { 1 } else { AHEAD };
-        while self.ahead < most
-            && let Some(part) = self.parts.get(self.looked)
-        {
+        let is_tight = self.packs.budget().is_tight();
+        while let Some(part) = self.parts.get(self.looked) {
+            let is_here = |disk: &Arc<DiskTier>| disk.has(&part.record.stored);
+            let most = match self.packs.disk.as_ref().is_some_and(is_here) {
+                _ if is_tight => 1,
+                true if self.first => 1,
+                true => DISK_AHEAD,
+                false => AHEAD,
+            };
+            if self.ahead >= most {
+                break;
+            }
             let stored = u64::from(part.record.stored_len);
             self.looked += 1;
             self.ahead += stored;
