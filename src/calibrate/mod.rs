@@ -13,6 +13,7 @@ mod inputs;
 mod measure;
 mod runs;
 mod sensitivity;
+mod spool;
 mod states;
 
 pub use allocate::{Allocation, Sensitivity, allocate};
@@ -20,7 +21,7 @@ pub use corpus::{BUILT_IN, Draws};
 pub use driver::{CalibrateOptions, Calibrated, Layer, Solver, calibrate};
 pub use measure::{LayerStatistics, Statistics, measure};
 pub use sensitivity::sensitivities;
-pub(crate) use states::unnamed;
+pub(crate) use spool::unnamed;
 
 use crate::lm::LmError;
 use crate::solve::SolveError;

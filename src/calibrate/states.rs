@@ -1,12 +1,9 @@
 //! How far every run of tokens has come through a block: in memory up to a budget, in a file beyond it.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::CalibrateError;
+use super::spool::Spool;
 use crate::lm::Passage;
 
 /// Tokens of runs that go through a block together: enough for products to be worth their packing.
@@ -17,7 +14,7 @@ pub(super) struct States {
     batches: Vec<Batch>,
     /// Bytes of memory that are left.
     room: usize,
-    file: Option<File>,
+    file: Option<Spool>,
     /// Where the file ends.
     end: u64,
 }
@@ -104,10 +101,9 @@ impl States {
                 part.here = Some(tensor);
                 continue;
             }
-            let spill = |source| CalibrateError::Spool { source };
             let file = match self.file.take() {
                 Some(file) => file,
-                None => unnamed().map_err(spill)?,
+                None => Spool::new()?,
             };
             let offset = match part.slot {
                 Some((offset, room)) if bytes <= room => offset,
@@ -117,11 +113,9 @@ impl States {
                     self.end - bytes as u64
                 }
             };
-            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
-            let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let written = file.write_all_at(&data, offset);
+            let written = file.write(offset, &tensor);
             self.file = Some(file);
-            written.map_err(spill)?;
+            written?;
             part.there = Some(tensor.dims2()?);
         }
         Ok(())
@@ -129,19 +123,14 @@ impl States {
 }
 
 impl Part {
-    fn read(&self, file: Option<&File>) -> Result<Option<Tensor>, CalibrateError> {
+    fn read(&self, file: Option<&Spool>) -> Result<Option<Tensor>, CalibrateError> {
         if let Some(here) = &self.here {
             return Ok(Some(here.clone()));
         }
         let (Some(shape), Some((offset, _)), Some(file)) = (self.there, self.slot, file) else {
             return Ok(None);
         };
-        let mut bytes = vec![0; shape.0 * shape.1 * 4];
-        let read = file.read_exact_at(&mut bytes, offset);
-        read.map_err(|source| CalibrateError::Spool { source })?;
-        let words = bytes.as_chunks::<4>().0.iter();
-        let values: Vec<f32> = words.map(|word| f32::from_le_bytes(*word)).collect();
-        Ok(Some(Tensor::from_vec(values, shape, &Device::Cpu)?))
+        file.read(offset, shape).map(Some)
     }
 }
 
@@ -149,19 +138,10 @@ fn bytes_of(tensor: &Tensor) -> usize {
     tensor.elem_count() * 4
 }
 
-/// A file that no name leads to: it goes when it is closed, however the process ends.
-pub(crate) fn unnamed() -> io::Result<File> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let name = format!("tenpak-states-{:016x}", u64::from_le_bytes(random));
-    let path = std::env::temp_dir().join(name);
-    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]
