@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::ProduceError;
 use super::checkpoint::{Checkpoint, Reader};
+use super::error::Failed;
 use super::gguf;
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
@@ -39,7 +40,7 @@ pub(super) struct Driver<'a> {
     events: &'a dyn Events,
     pub(super) computed: u64,
     pub(super) linked: u64,
-    pub(super) error: Option<ProduceError>,
+    pub(super) failed: Failed,
 }
 
 impl<'a> Driver<'a> {
@@ -100,7 +101,7 @@ impl<'a> Driver<'a> {
             events,
             computed: 0,
             linked,
-            error: None,
+            failed: Failed::default(),
         }
     }
 
@@ -277,14 +278,12 @@ fn permute(bytes: &[u8], shape: &Shape, heads: u64) -> Option<Vec<u8>> {
 
 impl Maker for Driver<'_> {
     fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError> {
-        self.part(file, part).map_err(|error| {
-            self.error = Some(error);
-            PackError::Unmade
-        })
+        let made = self.part(file, part);
+        self.failed.keep(made)
     }
 
     fn may_pass(&self) -> bool {
-        self.error.as_ref().is_some_and(ProduceError::may_pass)
+        self.failed.may_pass()
     }
 
     fn finish(&mut self) -> Result<(), PackError> {

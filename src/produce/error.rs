@@ -99,3 +99,27 @@ impl ProduceError {
         move |source| Self::Layer { name, source }
     }
 }
+
+/// What making a part failed of, kept while the packer hands on only that it did.
+#[derive(Debug, Default)]
+pub(super) struct Failed(Option<ProduceError>);
+
+impl Failed {
+    /// Keeps an error and says [`PackError::Unmade`] in its place.
+    pub(super) fn keep<T>(&mut self, made: Result<T, ProduceError>) -> Result<T, PackError> {
+        made.map_err(|error| {
+            self.0 = Some(error);
+            PackError::Unmade
+        })
+    }
+
+    /// Whether trying again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        self.0.as_ref().is_some_and(ProduceError::may_pass)
+    }
+
+    /// The kept error.
+    pub(super) fn take(&mut self) -> Option<ProduceError> {
+        self.0.take()
+    }
+}

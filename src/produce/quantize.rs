@@ -122,7 +122,7 @@ pub fn quantize(
         let inputs = driver.inputs();
         let packed =
             pack_inputs(&inputs, &mut driver, store, (name, tag), &options, runtime, events);
-        match (packed, driver.error.take()) {
+        match (packed, driver.failed.take()) {
             (Err(PackError::Gone(_)), _) if tries.len() > 0 => {}
             (Err(PackError::Unmade), Some(error)) => return Err(error),
             (packed, _) => break (packed?, driver.computed, driver.linked, left_out),

@@ -15,6 +15,7 @@ use crate::id::ContentDigest;
 use crate::pack::{
     Held, Lineage, Maker, PackError, PackOptions, PackReport, Progress, pack_inputs,
 };
+use crate::produce::error::Failed;
 use crate::produce::{ProduceError, TOOL, VERSION};
 use crate::quant::Float;
 use crate::store::Store;
@@ -101,8 +102,15 @@ pub fn delta(
     }
     let parts = tuned.tensors.iter().enumerate();
     let by_part = parts.map(|(number, own)| ((own.file, own.part), number)).collect();
-    let mut maker =
-        Approximating { tuned, base, method, beside, by_part, reports: Vec::new(), error: None };
+    let mut maker = Approximating {
+        tuned,
+        base,
+        method,
+        beside,
+        by_part,
+        reports: Vec::new(),
+        failed: Failed::default(),
+    };
     let made = |file: usize| {
         let mut own = tuned.tensors.iter().zip(&maker.beside);
         own.any(|(tensor, beside)| tensor.file == file && *beside == Beside::Other)
@@ -110,7 +118,7 @@ pub fn delta(
     let inputs = tuned.inputs(made);
     let options = options.into();
     let packed = pack_inputs(&inputs, &mut maker, store, (name, tag), &options, runtime, progress);
-    let packed = match (packed, maker.error.take()) {
+    let packed = match (packed, maker.failed.take()) {
         (Err(PackError::Unmade), Some(error)) => return Err(error),
         (packed, _) => packed?,
     };
@@ -191,7 +199,7 @@ struct Approximating<'a> {
     beside: Vec<Beside>,
     by_part: HashMap<(usize, usize), usize>,
     reports: Vec<TensorReport>,
-    error: Option<ProduceError>,
+    failed: Failed,
 }
 
 impl Approximating<'_> {
@@ -225,24 +233,19 @@ pub(super) fn not_finite(tensor: &str, error: NotFinite) -> ProduceError {
 
 impl Maker for Approximating<'_> {
     fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError> {
-        self.part(file, part).map_err(|error| {
-            self.error = Some(error);
-            PackError::Unmade
-        })
+        let made = self.part(file, part);
+        self.failed.keep(made)
     }
 
     fn may_pass(&self) -> bool {
-        self.error.as_ref().is_some_and(ProduceError::may_pass)
+        self.failed.may_pass()
     }
 
     fn finish(&mut self) -> Result<(), PackError> {
-        self.tuned.check_unchanged().map_err(|error| match error {
-            ProduceError::Model(error) => error.into(),
-            error => {
-                self.error = Some(error);
-                PackError::Unmade
-            }
-        })
+        match self.tuned.check_unchanged() {
+            Err(ProduceError::Model(error)) => Err(error.into()),
+            checked => self.failed.keep(checked),
+        }
     }
 }
 
