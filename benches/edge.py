@@ -69,6 +69,8 @@ KINDS = {
     "disk": ("1", ["--cache-dir", "{run}/chunks"]),
     "prefetching": ("4G", ["--prefetch", MODEL_NAME]),
 }
+# The part of what nginx can take at which both are asked for first bytes.
+EQUAL_LOAD = 0.9
 # Each thread walks over the packs in its own order; every request is one range.
 LUA = """
 local paths = {{ {paths} }}
@@ -82,6 +84,20 @@ function request()
     local first = math.random(0, blocks - 1) * {size}
     local last = math.min(first + {size}, sizes[i]) - 1
     return wrk.format("GET", paths[i], {{ ["Range"] = "bytes=" .. first .. "-" .. last }})
+end
+"""
+# Requests begin at a fixed rate, however quickly they are answered.
+PACED_LUA = """
+local ffi = require("ffi")
+ffi.cdef[[typedef struct {{ long s; long us; }} timeval; int gettimeofday(timeval *, void *);]]
+local clock = ffi.new("timeval")
+local due = 0
+function delay()
+    ffi.C.gettimeofday(clock, nil)
+    local now = tonumber(clock.s) * 1e3 + tonumber(clock.us) / 1e3
+    local wait = math.max(0, due - now)
+    due = now + wait + 1e3 / {each_second}
+    return wait
 end
 """
 
@@ -182,12 +198,13 @@ class Server:
         urls = "\n".join(f"{base}/packs/{pack.name}" for pack in self.bench.packs)
         return self.bench.peer("curl_fetch.py", 4, stdin=urls).wall_s
 
-    def wrk(self, size: int) -> Sample:
+    def wrk(self, size: int, each_second: float | None = None, probed: "Server | None" = None) -> Sample:
+        """Ranges of `size` bytes as quickly as they come, or `each_second` of them; beside them, first bytes of `probed`."""
         script = self.run / "ranges.lua"
         paths = ", ".join(f'"/packs/{pack.name}"' for pack in self.bench.packs)
         sizes = ", ".join(str(pack.stat().st_size) for pack in self.bench.packs)
-        script.write_text(LUA.format(paths=paths, sizes=sizes, size=size))
-        prober = Prober(self.port, [(f"/packs/{pack.name}", pack.stat().st_size) for pack in self.bench.packs], size)
+        script.write_text(LUA.format(paths=paths, sizes=sizes, size=size) + (PACED_LUA.format(each_second=each_second) if each_second else ""))
+        prober = Prober((probed or self).port, [(f"/packs/{pack.name}", pack.stat().st_size) for pack in self.bench.packs], size)
         start = time.perf_counter()
         prober.start()
         told = subprocess.run(
@@ -203,7 +220,7 @@ class Server:
         p99 = re.search(r"99%\s+([\d.]+)(\w+)", told)
         seconds = float(p99[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1}[p99[2]]
         # Throughput as the time for one GiB, so that less is better, as elsewhere.
-        return Sample(process_s=2**30 / rate, wall_s=took, cpu_s=0, peak_rss=0, report={"rate": rate, "p99": seconds, "first": first})
+        return Sample(process_s=2**30 / rate, wall_s=took, cpu_s=0, peak_rss=0, report={"p99": seconds, "first": first})
 
 
 def edge(bench: Bench) -> list[Verdict]:
@@ -243,12 +260,47 @@ def edge(bench: Bench) -> list[Verdict]:
                     continue
                 ratio = theirs.median("process_s") / ours.median("process_s")
                 p99 = [min(sample.report["p99"] for sample in series.samples) * 1e3 for series in (ours, theirs)]
-                limit = f"{2.0**30 / ours.median('process_s') / 1e9:.2f} GB/s; 99th percentile {p99[0]:.1f} ms, nginx's {p99[1]:.1f} ms"
+                limit = f"{rate(ours) / 1e9:.2f} GB/s; 99th percentile {p99[0]:.1f} ms, nginx's {p99[1]:.1f} ms"
                 verdicts.append(Verdict(line, target, f"{ratio:.2f}", ratio >= least, limit))
-                first = [min(sample.report["first"] for sample in series.samples) * 1e3 for series in (ours, theirs)]
-                line = f"edge, {mebibytes(size)} ranges from {tier}, p99 time to first byte / nginx's"
-                verdicts.append(Verdict(line, "<= 2", f"{first[0] / first[1]:.2f}", first[0] <= 2 * first[1], f"{first[0]:.1f} ms, nginx's {first[1]:.1f} ms"))
+                first = [first_ms(series) for series in (ours, theirs)]
+                line = f"edge, {mebibytes(size)} ranges from {tier}, p99 time to first byte / nginx's, each at full load"
+                # What has nothing else to do, and waits for its turn on the same cores.
+                idle = (memory if tier == "memory" else disk).wrk(size, probed=nginx).report["first"] * 1e3
+                limit = f"{first[0]:.1f} ms, nginx's {first[1]:.1f} ms; an idle nginx beside our load {idle:.1f} ms"
+                verdicts.append(Verdict(line, "<= 2", f"{first[0] / first[1]:.2f}", first[0] <= 2 * first[1], limit))
+            if theirs:
+                verdicts += at_equal_load(bench, size, EQUAL_LOAD * rate(theirs) / size, memory, disk, nginx)
     return verdicts + [hub(bench), link(bench)]
+
+
+def rate(series) -> float:
+    """Bytes a second."""
+    return 2.0**30 / series.median("process_s")
+
+
+def first_ms(series) -> float:
+    """The 99th percentile of the time to first byte in the round that was disturbed least."""
+    return min(sample.report["first"] for sample in series.samples) * 1e3
+
+
+def at_equal_load(bench: Bench, size: int, each_second: float, memory: Server, disk: Server, nginx: Server) -> list[Verdict]:
+    """Times to first byte while each is asked for the same bytes a second."""
+    runs = bench.interleave(f"edge, {mebibytes(size)} ranges, {each_second:.0f} a second", {
+        "tenpak edge, memory": lambda: memory.wrk(size, each_second),
+        "tenpak edge, disk": lambda: disk.wrk(size, each_second),
+        "nginx": lambda: nginx.wrk(size, each_second),
+    })
+    verdicts = []
+    for tier in ("memory", "disk"):
+        line, target = f"edge, {mebibytes(size)} ranges from {tier}, p99 time to first byte / nginx's, same load", "<= 2"
+        ours, theirs = runs.get(f"tenpak edge, {tier}"), runs.get("nginx")
+        if not ours or not theirs:
+            verdicts.append(unmeasured(line, target, reason(runs, f"tenpak edge, {tier}", "nginx")))
+            continue
+        first = [first_ms(series) for series in (ours, theirs)]
+        limit = f"{first[0]:.1f} ms, nginx's {first[1]:.1f} ms at {rate(ours) / 1e9:.2f} and {rate(theirs) / 1e9:.2f} GB/s"
+        verdicts.append(Verdict(line, target, f"{first[0] / first[1]:.2f}", first[0] <= 2 * first[1], limit))
+    return verdicts
 
 
 def hub(bench: Bench) -> Verdict:

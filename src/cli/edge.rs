@@ -83,6 +83,8 @@ impl Edge {
         let stop = async move {
             terminate.recv().await;
         };
-        edge::serve(edge, listener, stop).await.map_err(Failure::failed)
+        // A task of its own: what it accepts is answered by the thread that has accepted it.
+        let serving = tokio::spawn(edge::serve(edge, listener, stop));
+        serving.await.map_err(Failure::failed)?.map_err(Failure::failed)
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -110,6 +110,9 @@ fn short(text: &str) -> String {
 /// Bytes of one answer after which other answers have their turn: a fast client takes its bytes as quickly as
 /// they are sent, and who has asked meanwhile would wait for all of them.
 const TURN: u64 = 512 << 10;
+/// The most that is handed to a socket at a time: it copies all that it has room for, and a turn would be as long
+/// as that takes.
+const FRAME: usize = 256 << 10;
 
 /// A body that tells when it has gone out, or was dropped.
 pub(super) struct Watched {
@@ -125,6 +128,8 @@ pub(super) struct Watched {
     sent: u64,
     /// Bytes since others had their turn.
     turn: u64,
+    /// What the body gave beyond a frame.
+    rest: Bytes,
     ended: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -158,6 +163,7 @@ impl Watch {
             length: length.and_then(|length| length.parse().ok()),
             sent: 0,
             turn: 0,
+            rest: Bytes::new(),
             _place: place,
         };
         Response::from_parts(parts, watched)
@@ -187,28 +193,42 @@ impl Body for Watched {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.first();
-                let count = frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.sent += count;
-                self.turn += count;
-                self.watch.sent.fetch_add(count, Ordering::Relaxed);
-                self.ended = self.body.is_end_stream() || self.length == Some(self.sent);
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    // Trailers.
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
             }
-            Poll::Ready(None) => self.ended = true,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
-        polled
+        self.first();
+        let most = self.rest.len().min(FRAME);
+        let frame = self.rest.split_to(most);
+        self.sent += most as u64;
+        self.turn += most as u64;
+        self.watch.sent.fetch_add(most as u64, Ordering::Relaxed);
+        self.ended = self.is_end_stream() || self.length == Some(self.sent);
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
