@@ -1,10 +1,13 @@
-// Codecs 16 (planes) and 17 (palette) of format-spec/codecs.md. `huffman` decodes coded planes, a thread
-// per stream of 4096 symbols; `merge` puts planes together, a thread per word of the result. The host
-// has checked the heads (src/codec/float/program.rs, which says what is in `p` and in `chunk`).
+// Codecs 16 (planes) and 17 (palette) of format-spec/codecs.md, of as many chunks as the grid is deep: one
+// has too few streams to fill a device. `huffman` decodes coded planes, a thread per stream of 4096 symbols;
+// `merge` puts planes together, a thread per word of the result. The host has checked the heads
+// (src/codec/float/program.rs, which says what is in `p` and in `chunk`).
 
 struct Program {
     u32 elements, width, exponent, coded, words, start, row_words, stride_words;
-    u32 palette, stored_words, plane_stride, streams, spare[4];
+    u32 palette, stored_words, plane_stride, streams;
+    // Where the chunk, its symbols and its result begin.
+    u32 chunk_at, symbols_at, result_at[2];
     // Kind and value.
     u32 planes[8][4];
     // Where the codes and the streams are in `chunk`, and how many codes.
@@ -14,9 +17,10 @@ struct Program {
 enum Codec : u32 { STREAM = 4096, MAX_BITS = 14, LOOK_BITS = 9, LOOK = 512, CODE_WORDS = 80 };
 enum Fault : u32 { BAD_LENGTH = 1, BAD_PADDING = 2, BAD_INDEX = 4 };
 
-// The 32 bits from `bit` on; what lies behind the stored bytes may be read and is not used.
-__device__ __forceinline__ u32 bits_at(const Program &p, const u32 *chunk, u32 bit) {
-    const u32 word = min(bit >> 5, p.stored_words - 2), shift = bit & 31;
+// The 32 bits from `bit` on, in the word before the `last` at most; what lies behind the stored bytes may be
+// read and is not used.
+__device__ __forceinline__ u32 bits_at(u32 last, const u32 *chunk, u32 bit) {
+    const u32 word = min(bit >> 5, last - 1), shift = bit & 31;
     const u32 low = __ldg(chunk + word) >> shift;
     return shift ? low | __ldg(chunk + word + 1) << (32 - shift) : low;
 }
@@ -44,10 +48,13 @@ __device__ __forceinline__ u32 look(const u32 *code, u32 window) {
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    huffman(Program p, const u32 *__restrict__ chunk, u32 *__restrict__ symbols, u32 *result, u32 *errors) {
+    huffman(const Program *__restrict__ programs, const u32 *__restrict__ chunks, u32 *__restrict__ symbols,
+            u32 *result, u32 *errors) {
     // One table for each of at most 8 codes.
     __shared__ u32 looks[8 * LOOK];
-    const u32 *plane = p.coded_planes[blockIdx.y];
+    const Program &p = programs[blockIdx.z];
+    if (blockIdx.y >= p.coded || blockIdx.x * 256 >= p.streams) return;
+    const u32 *chunk = chunks + p.chunk_at, *plane = p.coded_planes[blockIdx.y];
     for (u32 at = threadIdx.x; at < plane[2] * LOOK; at += 256) {
         looks[at] = look(chunk + plane[0] + at / LOOK * CODE_WORDS, at % LOOK);
     }
@@ -59,9 +66,10 @@ extern "C" __global__ void __launch_bounds__(256)
     const u32 count = min((u32)STREAM, p.elements - stream * STREAM);
     const u32 *table = chunk + plane[0] + code * CODE_WORDS;
     u32 bit = 8 * (head & 0xffffff), made = 0, word = 0;
-    u32 *out = symbols + (u64)blockIdx.y * p.plane_stride + stream * (STREAM / 4);
+    const u32 last = p.stored_words - 1;
+    u32 *out = symbols + p.symbols_at + (u64)blockIdx.y * p.plane_stride + stream * (STREAM / 4);
     while (made < count) {
-        const u32 bits = bits_at(p, chunk, bit);
+        const u32 bits = bits_at(last, chunk, bit);
         u32 entry = looks[code * LOOK + bits % LOOK];
         if (entry == 0 || made + 3 > count) {
             const u32 one = first(table, bits);
@@ -80,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(256)
     if (made & 3) *out = word;
     if ((bit + 7) / 8 != end) {
         atomicOr(errors, (u32)BAD_LENGTH);
-    } else if (bit & 7 && (bits_at(p, chunk, bit & ~7u) & 0xff) >> (bit & 7)) {
+    } else if (bit & 7 && (bits_at(last, chunk, bit & ~7u) & 0xff) >> (bit & 7)) {
         atomicOr(errors, (u32)BAD_PADDING);
     }
 }
@@ -134,10 +142,13 @@ struct Planes {
 };
 
 extern "C" __global__ void __launch_bounds__(256)
-    merge(Program p, const u32 *__restrict__ chunk, u32 *symbols, u32 *__restrict__ result, u32 *errors) {
+    merge(const Program *__restrict__ programs, const u32 *__restrict__ chunks, u32 *symbols,
+          u32 *__restrict__ results, u32 *errors) {
+    const Program &p = programs[blockIdx.z];
     const u32 at = blockIdx.x * 256 + threadIdx.x;
     if (at >= p.words) return;
-    const Planes planes = {p, chunk, symbols, errors};
+    const Planes planes = {p, chunks + p.chunk_at, symbols + p.symbols_at, errors};
+    u32 *result = results + ((u64)p.result_at[1] << 32 | p.result_at[0]);
     u32 word = 0;
     if (p.width == 1) {
         for (u32 i = 0; i < 4; i++) word |= planes.element(4 * at + i, 0, 1) << (8 * i);

@@ -6,7 +6,7 @@ use tenpak::sink::cuda::{Cuda, CudaParts};
 use tenpak::sink::decode::Decoder;
 use tenpak::sink::upload::{Device, Ring, Staging};
 
-use super::decode::Chunk;
+use super::decode::Chunks;
 use super::{Failure, Row, lines_of, median, moved, same, weights};
 
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
@@ -66,26 +66,16 @@ pub fn measure(rows: u32, cols: u32, table: &mut Vec<Row>) -> Result<(), Failure
     }
     add("upload through the ring", size as u64, median(rounds), None, None);
 
-    let chunk = Chunk::new()?;
+    let chunks = Chunks::new(len)?;
     let mut decoder = cuda.decoder()?;
-    let mut image = cuda.allocate(chunk.image.len() as u64)?;
-    let mut ring = Ring::new(cuda.clone(), 1, chunk.image.len());
-    let mut buffer = ring.take()?;
-    buffer.write(0, &chunk.image);
-    ring.copy(buffer, chunk.image.len(), &mut image, 0)?;
+    let images = cuda.upload(&chunks.images)?;
     let mut to = cuda.allocate(len)?;
-    let seconds = timed(&cuda, || {
-        for rect in Chunk::places(len) {
-            decoder.decode(&chunk.program, &image, &mut to, &rect)?;
-        }
-        Ok(())
-    })?;
+    let seconds = timed(&cuda, || Ok(decoder.decode(&chunks.placed, &images, &mut to)?))?;
     let mut got = Vec::new();
-    let count = chunk.decoded.len() as u64;
-    cuda.read_back(&to, count, &mut |part| got.extend_from_slice(part))?;
-    let correct = got == chunk.decoded && decoder.faults()? == 0;
-    let bytes = Chunk::places(len).count() as u64 * count;
-    add("decode bf16, output", bytes, seconds, None, Some(correct));
+    cuda.read_back(&to, chunks.len(), &mut |part| got.extend_from_slice(part))?;
+    let correct =
+        got.chunks(chunks.decoded.len()).all(|one| one == chunks.decoded) && decoder.faults()? == 0;
+    add("decode bf16, output", chunks.len(), seconds, None, Some(correct));
 
     for (name, weight, required) in weights(rows, cols)? {
         // The reference is slow: it checks a smaller weight of the same kind.

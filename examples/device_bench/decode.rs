@@ -4,22 +4,25 @@ use half::bf16;
 use tenpak::codec::{CodecChoice, Encoder, Program};
 use tenpak::dtype::Dtype;
 use tenpak::format::grid::Rect;
+use tenpak::sink::decode::Placed;
 
 use super::Failure;
 
 /// Bytes of a chunk: what the packer cuts matrices into, about.
 const CHUNK: u64 = 1 << 20;
 
-/// A chunk, encoded and decoded.
-pub struct Chunk {
+/// A tensor of one chunk after the other, all with the same values, and as it is decoded.
+pub struct Chunks {
+    /// What each is decoded to.
     pub decoded: Vec<u8>,
-    pub program: Program,
-    pub image: Vec<u8>,
+    pub placed: Vec<Placed>,
+    /// The images of all.
+    pub images: Vec<u8>,
 }
 
-impl Chunk {
-    /// Numbers whose exponents spread as those of weights do.
-    pub fn new() -> Result<Self, Failure> {
+impl Chunks {
+    /// Numbers whose exponents spread as those of weights do, for a tensor of `len` bytes.
+    pub fn new(len: u64) -> Result<Self, Failure> {
         let mut state = 7_u64;
         let mut next = || {
             state = state
@@ -36,12 +39,18 @@ impl Chunk {
             Program::of(&encoded.record, &encoded.stored)?.ok_or("a codec of no kernel")?;
         let mut image = Vec::new();
         program.image(&encoded.stored, &mut image);
-        Ok(Self { decoded, program, image })
+        image.resize(image.len().next_multiple_of(256), 0);
+        let placed = (0..len / CHUNK).map(|number| Placed {
+            program: program.clone(),
+            at: number * image.len() as u64,
+            rect: Rect { start: number * CHUNK, rows: 1, width: CHUNK, stride: CHUNK },
+        });
+        let placed: Vec<_> = placed.collect();
+        Ok(Self { decoded, images: image.repeat(placed.len()), placed })
     }
 
-    /// Its places in a tensor of `len` bytes.
-    pub fn places(len: u64) -> impl Iterator<Item = Rect> {
-        let start = (0..len / CHUNK).map(|at| at * CHUNK);
-        start.map(|start| Rect { start, rows: 1, width: CHUNK, stride: CHUNK })
+    /// Bytes that they are decoded to.
+    pub fn len(&self) -> u64 {
+        CHUNK * self.placed.len() as u64
     }
 }

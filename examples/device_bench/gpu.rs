@@ -8,7 +8,7 @@ use tenpak::sink::decode::Decoder;
 use tenpak::sink::upload::{Device, Ring, Staging};
 use tenpak::sink::wgpu::{Gpu, GpuOptions, GpuParts};
 
-use super::decode::Chunk;
+use super::decode::Chunks;
 use super::{Failure, Row, lines_of, median, moved, same, weights};
 
 /// Seconds for `work`, which does the same so many times: the median of 5 rounds after one.
@@ -55,26 +55,16 @@ pub fn measure(rows: &dyn Fn(u32) -> u32, cols: u32, table: &mut Vec<Row>) -> Re
     })?;
     add("upload through the ring", len, seconds, None, None);
 
-    let chunk = Chunk::new()?;
+    let chunks = Chunks::new(len)?;
     let mut decoder = gpu.decoder()?;
-    let mut image = gpu.allocate(chunk.image.len() as u64)?;
-    let mut ring = Ring::new(gpu.clone(), 1, chunk.image.len());
-    let mut buffer = ring.take()?;
-    buffer.write(0, &chunk.image);
-    ring.copy(buffer, chunk.image.len(), &mut image, 0)?;
+    let images = gpu.upload(&chunks.images)?.into();
     let mut to = gpu.allocate(len)?;
-    let seconds = timed(&gpu, 1, || {
-        for rect in Chunk::places(len) {
-            decoder.decode(&chunk.program, &image, &mut to, &rect)?;
-        }
-        Ok(())
-    })?;
+    let seconds = timed(&gpu, 1, || Ok(decoder.decode(&chunks.placed, &images, &mut to)?))?;
     let mut got = Vec::new();
-    let count = chunk.decoded.len() as u64;
-    gpu.read_back(&to, count, &mut |part| got.extend_from_slice(part))?;
-    let correct = got == chunk.decoded && decoder.faults()? == 0;
-    let bytes = Chunk::places(len).count() as u64 * count;
-    add("decode bf16, output", bytes, seconds, None, Some(correct));
+    gpu.read_back(&to, chunks.len(), &mut |part| got.extend_from_slice(part))?;
+    let correct =
+        got.chunks(chunks.decoded.len()).all(|one| one == chunks.decoded) && decoder.faults()? == 0;
+    add("decode bf16, output", chunks.len(), seconds, None, Some(correct));
 
     for (name, weight, required) in weights(rows, cols)? {
         let (_, small, _) =

@@ -6,7 +6,7 @@ mod patch;
 mod zstd;
 
 pub use delta::program::{BAD_ESCAPES, BAD_STATE, BAD_WORDS, DELTA_PARAMS, DeltaProgram};
-pub use float::program::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, PARAMS, Program, Target};
+pub use float::program::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, Offsets, PARAMS, Program, Target};
 
 use bytes::{Bytes, BytesMut};
 

@@ -28,18 +28,37 @@ use crate::id::{ContentDigest, DecodedDigest};
 use crate::loader::Tensor;
 use crate::plan::Want;
 
+/// A chunk that is to be decoded to a place in a tensor.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// How.
+    pub program: Program,
+    /// Where its [`Program::image`] begins: a multiple of 256.
+    pub at: u64,
+    /// Its place.
+    pub rect: Rect,
+}
+
+/// What images begin at multiples of.
+const ALIGN: u64 = 256;
+/// What the tables of a chunk take in its image, mostly.
+const TABLES: u64 = 8 << 10;
+
 /// What decodes chunks on a device.
 pub trait Decoder<D: Device>: Send {
     /// Whether a tensor of `len` bytes lies in memory so that the chunk at `rect` can be decoded into it.
     fn fits(&self, len: u64, rect: &Rect) -> bool;
 
-    /// Begins to decode a chunk, whose [`Program::image`] is in `chunk`, to its place in `to`.
+    /// Bytes of images that it is best given in one call, if there are so many: a device that is filled by
+    /// one chunk says 0.
+    fn batch(&self) -> u64;
+
+    /// Begins to decode chunks, whose images are in `images`, to their places in `to`.
     fn decode(
         &mut self,
-        program: &Program,
-        chunk: &D::Memory,
+        chunks: &[Placed],
+        images: &D::Memory,
         to: &mut D::Memory,
-        rect: &Rect,
     ) -> Result<(), DeviceError>;
 
     /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against what `base` begins
@@ -211,9 +230,10 @@ pub struct DecodeSink<D: Device> {
     memory: Option<D::Memory>,
     /// The stored bytes of a chunk, as far as they have come.
     bytes: BytesMut,
-    /// What is uploaded of it, and where to.
+    /// What is uploaded of it, and where to, behind those of other chunks of the tensor that wait for it.
     image: Vec<u8>,
-    chunk: Room<D::Memory>,
+    images: Room<D::Memory>,
+    waiting: Vec<Placed>,
     /// The base of the chunk that comes next, and where another one goes.
     base: Room<D::Memory>,
     spare: Room<D::Memory>,
@@ -223,8 +243,9 @@ impl<D: Device> DecodeSink<D> {
     /// A sink for what `route` says is loaded.
     pub fn new(inner: DeviceSink<D>, decoder: Box<dyn Decoder<D>>, route: Route) -> Self {
         let (bytes, image, steps) = (BytesMut::new(), Vec::new(), route.steps);
-        let (memory, chunk, base, spare) = (None, None, None, None);
-        Self { inner, decoder, steps, memory, bytes, image, chunk, base, spare }
+        let (memory, images, base, spare) = (None, None, None, None);
+        let waiting = Vec::new();
+        Self { inner, decoder, steps, memory, bytes, image, images, waiting, base, spare }
     }
 
     /// What went to the device so far: stored bytes of what it decodes.
@@ -237,35 +258,84 @@ impl<D: Device> DecodeSink<D> {
         self.steps.pop_front();
     }
 
-    /// Uploads the chunk that has come, and begins to decode it: a base to memory of its own.
+    /// Uploads the chunk that has come, and begins to decode it, or lets it wait for others: a base to memory
+    /// of its own.
     fn decode(&mut self, want: &Want, at: usize) -> Result<(), DeviceError> {
         let wrong = |error| DeviceError::Decode { name: want.entry.name.clone(), error };
         let Some(record) = want.records.get(at) else { return Err(missing()) };
         let program = Coded::of(record, &self.bytes).map_err(wrong)?;
         program.image(&self.bytes, &mut self.image);
-        let device = self.inner.device();
-        let chunk = room(device, self.chunk.take(), self.image.len() as u64)?;
-        let (_, chunk) = self.chunk.insert(chunk);
         let own = (at as u64) < want.entry.grid.chunks();
-        let (to, rect) = if own {
-            (self.memory.as_mut().ok_or_else(missing)?, want.entry.grid.rect(at as u64))
-        } else {
-            let rect = run(record.decoded_len.into());
-            let spare = room(device, self.spare.take(), rect.len())?;
-            (&mut self.spare.insert(spare).1, rect)
-        };
-        self.inner.fill(chunk, &self.image)?;
-        match &program {
-            Coded::Alone(program) => self.decoder.decode(program, chunk, to, &rect)?,
+        match program {
+            Coded::Alone(program) if own => {
+                let place = self.upload(want, self.decoder.batch())?;
+                let rect = want.entry.grid.rect(at as u64);
+                self.waiting.push(Placed { program, at: place, rect });
+                if place + self.image.len() as u64 >= self.decoder.batch() {
+                    self.flush()?;
+                }
+            }
+            Coded::Alone(program) => {
+                self.flush()?;
+                let at = self.upload(want, 0)?;
+                let rect = run(record.decoded_len.into());
+                let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
+                let (_, to) = self.spare.insert(spare);
+                let (_, images) = self.images.as_ref().ok_or_else(missing)?;
+                self.decoder.decode(&[Placed { program, at, rect }], images, to)?;
+                std::mem::swap(&mut self.base, &mut self.spare);
+            }
             Coded::Against(program) => {
+                self.flush()?;
+                self.upload(want, 0)?;
+                let (_, chunk) = self.images.as_ref().ok_or_else(missing)?;
                 let (_, base) = self.base.as_ref().ok_or_else(missing)?;
-                self.decoder.decode_against(program, chunk, base, to, &rect)?;
+                if own {
+                    let (to, rect) = (self.memory.as_mut(), want.entry.grid.rect(at as u64));
+                    let to = to.ok_or_else(missing)?;
+                    self.decoder.decode_against(&program, chunk, base, to, &rect)?;
+                } else {
+                    let rect = run(record.decoded_len.into());
+                    let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
+                    let (_, to) = self.spare.insert(spare);
+                    self.decoder.decode_against(&program, chunk, base, to, &rect)?;
+                    std::mem::swap(&mut self.base, &mut self.spare);
+                }
             }
         }
-        if !own {
-            std::mem::swap(&mut self.base, &mut self.spare);
-        }
         Ok(())
+    }
+
+    /// Uploads the image behind those that wait, or, if it has no room there, when they are decoded; gives
+    /// where it begins. There is to be room for `batch` bytes of the tensor.
+    fn upload(&mut self, want: &Want, batch: u64) -> Result<u64, DeviceError> {
+        let len = self.image.len() as u64;
+        let behind = self.waiting.last().map_or(0, |last| last.at + last.program.image_len());
+        let mut at = behind.next_multiple_of(ALIGN);
+        if self.images.as_ref().is_none_or(|(room, _)| *room < at + len) {
+            self.flush()?;
+            at = 0;
+        }
+        if self.waiting.is_empty() {
+            let stored = want.records.iter().map(|record| u64::from(record.stored_len) + TABLES);
+            let need = batch.min(stored.sum()).max(len);
+            self.images = Some(room(self.inner.device(), self.images.take(), need)?);
+        }
+        let (_, images) = self.images.as_mut().ok_or_else(missing)?;
+        self.inner.fill(images, at, &self.image)?;
+        Ok(at)
+    }
+
+    /// Begins to decode what waits.
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let (_, images) = self.images.as_ref().ok_or_else(missing)?;
+        let to = self.memory.as_mut().ok_or_else(missing)?;
+        let begun = self.decoder.decode(&self.waiting, images, to);
+        self.waiting.clear();
+        begun
     }
 
     /// What the device noticed of a tensor's chunks.
@@ -344,6 +414,7 @@ impl<D: Device> Sink for DecodeSink<D> {
         match self.steps.front() {
             Some(Step::Host) => self.inner.begin(want).await,
             Some(Step::Chunk { of, .. }) if self.memory.is_none() => {
+                self.waiting.clear();
                 self.memory = Some(self.inner.room(of)?);
                 Ok(())
             }
@@ -368,6 +439,7 @@ impl<D: Device> Sink for DecodeSink<D> {
                 if left > 0 {
                     return Ok(None);
                 }
+                self.flush()?;
                 self.check(&of)?;
                 self.inner.whole();
                 let memory = self.memory.take().ok_or_else(missing)?;
@@ -379,13 +451,18 @@ impl<D: Device> Sink for DecodeSink<D> {
 }
 
 impl<D: Device> DeviceSink<D> {
-    /// Copies `bytes` to the beginning of device memory, through the ring.
-    pub(super) fn fill(&mut self, memory: &mut D::Memory, bytes: &[u8]) -> Result<(), DeviceError> {
+    /// Copies `bytes` to `at` in device memory, a multiple of 256, through the ring.
+    pub(super) fn fill(
+        &mut self,
+        memory: &mut D::Memory,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
         let size = self.ring().size();
         for (number, part) in bytes.chunks(size).enumerate() {
             let mut buffer = self.ring().take()?;
             buffer.write(0, part);
-            self.ring().copy(buffer, part.len(), memory, (number * size) as u64)?;
+            self.ring().copy(buffer, part.len(), memory, at + (number * size) as u64)?;
             self.count(part.len());
         }
         Ok(())

@@ -321,7 +321,7 @@ impl<D: Device> DeviceSink<D> {
     /// New device memory with `bytes` in it, through the ring.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<D::Memory, DeviceError> {
         let mut memory = self.device().allocate(bytes.len() as u64)?;
-        self.fill(&mut memory, bytes)?;
+        self.fill(&mut memory, 0, bytes)?;
         Ok(memory)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use half::{bf16, f16};
-use tenpak::codec::{CodecChoice, Encoder, PARAMS, Program, Target, into_decoded};
+use tenpak::codec::{CodecChoice, Encoder, Offsets, PARAMS, Program, Target, into_decoded};
 use tenpak::dtype::{Dtype, Shape};
 use tenpak::format::grid::{Grid, Rect};
 use tenpak::format::layout::Place;
@@ -18,7 +18,7 @@ use tenpak::id::{ContentDigest, ManifestId, PackId};
 use tenpak::loader::{LoadOptions, Loader};
 use tenpak::plan::Want;
 use tenpak::sink::cuda::{Cuda, planes};
-use tenpak::sink::decode::{DecodeSink, Decoder, Route};
+use tenpak::sink::decode::{DecodeSink, Decoder, Placed, Route};
 use tenpak::sink::device::DeviceError;
 use tenpak::sink::drain;
 use tenpak::sink::stream::{DeviceSink, StreamOptions};
@@ -138,7 +138,7 @@ fn on_a_device<D: Device + Clone>(
     let rect = Rect { start: 1204, rows: 1, width: len, stride: len };
     let mut tensor = device.allocate(rect.end()).unwrap();
     assert!(decoder.fits(rect.end(), &rect));
-    decoder.decode(&program, &chunk, &mut tensor, &rect).unwrap();
+    decoder.decode(&[Placed { program, at: 0, rect }], &chunk, &mut tensor).unwrap();
     let faults = decoder.faults().unwrap();
     let mut got = Vec::new();
     device.read_back(&tensor, rect.end(), &mut |part| got.extend_from_slice(part)).unwrap();
@@ -178,6 +178,7 @@ fn wgsl_decodes_what_the_host_decodes_and_refuses_what_it_refuses() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let mut decoder = gpu.decoder().unwrap();
     check(|record, stored| on_a_device(&gpu, &mut decoder, record, stored));
+    all_at_once(&gpu, &mut decoder, |bytes| gpu.upload(bytes).unwrap().into());
 }
 
 #[test]
@@ -196,18 +197,57 @@ fn cuda_decodes_on_a_device_and_compiles_without_one() {
     };
     let mut decoder = cuda.decoder().unwrap();
     check(|record, stored| on_a_device(&cuda, &mut decoder, record, stored));
+    all_at_once(&cuda, &mut decoder, |bytes| cuda.upload(bytes).unwrap());
 }
 
 type LaunchFn = unsafe extern "C" fn(
     *const (),
-    u32,
-    u32,
+    &[u32; 3],
     *const [u32; PARAMS],
     *const u8,
     *mut u8,
     *mut u8,
     *mut u8,
 );
+
+/// What the kernels, as C++ in `library`, decode chunks to, which lie in `images` where `at` says, each to its
+/// own place behind the last; none if one was found wrong.
+fn on_cpp(
+    library: &libloading::Library,
+    chunks: &[(Program, u64)],
+    images: &[u8],
+) -> Option<Vec<u8>> {
+    let (mut params, mut grids) = (Vec::new(), [[0, 0, chunks.len() as u32]; 2]);
+    let (mut symbols, mut words) = (0, 0);
+    for (program, at) in chunks {
+        let len = 4 * program.words();
+        let offsets =
+            Offsets { image: (*at / 4) as u32, symbols: symbols as u32, result: words as u64 };
+        params.push(program.params(Target { start: 0, width: len, stride: len }, offsets));
+        symbols += program.plane_words() as usize;
+        words += program.words() as usize;
+        let [huffman, merge] = &mut grids;
+        huffman[0] = huffman[0].max(program.streams().div_ceil(256));
+        huffman[1] = huffman[1].max(program.coded());
+        merge[0] = merge[0].max(program.words().div_ceil(256));
+        merge[1] = 1;
+    }
+    // Exactly as large as said: what is read or written beyond faults.
+    let images = Fenced::exact(images);
+    let symbols = Fenced::exact(&vec![0x77; 4 * symbols]);
+    let result = Fenced::exact(&vec![0x55; 4 * words]);
+    let faults = Fenced::exact(&[0; 4]);
+    for (entry, grid) in [&b"huffman"[..], b"merge"].into_iter().zip(&grids) {
+        // SAFETY: the signatures are those of `planes.h` and of both kernels.
+        unsafe {
+            let start = library.get::<LaunchFn>(b"launch").unwrap();
+            let kernel = library.get::<*const ()>(entry).unwrap();
+            let (images, params) = (images.at(), params.as_ptr());
+            start(*kernel, grid, params, images, symbols.at(), result.at(), faults.at());
+        }
+    }
+    (faults.read(4) == [0; 4]).then(|| result.read(4 * words))
+}
 
 #[test]
 fn run_on_the_host_cuda_decodes_what_the_host_decodes() {
@@ -217,28 +257,52 @@ fn run_on_the_host_cuda_decodes_what_the_host_decodes() {
         let program = Program::of(record, stored).ok()?.unwrap();
         let mut image = Vec::new();
         program.image(stored, &mut image);
-        // Exactly as large as said: what is read or written beyond faults.
-        let chunk = Fenced::exact(&image);
-        let symbols = Fenced::exact(&vec![0x77; 4 * program.plane_words() as usize]);
-        let result = Fenced::exact(&vec![0x55; 4 * program.words() as usize]);
-        let faults = Fenced::exact(&[0; 4]);
-        let len = record.decoded_len;
-        let params = program.params(Target { start: 0, width: len, stride: len });
-        for (entry, blocks, lines) in [
-            (&b"huffman"[..], program.streams().div_ceil(256), program.coded()),
-            (b"merge", program.words().div_ceil(256), 1),
-        ] {
-            // SAFETY: the signatures are those of `planes.h` and of both kernels.
-            unsafe {
-                let start = library.get::<LaunchFn>(b"launch").unwrap();
-                let kernel = library.get::<*const ()>(entry).unwrap();
-                let (symbols, result) = (symbols.at(), result.at());
-                let chunk = chunk.at();
-                start(*kernel, blocks, lines, &params, chunk, symbols, result, faults.at());
-            }
-        }
-        (faults.read(4) == [0; 4]).then(|| result.read(len as usize))
+        let mut result = on_cpp(&library, &[(program, 0)], &image)?;
+        result.truncate(record.decoded_len as usize);
+        Some(result)
     });
+    let (chunks, images, expected) = together();
+    let chunks: Vec<_> = chunks.into_iter().map(|chunk| (chunk.program, chunk.at)).collect();
+    assert!(on_cpp(&library, &chunks, &images).unwrap() == expected);
+}
+
+/// Chunks of every form behind each other, of whole words; their images, and what they are decoded to.
+fn together() -> (Vec<Placed>, Vec<u8>, Vec<u8>) {
+    let (mut chunks, mut images, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+    for (_, record, stored) in encoded() {
+        let len = u64::from(record.decoded_len);
+        if record.codec == CodecId::RAW || !len.is_multiple_of(4) {
+            continue;
+        }
+        let program = Program::of(&record, &stored).unwrap().unwrap();
+        let mut image = Vec::new();
+        program.image(&stored, &mut image);
+        let at = images.len() as u64;
+        images.extend_from_slice(&image);
+        images.resize(images.len().next_multiple_of(256), 0);
+        let rect = Rect { start: expected.len() as u64, rows: 1, width: len, stride: len };
+        chunks.push(Placed { program, at, rect });
+        expected.extend(on_the_host(record, &stored).unwrap());
+    }
+    assert!(chunks.len() > 20, "{}", chunks.len());
+    (chunks, images, expected)
+}
+
+/// Many chunks in one call.
+fn all_at_once<D: Device>(
+    device: &D,
+    decoder: &mut dyn Decoder<D>,
+    upload: impl Fn(&[u8]) -> D::Memory,
+) {
+    let (chunks, images, expected) = together();
+    let mut tensor = device.allocate(expected.len() as u64).unwrap();
+    decoder.decode(&chunks, &upload(&images), &mut tensor).unwrap();
+    assert_eq!(decoder.faults().unwrap(), 0);
+    let mut got = Vec::new();
+    device
+        .read_back(&tensor, expected.len() as u64, &mut |part| got.extend_from_slice(part))
+        .unwrap();
+    assert!(got == expected);
 }
 
 /// A load of one chunk, as a tensor of bytes, whose stored bytes are what its record says, and of the
@@ -316,7 +380,7 @@ fn rows_of_a_band_go_where_they_belong() {
     let chunk = gpu.upload(&image).unwrap().into();
     let mut tensor = gpu.upload(&vec![0x11; 64 * 1000]).unwrap().into();
     let rect = Rect { start: 2 * 1000 + 300, rows: 60, width: 200, stride: 1000 };
-    decoder.decode(&program, &chunk, &mut tensor, &rect).unwrap();
+    decoder.decode(&[Placed { program, at: 0, rect }], &chunk, &mut tensor).unwrap();
     assert_eq!(decoder.faults().unwrap(), 0);
     let mut expected = vec![0x11; 64 * 1000];
     for (row, bytes) in bytes.chunks(200).enumerate() {

@@ -39,6 +39,17 @@ pub struct Target {
     pub stride: u32,
 }
 
+/// Where what many chunks share begins for one of them, in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offsets {
+    /// Of the images.
+    pub image: u32,
+    /// Of what coded planes are decoded to.
+    pub symbols: u32,
+    /// Of the result, before [`Target::start`].
+    pub result: u64,
+}
+
 /// A chunk as kernels decode it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -188,7 +199,7 @@ impl Program {
     }
 
     /// The numbers of a launch that decodes into `target`.
-    pub fn params(&self, target: Target) -> [u32; PARAMS] {
+    pub fn params(&self, target: Target, base: Offsets) -> [u32; PARAMS] {
         let stored_words = self.stored_words() as u32;
         let single = target.width >= self.elements * self.width;
         let row_words = if single { u32::MAX } else { target.width / 4 };
@@ -205,6 +216,10 @@ impl Program {
             stored_words,
             self.plane_stride(),
             self.streams(),
+            base.image,
+            base.symbols,
+            base.result as u32,
+            (base.result >> 32) as u32,
         ];
         let mut params = [0; PARAMS];
         params.iter_mut().zip(head).for_each(|(slot, value)| *slot = value);

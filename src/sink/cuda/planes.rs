@@ -3,13 +3,21 @@
 use cudarc::driver::{CudaFunction, CudaSlice, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-use super::super::decode::{Decoder, words};
+use super::super::decode::{Decoder, Placed, words};
 use super::super::device::DeviceError;
 use super::delta::CudaDeltaDecoder;
 use super::{Cuda, nvrtc};
-use crate::codec::{DeltaProgram, Program, Target};
+use crate::codec::{DeltaProgram, Offsets, Program, Target};
 use crate::format::grid::Rect;
 use crate::quant::kernel::THREADS;
+
+/// Bytes of images that are decoded at a time: a chunk is less than a block's work, and a device has
+/// hundreds of blocks under way.
+const BATCH: u64 = 32 << 20;
+/// Words of symbols beyond which no chunk is added to a launch.
+const SYMBOLS: u64 = 32 << 20;
+/// Chunks of a launch: blocks of the third dimension.
+const MAX_CHUNKS: u32 = 65_535;
 
 /// The kernels that decode chunks, with what they share with others.
 pub fn source() -> String {
@@ -42,58 +50,111 @@ impl Cuda {
     }
 }
 
+/// Chunks that are decoded at a time, and the blocks that this takes.
+#[derive(Default)]
+struct Launch {
+    params: Vec<u8>,
+    chunks: u32,
+    huffman: [u32; 2],
+    merge: u32,
+}
+
+impl Launch {
+    fn add(&mut self, program: &Program, target: Target, base: Offsets) {
+        let params = program.params(target, base);
+        self.params.extend(params.iter().flat_map(|word| word.to_le_bytes()));
+        self.chunks += 1;
+        let [streams, planes] = self.huffman;
+        let blocks = program.streams().div_ceil(THREADS);
+        self.huffman = [streams.max(blocks), planes.max(program.coded())];
+        self.merge = self.merge.max(program.words().div_ceil(THREADS));
+    }
+}
+
+impl CudaDecoder {
+    /// Begins to decode the chunks of `launch`, whose planes take so many words.
+    fn launch(
+        &mut self,
+        launch: &Launch,
+        symbols: u64,
+        images: &CudaSlice<u8>,
+        to: &mut CudaSlice<u8>,
+    ) -> Result<(), DeviceError> {
+        let cuda = self.cuda.clone();
+        if (self.symbols.len() as u64) < 4 * symbols {
+            self.symbols = cuda.alloc(4 * symbols)?;
+        }
+        let programs = cuda.upload(&launch.params)?;
+        let [streams, planes] = launch.huffman;
+        for (function, x, y) in [(&self.huffman, streams, planes), (&self.merge, launch.merge, 1)] {
+            if x == 0 || y == 0 {
+                continue;
+            }
+            let mut builder = cuda.stream().launch_builder(function);
+            builder.arg(&programs);
+            builder.arg(images);
+            builder.arg(&mut self.symbols);
+            builder.arg(&mut *to);
+            builder.arg(&mut self.faults);
+            let config = LaunchConfig {
+                grid_dim: (x, y, launch.chunks),
+                block_dim: (THREADS, 1, 1),
+                shared_mem_bytes: 0,
+            };
+            // SAFETY: the arguments are those of both entry points in `kernels/planes.cu`: the numbers of
+            // every chunk, the chunks with their tables, room for the symbols of their coded planes, the
+            // result, in which each lies, and a word for what is wrong. Kernels write what the numbers
+            // say and read streams within the stored bytes, whatever these are.
+            cuda.done(unsafe { builder.launch(config) })?;
+        }
+        Ok(())
+    }
+}
+
+fn wrong() -> DeviceError {
+    DeviceError::Internal("a chunk that does not lie in its tensor".to_owned())
+}
+
 impl Decoder<Cuda> for CudaDecoder {
     fn fits(&self, _: u64, _: &Rect) -> bool {
         true
     }
 
+    fn batch(&self) -> u64 {
+        BATCH
+    }
+
     fn decode(
         &mut self,
-        program: &Program,
-        chunk: &CudaSlice<u8>,
+        chunks: &[Placed],
+        images: &CudaSlice<u8>,
         to: &mut CudaSlice<u8>,
-        rect: &Rect,
     ) -> Result<(), DeviceError> {
-        let wrong = || DeviceError::Internal("a chunk that does not lie in its tensor".to_owned());
-        let cuda = self.cuda.clone();
-        let need = 4 * program.plane_words();
-        if (self.symbols.len() as u64) < need {
-            self.symbols = cuda.alloc(need)?;
-        }
-        if rect.end().next_multiple_of(4) > to.len() as u64
-            || program.image_len() > chunk.len() as u64
-        {
-            return Err(wrong());
-        }
-        let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
-        let target = Target { start: 0, width: small(rect.width)?, stride: small(rect.stride)? };
-        let params = program.params(target);
-        let mut result = to.slice_mut(rect.start as usize..);
-        let config = |x: u32, y: u32| LaunchConfig {
-            grid_dim: (x, y, 1),
-            block_dim: (THREADS, 1, 1),
-            shared_mem_bytes: 0,
-        };
-        for (function, x, y) in [
-            (&self.huffman, program.streams().div_ceil(THREADS), program.coded()),
-            (&self.merge, program.words().div_ceil(THREADS), 1),
-        ] {
-            if x == 0 || y == 0 {
-                continue;
+        let (mut launch, mut symbols) = (Launch::default(), 0);
+        for chunk in chunks {
+            if symbols > SYMBOLS || launch.chunks == MAX_CHUNKS {
+                self.launch(&launch, symbols, images, to)?;
+                (launch, symbols) = (Launch::default(), 0);
             }
-            let mut builder = cuda.stream().launch_builder(function);
-            builder.arg(&params);
-            builder.arg(chunk);
-            builder.arg(&mut self.symbols);
-            builder.arg(&mut result);
-            builder.arg(&mut self.faults);
-            // SAFETY: the arguments are those of both entry points in `kernels/planes.cu`: the numbers,
-            // the chunk with its tables, room for the symbols of its coded planes, the result from the
-            // chunk's place on, which it lies in, and a word for what is wrong. Kernels write what the
-            // numbers say and read streams within the stored bytes, whatever these are.
-            cuda.done(unsafe { builder.launch(config(x, y)) })?;
+            let (program, rect) = (&chunk.program, &chunk.rect);
+            let beyond = |end: Option<u64>, len: usize| end.is_none_or(|end| end > len as u64);
+            if beyond(rect.end().checked_next_multiple_of(4), to.len())
+                || beyond(chunk.at.checked_add(program.image_len()), images.len())
+            {
+                return Err(wrong());
+            }
+            let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
+            let target =
+                Target { start: 0, width: small(rect.width)?, stride: small(rect.stride)? };
+            let base = Offsets {
+                image: small(chunk.at / 4)?,
+                symbols: small(symbols)?,
+                result: rect.start / 4,
+            };
+            launch.add(program, target, base);
+            symbols += program.plane_words();
         }
-        Ok(())
+        self.launch(&launch, symbols, images, to)
     }
 
     fn decode_against(

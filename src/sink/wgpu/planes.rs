@@ -1,10 +1,10 @@
 //! Decoding chunks through wgpu (`kernels/planes.wgsl`).
 
-use super::super::decode::{Decoder, words};
+use super::super::decode::{Decoder, Placed, words};
 use super::super::device::DeviceError;
 use super::delta::GpuDeltaDecoder;
 use super::{Gpu, GpuMemory};
-use crate::codec::{DeltaProgram, PARAMS, Program, Target};
+use crate::codec::{DeltaProgram, Offsets, PARAMS, Target};
 use crate::format::grid::Rect;
 
 /// Threads of a block of `huffman`, and of `merge`.
@@ -123,33 +123,28 @@ impl GpuDecoder {
     }
 }
 
-impl Decoder<Gpu> for GpuDecoder {
-    fn fits(&self, len: u64, rect: &Rect) -> bool {
-        if self.gpu.segment().min(self.gpu.binding_limit()) < IMAGE {
-            return false;
-        }
-        let segment = if len <= self.gpu.segment() { u64::MAX } else { self.gpu.segment() };
-        let within = |own: Rect| own.end().next_multiple_of(4) <= self.gpu.binding_limit();
-        Self::place(segment, rect).is_some_and(|(_, _, own)| within(own))
-    }
-
-    fn decode(
+impl GpuDecoder {
+    fn decode_one(
         &mut self,
-        program: &Program,
-        chunk: &GpuMemory,
-        to: &mut GpuMemory,
-        rect: &Rect,
+        chunk: &Placed,
+        images: &GpuMemory,
+        to: &GpuMemory,
     ) -> Result<(), DeviceError> {
-        let (result, own) = Self::bound(to, rect)?;
-        let chunk = chunk.whole().ok_or_else(wrong)?;
+        let program = &chunk.program;
+        let (result, own) = Self::bound(to, &chunk.rect)?;
+        let image = wgpu::BufferBinding {
+            buffer: images.whole().ok_or_else(wrong)?,
+            offset: chunk.at,
+            size: std::num::NonZeroU64::new(program.image_len()),
+        };
         let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
         let target_of = Target {
             start: small(own.start)?,
             width: small(own.width)?,
             stride: small(own.stride)?,
         };
-        let params: Vec<u8> =
-            program.params(target_of).iter().flat_map(|word| word.to_le_bytes()).collect();
+        let params = program.params(target_of, Offsets::default());
+        let params: Vec<u8> = params.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.gpu.write(&self.params, 0, &params)?;
         let need = 4 * program.plane_words();
         if self.symbols.size() < need {
@@ -157,7 +152,7 @@ impl Decoder<Gpu> for GpuDecoder {
         }
         let resources = [
             self.params.as_entire_binding(),
-            chunk.as_entire_binding(),
+            wgpu::BindingResource::Buffer(image),
             self.symbols.as_entire_binding(),
             wgpu::BindingResource::Buffer(result),
             self.faults.as_entire_binding(),
@@ -172,6 +167,30 @@ impl Decoder<Gpu> for GpuDecoder {
             // At most 4 MiB: fewer blocks than one dimension has.
             pass.dispatch_workgroups(program.words().div_ceil(WORDS), 1, 1);
         })
+    }
+}
+
+impl Decoder<Gpu> for GpuDecoder {
+    fn fits(&self, len: u64, rect: &Rect) -> bool {
+        if self.gpu.segment().min(self.gpu.binding_limit()) < IMAGE {
+            return false;
+        }
+        let segment = if len <= self.gpu.segment() { u64::MAX } else { self.gpu.segment() };
+        let within = |own: Rect| own.end().next_multiple_of(4) <= self.gpu.binding_limit();
+        Self::place(segment, rect).is_some_and(|(_, _, own)| within(own))
+    }
+
+    fn batch(&self) -> u64 {
+        0
+    }
+
+    fn decode(
+        &mut self,
+        chunks: &[Placed],
+        images: &GpuMemory,
+        to: &mut GpuMemory,
+    ) -> Result<(), DeviceError> {
+        chunks.iter().try_for_each(|chunk| self.decode_one(chunk, images, to))
     }
 
     fn decode_against(

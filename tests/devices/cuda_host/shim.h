@@ -126,12 +126,12 @@ static void fiber() {
     ended[running] = true;
 }
 
-// Runs `kernel` with `blocks` blocks of 256 threads, in so many lines.
-static void run_blocks(unsigned blocks, void (*kernel)(), unsigned lines = 1) {
+// Runs `kernel` with `blocks` blocks of 256 threads, in so many lines, so many times.
+static void run_blocks(unsigned blocks, void (*kernel)(), unsigned lines = 1, unsigned depth = 1) {
     static std::vector<char> stacks(256 * 65536);
     body = kernel;
-    for (unsigned block = 0; block < blocks * lines; block++) {
-        blockIdx = {block % blocks, block / blocks, 0};
+    for (unsigned block = 0; block < blocks * lines * depth; block++) {
+        blockIdx = {block % blocks, block / blocks % lines, block / blocks / lines};
         for (unsigned t = 0; t < 256; t++) {
             ended[t] = false;
             getcontext(&fibers[t]);
