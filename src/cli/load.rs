@@ -21,12 +21,6 @@ use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
 const PIECE: u64 = 8 << 20;
-/// What is in flight when tensors are not kept. Memory that was never touched costs more than hashing
-/// what it will hold, so little of it is used again and again.
-const BUDGET: u64 = 32 << 20;
-/// The same where chunks wait for their bases: these are held as they are stored beside what they fill.
-const BASED: u64 = 2 * BUDGET;
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
     /// What to load
@@ -152,8 +146,7 @@ impl Load {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
-            let based = |want: &std::sync::Arc<crate::plan::Want>| want.has_bases();
-            options.budget = if wanted.tensors.iter().any(based) { BASED } else { BUDGET };
+            options.budget = budget(wanted.tensors.iter().any(|want| want.has_bases()));
         }
         let how = How {
             start,
@@ -165,7 +158,7 @@ impl Load {
             let _guard = runtime.enter();
             artifact.load(wanted, &options)
         };
-        let job = Job { wanted, begin: &begin, runtime, bar: &bar, how, convert };
+        let job = Job { wanted, begin: &begin, begun: None, runtime, bar: &bar, how, convert };
         let (delivered, load) = match self.device {
             Device::Host => into_host(job, windows)?,
             Device::Wgpu => into_wgpu(job)?,
@@ -237,6 +230,14 @@ impl Load {
     }
 }
 
+/// What is in flight when tensors are not kept: two pieces for each of 2 to 8 cores that hash them. Memory that
+/// was never touched costs more than hashing what it will hold, so little of it is used again and again. Chunks
+/// that wait for their bases are held as they are stored beside what they fill.
+fn budget(based: bool) -> u64 {
+    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
+    2 * PIECE * cores as u64 * if based { 2 } else { 1 }
+}
+
 /// Host memory: each tensor as it comes, in pieces if it is large; then those of further windows.
 fn into_host(
     job: Job<'_>,
@@ -282,6 +283,7 @@ fn into_host(
 
 #[cfg(feature = "wgpu")]
 fn into_wgpu(job: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+    let job = job.ahead();
     let gpu = sink::wgpu::Gpu::open(&Default::default())?;
     let decoder = if job.how.decode { Some(Box::new(gpu.decoder()?) as Box<_>) } else { None };
     job.into_device(&gpu, decoder)
@@ -294,6 +296,7 @@ fn into_wgpu(_: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
 
 #[cfg(feature = "cuda")]
 fn into_cuda(job: Job<'_>) -> Result<(Delivered, LoadStats), Failure> {
+    let job = job.ahead();
     let cuda = sink::cuda::Cuda::open(0)?;
     let decoder = if job.how.decode { Some(Box::new(cuda.decoder()?) as Box<_>) } else { None };
     job.into_device(&cuda, decoder)

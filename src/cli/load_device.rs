@@ -69,6 +69,8 @@ pub(super) struct Job<'a> {
     pub(super) wanted: Wanted,
     /// Begins the load.
     pub(super) begin: &'a dyn Fn(Wanted) -> Loader,
+    /// The load, if it has begun.
+    pub(super) begun: Option<Loader>,
     pub(super) runtime: &'a Handle,
     pub(super) bar: &'a Bar,
     pub(super) how: How,
@@ -77,6 +79,15 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Begins the load before there is a device, if what is loaded does not depend on that: what comes first is
+    /// there when the device is.
+    pub(super) fn ahead(mut self) -> Self {
+        if !self.how.decode {
+            self.begun = Some((self.begin)(self.wanted.clone()));
+        }
+        self
+    }
+
     /// Streams the load into `device`, which decodes with `decoder` what it can, if there is one. A
     /// digest is of what the device holds, read back.
     pub(super) fn into_device<D: Dequantize + Clone>(
@@ -108,8 +119,8 @@ impl Job<'_> {
         let mut made =
             Summary { dtype: convert.map(|convert| convert.dtype), ..Summary::default() };
         let mut kept = Vec::new();
-        let Self { wanted, begin, runtime, bar, how, .. } = self;
-        let mut loader = begin(wanted);
+        let Self { wanted, begin, begun, runtime, bar, how, .. } = self;
+        let mut loader = begun.unwrap_or_else(|| begin(wanted));
         while let Some(piece) = runtime.block_on(loader.next()) {
             let piece = piece?;
             bar.advance(piece.data.len() as u64);

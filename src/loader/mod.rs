@@ -34,7 +34,7 @@ pub struct LoadOptions {
     /// Bytes of tensors in flight, with the chunks that wait for their bases, and of delivered tensors
     /// not yet dropped. A larger tensor is admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
     pub budget: u64,
-    /// Requests at a time; by default 4, or 2 where reads block (local files).
+    /// Requests at a time; by default 4, or where reads block (local files) one for each core, 2 to 8.
     pub connections: Option<usize>,
     /// How long a request may go without a byte before it is replaced.
     pub stall: Duration,
@@ -161,6 +161,14 @@ pub struct Loader {
     stats: Arc<Mutex<LoadStats>>,
 }
 
+/// A local file's bytes are there as quickly as they are hashed, which takes a core for each request.
+fn usual_connections(blocking: bool) -> usize {
+    match blocking {
+        true => std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
+        false => 4,
+    }
+}
+
 impl Loader {
     /// Begins to load `tensors` of an artifact from `sources`, which hold the same store; the first
     /// is preferred. Must be called within a tokio runtime.
@@ -187,7 +195,7 @@ impl Loader {
         let plan = Arc::new(Plan::new(tensors, &plan));
         let limits = Limits {
             budget: options.budget,
-            connections: options.connections.unwrap_or(if blocking { 2 } else { 4 }).max(1),
+            connections: options.connections.unwrap_or_else(|| usual_connections(blocking)).max(1),
             mirrors: sources.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,
