@@ -81,6 +81,10 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Begins the load before there is a device, if what is loaded does not depend on that: what comes first is
     /// there when the device is.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "wgpu")),
+        expect(dead_code, reason = "no device")
+    )]
     pub(super) fn ahead(mut self) -> Self {
         if !self.how.decode {
             self.begun = Some((self.begin)(self.wanted.clone()));
