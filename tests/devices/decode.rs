@@ -2,11 +2,13 @@
 //! them. WGSL on the adapter that there is, CUDA as C++ on the host, and on a device where there is one.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use half::{bf16, f16};
-use tenpak::codec::{CodecChoice, Encoder, Offsets, PARAMS, Program, Target, into_decoded};
+use tenpak::codec::{
+    CodecChoice, DeltaProgram, Encoder, Offsets, PARAMS, Program, Target, into_decoded,
+};
 use tenpak::dtype::{Dtype, Shape};
 use tenpak::format::grid::{Grid, Rect};
 use tenpak::format::layout::Place;
@@ -23,7 +25,7 @@ use tenpak::sink::device::DeviceError;
 use tenpak::sink::drain;
 use tenpak::sink::stream::{DeviceSink, StreamOptions};
 use tenpak::sink::upload::{Device, Ring, Staging};
-use tenpak::sink::wgpu::{Gpu, GpuOptions};
+use tenpak::sink::wgpu::{Gpu, GpuDecoder, GpuMemory, GpuOptions};
 use tenpak::source::Backend;
 use tenpak::source::object::ObjectBackend;
 use tenpak::verify::VerifiedChunk;
@@ -308,6 +310,18 @@ fn all_at_once<D: Device>(
 /// A load of one chunk, as a tensor of bytes, whose stored bytes are what its record says, and of the
 /// bases behind it.
 pub(super) async fn streamed(chunks: Vec<(ChunkRecord, Vec<u8>)>) -> Result<Vec<u8>, DeviceError> {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let decoder = gpu.decoder().unwrap();
+    streamed_by(&gpu, Box::new(decoder), 1, chunks).await
+}
+
+/// The same of a tensor that has so many chunks, by `decoder`.
+async fn streamed_by(
+    gpu: &Gpu,
+    decoder: Box<dyn Decoder<Gpu>>,
+    own: usize,
+    chunks: Vec<(ChunkRecord, Vec<u8>)>,
+) -> Result<Vec<u8>, DeviceError> {
     let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
     let mut index = PackIndex::new(0);
     let (records, stored): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
@@ -319,7 +333,7 @@ pub(super) async fn streamed(chunks: Vec<(ChunkRecord, Vec<u8>)>) -> Result<Vec<
     let end = [bytes, trailer.to_bytes().to_vec()];
     let parts = stored.into_iter().chain(end).map(Into::into).collect();
     store.put(&paths::pack(pack), parts).await.unwrap();
-    let len = u64::from(record.decoded_len);
+    let len = records[..own].iter().map(|record| u64::from(record.decoded_len)).sum();
     let entry = TensorEntry {
         ordinal: 0,
         file: 0,
@@ -327,16 +341,14 @@ pub(super) async fn streamed(chunks: Vec<(ChunkRecord, Vec<u8>)>) -> Result<Vec<
         dtype: Dtype::U8,
         shape: Shape::vector(len),
         digest: ContentDigest::from_bytes(*record.decoded.as_bytes()),
-        grid: Grid::run(len, len),
+        grid: Grid::run(len, record.decoded_len.into()),
     };
     let places = offsets.into_iter().map(|offset| Place { pack, offset }).collect();
     let wanted = [Arc::new(Want::new(entry, records, places, None))];
-    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
-    let decoder = gpu.decoder().unwrap();
-    let (route, loaded) = Route::new(&wanted, &decoder, |_| false);
+    let (route, loaded) = Route::new(&wanted, &*decoder, |_| false);
     assert_eq!((route.device, route.host), (1, 0));
     let inner = DeviceSink::new(gpu.clone(), &StreamOptions::default());
-    let mut sink = DecodeSink::new(inner, Box::new(decoder), route);
+    let mut sink = DecodeSink::new(inner, decoder, route);
     let id = ManifestId::from_bytes([0; 32]);
     let options = LoadOptions::default();
     let mut loader = Loader::start(id, vec![store], loaded, Default::default(), &options);
@@ -346,6 +358,74 @@ pub(super) async fn streamed(chunks: Vec<(ChunkRecord, Vec<u8>)>) -> Result<Vec<
     let mut bytes = Vec::new();
     gpu.read_back(&found[0].memory, len, &mut |part| bytes.extend_from_slice(part)).unwrap();
     Ok(bytes)
+}
+
+/// A decoder that is given so many bytes at a time, and how many chunks each call had.
+struct Batched {
+    inner: GpuDecoder,
+    batch: u64,
+    calls: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Decoder<Gpu> for Batched {
+    fn fits(&self, len: u64, rect: &Rect) -> bool {
+        self.inner.fits(len, rect)
+    }
+
+    fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    fn decode(
+        &mut self,
+        chunks: &[Placed],
+        images: &GpuMemory,
+        to: &mut GpuMemory,
+    ) -> Result<(), DeviceError> {
+        self.calls.lock().unwrap().push(chunks.len());
+        self.inner.decode(chunks, images, to)
+    }
+
+    fn decode_against(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &GpuMemory,
+        base: &GpuMemory,
+        to: &mut GpuMemory,
+        rect: &Rect,
+    ) -> Result<(), DeviceError> {
+        self.inner.decode_against(program, chunk, base, to, rect)
+    }
+
+    fn faults(&mut self) -> Result<u32, DeviceError> {
+        self.inner.faults()
+    }
+
+    fn delta_faults(&mut self) -> Result<u32, DeviceError> {
+        self.inner.delta_faults()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_a_tensor_wait_for_each_other_as_the_device_likes() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let bytes: Vec<u8> =
+        weights(100_001, 9).flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
+    let mut chunks = Vec::new();
+    for part in bytes.chunks(20_000) {
+        let encoded =
+            Encoder::default().encode(CodecChoice::Float, Dtype::BF16, part.to_vec().into(), None);
+        chunks.push((encoded.record, encoded.stored.to_vec()));
+    }
+    let own = chunks.len();
+    assert_eq!(own, 11);
+    for (batch, expected) in [(0, vec![1; 11]), (60_000, vec![4, 4, 3]), (32 << 20, vec![11])] {
+        let (inner, calls) = (gpu.decoder().unwrap(), Arc::<Mutex<Vec<usize>>>::default());
+        let decoder = Batched { inner, batch, calls: calls.clone() };
+        let got = streamed_by(&gpu, Box::new(decoder), own, chunks.clone()).await.unwrap();
+        assert!(got == bytes, "batches of {batch}");
+        assert_eq!(*calls.lock().unwrap(), expected, "batches of {batch}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
