@@ -5,7 +5,9 @@ library makes of it are, bit for bit, those that `tenpak load --dtype` delivers;
 of a model with these weights.
 """
 
+import json
 import os
+import pathlib
 import sys
 import tempfile
 
@@ -71,7 +73,7 @@ def run_by_the_library(work: str, recipe: str, verdict: Verdicts) -> None:
 
 def judge(work: str, source: str, recipe: str, args: list[str], verdict: Verdicts) -> None:
     name = f"judged/{recipe}"
-    tenpak("--store", f"{work}/store", "quantize", source, "--name", name, *args)
+    made = tenpak("--store", f"{work}/store", "quantize", source, "--name", name, *args)
     tenpak("--store", f"{work}/store", "unpack", name, "--out", f"{work}/{recipe}")
     digests = tenpak("--store", f"{work}/store", "load", name, "--dtype", "bf16", "--digest")["digests"]
     model = AutoModelForCausalLM.from_pretrained(f"{work}/{recipe}", dtype=torch.bfloat16).eval()
@@ -87,9 +89,11 @@ def judge(work: str, source: str, recipe: str, args: list[str], verdict: Verdict
         data = weight.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         equal += blake3.blake3(data).hexdigest() == digests[f"{layer}.weight"]
     # Only now: bitsandbytes packs its weights anew at the first forward.
+    config = json.loads(pathlib.Path(work, recipe, "config.json").read_text())["quantization_config"]
+    mixes = recipe not in MIXED or len(config["config_groups"]) > 1
     differ, limit = off(model(tokens).logits, reference(tokens).logits), ACTIVATIONS.get(recipe, 0.02)
-    verdict(equal == len(layers) == 21 and differ <= limit,
-            f"{recipe}: weights equal: {equal} of {len(layers)}; logits differ by {differ:.4f} (at most {limit})")
+    verdict(equal == len(layers) == 21 and differ <= limit and mixes,
+            f"{recipe}, {made['average_bits']:.2f} bits: weights equal: {equal} of {len(layers)}; logits differ by {differ:.4f} (at most {limit})")
 
 
 def main() -> int:
