@@ -4,6 +4,7 @@ is skipped is not quantized, and the result predicts nearly as well as the model
 GPTQModel, llm-compressor and AutoAWQ lie in .venv-tools (tests/judges/tools.sh), bitsandbytes in .venv-judges.
 """
 
+import fnmatch
 import os
 import sys
 import tempfile
@@ -12,8 +13,12 @@ from ours import FIXTURE, ROOT, Verdicts, tenpak
 
 # One of those that share an input: llm-compressor's AWQ divides by zero where all of them are left out.
 SKIPPED = "model.layers.1.self_attn.q_proj.weight"
-# AutoAWQ skips a layer of every block or of none.
-SKIPS = {"autoawq": SKIPPED.replace("1", "*")}
+# AutoAWQ skips a layer of every block or of none, and none that it takes others' inputs from, as it does from q_proj.
+SKIPS = {"autoawq": "model.layers.*.self_attn.v_proj.weight"}
+REFUSED = {
+    SKIPPED: "name it in all blocks",
+    "model.layers.*.self_attn.q_proj.weight": "takes the inputs of the layers beside it from it",
+}
 # The tool, the environment that has it, its methods, and what perplexity may rise by.
 RUNS = [
     ("bitsandbytes", ".venv-judges", ["--preset", "bnb_nf4"], 0.02),
@@ -38,13 +43,14 @@ def quantize(store, name, tool, environment, args, skip):
 def judge(store, name, what, run, before, verdict):
     tool, environment, args, limit = run
     exact, plain = before
-    made = quantize(store, name, tool, environment, args, SKIPS.get(tool, SKIPPED))
+    skip = SKIPS.get(tool, SKIPPED)
+    made = quantize(store, name, tool, environment, args, skip)
     cost = perplexity(store, name) / exact - 1
     after = tenpak(*store, "load", name, "--digest")["digests"]
-    skipped = [layer for layer in plain if layer == SKIPPED or tool in SKIPS and layer.endswith("self_attn.q_proj.weight")]
+    skipped = fnmatch.filter(plain, skip)
     # AWQ scales them with the others.
     kept = [layer for layer in skipped if after.get(layer) == plain[layer] or layer in after and "awq" in args]
-    verdict(cost <= limit and kept == skipped,
+    verdict(cost <= limit and kept == skipped != [],
             f"{what}, version {made['quantization']['tool_version']}: perplexity {100 * cost:+.2f}% (at most {100 * limit:+.1f}%), "
             f"{len(kept)} of {len(skipped)} skipped layers kept, in {made['seconds']:.0f} s")
 
@@ -69,11 +75,12 @@ def main():
                 with verdict.about(what):
                     judge(store, f"q{number}", what, run, before, verdict)
         if not wanted or "autoawq" in wanted:
-            try:
-                quantize(store, "one", *RUNS[-1][:3], SKIPPED)
-                verdict(False, "autoawq, a layer of one block alone: not refused")
-            except RuntimeError as error:
-                verdict("name it in all blocks" in str(error), f"autoawq, a layer of one block alone: {str(error).splitlines()[-1]}")
+            for skip, why in REFUSED.items():
+                try:
+                    quantize(store, "refused", *RUNS[-1][:3], skip)
+                    verdict(False, f"autoawq, --skip {skip}: not refused")
+                except RuntimeError as error:
+                    verdict(why in str(error), f"autoawq, --skip {skip}: {str(error).splitlines()[-1]}")
     return verdict.end()
 
 
