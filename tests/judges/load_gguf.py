@@ -1,7 +1,7 @@
 """Reads the GGUF files that `quantize` writes as transformers does (`gguf_file=`), by the gguf package.
 
 The weights that transformers makes of the blocks are, bit for bit, those that `tenpak load --dtype f32`
-delivers; the logits are those of a model with these weights and the original config, so that what the file
+delivers, under the file's names and in its order of rows; the logits are those of a model with these weights and the original config, so that what the file
 says of the model is right as well; its tokenizer gives the same tokens.
 """
 
@@ -11,6 +11,7 @@ import tempfile
 
 import blake3
 import torch
+from gguf import MODEL_ARCH, get_tensor_name_map
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from ours import FIXTURE, Verdicts, off, tenpak
@@ -21,6 +22,14 @@ METHODS = {"q8_0": 0.01, "q4_0": 0.12, "q4_k": 0.1}
 LIMIT = 1e-5  # of the logits' norm: both compute in f32
 
 
+def in_file(weight, layer, config):
+    """Rows as llama.cpp's converter orders them (convert_hf_to_gguf.py, permute): halves of a head become pairs."""
+    if not layer.endswith(("q_proj", "k_proj")):
+        return weight
+    heads = config.num_attention_heads if layer.endswith("q_proj") else config.num_key_value_heads
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
 def judge(store, work, method, rounding, text, verdict):
     out = f"{work}/{method}"
     tenpak(*store, "quantize", MODEL, "--name", method, "--method", method)
@@ -29,10 +38,12 @@ def judge(store, work, method, rounding, text, verdict):
     model = AutoModelForCausalLM.from_pretrained(out, gguf_file="model.gguf", dtype=torch.float32).eval()
     reference = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     theirs, own = dict(model.named_parameters()), dict(reference.named_parameters())
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
     equal, rounded = 0, 0.0
     for name, weight in theirs.items():
-        digest = blake3.blake3(weight.detach().contiguous().numpy().tobytes()).hexdigest()
-        equal += digest == digests.get(name)
+        layer = name.removesuffix(".weight")
+        data = in_file(weight.data, layer, model.config).contiguous().numpy().tobytes()
+        equal += blake3.blake3(data).hexdigest() == digests[f"{names.get_name(layer)}.weight"]
         rounded = max(rounded, off(weight, own[name]))
         own[name].data = weight.data.clone()
     original = PreTrainedTokenizerFast(tokenizer_file=str(MODEL / "tokenizer.json"))
