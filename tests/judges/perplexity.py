@@ -24,8 +24,8 @@ import tempfile
 
 from tokenizers import Tokenizer
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-FIXTURE = ROOT / "fixtures/lm"
+from ours import FIXTURE, ROOT, Verdicts
+
 SAMPLES, LENGTH, CONTEXT = 128, 256, 256
 # The tool, the environment that has it, what of ours it is compared with, and whether it is symmetric.
 TOOLS = {
@@ -120,14 +120,12 @@ def main():
     print(f"\n{args.bits} bits, groups of {args.group}; means of {args.draws} draws of {SAMPLES} x {LENGTH} tokens")
     for name, value in mean.items():
         print(f"{name:22} {value:.4f}  {100 * (value / mean['plain'] - 1):+.2f}%")
-    failed = False
+    verdict = Verdicts()
     for name in args.tool or TOOLS:
         _, method, sym = TOOLS[name]
         ours = mean[named(method, sym)] / mean[name] - 1
-        good = ours <= WORSE
-        failed |= not good
-        print(f"{method} beside {name}: {100 * ours:+.3f}% (at most {100 * WORSE:+.1f}%): {'good' if good else 'WORSE'}")
-    sys.exit(failed)
+        verdict(ours <= WORSE, f"{method} beside {name}: {100 * ours:+.3f}% (at most {100 * WORSE:+.1f}%)")
+    sys.exit(verdict.end())
 
 
 if __name__ == "__main__":
