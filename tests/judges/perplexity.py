@@ -105,7 +105,8 @@ def main():
                     model=str(args.model), out=str(out), runs=runs, bits=args.bits, group=args.group, sym=sym,
                     dtype="float32", batch=16,
                 )
-                under = key(name, work, (place / ".installed").read_text())
+                # The packages; where torch lies, the first word, changes nothing.
+                under = key(name, work, (place / ".installed").read_text().split(maxsplit=1)[1])
                 if under in kept:
                     note(draw, name, kept[under]["perplexity"], kept[under]["seconds"], ", kept")
                     continue
