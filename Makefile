@@ -34,18 +34,11 @@ fuzz:
 	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run.sh
 
 # The libraries whose formats `quantize` writes: do they store what we store, and load what we wrote? The tools
-# that calibrate: is their output better than ours, and does `--backend` run them? Takes an hour.
+# that calibrate: is their output better than ours, and does `--backend` run them? The Hub's clients: do they
+# take every byte from an edge? Takes hours; STEPS="load gguf" runs some of it (tests/judges/run.sh).
 DRAWS ?= 5
 judges:
-	tests/judges/setup.sh
-	tests/judges/tools.sh
-	cargo build --release --locked --bin tenpak --example calibrated_perplexity
-	.venv-judges/bin/python tests/judges/record.py --check fixtures/produce/vectors.json
-	.venv-judges/bin/python tests/judges/load.py
-	.venv-tools/gptqmodel/bin/python tests/judges/load_gptq.py
-	python3 tests/judges/backends.py
-	.venv-judges/bin/python tests/judges/perplexity.py --draws $(DRAWS)
-	TENPAK=target/release/tenpak tests/judges/hub.sh
+	DRAWS=$(DRAWS) tests/judges/run.sh $(STEPS)
 
 # The public suite of tests for HTTP caches against an edge: CACHE_TESTS is a checkout of
 # https://github.com/http-tests/cache-tests. Needs node.

@@ -166,9 +166,9 @@ class Bench:
 
     # -- rounds ---------------------------------------------------------------
 
-    def interleave(self, title: str, contenders) -> sampling.Round:
+    def interleave(self, title: str, contenders, warm_up: bool = True) -> sampling.Round:
         print(f"{title}", file=sys.stderr)
-        result = sampling.interleave(self.rounds, contenders)
+        result = sampling.interleave(self.rounds, contenders, warm_up)
         self.tables.append((title, result))
         return result
 

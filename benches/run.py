@@ -26,7 +26,9 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "produce": produce.produce}
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge} | produce.LINES
+# Lines of one name, and what comes after a hyphen in the name of each.
+GROUPS = {name.split("-")[0] for name in LINES}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 
@@ -77,7 +79,7 @@ def print_verdicts(verdicts: list[Verdict]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=LINES, help="measure these lines only (repeatable)")
+    parser.add_argument("--only", action="append", choices=sorted({*LINES, *GROUPS}), help="measure these lines only (repeatable)")
     parser.add_argument("--quick", action="store_true", help="a 128 MiB model and 2 rounds: a trial, not a result")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--partial", action="store_true", help="do not fail on figures that could not be measured")
@@ -98,7 +100,7 @@ def main() -> int:
     try:
         with Origin(args.data) as bench.origin:
             for name, line in LINES.items():
-                if not args.only or name in args.only:
+                if not args.only or {name, name.split("-")[0]} & {*args.only}:
                     verdicts += line(bench)
     finally:
         shutil.rmtree(bench.scratch, ignore_errors=True)

@@ -140,10 +140,10 @@ class Round:
         return min(there, key=lambda pair: pair[1].median(field)) if there else None
 
 
-def interleave(rounds: int, contenders: dict[str, Callable[[], Sample]]) -> Round:
+def interleave(rounds: int, contenders: dict[str, Callable[[], Sample]], warm_up: bool = True) -> Round:
     missing: dict[str, str] = {}
     samples: dict[str, list[Sample]] = {}
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm_up else 1, rounds + 1):
         for name, contender in contenders.items():
             if name in missing:
                 continue

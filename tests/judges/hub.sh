@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Clients of the Hugging Face Hub judge an edge: three versions of huggingface_hub, transformers, and the
-# Rust hf-hub 0.4 and 1.x download a model and compare every byte. Needs `make bench`'s environment for
-# torch (benches/setup.sh); the rest is installed here, in .venv-hub.
+# Rust hf-hub 0.4 and 1.x download a model and compare every byte. Torch is .venv-judges' (tests/judges/setup.sh); the rest is
+# installed here, in .venv-hub.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,9 +13,9 @@ TENPAK=${TENPAK:-target/debug/tenpak}
 fail() { echo "tests/judges/hub.sh: $*" >&2; exit 1; }
 
 [ -x "$TENPAK" ] || fail "$TENPAK is missing: cargo build, or set TENPAK"
-[ -x .venv-bench/bin/python ] || fail ".venv-bench is missing: run benches/setup.sh"
+[ -x .venv-judges/bin/python ] || fail ".venv-judges is missing: run tests/judges/setup.sh"
 
-# A Python environment with these packages; further ones are found in .venv-bench.
+# A Python environment with these packages; the transformers' also finds what .venv-judges has.
 environment() {
     local name=$1 want
     shift
@@ -33,9 +33,9 @@ for version in "${VERSIONS[@]}"; do
     esac
 done
 environment transformers "transformers==$TRANSFORMERS"
-site=$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+site=$(.venv-judges/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 own=$("$VENVS/transformers/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-echo "$site" >"$own/bench.pth"
+echo "$site" >"$own/judges.pth"
 
 CARGO_TARGET_DIR=target/judges cargo build -q --locked --manifest-path tests/judges/hf_hub_client/Cargo.toml
 

@@ -18,10 +18,15 @@ quantization = {
     "w_bit": RECIPE["bits"], "q_group_size": RECIPE["group_size"] or -1, "zero_point": True, "version": "GEMM",
     "modules_to_not_convert": within or None,
 }
-model.quantize(
-    tokenizer, quant_config=quantization, calib_data=samples, max_calib_samples=len(samples),
-    max_calib_seq_len=SPEC["length"],
-)
+try:
+    model.quantize(
+        tokenizer, quant_config=quantization, calib_data=samples, max_calib_samples=len(samples),
+        max_calib_seq_len=SPEC["length"],
+    )
+except KeyError as missing:
+    if missing.args[0] not in within:
+        raise
+    sys.exit(f"autoawq cannot leave out {missing.args[0]}: it takes the inputs of the layers beside it from it; leave it in, or take another backend")
 tell(progress=0.9)
 model.save_quantized(OUT)
 finish("autoawq")
