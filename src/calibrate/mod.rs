@@ -7,8 +7,10 @@
 mod allocate;
 mod awq;
 mod corpus;
+mod cost;
 mod driver;
 mod fisher;
+mod gptq;
 mod inputs;
 mod measure;
 mod runs;

@@ -20,7 +20,7 @@ mod stored;
 mod text;
 
 pub use attention::Context;
-pub use block::{Block, Giver, Linear, NoTap, Passage, Tap};
+pub use block::{Block, Giver, Linear, NoTap, Passage, Tap, Values};
 pub use checkpoint::{Checkpoint, Listed, TensorStore};
 pub use config::{Architecture, LmConfig, Rope};
 pub use error::LmError;
