@@ -76,9 +76,8 @@ fn sampled(
 ) -> Result<Vec<Sample>, CalibrateError> {
     let linears = block.linears();
     let linears = wanted.iter().filter_map(|(at, _)| linears.get(*at));
-    let sample = |linear: &&Linear| {
-        Ok(Sample::new(&linear.values()?, linear.weight.dim(1)?, Some(hessian)))
-    };
+    let sample =
+        |linear: &&Linear| Ok(Sample::new(&linear.values()?, linear.weight.dim(1)?, Some(hessian)));
     linears.map(sample).collect()
 }
 

@@ -119,7 +119,9 @@ fn difference(weight: &[f32], scales: &[f32], scheme: &Scheme) -> Result<Vec<f32
         let rounded = values(&codes);
         let rows = off.chunks_mut(width).zip(rounded.chunks(width)).zip(plain.chunks(width));
         for ((off, rounded), plain) in rows {
-            for (((off, rounded), plain), scale) in off.iter_mut().zip(rounded).zip(plain).zip(scales) {
+            for (((off, rounded), plain), scale) in
+                off.iter_mut().zip(rounded).zip(plain).zip(scales)
+            {
                 *off = rounded / scale - plain;
             }
         }

@@ -350,7 +350,8 @@ mod tests {
 
     #[test]
     fn rows_and_columns_move_in_place() {
-        for order in [&[0][..], &[], &[2, 0, 1, 3], &[4, 1, 0, 2, 3], &[1, 0, 3, 2], &[3, 2, 1, 0]] {
+        for order in [&[0][..], &[], &[2, 0, 1, 3], &[4, 1, 0, 2, 3], &[1, 0, 3, 2], &[3, 2, 1, 0]]
+        {
             let count = order.len();
             let of = |row: usize, column: usize| (row.min(column) * 10 + row.max(column)) as f32;
             let places = || (0..count * count).map(|at| (at / count, at % count));
