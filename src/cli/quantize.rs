@@ -19,8 +19,9 @@ use crate::format::name::ArtifactSpec;
 use crate::lm::{Folder, Model, Stored, TensorStore};
 use crate::produce::external::calibration_text;
 use crate::produce::{
-    Bits, Calibrating, Checkpoint, Events, Format, Hqq, Keeping, Method, Nearest, Obtained, PRESETS, Preset,
-    ProduceError, QuantizeOptions, Recipe, Solver, Source, quantize, spend_bits, statistics,
+    Bits, Calibrating, Checkpoint, Events, Format, Hqq, Keeping, Method, Nearest, Obtained,
+    PRESETS, Preset, ProduceError, QuantizeOptions, Recipe, Solver, Source, quantize, spend_bits,
+    statistics,
 };
 use crate::quant::Float;
 use crate::store::Store;

@@ -253,7 +253,14 @@ fn folder(path: &std::path::Path) -> Result<(Vec<File>, Vec<Tensor>), ProduceErr
             let PartKind::Tensor { name, dtype, shape } = &part.kind else { continue };
             let place = Place::File { file: source.clone(), offset: part.offset, len: part.len };
             let (name, shape) = (name.clone(), shape.clone());
-            tensors.push(Tensor { name, dtype: *dtype, shape, digest: OnceLock::new(), file: number, place });
+            tensors.push(Tensor {
+                name,
+                dtype: *dtype,
+                shape,
+                digest: OnceLock::new(),
+                file: number,
+                place,
+            });
         }
         files.push(File {
             path: source.path.clone(),
