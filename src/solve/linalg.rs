@@ -156,7 +156,8 @@ impl Factors {
         for from in (0..rest).step_by(STRIPE) {
             let (rows, width) = (rest - from, STRIPE.min(rest - from));
             let to = (next + from) * order + next + from;
-            for (values, line) in stripe.chunks_mut(width).zip(self.values[to..].chunks(order)) {
+            let lines = self.values[to..].chunks(order).take(rows);
+            for (values, line) in stripe.chunks_mut(width).zip(lines) {
                 values.copy_from_slice(&line[..width]);
             }
             let a = self.view(below + from * order, false);
@@ -315,7 +316,8 @@ mod tests {
 
     #[test]
     fn the_factor_of_the_inverse_undoes_the_matrix() {
-        for order in [1, 7, 64, 65, 300] {
+        // 1792: a stripe that is narrower than others, with more rows below than it has.
+        for order in [1, 7, 64, 65, 300, 1792] {
             let input = noise(3 * order * order);
             let mut gram = vec![0.0; order * order];
             add_gram(&mut gram, &input, order);
