@@ -4,11 +4,12 @@ use std::cell::RefCell;
 
 use candle_core::{Device, Tensor};
 
+use super::cost::Sample;
 use super::states::States;
-use super::{CalibrateError, Draws, awq, inputs};
+use super::{CalibrateError, Draws, awq, gptq, inputs};
 use crate::lm::{Block, Context, Linear, LmError, Model};
 use crate::quant::codes::Codes;
-use crate::solve::gptq::{Factor, GptqOptions, Order};
+use crate::solve::gptq::Order;
 use crate::solve::{Scheme, SolveError, grid, hqq, round_to_nearest};
 
 /// How layers are solved.
@@ -148,7 +149,7 @@ impl<'a> Contexts<'a> {
 fn solve(
     block: &mut Block,
     states: &mut States,
-    contexts: &dyn Fn(usize) -> Result<Context, LmError>,
+    contexts: &inputs::Contexts<'_>,
     scheme: &dyn Fn(&str) -> Option<Scheme>,
     solver: Solver,
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
@@ -157,92 +158,70 @@ fn solve(
         let names: Vec<String> = block.named(group);
         let wanted: Vec<(usize, Scheme)> =
             group.iter().zip(&names).filter_map(|(at, name)| Some((*at, scheme(name)?))).collect();
-        let Some((first, _)) = wanted.first().copied() else { continue };
-        let columns = match block.linears().get(first) {
-            Some(linear) => linear.weight.dim(1)?,
-            None => continue,
-        };
-        let seen = match solver {
-            Solver::Hqq => None,
-            _ => {
-                inputs::reach(block, states, contexts, number)?;
-                Some(inputs::gather(block, states, contexts, number, columns)?)
+        if wanted.is_empty() {
+            continue;
+        }
+        if solver != Solver::Hqq {
+            inputs::reach(block, states, contexts, number)?;
+        }
+        match solver {
+            Solver::Gptq { damping, order } => {
+                let how = (damping, order);
+                gptq::solve(block, (states, contexts), (number, &wanted), how, take)?;
             }
-        };
-        let mut factor: Option<Factor> = None;
-        for (at, scheme) in wanted {
-            let mut linears = block.linears_mut();
-            let Some(linear) = linears.get_mut(at) else { continue };
-            let named = |error| CalibrateError::Layer { layer: linear.name.clone(), error };
-            let (rows, columns) = linear.weight.dims2()?;
-            let weight: Vec<f32> = linear.weight.flatten_all()?.to_vec1()?;
-            let (mut damping, mut raised, mut dead) = (0.0, 0, 0);
-            let codes = match (solver, &seen) {
-                (Solver::Gptq { damping: least, order }, Some(seen)) => {
-                    let options = GptqOptions { scheme, damping: least, order };
-                    let known = factor.take().filter(|factor| *factor.options() == options);
-                    let known = match known {
-                        Some(known) => known,
-                        None => Factor::new(&seen.hessian, columns, &options).map_err(named)?,
-                    };
-                    (damping, raised, dead) = (known.damping, known.raised, known.dead);
-                    let solved = known.solve(&weight, rows).map_err(named)?;
-                    factor = Some(known);
-                    solved.codes
-                }
-                (Solver::Hqq, _) => hqq::solve(&weight, rows, columns, &scheme).map_err(named)?,
-                (_, seen) => {
-                    let squares = seen.as_ref().map(inputs::Inputs::squares).unwrap_or_default();
-                    round_to_nearest(&weight, rows, columns, &squares, &scheme).map_err(named)?
-                }
-            };
-            let hessian = seen.as_ref().map(|seen| seen.hessian.as_slice());
-            let error = put(linear, &weight, &codes, hessian)?;
-            let name = linear.name.clone();
-            take(Calibrated::Layer(Layer { name, codes, error, damping, raised, dead }))?;
+            Solver::Nearest => {
+                let seen = inputs::gather(block, states, contexts, number)?;
+                let squares = seen.sums.squares();
+                let round = |weight: &[f32], rows, columns, scheme: &Scheme| {
+                    round_to_nearest(weight, rows, columns, &squares, scheme)
+                };
+                each(block, &wanted, Some(&seen.hessian), &round, take)?;
+            }
+            _ => each(block, &wanted, None, &hqq::solve, take)?,
         }
     }
     Ok(())
 }
 
-/// Puts what codes stand for in place of a layer's weight, and says how much that costs.
+/// What makes codes of a weight, `[rows, columns]`.
+type Rounding<'a> = dyn Fn(&[f32], usize, usize, &Scheme) -> Result<Codes, SolveError> + 'a;
+
+/// Rounds each of these layers on its own; with the Hessian of their input, costs are those of outputs.
+pub(super) fn each(
+    block: &mut Block,
+    wanted: &[(usize, Scheme)],
+    hessian: Option<&[f32]>,
+    round: &Rounding<'_>,
+    take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
+) -> Result<(), CalibrateError> {
+    for (at, scheme) in wanted {
+        let mut linears = block.linears_mut();
+        let Some(linear) = linears.get_mut(*at) else { continue };
+        let name = linear.name.clone();
+        let (rows, columns) = linear.weight.dims2()?;
+        let weight = linear.take()?;
+        let sample = Sample::new(&weight, columns, hessian);
+        let codes = round(&weight, rows, columns, scheme);
+        let codes = codes.map_err(|error| CalibrateError::Layer { layer: name.clone(), error })?;
+        drop(weight);
+        let error = put(linear, &codes, |values| sample.cost(values, hessian))?;
+        take(Calibrated::Layer(Layer { name, codes, error, damping: 0.0, raised: 0, dead: 0 }))?;
+    }
+    Ok(())
+}
+
+/// Gives a layer the weight that codes stand for, and says how much that costs.
 pub(super) fn put(
     linear: &mut Linear,
-    weight: &[f32],
     codes: &Codes,
-    hessian: Option<&[f32]>,
+    cost: impl FnOnce(&[f32]) -> f64,
 ) -> Result<f64, CalibrateError> {
     let values = grid::values(codes);
-    let error = relative(&values, weight, hessian, codes.columns);
+    let error = cost(&values);
     if !error.is_finite() {
         let error = SolveError::NotFinite { what: "codes", row: 0, column: 0 };
         return Err(CalibrateError::Layer { layer: linear.name.clone(), error });
     }
     linear.weight = Tensor::from_vec(values, (codes.rows, codes.columns), &Device::Cpu)?;
     Ok(error)
-}
-
-/// Rows that tell what a weight's error costs.
-const ROWS: usize = 128;
-
-/// The squared error relative to the square, of outputs where there is a Hessian, else of weights: by
-/// [`ROWS`] rows, evenly spaced, where there are more.
-pub(super) fn relative(
-    values: &[f32],
-    weight: &[f32],
-    hessian: Option<&[f32]>,
-    columns: usize,
-) -> f64 {
-    let columns = columns.max(1);
-    let rows = weight.len() / columns;
-    let step = rows.div_ceil(ROWS).max(1);
-    let some = |of: &[f32]| of.chunks(columns).step_by(step).flatten().copied().collect();
-    let (values, weight): (Vec<f32>, Vec<f32>) = (some(values), some(weight));
-    let off: Vec<f32> = values.iter().zip(&weight).map(|(a, b)| a - b).collect();
-    let square = |of: &[f32]| match hessian {
-        Some(hessian) => crate::solve::quadratic(of, hessian, columns),
-        None => of.iter().map(|value| f64::from(*value).powi(2)).sum(),
-    };
-    let whole = square(&weight);
-    if whole > 0.0 { square(&off) / whole } else { 0.0 }
 }

@@ -1,58 +1,76 @@
 //! What the layers of a block read: gathered while the block runs, group by group.
 
-use candle_core::Tensor;
-
 use super::CalibrateError;
 use super::states::States;
 use crate::lm::{Block, Context, LmError, Passage};
 use crate::solve;
 
-/// The inputs of layers that share them, summed up.
-pub(super) struct Inputs {
-    pub(super) columns: usize,
-    /// `X^T X` over tokens: its lower half, and once [gathered](gather) all of it.
-    pub(super) hessian: Vec<f32>,
-    /// The sum of magnitudes, by column.
+/// Inputs of layers that share them, summed up by column.
+#[derive(Default)]
+pub(super) struct Sums {
+    squares: Vec<f64>,
     magnitudes: Vec<f64>,
-    pub(super) tokens: usize,
+    tokens: usize,
 }
 
-impl Inputs {
-    /// The mean magnitude of each column.
-    pub(super) fn means(&self) -> Vec<f32> {
-        let tokens = self.tokens.max(1) as f64;
-        self.magnitudes.iter().map(|sum| (sum / tokens) as f32).collect()
-    }
-
-    /// The Hessian's diagonal divided by the tokens: mean squares, by column.
-    pub(super) fn squares(&self) -> Vec<f32> {
-        let of = |at: usize| self.hessian.get(at * self.columns + at).copied().unwrap_or(0.0);
-        (0..self.columns).map(|at| of(at) / self.tokens.max(1) as f32).collect()
-    }
-}
-
-impl Inputs {
-    fn add(&mut self, layer: &str, input: &Tensor) -> Result<(), LmError> {
-        let (tokens, columns) = input.dims2()?;
-        if columns != self.columns {
-            return Err(LmError::Config(format!("{layer} reads {columns} columns")));
+impl Sums {
+    /// Adds an input, row-major, of so many columns.
+    ///
+    /// # Errors
+    /// If it is not finite, or of another width than those before it.
+    pub(super) fn add(
+        &mut self,
+        layers: &[&str],
+        input: &[f32],
+        columns: usize,
+    ) -> Result<(), LmError> {
+        if self.tokens == 0 {
+            (self.squares, self.magnitudes) = (vec![0.0; columns], vec![0.0; columns]);
         }
-        let values: Vec<f32> = input.flatten_all()?.to_vec1()?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(LmError::NotFinite(format!("the input of {layer}")));
+        if self.squares.len() != columns {
+            let layers = layers.join(", ");
+            return Err(LmError::Config(format!("{layers} reads inputs of unequal width")));
         }
-        solve::add_gram(&mut self.hessian, &values, columns);
-        for row in values.chunks(columns.max(1)) {
-            for (sum, value) in self.magnitudes.iter_mut().zip(row) {
-                *sum += f64::from(value.abs());
+        if input.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite(format!("the input of {}", layers.join(", "))));
+        }
+        for row in input.chunks(columns.max(1)) {
+            let sums = self.squares.iter_mut().zip(&mut self.magnitudes);
+            for (value, (square, sum)) in row.iter().zip(sums) {
+                let value = f64::from(value.abs());
+                *square += value * value;
+                *sum += value;
             }
+            self.tokens += 1;
         }
-        self.tokens += tokens;
         Ok(())
     }
+
+    /// The mean square of each column: the Hessian's diagonal, by token.
+    pub(super) fn squares(&self) -> Vec<f32> {
+        self.mean(&self.squares)
+    }
+
+    /// The mean magnitude of each column.
+    pub(super) fn means(&self) -> Vec<f32> {
+        self.mean(&self.magnitudes)
+    }
+
+    fn mean(&self, sums: &[f64]) -> Vec<f32> {
+        let tokens = self.tokens.max(1) as f64;
+        sums.iter().map(|sum| (sum / tokens) as f32).collect()
+    }
 }
 
-type Contexts<'a> = dyn Fn(usize) -> Result<Context, LmError> + 'a;
+/// The inputs of layers that share them.
+pub(super) struct Inputs {
+    pub(super) sums: Sums,
+    /// `X^T X` over tokens, `[columns, columns]`.
+    pub(super) hessian: Vec<f32>,
+}
+
+/// Contexts by the length of sequences.
+pub(super) type Contexts<'a> = dyn Fn(usize) -> Result<Context, LmError> + 'a;
 
 /// Runs a batch as far as the group `group` of a block.
 fn run(
@@ -86,26 +104,26 @@ pub(super) fn reach(
     Ok(())
 }
 
-/// Sums up what the group `group` of a block reads, `columns` wide, from wherever the batches are.
+/// Sums up what the group `group` of a block reads, from wherever the batches are.
 pub(super) fn gather(
     block: &Block,
     states: &States,
     contexts: &Contexts<'_>,
     group: usize,
-    columns: usize,
 ) -> Result<Inputs, CalibrateError> {
-    let mut inputs = Inputs {
-        columns,
-        hessian: vec![0.0; columns * columns],
-        magnitudes: vec![0.0; columns],
-        tokens: 0,
-    };
     let layers = block.groups().get(group).map(|layers| block.named(layers)).unwrap_or_default();
-    let layer = layers.first().map(String::as_str).unwrap_or_default();
+    let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+    let (mut inputs, mut columns) = (Inputs { sums: Sums::default(), hessian: Vec::new() }, 0);
     for batch in 0..states.len() {
         let context = contexts(states.tokens(batch))?;
         let passage = run(block, states.get(batch)?, &context, group)?;
-        inputs.add(layer, &block.input(&passage, &context)?)?;
+        let input = block.input(&passage, &context)?;
+        drop(passage);
+        columns = input.dim(1)?;
+        let values: Vec<f32> = input.flatten_all()?.to_vec1()?;
+        inputs.sums.add(&layers, &values, columns)?;
+        inputs.hessian.resize(columns * columns, 0.0);
+        solve::add_gram(&mut inputs.hessian, &values, columns);
     }
     solve::mirror(&mut inputs.hessian, columns);
     Ok(inputs)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::driver::Contexts;
+use super::inputs::Sums;
 use super::runs::Runs;
 use super::{CalibrateError, Draws, fisher};
 use crate::dtype::Dtype;
@@ -96,7 +97,7 @@ pub fn measure(model: &Model, draws: &Draws) -> Result<Statistics, CalibrateErro
     let mut entering = Vec::new();
     for index in 0..model.config().layers {
         let block = model.block(index)?;
-        let mut sums = Sums { by_group: Vec::new() };
+        let mut sums = ByGroup::default();
         let one = |run: usize| {
             let state = states.get(run)?;
             Ok(block.forward(&state, &contexts.of(state.dim(0)?)?, &mut sums)?)
@@ -106,10 +107,8 @@ pub fn measure(model: &Model, draws: &Draws) -> Result<Statistics, CalibrateErro
         if model.config().is_causal() {
             entering.push(before);
         }
-        for (names, sum) in sums.by_group {
-            let tokens = sum.tokens.max(1) as f64;
-            let mean = |sums: &[f64]| sums.iter().map(|sum| (sum / tokens) as f32).collect();
-            let (squares, means) = (mean(&sum.squares), mean(&sum.means));
+        for (names, sums) in sums.0 {
+            let (squares, means) = (sums.squares(), sums.means());
             let layer = LayerStatistics { squares, means, gradients: Vec::new() };
             statistics.layers.extend(names.into_iter().map(|name| (name, layer.clone())));
         }
@@ -120,42 +119,21 @@ pub fn measure(model: &Model, draws: &Draws) -> Result<Statistics, CalibrateErro
     Ok(statistics)
 }
 
-/// Sums over the inputs of a block's layers.
-struct Sums {
-    /// Layers that share an input.
-    by_group: Vec<(Vec<String>, Sum)>,
-}
+/// Sums over the inputs of a block's layers: those of layers that share an input.
+#[derive(Default)]
+struct ByGroup(Vec<(Vec<String>, Sums)>);
 
-struct Sum {
-    squares: Vec<f64>,
-    means: Vec<f64>,
-    tokens: usize,
-}
-
-impl Tap for Sums {
+impl Tap for ByGroup {
     fn input(&mut self, names: &[&str], input: &Tensor) -> Result<(), LmError> {
-        let (tokens, columns) = input.dims2()?;
-        let values: Vec<f32> = input.flatten_all()?.to_vec1()?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(LmError::NotFinite(format!("the input of {}", names.join(", "))));
-        }
-        let known = self.by_group.iter().position(|(own, _)| own.iter().eq(names));
+        let known = self.0.iter().position(|(own, _)| own.iter().eq(names));
         let at = known.unwrap_or_else(|| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
-            let (squares, means) = (vec![0.0; columns], vec![0.0; columns]);
-            self.by_group.push((names, Sum { squares, means, tokens: 0 }));
-            self.by_group.len() - 1
+            self.0.push((names, Sums::default()));
+            self.0.len() - 1
         });
-        let Some((_, sum)) = self.by_group.get_mut(at) else { return Ok(()) };
-        for row in values.chunks(columns.max(1)) {
-            for ((value, square), mean) in row.iter().zip(&mut sum.squares).zip(&mut sum.means) {
-                let value = f64::from(value.abs());
-                *square += value * value;
-                *mean += value;
-            }
-        }
-        sum.tokens += tokens;
-        Ok(())
+        let Some((_, sums)) = self.0.get_mut(at) else { return Ok(()) };
+        let values: Vec<f32> = input.flatten_all()?.to_vec1()?;
+        sums.add(names, &values, input.dim(1)?)
     }
 }
 

@@ -1,14 +1,21 @@
 //! Calibration: a model is run block by block over a little text, each linear layer is solved from the
 //! inputs it saw, and what the quantized block gives is what the next one is calibrated with.
 //!
-//! In memory are one block, one Hessian, and the hidden states of the text up to a budget, beyond which they
-//! lie in a file. The same text and numbers give the same codes at any number of threads.
+//! In memory are one block in f32, one Hessian, and at most a fifth of both: a layer is held twice while it is
+//! copied, and codes lie beside it while they are made. Layers that share an input have one Hessian, of which the
+//! widest input's counts; it is factored and inverted in its own place. Beside these are what the tokens that go
+//! through a block together make there (`states`: about a thousand), their hidden states up to a budget, beyond
+//! which they lie in a file, and buffers of products, which do not grow with the model. Before the first block
+//! the embedding is held alone as it is stored, and so is the head behind the last. Statistics have no Hessian.
+//! The same text and numbers give the same codes at any number of threads.
 
 mod allocate;
 mod awq;
 mod corpus;
+mod cost;
 mod driver;
 mod fisher;
+mod gptq;
 mod inputs;
 mod measure;
 mod runs;

@@ -128,6 +128,7 @@ impl Delta {
         let seconds = start.elapsed().as_secs_f64();
         let totals = done.packed.totals;
         let smaller = 1.0 - done.packed.new_bytes as f64 / totals.raw_bytes.max(1) as f64;
+        let all = done.deviation();
         let tensors: Vec<_> = done
             .tensors
             .iter()
@@ -147,6 +148,8 @@ impl Delta {
             "tag": tag,
             "delta": done.delta,
             "tensors": tensors,
+            "changed": all.changed as f64 / all.elements.max(1) as f64,
+            "relative_error": all.relative(),
             "unchanged": done.unchanged,
             "not_in_base": done.own,
             "raw_bytes": totals.raw_bytes,
@@ -167,7 +170,8 @@ impl Delta {
                 |own| {
                     let (relative, max) = (own.deviation.relative(), own.deviation.max);
                     format!(
-                        "largest error: {relative:.3} of the differences, {max:.2e} at most, in {}",
+                        "error {:.3} of the differences; {relative:.3}, {max:.2e} at most, in {}",
+                        all.relative(),
                         own.name
                     )
                 },

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::artifact::{Artifact, Pattern, Selection, Wanted};
 use crate::format::limits::MAX_MANIFEST;
+use crate::lm;
 use crate::plan::Want;
 use crate::quant::Float;
 use crate::quant::config::Method;
@@ -57,6 +58,9 @@ impl Ask<'_> {
 
 /// How a checkpoint says that it is quantized.
 async fn method(artifact: &Artifact) -> Result<Option<Method>, Failure> {
+    if let Some(blocks) = lm::blocks(artifact) {
+        return Ok(Some(Method::Gguf(blocks)));
+    }
     for path in CONFIGS {
         let Some(bytes) = artifact.file(path, MAX_MANIFEST as u64).await? else { continue };
         let failed = |error: &dyn std::fmt::Display| {

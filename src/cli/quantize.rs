@@ -19,8 +19,9 @@ use crate::format::name::ArtifactSpec;
 use crate::lm::{Folder, Model, Stored, TensorStore};
 use crate::produce::external::calibration_text;
 use crate::produce::{
-    Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Nearest, Obtained, PRESETS, Preset,
-    ProduceError, QuantizeOptions, Recipe, Solver, Source, quantize, spend_bits, statistics,
+    Bits, Calibrating, Checkpoint, Events, Format, Hqq, Keeping, Method, Nearest, Obtained,
+    PRESETS, Preset, ProduceError, QuantizeOptions, Recipe, Solver, Source, quantize, spend_bits,
+    statistics,
 };
 use crate::quant::Float;
 use crate::store::Store;
@@ -111,6 +112,7 @@ impl Quantize {
         recipe.check()?;
         let store = global.store()?;
         let source = open(source, global, &store, runtime, output)?;
+        let checkpoint = Checkpoint::open(source.clone(), runtime)?;
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {
             true => Some(self.prepare(&source, runtime)?),
@@ -119,7 +121,7 @@ impl Quantize {
         let (mut bits, mut told) = (Bits::new(), None);
         if let Some(prepared) = prepared.as_ref().filter(|_| measures) {
             let (found, about) =
-                self.measure(&source, prepared, &recipe, (global, &store, runtime))?;
+                self.measure(&checkpoint, prepared, &recipe, (global, &store, runtime))?;
             (bits, told) = (found, Some(about));
         }
         let mut calibrating = prepared
@@ -135,7 +137,7 @@ impl Quantize {
         let options = QuantizeOptions { recipe: recipe.clone(), skip, bits: bits.clone(), pack };
         let start = Instant::now();
         let bar = Bar::new(output, "quantizing");
-        let done = quantize(source, &store, (name, tag), options, solver, runtime, &bar)?;
+        let done = quantize(&checkpoint, &store, (name, tag), options, solver, runtime, &bar)?;
         drop(bar);
         let seconds = start.elapsed().as_secs_f64();
         let totals = done.packed.totals;
@@ -220,7 +222,7 @@ impl Quantize {
     /// Statistics of the model, and the bits that they lead to; with what the result says of them.
     fn measure(
         &self,
-        source: &Source,
+        checkpoint: &Checkpoint,
         Prepared { model, draws, float }: &Prepared,
         recipe: &Recipe,
         (global, store, runtime): (&Global, &Store, &Handle),
@@ -235,7 +237,7 @@ impl Quantize {
             }),
             Some(_) => return Err(Failure::usage("--statistics takes a name, not an id")),
         };
-        let obtained = statistics(source, model, draws, keeping, runtime)?;
+        let obtained = statistics(checkpoint, model, draws, keeping, runtime)?;
         let bits = spend_bits(model, &obtained.statistics, recipe, *float, &self.skip)?;
         let Obtained { manifest, reused, .. } = obtained;
         Ok((bits, json!({ "manifest": manifest, "reused": reused })))

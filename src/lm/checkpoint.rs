@@ -6,9 +6,10 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-use super::LmError;
+use super::{LmError, gguf};
 use crate::dtype::{Dtype, Shape};
 use crate::quant::config::{Facts, Method, Module, Role, Stored};
+use crate::quant::encode::gguf::Block;
 use crate::quant::{self, Float, Part, Parts};
 
 /// Files that say how a checkpoint is quantized, the first that does counts.
@@ -37,6 +38,11 @@ pub trait TensorStore: Send + Sync {
 
     /// The file `path`, of at most `limit` bytes; `None` if there is none.
     fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError>;
+
+    /// The blocks that quantized weights of a GGUF file have, as far as it is known.
+    fn blocks(&self) -> Option<Block> {
+        None
+    }
 }
 
 /// A model's files and tensors.
@@ -55,7 +61,7 @@ impl Checkpoint {
         let config = store.file("config.json", MAX_FILE)?;
         let config = config.ok_or_else(|| LmError::File("config.json".to_owned()))?;
         let config: Value = parse("config.json", &config)?;
-        let mut method = None;
+        let mut method = store.blocks().map(Method::Gguf);
         for path in CONFIGS {
             if method.is_some() {
                 break;
@@ -68,7 +74,10 @@ impl Checkpoint {
         let list = store.list();
         let mut names = HashMap::new();
         for (at, tensor) in list.iter().enumerate() {
-            names.entry(tensor.name.clone()).or_insert(at);
+            // Where all is GGUF, tensors have its names.
+            let name =
+                gguf::original(&tensor.name).filter(|_| matches!(method, Some(Method::Gguf(_))));
+            names.entry(name.unwrap_or_else(|| tensor.name.clone())).or_insert(at);
         }
         let stored = list.iter().map(|one| Stored {
             name: &one.name,
@@ -77,7 +86,12 @@ impl Checkpoint {
         });
         let stored: Vec<_> = stored.collect();
         let modules = method.map(|method| method.modules(&stored)).unwrap_or_default();
-        let modules = modules.into_iter().map(|module| (module.name.clone(), module)).collect();
+        let named = |module: Module| {
+            let name = gguf::original(&module.name);
+            let name = name.filter(|_| matches!(method, Some(Method::Gguf(_))));
+            (name.unwrap_or_else(|| module.name.clone()), module)
+        };
+        let modules = modules.into_iter().map(named).collect();
         Ok(Self { store, config, method, names, modules })
     }
 
@@ -114,7 +128,15 @@ impl Checkpoint {
     /// The tensor or quantized weight `name` as f32, which must have this shape and be finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
         let values = match (self.modules.get(name), self.method) {
-            (Some(module), Some(method)) => self.dequantized(module, method, shape)?,
+            (Some(module), Some(method)) => {
+                let values = self.dequantized(module, method, shape)?;
+                match (method, gguf::heads(&self.config, name), shape) {
+                    (Method::Gguf(_), Some(heads), [rows, columns]) => {
+                        in_order(values, *rows / heads as usize, *columns)
+                    }
+                    _ => values,
+                }
+            }
             _ => {
                 let (float, bytes) = self.plain(name, shape)?;
                 floats(&quant::convert(&bytes, float, Float::F32))
@@ -171,6 +193,18 @@ impl Checkpoint {
             Parts { codes: &codes, scales: &scales, zeros: &zeros, index: &index, table: &table };
         Ok(floats(&quant::dequantize(&weight, &parts, Float::F32).map_err(wrong)?))
     }
+}
+
+/// The rows of a weight that GGUF has permuted in heads of `size` rows, as the model has them.
+fn in_order(values: Vec<f32>, size: usize, columns: usize) -> Vec<f32> {
+    let mut ordered = vec![0.0; values.len()];
+    for (row, values) in values.chunks(columns.max(1)).enumerate() {
+        let to = gguf::source_row(row, size.max(1)) * columns;
+        if let Some(line) = ordered.get_mut(to..to + columns) {
+            line.copy_from_slice(values);
+        }
+    }
+    ordered
 }
 
 /// f32 out of little-endian bytes.

@@ -74,7 +74,8 @@ fn back<const N: usize>(
     let lost = || LmError::Config("gradients of nothing".to_owned());
     let tensors = tensors.try_into().map_err(|_| lost())?;
     let found = (compute(&tensors)? * of_result)?.sum_all()?.backward()?;
-    let of = |var: &Var| found.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
+    // A gradient knows what it was computed from: the next would be followed back through this one.
+    let of = |var: &Var| found.get(var).map_or_else(|| var.zeros_like(), |own| Ok(own.detach()));
     let gradients = vars.iter().map(of).collect::<Result<Vec<_>, _>>()?;
     gradients.try_into().map_err(|_| lost())
 }
@@ -115,7 +116,7 @@ impl Head {
         }
         let used = normed.narrow(0, 0, next.len())?;
         let found = (used * of_normed)?.sum_all()?.backward()?;
-        Ok(found.get(&input).cloned().map_or_else(|| input.zeros_like(), Ok)?)
+        Ok(found.get(&input).map_or_else(|| input.zeros_like(), |own| Ok(own.detach()))?)
     }
 }
 

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::{Listed, LmError, TensorStore};
 use crate::artifact::{Artifact, ArtifactError, Pattern, Selection};
 use crate::loader::LoadOptions;
+use crate::quant::encode::gguf::Block;
 
 /// An opened artifact. Must not be used on a thread of the runtime itself, which its reads block.
 #[derive(Debug)]
@@ -35,6 +37,13 @@ impl Stored {
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
     }
+}
+
+/// The blocks that an artifact's manifest says its GGUF file was quantized to.
+pub fn blocks(artifact: &Artifact) -> Option<Block> {
+    let said = artifact.manifest().quantization.as_ref()?;
+    let text = |key: &str| said.get(key).and_then(Value::as_str);
+    text("method").filter(|_| text("format") == Some("gguf")).and_then(Block::named)
 }
 
 impl TensorStore for Stored {
@@ -75,5 +84,9 @@ impl TensorStore for Stored {
 
     fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError> {
         Ok(self.runtime.block_on(self.artifact.file(path, limit))?)
+    }
+
+    fn blocks(&self) -> Option<Block> {
+        blocks(&self.artifact)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -41,8 +41,8 @@ pub struct Tensor {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Shape,
-    /// The digest of its bytes, where it is known already.
-    pub digest: Option<ContentDigest>,
+    /// The digest of its bytes, once it is known: whoever reads them for it keeps it.
+    pub digest: OnceLock<ContentDigest>,
     /// Its file.
     pub(super) file: usize,
     place: Place,
@@ -253,7 +253,14 @@ fn folder(path: &std::path::Path) -> Result<(Vec<File>, Vec<Tensor>), ProduceErr
             let PartKind::Tensor { name, dtype, shape } = &part.kind else { continue };
             let place = Place::File { file: source.clone(), offset: part.offset, len: part.len };
             let (name, shape) = (name.clone(), shape.clone());
-            tensors.push(Tensor { name, dtype: *dtype, shape, digest: None, file: number, place });
+            tensors.push(Tensor {
+                name,
+                dtype: *dtype,
+                shape,
+                digest: OnceLock::new(),
+                file: number,
+                place,
+            });
         }
         files.push(File {
             path: source.path.clone(),
@@ -287,7 +294,7 @@ async fn listed(artifact: &Artifact) -> Result<(Vec<File>, Vec<Tensor>), Produce
         name: want.entry.name.clone(),
         dtype: want.entry.dtype,
         shape: want.entry.shape.clone(),
-        digest: Some(want.entry.digest),
+        digest: want.entry.digest.into(),
         file: want.entry.file as usize,
         place: Place::Artifact(want),
     };

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::ProduceError;
 use super::checkpoint::{Checkpoint, Reader};
 use super::error::Failed;
-use super::gguf;
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
 use super::plan::{Content, From, Layers, Plan};
@@ -17,6 +16,7 @@ use super::quantize::Events;
 use super::recipe::{Format, Recipe};
 use super::survey::{Survey, matrix};
 use crate::dtype::{Dtype, Shape};
+use crate::lm::gguf::source_row;
 use crate::model::{Part, PartKind};
 use crate::pack::{Held, Input, MadeFile, Maker, PackError};
 use crate::quant::encode::Encoded;
@@ -270,7 +270,7 @@ fn permute(bytes: &[u8], shape: &Shape, heads: u64) -> Option<Vec<u8>> {
     let width = bytes.len() / rows;
     let mut permuted = Vec::with_capacity(bytes.len());
     for row in 0..rows {
-        let from = gguf::source_row(row, size) * width;
+        let from = source_row(row, size) * width;
         permuted.extend_from_slice(bytes.get(from..from + width)?);
     }
     Some(permuted)

@@ -1,7 +1,6 @@
 //! A model as one GGUF file: llama.cpp's names, numbers and tokenizer in its header, then its tensors.
 //!
-//! For models of the Llama family. Query and key weights of Llama and Mistral have their rows in another
-//! order there: GGUF rotates neighbouring pairs, transformers the halves of a head. Vectors are f32.
+//! For models of the Llama family. Vectors are f32.
 
 use std::collections::BTreeMap;
 
@@ -13,44 +12,27 @@ use super::method::announce;
 use super::plan::{Content, From, Layers, Plan};
 use super::recipe::{Method, Recipe};
 use crate::dtype::{Dtype, Shape};
+use crate::lm::gguf as names;
 use crate::model::{Part, PartKind};
 
 const ALIGNMENT: u64 = 32;
 /// The file.
 const FILE: &str = "model.gguf";
-/// What each part of a block is called, and there.
-const BLOCK: [(&str, &str); 13] = [
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("mlp.gate_up_proj", "ffn_up"),
-];
-
 /// A model that can be written so.
 #[derive(Debug, Clone)]
 pub(super) struct Family<'a> {
     config: &'a Value,
     name: &'static str,
-    permuted: bool,
 }
 
 impl<'a> Family<'a> {
     /// What a config says; refuses what is not known here.
     pub(super) fn of(config: &'a Value) -> Result<Self, ProduceError> {
         let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
-        let (name, permuted) = match kind {
-            "llama" | "mistral" => ("llama", true),
-            "qwen2" => ("qwen2", false),
-            "qwen3" => ("qwen3", false),
+        let name = match kind {
+            "llama" | "mistral" => "llama",
+            "qwen2" => "qwen2",
+            "qwen3" => "qwen3",
             _ => {
                 return Err(ProduceError::Unsupported(format!(
                     "GGUF is written for models of type llama, mistral, qwen2 and qwen3, not {kind:?}; \
@@ -70,37 +52,19 @@ impl<'a> Family<'a> {
                  --format"
             )));
         }
-        Ok(Self { config, name, permuted })
+        Ok(Self { config, name })
     }
 
     /// The name of a tensor there.
     pub(super) fn rename(&self, name: &str) -> Result<String, ProduceError> {
-        let unknown =
-            || ProduceError::Unsupported(format!("tensor {name}: GGUF has no name for it"));
-        let (layer, end) = name.rsplit_once('.').ok_or_else(unknown)?;
-        let renamed = match layer {
-            "model.embed_tokens" => "token_embd".to_owned(),
-            "model.norm" => "output_norm".to_owned(),
-            "lm_head" => "output".to_owned(),
-            _ => {
-                let rest =
-                    layer.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-                let (block, part) = rest.ok_or_else(unknown)?;
-                let part = BLOCK.iter().find(|(ours, _)| *ours == part).ok_or_else(unknown)?;
-                format!("blk.{block}.{}", part.1)
-            }
-        };
-        Ok(format!("{renamed}.{end}"))
+        names::renamed(name).ok_or_else(|| {
+            ProduceError::Unsupported(format!("tensor {name}: GGUF has no name for it"))
+        })
     }
 
     /// How many heads the rows of a weight are permuted in; none for those that are not.
     pub(super) fn heads(&self, name: &str) -> Option<u64> {
-        let query = name.contains(".self_attn.q_proj.");
-        let key = name.contains(".self_attn.k_proj.");
-        let number = |key: &str| self.config.get(key).and_then(Value::as_u64);
-        let heads = number("num_attention_heads");
-        let own = if key { number("num_key_value_heads").or(heads) } else { heads };
-        own.filter(|heads| self.permuted && (query || key) && *heads > 0)
+        names::heads(self.config, name)
     }
 
     fn number(&self, key: &str) -> Result<u64, ProduceError> {
@@ -111,12 +75,6 @@ impl<'a> Family<'a> {
             ))
         })
     }
-}
-
-/// The row of the model's weight that row `row` of the permuted one is, in heads of `size` rows.
-pub(super) fn source_row(row: usize, size: usize) -> usize {
-    let (head, within) = (row / size, row % size);
-    head * size + within % 2 * (size / 2) + within / 2
 }
 
 /// The type of a tensor, by its number there.
@@ -373,20 +331,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_of_a_head_are_interleaved() {
-        // Two heads of six rows: halves become pairs.
-        let rows: Vec<usize> = (0..12).map(|row| source_row(row, 6)).collect();
-        assert_eq!(rows, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
-    }
-
-    #[test]
     fn only_known_models_are_written() {
         let of = |text: &str| {
             let config = serde_json::from_str::<Value>(text).unwrap();
-            Family::of(&config).map(|family| family.permuted).map_err(|error| error.to_string())
+            Family::of(&config).map(|family| family.name).map_err(|error| error.to_string())
         };
-        assert_eq!(of(r#"{"model_type":"llama"}"#), Ok(true));
-        assert_eq!(of(r#"{"model_type":"qwen2","rope_scaling":null}"#), Ok(false));
+        assert_eq!(of(r#"{"model_type":"mistral"}"#), Ok("llama"));
+        assert_eq!(of(r#"{"model_type":"qwen2","rope_scaling":null}"#), Ok("qwen2"));
         assert!(of(r#"{"model_type":"bert"}"#).unwrap_err().contains("bert"));
         let scaled = r#"{"model_type":"llama","rope_scaling":{"rope_type":"llama3"}}"#;
         assert!(of(scaled).unwrap_err().contains("llama3"));

@@ -16,7 +16,7 @@ use crate::store::Whole;
 pub(super) fn take_over(
     plan: &mut Plan,
     surveyed: &Survey,
-    digests: &mut Digests<'_>,
+    digests: &Digests<'_>,
     memo: &Memo,
     options: &PackOptions,
 ) -> Result<(), ProduceError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
-use super::checkpoint::{Checkpoint, Source};
+use super::checkpoint::Checkpoint;
 use super::driver::Driver;
 use super::layers::{self, Skip};
 use super::memo::Memo;
@@ -60,10 +60,10 @@ pub trait Events: Progress {
 
 impl Events for () {}
 
-/// Quantizes a model and publishes the result as `name:tag`. Blocks; call it from outside the runtime
+/// Quantizes a model, as it was when it was opened, and publishes the result as `name:tag`. Blocks; call it from outside the runtime
 /// that `runtime` drives.
 pub fn quantize(
-    source: Source,
+    checkpoint: &Checkpoint,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
     options: QuantizeOptions,
@@ -74,25 +74,24 @@ pub fn quantize(
     let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
-    let checkpoint = Checkpoint::open(source, runtime)?;
     layers::check_config(&checkpoint.config)?;
-    let mut layers = plan::layers(&checkpoint, &recipe, &patterns, &bits)?;
+    let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
-    plan::plan(&checkpoint, &layers, &recipe, Vec::new())?;
-    let mut digests = Digests::new(&checkpoint, options.threads);
+    plan::plan(checkpoint, &layers, &recipe, Vec::new())?;
+    let digests = Digests::new(checkpoint, options.threads);
     if recipe.method.is_calibrated() {
         let named = digests.of_all()?.into_iter().zip(&checkpoint.tensors);
         let named: Vec<_> = named.map(|(digest, tensor)| (&*tensor.name, digest)).collect();
         solver.sources(&named, &layers.kept);
     }
     let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
-    let surveyed = survey::survey(&checkpoint, &layers, &recipe, &mut digests, &memo, solver)?;
-    survey::look(&checkpoint, &mut layers, &recipe, &surveyed.weights, options.threads)?;
+    let surveyed = survey::survey(checkpoint, &layers, &recipe, &digests, &memo, solver)?;
+    survey::look(checkpoint, &mut layers, &recipe, &surveyed.weights, options.threads)?;
     runtime.block_on(store.create())?;
     memo.attach()?;
-    let listed = list(&layers, &recipe, &checkpoint, &surveyed)?;
-    let plan = plan::plan(&checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
+    let listed = list(&layers, &recipe, checkpoint, &surveyed)?;
+    let plan = plan::plan(checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
     let quantization = lineage(&recipe, &skip, digest);
     options.lineage = Lineage {
         quantization: Some(quantization.clone()),
@@ -109,7 +108,7 @@ pub fn quantize(
         options.model_id = options.model_id.take().or_else(|| artifact.manifest().model_id.clone());
     }
     let mut known = plan.clone();
-    known::take_over(&mut known, &surveyed, &mut digests, &memo, &options)?;
+    known::take_over(&mut known, &surveyed, &digests, &memo, &options)?;
     let options = Arc::new(options);
     // A file that is gone since it was looked at is made.
     let mut tries = [known, plan].into_iter();
@@ -117,7 +116,7 @@ pub fn quantize(
         let Some(plan) = tries.next() else { return Err(PackError::Unmade.into()) };
         let left_out = plan.left_out.clone();
         let with = (options.threads, events);
-        let model = (&checkpoint, &layers);
+        let model = (checkpoint, &layers);
         let mut driver = Driver::new(model, &recipe, plan, &surveyed, &mut memo, solver, with);
         let inputs = driver.inputs();
         let packed =
@@ -129,7 +128,7 @@ pub fn quantize(
         }
     };
     memo.complete(packed.manifest);
-    let average_bits = average(&checkpoint, &layers);
+    let average_bits = average(checkpoint, &layers);
     let kept = layers.kept;
     Ok(QuantizeReport { packed, computed, linked, kept, left_out, average_bits, quantization })
 }

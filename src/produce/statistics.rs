@@ -4,7 +4,7 @@
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::checkpoint::{Checkpoint, Source};
+use super::checkpoint::Checkpoint;
 use super::header::{self, Entry};
 use super::plan::Bits;
 use super::recipe::Recipe;
@@ -58,7 +58,7 @@ pub struct Keeping<'a> {
 /// The statistics of a model fed with these tokens: those that are kept under that name, if they are of the
 /// same model and the same tokens, or else measured, and kept there.
 pub fn statistics(
-    source: &Source,
+    checkpoint: &Checkpoint,
     model: &Model,
     draws: &Draws,
     keeping: Option<Keeping<'_>>,
@@ -68,13 +68,12 @@ pub fn statistics(
         let statistics = measure(model, draws)?;
         return Ok(Obtained { statistics, manifest: None, reused: false });
     };
-    let checkpoint = Checkpoint::open(source.clone(), runtime)?;
-    let about = about(&checkpoint, draws, pack.threads)?;
+    let about = about(checkpoint, draws, pack.threads)?;
     if let Some((manifest, statistics)) = kept(store, name, &open, &about, runtime)? {
         return Ok(Obtained { statistics, manifest: Some(manifest), reused: true });
     }
     let statistics = measure(model, draws)?;
-    let manifest = keep(&statistics, about, &checkpoint, store, name, pack, runtime)?;
+    let manifest = keep(&statistics, about, checkpoint, store, name, pack, runtime)?;
     Ok(Obtained { statistics, manifest: Some(manifest), reused: false })
 }
 

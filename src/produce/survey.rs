@@ -27,22 +27,21 @@ pub(super) struct Survey {
     pub(super) vectors: Vec<Surveyed>,
 }
 
-/// The digests of the model's tensors; those of a folder are read for them, once.
+/// The digests of the model's tensors; those of a folder are read for them, once for as long as it is open.
 pub(super) struct Digests<'a> {
     checkpoint: &'a Checkpoint,
-    known: Vec<Option<ContentDigest>>,
     threads: usize,
 }
 
 impl<'a> Digests<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint, threads: usize) -> Self {
-        let known = checkpoint.tensors.iter().map(|tensor| tensor.digest).collect();
-        Self { checkpoint, known, threads }
+        Self { checkpoint, threads }
     }
 
     /// Those of these tensors, in this order.
-    pub(super) fn of(&mut self, tensors: &[usize]) -> Result<Vec<ContentDigest>, ProduceError> {
-        let known = |at: &usize| self.known.get(*at).copied().flatten();
+    pub(super) fn of(&self, tensors: &[usize]) -> Result<Vec<ContentDigest>, ProduceError> {
+        let all = &self.checkpoint.tensors;
+        let known = |at: &usize| all.get(*at).and_then(|tensor| tensor.digest.get().copied());
         let missing: Vec<usize> =
             tensors.iter().copied().filter(|at| known(at).is_none()).collect();
         let found = each(&missing, self.threads, |at| {
@@ -50,16 +49,15 @@ impl<'a> Digests<'a> {
             Ok(ContentDigest::of(&bytes))
         })?;
         for (at, digest) in missing.into_iter().zip(found) {
-            self.known[at] = Some(digest);
+            all.get(at).map(|tensor| *tensor.digest.get_or_init(|| digest));
         }
         let defect = |at: &usize| ProduceError::Defect(format!("number {at}"));
-        let known = |at: &usize| self.known.get(*at).copied().flatten().ok_or_else(|| defect(at));
-        tensors.iter().map(known).collect()
+        tensors.iter().map(|at| known(at).ok_or_else(|| defect(at))).collect()
     }
 
     /// Those of all tensors.
-    pub(super) fn of_all(&mut self) -> Result<Vec<ContentDigest>, ProduceError> {
-        let all: Vec<usize> = (0..self.known.len()).collect();
+    pub(super) fn of_all(&self) -> Result<Vec<ContentDigest>, ProduceError> {
+        let all: Vec<usize> = (0..self.checkpoint.tensors.len()).collect();
         self.of(&all)
     }
 }
@@ -69,7 +67,7 @@ pub(super) fn survey(
     checkpoint: &Checkpoint,
     layers: &Layers,
     recipe: &Recipe,
-    digests: &mut Digests<'_>,
+    digests: &Digests<'_>,
     memo: &Memo,
     solver: &dyn Solver,
 ) -> Result<Survey, ProduceError> {
@@ -208,4 +206,33 @@ fn each<T: Send>(
         return Err(PackError::from(WorkerFailed).into());
     }
     found.into_iter().map(|(_, found)| found).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checkpoint::Source;
+    use super::*;
+
+    #[test]
+    fn a_tensor_is_read_for_its_digest_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        let path = folder.path().join("model.safetensors");
+        let header = br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        let write = |data: &[u8]| {
+            let bytes = [&(header.len() as u64).to_le_bytes(), &header[..], data].concat();
+            std::fs::write(&path, bytes).unwrap();
+        };
+        let open = || {
+            Checkpoint::open(Source::Folder(folder.path().to_owned()), runtime.handle()).unwrap()
+        };
+        write(b"then");
+        let checkpoint = open();
+        let first = Digests::new(&checkpoint, 2).of_all().unwrap();
+        assert_eq!(first, [ContentDigest::of(b"then")]);
+        write(b"than");
+        assert_eq!(Digests::new(&checkpoint, 1).of(&[0]).unwrap(), first);
+        assert_eq!(Digests::new(&open(), 1).of_all().unwrap(), [ContentDigest::of(b"than")]);
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::encode::gguf::Block;
 use super::{Float, Layout, Nested, Part, QuantError, Weight};
 use crate::dtype::{Dtype, Shape};
 
@@ -50,6 +51,8 @@ pub enum Method {
         /// Rows and columns of a block, if scales are by block.
         block: Option<[u32; 2]>,
     },
+    /// GGUF: rows of blocks. Which ones, no configuration and no shape tells.
+    Gguf(Block),
 }
 
 /// What a tensor is to a weight.
@@ -200,6 +203,7 @@ impl Method {
             Self::Fp8 { .. } => {
                 &[("weight", CODES), ("weight_scale", SCALES), ("weight_scale_inv", SCALES)]
             }
+            Self::Gguf(_) => &[("weight", CODES)],
         }
     }
 
@@ -220,7 +224,11 @@ impl Method {
                 by_name.get(format!("{base}{end}").as_str()).map(|at| (*at, *role))
             });
             let found: Vec<_> = found.collect();
-            let scaled = found.iter().any(|(_, role)| *role == Role::Part(Part::Scales));
+            let scaled = match self {
+                // As GGUF is packed, a row of blocks is a row of bytes.
+                Self::Gguf(_) => tensor.dtype == Dtype::U8 && tensor.dims.len() == 2,
+                _ => found.iter().any(|(_, role)| *role == Role::Part(Part::Scales)),
+            };
             if scaled || *codes != "weight" {
                 modules.push(Module { name: format!("{base}weight"), tensors: found });
             }
@@ -295,6 +303,14 @@ impl Method {
                     None => return Err(QuantError::Unsupported("FP8 scales of no known shape")),
                 };
                 Weight::new(Layout::Fp8 { block }, rows, cols, facts.scale()?)
+            }
+            Self::Gguf(block) => {
+                let ([rows, bytes], own) = (two(codes)?, block.bytes() as u64);
+                if !u64::from(bytes).is_multiple_of(own) {
+                    return Err(QuantError::Unsupported("a GGUF row of no whole blocks"));
+                }
+                let cols = small(u64::from(bytes) / own * block.elements() as u64)?;
+                Weight::new(block.layout(), rows, cols, Float::F16)
             }
         }?;
         if index.is_empty() {

@@ -21,6 +21,10 @@ const CUTS: usize = 10;
 /// Steps of a cut.
 const GRID: f32 = 20.0;
 
+/// Rows whose cost is told together, and those of them that a task rounds: what is held beside a weight.
+const TOGETHER: usize = 256;
+const FEW: usize = 16;
+
 /// What was found for layers that share an input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scales {
@@ -52,8 +56,10 @@ pub fn search(
     let weights = magnitudes(layers, columns, scheme);
     let cost = |scales: &[f32]| -> Result<f64, SolveError> {
         let mut total = 0.0;
-        for (weight, rows) in layers {
-            total += quadratic(&difference(weight, *rows, scales, scheme)?, hessian, columns);
+        for (weight, _) in layers {
+            for part in weight.chunks(TOGETHER * columns.max(1)) {
+                total += quadratic(&difference(part, scales, scheme)?, hessian, columns);
+            }
         }
         Ok(total)
     };
@@ -102,39 +108,35 @@ fn magnitudes(layers: &[(&[f32], usize)], columns: usize, scheme: &Scheme) -> Ve
     sums.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect()
 }
 
-/// What rounding a scaled weight changes of it, scaled back.
-fn difference(
-    weight: &[f32],
-    rows: usize,
-    scales: &[f32],
-    scheme: &Scheme,
-) -> Result<Vec<f32>, SolveError> {
+/// What rounding scaled rows changes of them, scaled back.
+fn difference(weight: &[f32], scales: &[f32], scheme: &Scheme) -> Result<Vec<f32>, SolveError> {
     let columns = scales.len();
-    let parts: Result<Vec<Vec<f32>>, SolveError> = weight
-        .par_chunks(64 * columns.max(1))
-        .map(|part| {
-            let scaled = multiplied(part, scales);
-            let count = part.len() / columns.max(1);
-            let codes = round_to_nearest(&scaled, count, columns, &[], scheme)?;
-            let mut rounded = values(&codes);
-            for (row, plain) in rounded.chunks_mut(columns.max(1)).zip(part.chunks(columns.max(1)))
+    let width = columns.max(1);
+    let mut off = weight.to_vec();
+    let part = |(off, plain): (&mut [f32], &[f32])| {
+        scale_columns(off, scales);
+        let codes = round_to_nearest(off, off.len() / width, columns, &[], scheme)?;
+        let rounded = values(&codes);
+        let rows = off.chunks_mut(width).zip(rounded.chunks(width)).zip(plain.chunks(width));
+        for ((off, rounded), plain) in rows {
+            for (((off, rounded), plain), scale) in
+                off.iter_mut().zip(rounded).zip(plain).zip(scales)
             {
-                for ((value, plain), scale) in row.iter_mut().zip(plain).zip(scales) {
-                    *value = *value / scale - plain;
-                }
+                *off = rounded / scale - plain;
             }
-            Ok(rounded)
-        })
-        .collect();
-    let whole = parts?.concat();
-    debug_assert_eq!(whole.len(), rows * columns);
-    Ok(whole)
+        }
+        Ok(())
+    };
+    let parts = off.par_chunks_mut(FEW * width).zip(weight.par_chunks(FEW * width));
+    parts.map(part).collect::<Result<(), _>>()?;
+    Ok(off)
 }
 
-/// A weight with its columns multiplied.
-pub fn multiplied(weight: &[f32], scales: &[f32]) -> Vec<f32> {
-    let rows = weight.chunks(scales.len().max(1));
-    rows.flat_map(|row| row.iter().zip(scales).map(|(value, scale)| value * scale)).collect()
+/// Multiplies the columns of a weight.
+pub fn scale_columns(weight: &mut [f32], scales: &[f32]) {
+    for row in weight.chunks_mut(scales.len().max(1)) {
+        row.iter_mut().zip(scales).for_each(|(value, scale)| *value *= scale);
+    }
 }
 
 /// Cuts the range of every group of a weight, `[rows, columns]`, where the squared error of the output, by the

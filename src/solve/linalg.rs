@@ -119,13 +119,11 @@ pub fn quadratic(matrix: &[f32], hessian: &[f32], columns: usize) -> f64 {
     total
 }
 
-/// A symmetric matrix on its way to its lower Cholesky factor, and the inverse of that, both `[order, order]`.
+/// A symmetric matrix, `[order, order]`, of whose lower half the inverse of its lower Cholesky factor is made,
+/// in its own place: what was factored is not kept. The upper half is zeros throughout.
 struct Factors {
     order: usize,
-    /// Of which the lower half is read; where it has been factored, what it holds means nothing.
-    matrix: Vec<f32>,
-    /// Of the factor; zeros above. The factor itself is not kept.
-    inverse: Vec<f32>,
+    values: Vec<f32>,
 }
 
 impl Factors {
@@ -133,7 +131,8 @@ impl Factors {
     /// out. False if the matrix is not positive definite.
     ///
     /// With the factor of the first half and its inverse known, what is below is `A21 L11^-T`; the second half is
-    /// factored less that times itself; and the inverse there is `-L22^-1 L21 L11^-1`.
+    /// factored less that times itself; and the inverse there is `-L22^-1 L21 L11^-1`. Each product with a
+    /// triangle goes by stripes in such an order that none needs what a stripe before it has replaced.
     fn descend(&mut self, first: usize, count: usize) -> bool {
         if count <= LEAF {
             return self.leaf(first, count);
@@ -145,46 +144,65 @@ impl Factors {
         }
         let corner = first * order + first;
         let below = next * order + first;
-        let inverse = |from: usize, row, column| View { data: &self.inverse[from..], row, column };
-        let mut panel = vec![0.0; rest * half];
-        for from in (0..half).step_by(STRIPE) {
+        let mut stripe = vec![0.0; STRIPE.min(half.max(rest)) * half.max(rest)];
+        for from in (0..half).step_by(STRIPE).rev() {
             let width = STRIPE.min(half - from);
-            let a = View { data: &self.matrix[below..], row: order, column: 1 };
-            let b = inverse(corner + from * order, 1, order);
+            let a = self.view(below, false);
+            let b = self.view(corner + from * order, true);
             let shape = [rest, width, from + width];
-            multiply((&mut panel[from..], half), shape, 0.0, 1.0, a, b, POOL);
+            multiply((&mut stripe, width), shape, 0.0, 1.0, a, b, POOL);
+            self.put(below + from, &stripe, [rest, width]);
         }
         for from in (0..rest).step_by(STRIPE) {
-            let part = &panel[from * half..];
-            let a = View { data: part, row: half, column: 1 };
-            let b = View { data: part, row: 1, column: half };
-            let to = &mut self.matrix[(next + from) * order + next + from..];
-            let shape = [rest - from, STRIPE.min(rest - from), half];
-            multiply((to, order), shape, 1.0, -1.0, a, b, POOL);
+            let (rows, width) = (rest - from, STRIPE.min(rest - from));
+            let to = (next + from) * order + next + from;
+            let lines = self.values[to..].chunks(order).take(rows);
+            for (values, line) in stripe.chunks_mut(width).zip(lines) {
+                values.copy_from_slice(&line[..width]);
+            }
+            let a = self.view(below + from * order, false);
+            let b = self.view(below + from * order, true);
+            multiply((&mut stripe, width), [rows, width, half], 1.0, -1.0, a, b, POOL);
+            for row in 1..width {
+                stripe[(row - 1) * width + row..row * width].fill(0.0);
+            }
+            self.put(to, &stripe, [rows, width]);
         }
         if !self.descend(next, rest) {
             return false;
         }
-        let inverse = |from: usize, row, column| View { data: &self.inverse[from..], row, column };
-        let mut product = vec![0.0; rest * half];
         for from in (0..half).step_by(STRIPE) {
-            let a = View { data: &panel[from..], row: half, column: 1 };
-            let b = inverse(corner + from * order + from, order, 1);
-            let shape = [rest, STRIPE.min(half - from), half - from];
-            multiply((&mut product[from..], half), shape, 0.0, 1.0, a, b, POOL);
+            let width = STRIPE.min(half - from);
+            let a = self.view(below + from, false);
+            let b = self.view(corner + from * order + from, false);
+            multiply((&mut stripe, width), [rest, width, half - from], 0.0, 1.0, a, b, POOL);
+            self.put(below + from, &stripe, [rest, width]);
         }
-        for from in (0..rest).step_by(STRIPE) {
+        for from in (0..rest).step_by(STRIPE).rev() {
             let width = STRIPE.min(rest - from);
-            let a = inverse((next + from) * order + next, order, 1);
-            let b = View { data: &product, row: half, column: 1 };
-            // `panel` is not read any more.
-            let shape = [width, half, from + width];
-            multiply((&mut panel[from * half..], half), shape, 0.0, -1.0, a, b, POOL);
-        }
-        for (row, values) in panel.chunks(half).enumerate() {
-            self.inverse[below + row * order..][..half].copy_from_slice(values);
+            let a = self.view((next + from) * order + next, false);
+            let b = self.view(below, false);
+            multiply((&mut stripe, half), [width, half, from + width], 0.0, -1.0, a, b, POOL);
+            self.put(below + from * order, &stripe, [width, half]);
         }
         true
+    }
+
+    /// The matrix from this element on.
+    fn view(&self, from: usize, is_transposed: bool) -> View<'_> {
+        let data = self.values.get(from..).unwrap_or_default();
+        match is_transposed {
+            false => View { data, row: self.order, column: 1 },
+            true => View { data, row: 1, column: self.order },
+        }
+    }
+
+    /// Puts a matrix of this shape there.
+    fn put(&mut self, to: usize, values: &[f32], [rows, columns]: [usize; 2]) {
+        let lines = self.values[to..].chunks_mut(self.order).zip(values.chunks(columns));
+        for (line, values) in lines.take(rows) {
+            line[..columns].copy_from_slice(values);
+        }
     }
 
     /// The same of a block on the diagonal, in f64: its errors spread to all that follows.
@@ -193,7 +211,7 @@ impl Factors {
         let mut block = vec![0.0_f64; count * count];
         for (row, values) in block.chunks_mut(count).enumerate() {
             let from = (first + row) * order + first;
-            for (value, stored) in values.iter_mut().zip(&self.matrix[from..=from + row]) {
+            for (value, stored) in values.iter_mut().zip(&self.values[from..=from + row]) {
                 *value = f64::from(*stored);
             }
         }
@@ -225,7 +243,7 @@ impl Factors {
         }
         for (row, values) in inverse.chunks(count).enumerate() {
             let to = (first + row) * order + first;
-            for (stored, value) in self.inverse[to..to + count].iter_mut().zip(values) {
+            for (stored, value) in self.values[to..to + count].iter_mut().zip(values) {
                 *stored = *value as f32;
             }
         }
@@ -233,22 +251,53 @@ impl Factors {
     }
 }
 
-/// The upper triangular `U` with `U^T U` the inverse of a symmetric matrix; `None` if that is not positive
-/// definite. `reversed` is the lower half of the matrix with rows and columns reversed.
+/// The upper triangular `U` with `U^T U` the inverse of a symmetric matrix, in the place of that; `None` if it is
+/// not positive definite. `reversed` is the matrix with rows and columns reversed, of which the lower half is
+/// read.
 ///
 /// Reversed, `H = L L^T`; then `U` is the inverse of `L`, reversed.
-pub(super) fn inverse_factor(reversed: Vec<f32>, order: usize) -> Option<Vec<f32>> {
-    let inverse = vec![0.0; order * order];
-    let mut factors = Factors { order, matrix: reversed, inverse };
+pub(super) fn inverse_factor(mut reversed: Vec<f32>, order: usize) -> Option<Vec<f32>> {
+    for (row, values) in reversed.chunks_mut(order.max(1)).enumerate() {
+        values[row + 1..].fill(0.0);
+    }
+    let mut factors = Factors { order, values: reversed };
     if !factors.descend(0, order) {
         return None;
     }
-    let Factors { mut inverse, .. } = factors;
+    let mut inverse = factors.values;
     inverse.reverse();
     inverse
         .par_chunks(1 << 16)
         .all(|part| part.iter().all(|value| value.is_finite()))
         .then_some(inverse)
+}
+
+/// Puts row and column `order[i]` of a symmetric matrix, all of which is read, in place `i`, for an `order` that
+/// names each once.
+pub(super) fn permute(matrix: &mut [f32], order: &[usize]) {
+    let count = order.len();
+    let mut placed = vec![false; count];
+    let mut first = vec![0.0; count];
+    for start in 0..count {
+        if std::mem::replace(&mut placed[start], true) || order[start] == start {
+            continue;
+        }
+        // Along a cycle every row moves to where the one before it was.
+        first.copy_from_slice(&matrix[start * count..][..count]);
+        let mut at = start;
+        while order[at] != start {
+            let from = order[at];
+            matrix.copy_within(from * count..(from + 1) * count, at * count);
+            placed[from] = true;
+            at = from;
+        }
+        matrix[at * count..][..count].copy_from_slice(&first);
+    }
+    matrix.par_chunks_mut(count.max(1)).for_each_init(Vec::new, |row: &mut Vec<f32>, values| {
+        row.clear();
+        row.extend(order.iter().map(|from| values[*from]));
+        values.copy_from_slice(row);
+    });
 }
 
 #[cfg(test)]
@@ -267,7 +316,8 @@ mod tests {
 
     #[test]
     fn the_factor_of_the_inverse_undoes_the_matrix() {
-        for order in [1, 7, 64, 65, 300] {
+        // 1792: a stripe that is narrower than others, with more rows below than it has.
+        for order in [1, 7, 64, 65, 300, 1792] {
             let input = noise(3 * order * order);
             let mut gram = vec![0.0; order * order];
             add_gram(&mut gram, &input, order);
@@ -297,6 +347,21 @@ mod tests {
                 assert!((value - expected).abs() < 2e-3, "{order}: {value} at {row}, {column}");
                 assert!(column >= row || factor[at] == 0.0, "not triangular");
             }
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_move_in_place() {
+        for order in [&[0][..], &[], &[2, 0, 1, 3], &[4, 1, 0, 2, 3], &[1, 0, 3, 2], &[3, 2, 1, 0]]
+        {
+            let count = order.len();
+            let of = |row: usize, column: usize| (row.min(column) * 10 + row.max(column)) as f32;
+            let places = || (0..count * count).map(|at| (at / count, at % count));
+            let mut matrix: Vec<f32> = places().map(|(row, column)| of(row, column)).collect();
+            permute(&mut matrix, order);
+            let moved: Vec<f32> =
+                places().map(|(row, column)| of(order[row], order[column])).collect();
+            assert_eq!(matrix, moved, "{order:?}");
         }
     }
 

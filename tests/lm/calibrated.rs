@@ -136,6 +136,24 @@ fn layers_left_out_stay_and_scales_are_folded_whole() {
     assert_eq!(made.layers.len(), 3);
 }
 
+/// Nothing says what became of the rows of a layer that stays as it is.
+#[test]
+fn a_layer_that_stays_gives_nothing_scaled() {
+    let model = open("base");
+    let all = |name: &str| name.contains(".1.mlp.").then(|| scheme(8));
+    let awq = Solver::Awq { clip: false };
+    let whole = calibrated(&model, awq, FEW, 1 << 30, &all).unwrap();
+    let made = calibrated(&model, awq, FEW, 1 << 30, &|name| {
+        all(name).filter(|_| name.ends_with("down_proj"))
+    })
+    .unwrap();
+    assert_eq!((whole.layers.len(), made.layers.len(), made.changed.len()), (3, 1, 0));
+    let down = |made: &Made| made.layers.iter().find(|own| own.name.contains("down")).cloned();
+    assert_ne!(down(&whole), down(&made), "up_proj gives its rows scaled where it is solved too");
+    let (plain, awq) = (measured(&model, &Made::default()), measured(&model, &made));
+    assert!((awq / plain - 1.0).abs() < 1e-3, "{awq} for {plain}");
+}
+
 #[test]
 fn bits_are_allocated_by_what_layers_suffer() {
     let model = open("base");

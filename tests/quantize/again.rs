@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use tenpak::artifact::{Artifact, OpenOptions};
 use tenpak::pack::{PackOptions, pack};
-use tenpak::produce::{Bits, Method, Nearest, QuantizeOptions, QuantizeReport, Source, quantize};
+use tenpak::produce::{
+    Bits, Checkpoint, Method, Nearest, QuantizeOptions, QuantizeReport, Source, quantize,
+};
 use tenpak::trust::{Signer, TrustSet};
 
 use super::library::{Counted, check_store, name, runtime};
@@ -41,7 +43,8 @@ fn quantized(counted: &Counted, source: Source, to: &str, pack: PackOptions) -> 
     };
     let (name, tag) = name(to);
     let runtime = runtime().handle();
-    quantize(source, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &())
+    let checkpoint = Checkpoint::open(source, runtime).unwrap();
+    quantize(&checkpoint, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -155,6 +158,7 @@ fn what_is_not_the_same_is_made() {
         pack: options,
     };
     let runtime = runtime().handle();
-    let made = quantize(again, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &());
+    let again = Checkpoint::open(again, runtime).unwrap();
+    let made = quantize(&again, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &());
     assert_eq!(made.unwrap().packed.manifest, changed.packed.manifest);
 }

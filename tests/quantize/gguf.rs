@@ -1,7 +1,10 @@
 //! A GGUF file, as GGUF's own library reads it.
 
+use serde_json::Value;
+
+use super::calibrated::fixture;
 use super::model::{llama, write};
-use super::run::{fresh_folder, python_command, reader_agrees, text};
+use super::run::{done, fresh_folder, pack, python_command, reader_agrees, text};
 use super::{quantize, quantized};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_attention_heads":4,"num_key_value_heads":4,"hidden_size":256,
@@ -80,5 +83,80 @@ fn the_file_is_what_the_library_reads() {
         std::fs::write(model.join("config.json"), config).unwrap();
         let run = quantize(&store, text(&model), "x", &["--method", "q8_0"]);
         assert!(run.status == Some(1) && run.error.contains(says), "{}", run.error);
+    }
+}
+
+/// Writes the weights as transformers has them, by GGUF's own library, and prints the digest of each tensor that
+/// it dequantizes and of every other as f32.
+const DEQUANTIZE: &str = r#"
+import sys, json, blake3, gguf, numpy as np
+path, out = sys.argv[1:3]
+names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+for n in range(3):
+    block, there = f"model.layers.{n}", f"blk.{n}"
+    names |= {f"{there}.attn_norm": f"{block}.input_layernorm", f"{there}.ffn_norm": f"{block}.post_attention_layernorm"}
+    names |= {f"{there}.attn_{a}": f"{block}.self_attn.{b}_proj" for a, b in zip(["q", "k", "v", "output"], "qkvo")}
+    names |= {f"{there}.ffn_{p}": f"{block}.mlp.{p}_proj" for p in ["gate", "up", "down"]}
+header, data, digests, at = {}, b"", {}, 0
+for tensor in gguf.GGUFReader(path).tensors:
+    shape = [int(dim) for dim in reversed(tensor.shape)]
+    if tensor.tensor_type.name == "BF16":
+        values = (tensor.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+    values = values.reshape(shape)
+    digests[tensor.name] = blake3.blake3(values.tobytes()).hexdigest()
+    layer = tensor.name.removesuffix(".weight")
+    if layer.endswith(("attn_q", "attn_k")):
+        values = values.reshape(-1, 16, 2, shape[1]).swapaxes(1, 2).reshape(shape)
+    raw = np.ascontiguousarray(values).tobytes()
+    header[names[layer] + ".weight"] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + len(raw)]}
+    data, at = data + raw, at + len(raw)
+header = json.dumps(header).encode()
+open(out, "wb").write(len(header).to_bytes(8, "little") + header + data)
+print(json.dumps(digests))
+"#;
+
+#[test]
+fn what_is_written_is_read_as_weights() {
+    let folder = fresh_folder("gguf_read");
+    let store = folder.join("store");
+    pack(&store, &fixture("base"), "base", &[]);
+    // A debug build is slow.
+    let words = std::fs::read_to_string(fixture("test.txt")).unwrap();
+    let few = folder.join("few.txt");
+    std::fs::write(&few, words.chars().take(6000).collect::<String>()).unwrap();
+    let perplexity = |name: &str| {
+        let all = ["eval", "ppl", name, "--store", text(&store), "--text", text(&few)];
+        done(&all).json["perplexity"].as_f64().unwrap()
+    };
+    let exact = perplexity("base");
+    for (method, most) in [("q4_0", 0.1), ("q8_0", 0.002), ("q4_k", 0.05)] {
+        quantized(&store, "base", method, &["--method", method]);
+        let out = folder.join(method);
+        done(&["unpack", method, "--store", text(&store), "--out", text(&out)]);
+        // The same weights, as another reads them.
+        let plain = folder.join(format!("{method}-plain"));
+        std::fs::create_dir_all(&plain).unwrap();
+        for file in ["config.json", "tokenizer.json"] {
+            std::fs::copy(fixture("base").join(file), plain.join(file)).unwrap();
+        }
+        let (from, to) = (out.join("model.gguf"), plain.join("model.safetensors"));
+        let output =
+            python_command().args(["-c", DEQUANTIZE, text(&from), text(&to)]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let expected: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let load = |more: &[&str]| {
+            done(&[&["load", method, "--store", text(&store), "--digest"][..], more].concat())
+        };
+        let loaded = load(&["--dtype", "f32"]);
+        assert_eq!(loaded.json["digests"], expected, "{method}");
+        assert_eq!(loaded.number("dequantized"), 21);
+        let loaded = load(&["--dtype", "bf16", "--tensor", "blk.1.attn_q.weight"]);
+        assert_eq!((loaded.number("dequantized"), loaded.number("delivered_bytes")), (1, 2 << 16));
+        pack(&store, &plain, "plain", &[]);
+        let (own, other) = (perplexity(method), perplexity("plain"));
+        assert!((own / other - 1.0).abs() < 1e-5, "{method}: {own}, as weights {other}");
+        assert!((own / exact - 1.0).abs() < most, "{method}: {own}, the model itself {exact}");
     }
 }

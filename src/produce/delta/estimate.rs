@@ -32,8 +32,8 @@ pub struct Estimate {
     pub raw_bytes: u64,
     /// Bytes of chunks that the store would gain.
     pub new_bytes: u64,
-    /// The error of the weights; `of` and `squares` are sums over the sample, weighted by what it stands
-    /// for.
+    /// The error of all weights that differ, as a [report](super::DeltaReport::deviation) has it; `of` and
+    /// `squares` are sums over the sample, weighted by what it stands for.
     pub deviation: Deviation,
     /// Bytes of the fine-tune that were read.
     pub sampled_bytes: u64,

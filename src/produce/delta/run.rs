@@ -55,6 +55,15 @@ pub struct DeltaReport {
     pub delta: Map<String, Value>,
 }
 
+impl DeltaReport {
+    /// How far all weights that differ are from the fine-tune's, as an [estimate](super::Estimate) has it.
+    pub fn deviation(&self) -> Deviation {
+        let mut sum = Deviation::default();
+        self.tensors.iter().for_each(|own| sum.add(own.deviation));
+        sum
+    }
+}
+
 /// A tensor beside its counterpart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {

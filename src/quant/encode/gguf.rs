@@ -4,6 +4,7 @@ use half::f16;
 
 use super::threads::each;
 use super::{EncodeError, Matrix};
+use crate::quant::Layout;
 
 /// Blocks that one job encodes.
 const JOB: usize = 256;
@@ -20,6 +21,25 @@ pub enum Block {
 }
 
 impl Block {
+    /// The type that `quantize`'s method of this name makes.
+    pub fn named(method: &str) -> Option<Self> {
+        Some(match method {
+            "q4_0" => Self::Q4_0,
+            "q8_0" => Self::Q8_0,
+            "q4_k" => Self::Q4K,
+            _ => return None,
+        })
+    }
+
+    /// The layout of a weight of such blocks.
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Q4_0 => Layout::Q4_0,
+            Self::Q8_0 => Layout::Q8_0,
+            Self::Q4K => Layout::Q4K,
+        }
+    }
+
     /// Elements of a block.
     pub fn elements(self) -> usize {
         match self {

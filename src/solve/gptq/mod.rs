@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::grid::{Scheme, empty};
-use super::linalg::{POOL, View, inverse_factor, multiply};
+use super::linalg::{POOL, View, inverse_factor, multiply, permute};
 use super::{SolveError, check};
 use crate::quant::codes::Codes;
 
@@ -63,6 +63,8 @@ pub struct Factor {
     upper: Vec<f32>,
     /// The Hessian's diagonal, as stored.
     diagonal: Vec<f32>,
+    /// What was added to it.
+    added: f32,
     /// The damping that was needed.
     pub damping: f32,
     /// How often damping was raised for want of a factor; more than 0 is worth telling.
@@ -76,62 +78,63 @@ pub struct Factor {
 pub struct Solved {
     /// The codes.
     pub codes: Codes,
-    /// The sum of `e^2`: the squared error of the layer's output, damped, in the Hessian's scale.
-    pub error: f64,
+    /// The sum of `e^2` by row: the squared error of the row's output, damped, in the Hessian's scale.
+    pub errors: Vec<f64>,
 }
 
 impl Factor {
-    /// Factors the inverse of a Hessian, `[columns, columns]`, of which the lower half is read.
-    pub fn new(hessian: &[f32], columns: usize, options: &GptqOptions) -> Result<Self, SolveError> {
+    /// Factors the inverse of the Hessian, `[columns, columns]`, that `hessian` gives whole: in its own place, so
+    /// that it is asked for again where damping has to rise.
+    ///
+    /// # Errors
+    /// What `hessian` fails of; a Hessian that is not finite, or has no factor with any damping.
+    pub fn new<E: From<SolveError>>(
+        mut hessian: impl FnMut() -> Result<Vec<f32>, E>,
+        columns: usize,
+        options: &GptqOptions,
+    ) -> Result<Self, E> {
         options.scheme.check()?;
-        check("Hessian", hessian, columns, columns)?;
-        let mut diagonal: Vec<f32> = (0..columns).map(|at| hessian[at * columns + at]).collect();
-        let dead: Vec<bool> = diagonal.iter().map(|value| *value <= 0.0).collect();
-        let alive = dead.iter().filter(|dead| !**dead).count();
-        let mean =
-            diagonal.iter().map(|value| f64::from(*value)).sum::<f64>() / alive.max(1) as f64;
-        let mean = if mean > 0.0 { mean as f32 } else { 1.0 };
-        let order = order(&diagonal, options);
         let mut damping = options.damping.clamp(0.0, MAX_DAMPING);
         let mut raised = 0;
         loop {
-            let of = |row: usize, column: usize| {
-                let (low, high) = (row.min(column), row.max(column));
-                match (row == column, dead[row] || dead[column]) {
-                    (true, true) => mean,
-                    (true, false) => diagonal[row] + damping * mean,
-                    (false, true) => 0.0,
-                    (false, false) => hessian[high * columns + low],
-                }
-            };
-            // The lower half, rows and columns reversed.
-            let mut matrix = vec![0.0; columns * columns];
-            matrix.par_chunks_mut(columns.max(1)).enumerate().for_each(|(at, values)| {
-                let row = order[columns - 1 - at];
-                for (value, column) in values[..=at].iter_mut().zip(order.iter().rev()) {
-                    *value = of(row, *column);
-                }
-            });
-            if let Some(upper) = inverse_factor(matrix, columns) {
-                for (value, dead) in diagonal.iter_mut().zip(&dead) {
-                    if *dead {
+            let mut matrix = hessian()?;
+            check("Hessian", &matrix, columns, columns)?;
+            let mut diagonal: Vec<f32> = (0..columns).map(|at| matrix[at * columns + at]).collect();
+            let is_dead = |value: &f32| *value <= 0.0;
+            let dead = diagonal.iter().filter(|value| is_dead(value)).count();
+            let sum = diagonal.iter().map(|value| f64::from(*value)).sum::<f64>();
+            let mean = sum / (columns - dead).max(1) as f64;
+            let mean = if mean > 0.0 { mean as f32 } else { 1.0 };
+            let order = order(&diagonal, options);
+            let reversed: Vec<usize> = order.iter().rev().copied().collect();
+            permute(&mut matrix, &reversed);
+            let lines = matrix.par_chunks_mut(columns.max(1)).zip(&reversed).enumerate();
+            lines.for_each(|(at, (values, row))| {
+                for (value, column) in values[..at].iter_mut().zip(&reversed) {
+                    if is_dead(&diagonal[*row]) || is_dead(&diagonal[*column]) {
                         *value = 0.0;
                     }
                 }
-                let (dead, options) = (columns - alive, *options);
+                let own = diagonal[*row];
+                values[at] = if is_dead(&own) { mean } else { own + damping * mean };
+            });
+            if let Some(upper) = inverse_factor(matrix, columns) {
+                diagonal.iter_mut().for_each(|value| *value = value.max(0.0));
+                let (options, added) = (*options, damping * mean);
                 return Ok(Self {
                     columns,
                     options,
                     order,
                     upper,
                     diagonal,
+                    added,
                     damping,
                     raised,
                     dead,
                 });
             }
             if damping >= MAX_DAMPING {
-                return Err(SolveError::Indefinite { damping });
+                return Err(SolveError::Indefinite { damping }.into());
             }
             damping = (damping.max(0.001) * RAISE).min(MAX_DAMPING);
             raised += 1;
@@ -143,10 +146,19 @@ impl Factor {
         &self.options
     }
 
-    /// Solves a weight, `[rows, columns]`.
-    pub fn solve(&self, weight: &[f32], rows: usize) -> Result<Solved, SolveError> {
+    /// The squared error of a row's output, of what the [solver](Self::solve) says of it and what the row's
+    /// weights are off by.
+    pub fn undamped(&self, error: f64, off: &[f32]) -> f64 {
+        let lines = off.iter().zip(&self.diagonal);
+        let squares = lines.filter(|(_, own)| **own > 0.0).map(|(off, _)| f64::from(*off).powi(2));
+        (error - f64::from(self.added) * squares.sum::<f64>()).max(0.0)
+    }
+
+    /// Solves a weight, `[rows, columns]`, which is gone as soon as it has been brought in order: there is one
+    /// copy of it at a time.
+    pub fn solve(&self, weight: Vec<f32>, rows: usize) -> Result<Solved, SolveError> {
         let columns = self.columns;
-        check("weight", weight, rows, columns)?;
+        check("weight", &weight, rows, columns)?;
         let mut codes = empty(rows, columns, &self.options.scheme);
         let (group, groups) = (codes.group, codes.groups());
         // The group of each place in the order.
@@ -156,7 +168,8 @@ impl Factor {
         };
         let importance: Vec<f32> = self.order.iter().map(|column| self.diagonal[*column]).collect();
         let job = Job { factor: self, of: &of, importance: &importance };
-        let mut values = self.transposed(weight, rows);
+        let mut values = self.transposed(&weight, rows);
+        drop(weight);
         let width = rows.next_multiple_of(TILE);
         let mut tiles: Vec<Tile> =
             (0..rows.div_ceil(TILE)).map(|_| Tile::new(columns, groups)).collect();
@@ -190,7 +203,8 @@ impl Factor {
                 (*scale, *zero) = (tile.scales[from], tile.zeros[from] as u8);
             }
         }
-        let error = tiles.iter().map(|tile| tile.error).sum();
+        let mut by_row: Vec<f64> = tiles.iter().flat_map(|tile| tile.cost).collect();
+        by_row.truncate(rows);
         if self.options.order == Order::Activation {
             let mut index = vec![0; columns];
             for (place, column) in self.order.iter().enumerate() {
@@ -198,7 +212,7 @@ impl Factor {
             }
             codes.index = Some(index);
         }
-        Ok(Solved { codes, error })
+        Ok(Solved { codes, errors: by_row })
     }
 
     /// The weight, `[columns, rows]`, columns in the factor's order, rows padded to whole tiles.

@@ -34,6 +34,10 @@ fn problem(rows: usize, columns: usize) -> (Vec<f32>, Vec<f32>) {
     (noise(9, rows * columns), hessian)
 }
 
+fn factored(hessian: &[f32], columns: usize, options: &GptqOptions) -> Result<Factor, SolveError> {
+    Factor::new(|| Ok(hessian.to_vec()), columns, options)
+}
+
 /// The inverse of a matrix, by elimination.
 fn inverse(matrix: &[f64], order: usize) -> Vec<f64> {
     let mut left = matrix.to_vec();
@@ -118,8 +122,8 @@ fn codes_are_those_of_the_slow_solver() {
             [(4, 16, true), (3, 16, false), (2, 40, false), (8, 7, true)]
         {
             let options = options(bits, group, symmetric, order);
-            let factor = Factor::new(&hessian, columns, &options).unwrap();
-            let found = factor.solve(&weight, rows).unwrap();
+            let factor = factored(&hessian, columns, &options).unwrap();
+            let found = factor.solve(weight.clone(), rows).unwrap();
             let group_of = |place: usize| match order {
                 Order::Activation => place / group,
                 _ => factor.order[place] / group,
@@ -147,12 +151,19 @@ fn the_output_is_closer_than_that_of_rounding() {
             let off: Vec<f32> = values(codes).iter().zip(&weight).map(|(a, b)| a - b).collect();
             quadratic(&off, &hessian, columns)
         };
-        let found = Factor::new(&hessian, columns, &options).unwrap().solve(&weight, rows).unwrap();
+        let factor = factored(&hessian, columns, &options).unwrap();
+        let found = factor.solve(weight.clone(), rows).unwrap();
         let rounded = round_to_nearest(&weight, rows, columns, &[], &options.scheme).unwrap();
         let (solved, plain) = (cost(&found.codes), cost(&rounded));
         assert!(solved < 0.7 * plain, "{order:?}: {solved} for {plain}");
         // What the solver says it cost is the damped error of the output.
-        assert!(found.error > solved && found.error < 1.5 * solved, "{} {solved}", found.error);
+        let damped: f64 = found.errors.iter().sum();
+        assert!(damped > solved && damped < 1.5 * solved, "{damped} {solved}");
+        let off: Vec<f32> = values(&found.codes).iter().zip(&weight).map(|(a, b)| a - b).collect();
+        for (row, error) in off.chunks(columns).zip(&found.errors).step_by(17) {
+            let (known, is) = (quadratic(row, &hessian, columns), factor.undamped(*error, row));
+            assert!((is / known - 1.0).abs() < 1e-3, "{order:?}: {is} for {known}");
+        }
     }
 }
 
@@ -164,7 +175,7 @@ fn any_number_of_threads_gives_the_same_bytes() {
     let solve = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            Factor::new(&hessian, columns, &options).unwrap().solve(&weight, rows).unwrap()
+            factored(&hessian, columns, &options).unwrap().solve(weight.clone(), rows).unwrap()
         })
     };
     let one = solve(1);
@@ -182,15 +193,15 @@ fn dead_columns_become_zero_and_are_counted() {
         hessian[at * columns + 5] = 0.0;
     }
     let options = options(4, 32, false, Order::Stored);
-    let factor = Factor::new(&hessian, columns, &options).unwrap();
+    let factor = factored(&hessian, columns, &options).unwrap();
     assert_eq!(factor.dead, 1);
-    let found = factor.solve(&weight, rows).unwrap();
+    let found = factor.solve(weight.clone(), rows).unwrap();
     for row in values(&found.codes).chunks(columns) {
         assert_eq!(row[5], 0.0);
     }
     let none = vec![0.0; columns * columns];
-    let factor = Factor::new(&none, columns, &options).unwrap();
-    let found = factor.solve(&weight, rows).unwrap();
+    let factor = factored(&none, columns, &options).unwrap();
+    let found = factor.solve(weight.clone(), rows).unwrap();
     assert!(factor.dead == columns && values(&found.codes).iter().all(|value| *value == 0.0));
 }
 
@@ -204,14 +215,14 @@ fn damping_is_raised_and_told_or_the_solver_fails() {
         hessian[at] = 1.0 + 1e-3;
     }
     let options = GptqOptions { damping: 0.0, ..options(4, 8, false, Order::Stored) };
-    let factor = Factor::new(&hessian, order, &options).unwrap();
+    let factor = factored(&hessian, order, &options).unwrap();
     assert!(factor.raised > 0 && factor.damping > 0.0);
     // Negative far beyond what damping mends.
     hessian[order] = 100.0;
     hessian[1] = 100.0;
-    let error = Factor::new(&hessian, order, &options).unwrap_err();
+    let error = factored(&hessian, order, &options).unwrap_err();
     assert_eq!(error, SolveError::Indefinite { damping: 1.0 });
     hessian[0] = f32::NAN;
-    let error = Factor::new(&hessian, order, &options).unwrap_err();
+    let error = factored(&hessian, order, &options).unwrap_err();
     assert!(matches!(error, SolveError::NotFinite { row: 0, column: 0, .. }));
 }

@@ -28,8 +28,8 @@ pub(super) struct Tile {
     pub(super) errors: Vec<f32>,
     /// The group that the last column was of.
     group: Option<usize>,
-    /// The sum of squared errors.
-    pub(super) error: f64,
+    /// The sum of squared errors, by row.
+    pub(super) cost: [f64; TILE],
 }
 
 impl Tile {
@@ -41,7 +41,7 @@ impl Tile {
             values: vec![0.0; BLOCK * TILE],
             errors: vec![0.0; BLOCK * TILE],
             group: None,
-            error: 0.0,
+            cost: [0.0; TILE],
         }
     }
 
@@ -81,10 +81,10 @@ impl Tile {
             let grids = (scales, zeros, scheme.top());
             step(crate::simd::Simd::best(), own, later, codes, error, grids, row);
         }
-        // Lanes beyond the last row are 0, and so are their errors.
-        for lane in 0..TILE {
-            let errors = self.errors.iter().skip(lane).step_by(TILE).take(block.len());
-            self.error += errors.map(|e| f64::from(*e).powi(2)).sum::<f64>();
+        for errors in self.errors.chunks(TILE).take(block.len()) {
+            for (cost, error) in self.cost.iter_mut().zip(errors) {
+                *cost += f64::from(*error).powi(2);
+            }
         }
     }
 
