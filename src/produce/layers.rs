@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::ProduceError;
 use crate::dtype::Dtype;
 use crate::dtype::Shape;
+use crate::lm::gguf;
 use crate::quant::Float;
 
 /// Models whose linear weights are stored transposed.
@@ -88,6 +89,19 @@ pub fn check_config(config: &Value) -> Result<(), ProduceError> {
         ));
     }
     Ok(())
+}
+
+/// Refuses a model whose weights are blocks of a GGUF file.
+pub fn check_names<'t>(
+    tensors: impl Iterator<Item = (&'t str, Dtype)>,
+) -> Result<(), ProduceError> {
+    let mut blocks = tensors.filter(|(_, dtype)| *dtype == Dtype::U8);
+    match blocks.find(|(name, _)| gguf::original(name).is_some()) {
+        Some((name, _)) => Err(ProduceError::Unsupported(format!(
+            "tensor {name}: this model is quantized already (GGUF); quantize the model that it was made from"
+        ))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -75,6 +75,7 @@ pub fn quantize(
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
     layers::check_config(&checkpoint.config)?;
+    layers::check_names(checkpoint.tensors.iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
     let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.

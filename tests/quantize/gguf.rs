@@ -159,4 +159,9 @@ fn what_is_written_is_read_as_weights() {
         assert!((own / other - 1.0).abs() < 1e-5, "{method}: {own}, as weights {other}");
         assert!((own / exact - 1.0).abs() < most, "{method}: {own}, the model itself {exact}");
     }
+    for preset in ["bnb_nf4", "gptq_quality"] {
+        let run = quantize(&store, "q8_0", "again", &["--preset", preset]);
+        let says = ".weight: this model is quantized already (GGUF)";
+        assert!(run.status == Some(1) && run.error.contains(says), "{}", run.error);
+    }
 }
