@@ -168,7 +168,13 @@ mod tests {
                 let back = states.get(1).unwrap();
                 assert_eq!((back.group, values(&back.rest)), (group, values(&one(9, 600))));
                 assert_eq!(back.held.as_ref().map(values), held.as_ref().map(values));
-                assert_eq!(values(&states.get(2).unwrap().rest), values(&one(4, 512)));
+                let other = states.get(2).unwrap();
+                assert_eq!(values(&other.rest), values(&one(4, 512)));
+                // What grows leaves alone what lies behind it.
+                let own = (group > 1).then(|| values(&one(6, 512)));
+                assert_eq!(other.held.as_ref().map(values), own);
+                let held = Some(one(6, 512));
+                states.put(2, Passage { group: 1, rest: one(4, 512), held }).unwrap();
             }
             assert!(states.get(3).is_err());
         }
