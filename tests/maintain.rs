@@ -298,7 +298,11 @@ fn leases_hold_what_they_list_and_what_was_there_before_them() {
     assert!(first.decision.mark.iter().all(|object| !packs.contains(&object.path)), "(c)");
     let second = world.collect(0);
     assert!(second.freed.is_empty(), "(d): the writer began before the tombstones");
+    let late = lease.clone();
     world.runtime.block_on(lease.release()).expect("released");
+    // A task of a writer that has ended may still run.
+    assert!(world.runtime.block_on(late.add(packs.clone())).is_err());
+    assert!(world.paths("leases/").is_empty());
     assert!(!world.collect(0).freed.is_empty());
     assert_eq!(world.paths("packs/"), packs, "they were not marked so far");
     world.collect(0);

@@ -44,6 +44,9 @@ pub enum StoreError {
     /// An id prefix that fits several artifacts.
     #[error("{location}: @{prefix} fits {count} artifacts; give more digits")]
     Ambiguous { location: String, prefix: String, count: usize },
+    /// A writer that has given its lease back.
+    #[error("{location}: {lease} was given back, and nothing more is written under it")]
+    LeaseEnded { location: String, lease: String },
     /// The system gave no random bytes.
     #[error("no random bytes from the system: {0}")]
     Random(String),

@@ -21,7 +21,8 @@ pub struct Lease {
     store: Store,
     path: ObjectPath,
     started: u64,
-    objects: Arc<Mutex<Vec<String>>>,
+    /// What it lists; none once it was given back.
+    objects: Arc<Mutex<Option<Vec<String>>>>,
     /// What this writer wrote and was not there before.
     written: Arc<Mutex<Vec<ObjectPath>>>,
 }
@@ -35,20 +36,25 @@ impl Lease {
             store: store.clone(),
             path: paths::lease(&id),
             started: unix_now(),
-            objects: Arc::default(),
+            objects: Arc::new(Mutex::new(Some(Vec::new()))),
             written: Arc::default(),
         };
         lease.add([]).await?;
         Ok(lease)
     }
 
-    /// Lists further objects and renews the lease. Once this returns, no collection deletes them.
+    /// Lists further objects and renews the lease. Once this returns, no collection deletes them. An error once
+    /// the lease was given back: what still runs for a writer that has failed does not bring it back.
     pub async fn add(
         &self,
         objects: impl IntoIterator<Item = ObjectPath>,
     ) -> Result<(), StoreError> {
         // Held across the write, so that a shorter list never replaces a longer one.
-        let mut listed = self.objects.lock().await;
+        let mut held = self.objects.lock().await;
+        let Some(listed) = &mut *held else {
+            let location = self.store.location().to_owned();
+            return Err(StoreError::LeaseEnded { location, lease: self.path.to_string() });
+        };
         listed.extend(objects.into_iter().map(|path| path.to_string()));
         let document = Document::new(unix_now() + LIFETIME, listed.clone(), self.started);
         let bytes = document.to_bytes().map_err(StoreError::format(&self.store, &self.path))?;
@@ -69,6 +75,7 @@ impl Lease {
     /// it gives the lease back. So once all tombstones are there, whoever has linked an object is seen by a
     /// lease that lists it, or by a ref that is no older than the object.
     pub async fn undo(self) -> Result<bool, StoreError> {
+        *self.objects.lock().await = None;
         let backend = self.store.backend();
         let written = std::mem::take(&mut *self.written.lock().await);
         let mut oldest = None;
@@ -121,6 +128,7 @@ impl Lease {
 
     /// Gives the lease back, when everything that it lists is named by a ref.
     pub async fn release(self) -> Result<(), StoreError> {
+        *self.objects.lock().await = None;
         Ok(self.store.backend().delete(&self.path).await?)
     }
 }
