@@ -55,15 +55,16 @@ const RUNS: usize = 4;
 /// Buffers of products: less than the block and the Hessian that a mistake would hold twice.
 const PRODUCTS: f64 = 1e6;
 
-/// Hidden and intermediate width.
+/// Hidden and intermediate width, and tokens of the vocabulary.
 #[derive(Clone, Copy)]
 struct Shape {
     hidden: usize,
     wide: usize,
+    words: usize,
 }
 
 /// A Llama of so many blocks, its weights made of a seed.
-fn write(dir: &Path, Shape { hidden, wide }: Shape, blocks: usize) {
+fn write(dir: &Path, Shape { hidden, wide, words }: Shape, blocks: usize) {
     std::fs::create_dir_all(dir).unwrap();
     let mut random = StdRng::seed_from_u64(1);
     let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
@@ -75,7 +76,7 @@ fn write(dir: &Path, Shape { hidden, wide }: Shape, blocks: usize) {
         let bytes = (0..shape.iter().product::<usize>()).flat_map(value).collect();
         data.push((name, shape.to_vec(), bytes));
     };
-    add("model.embed_tokens.weight".to_owned(), &[64, hidden]);
+    add("model.embed_tokens.weight".to_owned(), &[words, hidden]);
     for block in 0..blocks {
         let name = |rest: &str| format!("model.layers.{block}.{rest}.weight");
         for part in ["q", "k", "v", "o"] {
@@ -96,7 +97,7 @@ fn write(dir: &Path, Shape { hidden, wide }: Shape, blocks: usize) {
     let config = format!(
         r#"{{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":{hidden},
         "intermediate_size":{wide},"num_hidden_layers":{blocks},"num_attention_heads":8,
-        "num_key_value_heads":8,"vocab_size":64,"max_position_embeddings":256,"rms_norm_eps":1e-5,
+        "num_key_value_heads":8,"vocab_size":{words},"max_position_embeddings":256,"rms_norm_eps":1e-5,
         "tie_word_embeddings":true,"torch_dtype":"bfloat16","hidden_act":"silu","rope_theta":10000.0}}"#
     );
     std::fs::write(dir.join("config.json"), config).unwrap();
@@ -110,18 +111,22 @@ fn calibration_holds_a_block_and_a_hessian_whatever_the_model() {
     let scheme =
         Scheme { bits: 4, group: Some(32), symmetric: false, scale: Float::F16, shrinks: 0 };
     // A Hessian that is larger than the block, and a block that is larger than every Hessian.
-    let (wide, square) = (Shape { hidden: 128, wide: 1024 }, Shape { hidden: 384, wide: 448 });
+    let (wide, square) =
+        (Shape { hidden: 128, wide: 1024, words: 64 }, Shape { hidden: 384, wide: 448, words: 64 });
+    // An embedding that is larger than both.
+    let worded = Shape { words: 20_000, ..square };
     let gptq = Solver::Gptq { damping: 0.01, order: Order::GroupAware };
     for (name, solver, shape) in [
         ("gptq", Some(gptq), wide),
         ("gptq", Some(gptq), square),
         ("awq", Some(Solver::Awq { clip: true }), square),
         ("nearest", Some(Solver::Nearest), square),
+        ("gptq", Some(gptq), worded),
         ("statistics", None, square),
     ] {
-        let Shape { hidden, wide } = shape;
+        let Shape { hidden, wide, words } = shape;
         let run = |blocks: usize| {
-            let dir = folder.join(format!("{hidden}-{wide}-{blocks}"));
+            let dir = folder.join(format!("{hidden}-{wide}-{words}-{blocks}"));
             write(&dir, shape, blocks);
             let model = Model::open(Box::new(Folder::open(&dir).unwrap())).unwrap();
             peak(|| match solver {

@@ -5,8 +5,9 @@
 //! copied, and codes lie beside it while they are made. Layers that share an input have one Hessian, of which the
 //! widest input's counts; it is factored and inverted in its own place. Beside these are what the tokens that go
 //! through a block together make there (`states`: about a thousand), their hidden states up to a budget, beyond
-//! which they lie in a file, and buffers of products, which do not grow with the model. Before the first block
-//! the embedding is held alone as it is stored, and so is the head behind the last. Statistics have no Hessian.
+//! which they lie in a file, and buffers of products, which do not grow with the model. Of the embedding, the
+//! rows of the text's tokens are held. Statistics have no Hessian; behind the last block they hold the head alone,
+//! as it is stored.
 //! The same text and numbers give the same codes at any number of threads.
 
 mod allocate;

@@ -36,6 +36,9 @@ pub trait TensorStore: Send + Sync {
     /// The bytes of these, by their place in the list, in the order asked.
     fn read(&self, wanted: &[usize]) -> Result<Vec<Bytes>, LmError>;
 
+    /// Gives the bytes of one to `take`, in order and in parts of a few megabytes, each with where it begins.
+    fn stream(&self, wanted: usize, take: &mut dyn FnMut(u64, &[u8])) -> Result<(), LmError>;
+
     /// The file `path`, of at most `limit` bytes; `None` if there is none.
     fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError>;
 
@@ -150,6 +153,59 @@ impl Checkpoint {
 
     /// The bytes of a tensor that is not quantized, which must have this shape.
     pub(super) fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
+        let (at, float) = self.place(name, shape)?;
+        match self.store.read(&[at])?.pop() {
+            Some(bytes) => Ok((float, bytes)),
+            None => Err(LmError::Missing(name.to_owned())),
+        }
+    }
+
+    /// Rows of a matrix of this shape, one for each token of a vocabulary, as f32: those of `wanted`, which
+    /// ascends. No more of it is held than these, unless it is quantized.
+    pub(super) fn rows(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        wanted: &[u32],
+    ) -> Result<Vec<f32>, LmError> {
+        let beyond = wanted.last().filter(|id| **id as usize >= rows);
+        let known = || match beyond {
+            Some(id) => Err(LmError::Token { id: *id, vocabulary: rows }),
+            None => Ok(()),
+        };
+        if self.is_quantized(name) {
+            let all = self.tensor(name, &[rows, columns])?;
+            known()?;
+            let ids = Tensor::from_slice(wanted, wanted.len(), &Device::Cpu)?;
+            return Ok(all.index_select(&ids, 0)?.flatten_all()?.to_vec1()?);
+        }
+        let (at, float) = self.place(name, &[rows, columns])?;
+        known()?;
+        let row = columns * float.size() as usize;
+        let mut found = vec![0; wanted.len() * row];
+        let mut streamed = 0;
+        self.store.stream(at, &mut |begin, part| {
+            let begin = begin as usize;
+            streamed = begin + part.len();
+            let first = wanted.partition_point(|id| (*id as usize + 1) * row <= begin);
+            let slots = found.chunks_mut(row.max(1)).zip(wanted).skip(first);
+            for (slot, id) in slots.take_while(|(_, id)| (**id as usize) * row < streamed) {
+                let start = *id as usize * row;
+                let (from, to) = (start.max(begin), (start + row).min(streamed));
+                let here = slot.get_mut(from - start..to - start);
+                if let Some((slot, part)) = here.zip(part.get(from - begin..to - begin)) {
+                    slot.copy_from_slice(part);
+                }
+            }
+        })?;
+        if streamed != rows * row {
+            return Err(LmError::Missing(name.to_owned()));
+        }
+        Ok(floats(&quant::convert(&found, float, Float::F32)))
+    }
+
+    /// Where a tensor that is not quantized is in the list, and its floats; it must have this shape.
+    fn place(&self, name: &str, shape: &[usize]) -> Result<(usize, Float), LmError> {
         let at = self.names.get(name).ok_or_else(|| LmError::Missing(name.to_owned()))?;
         let listed = self.store.list().get(*at);
         let listed = listed.ok_or_else(|| LmError::Missing(name.to_owned()))?;
@@ -158,10 +214,7 @@ impl Checkpoint {
             name: name.to_owned(),
             dtype: listed.dtype.to_string(),
         })?;
-        match self.store.read(&[*at])?.pop() {
-            Some(bytes) => Ok((float, bytes)),
-            None => Err(LmError::Missing(name.to_owned())),
-        }
+        Ok((*at, float))
     }
 
     /// A quantized weight, row-major.

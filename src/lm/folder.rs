@@ -32,7 +32,19 @@ impl Folder {
         }
         Ok(Self { files, list, places })
     }
+
+    /// The file that a tensor is in, and offset and length there.
+    fn place(&self, at: usize) -> Result<(&SourceFile, u64, u64), LmError> {
+        let place = self.places.get(at);
+        let place = place.and_then(|(file, offset, len)| {
+            self.files.get(*file).map(|file| (file, *offset, *len))
+        });
+        place.ok_or_else(|| LmError::Missing(format!("number {at}")))
+    }
 }
+
+/// What is read of a tensor that is streamed at a time.
+const PART: usize = 4 << 20;
 
 /// Bytes of a file.
 fn read(file: &SourceFile, offset: u64, len: u64) -> Result<Bytes, LmError> {
@@ -52,15 +64,18 @@ impl TensorStore for Folder {
 
     fn read(&self, wanted: &[usize]) -> Result<Vec<Bytes>, LmError> {
         let one = |at: &usize| {
-            let place = self.places.get(*at);
-            let place = place.and_then(|(file, offset, len)| {
-                self.files.get(*file).map(|file| (file, *offset, *len))
-            });
-            let missing = || LmError::Missing(format!("number {at}"));
-            let (file, offset, len) = place.ok_or_else(missing)?;
+            let (file, offset, len) = self.place(*at)?;
             read(file, offset, len)
         };
         wanted.iter().map(one).collect()
+    }
+
+    fn stream(&self, wanted: usize, take: &mut dyn FnMut(u64, &[u8])) -> Result<(), LmError> {
+        let (file, offset, len) = self.place(wanted)?;
+        for begin in (0..len).step_by(PART) {
+            take(begin, &read(file, offset + begin, (len - begin).min(PART as u64))?);
+        }
+        Ok(())
     }
 
     fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError> {

@@ -4,7 +4,6 @@ use candle_core::{Device, Tensor};
 
 use super::attention::layer_norm;
 use super::encoder::norm;
-use super::head::Rows;
 use super::{Block, Checkpoint, Head, LmConfig, LmError, TensorStore, Text};
 
 /// A model whose weights are read block by block.
@@ -17,7 +16,9 @@ pub struct Model {
 
 /// From tokens to hidden states.
 struct Embedding {
-    words: Rows,
+    /// The tokens that occur, in order, and their rows, f32 `[tokens, hidden]`.
+    tokens: Vec<u32>,
+    words: Vec<f32>,
     /// Of BERT: positions `[positions, hidden]`, the first token type `[hidden]`, weight and bias of the norm.
     more: Option<(Tensor, Tensor, [Tensor; 2])>,
 }
@@ -61,11 +62,18 @@ impl Model {
         format!("{}{of}.weight", self.prefix)
     }
 
-    /// The hidden states, f32 `[tokens, hidden]`, that each sequence enters the first block with.
+    /// The hidden states, f32 `[tokens, hidden]`, that each sequence enters the first block with. Of the
+    /// embedding, the rows of the tokens that occur are held, unless it is quantized.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>, LmError> {
         let (config, hidden) = (&self.config, self.config.hidden);
-        let words =
-            Rows::read(&self.checkpoint, &self.embedding_name(), [config.vocabulary, hidden])?;
+        let mut tokens = sequences.concat();
+        tokens.sort_unstable();
+        tokens.dedup();
+        let shape = [config.vocabulary, hidden];
+        let words = self.checkpoint.rows(&self.embedding_name(), shape, &tokens)?;
+        if words.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite("the embedding of a token".to_owned()));
+        }
         let more = if config.is_causal() {
             None
         } else {
@@ -77,7 +85,7 @@ impl Model {
                 self.checkpoint.tensor(&of("token_type_embeddings.weight"), &[2, hidden])?;
             Some((positions, kinds.get(0)?, norm(&self.checkpoint, &of("LayerNorm"), hidden)?))
         };
-        let embedding = Embedding { words, more };
+        let embedding = Embedding { tokens, words, more };
         sequences.iter().map(|tokens| embedding.of(tokens, config)).collect()
     }
 
@@ -100,17 +108,10 @@ impl Model {
 
 impl Embedding {
     fn of(&self, tokens: &[u32], config: &LmConfig) -> Result<Tensor, LmError> {
-        let vocabulary = self.words.count()?;
         let mut values = Vec::with_capacity(tokens.len() * config.hidden);
         for id in tokens {
-            let row = *id as usize;
-            if row >= vocabulary {
-                return Err(LmError::Token { id: *id, vocabulary });
-            }
-            values.extend(self.words.values(row, 1)?);
-        }
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(LmError::NotFinite("the embedding of a token".to_owned()));
+            let row = self.tokens.partition_point(|known| known < id) * config.hidden;
+            values.extend_from_slice(self.words.get(row..row + config.hidden).unwrap_or_default());
         }
         let words = Tensor::from_vec(values, (tokens.len(), config.hidden), &Device::Cpu)?;
         let Some((positions, kind, norm)) = &self.more else { return Ok(words) };

@@ -9,8 +9,11 @@ use tokio::runtime::Handle;
 
 use super::{Listed, LmError, TensorStore};
 use crate::artifact::{Artifact, ArtifactError, Pattern, Selection};
-use crate::loader::LoadOptions;
+use crate::loader::{LoadOptions, Tensor};
 use crate::quant::encode::gguf::Block;
+
+/// The pieces of a tensor that is streamed.
+const PIECE: u64 = 4 << 20;
 
 /// An opened artifact. Must not be used on a thread of the runtime itself, which its reads block.
 #[derive(Debug)]
@@ -33,6 +36,33 @@ impl Stored {
         Ok(Self { list: listed.collect(), artifact, runtime })
     }
 
+    fn name(&self, at: usize) -> Result<&str, LmError> {
+        let listed = self.list.get(at).ok_or_else(|| LmError::Missing(format!("number {at}")))?;
+        Ok(&listed.name)
+    }
+
+    /// Loads the tensors of these names.
+    fn load(
+        &self,
+        names: &[&str],
+        options: &LoadOptions,
+        take: &mut dyn FnMut(Tensor),
+    ) -> Result<(), LmError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let exact = names.iter().map(|name| Pattern::exact(name)).collect();
+        let selection = Selection::Patterns(exact);
+        self.runtime.block_on(async {
+            let wanted = self.artifact.want(&selection, None).await?;
+            let mut loader = self.artifact.load(wanted, options);
+            while let Some(piece) = loader.next().await {
+                take(piece.map_err(ArtifactError::Load)?);
+            }
+            Ok(())
+        })
+    }
+
     /// The artifact.
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
@@ -52,34 +82,26 @@ impl TensorStore for Stored {
     }
 
     fn read(&self, wanted: &[usize]) -> Result<Vec<Bytes>, LmError> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let names = wanted.iter().map(|at| match self.list.get(*at) {
-            Some(listed) => Ok(listed.name.as_str()),
-            None => Err(LmError::Missing(format!("number {at}"))),
-        });
+        let names = wanted.iter().map(|at| self.name(*at));
         let names: Vec<&str> = names.collect::<Result<_, _>>()?;
-        let exact = names.iter().map(|name| Pattern::exact(name)).collect();
-        let selection = Selection::Patterns(exact);
-        let mut found = self.runtime.block_on(async {
-            let wanted = self.artifact.want(&selection, None).await?;
-            let mut loader = self.artifact.load(wanted, &LoadOptions::default());
-            let mut found: HashMap<String, BytesMut> = HashMap::new();
-            while let Some(piece) = loader.next().await {
-                let piece = piece.map_err(ArtifactError::Load)?;
-                let bytes = found.entry(piece.name().to_owned()).or_default();
-                if piece.offset == bytes.len() as u64 {
-                    bytes.extend_from_slice(&piece.data);
-                }
+        let mut found: HashMap<String, BytesMut> = HashMap::new();
+        self.load(&names, &LoadOptions::default(), &mut |piece| {
+            let bytes = found.entry(piece.name().to_owned()).or_default();
+            if piece.offset == bytes.len() as u64 {
+                bytes.extend_from_slice(&piece.data);
             }
-            Ok::<_, LmError>(found)
         })?;
         let take = |name: &&str| match found.remove(*name) {
             Some(bytes) => Ok(bytes.freeze()),
             None => Err(LmError::Missing((*name).to_owned())),
         };
         names.iter().map(take).collect()
+    }
+
+    fn stream(&self, wanted: usize, take: &mut dyn FnMut(u64, &[u8])) -> Result<(), LmError> {
+        let options =
+            LoadOptions { piece: Some(PIECE), budget: 4 * PIECE, ..LoadOptions::default() };
+        self.load(&[self.name(wanted)?], &options, &mut |piece| take(piece.offset, &piece.data))
     }
 
     fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError> {
