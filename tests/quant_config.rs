@@ -179,6 +179,17 @@ fn compressed_tensors() {
     let (found, ..) = weight(bytes, &tensors[..2]).unwrap();
     assert_eq!(found.layout(), Layout::Bytes { block: [1, 128] });
     assert!(weight(bytes, &tensors).is_err(), "zero points are not subtracted");
+    let groups = json!({"group_0": {"weights": {"num_bits": 8, "group_size": 32}}});
+    let grouped = method(
+        json!({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}),
+    );
+    let tensors = [
+        ("model.q_proj.weight", Dtype::I8, &[96, 100][..], &[][..]),
+        ("model.q_proj.weight_scale", Dtype::BF16, &[96, 4], &[]),
+    ];
+    // 25 would fit the shape as well.
+    let (found, ..) = weight(grouped, &tensors).unwrap();
+    assert_eq!(found.layout(), Layout::Bytes { block: [1, 32] });
     let blocks = method(json!({"quant_method": "fp8", "weight_block_size": [128, 128]}));
     let (found, ..) = weight(
         blocks,
