@@ -13,7 +13,7 @@ use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::artifact::{Artifact, OpenOptions, Selection, Wanted};
 use crate::format::name::ArtifactSpec;
-use crate::loader::{LoadOptions, LoadStats};
+use crate::loader::{self, LoadOptions, LoadStats};
 use crate::quant::Float;
 use crate::shard::Shard;
 use crate::sink;
@@ -230,12 +230,11 @@ impl Load {
     }
 }
 
-/// What is in flight when tensors are not kept: two pieces for each of 2 to 8 cores that hash them. Memory that
+/// What is in flight when tensors are not kept: two pieces for each core that hashes them. Memory that
 /// was never touched costs more than hashing what it will hold, so little of it is used again and again. Chunks
 /// that wait for their bases are held as they are stored beside what they fill.
 fn budget(based: bool) -> u64 {
-    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
-    2 * PIECE * cores as u64 * if based { 2 } else { 1 }
+    2 * PIECE * loader::cores() as u64 * if based { 2 } else { 1 }
 }
 
 /// Host memory: each tensor as it comes, in pieces if it is large; then those of further windows.

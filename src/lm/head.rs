@@ -52,21 +52,11 @@ impl Rows {
     pub(super) fn slice(&self, first: usize, count: usize) -> Result<Tensor, LmError> {
         match self {
             Self::Made(tensor) => Ok(tensor.narrow(0, first, count)?),
-            Self::Stored { columns, .. } => {
-                let values = self.values(first, count)?;
-                Ok(Tensor::from_vec(values, (count, *columns), &Device::Cpu)?)
-            }
-        }
-    }
-
-    /// The same as plain numbers.
-    pub(super) fn values(&self, first: usize, count: usize) -> Result<Vec<f32>, LmError> {
-        match self {
-            Self::Made(tensor) => Ok(tensor.narrow(0, first, count)?.flatten_all()?.to_vec1()?),
             Self::Stored { float, bytes, columns, .. } => {
                 let row = columns * float.size() as usize;
                 let bytes = bytes.get(first * row..(first + count) * row).unwrap_or_default();
-                Ok(floats(&quant::convert(bytes, *float, Float::F32)))
+                let values = floats(&quant::convert(bytes, *float, Float::F32));
+                Ok(Tensor::from_vec(values, (count, *columns), &Device::Cpu)?)
             }
         }
     }

@@ -161,12 +161,9 @@ pub struct Loader {
     stats: Arc<Mutex<LoadStats>>,
 }
 
-/// A local file's bytes are there as quickly as they are hashed, which takes a core for each request.
-fn usual_connections(blocking: bool) -> usize {
-    match blocking {
-        true => std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
-        false => 4,
-    }
+/// Cores that hash what a load brings: 2 to 8.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
 }
 
 impl Loader {
@@ -195,7 +192,8 @@ impl Loader {
         let plan = Arc::new(Plan::new(tensors, &plan));
         let limits = Limits {
             budget: options.budget,
-            connections: options.connections.unwrap_or_else(|| usual_connections(blocking)).max(1),
+            // A local file's bytes are there as quickly as they are hashed, on a core for each request.
+            connections: options.connections.unwrap_or(if blocking { cores() } else { 4 }).max(1),
             mirrors: sources.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

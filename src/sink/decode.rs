@@ -266,42 +266,38 @@ impl<D: Device> DecodeSink<D> {
         let program = Coded::of(record, &self.bytes).map_err(wrong)?;
         program.image(&self.bytes, &mut self.image);
         let own = (at as u64) < want.entry.grid.chunks();
-        match program {
+        let program = match program {
             Coded::Alone(program) if own => {
-                let place = self.upload(want, self.decoder.batch())?;
+                let batch = self.decoder.batch();
+                let place = self.upload(want, batch)?;
                 let rect = want.entry.grid.rect(at as u64);
                 self.waiting.push(Placed { program, at: place, rect });
-                if place + self.image.len() as u64 >= self.decoder.batch() {
-                    self.flush()?;
-                }
+                let is_full = place + self.image.len() as u64 >= batch;
+                return if is_full { self.flush() } else { Ok(()) };
             }
+            other => other,
+        };
+        self.flush()?;
+        let place = self.upload(want, 0)?;
+        let (to, rect) = if own {
+            (self.memory.as_mut().ok_or_else(missing)?, want.entry.grid.rect(at as u64))
+        } else {
+            let rect = run(record.decoded_len.into());
+            let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
+            (&mut self.spare.insert(spare).1, rect)
+        };
+        let (_, images) = self.images.as_ref().ok_or_else(missing)?;
+        match program {
             Coded::Alone(program) => {
-                self.flush()?;
-                let at = self.upload(want, 0)?;
-                let rect = run(record.decoded_len.into());
-                let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
-                let (_, to) = self.spare.insert(spare);
-                let (_, images) = self.images.as_ref().ok_or_else(missing)?;
-                self.decoder.decode(&[Placed { program, at, rect }], images, to)?;
-                std::mem::swap(&mut self.base, &mut self.spare);
+                self.decoder.decode(&[Placed { program, at: place, rect }], images, to)?;
             }
             Coded::Against(program) => {
-                self.flush()?;
-                self.upload(want, 0)?;
-                let (_, chunk) = self.images.as_ref().ok_or_else(missing)?;
                 let (_, base) = self.base.as_ref().ok_or_else(missing)?;
-                if own {
-                    let (to, rect) = (self.memory.as_mut(), want.entry.grid.rect(at as u64));
-                    let to = to.ok_or_else(missing)?;
-                    self.decoder.decode_against(&program, chunk, base, to, &rect)?;
-                } else {
-                    let rect = run(record.decoded_len.into());
-                    let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
-                    let (_, to) = self.spare.insert(spare);
-                    self.decoder.decode_against(&program, chunk, base, to, &rect)?;
-                    std::mem::swap(&mut self.base, &mut self.spare);
-                }
+                self.decoder.decode_against(&program, images, base, to, &rect)?;
             }
+        }
+        if !own {
+            std::mem::swap(&mut self.base, &mut self.spare);
         }
         Ok(())
     }
@@ -397,6 +393,10 @@ fn room<D: Device>(
     }
     let room = len.next_power_of_two();
     Ok((room, device.allocate(room)?))
+}
+
+pub(super) fn misplaced() -> DeviceError {
+    DeviceError::Internal("a chunk that does not lie in its tensor".to_owned())
 }
 
 fn missing() -> DeviceError {

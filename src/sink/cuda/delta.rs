@@ -3,6 +3,7 @@
 use cudarc::driver::{CudaFunction, CudaSlice, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
+use super::super::decode::misplaced;
 use super::super::device::DeviceError;
 use super::{Cuda, nvrtc};
 use crate::codec::DeltaProgram;
@@ -53,8 +54,7 @@ impl CudaDeltaDecoder {
     ) -> Result<(), DeviceError> {
         for (len, place) in [(base.len(), from), (result.len(), to)] {
             if (len as u64) < program.reach(place) {
-                let wrong = "a chunk that does not lie in its tensor".to_owned();
-                return Err(DeviceError::Internal(wrong));
+                return Err(misplaced());
             }
         }
         if (chunk.len() as u64) < program.image_len() {

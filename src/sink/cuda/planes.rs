@@ -3,7 +3,7 @@
 use cudarc::driver::{CudaFunction, CudaSlice, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-use super::super::decode::{Decoder, Placed, words};
+use super::super::decode::{Decoder, Placed, misplaced, words};
 use super::super::device::DeviceError;
 use super::delta::CudaDeltaDecoder;
 use super::{Cuda, nvrtc};
@@ -111,10 +111,6 @@ impl CudaDecoder {
     }
 }
 
-fn wrong() -> DeviceError {
-    DeviceError::Internal("a chunk that does not lie in its tensor".to_owned())
-}
-
 impl Decoder<Cuda> for CudaDecoder {
     fn fits(&self, _: u64, _: &Rect) -> bool {
         true
@@ -141,9 +137,9 @@ impl Decoder<Cuda> for CudaDecoder {
             if beyond(rect.end().checked_next_multiple_of(4), to.len())
                 || beyond(chunk.at.checked_add(program.image_len()), images.len())
             {
-                return Err(wrong());
+                return Err(misplaced());
             }
-            let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
+            let small = |n: u64| u32::try_from(n).map_err(|_| misplaced());
             let target =
                 Target { start: 0, width: small(rect.width)?, stride: small(rect.stride)? };
             let base = Offsets {

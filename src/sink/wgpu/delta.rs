@@ -1,6 +1,7 @@
 //! Decoding chunks that are stored against a base through wgpu (`kernels/delta.wgsl`), where both lie in
 //! a buffer each.
 
+use super::super::decode::misplaced;
 use super::super::device::DeviceError;
 use super::Gpu;
 use crate::codec::{DELTA_PARAMS, DeltaProgram};
@@ -58,8 +59,7 @@ impl GpuDeltaDecoder {
         let room = result.size.map_or(result.buffer.size() - result.offset, |size| size.get());
         for (len, place) in [(base.size(), from), (room, to)] {
             if len < program.reach(place) {
-                let wrong = "a chunk that does not lie in its tensor".to_owned();
-                return Err(DeviceError::Internal(wrong));
+                return Err(misplaced());
             }
         }
         if chunk.size() < program.image_len() {

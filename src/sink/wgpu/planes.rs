@@ -1,6 +1,6 @@
 //! Decoding chunks through wgpu (`kernels/planes.wgsl`).
 
-use super::super::decode::{Decoder, Placed, words};
+use super::super::decode::{Decoder, Placed, misplaced, words};
 use super::super::device::DeviceError;
 use super::delta::GpuDeltaDecoder;
 use super::{Gpu, GpuMemory};
@@ -116,8 +116,8 @@ impl GpuDecoder {
     ) -> Result<(wgpu::BufferBinding<'a>, Rect), DeviceError> {
         let (buffers, segment) = to.buffers();
         let segment = if buffers.len() == 1 { u64::MAX } else { segment };
-        let (number, offset, own) = Self::place(segment, rect).ok_or_else(wrong)?;
-        let buffer = buffers.get(number).ok_or_else(wrong)?;
+        let (number, offset, own) = Self::place(segment, rect).ok_or_else(misplaced)?;
+        let buffer = buffers.get(number).ok_or_else(misplaced)?;
         let size = std::num::NonZeroU64::new(own.end().next_multiple_of(4));
         Ok((wgpu::BufferBinding { buffer, offset, size }, own))
     }
@@ -133,11 +133,11 @@ impl GpuDecoder {
         let program = &chunk.program;
         let (result, own) = Self::bound(to, &chunk.rect)?;
         let image = wgpu::BufferBinding {
-            buffer: images.whole().ok_or_else(wrong)?,
+            buffer: images.whole().ok_or_else(misplaced)?,
             offset: chunk.at,
             size: std::num::NonZeroU64::new(program.image_len()),
         };
-        let small = |n: u64| u32::try_from(n).map_err(|_| wrong());
+        let small = |n: u64| u32::try_from(n).map_err(|_| misplaced());
         let target_of = Target {
             start: small(own.start)?,
             width: small(own.width)?,
@@ -202,8 +202,9 @@ impl Decoder<Gpu> for GpuDecoder {
         rect: &Rect,
     ) -> Result<(), DeviceError> {
         let (result, own) = Self::bound(to, rect)?;
-        let place = words(&own).ok_or_else(wrong)?;
-        let (chunk, base) = (chunk.whole().ok_or_else(wrong)?, base.whole().ok_or_else(wrong)?);
+        let place = words(&own).ok_or_else(misplaced)?;
+        let (chunk, base) =
+            (chunk.whole().ok_or_else(misplaced)?, base.whole().ok_or_else(misplaced)?);
         let delta = match self.delta.take() {
             Some(delta) => delta,
             None => self.gpu.delta_decoder()?,
@@ -219,10 +220,6 @@ impl Decoder<Gpu> for GpuDecoder {
     fn delta_faults(&mut self) -> Result<u32, DeviceError> {
         self.delta.as_mut().map_or(Ok(0), GpuDeltaDecoder::faults)
     }
-}
-
-fn wrong() -> DeviceError {
-    DeviceError::Internal("a chunk that does not lie in its tensor".to_owned())
 }
 
 /// The bindings of kernels that take a chunk.
