@@ -235,9 +235,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Steps of tasks after which sockets are looked at. A step hashes or copies up to a megabyte: after the usual
-/// 61, whoever has asked meanwhile would have waited for some ten milliseconds.
-const EVENTS: u32 = 8;
+/// Steps of tasks after which sockets are looked at. A step hashes and copies up to a megabyte: after the usual
+/// 61, whoever has asked meanwhile would have waited for tens of milliseconds.
+const EVENTS: u32 = 2;
 
 fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()

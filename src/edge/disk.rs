@@ -129,6 +129,18 @@ impl DiskTier {
         }
     }
 
+    /// Reads a chunk as [`read`](Self::read) does, if no disk need be waited for: the system has it in memory.
+    pub(super) fn read_at_once(&self, record: &ChunkRecord) -> Option<(VerifiedChunk, BytesMut)> {
+        if !self.has(&record.stored) {
+            return None;
+        }
+        // Whatever else is wrong with it, who waits for the disk finds out.
+        let read = read_cached_file(&self.path(&record.stored), record, &self.buffers).ok()?;
+        self.index().read(&record.stored);
+        self.stats.hits.fetch_add(1, Ordering::Relaxed);
+        Some(read)
+    }
+
     /// Keeps a chunk; blocks. One that cannot be written is only not kept.
     pub(super) fn write(&self, digest: &StoredDigest, bytes: &[u8]) {
         let len = bytes.len() as u64;
@@ -203,12 +215,49 @@ fn read_file(
     let mut file = File::open(path)?;
     let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
     file.read_exact(&mut bytes)?;
-    let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     if file.read(&mut [0])? > 0 {
         return Err(wrong("the file is too long"));
     }
     let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
     Ok((chunk, rest))
+}
+
+/// The same of a file whose name and bytes the system has in memory; of any other, an error.
+#[cfg(target_os = "linux")]
+fn read_cached_file(
+    path: &Path,
+    record: &ChunkRecord,
+    buffers: &Buffers,
+) -> io::Result<(VerifiedChunk, BytesMut)> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?;
+    let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
+    let mut beyond = [0];
+    let mut into = [io::IoSliceMut::new(&mut bytes), io::IoSliceMut::new(&mut beyond)];
+    let read = preadv2(&file, &mut into, 0, ReadWriteFlags::NOWAIT);
+    if read != Ok(bytes.len()) {
+        bytes.unsplit(rest);
+        buffers.give(bytes);
+        return Err(wrong("part of it is not in memory, or it is too long"));
+    }
+    let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
+    Ok((chunk, rest))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached_file(
+    _: &Path,
+    _: &ChunkRecord,
+    _: &Buffers,
+) -> io::Result<(VerifiedChunk, BytesMut)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn wrong(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 #[cfg(test)]
@@ -246,6 +295,36 @@ mod tests {
             tier.write(&record.stored, &bytes);
             assert!(tier.read(&record).is_some());
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_the_system_has_in_memory_is_read_at_once_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let tier = DiskTier::open(dir.path(), 10_000).unwrap();
+        let (record, bytes) = chunk(1);
+        assert!(tier.read_at_once(&record).is_none(), "it is not there");
+        tier.write(&record.stored, &bytes);
+        assert_eq!(tier.read_at_once(&record).unwrap().0.stored(), &bytes[..]);
+
+        let path = tier.path(&record.stored);
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        // A file system that lies in memory forgets nothing.
+        let forgets = rustix::fs::fstatfs(&file).unwrap().f_type != libc::TMPFS_MAGIC;
+        assert_eq!(tier.read_at_once(&record).is_none(), forgets);
+        assert_eq!(tier.read(&record).unwrap().0.stored(), &bytes[..]);
+        assert!(tier.read_at_once(&record).is_some());
+
+        // Damage is left to whoever removes it.
+        for damage in [&bytes[..999], &[&bytes[..], b"x"].concat(), &vec![2; 1000], &[]] {
+            fs::write(&path, damage).unwrap();
+            assert!(tier.read_at_once(&record).is_none() && path.exists());
+        }
+        assert_eq!(tier.stats().damaged.load(Ordering::Relaxed), 0);
+        assert!(tier.read(&record).is_none() && !path.exists());
+        assert_eq!(tier.stats().hits.load(Ordering::Relaxed), 3 + u64::from(!forgets));
     }
 
     #[test]

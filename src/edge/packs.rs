@@ -35,9 +35,12 @@ use crate::verify::VerifiedChunk;
 const RUN: u64 = 8 << 20;
 /// How far ahead of a reader chunks are fetched.
 const AHEAD: u64 = 16 << 20;
-/// The same of chunks on disk, the first of which nothing is read beside: whoever waits for a first byte waits
-/// for what others have in the queue.
+/// The same of chunks on a disk that has to be waited for. What the system has of them in memory is read when it
+/// is its turn: nobody's first byte waits for what others read ahead, and a chunk is sent from the core that has
+/// just hashed it.
 const DISK_AHEAD: u64 = 4 << 20;
+/// The largest chunk that is read where other answers wait meanwhile.
+const AT_ONCE: u32 = 2 << 20;
 /// What is sent at a time where memory is short.
 const FRAME: u64 = 64 << 10;
 /// A part of a chunk that is this many times smaller is copied: it would hold the whole.
@@ -133,8 +136,8 @@ struct Reading {
     looked: usize,
     ahead: u64,
     tail: Option<Bytes>,
-    /// Whether nothing was given yet.
-    first: bool,
+    /// Whether anything had to be waited for.
+    waited: bool,
 }
 
 impl Packs {
@@ -220,7 +223,7 @@ impl Packs {
         let tail = (!tail.is_empty())
             .then(|| map.tail.slice((tail.start - data) as usize..(tail.end - data) as usize));
         let packs = self.clone();
-        let reading = Reading { packs, pack, parts, looked: 0, ahead: 0, tail, first: true };
+        let reading = Reading { packs, pack, parts, looked: 0, ahead: 0, tail, waited: false };
         stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next().await?.map(|bytes| (bytes, reading)))
         })
@@ -230,20 +233,30 @@ impl Packs {
         SourceError::new(kind, self.origins.location(), paths::pack(pack), what)
     }
 
-    /// Fetches neighbouring chunks, in the background, whoever waits for them.
-    fn fill(self: &Arc<Self>, pack: PackId, claims: Run) {
+    /// Fills neighbouring chunks: one that is at hand at once, others in the background, whoever waits for
+    /// them. Gives whether they are to be waited for.
+    fn fill(self: &Arc<Self>, pack: PackId, mut claims: Run) -> bool {
         let packs = self.clone();
         if let Some(disk) = self.disk.clone()
             && claims.iter().any(|(_, record, _)| disk.has(&record.stored))
         {
+            if let [(_, record, _)] = claims.make_contiguous()
+                && record.stored_len <= AT_ONCE
+                && let Some((chunk, rest)) = disk.read_at_once(record)
+                && let Some((_, _, claim)) = claims.pop_front()
+            {
+                claim.fill(chunk, |stored| disk.buffers().share_exact(stored, rest));
+                return false;
+            }
             tokio::task::spawn_blocking(move || {
                 for run in from_disk(&disk, claims) {
                     packs.clone().fetch(pack, run);
                 }
             });
-            return;
+        } else {
+            packs.fetch(pack, claims);
         }
-        packs.fetch(pack, claims);
+        true
     }
 
     /// Fetches neighbouring chunks from the origin, in the background.
@@ -382,11 +395,10 @@ impl Reading {
                 Found::Missing(claim) => {
                     let Some(part) = self.parts.front() else { return Ok(None) };
                     let run = (part.place.clone(), part.record, claim);
-                    self.packs.fill(self.pack, VecDeque::from([run]));
+                    self.waited |= self.packs.fill(self.pack, VecDeque::from([run]));
                 }
             }
         };
-        self.first = false;
         let Some(part) = self.parts.front_mut() else { return Ok(None) };
         let (budget, mut wanted) = (self.packs.budget(), part.wanted.clone());
         let is_tight = budget.is_tight();
@@ -416,7 +428,7 @@ impl Reading {
             let is_here = |disk: &Arc<DiskTier>| disk.has(&part.record.stored);
             let most = match self.packs.disk.as_ref().is_some_and(is_here) {
                 _ if is_tight => 1,
-                true if self.first => 1,
+                true if !self.waited => 1,
                 true => DISK_AHEAD,
                 false => AHEAD,
             };
@@ -432,7 +444,7 @@ impl Reading {
                 Found::Ready(_) | Found::Filling(_) => None,
             };
             if (claim.is_none() || length + stored > RUN) && !run.is_empty() {
-                self.packs.fill(self.pack, std::mem::take(&mut run));
+                self.waited |= self.packs.fill(self.pack, std::mem::take(&mut run));
                 length = 0;
             }
             if let Some(claim) = claim {
@@ -441,7 +453,7 @@ impl Reading {
             }
         }
         if !run.is_empty() {
-            self.packs.fill(self.pack, run);
+            self.waited |= self.packs.fill(self.pack, run);
         }
     }
 }

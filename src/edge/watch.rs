@@ -107,8 +107,10 @@ fn short(text: &str) -> String {
     text.get(..end.last().unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
-/// Bytes of one answer after which other answers have their turn: a fast client takes its bytes as quickly as
-/// they are sent, and who has asked meanwhile would wait for all of them.
+/// Bytes of one answer after which others have their turn: a fast client takes its bytes as quickly as they are
+/// sent, and who has asked meanwhile would wait for all of them. Others are other answers, and whatever else
+/// wants the core: a client on this machine would otherwise wait until the system ends the thread's slice,
+/// milliseconds later.
 const TURN: u64 = 512 << 10;
 /// The most that is handed to a socket at a time: it copies all that it has room for, and a turn would be as long
 /// as that takes.
@@ -190,6 +192,7 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
         if self.turn >= TURN {
             self.turn = 0;
+            std::thread::yield_now();
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -176,6 +176,12 @@ fn what_lies_on_disk_is_not_asked_of_the_origin_again() {
             std::thread::yield_now();
         }
     }
+    // The system forgets them: first they are waited for, then they are in its memory.
+    for file in files(&folder) {
+        let file = std::fs::File::open(file).expect("a chunk");
+        file.sync_all().expect("on disk");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+    }
     origin.reset_stats();
     // Almost no memory: what is read again is read from disk again.
     let served = serve(&origin, 1);
