@@ -113,7 +113,7 @@ fn calibration_holds_a_block_and_a_hessian_whatever_the_model() {
     // A Hessian that is larger than the block, and a block that is larger than every Hessian.
     let (wide, square) =
         (Shape { hidden: 128, wide: 1024, words: 64 }, Shape { hidden: 384, wide: 448, words: 64 });
-    // An embedding that is larger than both.
+    // An embedding and a head that are larger than both.
     let worded = Shape { words: 20_000, ..square };
     let gptq = Solver::Gptq { damping: 0.01, order: Order::GroupAware };
     for (name, solver, shape) in [
@@ -123,6 +123,7 @@ fn calibration_holds_a_block_and_a_hessian_whatever_the_model() {
         ("nearest", Some(Solver::Nearest), square),
         ("gptq", Some(gptq), worded),
         ("statistics", None, square),
+        ("statistics", None, worded),
     ] {
         let Shape { hidden, wide, words } = shape;
         let run = |blocks: usize| {

@@ -6,8 +6,8 @@
 //! widest input's counts; it is factored and inverted in its own place. Beside these are what the tokens that go
 //! through a block together make there (`states`: about a thousand), their hidden states up to a budget, beyond
 //! which they lie in a file, and buffers of products, which do not grow with the model. Of the embedding, the
-//! rows of the text's tokens are held. Statistics have no Hessian; behind the last block they hold the head alone,
-//! as it is stored.
+//! rows of the text's tokens are held; the head that statistics need behind the last block lies in a file, too.
+//!
 //! The same text and numbers give the same codes at any number of threads.
 
 mod allocate;
@@ -21,7 +21,6 @@ mod inputs;
 mod measure;
 mod runs;
 mod sensitivity;
-mod spool;
 mod states;
 
 pub use allocate::{Allocation, Sensitivity, allocate};
@@ -29,7 +28,6 @@ pub use corpus::{BUILT_IN, Draws};
 pub use driver::{CalibrateOptions, Calibrated, Layer, Solver, calibrate};
 pub use measure::{LayerStatistics, Statistics, measure};
 pub use sensitivity::sensitivities;
-pub(crate) use spool::unnamed;
 
 use crate::lm::LmError;
 use crate::solve::SolveError;
@@ -58,12 +56,6 @@ pub enum CalibrateError {
     /// Statistics that are not ones.
     #[error("statistics: {0}")]
     Statistics(String),
-    /// Hidden states could not be put aside.
-    #[error("hidden states in {}: {source}", std::env::temp_dir().display())]
-    Spool {
-        /// What the system says.
-        source: std::io::Error,
-    },
     /// What was solved was not taken.
     #[error(transparent)]
     Taken(Box<dyn std::error::Error + Send + Sync>),

@@ -4,8 +4,7 @@
 use candle_core::Tensor;
 
 use super::CalibrateError;
-use super::spool::Spool;
-use crate::lm::LmError;
+use crate::lm::{LmError, Spool};
 
 /// Tensors by run.
 pub(super) struct Runs {
@@ -36,7 +35,7 @@ impl Runs {
 
     pub(super) fn get(&self, run: usize) -> Result<Tensor, CalibrateError> {
         let (offset, shape) = self.place(run)?;
-        self.file.read(offset, shape)
+        Ok(self.file.read(offset, shape)?)
     }
 
     /// Replaces the tensor of a run by another of the same shape.
@@ -45,7 +44,7 @@ impl Runs {
         if tensor.dims2()? != shape {
             return Err(LmError::Config(format!("run {run} changes its shape")).into());
         }
-        self.file.write(offset, tensor)
+        Ok(self.file.write(offset, tensor)?)
     }
 
     fn place(&self, run: usize) -> Result<(u64, (usize, usize)), CalibrateError> {

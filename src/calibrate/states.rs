@@ -3,8 +3,7 @@
 use candle_core::Tensor;
 
 use super::CalibrateError;
-use super::spool::Spool;
-use crate::lm::Passage;
+use crate::lm::{Passage, Spool};
 
 /// Tokens of runs that go through a block together: enough for products to be worth their packing.
 const TOGETHER: usize = 1024;
@@ -130,7 +129,7 @@ impl Part {
         let (Some(shape), Some((offset, _)), Some(file)) = (self.there, self.slot, file) else {
             return Ok(None);
         };
-        file.read(offset, shape).map(Some)
+        Ok(Some(file.read(offset, shape)?))
     }
 }
 

@@ -152,7 +152,7 @@ impl Checkpoint {
     }
 
     /// The bytes of a tensor that is not quantized, which must have this shape.
-    pub(super) fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
+    fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
         let (at, float) = self.place(name, shape)?;
         match self.store.read(&[at])?.pop() {
             Some(bytes) => Ok((float, bytes)),
@@ -179,14 +179,13 @@ impl Checkpoint {
             let ids = Tensor::from_slice(wanted, wanted.len(), &Device::Cpu)?;
             return Ok(all.index_select(&ids, 0)?.flatten_all()?.to_vec1()?);
         }
-        let (at, float) = self.place(name, &[rows, columns])?;
+        let (_, float) = self.place(name, &[rows, columns])?;
         known()?;
         let row = columns * float.size() as usize;
         let mut found = vec![0; wanted.len() * row];
-        let mut streamed = 0;
-        self.store.stream(at, &mut |begin, part| {
+        self.stream(name, &[rows, columns], &mut |begin, part| {
             let begin = begin as usize;
-            streamed = begin + part.len();
+            let streamed = begin + part.len();
             let first = wanted.partition_point(|id| (*id as usize + 1) * row <= begin);
             let slots = found.chunks_mut(row.max(1)).zip(wanted).skip(first);
             for (slot, id) in slots.take_while(|(_, id)| (**id as usize) * row < streamed) {
@@ -198,10 +197,27 @@ impl Checkpoint {
                 }
             }
         })?;
-        if streamed != rows * row {
+        Ok(floats(&quant::convert(&found, float, Float::F32)))
+    }
+
+    /// Gives the bytes of a tensor that is not quantized to `take`, in order, each part with where it begins; it
+    /// must have this shape.
+    pub(super) fn stream(
+        &self,
+        name: &str,
+        shape: &[usize],
+        take: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<Float, LmError> {
+        let (at, float) = self.place(name, shape)?;
+        let mut end = 0;
+        self.store.stream(at, &mut |begin, part| {
+            end = begin + part.len() as u64;
+            take(begin, part);
+        })?;
+        if end != shape.iter().product::<usize>() as u64 * float.size() {
             return Err(LmError::Missing(name.to_owned()));
         }
-        Ok(floats(&quant::convert(&found, float, Float::F32)))
+        Ok(float)
     }
 
     /// Where a tensor that is not quantized is in the list, and its floats; it must have this shape.

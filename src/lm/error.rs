@@ -81,6 +81,12 @@ pub enum LmError {
     /// The artifact cannot be read.
     #[error(transparent)]
     Artifact(Box<ArtifactError>),
+    /// What is too large to be held could not be put into a file.
+    #[error("a file in {}: {source}; TMPDIR may name another folder", std::env::temp_dir().display())]
+    Spool {
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The computation failed.
     #[error("computing: {0}")]
     Compute(Box<candle_core::Error>),

@@ -7,8 +7,7 @@
 use candle_core::{D, Device, Tensor, Var};
 
 use super::attention::Context;
-use super::head::{Head, SLICE};
-use super::{Block, Linear, LmError};
+use super::{Block, Head, Linear, LmError};
 
 /// What gradients of one sequence are.
 #[derive(Debug)]
@@ -87,12 +86,10 @@ impl Head {
         let input = Var::from_tensor(hidden)?;
         let normed = rms_norm(&input, &self.norm, self.epsilon)?;
         let seen = normed.narrow(0, 0, next.len())?.detach();
-        let rows = self.weight.count()?;
-        let slices = || (0..rows).step_by(SLICE).map(|first| (first, SLICE.min(rows - first)));
         // The logarithm of each token's sum of exponentials, then probabilities, slice by slice.
         let mut most = Tensor::full(f32::NEG_INFINITY, (next.len(), 1), &Device::Cpu)?;
         let mut sum = Tensor::zeros((next.len(), 1), hidden.dtype(), &Device::Cpu)?;
-        for (first, count) in slices() {
+        for (first, count) in self.weight.slices(next.len()) {
             let logits = seen.matmul(&self.weight.slice(first, count)?.t()?)?;
             let larger = most.maximum(&logits.max_keepdim(D::Minus1)?)?;
             let own = logits.broadcast_sub(&larger)?.exp()?.sum_keepdim(D::Minus1)?;
@@ -101,7 +98,7 @@ impl Head {
         }
         let whole = (most + sum.log()?)?;
         let mut of_normed = seen.zeros_like()?;
-        for (first, count) in slices() {
+        for (first, count) in self.weight.slices(next.len()) {
             let weight = self.weight.slice(first, count)?;
             let chances = seen.matmul(&weight.t()?)?.broadcast_sub(&whole)?.exp()?;
             let mut chances: Vec<f32> = chances.flatten_all()?.to_vec1()?;

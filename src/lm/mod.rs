@@ -17,6 +17,8 @@ pub mod gguf;
 mod gradient;
 mod head;
 mod model;
+mod rows;
+mod spool;
 mod stored;
 mod text;
 
@@ -29,5 +31,6 @@ pub use folder::Folder;
 pub use gradient::Gradients;
 pub use head::Head;
 pub use model::Model;
+pub(crate) use spool::Spool;
 pub use stored::{Stored, blocks};
 pub use text::Text;

@@ -2,18 +2,16 @@
 //! model are fed.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::ProduceError;
 use super::method::{Layer, Solver};
 use super::plan::Bits;
 use super::recipe::{Format, Method, Recipe};
 use crate::calibrate::{
-    CalibrateError, CalibrateOptions, Calibrated, Draws, Solver as Solving, calibrate, unnamed,
+    CalibrateError, CalibrateOptions, Calibrated, Draws, Solver as Solving, calibrate,
 };
 use crate::id::ContentDigest;
-use crate::lm::Model;
+use crate::lm::{LmError, Model, Spool};
 use crate::quant::Float;
 use crate::quant::codes::Codes;
 use crate::quant::encode::EncodeError;
@@ -83,7 +81,7 @@ pub struct Calibrating {
     /// Of the tokens, and of the tensors that come before the block's end.
     key: blake3::Hasher,
     sources: Vec<(Option<usize>, String, ContentDigest)>,
-    spool: Option<(File, HashMap<String, Spooled>)>,
+    spool: Option<(Spool, HashMap<String, Spooled>)>,
     changed: HashMap<String, Vec<f32>>,
     solved: Vec<Solved>,
     skip: Vec<String>,
@@ -125,8 +123,7 @@ impl Calibrating {
         if self.spool.is_some() {
             return Ok(());
         }
-        let spill = |source| CalibrateError::Spool { source };
-        let file = unnamed().map_err(spill)?;
+        let file = Spool::new()?;
         let order = match (self.recipe.act_order, self.recipe.format) {
             (true, Format::Gptq | Format::GptqV2) => Order::Activation,
             _ => Order::GroupAware,
@@ -151,7 +148,7 @@ impl Calibrating {
                     let scales = std::mem::take(&mut codes.scales);
                     bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
                     bytes.append(&mut codes.zeros);
-                    file.write_all_at(&bytes, at).map_err(spill)?;
+                    file.write_bytes(at, &bytes)?;
                     layers.insert(made.name.clone(), Spooled { at, codes });
                     at += bytes.len() as u64;
                     solved.push(Solved {
@@ -172,12 +169,11 @@ impl Calibrating {
     }
 
     /// Reads a layer's codes back.
-    fn read(&self, layer: &str) -> Option<Result<Codes, std::io::Error>> {
+    fn read(&self, layer: &str) -> Option<Result<Codes, LmError>> {
         let (file, layers) = self.spool.as_ref()?;
         let Spooled { at, codes } = layers.get(layer)?;
         let (elements, groups) = (codes.rows * codes.columns, codes.rows * codes.groups());
-        let mut bytes = vec![0; elements + 5 * groups];
-        Some(file.read_exact_at(&mut bytes, *at).map(|()| {
+        Some(file.read_bytes(*at, elements + 5 * groups).map(|mut bytes| {
             let zeros = bytes.split_off(elements + 4 * groups);
             let scales = bytes.split_off(elements);
             let scales = scales.as_chunks::<4>().0.iter().map(|scale| f32::from_le_bytes(*scale));

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
+use safetensors::SafeTensors;
 use tenpak::lm::{Context, Folder, LmError, Model, NoTap, Tap};
 
 use super::{fixture, json, run::fresh_folder};
@@ -131,6 +132,17 @@ fn what_cannot_be_run_is_named() {
         },
     );
     assert!(error.contains("holds NaN or Inf"), "{error}");
+    let error = changed(
+        "head",
+        |_| {},
+        |bytes| {
+            let head = SafeTensors::deserialize(bytes).unwrap();
+            let head = head.tensor("lm_head.weight").unwrap().data().as_ptr_range();
+            let end = head.end as usize - bytes.as_ptr() as usize;
+            bytes[end - 4..end].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        },
+    );
+    assert!(error.starts_with("tensor lm_head.weight: it holds NaN or Inf"), "{error}");
     let model = open(&fixture("tiny/llama")).unwrap();
     let error = output(&model, &[1, 48], &mut NoTap).unwrap_err().to_string();
     assert!(error.contains("token 48: the vocabulary has 48"), "{error}");
