@@ -138,6 +138,8 @@ struct Reading {
     tail: Option<Bytes>,
     /// Whether anything had to be waited for.
     waited: bool,
+    /// Whether anything was given yet.
+    given: bool,
 }
 
 impl Packs {
@@ -223,7 +225,8 @@ impl Packs {
         let tail = (!tail.is_empty())
             .then(|| map.tail.slice((tail.start - data) as usize..(tail.end - data) as usize));
         let packs = self.clone();
-        let reading = Reading { packs, pack, parts, looked: 0, ahead: 0, tail, waited: false };
+        let reading =
+            Reading { packs, pack, parts, looked: 0, ahead: 0, tail, waited: false, given: false };
         stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next().await?.map(|bytes| (bytes, reading)))
         })
@@ -380,6 +383,10 @@ impl Packs {
 impl Reading {
     /// The next bytes; `None` behind the last.
     async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        // To read and hash a chunk is as long a turn as to send one.
+        if self.given && !self.waited && self.packs.disk.is_some() {
+            std::thread::yield_now();
+        }
         self.look_ahead();
         let Some(part) = self.parts.front() else { return Ok(self.tail.take()) };
         let digest = part.record.stored;
@@ -399,6 +406,7 @@ impl Reading {
                 }
             }
         };
+        self.given = true;
         let Some(part) = self.parts.front_mut() else { return Ok(None) };
         let (budget, mut wanted) = (self.packs.budget(), part.wanted.clone());
         let is_tight = budget.is_tight();
