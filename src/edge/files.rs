@@ -23,8 +23,9 @@ use crate::source::{
 use crate::store::Whole;
 use crate::unpack::file_parts;
 
-/// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold.
-const PIECE: u64 = 4 << 20;
+/// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold. What is on its way to a
+/// slow client comes on top of that.
+const PIECE: u64 = 1 << 20;
 /// What is sent at a time where memory is short.
 const WINDOW: u64 = 128 << 10;
 

@@ -44,8 +44,13 @@ impl Served {
 
     /// The same, with arguments to `pack` too.
     pub fn signed(name: &str, packing: &[&str], more: &[&str]) -> Self {
+        Self::of(name, TENSORS, packing, more)
+    }
+
+    /// The same, of a model of these tensors.
+    pub fn of(name: &str, tensors: &[model::Tensor<'_>], packing: &[&str], more: &[&str]) -> Self {
         let folder = fresh_folder(name);
-        let (store, model) = (folder.join("store"), model::write(&folder.join("m"), TENSORS));
+        let (store, model) = (folder.join("store"), model::write(&folder.join("m"), tensors));
         std::fs::create_dir_all(model.join("1_Pooling")).expect("a folder");
         std::fs::write(model.join("1_Pooling/config.json"), "{}").expect("a file");
         std::fs::write(model.join("empty.txt"), "").expect("a file");

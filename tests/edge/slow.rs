@@ -89,7 +89,15 @@ fn resident(pid: u32) -> u64 {
 
 #[test]
 fn slow_readers_hold_no_growing_memory() {
-    let served = Served::new("slow");
+    // Longer by far than what is read ahead of anybody, who would else be at its end.
+    let names: Vec<String> =
+        (0..10).map(|layer| format!("model.layers.{layer}.mlp.gate_proj.weight")).collect();
+    let tensors: Vec<_> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, seed)| (name.as_str(), &[2048, 2048][..], seed))
+        .collect();
+    let served = Served::of("slow", &tensors, &[], &[]);
     let (head, weights) = served.ask("GET /org/m/resolve/main/model.safetensors", "", "");
     assert!(head.starts_with("http/1.1 200"), "{head}");
     let pack = {
@@ -99,27 +107,42 @@ fn slow_readers_hold_no_growing_memory() {
         names.iter().max_by_key(size).expect("a pack").clone()
     };
     let readers = soak(100);
-    let targets = [format!("/{pack}"), "/org/m/resolve/main/model.safetensors".to_owned()];
-    let mut streams: Vec<TcpStream> = (0..readers)
+    let targets = [
+        (
+            format!("/{pack}"),
+            served.folder.join("store").join(&pack).metadata().expect("a pack").len(),
+        ),
+        ("/org/m/resolve/main/model.safetensors".to_owned(), weights.len() as u64),
+    ];
+    let ask = |target: &str, first: u64| {
+        let mut stream = TcpStream::connect(&served.address).expect("the edge");
+        let range = format!("Range: bytes={first}-");
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: x\r\n{range}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
+        stream
+    };
+    // Each is somewhere else in its file: all at the same place would come to what takes more memory together.
+    let mut streams: Vec<(TcpStream, &str)> = (0..readers)
         .map(|number| {
-            let mut stream = TcpStream::connect(&served.address).expect("the edge");
-            let target = &targets[number % 2];
-            let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).expect("a request");
-            stream
+            let (target, size) = &targets[number % 2];
+            (ask(target, size * number as u64 / readers as u64), target.as_str())
         })
         .collect();
-    let turn = |streams: &mut Vec<TcpStream>, size: usize| {
+    // Who has all of it begins anew.
+    let turn = |streams: &mut Vec<(TcpStream, &str)>, size: usize| {
         let mut piece = vec![0; size];
-        for stream in streams {
-            assert!(stream.read(&mut piece).expect("bytes") > 0);
+        for (stream, target) in streams {
+            if stream.read(&mut piece).expect("bytes") == 0 {
+                *stream = ask(target, 0);
+            }
         }
     };
     // All are answered and have what is read ahead of them.
-    for stream in &mut streams {
+    for (stream, _) in &mut streams {
         let mut status = [0; 12];
         stream.read_exact(&mut status).expect("an answer");
-        assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 200");
+        assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 206");
     }
     // What the system itself holds of each is taken: from here on the edge has to send.
     for _ in 0..80 {
