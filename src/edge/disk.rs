@@ -213,13 +213,13 @@ fn read_file(
     buffers: &Buffers,
 ) -> io::Result<(VerifiedChunk, BytesMut)> {
     let mut file = File::open(path)?;
-    let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
-    file.read_exact(&mut bytes)?;
-    if file.read(&mut [0])? > 0 {
-        return Err(wrong("the file is too long"));
-    }
-    let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
-    Ok((chunk, rest))
+    read_checked(record, buffers, |bytes| {
+        file.read_exact(bytes)?;
+        match file.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(wrong("the file is too long")),
+        }
+    })
 }
 
 /// The same of a file whose name and bytes the system has in memory; of any other, an error.
@@ -234,17 +234,14 @@ fn read_cached_file(
 
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?;
-    let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
-    let mut beyond = [0];
-    let mut into = [io::IoSliceMut::new(&mut bytes), io::IoSliceMut::new(&mut beyond)];
-    let read = preadv2(&file, &mut into, 0, ReadWriteFlags::NOWAIT);
-    if read != Ok(bytes.len()) {
-        bytes.unsplit(rest);
-        buffers.give(bytes);
-        return Err(wrong("part of it is not in memory, or it is too long"));
-    }
-    let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
-    Ok((chunk, rest))
+    read_checked(record, buffers, |bytes| {
+        let (len, mut beyond) = (bytes.len(), [0]);
+        let mut into = [io::IoSliceMut::new(bytes), io::IoSliceMut::new(&mut beyond)];
+        match preadv2(&file, &mut into, 0, ReadWriteFlags::NOWAIT)? {
+            count if count == len => Ok(()),
+            _ => Err(wrong("part of it is not in memory, or it is too long")),
+        }
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -254,6 +251,22 @@ fn read_cached_file(
     _: &Buffers,
 ) -> io::Result<(VerifiedChunk, BytesMut)> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The chunk that `read` fills one of the buffers with, checked.
+fn read_checked(
+    record: &ChunkRecord,
+    buffers: &Buffers,
+    read: impl FnOnce(&mut [u8]) -> io::Result<()>,
+) -> io::Result<(VerifiedChunk, BytesMut)> {
+    let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
+    if let Err(error) = read(&mut bytes) {
+        bytes.unsplit(rest);
+        buffers.give(bytes);
+        return Err(error);
+    }
+    let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
+    Ok((chunk, rest))
 }
 
 fn wrong(why: &str) -> io::Error {

@@ -114,35 +114,44 @@ fn slow_readers_hold_no_growing_memory() {
         ),
         ("/org/m/resolve/main/model.safetensors".to_owned(), weights.len() as u64),
     ];
-    let ask = |target: &str, first: u64| {
+    let ask = |(target, size): &(String, u64), first: u64| {
         let mut stream = TcpStream::connect(&served.address).expect("the edge");
         let range = format!("Range: bytes={first}-");
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: x\r\n{range}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("a request");
-        stream
+        (stream, size - first)
+    };
+    let answered = |stream: &mut TcpStream| {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 206");
     };
     // Each is somewhere else in its file: all at the same place would come to what takes more memory together.
-    let mut streams: Vec<(TcpStream, &str)> = (0..readers)
+    let mut streams: Vec<(TcpStream, u64)> = (0..readers)
         .map(|number| {
-            let (target, size) = &targets[number % 2];
-            (ask(target, size * number as u64 / readers as u64), target.as_str())
+            let target = &targets[number % 2];
+            ask(target, target.1 * number as u64 / readers as u64)
         })
         .collect();
-    // Who has all of it begins anew.
-    let turn = |streams: &mut Vec<(TcpStream, &str)>, size: usize| {
+    // Who has all of it, and not before, begins anew.
+    let turn = |streams: &mut Vec<(TcpStream, u64)>, size: usize| {
         let mut piece = vec![0; size];
-        for (stream, target) in streams {
-            if stream.read(&mut piece).expect("bytes") == 0 {
-                *stream = ask(target, 0);
+        for (number, (stream, left)) in streams.iter_mut().enumerate() {
+            let count = stream.read(&mut piece).expect("bytes") as u64;
+            if count > 0 {
+                // The head comes before what was asked for, and is not counted.
+                *left = left.saturating_sub(count);
+                continue;
             }
+            assert_eq!(*left, 0, "an answer ends early");
+            (*stream, *left) = ask(&targets[number % 2], 0);
+            answered(stream);
         }
     };
     // All are answered and have what is read ahead of them.
     for (stream, _) in &mut streams {
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).expect("an answer");
-        assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 206");
+        answered(stream);
     }
     // What the system itself holds of each is taken: from here on the edge has to send.
     for _ in 0..80 {
