@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Done, PackError, PackReport, Packed};
+use super::packer::{Done, Packed};
+use super::{PackError, PackReport};
 use crate::format::FormatError;
 use crate::format::layout::{Layout, Place};
 use crate::format::manifest::Manifest;

@@ -1,0 +1,525 @@
+//! The packer: units of files, looked up and linked or encoded, until all of them have records.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::base::{BaseArtifact, Bases, Below, Linked, Partner};
+use super::cut::{self, Cut, Group};
+use super::encode::{self, Chunk, Reading};
+use super::hash::{self, Hashing, Turns};
+use super::held::{Held, Input, Maker};
+use super::known::KnownFile;
+use super::link::{self, Finder, Found};
+use super::pool::{InOrder, Pending, Pool, WorkerFailed};
+use super::writer::{Linkable, PackWriter};
+use super::{PackError, PackOptions, Progress};
+use crate::buffers::Buffers;
+use crate::codec::CodecChoice;
+use crate::dtype::Dtype;
+use crate::format::grid::Grid;
+use crate::format::page::FileEntry;
+use crate::format::record::ChunkRecord;
+use crate::id::{ContentDigest, DecodedDigest, PackId};
+use crate::model::{self, Part, PartKind};
+use crate::parallel::choose_grid;
+use crate::store::{Lease, Placed, Store, StoreError, candidates};
+
+/// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
+/// one is written again, because each run costs every later load a request.
+const MIN_RUN: u64 = 1 << 20;
+/// Bytes that are being encoded or wait for their pack.
+const AHEAD: u64 = 48 << 20;
+/// Buffers kept for them.
+const BUFFERS: usize = 128 << 20;
+
+/// What is looked up and linked, or encoded, as one.
+pub(super) struct Unit {
+    pub(super) file: usize,
+    pub(super) len: u64,
+    /// Of a tensor that is looked up nowhere, once it is encoded.
+    pub(super) digest: Option<ContentDigest>,
+    pub(super) element: Dtype,
+    pub(super) cut: Cut,
+    pub(super) tensor: Option<model::Part>,
+    /// Its counterpart in the base artifact.
+    pub(super) partner: Option<Partner>,
+}
+
+/// The units of a part with their bytes.
+type Units = Vec<(Unit, Held, Looking)>;
+
+/// A unit with the records of its chunks.
+pub(super) struct Done {
+    pub(super) unit: Unit,
+    /// Of no bytes, until a unit that is hashed while it is encoded has come to its end.
+    pub(super) digest: ContentDigest,
+    pub(super) records: Vec<ChunkRecord>,
+    /// Whether its chunks were written, rather than linked.
+    pub(super) written: bool,
+}
+
+enum Looking {
+    Not,
+    Pending(tokio::task::JoinHandle<Result<Option<Found>, StoreError>>),
+}
+
+/// The units of a part of a file, on their way.
+type PendingUnits = Pending<Result<Units, PackError>>;
+
+/// A group of chunks of unit `at` of the done ones, on its way.
+struct Encoding {
+    at: usize,
+    len: u64,
+    chunks: Pending<Result<Vec<Chunk>, PackError>>,
+}
+
+/// The digest of a unit that is hashed while it is encoded.
+type Digesting = Arc<InOrder<blake3::Hasher>>;
+
+pub(super) struct Packer<'a> {
+    options: Arc<PackOptions>,
+    runtime: &'a Handle,
+    progress: &'a dyn Progress,
+    pool: Pool,
+    finder: Arc<Finder>,
+    fresh: bool,
+    /// Whether chunks are stored as they are, all of them new: each is read where it is stored.
+    in_place: bool,
+    writer: PackWriter,
+    done: Vec<Done>,
+    encoding: VecDeque<Encoding>,
+    /// Bytes of `encoding`.
+    under_way: u64,
+    digesting: Vec<(usize, Digesting)>,
+    /// Of each file that was begun.
+    hashing: Vec<Hashing>,
+    /// Units that were found, behind each other, and are too short a run so far.
+    run: Vec<(Unit, Held, Found)>,
+    run_bytes: u64,
+    /// The last unit of the long run that is being linked.
+    linked: Option<Found>,
+    bases: Bases,
+    /// The packs of files that are taken over.
+    known: HashSet<PackId>,
+    buffers: Buffers,
+    window: usize,
+}
+
+pub(super) struct Packed {
+    pub(super) options: Arc<PackOptions>,
+    pub(super) files: Vec<(FileEntry, Vec<ChunkRecord>)>,
+    pub(super) done: Vec<Done>,
+    pub(super) places: HashMap<crate::id::StoredDigest, crate::format::layout::Place>,
+    pub(super) bases: HashMap<DecodedDigest, ChunkRecord>,
+    pub(super) new_bytes: u64,
+}
+
+impl<'a> Packer<'a> {
+    pub(super) fn new(
+        store: &Store,
+        lease: &Lease,
+        fresh: bool,
+        options: Arc<PackOptions>,
+        runtime: &'a Handle,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, PackError> {
+        let linkable = Linkable::new(store.clone(), lease.clone());
+        let mut chunks = HashMap::new();
+        if !fresh {
+            let packs = runtime.block_on(candidates(store))?;
+            chunks = runtime.block_on(link::left_behind(store, packs))?;
+        }
+        let read = |id| runtime.block_on(BaseArtifact::read(store, &options.trust, id));
+        let base = options.base.map(read).transpose()?.map(Arc::new);
+        let finder = Finder::new(store.clone(), options.clone(), linkable, chunks, base);
+        let finder = Arc::new(finder);
+        let writer = PackWriter::new(store.clone(), lease.clone(), runtime.clone());
+        let threads = options.threads.max(1);
+        let in_place = fresh && !finder.has_chunks() && options.codec == CodecChoice::Raw;
+        Ok(Self {
+            in_place,
+            options,
+            runtime,
+            progress,
+            pool: Pool::new(threads),
+            finder,
+            fresh,
+            writer,
+            done: Vec::new(),
+            encoding: VecDeque::new(),
+            under_way: 0,
+            digesting: Vec::new(),
+            hashing: Vec::new(),
+            run: Vec::new(),
+            run_bytes: 0,
+            linked: None,
+            bases: Bases::default(),
+            known: HashSet::new(),
+            buffers: Buffers::new(BUFFERS),
+            window: 2 * threads + 4,
+        })
+    }
+
+    pub(super) fn run(
+        mut self,
+        files: &[Input],
+        maker: &mut dyn Maker,
+    ) -> Result<Packed, PackError> {
+        // Units being digested or looked up, in order; enough to keep every thread busy.
+        let mut ahead = VecDeque::new();
+        for file in files {
+            let Input::Known(known) = file else { continue };
+            let packs = known.packs();
+            if !self.runtime.block_on(self.finder.linkable().all(&packs))? {
+                return Err(PackError::Gone(known.path().to_owned()));
+            }
+            self.known.extend(packs);
+        }
+        for (i, file) in files.iter().enumerate() {
+            self.hashing.push(Hashing::begin(file, self.options.sha256, &self.pool));
+            if let Input::Known(known) = file {
+                while !ahead.is_empty() {
+                    self.take(&mut ahead)?;
+                }
+                self.take_over(i, known)?;
+            }
+            for (number, part) in file.parts().iter().enumerate() {
+                let held = match file {
+                    Input::File(file) => Held::File { file: file.clone(), offset: part.offset },
+                    Input::Made(_) => maker.make(i, number)?,
+                    Input::Known(_) => continue,
+                };
+                ahead.push_back(self.analyse(i, file.path(), part, held));
+                if ahead.len() > self.window {
+                    self.take(&mut ahead)?;
+                }
+            }
+        }
+        while !ahead.is_empty() {
+            self.take(&mut ahead)?;
+        }
+        self.flush_run()?;
+        while !self.encoding.is_empty() {
+            self.settle_group()?;
+        }
+        for (at, digesting) in std::mem::take(&mut self.digesting) {
+            let digest = digesting.read(|hasher| ContentDigest::from_hash(hasher.finalize()));
+            self.done[at].digest = digest;
+        }
+        maker.finish()?;
+        let mut entries = Vec::with_capacity(files.len());
+        for (file, hashing) in files.iter().zip(self.hashing) {
+            let hashes = hashing.wait(file)?;
+            if let Input::File(file) = file {
+                file.check_unchanged()?;
+            }
+            let entry = FileEntry {
+                path: file.path().to_owned(),
+                executable: file.executable(),
+                size: file.size(),
+                sha256: hashes.sha256,
+                git_sha1: hashes.git_sha1,
+                extents: Vec::new(),
+            };
+            entries.push((entry, Vec::new()));
+        }
+        let (places, new_bytes) = self.writer.finish()?;
+        let (options, done) = (self.options, self.done);
+        let bases = self.bases.into_records();
+        Ok(Packed { options, files: entries, done, places, bases, new_bytes })
+    }
+
+    fn analyse(&self, index: usize, path: &str, part: &Part, held: Held) -> PendingUnits {
+        let (path, part) = (path.to_owned(), part.clone());
+        let (finder, runtime, fresh) = (self.finder.clone(), self.runtime.clone(), self.fresh);
+        self.pool.spawn(move |worker| {
+            let wrong = |error| held.error(error);
+            let units: Vec<(Unit, Held)> = match &part.kind {
+                PartKind::Content => {
+                    let extents = cut::content(&held, part.len).map_err(wrong)?;
+                    let unit = |extent: cut::ContentExtent| {
+                        let unit = Unit {
+                            file: index,
+                            len: extent.len,
+                            digest: Some(extent.digest),
+                            element: Dtype::Bytes,
+                            cut: Cut::Lengths(extent.lengths),
+                            tensor: None,
+                            partner: None,
+                        };
+                        (unit, held.from(extent.offset))
+                    };
+                    extents.into_iter().map(unit).collect()
+                }
+                PartKind::Tensor { name, dtype, shape } => {
+                    let base = finder.base();
+                    let partner = base.and_then(|b| b.partner(&path, name, *dtype, shape));
+                    let grid = match &partner {
+                        // So that chunk stands against chunk.
+                        Some(partner) => partner.grid,
+                        None => choose_grid(name, *dtype, shape).unwrap_or(Grid::EMPTY),
+                    };
+                    let (len, element) = (part.len, *dtype);
+                    let cut = Cut::Grid(grid);
+                    // Where nothing can be found, the tensor is hashed when it is encoded, if each
+                    // of its bytes is read once for that.
+                    let later = fresh && cut::groups(&cut.rects()).is_some();
+                    let digest = || cut::digest(&held, len, &mut worker.buffer);
+                    let digest = (!later).then(digest).transpose().map_err(wrong)?;
+                    let unit = Unit {
+                        file: index,
+                        len,
+                        digest,
+                        element,
+                        cut,
+                        tensor: Some(part),
+                        partner,
+                    };
+                    vec![(unit, held.clone())]
+                }
+            };
+            let look = |unit: &Unit| {
+                let Some(digest) = unit.digest.filter(|_| !fresh && unit.len > 0) else {
+                    return Looking::Not;
+                };
+                let (finder, element) = (finder.clone(), unit.element);
+                Looking::Pending(runtime.spawn(async move { finder.unit(digest, element).await }))
+            };
+            let look = |(unit, held): (Unit, Held)| {
+                let looking = look(&unit);
+                (unit, held, looking)
+            };
+            Ok(units.into_iter().map(look).collect())
+        })
+    }
+
+    fn take(&mut self, ahead: &mut VecDeque<PendingUnits>) -> Result<(), PackError> {
+        let Some(units) = ahead.pop_front() else { return Ok(()) };
+        for (unit, held, looking) in units.wait()?? {
+            let found = match looking {
+                Looking::Not => None,
+                Looking::Pending(task) => {
+                    self.runtime.block_on(task).map_err(|_| WorkerFailed)??
+                }
+            };
+            let fits = |found: &Found| {
+                let codec = self.options.codec;
+                found.chunks.iter().all(|c| link::fits(&c.record, unit.element, codec))
+            };
+            match found.filter(fits) {
+                Some(found) => {
+                    let last = self.run.last().map(|(_, _, last)| last);
+                    if !last.or(self.linked.as_ref()).is_none_or(|last| continues(last, &found)) {
+                        self.flush_run()?;
+                        self.linked = None;
+                    }
+                    self.run_bytes += found.rewritten();
+                    self.run.push((unit, held, found));
+                    // Long enough: what goes on behind it is linked as it comes, and not held.
+                    if self.linked.is_some() || self.run_bytes >= MIN_RUN {
+                        self.flush_run()?;
+                    }
+                }
+                None => {
+                    self.flush_run()?;
+                    self.linked = None;
+                    self.encode(unit, held)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Links the run of units found so far, or writes them again if it is short. Those of the base
+    /// artifact, and those beside a file that is taken over, are linked however short they are: whoever
+    /// loads this one reads there anyway.
+    fn flush_run(&mut self) -> Result<(), PackError> {
+        let run = std::mem::take(&mut self.run);
+        let long = std::mem::take(&mut self.run_bytes) >= MIN_RUN || self.linked.is_some();
+        if long {
+            self.linked = run.last().map(|(_, _, found)| found.clone()).or(self.linked.take());
+        }
+        for (unit, held, found) in run {
+            let beside = found.chunks.iter().all(|chunk| self.known.contains(&chunk.place.pack));
+            let linked = match long || found.of_base || beside {
+                true => self.link(&held, &found)?,
+                false => None,
+            };
+            let Some(linked) = linked else {
+                self.encode(unit, held)?;
+                continue;
+            };
+            linked.iter().for_each(|linked| self.note(linked));
+            self.progress.advance(unit.len);
+            self.hash_alone(&unit, &held);
+            let records = linked.iter().map(|linked| linked.chunk.record).collect();
+            let unit = Unit { cut: found.cut, ..unit };
+            self.finish(unit, records, false);
+        }
+        Ok(())
+    }
+
+    /// Takes over a file whose packs may be linked.
+    fn take_over(&mut self, index: usize, file: &KnownFile) -> Result<(), PackError> {
+        self.flush_run()?;
+        self.linked = None;
+        let units = file.linked(index, &mut self.bases);
+        for (unit, linked) in units.ok_or_else(|| PackError::Gone(file.path().to_owned()))? {
+            linked.iter().for_each(|linked| self.note(linked));
+            self.progress.advance(unit.len);
+            let records = linked.iter().map(|linked| linked.chunk.record).collect();
+            self.finish(unit, records, false);
+        }
+        Ok(())
+    }
+
+    /// The chunks of a unit that was found, with what they are stored against, if all of it may be
+    /// linked.
+    fn link(&self, unit: &Held, found: &Found) -> Result<Option<Vec<Linked>>, PackError> {
+        let base = self.finder.base().map(Arc::as_ref);
+        let resolve =
+            |chunk: &Placed| self.bases.resolve(base, *chunk, &found.bases, found.trusted);
+        let Some(linked) = found.chunks.iter().map(resolve).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let packs: HashSet<PackId> = linked.iter().flat_map(Linked::packs).collect();
+        let usable = self.runtime.block_on(async {
+            let there = self.finder.linkable().all(&packs).await?;
+            Ok::<_, StoreError>(
+                there
+                    && (linked.iter().all(|linked| linked.trusted)
+                        || self.finder.compare_unit(unit, &found.cut, &linked).await?),
+            )
+        })?;
+        Ok(usable.then_some(linked))
+    }
+
+    /// Notes a chunk that the store has, and what it is stored against.
+    fn note(&mut self, linked: &Linked) {
+        for chunk in linked.bases.iter().chain([&linked.chunk]) {
+            self.writer.link(&chunk.record, chunk.place);
+        }
+        self.bases.add(&linked.bases);
+    }
+
+    fn encode(&mut self, unit: Unit, held: Held) -> Result<(), PackError> {
+        let at = self.done.len();
+        let element = unit.element;
+        let rects = unit.cut.rects();
+        let groups = cut::groups(&rects);
+        // Chunks in another order than their bytes: those are read once more for the file's hashes.
+        let in_order = groups.is_some();
+        if !in_order {
+            self.hash_alone(&unit, &held);
+        }
+        let file = unit.file;
+        let groups = groups.unwrap_or_else(|| rects.iter().copied().map(Group::alone).collect());
+        let digesting = unit.digest.is_none().then(Digesting::default);
+        self.digesting.extend(digesting.clone().map(|digesting| (at, digesting)));
+        let base = self.finder.base().cloned();
+        let below = unit.partner.zip(base).map(|(partner, artifact)| Below { artifact, partner });
+        self.finish(unit, Vec::with_capacity(rects.len()), true);
+        let mut first = 0;
+        for (number, group) in groups.into_iter().enumerate() {
+            let len = group.len();
+            while self.encoding.len() >= self.window
+                || (self.under_way + len > AHEAD && !self.encoding.is_empty())
+            {
+                self.settle_group()?;
+            }
+            let turns = Turns {
+                unit: digesting.as_ref().map(|digesting| digesting.turn(number)),
+                file: in_order.then(|| self.hashing[file].turn()).flatten(),
+            };
+            let count = group.rects.len();
+            let reading = Reading { unit: held.clone(), element, group };
+            let chunks = if self.in_place {
+                // A chunk is at most 4 MiB.
+                let rects = reading.group.rects.iter();
+                let rooms = rects.map(|rect| self.writer.reserve(rect.len() as u32)).collect();
+                let buffers = self.buffers.clone();
+                self.pool.spawn(move |_| reading.in_place(rooms, turns, &buffers))
+            } else {
+                let encoding = encode::Encoding {
+                    finder: self.finder.clone(),
+                    runtime: self.runtime.clone(),
+                    choice: self.options.codec,
+                    element,
+                    below: below.as_ref().map(|below| below.from(first)),
+                };
+                let buffers = self.buffers.clone();
+                self.pool.spawn(move |worker| {
+                    reading.encoded(turns, &buffers, |chunks| encoding.encode(worker, chunks))
+                })
+            };
+            first += count;
+            self.under_way += len;
+            self.encoding.push_back(Encoding { at, len, chunks });
+        }
+        Ok(())
+    }
+
+    /// Hashes a unit for its file, if that is hashed along and the unit is not read for its chunks.
+    fn hash_alone(&mut self, unit: &Unit, held: &Held) {
+        let Some(turn) = self.hashing[unit.file].turn() else { return };
+        let (held, len, at) = (held.clone(), unit.len, self.done.len());
+        let chunks = self.pool.spawn(move |worker| {
+            hash::alone(turn, &held, len, &mut worker.buffer).map(|()| Vec::new())
+        });
+        self.encoding.push_back(Encoding { at, len: 0, chunks });
+    }
+
+    fn finish(&mut self, unit: Unit, records: Vec<ChunkRecord>, written: bool) {
+        let digest = unit.digest.unwrap_or_else(|| ContentDigest::of(b""));
+        self.done.push(Done { unit, digest, records, written });
+    }
+
+    fn settle_group(&mut self) -> Result<(), PackError> {
+        let Some(Encoding { at, len, chunks }) = self.encoding.pop_front() else { return Ok(()) };
+        self.under_way -= len;
+        for chunk in chunks.wait()?? {
+            let record = match chunk {
+                Chunk::New(encoded, below) => {
+                    let record = encoded.record;
+                    if let Some(below) = below {
+                        self.note(&below);
+                        self.bases.add(&[below.chunk]);
+                    }
+                    self.writer.push(encoded)?;
+                    record
+                }
+                Chunk::Read(record, room) => {
+                    self.writer.push_read(record, room)?;
+                    record
+                }
+                Chunk::Known(linked) => {
+                    self.note(&linked);
+                    linked.chunk.record
+                }
+            };
+            self.done[at].records.push(record);
+        }
+        self.progress.advance(len);
+        Ok(())
+    }
+}
+
+/// Whether `next` lies right behind `last`: in the same pack, or at the start of another.
+fn continues(last: &Found, next: &Found) -> bool {
+    let (Some(last), Some(next)) = (last.chunks.last(), next.chunks.first()) else { return true };
+    let end = u64::from(last.place.offset) + u64::from(last.record.stored_len);
+    if last.place.pack == next.place.pack {
+        u64::from(next.place.offset) == end
+    } else {
+        next.place.offset == 0
+    }
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packed").field("units", &self.done.len()).finish_non_exhaustive()
+    }
+}
