@@ -14,12 +14,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use tenpak::calibrate::{CalibrateOptions, Calibrated, Draws, Layer, Solver, calibrate};
-use tenpak::eval::{PerplexityOptions, perplexity};
-use tenpak::lm::{Folder, LmError, Model, Text};
-use tenpak::quant::Float;
-use tenpak::solve::gptq::Order;
-use tenpak::solve::{Scheme, grid};
+use tenpak::dequant::Float;
+use tenpak::quantize::calibrate::{
+    CalibrateOptions, Calibrated, CalibrationSamples, Layer, Solver, calibrate,
+};
+use tenpak::quantize::eval::{PerplexityOptions, perplexity};
+use tenpak::quantize::lm::{Folder, LmError, Model, Text};
+use tenpak::quantize::solve::gptq::Order;
+use tenpak::quantize::solve::{Scheme, grid};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let gptq = |order| Solver::Gptq { damping: 0.01, order };
     let solver = match method.as_str() {
         "plain" => None,
-        "rtn" => Some(Solver::Nearest),
+        "rtn" => Some(Solver::RoundToNearest),
         "hqq" => Some(Solver::Hqq),
         "gptq" => Some(gptq(Order::GroupAware)),
         "gptq-stored" => Some(gptq(Order::Stored)),
@@ -53,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut raised = 0;
     if let Some(solver) = solver {
-        let draws = Draws::of_runs(runs);
+        let draws = CalibrationSamples::of_runs(runs);
         let options = CalibrateOptions::new(solver);
         calibrate(&model, &draws, &options, &|_| Some(scheme), &mut |one| {
             match one {

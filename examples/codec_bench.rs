@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use serde_json::json;
-use tenpak::codec::{self, CodecChoice, Encoder};
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::{self, CodecChoice, Encoder};
+use tenpak::chunk::verified::VerifiedChunk;
+use tenpak::format::dtype::Dtype;
+use tenpak::format::id::{DecodedDigest, StoredDigest};
 use tenpak::format::record::{Base, ChunkRecord};
-use tenpak::id::{DecodedDigest, StoredDigest};
-use tenpak::verify::VerifiedChunk;
 
 const CHUNK: usize = 1 << 20;
 const BASE: Base = Base { decoded: DecodedDigest::from_bytes([1; 32]), depth: 1 };

@@ -13,7 +13,7 @@ mod gpu;
 
 use std::time::Instant;
 
-use tenpak::quant::{Float, Layout, Nested, Weight, dequantize, sample};
+use tenpak::dequant::{Float, Layout, Nested, Weight, dequantize, sample};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -73,7 +73,7 @@ fn weights(rows: u32, cols: u32) -> Result<Vec<Kind>, Failure> {
 
 /// Bytes that a kernel must move.
 fn moved(weight: &Weight, out: Float) -> u64 {
-    let parts: u64 = tenpak::quant::Part::ALL.iter().map(|part| weight.part_len(*part)).sum();
+    let parts: u64 = tenpak::dequant::Part::ALL.iter().map(|part| weight.part_len(*part)).sum();
     parts + weight.elements() * out.size()
 }
 

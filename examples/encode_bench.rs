@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use safetensors::SafeTensors;
 use serde_json::json;
-use tenpak::dtype::Dtype;
-use tenpak::quant::Float;
-use tenpak::quant::encode::rtn::{Rounding, Rule};
-use tenpak::quant::encode::{EncodeError, Matrix, int8, nf4, rtn};
+use tenpak::dequant::Float;
+use tenpak::format::dtype::Dtype;
+use tenpak::quantize::encode::rtn::{Rounding, Rule};
+use tenpak::quantize::encode::{EncodeError, Matrix, int8, nf4, rtn};
 
 /// The fastest of so many passes counts.
 const PASSES: usize = 3;

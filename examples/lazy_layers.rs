@@ -12,14 +12,14 @@ use std::sync::Arc;
 use half::bf16;
 use matmul::{Failure, numbers};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use tenpak::artifact::{Artifact, OpenOptions, Selection, Wanted};
-use tenpak::loader::LoadOptions;
+use tenpak::load::LoadOptions;
+use tenpak::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
+use tenpak::load::sink::resident::{Resident, ResidentOptions, ResidentStats};
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
 use tenpak::pack::{PackOptions, pack};
-use tenpak::sink::resident::{Resident, ResidentOptions, ResidentStats};
-use tenpak::sink::wgpu::{Gpu, GpuOptions};
-use tenpak::source::Backend;
-use tenpak::source::object::ObjectBackend;
 use tenpak::store::Store;
+use tenpak::transport::Transport;
+use tenpak::transport::object::ObjectBackend;
 
 const LAYERS: u64 = 8;
 const WIDTH: usize = 256;
@@ -88,20 +88,23 @@ pub fn run(passes: u32) -> Result<Report, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let folder = tempfile::tempdir()?;
     write(folder.path())?;
-    let backend: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
-    let (store, options) = (Store::new(backend.clone()), PackOptions::default());
+    let transport: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
+    let (store, options) = (Store::new(transport.clone()), PackOptions::default());
     let name = (&"example/lazy".parse()?, &"latest".parse()?);
     pack(folder.path(), &store, name, options, runtime.handle(), &())?;
     runtime.block_on(async {
         let spec = "example/lazy".parse()?;
-        let artifact = Artifact::open(vec![backend], &spec, &OpenOptions::default()).await?;
-        let wanted = artifact.want(&Selection::All, None).await?;
+        let artifact = Artifact::open(vec![transport], &spec, &OpenOptions::default()).await?;
+        let wanted = artifact.select(&Selection::All, None).await?;
         let model: u64 = wanted.tensors.iter().map(|want| want.cut.len()).sum();
         let budget = model / 4;
         let gpu = Gpu::open(&GpuOptions::default())?;
         println!("a model of {model} bytes, a budget of {budget}, on {}", gpu.name());
         let fetch = move |tensors| {
-            artifact.load(Wanted { tensors, ..Wanted::default() }, &LoadOptions::default())
+            artifact.load(
+                SelectedTensors { tensors, ..SelectedTensors::default() },
+                &LoadOptions::default(),
+            )
         };
         let options = ResidentOptions::new(budget);
         let resident = Resident::new(gpu.clone(), options, &wanted.tensors, fetch);

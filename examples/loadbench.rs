@@ -8,17 +8,17 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tenpak::artifact::{Artifact, OpenOptions, Selection};
-use tenpak::codec::CodecChoice;
-use tenpak::loader::LoadOptions;
-use tenpak::source::{self, Backend};
+use tenpak::chunk::codec::CodecChoice;
+use tenpak::load::LoadOptions;
+use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::transport::{self, Transport};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["build", location, mib] => {
-            let store: Arc<dyn Backend> = source::url::open(location)?;
+            let store: Arc<dyn Transport> = transport::url::open(location)?;
             let mut left: u64 = mib.parse()?;
             let mut tensors = Vec::new();
             while left > 0 {
@@ -35,11 +35,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             println!("{}", support::build(&store, &tensors, CodecChoice::Raw, 63 << 20).await);
         }
         ["load", location, id, rest @ ..] => {
-            let store: Arc<dyn Backend> = source::url::open(location)?;
+            let store: Arc<dyn Transport> = transport::url::open(location)?;
             let started = Instant::now();
             let spec = format!("@{id}").parse()?;
             let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await?;
-            let wanted = artifact.want(&Selection::All, None).await?;
+            let wanted = artifact.select(&Selection::All, None).await?;
             let mut options = LoadOptions::default();
             if let [connections, ..] = rest {
                 options.connections = Some(connections.parse()?);

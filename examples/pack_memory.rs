@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tenpak::codec::CodecChoice;
+use tenpak::chunk::codec::CodecChoice;
 use tenpak::pack::{PackOptions, pack};
-use tenpak::source::object::ObjectBackend;
 use tenpak::store::Store;
+use tenpak::transport::object::ObjectBackend;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut path = None;

@@ -11,20 +11,20 @@ use std::sync::Arc;
 
 use matmul::{Failure, numbers};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use tenpak::artifact::{Artifact, OpenOptions, Selection};
-use tenpak::loader::LoadOptions;
+use tenpak::dequant::Float;
+use tenpak::dequant::config::Method;
+use tenpak::load::LoadOptions;
+use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::load::sink::dequant::{Delivered, DequantSink, Dequantize, Made};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::drain;
+use tenpak::load::sink::host::Host;
+use tenpak::load::sink::stream::StreamOptions;
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
 use tenpak::pack::{PackOptions, pack};
-use tenpak::quant::Float;
-use tenpak::quant::config::Method;
-use tenpak::sink::dequant::{Delivered, DequantSink, Dequantize, Made};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::drain;
-use tenpak::sink::host::Host;
-use tenpak::sink::stream::StreamOptions;
-use tenpak::sink::wgpu::{Gpu, GpuOptions};
-use tenpak::source::Backend;
-use tenpak::source::object::ObjectBackend;
 use tenpak::store::Store;
+use tenpak::transport::Transport;
+use tenpak::transport::object::ObjectBackend;
 
 /// The code book of NF4.
 const NF4: [f32; 16] = [
@@ -114,7 +114,7 @@ async fn load<D: Dequantize>(
 ) -> Result<Vec<Delivered<D::Memory>>, Failure> {
     let config = artifact.file("config.json", 1 << 20).await?.ok_or("it has no config.json")?;
     let method = Method::of_config(&serde_json::from_slice(&config)?)?;
-    let wanted = artifact.want(&Selection::All, None).await?;
+    let wanted = artifact.select(&Selection::All, None).await?;
     let options = StreamOptions::default();
     let mut sink = DequantSink::new(device, &options, method, Float::BF16, &wanted.tensors)?;
     let mut loader = artifact.load(wanted, &LoadOptions::default());
@@ -126,21 +126,21 @@ async fn load<D: Dequantize>(
 /// Multiplies every dequantized weight of an artifact, or of one made here.
 pub fn run(stored: Option<(&str, &str)>) -> Result<Report, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let (backend, name): (Arc<dyn Backend>, &str) = match stored {
-        Some((store, name)) => (tenpak::source::url::open(store)?, name),
+    let (transport, name): (Arc<dyn Transport>, &str) = match stored {
+        Some((store, name)) => (tenpak::transport::url::open(store)?, name),
         None => {
             let folder = tempfile::tempdir()?;
             write(folder.path())?;
-            let backend: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
-            let (store, options) = (Store::new(backend.clone()), PackOptions::default());
+            let transport: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
+            let (store, options) = (Store::new(transport.clone()), PackOptions::default());
             let name = (&"example/nf4".parse()?, &"latest".parse()?);
             pack(folder.path(), &store, name, options, runtime.handle(), &())?;
-            (backend, "example/nf4")
+            (transport, "example/nf4")
         }
     };
     runtime.block_on(async {
         let artifact =
-            Artifact::open(vec![backend], &name.parse()?, &OpenOptions::default()).await?;
+            Artifact::open(vec![transport], &name.parse()?, &OpenOptions::default()).await?;
         let gpu = Gpu::open(&GpuOptions::default())?;
         println!("{name} on {}", gpu.name());
         let (device, host) = (load(&artifact, gpu.clone()).await?, load(&artifact, Host).await?);

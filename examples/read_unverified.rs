@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use tenpak::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::format::store as paths;
-use tenpak::plan::{Plan, PlanOptions};
-use tenpak::source::{self, Backend, ReadRange};
+use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::schedule::plan::{Plan, PlanOptions};
+use tenpak::transport::{self, ReadRange, Transport};
 
 /// What a load keeps in flight by default.
 const BUDGET: usize = 32 << 20;
 
-type Work = Mutex<VecDeque<(ReadRange, tenpak::id::PackId)>>;
+type Work = Mutex<VecDeque<(ReadRange, tenpak::format::id::PackId)>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,12 +24,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: read_unverified STORE_URL NAME".into());
     };
     let start = Instant::now();
-    let backend = source::url::open(store)?;
+    let transport = transport::url::open(store)?;
     let artifact =
-        Artifact::open(vec![backend.clone()], &name.parse()?, &OpenOptions::default()).await?;
-    let wanted = artifact.want(&Selection::All, None).await?;
+        Artifact::open(vec![transport.clone()], &name.parse()?, &OpenOptions::default()).await?;
+    let wanted = artifact.select(&Selection::All, None).await?;
     let options = PlanOptions {
-        pack_ends: if backend.reads_block() { Default::default() } else { wanted.pack_ends },
+        pack_ends: if transport.reads_block() { Default::default() } else { wanted.pack_ends },
         ..PlanOptions::default()
     };
     let plan = Plan::new(wanted.tensors, &options);
@@ -41,19 +41,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         (range, fetch.pack)
     });
     let work: Arc<Work> = Arc::new(Mutex::new(work.collect()));
-    let connections = if backend.reads_block() { 2 } else { 4 };
+    let connections = if transport.reads_block() { 2 } else { 4 };
     let mut tasks = Vec::new();
     for _ in 0..connections {
-        let (backend, work) = (backend.clone(), work.clone());
-        tasks.push(match backend.reads_block() {
+        let (transport, work) = (transport.clone(), work.clone());
+        tasks.push(match transport.reads_block() {
             true => tokio::task::spawn_blocking(move || {
                 tokio::runtime::Handle::current().block_on(read(
-                    backend,
+                    transport,
                     work,
                     BUDGET / connections,
                 ))
             }),
-            false => tokio::spawn(read(backend, work, BUDGET / connections)),
+            false => tokio::spawn(read(transport, work, BUDGET / connections)),
         });
     }
     let mut bytes = 0;
@@ -66,16 +66,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn read(
-    backend: Arc<dyn Backend>,
+    transport: Arc<dyn Transport>,
     work: Arc<Work>,
     memory: usize,
-) -> Result<u64, source::SourceError> {
+) -> Result<u64, transport::TransportError> {
     let mut buffer = BytesMut::with_capacity(memory);
     let mut total = 0;
     loop {
         let next = work.lock().map_or(None, |mut work| work.pop_front());
         let Some((range, pack)) = next else { return Ok(total) };
-        let mut reader = backend.open(&paths::pack(pack), range).await?;
+        let mut reader = transport.open(&paths::pack(pack), range).await?;
         loop {
             if buffer.capacity() - buffer.len() < 1 << 20 {
                 buffer.clear();

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tenpak::dtype::{Dtype, Shape};
+use tenpak::format::dtype::{Dtype, Shape};
 use tenpak::format::grid::Grid;
+use tenpak::format::id::{ContentDigest, ManifestId, PackId, StoredDigest};
 use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
 use tenpak::format::pack::{PackIndex, Trailer};
@@ -16,9 +17,8 @@ use tenpak::format::page::{Extent, FileEntry, TensorEntry};
 use tenpak::format::record::ChunkRecord;
 use tenpak::format::store as paths;
 use tenpak::format::table::Entries;
-use tenpak::id::{ContentDigest, ManifestId, PackId, StoredDigest};
-use tenpak::source::dir::DirBackend;
 use tenpak::store::{Lifetime, Store};
+use tenpak::transport::dir::DirBackend;
 
 const LAYERS: u32 = 128;
 /// 8,192 chunks of 1 MiB a layer, 2^20 in all.
@@ -99,10 +99,10 @@ async fn make(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
     let id = ManifestId::of(&bytes);
     let places = table.records.iter().map(|record| places[&record.stored]).collect();
     let layout = Layout { manifest: id, places };
-    let backend = store.backend();
-    backend.put(&paths::table(manifest.table().table), vec![table.bytes.into()]).await?;
-    backend.put(&paths::layout(id), vec![layout.to_bytes().into()]).await?;
-    backend.put(&paths::manifest(id), vec![bytes.into()]).await?;
+    let transport = store.transport();
+    transport.put(&paths::table(manifest.table().table), vec![table.bytes.into()]).await?;
+    transport.put(&paths::layout(id), vec![layout.to_bytes().into()]).await?;
+    transport.put(&paths::manifest(id), vec![bytes.into()]).await?;
     store
         .publish(&"bench/terabyte".parse()?, &"latest".parse()?, id, &[], Lifetime::default())
         .await?;
@@ -135,7 +135,7 @@ async fn place(
         let trailer = Trailer { index_len: bytes.len() as u32 };
         parts.push(bytes.into());
         parts.push(Bytes::copy_from_slice(&trailer.to_bytes()));
-        store.backend().put(&paths::pack(pack), parts).await?;
+        store.transport().put(&paths::pack(pack), parts).await?;
     }
     Ok(())
 }

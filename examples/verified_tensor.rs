@@ -1,9 +1,9 @@
 //! Loads one tensor, verified against a trusted key, from any store:
 //! `verified_tensor STORE ARTIFACT TENSOR PUBLIC_KEY`.
 
-use tenpak::artifact::{Artifact, OpenOptions, Selection};
-use tenpak::loader::LoadOptions;
-use tenpak::source;
+use tenpak::load::LoadOptions;
+use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::transport;
 use tenpak::trust::TrustSet;
 
 #[tokio::main]
@@ -15,13 +15,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trust = TrustSet::load(std::slice::from_ref(key))?;
     let options = OpenOptions { trust, ..OpenOptions::default() };
     let artifact =
-        Artifact::open(vec![source::url::open(store)?], &name.parse()?, &options).await?;
-    let wanted = artifact.want(&Selection::new(&[tensor])?, None).await?;
+        Artifact::open(vec![transport::url::open(store)?], &name.parse()?, &options).await?;
+    let wanted = artifact.select(&Selection::new(&[tensor])?, None).await?;
     let mut loader = artifact.load(wanted, &LoadOptions::default());
     while let Some(tensor) = loader.next().await {
         // Every byte of `data` was checked against a manifest that the trusted key signed.
         let tensor = tensor?;
-        println!("{} {} {}", tensor.name(), tensor.want.entry.dtype, tensor.want.shape);
+        println!("{} {} {}", tensor.name(), tensor.request.entry.dtype, tensor.request.shape);
         println!("{:02x?}...", &tensor.data[..tensor.data.len().min(16)]);
     }
     Ok(())

@@ -9,34 +9,35 @@
 //!
 //! | modules | what they do | I/O |
 //! |---|---|---|
-//! | [`id`], [`dtype`] | typed digests, element types, shapes | none |
-//! | [`format`] | records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
-//! | `simd` | loops compiled for the vector instructions at hand | none |
-//! | [`quant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
-//! | [`verify`], [`codec`] | arrived bytes to known bytes to decoded bytes | none |
-//! | [`solve`] | weights to codes: rounding, GPTQ, AWQ, HQQ | none |
-//! | [`parallel`], [`shard`], [`plan`], [`load_state`] | which chunks, which ranges, in which order, and what to do when one fails | none |
+//! | [`format`] | typed digests, element types; records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
+//! | [`chunk`] | arrived bytes to known bytes to decoded bytes; codecs | none |
+//! | [`dequant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
+//! | [`schedule`] | which chunks, which ranges, in which order, and what to do when one fails | none |
 //! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
-//! | `memory`, `buffers`, [`bases`] | aligned memory, used again; decoded chunks that others are stored against | none |
-//! | [`source`] | directories, buckets, web servers behind one trait | yes |
+//! | `memory` | aligned memory, used again | none |
+//! | [`transport`] | directories, buckets, web servers behind one trait | yes |
 //! | [`store`] | typed objects, refs, leases | yes |
-//! | [`loader`], [`sink`], [`artifact`] | streaming tensors, and opening what holds them | yes |
-//! | [`model`], [`pack`], [`unpack`] | folders into a store and back | yes |
-//! | [`lm`], [`eval`], [`calibrate`] | language models, block by block: how well they predict, and what they teach solvers | yes |
-//! | [`produce`] | new artifacts from old ones: quantized checkpoints, deltas | yes |
-//! | [`maintain`], [`edge`], [`cli`] | keeping a store, serving it, the command | yes |
+//! | [`load`] | opening an artifact, and streaming its tensors into memory and devices | yes |
+//! | [`pack`] | folders into a store and back | yes |
+//! | [`quantize`] | new artifacts from old ones: quantized checkpoints, deltas; the models that are measured for it | yes |
+//! | [`maintain`] | keeping a store: verify, copy, collect, repack | yes |
+//! | [`edge`] | serving a store | yes |
+//! | [`cli`] | the command | yes |
 //!
 //! One tensor, verified:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tenpak::{artifact, loader::LoadOptions, source, trust::TrustSet};
+//! use tenpak::load::artifact;
+//! use tenpak::load::LoadOptions;
+//! use tenpak::transport;
+//! use tenpak::trust::TrustSet;
 //!
 //! let trust = TrustSet::load(&["org.pub".to_owned()])?;
 //! let options = artifact::OpenOptions { trust, ..Default::default() };
-//! let store = source::url::open("https://weights.example.com/store/")?;
+//! let store = transport::url::open("https://weights.example.com/store/")?;
 //! let model = artifact::Artifact::open(vec![store], &"org/model".parse()?, &options).await?;
-//! let wanted = model.want(&artifact::Selection::new(&["lm_head.weight"])?, None).await?;
+//! let wanted = model.select(&artifact::Selection::new(&["lm_head.weight"])?, None).await?;
 //! let mut load = model.load(wanted, &LoadOptions::default());
 //! while let Some(tensor) = load.next().await {
 //!     let tensor = tensor?;
@@ -46,34 +47,17 @@
 //! # }
 //! ```
 
-pub mod artifact;
-pub mod bases;
-mod buffers;
-pub mod calibrate;
+pub mod chunk;
 pub mod cli;
-pub mod codec;
-pub mod dtype;
+pub mod dequant;
 pub mod edge;
-pub mod eval;
 pub mod format;
-pub mod id;
-pub mod lm;
-pub mod load_state;
-pub mod loader;
+pub mod load;
 pub mod maintain;
 mod memory;
-pub mod model;
 pub mod pack;
-pub mod parallel;
-pub mod plan;
-pub mod produce;
-pub mod quant;
-pub mod shard;
-mod simd;
-pub mod sink;
-pub mod solve;
-pub mod source;
+pub mod quantize;
+pub mod schedule;
 pub mod store;
+pub mod transport;
 pub mod trust;
-pub mod unpack;
-pub mod verify;

@@ -8,12 +8,12 @@ mod s3;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tenpak::source::dir::DirBackend;
-use tenpak::source::fault::FaultBackend;
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{
-    Backend, Expected, ObjectPath, ReadRange, SourceError, SourceErrorKind, Version, url,
+use tenpak::transport::dir::DirBackend;
+use tenpak::transport::fault::FaultBackend;
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{
+    Expected, ObjectPath, ReadRange, Transport, TransportError, TransportErrorKind, Version, url,
 };
 
 fn path(text: &str) -> ObjectPath {
@@ -26,11 +26,11 @@ fn pattern(length: usize) -> Bytes {
 
 /// Reads in steps of at most `step` bytes into spare capacity that must not move.
 async fn read(
-    backend: &dyn Backend,
+    backend: &dyn Transport,
     at: &ObjectPath,
     range: ReadRange,
     step: usize,
-) -> Result<(Bytes, Option<Version>), SourceError> {
+) -> Result<(Bytes, Option<Version>), TransportError> {
     let mut reader = backend.open(at, range).await?;
     let length = usize::try_from(reader.range.end - reader.range.start).expect("a small object");
     let mut out = BytesMut::with_capacity(length + step);
@@ -50,11 +50,11 @@ async fn read(
     Ok((out.freeze(), reader.version))
 }
 
-fn kind<T: std::fmt::Debug>(result: Result<T, SourceError>) -> SourceErrorKind {
+fn kind<T: std::fmt::Debug>(result: Result<T, TransportError>) -> TransportErrorKind {
     result.expect_err("an error").kind
 }
 
-async fn conforms(backend: Arc<dyn Backend>) {
+async fn conforms(backend: Arc<dyn Transport>) {
     let b = backend.as_ref();
     reads_what_was_written(b).await;
     ranges_are_exact(b).await;
@@ -64,7 +64,7 @@ async fn conforms(backend: Arc<dyn Backend>) {
     writers_and_readers_at_once(&backend).await;
 }
 
-async fn reads_what_was_written(b: &dyn Backend) {
+async fn reads_what_was_written(b: &dyn Transport) {
     let big = pattern(3_000_001);
     let parts: Vec<Bytes> = (0..big.len())
         .step_by(40_000)
@@ -89,7 +89,7 @@ async fn reads_what_was_written(b: &dyn Backend) {
     assert_eq!(now, "new");
 }
 
-async fn ranges_are_exact(b: &dyn Backend) {
+async fn ranges_are_exact(b: &dyn Transport) {
     let at = path("packs/ranges");
     let object = pattern(100_000);
     b.put(&at, vec![object.clone()]).await.expect("a write");
@@ -107,24 +107,24 @@ async fn ranges_are_exact(b: &dyn Backend) {
     }
     for range in [0..100_001, 99_999..100_001, 100_000..100_001, 200_000..200_001] {
         let got = b.open(&at, ReadRange::Bounded(range.clone())).await;
-        assert_eq!(kind(got), SourceErrorKind::OutOfRange, "{range:?}");
+        assert_eq!(kind(got), TransportErrorKind::OutOfRange, "{range:?}");
     }
     #[expect(clippy::reversed_empty_ranges, reason = "a caller's mistake to be refused")]
     for range in [ReadRange::Bounded(5..5), ReadRange::Bounded(9..3), ReadRange::Suffix(0)] {
-        assert_eq!(kind(b.open(&at, range).await), SourceErrorKind::Invalid);
+        assert_eq!(kind(b.open(&at, range).await), TransportErrorKind::Invalid);
     }
     let empty = path("packs/nothing");
     b.put(&empty, vec![]).await.expect("a write");
     let (got, _) = read(b, &empty, ReadRange::Suffix(10), 10).await.expect("a read");
     assert_eq!(got, "");
     let got = b.open(&empty, ReadRange::Bounded(0..1)).await;
-    assert_eq!(kind(got), SourceErrorKind::OutOfRange);
+    assert_eq!(kind(got), TransportErrorKind::OutOfRange);
 }
 
-async fn missing_objects_are_told(b: &dyn Backend) {
+async fn missing_objects_are_told(b: &dyn Transport) {
     let at = path("packs/missing");
     for range in [ReadRange::Full, ReadRange::Bounded(0..1), ReadRange::Suffix(1)] {
-        assert_eq!(kind(b.open(&at, range).await), SourceErrorKind::NotFound);
+        assert_eq!(kind(b.open(&at, range).await), TransportErrorKind::NotFound);
     }
     assert_eq!(b.head(&at).await.expect("a head"), None);
     b.delete(&at).await.expect("a deletion of nothing");
@@ -133,10 +133,10 @@ async fn missing_objects_are_told(b: &dyn Backend) {
     assert_eq!(b.head(&at).await.expect("a head"), None);
     // A directory of that name is no object.
     assert_eq!(b.head(&path("packs")).await.expect("a head"), None);
-    assert_eq!(kind(b.open(&path("packs"), ReadRange::Full).await), SourceErrorKind::NotFound);
+    assert_eq!(kind(b.open(&path("packs"), ReadRange::Full).await), TransportErrorKind::NotFound);
 }
 
-async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
+async fn conditional_writes_lose_no_update(backend: &Arc<dyn Transport>) {
     let b = backend.as_ref();
     let at = path("refs/m/@latest");
     let absent = || Expected::Absent;
@@ -144,23 +144,23 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
         let tag = "\"0123456789abcdef0123456789abcdef\"".to_owned();
         Expected::Version(Version { tag, generation: Some("9999999".to_owned()) })
     };
-    assert_eq!(kind(b.put_if(&at, stale(), "0".into()).await), SourceErrorKind::Conflict);
+    assert_eq!(kind(b.put_if(&at, stale(), "0".into()).await), TransportErrorKind::Conflict);
     assert_eq!(b.head(&at).await.expect("a head"), None);
     b.put_if(&at, absent(), "1".into()).await.expect("a first write");
-    assert_eq!(kind(b.put_if(&at, absent(), "2".into()).await), SourceErrorKind::Conflict);
-    assert_eq!(kind(b.put_if(&at, stale(), "2".into()).await), SourceErrorKind::Conflict);
+    assert_eq!(kind(b.put_if(&at, absent(), "2".into()).await), TransportErrorKind::Conflict);
+    assert_eq!(kind(b.put_if(&at, stale(), "2".into()).await), TransportErrorKind::Conflict);
     let (now, version) = read(b, &at, ReadRange::Full, 9).await.expect("a read");
     assert_eq!(now, "1");
     let first = Expected::Version(version.expect("a version"));
     b.put_if(&at, first.clone(), "2".into()).await.expect("a second write");
-    assert_eq!(kind(b.put_if(&at, first, "3".into()).await), SourceErrorKind::Conflict);
+    assert_eq!(kind(b.put_if(&at, first, "3".into()).await), TransportErrorKind::Conflict);
     let (now, _) = read(b, &at, ReadRange::Full, 9).await.expect("a read");
     assert_eq!(now, "2");
 
     // Six tasks count to five each: no increment is lost.
     let at = path("refs/m/@count");
     b.put(&at, vec!["0".into()]).await.expect("a write");
-    let count = |backend: Arc<dyn Backend>, at: ObjectPath| async move {
+    let count = |backend: Arc<dyn Transport>, at: ObjectPath| async move {
         let mut done = 0;
         while done < 5 {
             let whole = ReadRange::Full;
@@ -170,7 +170,7 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
             let next = Bytes::from((now + 1).to_string());
             match backend.put_if(&at, expected, next).await {
                 Ok(()) => done += 1,
-                Err(e) => assert_eq!(e.kind, SourceErrorKind::Conflict, "{e}"),
+                Err(e) => assert_eq!(e.kind, TransportErrorKind::Conflict, "{e}"),
             }
         }
     };
@@ -182,7 +182,7 @@ async fn conditional_writes_lose_no_update(backend: &Arc<dyn Backend>) {
     assert_eq!(now, "30");
 }
 
-async fn lists_are_sorted_and_complete(b: &dyn Backend) {
+async fn lists_are_sorted_and_complete(b: &dyn Transport) {
     let names = ["list/a.b", "list/a/b", "list/a/c/d", "list/b", "lists/other"];
     for name in names.iter().rev() {
         b.put(&path(name), vec![Bytes::from(name.to_string())]).await.expect("a write");
@@ -201,7 +201,7 @@ async fn lists_are_sorted_and_complete(b: &dyn Backend) {
     assert!(all.is_sorted_by(|a, b| a.path < b.path));
 }
 
-async fn writers_and_readers_at_once(backend: &Arc<dyn Backend>) {
+async fn writers_and_readers_at_once(backend: &Arc<dyn Transport>) {
     let at = path("packs/contended");
     let version = |n: u8| Bytes::from(vec![n; 300_000]);
     backend.put(&at, vec![version(0)]).await.expect("a write");
@@ -289,7 +289,7 @@ async fn s3_conforms_in_its_environment() {
     assert!(outside.list("").await.expect("a list").len() > 5);
     let missing = url::open("s3://no-such-bucket").expect("a store");
     let whole = ReadRange::Full;
-    assert_eq!(kind(missing.open(&path("a"), whole).await), SourceErrorKind::NotFound);
+    assert_eq!(kind(missing.open(&path("a"), whole).await), TransportErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -311,9 +311,9 @@ async fn a_directory_hides_what_is_not_the_stores() {
     assert_eq!(b.list("linked/").await.expect("a list"), []);
     for name in ["linked/secret", ".git/config", "packs/.hidden"] {
         let got = b.open(&path(name), ReadRange::Full).await;
-        assert_eq!(kind(got), SourceErrorKind::Invalid, "{name}");
+        assert_eq!(kind(got), TransportErrorKind::Invalid, "{name}");
         let put = b.put(&path(name), vec!["y".into()]).await;
-        assert_eq!(kind(put), SourceErrorKind::Invalid, "{name}");
+        assert_eq!(kind(put), TransportErrorKind::Invalid, "{name}");
     }
     let secret = std::fs::read_to_string(outside.path().join("secret"));
     assert_eq!(secret.expect("a file"), "x");
@@ -340,9 +340,9 @@ async fn only_stale_temporary_files_are_swept() {
     let (old, new) = (dir.path().join(".tmp/old"), dir.path().join(".tmp/new"));
     std::fs::write(&new, "x").expect("a file");
     let file = std::fs::File::create(&old).expect("a file");
-    let age = tenpak::source::dir::STALE_AGE + std::time::Duration::from_secs(60);
+    let age = tenpak::transport::dir::STALE_AGE + std::time::Duration::from_secs(60);
     file.set_modified(std::time::SystemTime::now() - age).expect("a time");
-    assert_eq!(b.sweep(tenpak::source::dir::STALE_AGE).await.expect("a sweep"), 1);
+    assert_eq!(b.sweep(tenpak::transport::dir::STALE_AGE).await.expect("a sweep"), 1);
     assert!(new.exists() && !old.exists());
 }
 
@@ -374,7 +374,7 @@ async fn small_reads_are_limited() {
         let read = read_all(&b, &at, range.clone(), limit, &policy).await;
         match length {
             Some(length) => assert_eq!(read.expect("a read").0.len(), length, "{range:?}"),
-            None => assert_eq!(kind(read), SourceErrorKind::Protocol, "{range:?}"),
+            None => assert_eq!(kind(read), TransportErrorKind::Protocol, "{range:?}"),
         }
     }
 }

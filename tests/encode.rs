@@ -6,11 +6,12 @@ use std::path::Path;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tenpak::quant::encode::rtn::{Rounding, Rule};
-use tenpak::quant::encode::{
+use tenpak::dequant::gguf::Block;
+use tenpak::dequant::{Float, convert};
+use tenpak::quantize::encode::rtn::{Rounding, Rule};
+use tenpak::quantize::encode::{
     EncodeError, Encoded, Matrix, awq, fp8, gguf, gptq, int8, nf4, packed, rtn,
 };
-use tenpak::quant::{Float, convert};
 
 /// The weight of `tests/judges/weights.py`, as bytes of its type.
 fn weight(seed: u64, rows: usize, columns: usize, kind: &str, float: Float) -> Vec<u8> {
@@ -43,19 +44,19 @@ fn encode(case: &Value, weight: &Matrix<'_>, threads: usize) -> Result<Vec<Encod
     let round = |rule, bits, symmetric| {
         rtn::codes(weight, Rounding { rule, bits, group, symmetric }, threads)
     };
-    let blocks = |block: gguf::Block| {
+    let blocks = |block: Block| {
         let bytes = gguf::blocks(weight, block, threads)?;
         let width = weight.columns() / block.elements() * block.bytes();
         let dims = vec![weight.rows() as u64, width as u64];
-        Ok(vec![Encoded { end: "weight", dtype: tenpak::dtype::Dtype::U8, dims, bytes }])
+        Ok(vec![Encoded { end: "weight", dtype: tenpak::format::dtype::Dtype::U8, dims, bytes }])
     };
     match case["method"].as_str().unwrap() {
         "nf4" => nf4::encode_weight(weight, flag("double"), threads),
         "int8" => int8::encode_weight(weight, threads),
         "float-quantized" => fp8::encode_weight(weight, threads),
-        "q4_0" => blocks(gguf::Block::Q4_0),
-        "q8_0" => blocks(gguf::Block::Q8_0),
-        "q4_k" => blocks(gguf::Block::Q4K),
+        "q4_0" => blocks(Block::Q4_0),
+        "q8_0" => blocks(Block::Q8_0),
+        "q4_k" => blocks(Block::Q4K),
         "awq" => awq::pack(&round(Rule::Awq, 4, false)?, threads),
         "packed" => packed::pack(&round(Rule::Packed, bits, symmetric)?, weight.float(), threads),
         "int-quantized" => packed::int8(&round(Rule::Packed, 8, true)?, weight.float()),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tenpak::source::fault::{Action, Fault, FaultBackend, When};
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ObjectPath, ReadRange, SourceErrorKind};
+use tenpak::transport::fault::{Action, Fault, FaultBackend, When};
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{ObjectPath, ReadRange, Transport, TransportErrorKind};
 
 const SIZE: usize = 1000;
 
@@ -30,7 +30,7 @@ async fn read_of(
     b: &FaultBackend,
     range: ReadRange,
     retries: u32,
-) -> Result<Bytes, SourceErrorKind> {
+) -> Result<Bytes, TransportErrorKind> {
     let policy = RetryPolicy {
         retries,
         first_pause: Duration::from_millis(1),
@@ -43,7 +43,7 @@ async fn read_of(
 
 #[tokio::test]
 async fn each_action_acts() {
-    use SourceErrorKind::*;
+    use TransportErrorKind::*;
     let flipped = |at: usize, bit: u8| {
         let mut bytes = content().to_vec();
         bytes[at] ^= 1 << bit;
@@ -101,12 +101,12 @@ async fn only_scripted_calls_are_hit() {
         Fault {
             prefix: "packs/".into(),
             when: When::Calls(1..3),
-            action: Action::Fail(SourceErrorKind::Transient),
+            action: Action::Fail(TransportErrorKind::Transient),
         },
         Fault::always("tables/", Action::Hang),
     ];
     let b = store(faults).await;
-    assert_eq!(read_of(&b, ReadRange::Full, 2).await, Err(SourceErrorKind::Transient));
+    assert_eq!(read_of(&b, ReadRange::Full, 2).await, Err(TransportErrorKind::Transient));
     assert_eq!(read_of(&b, ReadRange::Full, 0).await, Ok(content()));
     let stats = b.stats();
     assert_eq!((stats.total().reads, stats.below("packs/a").bytes_read), (4, 1500));
@@ -115,10 +115,10 @@ async fn only_scripted_calls_are_hit() {
 
 #[tokio::test]
 async fn writes_fail_as_scripted_and_are_counted() {
-    let b = store(vec![Fault::nth("refs/", 1, Action::Fail(SourceErrorKind::Io))]).await;
+    let b = store(vec![Fault::nth("refs/", 1, Action::Fail(TransportErrorKind::Io))]).await;
     b.put(&path("refs/x"), vec!["12".into(), "3".into()]).await.expect("a write");
     let failed = b.put(&path("refs/x"), vec!["45".into()]).await;
-    assert_eq!(failed.expect_err("an error").kind, SourceErrorKind::Io);
+    assert_eq!(failed.expect_err("an error").kind, TransportErrorKind::Io);
     b.delete(&path("refs/x")).await.expect("a deletion");
     let count = b.stats().below("refs/");
     assert_eq!((count.writes, count.bytes_written), (3, 5));

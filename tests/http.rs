@@ -10,9 +10,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tenpak::source::http::{HttpBackend, HttpOptions};
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ObjectPath, ReadRange, SourceError, SourceErrorKind, Version};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{
+    ObjectPath, ReadRange, Transport, TransportError, TransportErrorKind, Version,
+};
 use web::{Step, WebServer, answer, correct};
 
 const LIMIT: u64 = 1 << 30;
@@ -25,7 +27,7 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i * 7 + i / 251) as u8).collect()
 }
 
-fn backend(url: &str) -> HttpBackend {
+fn transport(url: &str) -> HttpBackend {
     HttpBackend::new(url, HttpOptions::default()).expect("a backend")
 }
 
@@ -39,8 +41,8 @@ fn eager(retries: u32) -> RetryPolicy {
     }
 }
 
-async fn get(url: &str, range: ReadRange) -> Result<(Bytes, Option<Version>), SourceError> {
-    let read = read_all(&backend(url), &path("packs/a"), range, LIMIT, &eager(0)).await;
+async fn get(url: &str, range: ReadRange) -> Result<(Bytes, Option<Version>), TransportError> {
+    let read = read_all(&transport(url), &path("packs/a"), range, LIMIT, &eager(0)).await;
     if let Err(e) = &read {
         // Every error names the store and the object.
         assert!(e.to_string().starts_with(&format!("{url}/: packs/a: ")), "{e}");
@@ -53,7 +55,7 @@ async fn good_servers_are_read() {
     let object = pattern(300_000);
     let served = object.clone();
     let server = WebServer::start(move |_, head| vec![Step::Send(correct(head, &served))]).await;
-    let b = backend(&server.url);
+    let b = transport(&server.url);
     for (range, start, end) in [
         (ReadRange::Full, 0, 300_000),
         (ReadRange::Bounded(0..1), 0, 1),
@@ -67,7 +69,7 @@ async fn good_servers_are_read() {
     }
     for range in [300_000..300_001, 299_999..300_001, 999_999..1_000_000] {
         let got = b.open(&path("packs/a"), ReadRange::Bounded(range)).await;
-        assert_eq!(got.expect_err("an error").kind, SourceErrorKind::OutOfRange);
+        assert_eq!(got.expect_err("an error").kind, TransportErrorKind::OutOfRange);
     }
     assert_eq!(server.connections(), 1, "keep-alive");
     let empty = WebServer::start(|_, head| vec![Step::Send(correct(head, b""))]).await;
@@ -79,7 +81,7 @@ async fn good_servers_are_read() {
 #[tokio::test]
 async fn paths_and_headers_are_sent_as_they_should() {
     let server = WebServer::start(|_, head| vec![Step::Send(correct(head, b"x"))]).await;
-    let b = backend(&format!("{}/some/prefix/", server.url));
+    let b = transport(&format!("{}/some/prefix/", server.url));
     let range = ReadRange::Bounded(0..1);
     b.open(&path("refs/a b/@v1?#%2e"), range).await.expect("a read");
     let request = server.requests().remove(0);
@@ -101,13 +103,13 @@ async fn head_tells_size_time_and_absence() {
         })]
     })
     .await;
-    let b = backend(&server.url);
+    let b = transport(&server.url);
     let info = b.head(&path("a")).await.expect("a head").expect("an object");
     let time = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
     assert_eq!((info.size, info.modified), (12345, time));
     assert_eq!(b.head(&path("a")).await.expect("a head"), None);
     let unknown = b.head(&path("a")).await.expect_err("no size");
-    assert_eq!(unknown.kind, SourceErrorKind::Protocol);
+    assert_eq!(unknown.kind, TransportErrorKind::Protocol);
 }
 
 #[tokio::test]
@@ -118,7 +120,7 @@ async fn a_whole_object_may_come_for_a_range() {
         vec![Step::Send(answer("200 OK", &["Content-Length: 50000"], &served))]
     })
     .await;
-    let reader = backend(&server.url)
+    let reader = transport(&server.url)
         .open(&path("packs/a"), ReadRange::Bounded(100..200))
         .await
         .expect("a read");
@@ -130,7 +132,7 @@ async fn a_whole_object_may_come_for_a_range() {
         assert!(get(&server.url, range).await.expect("a read").0 == object[start..end]);
     }
     let beyond = get(&server.url, ReadRange::Bounded(49_999..50_001)).await;
-    assert_eq!(beyond.expect_err("an error").kind, SourceErrorKind::OutOfRange);
+    assert_eq!(beyond.expect_err("an error").kind, TransportErrorKind::OutOfRange);
 }
 
 #[tokio::test]
@@ -156,7 +158,7 @@ async fn chunked_bodies_are_read() {
     let long = get(&server.url, ReadRange::Bounded(10..20)).await;
     assert_eq!(
         long.map(|(bytes, _)| bytes.len()).map_err(|e| e.kind),
-        Err(SourceErrorKind::Protocol)
+        Err(TransportErrorKind::Protocol)
     );
 }
 
@@ -171,7 +173,7 @@ async fn lengths_are_checked_where_they_are_known() {
         })]
     })
     .await;
-    let b = backend(&server.url);
+    let b = transport(&server.url);
     let (at, range) = (path("a"), ReadRange::Bounded(0..20));
     let mut reader = b.open(&at, range.clone()).await.expect("an answer");
     let mut out = BytesMut::new();
@@ -182,15 +184,15 @@ async fn lengths_are_checked_where_they_are_known() {
             Err(error) => break Err(error.kind),
         }
     };
-    assert_eq!(ended, Err(SourceErrorKind::Protocol));
+    assert_eq!(ended, Err(TransportErrorKind::Protocol));
     let refused = b.open(&at, range).await;
-    assert_eq!(refused.expect_err("an error").kind, SourceErrorKind::Protocol);
+    assert_eq!(refused.expect_err("an error").kind, TransportErrorKind::Protocol);
 }
 
 /// One bad answer each: what it is, what was asked, what the server does, what must come of it.
 #[tokio::test]
 async fn bad_answers_get_the_right_error() {
-    use SourceErrorKind::*;
+    use TransportErrorKind::*;
     let send = |status: &str, headers: &[&str], body: &[u8]| {
         vec![Step::Send(answer(status, headers, body))]
     };
@@ -276,7 +278,7 @@ async fn nobody_there_is_transient() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let error = get(&url, ReadRange::Full).await.expect_err("an error");
-    assert_eq!(error.kind, SourceErrorKind::Transient);
+    assert_eq!(error.kind, TransportErrorKind::Transient);
 }
 
 #[tokio::test]
@@ -293,7 +295,7 @@ async fn a_slow_loris_is_not_a_stall_but_patience_ends_somewhere() {
     assert_eq!(bytes.len(), 10);
     let server = drip(1000).await;
     let error = get(&server.url, ReadRange::Full).await.expect_err("an error");
-    assert_eq!(error.kind, SourceErrorKind::Stalled, "{error}");
+    assert_eq!(error.kind, TransportErrorKind::Stalled, "{error}");
 }
 
 #[tokio::test]
@@ -313,7 +315,7 @@ async fn transient_failures_are_tried_again() {
         }
     })
     .await;
-    let b = backend(&server.url);
+    let b = transport(&server.url);
     let range = ReadRange::Bounded(100..4000);
     let read = read_all(&b, &path("packs/a"), range, LIMIT, &eager(4)).await;
     assert!(read.expect("a read").0 == pattern(5000)[100..4000]);
@@ -324,14 +326,14 @@ async fn transient_failures_are_tried_again() {
         vec![Step::Send(answer("429 Slow Down", &headers, b""))]
     })
     .await;
-    let read = read_all(&backend(&server.url), &path("a"), ReadRange::Full, 9, &eager(2)).await;
+    let read = read_all(&transport(&server.url), &path("a"), ReadRange::Full, 9, &eager(2)).await;
     let error = read.expect_err("an error");
     assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
     assert_eq!(server.requests().len(), 3);
 
     let server = WebServer::start(|_, _| vec![Step::Send(answer("404 No", &[], b""))]).await;
-    let read = read_all(&backend(&server.url), &path("a"), ReadRange::Full, 9, &eager(4)).await;
-    assert_eq!(read.expect_err("an error").kind, SourceErrorKind::NotFound);
+    let read = read_all(&transport(&server.url), &path("a"), ReadRange::Full, 9, &eager(4)).await;
+    assert_eq!(read.expect_err("an error").kind, TransportErrorKind::NotFound);
     assert_eq!(server.requests().len(), 1, "what is not there is not asked for again");
 }
 
@@ -375,7 +377,7 @@ async fn a_cancelled_read_loses_no_byte() {
         vec![Step::Send(start.to_vec()), Step::Drip(rest.to_vec(), pause)]
     })
     .await;
-    let b = backend(&server.url);
+    let b = transport(&server.url);
     let mut reader = b.open(&path("a"), ReadRange::Full).await.expect("a read");
     let mut out = BytesMut::new();
     let mut cancelled = 0;
@@ -411,7 +413,7 @@ async fn back_pressure_reaches_the_server() {
             count.fetch_add(block.len(), std::sync::atomic::Ordering::SeqCst);
         }
     });
-    let mut reader = backend(&url).open(&path("a"), ReadRange::Full).await.expect("a read");
+    let mut reader = transport(&url).open(&path("a"), ReadRange::Full).await.expect("a read");
     let mut out = BytesMut::new();
     reader.body.read_some(&mut out, 1000).await.expect("a read");
     // The server is held back once its count stands still.
@@ -430,13 +432,13 @@ async fn back_pressure_reaches_the_server() {
 
 #[tokio::test]
 async fn it_takes_no_writes() {
-    let b = backend("http://127.0.0.1:1");
+    let b = transport("http://127.0.0.1:1");
     let put = b.put(&path("a"), vec![]).await;
-    assert_eq!(put.expect_err("an error").kind, SourceErrorKind::ReadOnly);
+    assert_eq!(put.expect_err("an error").kind, TransportErrorKind::ReadOnly);
     let delete = b.delete(&path("a")).await;
-    assert_eq!(delete.expect_err("an error").kind, SourceErrorKind::ReadOnly);
+    assert_eq!(delete.expect_err("an error").kind, TransportErrorKind::ReadOnly);
     let list = b.list("").await;
-    assert_eq!(list.expect_err("an error").kind, SourceErrorKind::Unlistable);
+    assert_eq!(list.expect_err("an error").kind, TransportErrorKind::Unlistable);
 }
 
 /// A TLS server with a certificate of its own, which offers `protocols`; returns its address, its
@@ -523,12 +525,12 @@ async fn https_is_not_left_and_its_certificate_is_checked() {
     let plain = WebServer::start(|_, head| vec![Step::Send(correct(head, b"plain"))]).await;
     let (url, pem, _) = tls_server(&[b"h2"], Some(format!("{}/a", plain.url))).await;
     let left = trusting(&url, pem).open(&path("a"), ReadRange::Full).await;
-    assert_eq!(left.expect_err("an error").kind, SourceErrorKind::Invalid);
+    assert_eq!(left.expect_err("an error").kind, TransportErrorKind::Invalid);
     assert_eq!(plain.requests().len(), 0);
 
     let (_, other_pem, _) = tls_server(&[b"h2"], None).await;
     let untrusted = trusting(&url, other_pem).open(&path("a"), ReadRange::Full).await;
     let error = untrusted.expect_err("an error");
-    assert_eq!(error.kind, SourceErrorKind::Invalid, "{error}");
+    assert_eq!(error.kind, TransportErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
 }

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::{TestTensor, build, odd, tensor};
-use tenpak::artifact::{Artifact, ArtifactError, OpenOptions, Selection};
-use tenpak::codec::CodecChoice;
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::CodecChoice;
+use tenpak::format::dtype::Dtype;
 use tenpak::format::grid::Grid;
+use tenpak::format::id::ManifestId;
 use tenpak::format::name::ArtifactSpec;
-use tenpak::id::ManifestId;
-use tenpak::loader::{ErrorKind, LoadError, LoadOptions, LoadStats, Tensor};
-use tenpak::parallel::{SplitAxis, split_axis};
-use tenpak::shard::Shard;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::{Backend, SourceErrorKind};
+use tenpak::load::artifact::{Artifact, ArtifactError, OpenOptions, Selection};
+use tenpak::load::{ErrorKind, LoadError, LoadOptions, LoadStats, Tensor};
+use tenpak::schedule::shard::Shard;
+use tenpak::schedule::tensor_parallel::{SplitAxis, split_axis};
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::{Transport, TransportErrorKind};
 
 const MIB: u64 = 1 << 20;
 
@@ -51,7 +51,7 @@ fn model() -> Vec<TestTensor> {
 }
 
 struct Bench {
-    inner: Arc<dyn Backend>,
+    inner: Arc<dyn Transport>,
     id: ManifestId,
     tensors: Vec<TestTensor>,
 }
@@ -62,7 +62,7 @@ impl Bench {
     }
 
     async fn of(tensors: Vec<TestTensor>, choice: CodecChoice, pack_size: u64) -> Self {
-        let inner: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+        let inner: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
         let id = build(&inner, &tensors, choice, pack_size).await;
         Self { inner, id, tensors }
     }
@@ -72,7 +72,7 @@ impl Bench {
     }
 
     async fn open(&self, sources: &[Arc<FaultBackend>]) -> Artifact {
-        let sources = sources.iter().map(|s| s.clone() as Arc<dyn Backend>).collect();
+        let sources = sources.iter().map(|s| s.clone() as Arc<dyn Transport>).collect();
         let spec: ArtifactSpec = format!("@{}", self.id).parse().unwrap();
         Artifact::open(sources, &spec, &OpenOptions::default()).await.unwrap()
     }
@@ -84,7 +84,7 @@ impl Bench {
         options: &LoadOptions,
     ) -> Result<(Vec<Tensor>, LoadStats), LoadError> {
         let artifact = self.open(sources).await;
-        let wanted = artifact.want(&Selection::All, None).await.unwrap();
+        let wanted = artifact.select(&Selection::All, None).await.unwrap();
         let mut loader = artifact.load(wanted, options);
         let mut tensors = Vec::new();
         while let Some(tensor) = loader.next().await {
@@ -156,7 +156,7 @@ async fn one_tensor_costs_its_own_bytes() {
     let source = bench.with(vec![]);
     let artifact = bench.open(std::slice::from_ref(&source)).await;
     let name = "model.layers.1.mlp.up_proj.weight";
-    let wanted = artifact.want(&Selection::new(&[name]).unwrap(), None).await.unwrap();
+    let wanted = artifact.select(&Selection::new(&[name]).unwrap(), None).await.unwrap();
     source.reset_stats();
     let mut loader = artifact.load(wanted, &options());
     let tensor = loader.next().await.unwrap().unwrap();
@@ -171,16 +171,16 @@ async fn one_tensor_costs_its_own_bytes() {
 async fn names_and_patterns_select_and_missing_ones_are_named() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let artifact = bench.open(&[bench.with(vec![])]).await;
-    let names = |wanted: tenpak::artifact::Wanted| {
+    let names = |wanted: tenpak::load::artifact::SelectedTensors| {
         wanted.tensors.iter().map(|w| w.entry.name.clone()).collect::<Vec<_>>()
     };
     let selection = Selection::new(&["model.layers.1.*", "odd.scalar"]).unwrap();
-    let found = names(artifact.want(&selection, None).await.unwrap());
+    let found = names(artifact.select(&selection, None).await.unwrap());
     assert_eq!(found.len(), 6);
     assert_eq!(found[0], "model.layers.1.input_layernorm.weight");
     assert_eq!(found[5], "odd.scalar");
     let selection = Selection::new(&["odd.*", "nothing"]).unwrap();
-    let error = artifact.want(&selection, None).await.unwrap_err();
+    let error = artifact.select(&selection, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("nothing"), "{error}");
 }
@@ -192,8 +192,8 @@ async fn windows_together_are_the_whole_load() {
     let patterns = ["model.layers.*", "odd.*", "*.embed_tokens.*"];
     for selection in [Selection::All, Selection::new(&patterns).unwrap()] {
         for shard in [None, Shard::new(1, 2)] {
-            let all = artifact.want(&selection, shard).await.unwrap().tensors;
-            let bytes: u64 = all.iter().map(|want| want.cut.len()).sum();
+            let all = artifact.select(&selection, shard).await.unwrap().tensors;
+            let bytes: u64 = all.iter().map(|request| request.cut.len()).sum();
             // One window needs no look at the pages.
             let before = artifact.stats();
             let one = artifact.windows(&selection, shard).await.unwrap();
@@ -203,7 +203,8 @@ async fn windows_together_are_the_whole_load() {
             let mut found = Vec::new();
             for window in &windows.windows {
                 let wanted = artifact.want_window(window, &selection, shard).await.unwrap();
-                let chunks: usize = wanted.tensors.iter().map(|want| want.records.len()).sum();
+                let chunks: usize =
+                    wanted.tensors.iter().map(|request| request.records.len()).sum();
                 assert!(chunks <= 20 || wanted.tensors.len() == 1, "{chunks}");
                 found.extend(wanted.tensors);
             }
@@ -224,13 +225,13 @@ async fn shards_are_the_ranks_own_tensors() {
         let source = bench.with(vec![]);
         let artifact = bench.open(std::slice::from_ref(&source)).await;
         let shard = Shard::new(index, 8).unwrap();
-        let wanted = artifact.want(&Selection::All, Some(shard)).await.unwrap();
+        let wanted = artifact.select(&Selection::All, Some(shard)).await.unwrap();
         source.reset_stats();
         let mut loader = artifact.load(wanted, &options());
         let mut count = 0;
         while let Some(tensor) = loader.next().await {
             let tensor = tensor.unwrap();
-            let entry = &tensor.want.entry;
+            let entry = &tensor.request.entry;
             let source = bench.tensors.iter().find(|t| t.name == entry.name).unwrap();
             let dims = entry.shape.dims();
             let expected: Vec<u8> = match (split_axis(&entry.name, &entry.shape), dims) {
@@ -254,7 +255,7 @@ async fn shards_are_the_ranks_own_tensors() {
                 }
             };
             assert!(tensor.data == expected, "{} of shard {shard}", entry.name);
-            assert_eq!(tensor.want.shape.byte_len(entry.dtype), Some(expected.len() as u64));
+            assert_eq!(tensor.request.shape.byte_len(entry.dtype), Some(expected.len() as u64));
             count += 1;
         }
         assert_eq!(count, bench.tensors.len());
@@ -270,7 +271,7 @@ async fn pieces_of_a_large_tensor_come_in_order() {
         vec![tensor("a.o_proj.weight", &[1024, 4096], 1), tensor("b.weight", &[4096, 1024], 2)];
     let bench = Bench::of(tensors, CodecChoice::Raw, 64 * MIB).await;
     let artifact = bench.open(&[bench.with(vec![])]).await;
-    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+    let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let mut options = options();
     (options.piece, options.budget) = (Some(2 * MIB), 4 * MIB);
     let mut loader = artifact.load(wanted, &options);
@@ -325,7 +326,7 @@ async fn a_chunk_damaged_at_rest_comes_from_the_mirror_or_is_named() {
 async fn faults_that_pass_cost_retries_only() {
     let bench = Bench::new(CodecChoice::Raw).await;
     for action in [
-        Action::Fail(SourceErrorKind::Transient),
+        Action::Fail(TransportErrorKind::Transient),
         Action::Busy(Duration::from_millis(20)),
         Action::Reset(1_500_000),
         Action::EndEarly(1_500_000),
@@ -351,9 +352,9 @@ async fn faults_that_pass_cost_retries_only() {
 async fn faults_that_stay_end_the_load_with_their_kind() {
     let bench = Bench::new(CodecChoice::Raw).await;
     for (action, kind) in [
-        (Action::Fail(SourceErrorKind::Transient), ErrorKind::Network),
-        (Action::Fail(SourceErrorKind::NotFound), ErrorKind::NotFound),
-        (Action::Fail(SourceErrorKind::Denied), ErrorKind::Other),
+        (Action::Fail(TransportErrorKind::Transient), ErrorKind::Network),
+        (Action::Fail(TransportErrorKind::NotFound), ErrorKind::NotFound),
+        (Action::Fail(TransportErrorKind::Denied), ErrorKind::Other),
         (Action::Hang, ErrorKind::Network),
         (Action::Stall(10), ErrorKind::Network),
         (Action::EndEarly(10), ErrorKind::Network),
@@ -395,7 +396,7 @@ async fn a_slow_consumer_holds_the_load_back() {
     let bench = Bench::of(tensors, CodecChoice::Raw, 4 * MIB).await;
     let source = bench.with(vec![]);
     let artifact = bench.open(&[source]).await;
-    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+    let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let mut options = options();
     options.budget = 4 * MIB;
     let mut loader = artifact.load(wanted, &options);
@@ -424,16 +425,16 @@ async fn damaged_small_objects_are_refused_or_served_by_the_mirror() {
             Action::Truncate(0),
             Action::Garbage,
             Action::Zeros,
-            Action::Fail(SourceErrorKind::NotFound),
+            Action::Fail(TransportErrorKind::NotFound),
         ] {
             let bad = bench.with(vec![Fault::always(prefix, action.clone())]);
             let good = bench.with(vec![]);
             let all = |sources: Vec<Arc<FaultBackend>>| {
                 let spec = &spec;
                 async move {
-                    let sources = sources.into_iter().map(|s| s as Arc<dyn Backend>).collect();
+                    let sources = sources.into_iter().map(|s| s as Arc<dyn Transport>).collect();
                     let artifact = Artifact::open(sources, spec, &OpenOptions::default()).await?;
-                    let wanted = artifact.want(&Selection::All, None).await?;
+                    let wanted = artifact.select(&Selection::All, None).await?;
                     let mut loader = artifact.load(wanted, &options());
                     let mut tensors = Vec::new();
                     while let Some(tensor) = loader.next().await {

@@ -11,20 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{SMALL, write};
 use packing::{pack_as, runtime, store};
+use tenpak::format::id::ManifestId;
 use tenpak::format::layout::Layout;
 use tenpak::format::name::ArtifactSpec;
 use tenpak::format::store as paths;
-use tenpak::id::ManifestId;
 use tenpak::maintain::{
     Change, CollectOptions, Collected, CopyOptions, CopyReport, MaintainError, RepackOptions,
     VerifyReport, artifact_usage, collect, copy, diff, inspect, repack, store_usage, verify,
     verify_store,
 };
-use tenpak::source::dir::DirBackend;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::{Backend, ObjectPath, SourceErrorKind};
-use tenpak::store::{Lease, RefPlaced, Store, Whole};
+use tenpak::store::{ArtifactGraph, Lease, RefPlaced, Store};
+use tenpak::transport::dir::DirBackend;
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::{ObjectPath, Transport, TransportErrorKind};
 use tenpak::trust::TrustSet;
 use tokio::runtime::Runtime;
 
@@ -82,8 +82,8 @@ impl World {
         })
     }
 
-    fn whole(&self, id: ManifestId) -> Whole {
-        self.runtime.block_on(Whole::read(&self.store, id)).expect("a whole artifact")
+    fn whole(&self, id: ManifestId) -> ArtifactGraph {
+        self.runtime.block_on(ArtifactGraph::read(&self.store, id)).expect("a whole artifact")
     }
 }
 
@@ -104,7 +104,7 @@ fn memory() -> Store {
 fn a_sound_artifact_verifies_and_each_byte_is_read_about_once() {
     let world = World::new();
     let id = world.pack("a", SMALL);
-    let counting = Arc::new(FaultBackend::counting(world.store.backend().clone()));
+    let counting = Arc::new(FaultBackend::counting(world.store.transport().clone()));
     let report = verify_in(&world.runtime, &Store::new(counting.clone()), id);
     assert!(report.is_ok(), "{:?}", report.damaged);
     let whole = world.whole(id);
@@ -217,8 +217,9 @@ fn a_layout_that_points_elsewhere_is_noticed() {
 fn verification_ends_when_the_store_cannot_be_asked() {
     let world = World::new();
     let id = world.pack("a", SMALL);
-    let fault = Fault::always("packs/", Action::Fail(SourceErrorKind::Denied));
-    let store = Store::new(Arc::new(FaultBackend::new(world.store.backend().clone(), vec![fault])));
+    let fault = Fault::always("packs/", Action::Fail(TransportErrorKind::Denied));
+    let store =
+        Store::new(Arc::new(FaultBackend::new(world.store.transport().clone(), vec![fault])));
     let trust = TrustSet::default();
     assert!(world.runtime.block_on(verify(&store, id, None, &trust, &())).is_err());
 }
@@ -326,7 +327,7 @@ fn a_name_given_between_mark_and_sweep_keeps_the_artifact() {
     // What lacks a pack gets no name.
     world.remove("again");
     let pack = paths_in(&world.runtime, &world.store, "packs/").remove(0);
-    world.runtime.block_on(world.store.backend().delete(&pack)).expect("deleted");
+    world.runtime.block_on(world.store.transport().delete(&pack)).expect("deleted");
     let error = world.runtime.block_on(named(id)).expect_err("a pack is missing").to_string();
     assert!(error.contains(pack.as_str()) && error.contains(&id.to_string()), "{error}");
     assert!(world.runtime.block_on(world.store.refs()).expect("refs").is_empty());
@@ -545,8 +546,8 @@ fn usage_diff_and_inspection_tell_what_is_there() {
 #[test]
 fn a_directory_backend_sweeps_through_the_trait() {
     let dir = tempfile::tempdir().expect("a folder");
-    let backend: Arc<dyn Backend> = Arc::new(DirBackend::new(dir.path().to_path_buf()));
-    assert_eq!(runtime().block_on(backend.sweep(Duration::ZERO)).expect("swept"), 0);
+    let transport: Arc<dyn Transport> = Arc::new(DirBackend::new(dir.path().to_path_buf()));
+    assert_eq!(runtime().block_on(transport.sweep(Duration::ZERO)).expect("swept"), 0);
 }
 
 #[test]
@@ -559,7 +560,7 @@ fn a_chunk_that_lies_in_several_packs_moves_once() {
     let report = world.copy("b", &target, false).expect("copied");
     let named: std::collections::BTreeSet<_> = world
         .runtime
-        .block_on(Whole::read(&target, id))
+        .block_on(ArtifactGraph::read(&target, id))
         .expect("a whole artifact")
         .chunks
         .iter()
@@ -579,7 +580,7 @@ fn an_unlisted_signature_over_there_is_kept_and_a_copy_carries_its_own() {
         ObjectPath::new(path).expect("a path")
     };
     let put = |store: &Store, path: &ObjectPath| {
-        let put = store.backend().put(path, vec![Bytes::from_static(&[7; 64])]);
+        let put = store.transport().put(path, vec![Bytes::from_static(&[7; 64])]);
         world.runtime.block_on(put).expect("written");
     };
     let target = memory();

@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use tenpak::calibrate::{CalibrateOptions, Draws, Solver, calibrate, measure};
-use tenpak::lm::{Folder, Model};
-use tenpak::quant::Float;
-use tenpak::solve::Scheme;
-use tenpak::solve::gptq::Order;
+use tenpak::dequant::Float;
+use tenpak::quantize::calibrate::{
+    CalibrateOptions, CalibrationSamples, Solver, calibrate, measure,
+};
+use tenpak::quantize::lm::{Folder, Model};
+use tenpak::quantize::solve::Scheme;
+use tenpak::quantize::solve::gptq::Order;
 
 struct Counting;
 
@@ -107,7 +109,7 @@ fn write(dir: &Path, Shape { hidden, wide, words }: Shape, blocks: usize) {
 fn calibration_holds_a_block_and_a_hessian_whatever_the_model() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("memory");
     let tokens: Vec<u32> = (0..400).map(|at| (at * 13 + at / 7) % 64).collect();
-    let draws = Draws::of_tokens(&tokens, RUNS, TOKENS, 1).unwrap();
+    let draws = CalibrationSamples::of_tokens(&tokens, RUNS, TOKENS, 1).unwrap();
     let scheme =
         Scheme { bits: 4, group: Some(32), symmetric: false, scale: Float::F16, shrinks: 0 };
     // A Hessian that is larger than the block, and a block that is larger than every Hessian.
@@ -120,7 +122,7 @@ fn calibration_holds_a_block_and_a_hessian_whatever_the_model() {
         ("gptq", Some(gptq), wide),
         ("gptq", Some(gptq), square),
         ("awq", Some(Solver::Awq { clip: true }), square),
-        ("nearest", Some(Solver::Nearest), square),
+        ("nearest", Some(Solver::RoundToNearest), square),
         ("gptq", Some(gptq), worded),
         ("statistics", None, square),
         ("statistics", None, worded),

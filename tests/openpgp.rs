@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tenpak::id::ManifestId;
+use tenpak::format::id::ManifestId;
 use tenpak::trust::{
     KeyId, ManifestTrust, Method, Signer, TrustError, TrustSet, check_signature_packets,
 };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use tenpak::quant::{Float, Layout, Part, QuantError, Weight, dequantize, sample};
+use tenpak::dequant::{Float, Layout, Part, QuantError, Weight, dequantize, sample};
 
 fn describe(weight: &Weight) -> Value {
     let mut object = match weight.layout() {

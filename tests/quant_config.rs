@@ -1,9 +1,9 @@
 //! Quantized checkpoints are recognised from their config and their tensors' names and shapes.
 
 use serde_json::{Value, json};
-use tenpak::dtype::Dtype;
-use tenpak::quant::config::{Facts, Method, Module, Role, Stored};
-use tenpak::quant::{Float, Layout, Nested, Part, QuantError, Weight};
+use tenpak::dequant::config::{Facts, Method, Module, Role, Stored};
+use tenpak::dequant::{Float, Layout, Nested, Part, QuantError, Weight};
+use tenpak::format::dtype::Dtype;
 
 fn method(config: Value) -> Method {
     let whole = json!({"model_type": "llama", "quantization_config": config});

@@ -5,15 +5,15 @@ mod support;
 
 use std::sync::Arc;
 
-use tenpak::artifact::{Artifact, OpenOptions, Selection, Wanted};
-use tenpak::codec::CodecChoice;
-use tenpak::loader::{LoadError, LoadOptions};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::host::Host;
-use tenpak::sink::resident::{Resident, ResidentError, ResidentOptions};
-use tenpak::source::Backend;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::object::ObjectBackend;
+use tenpak::chunk::codec::CodecChoice;
+use tenpak::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::host::Host;
+use tenpak::load::sink::resident::{Resident, ResidentError, ResidentOptions};
+use tenpak::load::{LoadError, LoadOptions};
+use tenpak::transport::Transport;
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::object::ObjectBackend;
 
 use support::{TestTensor, build, tensor};
 
@@ -22,29 +22,29 @@ const EACH: u64 = 256 * 512 * 2;
 
 struct World {
     tensors: Vec<TestTensor>,
-    backend: Arc<FaultBackend>,
+    transport: Arc<FaultBackend>,
     resident: Resident<Host>,
 }
 
 /// Eight layers of one tensor each, of which `budget` bytes may be resident.
 async fn world(budget: u64) -> World {
     let tensors: Vec<_> = (0..8).map(|layer| tensor(&name(layer), &[256, 512], layer)).collect();
-    let inner: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let inner: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let id = build(&inner, &tensors, CodecChoice::Raw, 4 << 20).await;
-    let backend = Arc::new(FaultBackend::counting(inner));
+    let transport = Arc::new(FaultBackend::counting(inner));
     let spec = format!("@{id}").parse().unwrap();
     let artifact =
-        Artifact::open(vec![backend.clone()], &spec, &OpenOptions::default()).await.unwrap();
-    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+        Artifact::open(vec![transport.clone()], &spec, &OpenOptions::default()).await.unwrap();
+    let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let fetch = move |tensors| {
         let mut options = LoadOptions::default();
         options.failures = 2;
         options.bad_chunks = 1;
-        artifact.load(Wanted { tensors, ..Wanted::default() }, &options)
+        artifact.load(SelectedTensors { tensors, ..SelectedTensors::default() }, &options)
     };
     let options = ResidentOptions::new(budget);
     let resident = Resident::new(Host, options, &wanted.tensors, fetch);
-    World { tensors, backend, resident }
+    World { tensors, transport, resident }
 }
 
 fn name(layer: u64) -> String {
@@ -53,7 +53,7 @@ fn name(layer: u64) -> String {
 
 impl World {
     fn packs(&self) -> u64 {
-        self.backend.stats().below("packs/").reads
+        self.transport.stats().below("packs/").reads
     }
 
     /// Touches a layer and compares what is there.
@@ -162,11 +162,11 @@ async fn what_cannot_be_resident_is_refused_and_what_failed_can_be_touched_again
     assert!(error.to_string().contains("model.norm"), "{error}");
 
     let world = world(4 * EACH).await;
-    world.backend.script(vec![Fault::always("packs/", Action::FlipBit(1000, 3))]);
+    world.transport.script(vec![Fault::always("packs/", Action::FlipBit(1000, 3))]);
     let error = world.resident.touch(&name(0)).await.unwrap_err();
     let ResidentError::Device { error, .. } = error else { panic!("{error}") };
     assert!(matches!(*error, DeviceError::Load(LoadError::Corrupt { .. })), "{error}");
     assert_eq!((world.resident.stats().alive, world.resident.stats().resident), (0, 0));
-    world.backend.script(Vec::new());
+    world.transport.script(Vec::new());
     world.check(0).await;
 }

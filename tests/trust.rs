@@ -9,12 +9,12 @@ use std::process::Command;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
+use tenpak::format::id::{ManifestId, to_hex};
 use tenpak::format::name::{ArtifactName, Tag};
 use tenpak::format::refs::{IndexBody, IndexEntry, RefBody};
-use tenpak::id::{ManifestId, to_hex};
 use tenpak::trust::{
     Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, Signer, TrustError, TrustSet,
-    Vouched, keygen,
+    Verified, keygen,
 };
 
 const MANIFEST: &[u8] = b"manifest";
@@ -375,10 +375,10 @@ fn the_users_own_files_are_found_as_xdg_says() {
 
 // ---- versions seen ----
 
-fn vouched(seeds: &[u8], name: &str, version: u64, content: &[u8]) -> Vouched<RefBody> {
+fn vouched(seeds: &[u8], name: &str, version: u64, content: &[u8]) -> Verified<RefBody> {
     let manifest = ManifestId::of(content);
     let body = RefBody::new(self::name(name), Tag::default(), manifest, version, NOW + 1);
-    Vouched { body, keys: seeds.iter().map(|seed| signer(*seed).key_id()).collect() }
+    Verified { body, keys: seeds.iter().map(|seed| signer(*seed).key_id()).collect() }
 }
 
 /// Checks a ref that must be accepted and remembered.

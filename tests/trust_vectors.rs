@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
+use tenpak::format::id::{ManifestId, to_hex};
 use tenpak::format::name::Tag;
 use tenpak::format::refs::{IndexBody, IndexEntry, RefBody};
-use tenpak::id::{ManifestId, to_hex};
 use tenpak::trust::{
     Envelope, KeyId, Method, Signer, TrustSet, check_signature_packets, manifest_message,
     signature_path,

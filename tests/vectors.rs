@@ -17,7 +17,9 @@ use bytes::BytesMut;
 use ed25519_dalek::VerifyingKey;
 use serde::Deserialize;
 use serde_json::Value;
-use tenpak::codec;
+use tenpak::chunk::codec;
+use tenpak::chunk::verified::VerifiedChunk;
+use tenpak::format::id::{ManifestId, PackId, PageDigest, TableId, from_hex};
 use tenpak::format::json;
 use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
@@ -27,10 +29,8 @@ use tenpak::format::record::ChunkRecord;
 use tenpak::format::refs::{IndexBody, RefBody};
 use tenpak::format::store::{self as paths, ByTensor, Descriptor, Lease, Tombstone};
 use tenpak::format::table::Entries;
-use tenpak::id::{ManifestId, PackId, PageDigest, TableId, from_hex};
-use tenpak::store::{Store, Whole};
+use tenpak::store::{ArtifactGraph, Store};
 use tenpak::trust::Envelope;
-use tenpak::verify::VerifiedChunk;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -267,10 +267,10 @@ fn graph(bytes: &[u8]) -> Result<(), Failure> {
         std::fs::create_dir_all(path.parent().ok_or("no folder")?)?;
         std::fs::write(path, bytes)?;
     }
-    let store = Store::new(tenpak::source::url::open(folder.path().to_str().ok_or("a path")?)?);
+    let store = Store::new(tenpak::transport::url::open(folder.path().to_str().ok_or("a path")?)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The innermost error is the rule that is broken; the outer ones say where.
-    runtime.block_on(Whole::read(&store, id)).map(|_| ()).map_err(|error| {
+    runtime.block_on(ArtifactGraph::read(&store, id)).map(|_| ()).map_err(|error| {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {

@@ -1,10 +1,10 @@
 //! The CUDA half: device-to-device copy, pinned upload, streamed upload, kernels; timed by events on
 //! the device.
 
-use tenpak::quant::{Float, dequantize, sample};
-use tenpak::sink::cuda::{Cuda, CudaParts};
-use tenpak::sink::decode::Decoder;
-use tenpak::sink::upload::{Device, Ring, Staging};
+use tenpak::dequant::{Float, dequantize, sample};
+use tenpak::load::sink::cuda::{Cuda, CudaParts};
+use tenpak::load::sink::decode::Decoder;
+use tenpak::load::sink::upload::{Device, Ring, Staging};
 
 use super::decode::Chunks;
 use super::{Failure, Row, lines_of, median, moved, same, weights};

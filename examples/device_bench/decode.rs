@@ -1,10 +1,10 @@
 //! Chunks of bf16 weights at their entropy, as a load decodes them: what each half times and compares.
 
 use half::bf16;
-use tenpak::codec::{CodecChoice, Encoder, Program};
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::{CodecChoice, Encoder, Program};
+use tenpak::format::dtype::Dtype;
 use tenpak::format::grid::Rect;
-use tenpak::sink::decode::Placed;
+use tenpak::load::sink::decode::Placed;
 
 use super::Failure;
 

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use tenpak::quant::{Float, dequantize, sample};
-use tenpak::sink::decode::Decoder;
-use tenpak::sink::upload::{Device, Ring, Staging};
-use tenpak::sink::wgpu::{Gpu, GpuOptions, GpuParts};
+use tenpak::dequant::{Float, dequantize, sample};
+use tenpak::load::sink::decode::Decoder;
+use tenpak::load::sink::upload::{Device, Ring, Staging};
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions, GpuParts};
 
 use super::decode::Chunks;
 use super::{Failure, Row, lines_of, median, moved, same, weights};

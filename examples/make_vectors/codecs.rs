@@ -3,9 +3,9 @@
 
 use std::error::Error;
 
-use tenpak::dtype::Dtype;
+use tenpak::format::dtype::Dtype;
+use tenpak::format::id::{DecodedDigest, StoredDigest};
 use tenpak::format::record::{ChunkRecord, CodecId};
-use tenpak::id::{DecodedDigest, StoredDigest};
 
 use super::golden::Objects;
 

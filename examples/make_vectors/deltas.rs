@@ -1,9 +1,9 @@
 //! Chunks of codecs 32 and 33, put together here from tables that are given, by a plain encoder of
 //! its own: no change to the library's encoder changes them.
 
-use tenpak::dtype::Dtype;
+use tenpak::format::dtype::Dtype;
+use tenpak::format::id::{DecodedDigest, StoredDigest};
 use tenpak::format::record::{Base, ChunkRecord, CodecId};
-use tenpak::id::{DecodedDigest, StoredDigest};
 
 use super::codecs::{Hostile, noise};
 use super::golden::Objects;

@@ -10,8 +10,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use tenpak::dtype::{Dtype, Shape};
+use tenpak::format::dtype::{Dtype, Shape};
 use tenpak::format::grid::Grid;
+use tenpak::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId, StoredDigest, to_hex};
 use tenpak::format::json;
 use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
@@ -20,7 +21,6 @@ use tenpak::format::page::{Extent, FileEntry, TensorEntry};
 use tenpak::format::record::{Base, ChunkRecord, CodecId};
 use tenpak::format::store::{ByTensor, Descriptor, Lease, Tombstone};
 use tenpak::format::table::Entries;
-use tenpak::id::{ContentDigest, DecodedDigest, ManifestId, PackId, StoredDigest, to_hex};
 
 /// Files by their path below `fixtures/`.
 pub type Objects = BTreeMap<String, Vec<u8>>;

@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use serde_json::{Value, json};
-use tenpak::dtype::Dtype;
+use tenpak::format::dtype::Dtype;
 use tenpak::format::record::ChunkRecord;
 
 use super::codecs;

@@ -2,7 +2,7 @@
 //! lie in device memory and f32 vectors; the same on the host; numbers from a seed.
 
 use half::bf16;
-use tenpak::sink::wgpu::Gpu;
+use tenpak::load::sink::wgpu::Gpu;
 
 pub type Failure = Box<dyn std::error::Error>;
 

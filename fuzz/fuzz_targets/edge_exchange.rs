@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tenpak::edge::{self, Edge, EdgeOptions};
-use tenpak::source::Backend;
+use tenpak::transport::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -31,7 +31,7 @@ impl Answer {
 }
 
 impl Served {
-    pub fn new(origin: Arc<dyn Backend>, options: EdgeOptions) -> Self {
+    pub fn new(origin: Arc<dyn Transport>, options: EdgeOptions) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let _inside = runtime.enter();
         let edge = Edge::new(vec![origin], options).expect("an edge");

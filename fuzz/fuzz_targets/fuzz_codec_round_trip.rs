@@ -3,11 +3,11 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use tenpak::codec::{self, CodecChoice, Encoder};
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::{self, CodecChoice, Encoder};
+use tenpak::format::dtype::Dtype;
 use tenpak::format::limits::MAX_CHUNK;
 use tenpak::format::record::ChunkRecord;
-use tenpak::verify::VerifiedChunk;
+use tenpak::chunk::verified::VerifiedChunk;
 
 fuzz_target!(|data: &[u8]| {
     // Repeated, so that short inputs make chunks long enough to be sampled first.

@@ -4,11 +4,11 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use tenpak::codec;
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec;
+use tenpak::format::dtype::Dtype;
 use tenpak::format::record::{Base, ChunkRecord, CodecId};
-use tenpak::id::{DecodedDigest, StoredDigest};
-use tenpak::verify::VerifiedChunk;
+use tenpak::format::id::{DecodedDigest, StoredDigest};
+use tenpak::chunk::verified::VerifiedChunk;
 
 /// A fixture: its record, the length of its base, the base, what is stored.
 fn fixture(data: &[u8]) -> Option<(CodecId, [u8; 20], &[u8], &[u8])> {

@@ -4,12 +4,12 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use tenpak::codec::{self, Against, CodecChoice, Encoder};
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::{self, Against, CodecChoice, Encoder};
+use tenpak::format::dtype::Dtype;
 use tenpak::format::limits::MAX_CHUNK;
 use tenpak::format::record::{Base, ChunkRecord};
-use tenpak::id::DecodedDigest;
-use tenpak::verify::VerifiedChunk;
+use tenpak::format::id::DecodedDigest;
+use tenpak::chunk::verified::VerifiedChunk;
 
 fuzz_target!(|data: &[u8]| {
     // The halves of the input, repeated: short inputs make chunks of several segments.

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use edge_exchange::{Served, lines};
 use libfuzzer_sys::fuzz_target;
 use tenpak::edge::EdgeOptions;
-use tenpak::source::http::{HttpBackend, HttpOptions};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -29,10 +29,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     let url = format!("http://{}/", socket.local_addr().expect("its address"));
     socket.set_nonblocking(true).expect("a mode");
-    let backend = HttpBackend::new(&url, HttpOptions::default()).expect("an address");
+    let transport = HttpBackend::new(&url, HttpOptions::default()).expect("an address");
     let mut options = EdgeOptions::default();
     options.retry.retries = 0;
-    let served = Served::new(Arc::new(backend), options);
+    let served = Served::new(Arc::new(transport), options);
     served.runtime.spawn(async move {
         let listener = TcpListener::from_std(socket).expect("a listener");
         while let Ok((mut stream, _)) = listener.accept().await {

@@ -11,8 +11,8 @@ use std::sync::{Arc, LazyLock};
 use edge_exchange::{Answer, Served, lines};
 use libfuzzer_sys::fuzz_target;
 use tenpak::edge::{Access, EdgeOptions, TraceTarget, UrlKey};
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::{Backend, ObjectPath};
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::{Transport, ObjectPath};
 
 /// Targets that the first byte of the input names; the others are its first line.
 const TARGETS: [&str; 8] = [

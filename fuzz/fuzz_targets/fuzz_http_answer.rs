@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use tenpak::source::http::{HttpBackend, HttpOptions};
-use tenpak::source::{Backend, ObjectPath, ReadRange};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
+use tenpak::transport::{Transport, ObjectPath, ReadRange};
 use tokio::runtime::{Builder, Runtime};
 
 const MOST: usize = 1 << 20;
@@ -49,8 +49,8 @@ fn serve(stream: &mut TcpStream, answer: &[u8]) -> std::io::Result<()> {
     stream.write_all(answer)
 }
 
-async fn read(backend: &HttpBackend, path: &ObjectPath, asked: ReadRange) -> Option<()> {
-    let mut reader = backend.open(path, asked.clone()).await.ok()?;
+async fn read(transport: &HttpBackend, path: &ObjectPath, asked: ReadRange) -> Option<()> {
+    let mut reader = transport.open(path, asked.clone()).await.ok()?;
     let (range, size) = (reader.range.clone(), reader.size);
     assert!(range.start <= range.end && size.is_none_or(|size| range.end <= size));
     let whole = range.start == 0 && (size == Some(range.end) || range.end == u64::MAX);
@@ -90,11 +90,11 @@ fuzz_target!(|data: &[u8]| {
     };
     *SERVER.answer.lock().expect("nobody panics with it") = answer.to_vec();
     let base = format!("http://{}/store/", SERVER.address);
-    let backend = HttpBackend::new(&base, HttpOptions::default()).expect("an address");
+    let transport = HttpBackend::new(&base, HttpOptions::default()).expect("an address");
     let path = ObjectPath::new("packs/x").expect("a path");
     SERVER.runtime.block_on(async {
         let limit = Duration::from_secs(10);
-        let read = tokio::time::timeout(limit, read(&backend, &path, asked)).await;
+        let read = tokio::time::timeout(limit, read(&transport, &path, asked)).await;
         assert!(read.is_ok(), "a closed connection was waited for");
     });
 });

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tenpak::format::layout::Layout;
-use tenpak::id::ManifestId;
+use tenpak::format::id::ManifestId;
 
 fuzz_target!(|data: &[u8]| {
     let Some(Ok(id)) = data.get(16..48).map(<[u8; 32]>::try_from) else { return };

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tenpak::format::manifest::Manifest;
-use tenpak::id::ManifestId;
+use tenpak::format::id::ManifestId;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(manifest) = Manifest::parse(data, ManifestId::of(data)) {

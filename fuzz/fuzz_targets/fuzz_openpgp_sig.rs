@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tenpak::id::ManifestId;
+use tenpak::format::id::ManifestId;
 use tenpak::trust::{KeyId, Method, TrustSet, check_signature_packets};
 
 const WRONG: &[u8] = b"not what the vector signs";

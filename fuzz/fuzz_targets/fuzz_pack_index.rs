@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tenpak::format::pack::{PackIndex, Trailer};
-use tenpak::id::PackId;
+use tenpak::format::id::PackId;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(index) = PackIndex::parse(data, PackId::of(data)) {

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use tenpak::format::page::{Page, PageKind};
 use tenpak::format::record::ChunkRecord;
-use tenpak::id::PageDigest;
+use tenpak::format::id::PageDigest;
 
 fuzz_target!(|data: &[u8]| {
     for kind in [PageKind::Tensors, PageKind::Files] {

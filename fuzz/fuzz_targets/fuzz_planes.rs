@@ -3,11 +3,11 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use tenpak::codec;
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec;
+use tenpak::format::dtype::Dtype;
 use tenpak::format::record::{ChunkRecord, CodecId};
-use tenpak::id::StoredDigest;
-use tenpak::verify::VerifiedChunk;
+use tenpak::format::id::StoredDigest;
+use tenpak::chunk::verified::VerifiedChunk;
 
 fuzz_target!(|data: &[u8]| {
     // A fixture's record and stored bytes, or the codec, the length, the parameters, the rest.

@@ -4,10 +4,10 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use tenpak::codec;
+use tenpak::chunk::codec;
 use tenpak::format::record::ChunkRecord;
-use tenpak::id::StoredDigest;
-use tenpak::verify::VerifiedChunk;
+use tenpak::format::id::StoredDigest;
+use tenpak::chunk::verified::VerifiedChunk;
 
 fuzz_target!(|data: &[u8]| {
     let Some((head, stored)) = data.split_first_chunk::<{ ChunkRecord::LEN }>() else { return };

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tenpak::dtype::{Dtype, Shape};
+use tenpak::format::dtype::{Dtype, Shape};
 use tenpak::format::grid::Grid;
-use tenpak::shard::Shard;
+use tenpak::schedule::shard::Shard;
 
 /// Above this, going through every byte takes too long.
 const MOST: u64 = 1 << 12;

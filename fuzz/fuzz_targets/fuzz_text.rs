@@ -6,12 +6,12 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use libfuzzer_sys::fuzz_target;
-use tenpak::artifact::Pattern;
+use tenpak::load::artifact::Pattern;
 use tenpak::format::name::{ArtifactName, ArtifactSpec, Tag};
-use tenpak::id::ManifestId;
-use tenpak::shard::Shard;
-use tenpak::source::ObjectPath;
-use tenpak::source::http::{HttpBackend, HttpOptions};
+use tenpak::format::id::ManifestId;
+use tenpak::schedule::shard::Shard;
+use tenpak::transport::ObjectPath;
+use tenpak::transport::http::{HttpBackend, HttpOptions};
 use tenpak::trust::{KeyId, Method};
 
 fn round_trip<T: FromStr + Display + Debug + PartialEq>(text: &str) -> Option<T> {
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(pattern) = Pattern::new(text) {
         assert!(pattern.matches(text));
     }
-    if let Ok(backend) = HttpBackend::new(text, HttpOptions::default()) {
-        drop(backend);
+    if let Ok(transport) = HttpBackend::new(text, HttpOptions::default()) {
+        drop(transport);
     }
 });

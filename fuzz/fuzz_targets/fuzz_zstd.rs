@@ -4,12 +4,12 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use tenpak::codec;
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec;
+use tenpak::format::dtype::Dtype;
 use tenpak::format::limits::MAX_CHUNK;
 use tenpak::format::record::{ChunkRecord, CodecId};
-use tenpak::id::StoredDigest;
-use tenpak::verify::VerifiedChunk;
+use tenpak::format::id::StoredDigest;
+use tenpak::chunk::verified::VerifiedChunk;
 use zstd::zstd_safe::get_frame_content_size;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use tenpak::model::{PartKind, SourceFile};
+use tenpak::pack::model::{PartKind, SourceFile};
 
 /// Reads `data` as a file of this name.
 pub fn check(name: &str, data: &[u8]) {

@@ -33,7 +33,7 @@ impl Cp {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let trust = global.trust()?;
         let (source, found) = global.open(&self.artifact, output).await?;
-        let target = Store::new(crate::source::url::open(&self.to)?);
+        let target = Store::new(crate::transport::url::open(&self.to)?);
         let options = CopyOptions { force: self.force, signers: signers(&self.sign)? };
         let bar = Bar::new(output, "copying");
         let report = copy(&source, &found, &target, &trust, &options, &bar).await?;

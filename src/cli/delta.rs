@@ -12,7 +12,7 @@ use super::progress::Bar;
 use super::publishing::Publishing;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
-use crate::produce::delta::{DeltaMethod, DeltaOptions, Model, delta, estimate};
+use crate::quantize::produce::delta::{DeltaMethod, DeltaOptions, Model, delta, estimate};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]

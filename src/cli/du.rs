@@ -7,7 +7,7 @@ use super::output::Output;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
 use crate::maintain::{ArtifactUsage, Change, artifact_usage, diff, store_usage};
-use crate::store::Whole;
+use crate::store::ArtifactGraph;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Du {
@@ -80,9 +80,9 @@ pub(super) struct DiffCommand {
 impl DiffCommand {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let (store, first) = global.open(&self.first, output).await?;
-        let first = Whole::read(&store, first.manifest).await?;
+        let first = ArtifactGraph::read(&store, first.manifest).await?;
         let (store, second) = global.open(&self.second, output).await?;
-        let second = Whole::read(&store, second.manifest).await?;
+        let second = ArtifactGraph::read(&store, second.manifest).await?;
         let found = diff(&first, &second);
         let mut object = json!(found);
         if let Some(object) = object.as_object_mut() {

@@ -45,7 +45,7 @@ impl Edge {
         let origin = settings.origin.as_deref().ok_or_else(|| {
             Failure::usage("no store to serve: give --origin, or origin in --config FILE")
         })?;
-        let origins = global.sources(&Store::new(crate::source::url::open(origin)?))?;
+        let origins = global.sources(&Store::new(crate::transport::url::open(origin)?))?;
         let location = origins.first().map_or_else(String::new, |o| o.location().to_owned());
         let seen = Some(SeenRefs::of_user());
         let options = EdgeOptions { trust: global.trust()?, seen, ..settings.options()? };

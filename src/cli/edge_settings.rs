@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::error::Failure;
 use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey, Validity};
 use crate::format::name::ArtifactSpec;
-use crate::source::small::RetryPolicy;
+use crate::transport::small::RetryPolicy;
 
 /// A number of bytes, written such as `512M` or `4G`.
 #[derive(Debug, Clone, Copy)]

@@ -2,16 +2,16 @@
 
 use std::fmt::Display;
 
-use crate::artifact::ArtifactError;
-use crate::lm::LmError;
-use crate::loader::{ErrorKind, LoadError};
+use crate::load::artifact::ArtifactError;
+use crate::load::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
-use crate::model::ModelError;
 use crate::pack::PackError;
-use crate::source::{SourceError, SourceErrorKind};
+use crate::pack::model::ModelError;
+use crate::pack::unpack::UnpackError;
+use crate::quantize::lm::LmError;
 use crate::store::StoreError;
+use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
-use crate::unpack::UnpackError;
 
 /// The command could not do what it was asked.
 pub(super) const FAILED: u8 = 1;
@@ -54,14 +54,16 @@ impl Failure {
     }
 }
 
-fn source_status(error: &SourceError) -> u8 {
+fn source_status(error: &TransportError) -> u8 {
     match error.kind {
-        SourceErrorKind::NotFound => NOT_FOUND,
-        SourceErrorKind::OutOfRange => VERIFICATION,
-        SourceErrorKind::Invalid | SourceErrorKind::ReadOnly | SourceErrorKind::Unlistable => USAGE,
-        SourceErrorKind::Protocol | SourceErrorKind::Stalled | SourceErrorKind::Transient => {
-            NETWORK
-        }
+        TransportErrorKind::NotFound => NOT_FOUND,
+        TransportErrorKind::OutOfRange => VERIFICATION,
+        TransportErrorKind::Invalid
+        | TransportErrorKind::ReadOnly
+        | TransportErrorKind::Unlistable => USAGE,
+        TransportErrorKind::Protocol
+        | TransportErrorKind::Stalled
+        | TransportErrorKind::Transient => NETWORK,
         _ => FAILED,
     }
 }
@@ -77,7 +79,7 @@ fn trust_status(error: &TrustError) -> u8 {
 
 fn store_status(error: &StoreError) -> u8 {
     match error {
-        StoreError::Source(error) => source_status(error),
+        StoreError::Transport(error) => source_status(error),
         StoreError::Damaged { .. }
         | StoreError::Incomplete { .. }
         | StoreError::Chunk { .. }
@@ -89,8 +91,8 @@ fn store_status(error: &StoreError) -> u8 {
     }
 }
 
-impl From<SourceError> for Failure {
-    fn from(error: SourceError) -> Self {
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
         Self::new(source_status(&error), error)
     }
 }
@@ -117,7 +119,7 @@ impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Self {
         let status = match error.kind() {
             // What a ref or manifest names is missing: the store is damaged.
-            ErrorKind::NotFound if matches!(error, ArtifactError::Source(_)) => VERIFICATION,
+            ErrorKind::NotFound if matches!(error, ArtifactError::Transport(_)) => VERIFICATION,
             ErrorKind::NotFound => NOT_FOUND,
             ErrorKind::Verification => VERIFICATION,
             ErrorKind::Network => NETWORK,

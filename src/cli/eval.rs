@@ -10,10 +10,10 @@ use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact};
-use crate::artifact::{Artifact, OpenOptions};
-use crate::eval::{PerplexityOptions, perplexity};
 use crate::format::name::ArtifactSpec;
-use crate::lm::{Model, Stored, Text};
+use crate::load::artifact::{Artifact, OpenOptions};
+use crate::quantize::eval::{PerplexityOptions, perplexity};
+use crate::quantize::lm::{Model, Stored, Text};
 use crate::trust::SeenRefs;
 
 #[derive(Debug, clap::Args)]

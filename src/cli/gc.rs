@@ -8,7 +8,7 @@ use super::error::Failure;
 use super::output::Output;
 use super::{Global, bytes};
 use crate::maintain::{CollectOptions, collect};
-use crate::source::ObjectInfo;
+use crate::transport::ObjectInfo;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Gc {

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use super::error::Failure;
 use super::output::Output;
 use super::{Global, artifact, bytes};
+use crate::format::id::to_hex;
 use crate::format::name::ArtifactSpec;
 use crate::format::page::{FileEntry, TensorEntry};
-use crate::id::to_hex;
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
-use crate::store::{Resolved, Store, Whole, unix_now};
+use crate::store::{ArtifactGraph, Resolved, Store, unix_now};
 use crate::trust::{KeyId, Method, TrustSet};
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ impl Signature {
 async fn signed_by(
     store: &Store,
     found: &Resolved,
-    whole: &Whole,
+    whole: &ArtifactGraph,
     trust: &TrustSet,
 ) -> Result<Vec<Signature>, Failure> {
     let mut all = Vec::new();
@@ -68,7 +68,7 @@ fn file_json(file: &FileEntry) -> Value {
     })
 }
 
-fn tensor_json(whole: &Whole, ordinal: usize, tensor: &TensorEntry) -> Value {
+fn tensor_json(whole: &ArtifactGraph, ordinal: usize, tensor: &TensorEntry) -> Value {
     let (grid, encoding) = (tensor.grid, Encoding::of_tensor(whole, ordinal));
     json!({
         "name": tensor.name,
@@ -105,7 +105,7 @@ impl Inspect {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let trust = global.trust()?;
         let (store, found) = global.open(&self.artifact, output).await?;
-        let whole = Whole::read(&store, found.manifest).await?;
+        let whole = ArtifactGraph::read(&store, found.manifest).await?;
         let signatures = signed_by(&store, &found, &whole, &trust).await?;
         // A host that cannot tell its other artifacts leaves sharing unknown.
         let usage = artifact_usage(&store, whole.id).await.ok();
@@ -142,7 +142,7 @@ impl Inspect {
 
 fn text(
     found: &Resolved,
-    whole: &Whole,
+    whole: &ArtifactGraph,
     signatures: &[Signature],
     usage: Option<&ArtifactUsage>,
     look: &Inspection,

@@ -9,8 +9,8 @@ use super::output::Output;
 use super::publishing::lifetime;
 use super::{Global, artifact};
 use crate::format::name::ArtifactSpec;
-use crate::source::ObjectPath;
 use crate::store::unix_now;
+use crate::transport::ObjectPath;
 use crate::trust::{Method, Signer, keygen, signature_path};
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +78,7 @@ impl Sign {
         let path = signature_path(resolved.manifest, &signer.key_id(), signer.method());
         let path = ObjectPath::new(path)
             .ok_or_else(|| Failure::failed("the signature's path is not valid"))?;
-        store.backend().put(&path, vec![signature]).await?;
+        store.transport().put(&path, vec![signature]).await?;
         let mut version = None;
         if let (Some(envelope), Method::Ed25519) = (&resolved.by, signer.method()) {
             let body = envelope.body();

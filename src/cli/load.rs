@@ -11,12 +11,12 @@ use super::load_dtype::Ask;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
-use crate::artifact::{Artifact, OpenOptions, Selection, Wanted};
+use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::loader::{self, LoadOptions, LoadStats};
-use crate::quant::Float;
-use crate::shard::Shard;
-use crate::sink;
+use crate::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
+use crate::load::sink;
+use crate::load::{self, LoadOptions, LoadStats};
+use crate::schedule::shard::Shard;
 use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
@@ -138,7 +138,7 @@ impl Load {
             None => runtime.block_on(ask.of(&artifact))?,
         };
         let bar = Bar::new(output, "loading");
-        let own = || wanted.tensors.iter().map(|want| want.cut.len()).sum();
+        let own = || wanted.tensors.iter().map(|request| request.cut.len()).sum();
         bar.begin(all.unwrap_or_else(own));
         let mut options =
             LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
@@ -146,7 +146,7 @@ impl Load {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
-            options.budget = budget(wanted.tensors.iter().any(|want| want.has_bases()));
+            options.budget = budget(wanted.tensors.iter().any(|request| request.has_bases()));
         }
         let how = How {
             start,
@@ -234,13 +234,13 @@ impl Load {
 /// was never touched costs more than hashing what it will hold, so little of it is used again and again. Chunks
 /// that wait for their bases are held as they are stored beside what they fill.
 fn budget(based: bool) -> u64 {
-    2 * PIECE * loader::cores() as u64 * if based { 2 } else { 1 }
+    2 * PIECE * load::cores() as u64 * if based { 2 } else { 1 }
 }
 
 /// Host memory: each tensor as it comes, in pieces if it is large; then those of further windows.
 fn into_host(
     job: Job<'_>,
-    mut windows: impl Iterator<Item = Result<Wanted, Failure>>,
+    mut windows: impl Iterator<Item = Result<SelectedTensors, Failure>>,
 ) -> Result<(Delivered, LoadStats), Failure> {
     if job.convert.is_some() {
         // Host memory is not named as a device: nothing is copied out of it.
@@ -265,7 +265,7 @@ fn into_host(
                 delivered.tensors += 1;
                 delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
                 if how.digest {
-                    delivered.digest(piece.name(), piece.want.entry.file, &hasher.finalize());
+                    delivered.digest(piece.name(), piece.request.entry.file, &hasher.finalize());
                     hasher.reset();
                 }
             }

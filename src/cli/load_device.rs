@@ -11,16 +11,16 @@ use super::bytes;
 use super::error::{Failure, VERIFICATION};
 use super::load_dtype::Convert;
 use super::progress::Bar;
-use crate::artifact::Wanted;
-use crate::id::to_hex;
-use crate::loader::{LoadStats, Loader, Tensor};
-use crate::plan::Want;
-use crate::quant::Float;
-use crate::sink::Sink;
-use crate::sink::decode::{DecodeSink, Decoder, Route};
-use crate::sink::dequant::{self, DequantSink, Dequantize, Made};
-use crate::sink::device::DeviceError;
-use crate::sink::stream::{DeviceSink, DeviceTensor, StreamOptions, UploadStats};
+use crate::dequant::Float;
+use crate::format::id::to_hex;
+use crate::load::artifact::SelectedTensors;
+use crate::load::sink::Sink;
+use crate::load::sink::decode::{DecodeSink, Decoder, Route};
+use crate::load::sink::dequant::{self, DequantSink, Dequantize, Made};
+use crate::load::sink::device::DeviceError;
+use crate::load::sink::stream::{DeviceSink, DeviceTensor, StreamOptions, UploadStats};
+use crate::load::{LoadStats, Loader, Tensor};
+use crate::schedule::plan::TensorRequest;
 
 /// What was delivered.
 #[derive(Debug, Default)]
@@ -66,9 +66,9 @@ pub(super) struct How {
 
 /// A load that is to be delivered.
 pub(super) struct Job<'a> {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: SelectedTensors,
     /// Begins the load.
-    pub(super) begin: &'a dyn Fn(Wanted) -> Loader,
+    pub(super) begin: &'a dyn Fn(SelectedTensors) -> Loader,
     /// The load, if it has begun.
     pub(super) begun: Option<Loader>,
     pub(super) runtime: &'a Handle,
@@ -100,7 +100,7 @@ impl Job<'_> {
         decoder: Option<Box<dyn Decoder<D>>>,
     ) -> Result<(Delivered, LoadStats), Failure> {
         let streaming = StreamOptions::default();
-        let raw_bytes = self.wanted.tensors.iter().map(|want| want.cut.len()).sum();
+        let raw_bytes = self.wanted.tensors.iter().map(|request| request.cut.len()).sum();
         let convert = self.convert.take();
         let mut dequant = match &convert {
             Some(Convert { dtype, method, wanted }) => {
@@ -112,7 +112,8 @@ impl Job<'_> {
         let (mut decode, mut routed) = (None, None);
         if let Some(decoder) = decoder {
             let wanted = std::mem::take(&mut self.wanted.tensors);
-            let reads = |want: &Want| dequant.as_ref().is_some_and(|sink| sink.reads(want));
+            let reads =
+                |request: &TensorRequest| dequant.as_ref().is_some_and(|sink| sink.reads(request));
             let route;
             (route, self.wanted.tensors) = Route::new(&wanted, decoder.as_ref(), reads);
             routed = Some((route.device, route.host));
@@ -128,7 +129,7 @@ impl Job<'_> {
         while let Some(piece) = runtime.block_on(loader.next()) {
             let piece = piece?;
             bar.advance(piece.data.len() as u64);
-            let read = dequant.as_ref().is_some_and(|sink| sink.reads(&piece.want));
+            let read = dequant.as_ref().is_some_and(|sink| sink.reads(&piece.request));
             let held = match (&mut decode, &mut dequant) {
                 (Some(decode), dequant) if !read => {
                     let tensor = runtime.block_on(pass(decode, piece))?.flatten();
@@ -177,12 +178,12 @@ impl Job<'_> {
 
 /// Gives a piece to a sink; what it makes of the tensor if it was the last one.
 async fn pass<S: Sink>(sink: &mut S, piece: Tensor) -> Result<Option<S::Output>, S::Error> {
-    let (want, last) = (piece.want.clone(), piece.is_last_piece());
+    let (request, last) = (piece.request.clone(), piece.is_last_piece());
     if piece.offset == 0 {
-        sink.begin(&want).await?;
+        sink.begin(&request).await?;
     }
     sink.piece(piece).await?;
-    if last { sink.finish(&want).await.map(Some) } else { Ok(None) }
+    if last { sink.finish(&request).await.map(Some) } else { Ok(None) }
 }
 
 /// What a device holds.
@@ -195,9 +196,9 @@ struct Held<M> {
 }
 
 impl<M> From<DeviceTensor<M>> for Held<M> {
-    fn from(DeviceTensor { want, memory }: DeviceTensor<M>) -> Self {
-        let (name, file) = (want.entry.name.clone(), want.entry.file);
-        Self { name, file, len: want.cut.len(), made: Made::Stored, memory }
+    fn from(DeviceTensor { request, memory }: DeviceTensor<M>) -> Self {
+        let (name, file) = (request.entry.name.clone(), request.entry.file);
+        Self { name, file, len: request.cut.len(), made: Made::Stored, memory }
     }
 }
 

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use crate::artifact::{Artifact, Pattern, Selection, Wanted};
+use crate::dequant::Float;
+use crate::dequant::config::Method;
 use crate::format::limits::MAX_MANIFEST;
-use crate::lm;
-use crate::plan::Want;
-use crate::quant::Float;
-use crate::quant::config::Method;
-use crate::shard::Shard;
-use crate::sink::dequant::modules;
+use crate::load::artifact::{Artifact, Pattern, SelectedTensors, Selection};
+use crate::load::sink::dequant::modules;
+use crate::quantize::lm;
+use crate::schedule::plan::TensorRequest;
+use crate::schedule::shard::Shard;
 
 use super::error::{Failure, NOT_FOUND};
 
@@ -31,7 +31,7 @@ pub(super) struct Convert {
     /// How the checkpoint is quantized, if it is.
     pub(super) method: Option<Method>,
     /// The tensors that are loaded.
-    pub(super) wanted: Vec<Arc<Want>>,
+    pub(super) wanted: Vec<Arc<TensorRequest>>,
 }
 
 impl Ask<'_> {
@@ -39,17 +39,17 @@ impl Ask<'_> {
     pub(super) async fn of(
         &self,
         artifact: &Artifact,
-    ) -> Result<(Wanted, Option<Convert>), Failure> {
+    ) -> Result<(SelectedTensors, Option<Convert>), Failure> {
         let Some(dtype) = self.dtype else {
-            return Ok((artifact.want(self.selection, self.shard).await?, None));
+            return Ok((artifact.select(self.selection, self.shard).await?, None));
         };
         let method = method(artifact).await?;
         let wanted = match (method, self.selection) {
             (Some(method), Selection::Patterns(patterns)) => {
-                let all = artifact.want(&Selection::All, self.shard).await?;
-                Wanted { tensors: select(method, patterns, all.tensors)?, ..all }
+                let all = artifact.select(&Selection::All, self.shard).await?;
+                SelectedTensors { tensors: select(method, patterns, all.tensors)?, ..all }
             }
-            _ => artifact.want(self.selection, self.shard).await?,
+            _ => artifact.select(self.selection, self.shard).await?,
         };
         let convert = Convert { dtype, method, wanted: wanted.tensors.clone() };
         Ok((wanted, Some(convert)))
@@ -79,8 +79,8 @@ async fn method(artifact: &Artifact) -> Result<Option<Method>, Failure> {
 fn select(
     method: Method,
     patterns: &[Pattern],
-    all: Vec<Arc<Want>>,
-) -> Result<Vec<Arc<Want>>, Failure> {
+    all: Vec<Arc<TensorRequest>>,
+) -> Result<Vec<Arc<TensorRequest>>, Failure> {
     let mut matched = vec![false; patterns.len()];
     let mut rank = |name: &str| {
         let mut first = None;
@@ -92,7 +92,8 @@ fn select(
         }
         first
     };
-    let mut ranks: Vec<Option<usize>> = all.iter().map(|want| rank(&want.entry.name)).collect();
+    let mut ranks: Vec<Option<usize>> =
+        all.iter().map(|request| rank(&request.entry.name)).collect();
     for module in modules(method, &all) {
         let own = module.tensors.iter().filter_map(|(at, _)| ranks.get(*at).copied().flatten());
         let first = own.chain(rank(&module.name)).min();
@@ -106,8 +107,8 @@ fn select(
         let what = format!("no tensor and no weight is called {:?}", missing.as_str());
         return Err(Failure::new(NOT_FOUND, what));
     }
-    let ranked = all.into_iter().zip(ranks).filter_map(|(want, rank)| Some((rank?, want)));
+    let ranked = all.into_iter().zip(ranks).filter_map(|(request, rank)| Some((rank?, request)));
     let mut ranked: Vec<_> = ranked.collect();
-    ranked.sort_by_key(|(rank, want)| (*rank, want.entry.ordinal));
-    Ok(ranked.into_iter().map(|(_, want)| want).collect())
+    ranked.sort_by_key(|(rank, request)| (*rank, request.entry.ordinal));
+    Ok(ranked.into_iter().map(|(_, request)| request).collect())
 }

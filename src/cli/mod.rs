@@ -36,8 +36,8 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::format::name::ArtifactSpec;
-use crate::source::Backend;
-use crate::store::{Resolved, Store, Whole};
+use crate::store::{ArtifactGraph, Resolved, Store};
+use crate::transport::Transport;
 use crate::trust::{SeenRefs, TrustSet};
 
 use error::Failure;
@@ -142,14 +142,14 @@ impl Global {
     }
 
     fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::new(crate::source::url::open(&self.store_location()?)?))
+        Ok(Store::new(crate::transport::url::open(&self.store_location()?)?))
     }
 
     /// The store and its mirrors, in the order in which they are preferred.
-    fn sources(&self, store: &Store) -> Result<Vec<Arc<dyn Backend>>, Failure> {
-        let mut sources = vec![store.backend().clone()];
+    fn sources(&self, store: &Store) -> Result<Vec<Arc<dyn Transport>>, Failure> {
+        let mut sources = vec![store.transport().clone()];
         for mirror in &self.mirror {
-            sources.push(crate::source::url::open(mirror)?);
+            sources.push(crate::transport::url::open(mirror)?);
         }
         Ok(sources)
     }
@@ -178,9 +178,9 @@ impl Global {
         &self,
         artifact: &ArtifactSpec,
         output: &Output,
-    ) -> Result<(Store, Whole), Failure> {
+    ) -> Result<(Store, ArtifactGraph), Failure> {
         let (store, found) = self.open(artifact, output).await?;
-        let whole = Whole::read(&store, found.manifest).await;
+        let whole = ArtifactGraph::read(&store, found.manifest).await;
         Ok((store, whole.map_err(|error| error.named_by(artifact))?))
     }
 
@@ -215,7 +215,7 @@ fn artifact(text: &str) -> Result<ArtifactSpec, String> {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    crate::memory::return_freed_buffers();
+    crate::memory::pages::return_freed_buffers();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -11,7 +11,7 @@ use super::output::Output;
 use super::progress::Bar;
 use super::publishing::Publishing;
 use super::{Global, artifact, bytes};
-use crate::codec::CodecChoice;
+use crate::chunk::codec::CodecChoice;
 use crate::format::name::ArtifactSpec;
 use crate::pack::{PackOptions, pack};
 use crate::trust::Method;

@@ -13,17 +13,17 @@ use super::progress::Bar;
 use super::publishing::Publishing;
 use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
-use crate::artifact::{Artifact, OpenOptions};
-use crate::calibrate::{BUILT_IN, Draws};
+use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::lm::{Folder, Model, Stored, TensorStore};
-use crate::produce::external::calibration_text;
-use crate::produce::{
-    Bits, Calibrating, Checkpoint, Events, Format, Hqq, Keeping, Method, Nearest, Obtained,
-    PRESETS, Preset, ProduceError, QuantizeOptions, Recipe, Solver, Source, quantize, spend_bits,
+use crate::load::artifact::{Artifact, OpenOptions};
+use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
+use crate::quantize::lm::{Folder, Model, Stored, TensorStore};
+use crate::quantize::produce::external::calibration_text;
+use crate::quantize::produce::{
+    Bits, Calibrating, Checkpoint, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
+    ProduceError, QuantizeOptions, Recipe, RoundToNearest, Solver, Source, allocate_bits, quantize,
     statistics,
 };
-use crate::quant::Float;
 use crate::store::Store;
 use crate::trust::SeenRefs;
 
@@ -127,7 +127,7 @@ impl Quantize {
         let mut calibrating = prepared
             .filter(|_| recipe.method.is_calibrated())
             .map(|own| Calibrating::new(own.model, own.draws, &recipe, own.float, bits.clone()));
-        let (mut nearest, mut hqq) = (Nearest, Hqq);
+        let (mut nearest, mut hqq) = (RoundToNearest, Hqq);
         let solver: &mut dyn Solver = match &mut calibrating {
             Some(calibrating) => calibrating,
             None if recipe.method == Method::Hqq => &mut hqq,
@@ -214,7 +214,7 @@ impl Quantize {
         };
         let tokenizer = model.tokenizer().map_err(Failure::failed)?;
         let size = (self.external.samples as usize, self.external.sample_length as usize);
-        let draws = Draws::new(&text, &tokenizer, model.config(), size, self.seed)
+        let draws = CalibrationSamples::new(&text, &tokenizer, model.config(), size, self.seed)
             .map_err(Failure::failed)?;
         Ok(Prepared { model, draws, float })
     }
@@ -238,7 +238,7 @@ impl Quantize {
             Some(_) => return Err(Failure::usage("--statistics takes a name, not an id")),
         };
         let obtained = statistics(checkpoint, model, draws, keeping, runtime)?;
-        let bits = spend_bits(model, &obtained.statistics, recipe, *float, &self.skip)?;
+        let bits = allocate_bits(model, &obtained.statistics, recipe, *float, &self.skip)?;
         let Obtained { manifest, reused, .. } = obtained;
         Ok((bits, json!({ "manifest": manifest, "reused": reused })))
     }
@@ -285,7 +285,7 @@ impl Quantize {
 /// A model that can be run, and what it is fed with.
 struct Prepared {
     model: Model,
-    draws: Draws,
+    draws: CalibrationSamples,
     /// The type of its weights.
     float: Float,
 }

@@ -12,9 +12,9 @@ use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
-use crate::produce::Recipe;
-use crate::produce::external::{Backend, External, calibration_text};
-use crate::unpack::unpack;
+use crate::pack::unpack::unpack;
+use crate::quantize::produce::Recipe;
+use crate::quantize::produce::external::{Backend, External, calibration_text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExternalArgs {
@@ -52,7 +52,7 @@ impl Scratch {
     fn new(below: Option<&Path>) -> Result<Self, Failure> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(Failure::failed)?;
-        let name = format!("tenpak-{}", crate::id::to_hex(&random));
+        let name = format!("tenpak-{}", crate::format::id::to_hex(&random));
         let path = below.map_or_else(std::env::temp_dir, Path::to_path_buf).join(name);
         std::fs::create_dir_all(&path)
             .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;

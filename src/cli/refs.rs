@@ -11,8 +11,8 @@ use super::{Global, artifact, bytes, open_in};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, IndexEntry, SignedBody};
 use crate::maintain;
-use crate::source::{ObjectPath, SourceErrorKind};
 use crate::store::{Store, StoreError, unix_now};
+use crate::transport::{ObjectPath, TransportErrorKind};
 use crate::trust::{Signer, TrustSet};
 
 /// The name and tag of an argument that must not be an id.
@@ -105,7 +105,7 @@ async fn entries(store: &Store, trust: &TrustSet) -> Result<Vec<IndexEntry>, Fai
                 };
                 return Ok(refs.into_iter().map(entry).collect());
             }
-            Err(StoreError::Source(error)) if error.kind == SourceErrorKind::Unlistable => {}
+            Err(StoreError::Transport(error)) if error.kind == TransportErrorKind::Unlistable => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -11,7 +11,7 @@ use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
-use crate::unpack::unpack;
+use crate::pack::unpack::unpack;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Unpack {

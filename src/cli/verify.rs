@@ -29,7 +29,7 @@ impl Verify {
                 }
                 let (id, name) = (found.manifest, found.name());
                 if name.is_none()
-                    && store.backend().head(&crate::format::store::manifest(id)).await?.is_none()
+                    && store.transport().head(&crate::format::store::manifest(id)).await?.is_none()
                 {
                     return Err(Failure::new(
                         super::error::NOT_FOUND,

@@ -19,8 +19,8 @@ use hyper::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 
 use super::signed::{self, UrlKey};
+use crate::format::id::from_hex;
 use crate::format::name::ArtifactName;
-use crate::id::from_hex;
 
 /// What every edge without tokens allows.
 const OPEN: &str = "anyone";
@@ -249,7 +249,7 @@ impl Who {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::to_hex;
+    use crate::format::id::to_hex;
     use hyper::header::HeaderValue;
 
     fn line(name: &str, token: &str, more: &str) -> String {

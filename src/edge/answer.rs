@@ -11,8 +11,8 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::access::Who;
-use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
+use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
 
 pub(super) const IMMUTABLE: HeaderValue =
@@ -22,7 +22,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"tenpak\"");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-pub(super) type Answer = Response<UnsyncBoxBody<Bytes, SourceError>>;
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, TransportError>>;
 
 /// An answer without an object; its text is the status's own name.
 pub(super) fn plain(status: StatusCode) -> Answer {
@@ -58,18 +58,18 @@ pub(super) fn told(status: StatusCode, value: &serde_json::Value) -> Answer {
     answer
 }
 
-pub(super) fn full(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, SourceError> {
+pub(super) fn full(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, TransportError> {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-pub(super) fn empty() -> UnsyncBoxBody<Bytes, SourceError> {
+pub(super) fn empty() -> UnsyncBoxBody<Bytes, TransportError> {
     full(Bytes::new())
 }
 
 /// A body whose bytes come as they are known. One that fails ends its connection early.
 pub(super) fn streamed(
-    bytes: impl Stream<Item = Result<Bytes, SourceError>> + Send + 'static,
-) -> UnsyncBoxBody<Bytes, SourceError> {
+    bytes: impl Stream<Item = Result<Bytes, TransportError>> + Send + 'static,
+) -> UnsyncBoxBody<Bytes, TransportError> {
     BodyExt::boxed_unsync(StreamBody::new(bytes.map(|next| next.map(Frame::data))))
 }
 
@@ -81,19 +81,19 @@ pub(super) fn set(answer: &mut Answer, name: HeaderName, value: impl AsRef<str>)
 }
 
 /// The status of an origin's failure.
-fn status(error: &SourceError) -> StatusCode {
+fn status(error: &TransportError) -> StatusCode {
     match error.kind {
         // A path that the origin cannot have is a path of nothing.
-        SourceErrorKind::NotFound | SourceErrorKind::Invalid => StatusCode::NOT_FOUND,
-        SourceErrorKind::OutOfRange => StatusCode::RANGE_NOT_SATISFIABLE,
-        SourceErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
-        SourceErrorKind::Stalled => StatusCode::GATEWAY_TIMEOUT,
-        SourceErrorKind::Io => StatusCode::INTERNAL_SERVER_ERROR,
+        TransportErrorKind::NotFound | TransportErrorKind::Invalid => StatusCode::NOT_FOUND,
+        TransportErrorKind::OutOfRange => StatusCode::RANGE_NOT_SATISFIABLE,
+        TransportErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
+        TransportErrorKind::Stalled => StatusCode::GATEWAY_TIMEOUT,
+        TransportErrorKind::Io => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_GATEWAY,
     }
 }
 
-pub(super) fn refusal(error: &SourceError) -> Answer {
+pub(super) fn refusal(error: &TransportError) -> Answer {
     let mut answer = plain(status(error));
     if let Some(wait) = error.retry_after {
         answer.headers_mut().insert(RETRY_AFTER, wait.as_secs().into());
@@ -104,7 +104,7 @@ pub(super) fn refusal(error: &SourceError) -> Answer {
 /// The status of what the origin has missing, damaged, or signed by nobody who counts.
 pub(super) fn store_status(error: &StoreError) -> StatusCode {
     match error {
-        StoreError::Source(error) => status(error),
+        StoreError::Transport(error) => status(error),
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => StatusCode::NOT_FOUND,
         StoreError::Trust(TrustError::Malformed { .. }) => StatusCode::BAD_GATEWAY,
         StoreError::Trust(_) => StatusCode::FORBIDDEN,
@@ -114,7 +114,7 @@ pub(super) fn store_status(error: &StoreError) -> StatusCode {
 
 pub(super) fn store_refusal(error: &StoreError) -> Answer {
     match error {
-        StoreError::Source(error) => refusal(error),
+        StoreError::Transport(error) => refusal(error),
         error => plain(store_status(error)),
     }
 }

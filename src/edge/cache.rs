@@ -12,12 +12,12 @@ use moka::sync::Cache;
 use tokio::sync::watch;
 
 use super::budget::Budget;
-use crate::id::StoredDigest;
-use crate::source::SourceError;
-use crate::verify::VerifiedChunk;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::StoredDigest;
+use crate::transport::TransportError;
 
 /// What became of a fill. Everybody who waited gets the same error.
-pub(super) type Outcome = Result<Bytes, Arc<SourceError>>;
+pub(super) type Outcome = Result<Bytes, Arc<TransportError>>;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -83,8 +83,8 @@ impl ChunkCache {
     }
 
     /// Looks for a chunk.
-    pub(super) fn look(self: &Arc<Self>, digest: StoredDigest) -> Found {
-        let found = self.look_again(digest);
+    pub(super) fn get_or_claim(self: &Arc<Self>, digest: StoredDigest) -> Found {
+        let found = self.get_or_claim_uncounted(digest);
         let count = match &found {
             Found::Ready(_) => &self.stats.hits,
             Found::Filling(_) => &self.stats.collapsed,
@@ -95,7 +95,7 @@ impl ChunkCache {
     }
 
     /// Looks for a chunk for whom this look, or one like it, was counted before.
-    pub(super) fn look_again(self: &Arc<Self>, digest: StoredDigest) -> Found {
+    pub(super) fn get_or_claim_uncounted(self: &Arc<Self>, digest: StoredDigest) -> Found {
         if let Some(bytes) = self.memory.get(&digest) {
             return Found::Ready(bytes);
         }
@@ -158,7 +158,7 @@ impl Claim {
     }
 
     /// The chunk cannot be had; the next who looks may try again.
-    pub(super) fn fail(self, error: Arc<SourceError>) {
+    pub(super) fn fail(self, error: Arc<TransportError>) {
         self.sender.send_replace(Some(Err(error)));
     }
 }
@@ -172,9 +172,9 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Dtype;
+    use crate::format::dtype::Dtype;
     use crate::format::record::ChunkRecord;
-    use crate::source::SourceErrorKind;
+    use crate::transport::TransportErrorKind;
     use bytes::BytesMut;
 
     fn chunk(bytes: &[u8]) -> VerifiedChunk {
@@ -186,14 +186,14 @@ mod tests {
     async fn one_fills_and_the_rest_wait() {
         let cache = ChunkCache::new(1 << 20, 1 << 20);
         let digest = StoredDigest::of(b"abc");
-        let Found::Missing(claim) = cache.look(digest) else { panic!("nothing is there") };
-        let Found::Filling(first) = cache.look(digest) else { panic!("it is claimed") };
-        let Found::Filling(second) = cache.look(digest) else { panic!("it is claimed") };
+        let Found::Missing(claim) = cache.get_or_claim(digest) else { panic!("nothing is there") };
+        let Found::Filling(first) = cache.get_or_claim(digest) else { panic!("it is claimed") };
+        let Found::Filling(second) = cache.get_or_claim(digest) else { panic!("it is claimed") };
         let waiting = tokio::spawn(first.outcome());
         claim.fill(chunk(b"abc"), BytesMut::freeze);
         assert_eq!(waiting.await.unwrap().unwrap().unwrap(), &b"abc"[..]);
         assert_eq!(second.outcome().await.unwrap().unwrap(), &b"abc"[..]);
-        assert!(matches!(cache.look(digest), Found::Ready(bytes) if bytes == b"abc"[..]));
+        assert!(matches!(cache.get_or_claim(digest), Found::Ready(bytes) if bytes == b"abc"[..]));
         let counts = [&cache.stats.hits, &cache.stats.misses, &cache.stats.collapsed];
         assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1, 1, 2]);
     }
@@ -202,18 +202,20 @@ mod tests {
     async fn a_claim_that_is_given_up_hands_over_and_a_failure_is_not_kept() {
         let cache = ChunkCache::new(1 << 20, 1 << 20);
         let digest = StoredDigest::of(b"abc");
-        let Found::Missing(claim) = cache.look(digest) else { panic!("nothing is there") };
-        let Found::Filling(waiting) = cache.look(digest) else { panic!("it is claimed") };
+        let Found::Missing(claim) = cache.get_or_claim(digest) else { panic!("nothing is there") };
+        let Found::Filling(waiting) = cache.get_or_claim(digest) else { panic!("it is claimed") };
         drop(claim);
         assert!(waiting.outcome().await.is_none());
-        let Found::Missing(claim) = cache.look(digest) else { panic!("it was given up") };
-        let Found::Filling(waiting) = cache.look(digest) else { panic!("it is claimed") };
-        claim.fail(Arc::new(SourceError::new(SourceErrorKind::Transient, "o", "p", "busy")));
+        let Found::Missing(claim) = cache.get_or_claim(digest) else { panic!("it was given up") };
+        let Found::Filling(waiting) = cache.get_or_claim(digest) else { panic!("it is claimed") };
+        claim.fail(Arc::new(TransportError::new(TransportErrorKind::Transient, "o", "p", "busy")));
         assert!(waiting.outcome().await.unwrap().is_err());
-        let Found::Missing(claim) = cache.look(digest) else { panic!("failures are not kept") };
+        let Found::Missing(claim) = cache.get_or_claim(digest) else {
+            panic!("failures are not kept")
+        };
         // Another chunk than the claimed one does not get in under its name.
         claim.fill(chunk(b"other"), BytesMut::freeze);
-        assert!(matches!(cache.look(digest), Found::Missing(_)));
+        assert!(matches!(cache.get_or_claim(digest), Found::Missing(_)));
     }
 
     #[test]
@@ -221,7 +223,9 @@ mod tests {
         let cache = ChunkCache::new(100_000, 100_000);
         for i in 0..100_u32 {
             let bytes = i.to_le_bytes().repeat(2500);
-            let Found::Missing(claim) = cache.look(StoredDigest::of(&bytes)) else { continue };
+            let Found::Missing(claim) = cache.get_or_claim(StoredDigest::of(&bytes)) else {
+                continue;
+            };
             claim.fill(chunk(&bytes), BytesMut::freeze);
         }
         cache.memory.run_pending_tasks();

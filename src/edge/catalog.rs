@@ -10,11 +10,11 @@ use moka::future::Cache;
 
 use super::hub::Revision;
 use super::{ABSENT, EdgeOptions, Validity};
+use crate::format::id::{ManifestId, StoredDigest, TableId};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
-use crate::id::{ManifestId, StoredDigest, TableId};
-use crate::source::{Backend, ObjectPath};
-use crate::store::{Store, StoreError, Whole};
+use crate::store::{ArtifactGraph, Store, StoreError};
+use crate::transport::{ObjectPath, Transport};
 use crate::trust::{SeenRefs, TrustSet};
 
 /// Records of the artifacts kept in memory, at some 250 bytes each.
@@ -39,7 +39,7 @@ pub(super) struct Catalog {
     /// Which manifests the refs of a repository named.
     named: Cache<(ManifestId, ArtifactName), ()>,
     /// By the name that they count for too: a key may count for one and not for another.
-    artifacts: Cache<(ManifestId, Option<ArtifactName>), Arc<Whole>>,
+    artifacts: Cache<(ManifestId, Option<ArtifactName>), Arc<ArtifactGraph>>,
     admitted: RwLock<Admitted>,
 }
 
@@ -53,12 +53,12 @@ struct Admitted {
 
 impl Catalog {
     /// Takes the keys and the refs seen out of the options.
-    pub(super) fn new(origins: &[Arc<dyn Backend>], options: &mut EdgeOptions) -> Arc<Self> {
+    pub(super) fn new(origins: &[Arc<dyn Transport>], options: &mut EdgeOptions) -> Arc<Self> {
         let Validity { fresh, stale } = options.names;
-        let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<Whole>| {
+        let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<ArtifactGraph>| {
             u32::try_from(whole.chunks.len()).unwrap_or(u32::MAX).max(1024)
         };
-        let store = |origin: &Arc<dyn Backend>| {
+        let store = |origin: &Arc<dyn Transport>| {
             Store::new(origin.clone()).with_retry(options.retry.clone())
         };
         Arc::new(Self {
@@ -235,7 +235,7 @@ impl Catalog {
         &self,
         name: &ArtifactName,
         revision: &Revision,
-    ) -> Result<Arc<Whole>, Arc<StoreError>> {
+    ) -> Result<Arc<ArtifactGraph>, Arc<StoreError>> {
         let id = match revision {
             Revision::Tag(tag) => self.resolve(name, tag).await?,
             Revision::Commit(digits) => self.find(digits).await?,
@@ -248,7 +248,7 @@ impl Catalog {
         &self,
         id: ManifestId,
         name: Option<&ArtifactName>,
-    ) -> Result<Arc<Whole>, Arc<StoreError>> {
+    ) -> Result<Arc<ArtifactGraph>, Arc<StoreError>> {
         let read = self.read(id, name);
         let whole = self.artifacts.try_get_with((id, name.cloned()), read).await?;
         if self.is_closed() && !self.knows(id) {
@@ -265,11 +265,11 @@ impl Catalog {
         &self,
         id: ManifestId,
         name: Option<&ArtifactName>,
-    ) -> Result<Arc<Whole>, StoreError> {
+    ) -> Result<Arc<ArtifactGraph>, StoreError> {
         let mut last = None;
         for store in &self.stores {
             let read = async {
-                let whole = Whole::read(store, id).await?;
+                let whole = ArtifactGraph::read(store, id).await?;
                 store.check_manifest(&self.trust, name, id, &whole.manifest_bytes).await?;
                 Ok(whole)
             };
@@ -310,5 +310,5 @@ fn is_missing(error: &StoreError) -> bool {
 
 /// Whether the origin could not be asked, rather than that it said something.
 fn is_outage(error: &StoreError) -> bool {
-    matches!(error, StoreError::Source(error) if error.is_transient())
+    matches!(error, StoreError::Transport(error) if error.is_transient())
 }

@@ -15,10 +15,10 @@ use std::time::SystemTime;
 use bytes::BytesMut;
 
 use super::recency::Recency;
-use crate::buffers::Buffers;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::StoredDigest;
 use crate::format::record::ChunkRecord;
-use crate::id::StoredDigest;
-use crate::verify::VerifiedChunk;
+use crate::memory::buffers::Buffers;
 
 /// What names of unfinished files begin with.
 const UNFINISHED: &str = ".part-";
@@ -276,7 +276,7 @@ fn wrong(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Dtype;
+    use crate::format::dtype::Dtype;
 
     fn chunk(seed: u8) -> (ChunkRecord, Vec<u8>) {
         let bytes = vec![seed; 1000];

@@ -12,16 +12,16 @@ use super::budget::Share;
 use super::object::Facts;
 use super::packs::{Packs, copy};
 use super::{CLIENT_STALL, hub};
+use crate::format::id::PackId;
 use crate::format::page::FileEntry;
 use crate::format::store as paths;
-use crate::id::PackId;
-use crate::loader::{LoadError, LoadOptions, Loader};
-use crate::source::{
-    Backend, Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, SourceError,
-    SourceErrorKind,
+use crate::load::{LoadError, LoadOptions, Loader};
+use crate::pack::unpack::file_parts;
+use crate::store::ArtifactGraph;
+use crate::transport::{
+    Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
+    TransportErrorKind,
 };
-use crate::store::Whole;
-use crate::unpack::file_parts;
 
 /// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold. What is on its way to a
 /// slow client comes on top of that.
@@ -37,7 +37,7 @@ pub(super) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
 
 /// Somebody who reads a range of a file.
 struct Reading {
-    whole: Arc<Whole>,
+    whole: Arc<ArtifactGraph>,
     packs: Arc<Packs>,
     file: usize,
     left: Range<u64>,
@@ -47,11 +47,11 @@ struct Reading {
 
 /// The bytes `wanted` of a file, which must lie in it. Must be polled within a runtime.
 pub(super) fn read(
-    whole: &Arc<Whole>,
+    whole: &Arc<ArtifactGraph>,
     packs: &Arc<Packs>,
     file: usize,
     wanted: Range<u64>,
-) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
+) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
     let (whole, packs) = (whole.clone(), packs.clone());
     let reading = Reading { whole, packs, file, left: wanted, ahead: None };
     stream::try_unfold(reading, |mut reading| async move {
@@ -61,7 +61,7 @@ pub(super) fn read(
 
 impl Reading {
     /// The next bytes; `None` behind the last.
-    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
         loop {
             if let Some((loader, _)) = &mut self.ahead {
                 if let Some(piece) = loader.next().await {
@@ -84,7 +84,7 @@ impl Reading {
     }
 
     /// A few bytes, ahead of which nothing is read: nothing but these is held while they are sent.
-    async fn window(&mut self) -> Result<Bytes, SourceError> {
+    async fn window(&mut self) -> Result<Bytes, TransportError> {
         let end = self.left.end.min(self.left.start + WINDOW);
         // Only closed with the edge itself; while it is held, chunks are decoded whole.
         let _turn = self.packs.windows().acquire().await;
@@ -105,15 +105,15 @@ impl Reading {
         options.connections = Some(2);
         // The cache asks every origin and waits for it.
         (options.failures, options.stall) = (0, CLIENT_STALL);
-        let source: Arc<dyn Backend> = Arc::new(Cached(self.packs.clone()));
+        let source: Arc<dyn Transport> = Arc::new(Cached(self.packs.clone()));
         Loader::start(self.whole.id, vec![source], parts, Default::default(), &options)
     }
 }
 
-fn refused(error: LoadError) -> SourceError {
+fn refused(error: LoadError) -> TransportError {
     match error {
-        LoadError::Source { error, .. } => error,
-        error => SourceError::new(SourceErrorKind::Protocol, "", "", error.to_string()),
+        LoadError::Transport { error, .. } => error,
+        error => TransportError::new(TransportErrorKind::Protocol, "", "", error.to_string()),
     }
 }
 
@@ -122,13 +122,13 @@ fn refused(error: LoadError) -> SourceError {
 struct Cached(Arc<Packs>);
 
 struct CachedBody {
-    chunks: BoxStream<'static, Result<Bytes, SourceError>>,
+    chunks: BoxStream<'static, Result<Bytes, TransportError>>,
     held: Bytes,
 }
 
 #[async_trait]
 impl Body for CachedBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, SourceError> {
+    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
         while self.held.is_empty() {
             match self.chunks.next().await {
                 Some(chunk) => self.held = chunk?,
@@ -143,48 +143,52 @@ impl Body for CachedBody {
 }
 
 impl Cached {
-    fn refuse(&self, path: &ObjectPath) -> SourceError {
+    fn refuse(&self, path: &ObjectPath) -> TransportError {
         let what = "only packs are read here";
-        SourceError::new(SourceErrorKind::ReadOnly, self.location(), path, what)
+        TransportError::new(TransportErrorKind::ReadOnly, self.location(), path, what)
     }
 }
 
 #[async_trait]
-impl Backend for Cached {
+impl Transport for Cached {
     fn location(&self) -> &str {
         "the edge's cache"
     }
 
-    async fn open(&self, path: &ObjectPath, range: ReadRange) -> Result<ObjectReader, SourceError> {
+    async fn open(
+        &self,
+        path: &ObjectPath,
+        range: ReadRange,
+    ) -> Result<ObjectReader, TransportError> {
         let Some(pack) = pack_of(path) else { return Err(self.refuse(path)) };
         let map = self.0.map(pack).await.map_err(|error| copy(&error))?;
         let range = range.within(map.size()).ok_or_else(|| {
             let what = format!("the pack ends at byte {}", map.size());
-            SourceError::new(SourceErrorKind::OutOfRange, self.location(), path, what)
+            TransportError::new(TransportErrorKind::OutOfRange, self.location(), path, what)
         })?;
         let chunks = self.0.read(pack, &map, range.clone()).boxed();
         let body = Box::new(CachedBody { chunks, held: Bytes::new() });
         Ok(ObjectReader { range, size: Some(map.size()), version: None, head: None, body })
     }
 
-    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, SourceError> {
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, TransportError> {
         Err(self.refuse(path))
     }
 
-    async fn put(&self, path: &ObjectPath, _: Vec<Bytes>) -> Result<(), SourceError> {
+    async fn put(&self, path: &ObjectPath, _: Vec<Bytes>) -> Result<(), TransportError> {
         Err(self.refuse(path))
     }
 
-    async fn put_if(&self, path: &ObjectPath, _: Expected, _: Bytes) -> Result<(), SourceError> {
+    async fn put_if(&self, path: &ObjectPath, _: Expected, _: Bytes) -> Result<(), TransportError> {
         Err(self.refuse(path))
     }
 
-    async fn delete(&self, path: &ObjectPath) -> Result<(), SourceError> {
+    async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError> {
         Err(self.refuse(path))
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<ObjectInfo>, SourceError> {
-        Err(SourceError::new(SourceErrorKind::Unlistable, self.location(), "", "only packs"))
+    async fn list(&self, _: &str) -> Result<Vec<ObjectInfo>, TransportError> {
+        Err(TransportError::new(TransportErrorKind::Unlistable, self.location(), "", "only packs"))
     }
 }
 

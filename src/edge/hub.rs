@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use sha1::Digest as _;
 
 use super::request::decode;
+use crate::format::id::{ManifestId, to_hex};
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::page::FileEntry;
-use crate::id::{ManifestId, to_hex};
-use crate::store::Whole;
+use crate::store::ArtifactGraph;
 
 /// What a request asks of the Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +194,7 @@ fn folder(path: &str, files: &[&FileEntry]) -> Value {
 }
 
 /// The answer to [`What::Info`].
-pub(super) fn info(repo: &str, whole: &Whole, blobs: bool) -> Value {
+pub(super) fn info(repo: &str, whole: &ArtifactGraph, blobs: bool) -> Value {
     let sibling = |file: &FileEntry| {
         let mut sibling = json!({"rfilename": file.path});
         if blobs {
@@ -228,7 +228,7 @@ pub(super) fn info(repo: &str, whole: &Whole, blobs: bool) -> Value {
 }
 
 /// The answer to [`What::Tree`]; `None` if there is no such folder.
-pub(super) fn tree(whole: &Whole, below: &str, recursive: bool) -> Option<Value> {
+pub(super) fn tree(whole: &ArtifactGraph, below: &str, recursive: bool) -> Option<Value> {
     let prefix = if below.is_empty() { String::new() } else { format!("{below}/") };
     let files = whole.files.iter().map(|(file, _)| file);
     let inside: Vec<&FileEntry> = files.filter(|file| file.path.starts_with(&prefix)).collect();
@@ -261,7 +261,7 @@ pub(super) fn tree(whole: &Whole, below: &str, recursive: bool) -> Option<Value>
 }
 
 /// The answer to [`What::PathsInfo`]: what is not there is left out.
-pub(super) fn paths_info(whole: &Whole, paths: &[String]) -> Value {
+pub(super) fn paths_info(whole: &ArtifactGraph, paths: &[String]) -> Value {
     let mut entries = Vec::new();
     for path in paths {
         let path = path.trim_matches('/');

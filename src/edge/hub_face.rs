@@ -13,7 +13,7 @@ use super::access::Who;
 use super::answer::{Answer, IMMUTABLE, NO_CACHE, denied, plain, set, store_refusal, told};
 use super::hub::{self, Ask, Refusal, Revision, What};
 use super::{files, object};
-use crate::store::{StoreError, Whole};
+use crate::store::{ArtifactGraph, StoreError};
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
@@ -71,7 +71,7 @@ pub(super) async fn answer(
 }
 
 /// The artifact that is asked about.
-async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<Whole>, Box<Answer>> {
+async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<ArtifactGraph>, Box<Answer>> {
     let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
     let failed = |error: &StoreError, refusal: Refusal| match error {
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
@@ -139,7 +139,7 @@ pub(super) fn worded(mut refused: Answer) -> Answer {
 
 fn file(
     edge: &Arc<Edge>,
-    whole: &Arc<Whole>,
+    whole: &Arc<ArtifactGraph>,
     path: &str,
     caching: HeaderValue,
     method: &Method,

@@ -25,7 +25,6 @@ mod object;
 mod origins;
 mod pack_face;
 mod packs;
-mod patient;
 mod permit;
 mod prefetch;
 mod purge;
@@ -39,6 +38,7 @@ mod s3_face;
 mod s3_xml;
 mod serve;
 mod signed;
+mod stall_timeout;
 mod status;
 mod status_face;
 mod stream;
@@ -54,9 +54,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::id::{ManifestId, StoredDigest};
-use crate::source::Backend;
-use crate::source::small::RetryPolicy;
+use crate::format::id::{ManifestId, StoredDigest};
+use crate::transport::Transport;
+use crate::transport::small::RetryPolicy;
 use crate::trust::{SeenRefs, TrustSet};
 use cache::ChunkCache;
 use catalog::Catalog;
@@ -200,7 +200,7 @@ impl Edge {
     /// An edge over `origins`, which hold the same store; the first is preferred. Fails if the folder
     /// of its chunks cannot be used.
     pub fn new(
-        origins: Vec<Arc<dyn Backend>>,
+        origins: Vec<Arc<dyn Transport>>,
         mut options: EdgeOptions,
     ) -> Result<Arc<Self>, EdgeError> {
         let open = |(folder, budget): (PathBuf, u64)| {

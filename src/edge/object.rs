@@ -17,13 +17,13 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use super::answer::{Answer, empty, plain, set, streamed};
 use super::conditions::{Verdict, judge, range_counts};
 use super::ranges::{self, Ranges};
-use crate::source::SourceError;
+use crate::transport::TransportError;
 
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// Bytes in order.
-pub(super) type Bodies = BoxStream<'static, Result<Bytes, SourceError>>;
+pub(super) type Bodies = BoxStream<'static, Result<Bytes, TransportError>>;
 
 /// What is known of an object before its bytes.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub(super) struct Facts {
 /// Which bytes to send: ascending, in the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
-    Whole,
+    ArtifactGraph,
     Part(Range<u64>),
     Parts(Vec<Range<u64>>),
 }
@@ -46,7 +46,7 @@ impl Plan {
     /// The bytes of an object of `size` bytes.
     pub(super) fn ranges(&self, size: u64) -> Vec<Range<u64>> {
         match self {
-            Self::Whole => std::iter::once(0..size).collect(),
+            Self::ArtifactGraph => std::iter::once(0..size).collect(),
             Self::Part(part) => vec![part.clone()],
             Self::Parts(parts) => parts.clone(),
         }
@@ -74,10 +74,10 @@ pub(super) fn plan(
     }
     // A range means something only to GET.
     if *method != Method::GET || !range_counts(headers, facts.tag.as_ref(), facts.modified) {
-        return Ok(Plan::Whole);
+        return Ok(Plan::ArtifactGraph);
     }
     match ranges::wanted(headers, facts.size) {
-        Ranges::Whole => Ok(Plan::Whole),
+        Ranges::ArtifactGraph => Ok(Plan::ArtifactGraph),
         Ranges::Part(part) => Ok(Plan::Part(part)),
         Ranges::Parts(parts) => Ok(Plan::Parts(parts)),
         Ranges::Beyond => {
@@ -101,7 +101,7 @@ pub(super) fn answer(
     headers.insert(ACCEPT_RANGES, BYTES);
     headers.insert(CONTENT_TYPE, OCTETS);
     let range = match plan {
-        Plan::Whole => 0..facts.size,
+        Plan::ArtifactGraph => 0..facts.size,
         Plan::Part(part) => {
             let value = content_range(&part, facts.size);
             set(&mut answer, CONTENT_RANGE, value);

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
+use crate::transport::{
+    ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
+};
 
 /// Failures in a row after which an origin rests.
 const PATIENCE: u32 = 3;
@@ -42,7 +44,7 @@ pub(super) struct Origins {
 
 #[derive(Debug)]
 struct Origin {
-    backend: Arc<dyn Backend>,
+    transport: Arc<dyn Transport>,
     /// Failures since the last success.
     failures: AtomicU32,
     /// Until when it rests, in milliseconds since the start.
@@ -56,9 +58,9 @@ pub(super) struct Opened {
 }
 
 impl Origins {
-    pub(super) fn new(backends: Vec<Arc<dyn Backend>>) -> Arc<Self> {
+    pub(super) fn new(backends: Vec<Arc<dyn Transport>>) -> Arc<Self> {
         let origin =
-            |backend| Origin { backend, failures: AtomicU32::new(0), until: AtomicU64::new(0) };
+            |transport| Origin { transport, failures: AtomicU32::new(0), until: AtomicU64::new(0) };
         Arc::new(Self {
             all: backends.into_iter().map(origin).collect(),
             started: Instant::now(),
@@ -83,12 +85,12 @@ impl Origins {
     }
 
     pub(super) fn location(&self) -> &str {
-        self.all.first().map_or("", |origin| origin.backend.location())
+        self.all.first().map_or("", |origin| origin.transport.location())
     }
 
     /// Whether reads block their thread.
     pub(super) fn reads_block(&self) -> bool {
-        self.all.iter().any(|origin| origin.backend.reads_block())
+        self.all.iter().any(|origin| origin.transport.reads_block())
     }
 
     /// The origins in the order in which to ask: the preferred first, those that rest last.
@@ -100,14 +102,14 @@ impl Origins {
         order
     }
 
-    pub(super) fn backend(&self, origin: usize) -> &Arc<dyn Backend> {
-        &self.all[origin].backend
+    pub(super) fn transport(&self, origin: usize) -> &Arc<dyn Transport> {
+        &self.all[origin].transport
     }
 
     /// Hears how a request went. That something is not there is an answer, too.
-    pub(super) fn tell(&self, origin: usize, error: Option<&SourceError>) {
+    pub(super) fn tell(&self, origin: usize, error: Option<&TransportError>) {
         let origin = &self.all[origin];
-        let failed = error.is_some_and(|e| e.is_transient() || e.kind == SourceErrorKind::Io);
+        let failed = error.is_some_and(|e| e.is_transient() || e.kind == TransportErrorKind::Io);
         if !failed {
             origin.failures.store(0, Ordering::Relaxed);
             origin.until.store(0, Ordering::Relaxed);
@@ -128,9 +130,9 @@ impl Origins {
         origin: usize,
         path: &ObjectPath,
         range: &ReadRange,
-    ) -> Result<Opened, SourceError> {
+    ) -> Result<Opened, TransportError> {
         let mut first = pin!(self.ask(origin, path, range));
-        if self.all[origin].backend.reads_block() {
+        if self.all[origin].transport.reads_block() {
             return first.await;
         }
         if let Ok(opened) = tokio::time::timeout(self.late(), &mut first).await {
@@ -158,10 +160,10 @@ impl Origins {
         origin: usize,
         path: &ObjectPath,
         range: &ReadRange,
-    ) -> Result<Opened, SourceError> {
+    ) -> Result<Opened, TransportError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let asked = Instant::now();
-        let reader = self.all[origin].backend.open(path, range.clone()).await?;
+        let reader = self.all[origin].transport.open(path, range.clone()).await?;
         let usual = self.usual.load(Ordering::Relaxed);
         self.usual.store(usual - usual / 8 + micros(asked.elapsed()) / 8, Ordering::Relaxed);
         Ok(Opened { reader, origin })
@@ -192,8 +194,8 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::fault::{Action, Fault, FaultBackend};
-    use crate::source::object::ObjectBackend;
+    use crate::transport::fault::{Action, Fault, FaultBackend};
+    use crate::transport::object::ObjectBackend;
 
     async fn two(faults: Vec<Fault>) -> (Arc<Origins>, Arc<FaultBackend>, Arc<FaultBackend>) {
         let memory = Arc::new(ObjectBackend::memory());
@@ -210,8 +212,8 @@ mod tests {
     #[tokio::test]
     async fn one_that_fails_again_and_again_rests() {
         let (origins, ..) = two(Vec::new()).await;
-        let busy = SourceError::new(SourceErrorKind::Transient, "o", "p", "busy");
-        let missing = SourceError::new(SourceErrorKind::NotFound, "o", "p", "missing");
+        let busy = TransportError::new(TransportErrorKind::Transient, "o", "p", "busy");
+        let missing = TransportError::new(TransportErrorKind::NotFound, "o", "p", "missing");
         for _ in 0..10 {
             origins.tell(0, Some(&missing));
         }

@@ -17,10 +17,10 @@ use super::object::{self, Facts};
 use super::relay::Relayed;
 use super::stream::FRAME;
 use super::{Edge, permit};
+use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
-use crate::id::ManifestId;
-use crate::source::{ObjectPath, SourceError};
 use crate::store::StoreError;
+use crate::transport::{ObjectPath, TransportError};
 
 /// Answers a request for an object of the store.
 pub(super) async fn answer(
@@ -123,7 +123,7 @@ async fn relayed(
     edge: &Arc<Edge>,
     path: &ObjectPath,
     request: &Request<Incoming>,
-) -> Result<Answer, SourceError> {
+) -> Result<Answer, TransportError> {
     let (method, headers) = (request.method(), request.headers());
     match edge.relay.get(path, headers).await? {
         Relayed::Kept(kept) => {

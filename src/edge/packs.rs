@@ -22,14 +22,14 @@ use super::budget::Budget;
 use super::cache::{ChunkCache, Claim, Found};
 use super::disk::DiskTier;
 use super::origins::{Opened, Origins};
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::PackId;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
-use crate::id::PackId;
-use crate::source::small::RetryPolicy;
-use crate::source::{ReadRange, SourceError, SourceErrorKind};
 use crate::store::{Store, StoreError};
-use crate::verify::VerifiedChunk;
+use crate::transport::small::RetryPolicy;
+use crate::transport::{ReadRange, TransportError, TransportErrorKind};
 
 /// The most that one request to the origin asks for.
 const RUN: u64 = 8 << 20;
@@ -72,7 +72,7 @@ pub(super) struct Packs {
     disk: Option<Arc<DiskTier>>,
     indexes: Cache<PackId, Arc<PackMap>>,
     /// Packs that no origin had a moment ago.
-    absent: Cache<PackId, Arc<SourceError>>,
+    absent: Cache<PackId, Arc<TransportError>>,
     requests: Semaphore,
     /// Turns for those who decode a few bytes at a time.
     windows: Semaphore,
@@ -180,25 +180,25 @@ impl Packs {
 
     /// Where the chunks of a pack lie, from the first origin whose index is the one that the pack's
     /// name commits to.
-    pub(super) async fn map(&self, pack: PackId) -> Result<Arc<PackMap>, Arc<SourceError>> {
+    pub(super) async fn map(&self, pack: PackId) -> Result<Arc<PackMap>, Arc<TransportError>> {
         let read = async {
             let mut last = None;
             for origin in self.origins.in_order() {
-                let index = Store::new(self.origins.backend(origin).clone());
+                let index = Store::new(self.origins.transport(origin).clone());
                 let index = index.with_retry(self.retry.clone());
                 match read_index(&index, pack).await {
                     Ok(index) => return Ok(Arc::new(PackMap::new(&index))),
                     Err(error) => last = Some(worse(last, error)),
                 }
             }
-            Err(last.unwrap_or_else(|| self.error(pack, SourceErrorKind::NotFound, "no origin")))
+            Err(last.unwrap_or_else(|| self.error(pack, TransportErrorKind::NotFound, "no origin")))
         };
         if let Some(error) = self.absent.get(&pack).await {
             return Err(error);
         }
         let found = self.indexes.try_get_with(pack, read).await;
         if let Err(error) = &found
-            && error.kind == SourceErrorKind::NotFound
+            && error.kind == TransportErrorKind::NotFound
         {
             self.absent.insert(pack, error.clone()).await;
         }
@@ -211,7 +211,7 @@ impl Packs {
         pack: PackId,
         map: &PackMap,
         wanted: Range<u64>,
-    ) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
+    ) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
         let part = |(place, record): &(Range<u64>, ChunkRecord)| Part {
             record: *record,
             wanted: wanted.start.max(place.start) - place.start
@@ -232,8 +232,8 @@ impl Packs {
         })
     }
 
-    fn error(&self, pack: PackId, kind: SourceErrorKind, what: &str) -> SourceError {
-        SourceError::new(kind, self.origins.location(), paths::pack(pack), what)
+    fn error(&self, pack: PackId, kind: TransportErrorKind, what: &str) -> TransportError {
+        TransportError::new(kind, self.origins.location(), paths::pack(pack), what)
     }
 
     /// Fills neighbouring chunks: one that is at hand at once, others in the background, whoever waits for
@@ -288,7 +288,7 @@ impl Packs {
                     Err(error) => last = Some(worse(last, error)),
                 }
             }
-            let none = || self.error(pack, SourceErrorKind::NotFound, "no origin");
+            let none = || self.error(pack, TransportErrorKind::NotFound, "no origin");
             let error = last.get_or_insert_with(none);
             let jitter = rand::thread_rng().r#gen();
             match self.retry.pause(round, jitter, error.retry_after) {
@@ -308,7 +308,7 @@ impl Packs {
         origin: usize,
         pack: PackId,
         claims: &mut Run,
-    ) -> Result<(), SourceError> {
+    ) -> Result<(), TransportError> {
         let mut origin = origin;
         let filled = self.fill_some(&mut origin, pack, claims).await;
         self.origins.tell(origin, filled.as_ref().err());
@@ -321,22 +321,22 @@ impl Packs {
         origin: &mut usize,
         pack: PackId,
         claims: &mut Run,
-    ) -> Result<(), SourceError> {
+    ) -> Result<(), TransportError> {
         let (Some(first), Some(last)) = (claims.front(), claims.back()) else { return Ok(()) };
         let range = first.0.start..last.0.end;
         let path = paths::pack(pack);
-        let location = |origin: usize| self.origins.backend(origin).location();
+        let location = |origin: usize| self.origins.transport(origin).location();
         let late = |_| {
             let what = "no answer came";
-            SourceError::new(SourceErrorKind::Stalled, location(*origin), &path, what)
+            TransportError::new(TransportErrorKind::Stalled, location(*origin), &path, what)
         };
         let range = ReadRange::Bounded(range);
         let opened = self.origins.open(*origin, &path, &range);
         let Opened { mut reader, origin: answered } =
             tokio::time::timeout(self.retry.stall, opened).await.map_err(late)??;
         *origin = answered;
-        let error = |kind, what: String| SourceError::new(kind, location(answered), &path, what);
-        let stalled = |_| error(SourceErrorKind::Stalled, "no byte came".to_owned());
+        let error = |kind, what: String| TransportError::new(kind, location(answered), &path, what);
+        let stalled = |_| error(TransportErrorKind::Stalled, "no byte came".to_owned());
         let mut at = reader.range.start;
         let mut buffer = BytesMut::new();
         while let Some((place, record, _)) = claims.front() {
@@ -355,7 +355,7 @@ impl Packs {
                     tokio::time::timeout(self.retry.stall, read).await.map_err(stalled)??;
                 if count == 0 {
                     let what = format!("the body ends at byte {}", at + buffer.len() as u64);
-                    return Err(error(SourceErrorKind::Protocol, what));
+                    return Err(error(TransportErrorKind::Protocol, what));
                 }
                 self.stats.bytes.fetch_add(count as u64, Ordering::Relaxed);
             }
@@ -372,7 +372,7 @@ impl Packs {
                 Err(bad) => {
                     self.stats.damaged.fetch_add(1, Ordering::Relaxed);
                     let what = format!("damaged at offset {}: {}", place.start, bad.error);
-                    return Err(error(SourceErrorKind::Protocol, what));
+                    return Err(error(TransportErrorKind::Protocol, what));
                 }
             }
         }
@@ -382,7 +382,7 @@ impl Packs {
 
 impl Reading {
     /// The next bytes; `None` behind the last.
-    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
         // To read and hash a chunk is as long a turn as to send one.
         if self.given && !self.waited && self.packs.disk.is_some() {
             std::thread::yield_now();
@@ -392,7 +392,7 @@ impl Reading {
         let digest = part.record.stored;
         let bytes = loop {
             // It was looked at, and counted, ahead.
-            match self.packs.cache.look_again(digest) {
+            match self.packs.cache.get_or_claim_uncounted(digest) {
                 Found::Ready(bytes) => break bytes,
                 Found::Filling(waiting) => match waiting.outcome().await {
                     Some(filled) => break filled.map_err(|error| copy(&error))?,
@@ -446,7 +446,7 @@ impl Reading {
             let stored = u64::from(part.record.stored_len);
             self.looked += 1;
             self.ahead += stored;
-            let found = self.packs.cache.look(part.record.stored);
+            let found = self.packs.cache.get_or_claim(part.record.stored);
             let claim = match found {
                 Found::Missing(claim) => Some(claim),
                 Found::Ready(_) | Found::Filling(_) => None,
@@ -485,27 +485,32 @@ fn from_disk(disk: &DiskTier, claims: Run) -> Vec<Run> {
     missing
 }
 
-async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, SourceError> {
+async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, TransportError> {
     store.pack_index(pack).await.map_err(|error| match error {
-        StoreError::Source(error) => error,
+        StoreError::Transport(error) => error,
         error => {
             let what = error.to_string();
-            SourceError::new(SourceErrorKind::Protocol, store.location(), paths::pack(pack), what)
+            TransportError::new(
+                TransportErrorKind::Protocol,
+                store.location(),
+                paths::pack(pack),
+                what,
+            )
         }
     })
 }
 
 /// The more telling of two failures: that something is wrong says more than that it is not there.
-pub(super) fn worse(last: Option<SourceError>, next: SourceError) -> SourceError {
+pub(super) fn worse(last: Option<TransportError>, next: TransportError) -> TransportError {
     match last {
-        Some(last) if next.kind == SourceErrorKind::NotFound => last,
+        Some(last) if next.kind == TransportErrorKind::NotFound => last,
         _ => next,
     }
 }
 
 /// The same error for another who waited.
-pub(super) fn copy(error: &SourceError) -> SourceError {
-    let mut copy = SourceError::new(
+pub(super) fn copy(error: &TransportError) -> TransportError {
+    let mut copy = TransportError::new(
         error.kind,
         error.location.clone(),
         error.object.clone(),

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::Edge;
 use super::access::Who;
 use super::packs::PackMap;
+use crate::format::id::{ManifestId, StoredDigest};
 use crate::format::name::ArtifactName;
-use crate::id::{ManifestId, StoredDigest};
-use crate::source::ObjectPath;
-use crate::source::http::ARTIFACT_HEADER;
-use crate::store::Whole;
+use crate::store::ArtifactGraph;
+use crate::transport::ObjectPath;
+use crate::transport::http::ARTIFACT_HEADER;
 
 /// The artifact that the client says its request is for (`name@id` or `@id`).
 pub(super) fn said(headers: &hyper::HeaderMap) -> Option<(Option<ArtifactName>, ManifestId)> {
@@ -83,7 +83,11 @@ async fn permitted(
     edge.catalog.belongs(&name, id).await.then_some((name, id))
 }
 
-async fn whole(edge: &Arc<Edge>, who: &Who, headers: &hyper::HeaderMap) -> Option<Arc<Whole>> {
+async fn whole(
+    edge: &Arc<Edge>,
+    who: &Who,
+    headers: &hyper::HeaderMap,
+) -> Option<Arc<ArtifactGraph>> {
     let (name, id) = permitted(edge, who, headers).await?;
     edge.catalog.artifact(id, Some(&name)).await.ok()
 }

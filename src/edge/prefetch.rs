@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 
 use super::Edge;
 use super::packs::copy;
+use crate::format::id::PackId;
 use crate::format::name::ArtifactSpec;
-use crate::id::PackId;
-use crate::store::{StoreError, Whole};
+use crate::store::{ArtifactGraph, StoreError};
 
 impl Edge {
     /// Fetches every chunk of an artifact that is not in the cache; gives their stored bytes. With
@@ -25,7 +25,7 @@ impl Edge {
         let whole = self.catalog.artifact(id, name).await?;
         let mut bytes = 0;
         for (pack, ranges) in runs(&whole) {
-            let failed = |error: &_| Arc::new(StoreError::Source(copy(error)));
+            let failed = |error: &_| Arc::new(StoreError::Transport(copy(error)));
             let map = self.packs.map(pack).await.map_err(|error| failed(&*error))?;
             for range in ranges {
                 let end = range.end.min(map.size());
@@ -45,7 +45,7 @@ impl Edge {
 }
 
 /// The bytes of each pack that an artifact needs, neighbours joined.
-fn runs(whole: &Whole) -> BTreeMap<PackId, Vec<Range<u64>>> {
+fn runs(whole: &ArtifactGraph) -> BTreeMap<PackId, Vec<Range<u64>>> {
     let mut places: Vec<_> =
         whole.chunks.iter().map(|chunk| (chunk.place.pack, chunk.range())).collect();
     places.sort_unstable_by_key(|(pack, range)| (*pack, range.start));

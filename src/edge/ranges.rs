@@ -19,7 +19,7 @@ const GAP: u64 = 96;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ranges {
     /// All of them: no range, or one that HTTP says to ignore.
-    Whole,
+    ArtifactGraph,
     /// One range, not empty.
     Part(Range<u64>),
     /// Several.
@@ -31,8 +31,8 @@ pub(super) enum Ranges {
 /// The bytes that `headers` ask for of an object of `size` bytes.
 pub(super) fn wanted(headers: &HeaderMap, size: u64) -> Ranges {
     let mut values = headers.get_all(RANGE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Ranges::Whole };
-    let Some(specs) = value.to_str().ok().and_then(specs) else { return Ranges::Whole };
+    let (Some(value), None) = (values.next(), values.next()) else { return Ranges::ArtifactGraph };
+    let Some(specs) = value.to_str().ok().and_then(specs) else { return Ranges::ArtifactGraph };
     let mut found = Vec::new();
     for (count, spec) in specs.enumerate() {
         if count == MAX_SPECS {
@@ -42,7 +42,7 @@ pub(super) fn wanted(headers: &HeaderMap, size: u64) -> Ranges {
             Some(range) if range.is_empty() => {}
             Some(range) => found.push(range),
             // One that is malformed spoils them all.
-            None => return Ranges::Whole,
+            None => return Ranges::ArtifactGraph,
         }
     }
     let mut parts = merge(found);
@@ -131,21 +131,21 @@ mod tests {
             ("bytes=1000-", Beyond),
             ("bytes=-0", Beyond),
             ("bytes=99999999999999999999-", Beyond),
-            ("bytes=9-5", Whole),
-            ("bytes=0-1,9-5", Whole),
+            ("bytes=9-5", ArtifactGraph),
+            ("bytes=0-1,9-5", ArtifactGraph),
             ("bytes=0-1, 3-4", Part(0..5)),
             ("bytes=0-1,,300-301,", Parts(vec![0..2, 300..302])),
             ("bytes=300-301,0-1", Parts(vec![0..2, 300..302])),
             ("bytes=0-1,1000-2000", Part(0..2)),
             ("bytes=0-500,200-700,-300", Part(0..1000)),
-            ("bytes=", Whole),
-            ("bytes=,", Whole),
-            ("bytes=-", Whole),
-            ("bytes=--1", Whole),
-            ("bytes=+1-2", Whole),
-            ("bytes=1-2-3", Whole),
-            ("lines=1-2", Whole),
-            ("bytes", Whole),
+            ("bytes=", ArtifactGraph),
+            ("bytes=,", ArtifactGraph),
+            ("bytes=-", ArtifactGraph),
+            ("bytes=--1", ArtifactGraph),
+            ("bytes=+1-2", ArtifactGraph),
+            ("bytes=1-2-3", ArtifactGraph),
+            ("lines=1-2", ArtifactGraph),
+            ("bytes", ArtifactGraph),
         ] {
             assert_eq!(of(text, 1000), expected, "{text}");
         }
@@ -157,7 +157,7 @@ mod tests {
         let mut two = HeaderMap::new();
         two.append(RANGE, HeaderValue::from_static("bytes=0-1"));
         two.append(RANGE, HeaderValue::from_static("bytes=5-6"));
-        assert_eq!(wanted(&two, 1000), Whole);
+        assert_eq!(wanted(&two, 1000), ArtifactGraph);
     }
 
     proptest! {
@@ -172,7 +172,7 @@ mod tests {
                 Ranges::Part(part) => vec![part],
                 Ranges::Parts(parts) => parts,
                 Ranges::Beyond => Vec::new(),
-                Ranges::Whole => panic!("every range is well formed"),
+                Ranges::ArtifactGraph => panic!("every range is well formed"),
             };
             prop_assert!(parts.iter().all(|part| part.start < part.end && part.end <= SIZE));
             prop_assert!(parts.windows(2).all(|two| two[0].end + GAP < two[1].start));

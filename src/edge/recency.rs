@@ -5,7 +5,7 @@
 
 use lru::LruCache;
 
-use crate::id::StoredDigest;
+use crate::format::id::StoredDigest;
 
 /// Which part of the budget chunks that were read again may hold against new ones.
 const PROTECTED: (u64, u64) = (4, 5);

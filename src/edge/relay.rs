@@ -20,8 +20,10 @@ use super::object::Facts;
 use super::origins::{Opened, Origins};
 use super::packs::{copy, worse};
 use super::{ABSENT, Validity, request, stream};
-use crate::id::ManifestId;
-use crate::source::{Backend, ObjectPath, ObjectReader, ReadRange, SourceError, SourceErrorKind};
+use crate::format::id::ManifestId;
+use crate::transport::{
+    ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
+};
 
 /// The largest object that is kept.
 const MAX_KEPT: u64 = 4 << 20;
@@ -43,7 +45,7 @@ pub(super) struct Relay {
     names: Validity,
     unsaid: HeaderValue,
     kept: Cache<ObjectPath, Arc<Kept>>,
-    absent: Cache<ObjectPath, Arc<SourceError>>,
+    absent: Cache<ObjectPath, Arc<TransportError>>,
     /// What is known of objects that are too large to be kept, and do not change.
     large: Cache<ObjectPath, Facts>,
     asking: Cache<ObjectPath, Arc<Mutex<()>>>,
@@ -116,14 +118,14 @@ impl Relay {
         &self,
         path: &ObjectPath,
         headers: &HeaderMap,
-    ) -> Result<Relayed, SourceError> {
+    ) -> Result<Relayed, TransportError> {
         let (demands, arrived) = (Demands::of(headers), Instant::now());
         if let Some(known) = self.known(path, &demands, arrived) {
             return known;
         }
         if demands.only_if_cached {
             let what = "nothing fresh is kept, and the client wants nothing else";
-            return Err(self.error(SourceErrorKind::Stalled, path, what));
+            return Err(self.error(TransportErrorKind::Stalled, path, what));
         }
         let asking = self.asking.get_with(path.clone(), Arc::default);
         let _turn = asking.lock().await;
@@ -132,7 +134,7 @@ impl Relay {
         }
         match self.ask(path).await {
             Ok(relayed) => Ok(relayed),
-            Err(error) if error.kind == SourceErrorKind::NotFound => {
+            Err(error) if error.kind == TransportErrorKind::NotFound => {
                 self.kept.invalidate(path);
                 self.absent.insert(path.clone(), Arc::new(copy(&error)));
                 Err(error)
@@ -150,7 +152,7 @@ impl Relay {
         path: &ObjectPath,
         demands: &Demands,
         arrived: Instant,
-    ) -> Option<Result<Relayed, SourceError>> {
+    ) -> Option<Result<Relayed, TransportError>> {
         if let Some(kept) =
             self.kept.get(path).filter(|kept| kept.answers(&self.names, demands, arrived))
         {
@@ -191,17 +193,17 @@ impl Relay {
     }
 
     /// Asks the origins, the preferred first.
-    async fn ask(&self, path: &ObjectPath) -> Result<Relayed, SourceError> {
+    async fn ask(&self, path: &ObjectPath) -> Result<Relayed, TransportError> {
         let mut last = None;
         for origin in self.origins.in_order() {
             let asking = async {
                 match path.as_str().starts_with("tables/") {
-                    true => self.look(origin, path).await,
+                    true => self.get_or_claim(origin, path).await,
                     false => self.fetch(origin, path).await,
                 }
             };
             let asked = tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
-                Err(self.error(SourceErrorKind::Stalled, path, "the origin does not answer"))
+                Err(self.error(TransportErrorKind::Stalled, path, "the origin does not answer"))
             });
             self.origins.tell(origin, asked.as_ref().err());
             match asked {
@@ -209,15 +211,24 @@ impl Relay {
                 Err(error) => last = Some(worse(last, error)),
             }
         }
-        let none = || self.error(SourceErrorKind::NotFound, path, "no origin");
+        let none = || self.error(TransportErrorKind::NotFound, path, "no origin");
         Err(last.unwrap_or_else(none))
     }
 
     /// What is known of a table, whose bytes stay where they are.
-    async fn look(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, SourceError> {
-        let origin = self.origins.backend(origin);
+    async fn get_or_claim(
+        &self,
+        origin: usize,
+        path: &ObjectPath,
+    ) -> Result<Relayed, TransportError> {
+        let origin = self.origins.transport(origin);
         let missing = || {
-            SourceError::new(SourceErrorKind::NotFound, origin.location(), path, "no such object")
+            TransportError::new(
+                TransportErrorKind::NotFound,
+                origin.location(),
+                path,
+                "no such object",
+            )
         };
         let info = origin.head(path).await?.ok_or_else(missing)?;
         let tag = path.as_str().rsplit('/').next().unwrap_or_default();
@@ -227,10 +238,10 @@ impl Relay {
         Ok(Relayed::Large(facts))
     }
 
-    async fn fetch(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, SourceError> {
+    async fn fetch(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, TransportError> {
         let (asked, asked_at) = (Instant::now(), SystemTime::now());
         let opened = self.origins.open(origin, path, &ReadRange::Full).await?;
-        let (reader, origin) = (opened.reader, self.origins.backend(opened.origin));
+        let (reader, origin) = (opened.reader, self.origins.transport(opened.origin));
         let now = SystemTime::now();
         let head = reader.head.as_deref().cloned();
         let freshness = match &head {
@@ -272,7 +283,7 @@ impl Relay {
         path: &ObjectPath,
         facts: &Facts,
         range: std::ops::Range<u64>,
-    ) -> Result<super::object::Bodies, SourceError> {
+    ) -> Result<super::object::Bodies, TransportError> {
         let asked = match range == (0..facts.size) {
             true => ReadRange::Full,
             false => ReadRange::Bounded(range.clone()),
@@ -281,11 +292,11 @@ impl Relay {
         for origin in self.origins.in_order() {
             match self.origins.open(origin, path, &asked).await {
                 Ok(Opened { reader, origin }) => {
-                    let origin = self.origins.backend(origin);
+                    let origin = self.origins.transport(origin);
                     let tag = reader.version.as_ref().and_then(request::entity_tag);
                     if facts.caching != IMMUTABLE && tag != facts.tag {
                         let what = "the object changed while it was read";
-                        return Err(self.error(SourceErrorKind::Transient, path, what));
+                        return Err(self.error(TransportErrorKind::Transient, path, what));
                     }
                     let body = stream::body(reader, range, true, origin.clone(), path.clone());
                     return Ok(body.boxed());
@@ -293,12 +304,12 @@ impl Relay {
                 Err(error) => last = Some(worse(last, error)),
             }
         }
-        let none = || self.error(SourceErrorKind::NotFound, path, "no origin");
+        let none = || self.error(TransportErrorKind::NotFound, path, "no origin");
         Err(last.unwrap_or_else(none))
     }
 
-    fn error(&self, kind: SourceErrorKind, path: &ObjectPath, what: &str) -> SourceError {
-        SourceError::new(kind, self.origins.location(), path, what)
+    fn error(&self, kind: TransportErrorKind, path: &ObjectPath, what: &str) -> TransportError {
+        TransportError::new(kind, self.origins.location(), path, what)
     }
 }
 
@@ -310,10 +321,10 @@ fn said(head: &HeaderMap) -> Option<HeaderValue> {
 
 /// Reads an object of at most [`MAX_KEPT`] bytes.
 async fn collect(
-    origin: &Arc<dyn Backend>,
+    origin: &Arc<dyn Transport>,
     path: &ObjectPath,
     reader: ObjectReader,
-) -> Result<Bytes, SourceError> {
+) -> Result<Bytes, TransportError> {
     let (range, known) = (reader.range.clone(), reader.size.is_some());
     let mut body = std::pin::pin!(stream::body(reader, range, known, origin.clone(), path.clone()));
     let mut bytes = BytesMut::new();
@@ -321,20 +332,24 @@ async fn collect(
         bytes.extend_from_slice(&more?);
         if bytes.len() as u64 > MAX_KEPT {
             let what = format!("more than {MAX_KEPT} bytes without a length");
-            let kind = SourceErrorKind::Protocol;
-            return Err(SourceError::new(kind, origin.location(), path, what));
+            let kind = TransportErrorKind::Protocol;
+            return Err(TransportError::new(kind, origin.location(), path, what));
         }
     }
     Ok(bytes.freeze())
 }
 
 /// Whether a manifest is the one that its path names.
-fn check(origin: &Arc<dyn Backend>, path: &ObjectPath, bytes: &Bytes) -> Result<(), SourceError> {
+fn check(
+    origin: &Arc<dyn Transport>,
+    path: &ObjectPath,
+    bytes: &Bytes,
+) -> Result<(), TransportError> {
     let id = path.as_str().strip_prefix("manifests/").and_then(|id| id.parse::<ManifestId>().ok());
     match id {
         Some(id) if ManifestId::of(bytes) != id => {
             let what = "the manifest is damaged: its BLAKE3 is not its name";
-            Err(SourceError::new(SourceErrorKind::Protocol, origin.location(), path, what))
+            Err(TransportError::new(TransportErrorKind::Protocol, origin.location(), path, what))
         }
         _ => Ok(()),
     }

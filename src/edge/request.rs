@@ -3,7 +3,7 @@
 
 use hyper::header::HeaderValue;
 
-use crate::source::{ObjectPath, Version};
+use crate::transport::{ObjectPath, Version};
 
 /// The folders of a store that are served.
 const FOLDERS: [&str; 7] =

@@ -20,8 +20,8 @@ use super::watch::{Asked, Label, Watched};
 use super::{
     Edge, ORIGIN_STALL, admin_face, hub_face, metrics, pack_face, request, s3, s3_face, status_face,
 };
-use crate::source::ObjectPath;
 use crate::store::unix_now;
+use crate::transport::ObjectPath;
 
 /// Bytes of a request's headers.
 const MAX_HEADERS: usize = 32 << 10;

@@ -270,7 +270,8 @@ mod tests {
             if !page.truncated {
                 return all;
             }
-            token = format!("&continuation-token={}", crate::id::to_hex(page.last.as_bytes()));
+            token =
+                format!("&continuation-token={}", crate::format::id::to_hex(page.last.as_bytes()));
         }
     }
 

@@ -17,7 +17,7 @@ use super::hub::{self, Revision};
 use super::s3::{self, Below, Entry, Key, Page, Query, Target};
 use super::{Edge, files, object, s3_xml};
 use crate::format::name::{ArtifactName, Tag};
-use crate::store::{StoreError, Whole};
+use crate::store::{ArtifactGraph, StoreError};
 
 const XML: HeaderValue = HeaderValue::from_static("application/xml");
 
@@ -161,7 +161,7 @@ async fn list(
     Ok(page)
 }
 
-fn push(page: &mut Page, root: &str, whole: &Whole) {
+fn push(page: &mut Page, root: &str, whole: &ArtifactGraph) {
     for (file, _) in &whole.files {
         let key = format!("{root}/{}", file.path);
         if !page.push(Entry { key, size: file.size, etag: hub::etag(file) }) {
@@ -171,7 +171,7 @@ fn push(page: &mut Page, root: &str, whole: &Whole) {
 }
 
 /// The artifact of a key, if the client may read it.
-async fn open(edge: &Arc<Edge>, who: &Who, key: &Key) -> Result<Arc<Whole>, Refused> {
+async fn open(edge: &Arc<Edge>, who: &Who, key: &Key) -> Result<Arc<ArtifactGraph>, Refused> {
     let denied = || {
         let message = "this key may not read this repository";
         refused(StatusCode::FORBIDDEN, "AccessDenied", message)

@@ -19,7 +19,7 @@ pub(super) fn listing(page: &Page, bucket: &str) -> String {
         out += &element("ContinuationToken", &escape(token));
     }
     if page.truncated {
-        let token = crate::id::to_hex(page.last.as_bytes());
+        let token = crate::format::id::to_hex(page.last.as_bytes());
         out += &element("NextContinuationToken", &token);
     }
     let count = page.entries.len() + page.prefixes.len();

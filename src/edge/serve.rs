@@ -20,7 +20,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::patient::Patient;
+use super::stall_timeout::StallTimeout;
 use super::trace::Tracer;
 use super::{Edge, EdgeError, route, traffic};
 
@@ -164,7 +164,7 @@ async fn talk(
         let edge = edge.clone();
         async move { Ok::<_, Infallible>(route::answer(&edge, request, client).await) }
     });
-    let stream = TokioIo::new(Patient::new(stream, stall));
+    let stream = TokioIo::new(StallTimeout::new(stream, stall));
     let connection = http.serve_connection(stream, service).into_owned();
     // A connection that breaks concerns its client, who notices.
     watcher.watch(connection).await.unwrap_or_default();

@@ -9,7 +9,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::id::{from_hex, to_hex};
+use crate::format::id::{from_hex, to_hex};
 
 const DOMAIN: &[u8] = b"tenpak/v1/url\0";
 /// The shortest secret.

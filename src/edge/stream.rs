@@ -8,7 +8,9 @@ use futures_util::stream::{self, Stream};
 use tokio::runtime::Handle;
 
 use super::ORIGIN_STALL;
-use crate::source::{Backend, Body, ObjectPath, ObjectReader, SourceError, SourceErrorKind};
+use crate::transport::{
+    Body, ObjectPath, ObjectReader, Transport, TransportError, TransportErrorKind,
+};
 
 /// The bytes of one frame.
 pub(super) const FRAME: usize = 256 << 10;
@@ -22,7 +24,7 @@ struct Reading {
     left: u64,
     /// Whether `left` is a promise, or the body ends where it ends.
     known: bool,
-    backend: Arc<dyn Backend>,
+    transport: Arc<dyn Transport>,
     path: ObjectPath,
 }
 
@@ -31,16 +33,16 @@ pub(super) fn body(
     reader: ObjectReader,
     range: Range<u64>,
     known: bool,
-    backend: Arc<dyn Backend>,
+    transport: Arc<dyn Transport>,
     path: ObjectPath,
-) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
+) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
     let reading = Reading {
         skip: range.start.saturating_sub(reader.range.start),
         left: range.end - range.start,
         known,
         body: reader.body,
         buffer: BytesMut::new(),
-        backend,
+        transport,
         path,
     };
     stream::try_unfold(reading, |reading| async move { reading.next().await })
@@ -48,13 +50,13 @@ pub(super) fn body(
 
 impl Reading {
     /// The next wanted bytes; `None` behind the last.
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, SourceError> {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, TransportError> {
         while self.left > 0 {
             self = self.read().await?;
             if self.buffer.is_empty() {
                 if self.known {
                     return Err(
-                        self.error(SourceErrorKind::Protocol, "the origin's body ends early")
+                        self.error(TransportErrorKind::Protocol, "the origin's body ends early")
                     );
                 }
                 return Ok(None);
@@ -72,7 +74,7 @@ impl Reading {
     }
 
     /// Fills the buffer, never beyond the bytes to skip nor beyond those wanted.
-    async fn read(mut self) -> Result<Self, SourceError> {
+    async fn read(mut self) -> Result<Self, TransportError> {
         let most = match self.skip {
             0 => self.left,
             skip => skip,
@@ -80,27 +82,27 @@ impl Reading {
         let max = usize::try_from(most).unwrap_or(FRAME).min(FRAME);
         // Takes back the memory of the frames that were sent.
         self.buffer.reserve(FRAME);
-        if self.backend.reads_block() {
-            let (backend, path) = (self.backend.clone(), self.path.clone());
+        if self.transport.reads_block() {
+            let (transport, path) = (self.transport.clone(), self.path.clone());
             let handle = Handle::current();
             let reading = tokio::task::spawn_blocking(move || {
                 let read = handle.block_on(self.body.read_some(&mut self.buffer, max));
                 read.map(|_| self)
             });
             return reading.await.unwrap_or_else(|e| {
-                let location = backend.location();
+                let location = transport.location();
                 let what = "the reading thread failed";
-                Err(SourceError::new(SourceErrorKind::Io, location, &path, what).caused_by(e))
+                Err(TransportError::new(TransportErrorKind::Io, location, &path, what).caused_by(e))
             });
         }
         let read = self.body.read_some(&mut self.buffer, max);
         match tokio::time::timeout(ORIGIN_STALL, read).await {
             Ok(read) => read.map(|_| self),
-            Err(_) => Err(self.error(SourceErrorKind::Stalled, "the origin sends nothing more")),
+            Err(_) => Err(self.error(TransportErrorKind::Stalled, "the origin sends nothing more")),
         }
     }
 
-    fn error(&self, kind: SourceErrorKind, what: &str) -> SourceError {
-        SourceError::new(kind, self.backend.location(), &self.path, what)
+    fn error(&self, kind: TransportErrorKind, what: &str) -> TransportError {
+        TransportError::new(kind, self.transport.location(), &self.path, what)
     }
 }

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::id::to_hex;
+use crate::format::id::to_hex;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Spans that wait.

@@ -20,7 +20,7 @@ use super::answer::Answer;
 use super::histogram::{Histograms, Outcome};
 use super::log::AccessLog;
 use super::trace::{Context, Span, Tracer};
-use crate::source::SourceError;
+use crate::transport::TransportError;
 
 /// The longest text of a request that the log repeats, in bytes.
 const MAX_TEXT: usize = 512;
@@ -118,7 +118,7 @@ const FRAME: usize = 256 << 10;
 
 /// A body that tells when it has gone out, or was dropped.
 pub(super) struct Watched {
-    body: UnsyncBoxBody<Bytes, SourceError>,
+    body: UnsyncBoxBody<Bytes, TransportError>,
     watch: Arc<Watch>,
     asked: Asked,
     label: Label,
@@ -184,12 +184,12 @@ impl Watched {
 
 impl Body for Watched {
     type Data = Bytes;
-    type Error = SourceError;
+    type Error = TransportError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
         if self.turn >= TURN {
             self.turn = 0;
             std::thread::yield_now();

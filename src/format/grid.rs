@@ -3,7 +3,7 @@
 
 use super::error::FormatError;
 use super::limits::MAX_CHUNK;
-use crate::dtype::Dtype;
+use crate::format::dtype::Dtype;
 
 /// `leading` matrices of `rows` x `row_bytes`, each cut into bands of columns, each band into
 /// blocks of rows.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::error::FormatError;
 use super::limits::{MAX_PACK, MAX_RECORDS};
 use super::wire::{Cursor, at_most};
-use crate::id::{ManifestId, PackId};
+use crate::format::id::{ManifestId, PackId};
 
 const MAGIC: &[u8; 4] = b"TPLY";
 const VERSION: u8 = 1;

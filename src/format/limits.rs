@@ -1,6 +1,6 @@
 //! The limits of version 1 (`format-spec/v1.md`, section 14).
 
-pub use crate::dtype::{MAX_RANK, MAX_TENSOR};
+pub use crate::format::dtype::{MAX_RANK, MAX_TENSOR};
 
 /// A chunk, stored or decoded, in bytes.
 pub const MAX_CHUNK: u32 = 4 << 20;

@@ -10,7 +10,7 @@ use super::json;
 use super::limits::{MAX_MANIFEST, MAX_PAGE, MAX_PAGES, MAX_RECORDS};
 use super::page::PageKind;
 use super::wire::at_most;
-use crate::id::{ManifestId, PageDigest, TableId};
+use crate::format::id::{ManifestId, PageDigest, TableId};
 
 const FORMAT: &str = "tenpak-manifest";
 const VERSION: &str = "1.0";

@@ -1,7 +1,9 @@
 //! The on-store format, version 1: parsing and writing, no I/O. `format-spec/` is the authority.
 
+pub mod dtype;
 mod error;
 pub mod grid;
+pub mod id;
 pub mod json;
 pub mod layout;
 pub mod limits;

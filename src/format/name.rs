@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::id::ManifestId;
+use crate::format::id::ManifestId;
 
 const MAX_SEGMENT: usize = 96;
 const MAX_TAG: usize = 128;

@@ -6,7 +6,7 @@ use super::error::FormatError;
 use super::limits::MAX_PACK;
 use super::record::ChunkRecord;
 use super::wire::{Cursor, at_most};
-use crate::id::PackId;
+use crate::format::id::PackId;
 
 const MAGIC: &[u8; 4] = b"TPIX";
 const VERSION: u8 = 1;
@@ -156,7 +156,7 @@ impl Trailer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Dtype;
+    use crate::format::dtype::Dtype;
 
     fn index() -> PackIndex {
         let mut index = PackIndex::new(3);

@@ -8,8 +8,8 @@ use super::grid::Grid;
 use super::limits::{GIT_BLOB_LIMIT, MAX_FILE, MAX_NAME, MAX_PAGE, MAX_PATH, MAX_RANK};
 use super::record::ChunkRecord;
 use super::wire::{Cursor, at_most, narrow};
-use crate::dtype::{Dtype, Shape};
-use crate::id::{ContentDigest, PageDigest, StoredDigest};
+use crate::format::dtype::{Dtype, Shape};
+use crate::format::id::{ContentDigest, PageDigest, StoredDigest};
 
 const MAGIC: &[u8; 4] = b"TPPG";
 const VERSION: u8 = 1;

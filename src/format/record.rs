@@ -3,8 +3,8 @@
 use super::error::FormatError;
 use super::limits::{MAX_CHUNK, MAX_DEPTH};
 use super::wire::Cursor;
-use crate::dtype::Dtype;
-use crate::id::{DecodedDigest, StoredDigest};
+use crate::format::dtype::Dtype;
+use crate::format::id::{DecodedDigest, StoredDigest};
 
 /// How a chunk's stored bytes become its decoded bytes. Unknown numbers are kept: only reading the
 /// chunk fails.

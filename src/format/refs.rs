@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json::MAX_INTEGER;
 use super::name::{ArtifactName, Tag};
-use crate::id::ManifestId;
+use crate::format::id::ManifestId;
 
 /// Where the index of a store lies.
 pub const INDEX_PATH: &str = "refs/index";

@@ -6,7 +6,7 @@ use super::error::FormatError;
 use super::json;
 use super::limits::{MAX_LEASE, MAX_SMALL};
 use super::path::ObjectPath;
-use crate::id::{ContentDigest, ManifestId, PackId, TableId};
+use crate::format::id::{ContentDigest, ManifestId, PackId, TableId};
 
 /// The version of the format that this release writes.
 pub const STORE_VERSION: u64 = 1;
@@ -62,7 +62,7 @@ pub fn tombstone(of: &ObjectPath) -> ObjectPath {
 
 /// `leases/<32 hex>`.
 pub fn lease(id: &[u8; 16]) -> ObjectPath {
-    path(format!("leases/{}", crate::id::to_hex(id)))
+    path(format!("leases/{}", crate::format::id::to_hex(id)))
 }
 
 macro_rules! documents {
@@ -137,7 +137,7 @@ documents! {
 impl Descriptor {
     /// Refuses a store of a version that this release does not know.
     pub fn check(&self) -> Result<(), FormatError> {
-        if crate::id::from_hex::<16>(&self.store_id).is_none() {
+        if crate::format::id::from_hex::<16>(&self.store_id).is_none() {
             let why = format!("{:?} is no store id", self.store_id);
             return Err(FormatError::invalid("store", why));
         }

@@ -8,7 +8,7 @@ use super::manifest::{PageRef, TableRef, Totals};
 use super::page::{self, FileEntry, PageKind, TensorEntry};
 use super::record::ChunkRecord;
 use super::wire::at_most;
-use crate::id::{DecodedDigest, PageDigest, TableId};
+use crate::format::id::{DecodedDigest, PageDigest, TableId};
 
 /// Pages are filled to this many bytes: one costs little to fetch, and a terabyte has some 2,000.
 const PAGE_TARGET: usize = 64 << 10;
@@ -159,11 +159,11 @@ fn groups<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::{Dtype, Shape};
+    use crate::format::dtype::{Dtype, Shape};
     use crate::format::grid::Grid;
+    use crate::format::id::{ContentDigest, StoredDigest};
     use crate::format::page::{Entries as PageEntries, Extent, Page};
     use crate::format::record::{Base, CodecId};
-    use crate::id::{ContentDigest, StoredDigest};
 
     fn record(n: u64, len: u32) -> ChunkRecord {
         ChunkRecord::raw(Dtype::U8, len, blake3::hash(&n.to_le_bytes()))

@@ -5,11 +5,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 
 use super::error::{MaintainError, is_damage};
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::PackId;
 use crate::format::store as paths;
-use crate::id::PackId;
-use crate::source::SourceErrorKind;
 use crate::store::{Placed, Store, StoreError};
-use crate::verify::VerifiedChunk;
+use crate::transport::TransportErrorKind;
 
 /// The longest read of neighbouring chunks, in bytes.
 const RUN: u64 = 8 << 20;
@@ -28,7 +28,7 @@ pub(super) async fn read(
     range: std::ops::Range<u64>,
 ) -> Result<Result<Bytes, StoreError>, MaintainError> {
     let path = paths::pack(pack);
-    if !store.backend().reads_block() {
+    if !store.transport().reads_block() {
         return Ok(store.read_range(&path, range).await);
     }
     let (store, handle) = (store.clone(), Handle::current());
@@ -41,7 +41,7 @@ pub(super) async fn read(
 pub(super) async fn fetch<T: Send + 'static>(
     store: &Store,
     wanted: &[Placed],
-    each: impl Fn(VerifiedChunk) -> Result<T, crate::codec::DecodeError> + Clone + Send + 'static,
+    each: impl Fn(VerifiedChunk) -> Result<T, crate::chunk::codec::DecodeError> + Clone + Send + 'static,
 ) -> Result<Vec<Result<T, StoreError>>, MaintainError> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     let place = |i: usize| wanted.get(i).map(|chunk| chunk.place);
@@ -74,7 +74,7 @@ pub(super) async fn fetch<T: Send + 'static>(
 fn retried(error: &StoreError) -> bool {
     match error {
         StoreError::Chunk { .. } => true,
-        StoreError::Source(error) => error.kind == SourceErrorKind::OutOfRange,
+        StoreError::Transport(error) => error.kind == TransportErrorKind::OutOfRange,
         _ => false,
     }
 }
@@ -109,7 +109,7 @@ fn run_length(order: &[usize], wanted: &[Placed]) -> usize {
 async fn fetch_run<T: Send + 'static>(
     store: &Store,
     chunks: Vec<Placed>,
-    each: impl Fn(VerifiedChunk) -> Result<T, crate::codec::DecodeError> + Send + 'static,
+    each: impl Fn(VerifiedChunk) -> Result<T, crate::chunk::codec::DecodeError> + Send + 'static,
 ) -> Result<Vec<Result<T, StoreError>>, MaintainError> {
     let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
     let pack = first.place.pack;
@@ -150,7 +150,7 @@ async fn fetch_run<T: Send + 'static>(
 
 /// A read that failed for several chunks at once fails each of them.
 fn copy_of(store: &Store, error: &StoreError) -> StoreError {
-    let StoreError::Source(error) = error else {
+    let StoreError::Transport(error) = error else {
         return StoreError::Incomplete {
             location: store.location().to_owned(),
             object: error.to_string(),
@@ -158,5 +158,6 @@ fn copy_of(store: &Store, error: &StoreError) -> StoreError {
         };
     };
     let (location, object) = (error.location.as_str(), error.object.as_str());
-    crate::source::SourceError::new(error.kind, location, object, error.message.as_str()).into()
+    crate::transport::TransportError::new(error.kind, location, object, error.message.as_str())
+        .into()
 }

@@ -12,15 +12,15 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::error::{MaintainError, is_damage};
 use super::order::{load_order, units};
 use super::packs::{copy_pack, distinct, rewrite};
+use crate::format::id::{ContentDigest, ManifestId, PackId, StoredDigest};
 use crate::format::layout::{Layout, Place};
 use crate::format::limits::{MAX_SIGNATURE, MAX_SMALL};
 use crate::format::store::{self as paths, ByTensor};
-use crate::id::{ContentDigest, ManifestId, PackId, StoredDigest};
 use crate::pack::Progress;
-use crate::source::{ObjectPath, SourceErrorKind};
 use crate::store::{
-    Lease, Lifetime, Placed, RefPlaced, Resolved, Store, StoreError, Whole, candidates,
+    ArtifactGraph, Lease, Lifetime, Placed, RefPlaced, Resolved, Store, StoreError, candidates,
 };
+use crate::transport::{ObjectPath, TransportErrorKind};
 use crate::trust::{KeyId, Method, Signer, TrustSet, signature_path};
 
 /// Units below this size have no hint.
@@ -74,7 +74,7 @@ pub async fn copy(
     let id = found.manifest;
     let fresh = target.create().await?;
     let lease = Lease::take(target).await?;
-    let whole = Whole::read(source, id).await?;
+    let whole = ArtifactGraph::read(source, id).await?;
     let order = load_order(&whole);
     let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
     let total: u64 = stored_bytes(&chunks);
@@ -149,7 +149,7 @@ pub(super) fn stored_bytes(chunks: &[Placed]) -> u64 {
 }
 
 /// The digests of the units that may have hints, with those of their chunks.
-fn hinted(whole: &Whole) -> Vec<(ContentDigest, Vec<StoredDigest>)> {
+fn hinted(whole: &ArtifactGraph) -> Vec<(ContentDigest, Vec<StoredDigest>)> {
     let mut hinted = Vec::new();
     for file in units(whole) {
         for (i, unit) in file.into_iter().enumerate() {
@@ -167,7 +167,7 @@ fn hinted(whole: &Whole) -> Vec<(ContentDigest, Vec<StoredDigest>)> {
 /// harmed by a pack that lies: its chunks do not verify.
 async fn present(
     target: &Store,
-    whole: &Whole,
+    whole: &ArtifactGraph,
     wanted: &[Placed],
     lease: &Lease,
 ) -> Result<HashMap<StoredDigest, Place>, MaintainError> {
@@ -196,7 +196,7 @@ async fn present(
     let mut more = BTreeSet::new();
     for other in artifacts.into_iter().filter(|other| *other != whole.id) {
         // One that cannot be read only costs what it would have saved.
-        let Ok(other) = Whole::read(target, other).await else { continue };
+        let Ok(other) = ArtifactGraph::read(target, other).await else { continue };
         let useful = other.chunks.iter().filter(|chunk| {
             wanted.contains(&chunk.record.stored) && !places.contains_key(&chunk.record.stored)
         });
@@ -219,8 +219,8 @@ async fn look(
     lease.add(packs.iter().map(|pack| paths::pack(*pack))).await?;
     let look = |pack: PackId| async move {
         let path = paths::pack(pack);
-        if target.backend().head(&path).await?.is_none()
-            || target.backend().head(&paths::tombstone(&path)).await?.is_some()
+        if target.transport().head(&path).await?.is_none()
+            || target.transport().head(&paths::tombstone(&path)).await?.is_some()
         {
             return Ok(None);
         }
@@ -290,7 +290,7 @@ pub async fn signatures(
     let mut paths = Vec::new();
     match source.list(&format!("signatures/{id}/")).await {
         Ok(listed) => paths.extend(listed.into_iter().map(|info| info.path)),
-        Err(StoreError::Source(error)) if error.kind == SourceErrorKind::Unlistable => {
+        Err(StoreError::Transport(error)) if error.kind == TransportErrorKind::Unlistable => {
             let claimed = found.by.iter().flat_map(|envelope| envelope.claimed_keys());
             let claimed = claimed.map(|key| (key, Method::Ed25519));
             let keys: BTreeSet<(&KeyId, &str)> = trust
@@ -319,7 +319,7 @@ pub async fn signatures(
 /// Hints for the units of which a chunk was written.
 async fn hint(
     target: &Store,
-    whole: &Whole,
+    whole: &ArtifactGraph,
     written: &HashSet<StoredDigest>,
     report: &mut CopyReport,
 ) -> Result<(), MaintainError> {
@@ -328,7 +328,7 @@ async fn hint(
     let digests: BTreeSet<ContentDigest> = new.map(|(digest, _)| digest).collect();
     let put = |digest: ContentDigest| {
         let bytes = bytes.clone();
-        async move { target.backend().put(&paths::by_tensor(digest), vec![bytes]).await }
+        async move { target.transport().put(&paths::by_tensor(digest), vec![bytes]).await }
     };
     let put: Vec<_> = digests.into_iter().map(put).collect();
     report.objects += put.len() as u64;

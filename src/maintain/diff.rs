@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::format::id::{ContentDigest, StoredDigest};
 use crate::format::page::{Extent, FileEntry, TensorEntry};
-use crate::id::{ContentDigest, StoredDigest};
-use crate::store::Whole;
+use crate::store::ArtifactGraph;
 
 /// How one file or tensor differs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -42,7 +42,7 @@ pub struct Diff {
 }
 
 /// Compares two artifacts.
-pub fn diff(first: &Whole, second: &Whole) -> Diff {
+pub fn diff(first: &ArtifactGraph, second: &ArtifactGraph) -> Diff {
     let (files, same_files) = compare(&files(first), &files(second));
     let (tensors, same_tensors) = compare(&tensors(first), &tensors(second));
     let (a, b) = (chunks(first), chunks(second));
@@ -65,7 +65,7 @@ pub fn diff(first: &Whole, second: &Whole) -> Diff {
 
 /// Stored bytes of the distinct chunks that only `own` has and that are stored against a content of
 /// `other`, whose chunks are `shared`.
-fn against(own: &Whole, other: &Whole, shared: &HashMap<StoredDigest, u32>) -> u64 {
+fn against(own: &ArtifactGraph, other: &ArtifactGraph, shared: &HashMap<StoredDigest, u32>) -> u64 {
     let contents: HashSet<_> = other.chunks.iter().map(|chunk| chunk.record.decoded).collect();
     let mut seen = HashSet::new();
     let hits = own.chunks.iter().map(|chunk| &chunk.record).filter(|record| {
@@ -101,7 +101,7 @@ fn compare<T: PartialEq>(
 /// A file's content: the digests of its parts, its tensors' names apart.
 type FileContent = (bool, u64, Vec<ContentDigest>);
 
-fn files(whole: &Whole) -> BTreeMap<String, FileContent> {
+fn files(whole: &ArtifactGraph) -> BTreeMap<String, FileContent> {
     let content = |file: &FileEntry| {
         let digest = |extent: &Extent| match *extent {
             Extent::Content { digest, .. } => Some(digest),
@@ -113,7 +113,7 @@ fn files(whole: &Whole) -> BTreeMap<String, FileContent> {
     whole.files.iter().map(|(file, _)| content(file)).collect()
 }
 
-fn tensors(whole: &Whole) -> BTreeMap<String, (u8, Vec<u64>, ContentDigest)> {
+fn tensors(whole: &ArtifactGraph) -> BTreeMap<String, (u8, Vec<u64>, ContentDigest)> {
     let mut tensors = BTreeMap::new();
     for (tensor, _) in &whole.tensors {
         let TensorEntry { name, file, dtype, shape, digest, .. } = tensor;
@@ -129,6 +129,6 @@ fn tensors(whole: &Whole) -> BTreeMap<String, (u8, Vec<u64>, ContentDigest)> {
     tensors
 }
 
-fn chunks(whole: &Whole) -> HashMap<StoredDigest, u32> {
+fn chunks(whole: &ArtifactGraph) -> HashMap<StoredDigest, u32> {
     whole.chunks.iter().map(|chunk| (chunk.record.stored, chunk.record.stored_len)).collect()
 }

@@ -1,8 +1,8 @@
 //! What can go wrong while a store is maintained.
 
-use crate::id::ManifestId;
-use crate::source::{SourceError, SourceErrorKind};
+use crate::format::id::ManifestId;
 use crate::store::StoreError;
+use crate::transport::{TransportError, TransportErrorKind};
 
 /// A failed operation of maintenance.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +33,12 @@ pub enum MaintainError {
         /// The artifact.
         artifact: ManifestId,
         /// The chunk.
-        stored: crate::id::StoredDigest,
+        stored: crate::format::id::StoredDigest,
     },
 }
 
-impl From<SourceError> for MaintainError {
-    fn from(error: SourceError) -> Self {
+impl From<TransportError> for MaintainError {
+    fn from(error: TransportError) -> Self {
         Self::Store(error.into())
     }
 }
@@ -51,8 +51,8 @@ pub(super) fn is_damage(error: &StoreError) -> bool {
         | StoreError::Incomplete { .. }
         | StoreError::Chunk { .. }
         | StoreError::Decode { .. } => true,
-        StoreError::Source(error) => {
-            matches!(error.kind, SourceErrorKind::NotFound | SourceErrorKind::OutOfRange)
+        StoreError::Transport(error) => {
+            matches!(error.kind, TransportErrorKind::NotFound | TransportErrorKind::OutOfRange)
         }
         StoreError::Trust(error) => {
             error.is_refusal() || matches!(error, crate::trust::TrustError::Malformed { .. })

@@ -11,13 +11,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::error::MaintainError;
 use super::marks::{Decision, LeaseState, decide};
+use crate::format::id::{ManifestId, PackId, TableId};
 use crate::format::layout::Layout;
 use crate::format::limits::{MAX_LEASE, MAX_SMALL};
 use crate::format::refs::{INDEX_PATH, RefBody, SignedBody};
 use crate::format::store::{self as paths, ByTensor, Lease as LeaseDocument, Tombstone};
-use crate::id::{ManifestId, PackId, TableId};
-use crate::source::{ObjectInfo, ObjectPath};
 use crate::store::{LEASE_LIFETIME, Store, StoreError, unix_now};
+use crate::transport::{ObjectInfo, ObjectPath};
 
 /// The kinds of objects that are collected, in the order of deletion: an artifact that loses its
 /// manifest first is gone, not damaged.
@@ -30,7 +30,7 @@ const LAYOUTS: usize = 2;
 /// After that many seconds a lease that cannot be read is no running writer's.
 const UNREADABLE: u64 = 24 * 60 * 60;
 /// The age at which what a killed writer left in a directory is swept.
-const STALE: Duration = crate::source::dir::STALE_AGE;
+const STALE: Duration = crate::transport::dir::STALE_AGE;
 
 /// How to collect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,11 +101,11 @@ pub async fn collect(store: &Store, options: CollectOptions) -> Result<Collected
     for (info, state) in leases.iter().filter(|(_, state)| state.expired) {
         // One that was renewed meanwhile counts again.
         let unchanged = |found: ObjectInfo| found.modified == info.modified;
-        if state.expired && store.backend().head(&info.path).await?.is_some_and(unchanged) {
-            store.backend().delete(&info.path).await?;
+        if state.expired && store.transport().head(&info.path).await?.is_some_and(unchanged) {
+            store.transport().delete(&info.path).await?;
         }
     }
-    collected.swept = store.backend().sweep(STALE).await? as u64;
+    collected.swept = store.transport().sweep(STALE).await? as u64;
     collected.decision = decision;
     Ok(collected)
 }
@@ -116,9 +116,9 @@ async fn now(store: &Store) -> Result<u64, MaintainError> {
     getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
     let (path, own) = (paths::lease(&id), unix_now());
     let lease = LeaseDocument::new(own, Vec::new(), own).to_bytes()?;
-    store.backend().put(&path, vec![lease.into()]).await?;
-    let written = store.backend().head(&path).await?;
-    store.backend().delete(&path).await?;
+    store.transport().put(&path, vec![lease.into()]).await?;
+    let written = store.transport().head(&path).await?;
+    store.transport().delete(&path).await?;
     Ok(written.map_or(own, |info| seconds(info.modified).min(own)))
 }
 
@@ -172,7 +172,7 @@ fn burial(bytes: &[u8], info: &ObjectInfo) -> u64 {
 
 async fn put_tombstone(store: &Store, of: &ObjectPath) -> Result<(), MaintainError> {
     let bytes = Tombstone::new(unix_now()).to_bytes()?;
-    Ok(store.backend().put(&paths::tombstone(of), vec![bytes.into()]).await?)
+    Ok(store.transport().put(&paths::tombstone(of), vec![bytes.into()]).await?)
 }
 
 async fn bury(store: &Store, objects: &[ObjectInfo]) -> Result<(), MaintainError> {
@@ -185,7 +185,7 @@ async fn unbury(
     objects: impl Iterator<Item = &ObjectPath>,
 ) -> Result<(), MaintainError> {
     let delete = |object| async move {
-        Ok::<_, MaintainError>(store.backend().delete(&paths::tombstone(object)).await?)
+        Ok::<_, MaintainError>(store.transport().delete(&paths::tombstone(object)).await?)
     };
     let all: Vec<_> = objects.map(delete).collect();
     stream::iter(all).buffer_unordered(AT_ONCE).try_collect().await
@@ -210,13 +210,13 @@ async fn free(
             }
             // Another collection may have taken the mark away, or have deleted the object already.
             let tombstone = paths::tombstone(&object.path);
-            let Some(info) = store.backend().head(&tombstone).await? else { return Ok(None) };
+            let Some(info) = store.transport().head(&tombstone).await? else { return Ok(None) };
             let bytes = store.read_optional(&tombstone, MAX_SMALL).await?;
             if bytes.map(|bytes| burial(&bytes, &info)) != Some(marked) {
                 return Ok(None);
             }
             put_tombstone(store, &object.path).await?;
-            store.backend().delete(&object.path).await?;
+            store.transport().delete(&object.path).await?;
             Ok(Some(object))
         }
     };

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::order::{only_bases, units};
-use crate::dtype::{Dtype, Shape};
-use crate::store::{Placed, Whole};
+use crate::format::dtype::{Dtype, Shape};
+use crate::store::{ArtifactGraph, Placed};
 
 /// Chunks in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -34,7 +34,7 @@ impl Encoding {
     }
 
     /// Of a tensor, with its bases.
-    pub fn of_tensor(whole: &Whole, ordinal: usize) -> Self {
+    pub fn of_tensor(whole: &ArtifactGraph, ordinal: usize) -> Self {
         let own = whole.tensor_chunks(ordinal);
         let first = whole.tensors.get(ordinal).map_or(0, |(_, first)| *first);
         let bases = (first..first + own.len()).flat_map(|chunk| whole.bases_of(chunk));
@@ -91,7 +91,7 @@ pub struct Inspection {
 }
 
 /// Looks at an artifact.
-pub fn inspect(whole: &Whole) -> Inspection {
+pub fn inspect(whole: &ArtifactGraph) -> Inspection {
     let mut groups = Vec::<(Group, Vec<(u64, u64)>)>::new();
     let mut places = BTreeMap::<(Vec<String>, u8, Vec<u64>), usize>::new();
     for (i, (tensor, _)) in whole.tensors.iter().enumerate() {

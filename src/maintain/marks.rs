@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::source::{ObjectInfo, ObjectPath};
+use crate::transport::{ObjectInfo, ObjectPath};
 
 /// How long the tombstone of a deleted object is kept, in seconds: a collection that was paused
 /// between its decision and its deletion must not meet a new object of that name.

@@ -7,9 +7,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::format::grid::Grid;
+use crate::format::id::ContentDigest;
 use crate::format::page::Extent;
-use crate::id::ContentDigest;
-use crate::store::{Placed, Whole};
+use crate::store::{ArtifactGraph, Placed};
 
 /// Decoded bytes that plain runs of chunks are read by.
 const STEP: u64 = 8 << 20;
@@ -23,7 +23,7 @@ const SLAB: u64 = 32 << 20;
 pub struct Unit {
     /// The tensor's place in load order; `None` for content.
     pub tensor: Option<usize>,
-    /// Its chunks, as places in [`Whole::chunks`].
+    /// Its chunks, as places in [`ArtifactGraph::chunks`].
     pub chunks: Range<usize>,
     /// Bytes.
     pub len: u64,
@@ -34,7 +34,7 @@ pub struct Unit {
 }
 
 /// The units of each file, in file order.
-pub fn units(whole: &Whole) -> Vec<Vec<Unit>> {
+pub fn units(whole: &ArtifactGraph) -> Vec<Vec<Unit>> {
     let of_file = |(file, first): &(crate::format::page::FileEntry, usize)| {
         let mut at = *first;
         let unit = |extent: &Extent| match *extent {
@@ -60,9 +60,9 @@ pub fn units(whole: &Whole) -> Vec<Vec<Unit>> {
     whole.files.iter().map(of_file).collect()
 }
 
-/// Every chunk of the artifact in load order, as places in [`Whole::chunks`]; bases come last, in the
+/// Every chunk of the artifact in load order, as places in [`ArtifactGraph::chunks`]; bases come last, in the
 /// order in which they are needed.
-pub fn load_order(whole: &Whole) -> Vec<usize> {
+pub fn load_order(whole: &ArtifactGraph) -> Vec<usize> {
     let mut seen = vec![false; whole.chunks.len()];
     let mut order = Vec::with_capacity(seen.len());
     let units = units(whole);
@@ -79,7 +79,7 @@ pub fn load_order(whole: &Whole) -> Vec<usize> {
 }
 
 /// The distinct chunks that no file holds: others are stored against them.
-pub fn only_bases(whole: &Whole) -> Vec<Placed> {
+pub fn only_bases(whole: &ArtifactGraph) -> Vec<Placed> {
     if !whole.has_bases() {
         return Vec::new();
     }
@@ -115,7 +115,7 @@ pub fn runs<'a>(chunks: impl IntoIterator<Item = &'a Placed>) -> u64 {
 /// turn. With one row, that is the chunks back to back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Places in [`Whole::chunks`].
+    /// Places in [`ArtifactGraph::chunks`].
     pub chunks: Vec<usize>,
     /// Rows of each chunk.
     pub rows: u64,

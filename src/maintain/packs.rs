@@ -8,9 +8,9 @@ use tokio::task::JoinHandle;
 
 use super::chunks::fetch;
 use super::error::MaintainError;
+use crate::format::id::{PackId, StoredDigest};
 use crate::format::layout::Place;
 use crate::format::pack::PackIndex;
-use crate::id::{PackId, StoredDigest};
 use crate::pack::Progress;
 use crate::pack::writer::{Stored, TARGET, write};
 use crate::store::{Lease, Placed, Store, StoreError};

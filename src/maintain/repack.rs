@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::error::MaintainError;
 use super::order::{load_order, runs};
 use super::packs::{distinct, rewrite};
+use crate::format::id::ManifestId;
 use crate::format::layout::Layout;
 use crate::format::store as paths;
-use crate::id::ManifestId;
 use crate::pack::Progress;
-use crate::store::{Lease, Placed, Store, Whole};
+use crate::store::{ArtifactGraph, Lease, Placed, Store};
 
 /// When to repack.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +53,7 @@ pub async fn repack(
 ) -> Result<Repacked, MaintainError> {
     // Before the first look at what exists.
     let lease = Lease::take(store).await?;
-    let whole = Whole::read(store, id).await?;
+    let whole = ArtifactGraph::read(store, id).await?;
     let order = load_order(&whole);
     let in_order = || order.iter().filter_map(|&i| whole.chunks.get(i)).copied();
     let chunks = distinct(in_order());

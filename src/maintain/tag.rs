@@ -7,11 +7,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::error::MaintainError;
 use super::gc::reach;
+use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::store as paths;
-use crate::id::ManifestId;
-use crate::source::ObjectPath;
 use crate::store::{Lease, Lifetime, Published, Store, StoreError};
+use crate::transport::ObjectPath;
 use crate::trust::Signer;
 
 /// Small requests at a time.
@@ -43,10 +43,10 @@ pub async fn tag(
 async fn keep(store: &Store, id: ManifestId, objects: &[ObjectPath]) -> Result<(), MaintainError> {
     let one = |path: ObjectPath| async move {
         let tombstone = paths::tombstone(&path);
-        if store.backend().head(&tombstone).await?.is_some() {
-            store.backend().delete(&tombstone).await?;
+        if store.transport().head(&tombstone).await?.is_some() {
+            store.transport().delete(&tombstone).await?;
         }
-        if store.backend().head(&path).await?.is_some() {
+        if store.transport().head(&path).await?.is_some() {
             return Ok(());
         }
         let (location, object) = (store.location().to_owned(), path.to_string());

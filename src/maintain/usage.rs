@@ -8,10 +8,10 @@ use super::gc::Live;
 use super::order::{load_order, only_bases, runs};
 use super::packs::distinct;
 use super::verify::ref_paths;
+use crate::format::id::{ManifestId, PackId};
 use crate::format::layout::Place;
 use crate::format::refs::{RefBody, SignedBody};
-use crate::id::{ManifestId, PackId};
-use crate::store::{Store, Whole};
+use crate::store::{ArtifactGraph, Store};
 
 /// An artifact's room.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -84,7 +84,7 @@ impl Owners {
     async fn of(store: &Store, ids: BTreeSet<ManifestId>) -> Result<Self, MaintainError> {
         let mut owners = Self::default();
         for id in ids {
-            let whole = Whole::read(store, id).await?;
+            let whole = ArtifactGraph::read(store, id).await?;
             let order = load_order(&whole);
             let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
             let stored = stored_bytes(&chunks);

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::link::{Found, Units};
-use crate::codec;
-use crate::dtype::{Dtype, Shape};
+use crate::chunk::codec;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::dtype::{Dtype, Shape};
 use crate::format::grid::Grid;
+use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
 use crate::format::limits::MAX_DEPTH;
 use crate::format::record::{Base, ChunkRecord};
-use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::store::{Placed, Store, StoreError, Whole, fetch_all};
+use crate::store::{ArtifactGraph, Placed, Store, StoreError, fetch_all};
 use crate::trust::TrustSet;
-use crate::verify::VerifiedChunk;
 
 /// Stored bytes of bases that one thread holds at a time, beyond those of one chunk.
 const AT_ONCE: u64 = 8 << 20;
@@ -29,7 +29,7 @@ type Kind = (String, u8, Vec<u64>);
 
 /// The artifact that another is packed against.
 pub(super) struct BaseArtifact {
-    whole: Whole,
+    whole: ArtifactGraph,
     units: Units,
     /// Whether a trusted key signed its manifest.
     pub(super) trusted: bool,
@@ -67,7 +67,7 @@ impl BaseArtifact {
         trust: &TrustSet,
         id: ManifestId,
     ) -> Result<Self, StoreError> {
-        let whole = Whole::read(store, id).await?;
+        let whole = ArtifactGraph::read(store, id).await?;
         let trusted = store.is_linkable(trust, whole.id, &whole.manifest_bytes).await?;
         let mut tensors = HashMap::<Kind, Vec<usize>>::new();
         for (ordinal, (tensor, _)) in whole.tensors.iter().enumerate() {
@@ -293,9 +293,9 @@ impl std::fmt::Debug for BaseArtifact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::id::StoredDigest;
     use crate::format::layout::Place;
     use crate::format::record::CodecId;
-    use crate::id::StoredDigest;
 
     /// A chunk of content `n`, stored against content and depth `base`.
     fn chunk(n: u8, base: Option<(u8, u8)>) -> Placed {

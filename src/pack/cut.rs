@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::StreamCDC;
 
 use super::held::Held;
-use crate::buffers::Buffers;
 use crate::format::grid::{Grid, Rect};
-use crate::id::{ContentDigest, DecodedDigest};
+use crate::format::id::{ContentDigest, DecodedDigest};
+use crate::memory::buffers::Buffers;
 
 /// Content chunks: small enough that an edit costs little, large enough that records stay few.
 const MIN: usize = 64 << 10;
@@ -237,7 +237,7 @@ fn strips(from: &[u8], rect: Rect, to: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Dtype;
+    use crate::format::dtype::Dtype;
     use rand::{RngCore, SeedableRng, rngs::StdRng};
 
     /// The bytes in a file and in memory, behind five others.
@@ -245,7 +245,8 @@ mod tests {
         let data = [&[9; 5][..], data].concat();
         let named = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(named.path(), &data).unwrap();
-        let file = crate::model::SourceFile::open("x".into(), named.path().to_owned()).unwrap();
+        let file =
+            crate::pack::model::SourceFile::open("x".into(), named.path().to_owned()).unwrap();
         [Held::File { file: file.into(), offset: 0 }, Held::Memory(data.into())].map(|h| h.from(5))
     }
 

@@ -13,11 +13,11 @@ use super::held::Held;
 use super::link::{self, Finder};
 use super::pool::Worker;
 use super::writer::Room;
-use crate::buffers::Buffers;
-use crate::codec::{Against, CodecChoice, Encoded};
-use crate::dtype::Dtype;
+use crate::chunk::codec::{Against, CodecChoice, Encoded};
+use crate::format::dtype::Dtype;
+use crate::format::id::DecodedDigest;
 use crate::format::record::{Base, ChunkRecord};
-use crate::id::DecodedDigest;
+use crate::memory::buffers::Buffers;
 use crate::store::StoreError;
 
 /// A chunk that was encoded, was read where it is stored, or was found.

@@ -10,7 +10,7 @@ use memmap2::{Mmap, MmapOptions};
 
 use super::PackError;
 use super::known::KnownFile;
-use crate::model::{ModelError, Part, SourceFile};
+use crate::pack::model::{ModelError, Part, SourceFile};
 
 /// The bytes of a part, from an offset on. Clones are cheap.
 #[derive(Clone)]
@@ -141,7 +141,7 @@ impl std::ops::Deref for View {
 
 /// A file whose parts are made while it is packed.
 #[derive(Debug, Clone)]
-pub struct MadeFile {
+pub struct GeneratedFile {
     /// Its path in the artifact.
     pub path: String,
     /// Whether its owner may execute it.
@@ -156,7 +156,7 @@ pub enum Input {
     /// That lies on disk.
     File(Arc<SourceFile>),
     /// That is made.
-    Made(MadeFile),
+    Made(GeneratedFile),
     /// That the store holds already.
     Known(KnownFile),
 }
@@ -199,8 +199,8 @@ impl Input {
 }
 
 /// Makes the parts of files, one after the other in the order of files and parts.
-pub trait Maker {
-    /// The bytes of a part, of the length that was announced. [`PackError::Unmade`] if it cannot be
+pub trait PartSource {
+    /// The bytes of a part, of the length that was announced. [`PackError::NotGenerated`] if it cannot be
     /// made: the maker knows why.
     fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError>;
 
@@ -217,8 +217,8 @@ pub trait Maker {
 }
 
 /// Where every file lies on disk.
-impl Maker for () {
+impl PartSource for () {
     fn make(&mut self, _: usize, _: usize) -> Result<Held, PackError> {
-        Err(PackError::Unmade)
+        Err(PackError::NotGenerated)
     }
 }

@@ -12,11 +12,11 @@ use super::hash::FileHashes;
 use super::held::Held;
 use super::packer::Unit;
 use super::{PackOptions, link};
-use crate::dtype::{Dtype, Shape};
+use crate::format::dtype::{Dtype, Shape};
+use crate::format::id::{ContentDigest, PackId};
 use crate::format::page::{Extent, FileEntry};
-use crate::id::{ContentDigest, PackId};
-use crate::model::{Part, PartKind};
-use crate::store::{Placed, Whole};
+use crate::pack::model::{Part, PartKind};
+use crate::store::{ArtifactGraph, Placed};
 
 /// What a file consists of, in order.
 #[derive(Debug, Clone)]
@@ -39,14 +39,14 @@ pub enum Piece<'a> {
 /// A file of an artifact. Clones are cheap.
 #[derive(Clone)]
 pub struct KnownFile {
-    whole: Arc<Whole>,
+    whole: Arc<ArtifactGraph>,
     file: usize,
 }
 
 impl KnownFile {
     /// The file at `path`, if it is of exactly these pieces, and packing with `options` could give just it.
     pub fn find(
-        whole: &Arc<Whole>,
+        whole: &Arc<ArtifactGraph>,
         path: &str,
         pieces: &[Piece<'_>],
         options: &PackOptions,

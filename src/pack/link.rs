@@ -15,16 +15,16 @@ use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
 use super::held::Held;
 use super::writer::Linkable;
-use crate::buffers::Buffers;
-use crate::codec;
-use crate::dtype::Dtype;
+use crate::chunk::codec;
+use crate::format::dtype::Dtype;
+use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
 use crate::format::layout::Place;
 use crate::format::limits::MAX_SMALL;
 use crate::format::page::Extent;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
-use crate::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::store::{Placed, Store, StoreError, Whole, decoded};
+use crate::memory::buffers::Buffers;
+use crate::store::{ArtifactGraph, Placed, Store, StoreError, decoded};
 
 /// A unit that the store may already hold.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ pub(super) struct Units {
 }
 
 impl Units {
-    pub(super) fn of(whole: &Whole, trusted: bool) -> Self {
+    pub(super) fn of(whole: &ArtifactGraph, trusted: bool) -> Self {
         let found = |cut, first: usize, count: usize| {
             let chunks = whole.chunks.get(first..)?.get(..count)?.to_vec();
             let bases = (first..first + count).flat_map(|chunk| whole.bases_of(chunk));
@@ -158,7 +158,7 @@ impl Finder {
 
     /// Reads an artifact that a hint names. One that cannot be read only costs the link.
     async fn units(&self, id: ManifestId) -> Option<Units> {
-        let whole = Whole::read(&self.store, id).await.ok()?;
+        let whole = ArtifactGraph::read(&self.store, id).await.ok()?;
         let trusted = self
             .store
             .is_linkable(&self.options.trust, whole.id, &whole.manifest_bytes)

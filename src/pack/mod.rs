@@ -12,9 +12,11 @@ mod hash;
 mod held;
 mod known;
 mod link;
+pub mod model;
 mod packer;
 mod pool;
 mod publish;
+pub mod unpack;
 pub(crate) mod writer;
 
 use std::path::Path;
@@ -23,16 +25,16 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
-use crate::codec::CodecChoice;
+use self::model::ModelError;
+use crate::chunk::codec::CodecChoice;
 use crate::format::FormatError;
+use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
-use crate::id::ManifestId;
-use crate::model::{self, ModelError};
 use crate::store::{Lease, Lifetime, Published, Store, StoreError};
 use crate::trust::{Signer, TrustSet};
 
 pub(crate) use held::View;
-pub use held::{Held, Input, MadeFile, Maker};
+pub use held::{GeneratedFile, Held, Input, PartSource};
 pub use known::{KnownFile, Piece};
 pub(crate) use link::left_behind;
 use packer::Packer;
@@ -56,7 +58,7 @@ pub enum PackError {
     Worker(#[from] WorkerFailed),
     /// A part was not made; its maker says why.
     #[error("a part of a file was not made")]
-    Unmade,
+    NotGenerated,
     /// A part was made shorter than it was announced.
     #[error(
         "a part of a file is shorter than announced; this is a defect of tenpak, please report it"
@@ -67,8 +69,8 @@ pub enum PackError {
     Gone(String),
 }
 
-impl From<crate::source::SourceError> for PackError {
-    fn from(error: crate::source::SourceError) -> Self {
+impl From<crate::transport::TransportError> for PackError {
+    fn from(error: crate::transport::TransportError) -> Self {
         Self::Store(error.into())
     }
 }
@@ -175,7 +177,7 @@ pub fn pack(
 /// those that lie nowhere yet. Blocks; call it from outside the runtime that `runtime` drives.
 pub fn pack_inputs(
     files: &[Input],
-    maker: &mut dyn Maker,
+    maker: &mut dyn PartSource,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
     options: &Arc<PackOptions>,
@@ -196,8 +198,8 @@ pub fn pack_inputs(
         }
         Err(error) => {
             let may_pass = match &error {
-                PackError::Store(StoreError::Source(error)) => error.is_transient(),
-                PackError::Unmade => maker.may_pass(),
+                PackError::Store(StoreError::Transport(error)) => error.is_transient(),
+                PackError::NotGenerated => maker.may_pass(),
                 _ => false,
             };
             if !may_pass {

@@ -10,21 +10,21 @@ use super::base::{BaseArtifact, Bases, Below, Linked, Partner};
 use super::cut::{self, Cut, Group};
 use super::encode::{self, Chunk, Reading};
 use super::hash::{self, Hashing, Turns};
-use super::held::{Held, Input, Maker};
+use super::held::{Held, Input, PartSource};
 use super::known::KnownFile;
 use super::link::{self, Finder, Found};
 use super::pool::{InOrder, Pending, Pool, WorkerFailed};
 use super::writer::{Linkable, PackWriter};
 use super::{PackError, PackOptions, Progress};
-use crate::buffers::Buffers;
-use crate::codec::CodecChoice;
-use crate::dtype::Dtype;
+use crate::chunk::codec::CodecChoice;
+use crate::format::dtype::Dtype;
 use crate::format::grid::Grid;
+use crate::format::id::{ContentDigest, DecodedDigest, PackId};
 use crate::format::page::FileEntry;
 use crate::format::record::ChunkRecord;
-use crate::id::{ContentDigest, DecodedDigest, PackId};
-use crate::model::{self, Part, PartKind};
-use crate::parallel::choose_grid;
+use crate::memory::buffers::Buffers;
+use crate::pack::model::{self, Part, PartKind};
+use crate::schedule::tensor_parallel::choose_grid;
 use crate::store::{Lease, Placed, Store, StoreError, candidates};
 
 /// A run of chunks that the store already has is linked from this length on, in bytes; a shorter
@@ -112,7 +112,7 @@ pub(super) struct Packed {
     pub(super) options: Arc<PackOptions>,
     pub(super) files: Vec<(FileEntry, Vec<ChunkRecord>)>,
     pub(super) done: Vec<Done>,
-    pub(super) places: HashMap<crate::id::StoredDigest, crate::format::layout::Place>,
+    pub(super) places: HashMap<crate::format::id::StoredDigest, crate::format::layout::Place>,
     pub(super) bases: HashMap<DecodedDigest, ChunkRecord>,
     pub(super) new_bytes: u64,
 }
@@ -166,7 +166,7 @@ impl<'a> Packer<'a> {
     pub(super) fn run(
         mut self,
         files: &[Input],
-        maker: &mut dyn Maker,
+        maker: &mut dyn PartSource,
     ) -> Result<Packed, PackError> {
         // Units being digested or looked up, in order; enough to keep every thread busy.
         let mut ahead = VecDeque::new();

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use bytes::BytesMut;
 
-use crate::codec::Encoder;
+use crate::chunk::codec::Encoder;
 
 /// What each thread keeps from job to job.
 #[derive(Default)]

@@ -6,16 +6,16 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::packer::{Done, Packed};
 use super::{PackError, PackReport};
 use crate::format::FormatError;
+use crate::format::id::ManifestId;
 use crate::format::layout::{Layout, Place};
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::page::{Extent, TensorEntry};
 use crate::format::store::{self as paths, ByTensor};
 use crate::format::table::Entries;
-use crate::id::ManifestId;
-use crate::model::PartKind;
-use crate::source::ObjectPath;
+use crate::pack::model::PartKind;
 use crate::store::{Lease, Store, StoreError, unix_now};
+use crate::transport::ObjectPath;
 use crate::trust::signature_path;
 
 use super::cut::Cut;
@@ -90,7 +90,7 @@ impl Packed {
             {
                 return Ok(0);
             }
-            store.backend().put(&path, vec![hint.clone()]).await.map(|()| hint.len() as u64)
+            store.transport().put(&path, vec![hint.clone()]).await.map(|()| hint.len() as u64)
         };
         let written = stream::iter(hints.into_iter().map(put)).buffer_unordered(HINTS_AT_ONCE);
         self.new_bytes += written.try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
@@ -136,7 +136,7 @@ async fn ensure(
     path: &ObjectPath,
     bytes: &Bytes,
 ) -> Result<u64, StoreError> {
-    let is_new = store.backend().head(path).await?.is_none();
+    let is_new = store.transport().head(path).await?.is_none();
     let written = store.ensure(path, bytes).await?;
     if is_new {
         lease.wrote(path.clone()).await;

@@ -8,13 +8,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::PackError;
-use crate::buffers::Buffers;
-use crate::codec::Encoded;
+use crate::chunk::codec::Encoded;
+use crate::format::id::{PackId, StoredDigest};
 use crate::format::layout::Place;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
-use crate::id::{PackId, StoredDigest};
+use crate::memory::buffers::Buffers;
 use crate::store::{Lease, Store, StoreError};
 
 /// A quarter of what the format allows: long enough for a request of its own, and a load that asks
@@ -225,19 +225,19 @@ pub(crate) async fn write(
         let id = PackId::of(&bytes);
         let path = paths::pack(id);
         lease.add([path.clone()]).await?;
-        if store.backend().head(&paths::tombstone(&path)).await?.is_some() {
+        if store.transport().head(&paths::tombstone(&path)).await?.is_some() {
             let nonce = index.nonce() + 1;
             index = index.with_nonce(nonce);
             continue;
         }
         let trailer = Trailer { index_len: bytes.len() as u32 };
         let len = index.data_len() + bytes.len() as u64 + Trailer::LEN;
-        let present = store.backend().head(&path).await?;
+        let present = store.transport().head(&path).await?;
         if present.as_ref().is_some_and(|info| info.size == len) {
             return Ok(Stored { id, places, new_bytes: 0 });
         }
         let end = [&bytes[..], &trailer.to_bytes()].concat();
-        store.backend().put(&path, parts(end.into())).await?;
+        store.transport().put(&path, parts(end.into())).await?;
         if present.is_none() {
             lease.wrote(path).await;
         }
@@ -267,8 +267,8 @@ impl Linkable {
         }
         for id in unknown {
             let path = paths::pack(id);
-            let marked = self.store.backend().head(&paths::tombstone(&path)).await?.is_some();
-            let usable = !marked && self.store.backend().head(&path).await?.is_some();
+            let marked = self.store.transport().head(&paths::tombstone(&path)).await?.is_some();
+            let usable = !marked && self.store.transport().head(&path).await?.is_some();
             known.insert(id, usable);
         }
         Ok(packs.iter().all(|id| known.get(id) == Some(&true)))

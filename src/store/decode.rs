@@ -3,11 +3,11 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Placed, Store, StoreError};
-use crate::codec;
+use crate::chunk::codec;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::DecodedDigest;
 use crate::format::store as paths;
-use crate::id::DecodedDigest;
-use crate::source::SourceErrorKind;
-use crate::verify::VerifiedChunk;
+use crate::transport::TransportErrorKind;
 
 /// The longest read of neighbouring chunks, in bytes.
 const RUN: u64 = 8 << 20;
@@ -73,7 +73,7 @@ pub(crate) async fn fetch_all(
         let range = first.range().start..last;
         let mut bytes = match store.read_range(&paths::pack(first.place.pack), range).await {
             Ok(bytes) => BytesMut::from(bytes),
-            Err(StoreError::Source(error)) if is_absent(error.kind) => continue,
+            Err(StoreError::Transport(error)) if is_absent(error.kind) => continue,
             Err(error) => return Err(error),
         };
         for (chunk, at) in run {
@@ -86,6 +86,6 @@ pub(crate) async fn fetch_all(
     Ok(all)
 }
 
-fn is_absent(kind: SourceErrorKind) -> bool {
-    matches!(kind, SourceErrorKind::NotFound | SourceErrorKind::OutOfRange)
+fn is_absent(kind: TransportErrorKind) -> bool {
+    matches!(kind, TransportErrorKind::NotFound | TransportErrorKind::OutOfRange)
 }

@@ -4,21 +4,21 @@ use bytes::Bytes;
 
 use super::{Store, StoreError};
 use crate::format::store as paths;
-use crate::source::ObjectPath;
+use crate::transport::ObjectPath;
 
 impl Store {
     /// Writes the object unless it is there just so, and takes away a tombstone. Returns the bytes
     /// written.
     pub async fn ensure(&self, path: &ObjectPath, bytes: &Bytes) -> Result<u64, StoreError> {
         let tombstone = paths::tombstone(path);
-        if self.backend().head(&tombstone).await?.is_some() {
-            self.backend().delete(&tombstone).await?;
+        if self.transport().head(&tombstone).await?.is_some() {
+            self.transport().delete(&tombstone).await?;
         }
         // One that cannot be read, or is longer, is written anew.
         if self.read_optional(path, bytes.len()).await.ok().flatten().as_ref() == Some(bytes) {
             return Ok(0);
         }
-        self.backend().put(path, vec![bytes.clone()]).await?;
+        self.transport().put(path, vec![bytes.clone()]).await?;
         Ok(bytes.len() as u64)
     }
 }

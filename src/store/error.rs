@@ -1,11 +1,11 @@
 //! What can go wrong with a store.
 
 use super::Store;
-use crate::codec::DecodeError;
+use crate::chunk::codec::DecodeError;
+use crate::chunk::verified::DigestMismatch;
 use crate::format::FormatError;
-use crate::source::{ObjectPath, SourceError, SourceErrorKind};
+use crate::transport::{ObjectPath, TransportError, TransportErrorKind};
 use crate::trust::TrustError;
-use crate::verify::DigestMismatch;
 
 /// A failed operation on a store.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ use crate::verify::DigestMismatch;
 pub enum StoreError {
     /// The transport failed, or an object is missing.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Transport(#[from] TransportError),
     /// An object is not what the format, or its own name, says.
     #[error(
         "{location}: {object} is damaged: {source}; restore it from a mirror, or delete it and pack again"
@@ -66,17 +66,19 @@ impl StoreError {
     /// The same error, where a missing object means that the store is damaged.
     pub fn named_by(self, by: impl ToString) -> Self {
         match self {
-            Self::Source(error) if error.kind == SourceErrorKind::NotFound => Self::Incomplete {
-                location: error.location,
-                object: error.object,
-                by: by.to_string(),
-            },
+            Self::Transport(error) if error.kind == TransportErrorKind::NotFound => {
+                Self::Incomplete {
+                    location: error.location,
+                    object: error.object,
+                    by: by.to_string(),
+                }
+            }
             other => other,
         }
     }
 
     /// Whether the object is missing.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Source(error) if error.kind == SourceErrorKind::NotFound)
+        matches!(self, Self::Transport(error) if error.kind == TransportErrorKind::NotFound)
     }
 }

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 use tokio::sync::Mutex;
 
 use super::{Store, StoreError, unix_now};
+use crate::format::id::PackId;
 use crate::format::limits::MAX_LEASE;
 use crate::format::store::{self as paths, Lease as Document, Tombstone};
-use crate::id::PackId;
-use crate::source::ObjectPath;
+use crate::transport::ObjectPath;
 
 /// How long a lease counts after its last renewal, in seconds.
 pub(crate) const LIFETIME: u64 = 60 * 60;
@@ -58,7 +58,7 @@ impl Lease {
         listed.extend(objects.into_iter().map(|path| path.to_string()));
         let document = Document::new(unix_now() + LIFETIME, listed.clone(), self.started);
         let bytes = document.to_bytes().map_err(StoreError::format(&self.store, &self.path))?;
-        self.store.backend().put(&self.path, vec![bytes.into()]).await?;
+        self.store.transport().put(&self.path, vec![bytes.into()]).await?;
         Ok(())
     }
 
@@ -76,15 +76,15 @@ impl Lease {
     /// lease that lists it, or by a ref that is no older than the object.
     pub async fn undo(self) -> Result<bool, StoreError> {
         *self.objects.lock().await = None;
-        let backend = self.store.backend();
+        let transport = self.store.transport();
         let written = std::mem::take(&mut *self.written.lock().await);
         let mut oldest = None;
         for object in &written {
             let tombstone = paths::tombstone(object);
             let bytes = Tombstone::new(unix_now()).to_bytes();
             let bytes = bytes.map_err(StoreError::format(&self.store, &tombstone))?;
-            backend.put(&tombstone, vec![bytes.into()]).await?;
-            let modified = backend.head(object).await?.map(|info| info.modified);
+            transport.put(&tombstone, vec![bytes.into()]).await?;
+            let modified = transport.head(object).await?.map(|info| info.modified);
             oldest = oldest.into_iter().chain(modified).min();
         }
         let alone = match oldest {
@@ -94,9 +94,9 @@ impl Lease {
         // In reverse: an artifact loses its manifest before its packs.
         for object in written.iter().rev() {
             if alone {
-                backend.delete(object).await?;
+                transport.delete(object).await?;
             }
-            backend.delete(&paths::tombstone(object)).await?;
+            transport.delete(&paths::tombstone(object)).await?;
         }
         if alone {
             self.release().await?;
@@ -129,7 +129,7 @@ impl Lease {
     /// Gives the lease back, when everything that it lists is named by a ref.
     pub async fn release(self) -> Result<(), StoreError> {
         *self.objects.lock().await = None;
-        Ok(self.store.backend().delete(&self.path).await?)
+        Ok(self.store.transport().delete(&self.path).await?)
     }
 }
 

@@ -3,10 +3,10 @@
 mod decode;
 mod ensure;
 mod error;
+mod graph;
 mod lease;
 mod refs;
 mod resolve;
-mod whole;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,21 +14,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use crate::format::FormatError;
+use crate::format::id::{ManifestId, PackId};
 use crate::format::limits::{MAX_MANIFEST, MAX_SMALL};
 use crate::format::manifest::Manifest;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
-use crate::id::{ManifestId, PackId};
-use crate::source::small::{RetryPolicy, read_all};
-use crate::source::{Backend, Expected, ObjectPath, ReadRange, SourceErrorKind};
+use crate::transport::small::{RetryPolicy, read_all};
+use crate::transport::{Expected, ObjectPath, ReadRange, Transport, TransportErrorKind};
 
 pub(crate) use decode::{decoded, fetch_all};
 pub use error::StoreError;
+pub use graph::{ArtifactGraph, Placed};
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};
 pub use refs::{Lifetime, Published, RefPlaced};
 pub use resolve::{Resolved, ref_object};
-pub use whole::{Placed, Whole};
 
 /// The Unix time in seconds.
 pub fn unix_now() -> u64 {
@@ -38,14 +38,14 @@ pub fn unix_now() -> u64 {
 /// A store behind a backend.
 #[derive(Debug, Clone)]
 pub struct Store {
-    backend: Arc<dyn Backend>,
+    transport: Arc<dyn Transport>,
     retry: RetryPolicy,
 }
 
 impl Store {
     /// A store that is there already; nothing is read yet.
-    pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, retry: RetryPolicy::default() }
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, retry: RetryPolicy::default() }
     }
 
     /// The same store, whose failures are waited out so.
@@ -65,19 +65,19 @@ impl Store {
         }
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
-        let descriptor = Descriptor::new(crate::id::to_hex(&id), STORE_VERSION);
+        let descriptor = Descriptor::new(crate::format::id::to_hex(&id), STORE_VERSION);
         let bytes = descriptor.to_bytes().map_err(StoreError::format(self, &path))?;
-        match self.backend.put_if(&path, Expected::Absent, bytes.into()).await {
+        match self.transport.put_if(&path, Expected::Absent, bytes.into()).await {
             Ok(()) => Ok(true),
             // Another writer made it in between.
-            Err(error) if error.kind == SourceErrorKind::Conflict => Ok(false),
+            Err(error) if error.kind == TransportErrorKind::Conflict => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The transport.
-    pub fn backend(&self) -> &Arc<dyn Backend> {
-        &self.backend
+    pub fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
     }
 
     /// How failures that may pass are waited out.
@@ -87,17 +87,17 @@ impl Store {
 
     /// The store's address, for messages.
     pub fn location(&self) -> &str {
-        self.backend.location()
+        self.transport.location()
     }
 
     /// A whole object of at most `limit` bytes.
     pub async fn read(&self, path: &ObjectPath, limit: usize) -> Result<Bytes, StoreError> {
         let limit = limit as u64;
-        match read_all(&*self.backend, path, ReadRange::Full, limit, &self.retry).await {
+        match read_all(&*self.transport, path, ReadRange::Full, limit, &self.retry).await {
             Ok((bytes, _)) => Ok(bytes),
             // A body beyond the limit may be the host's fault, or the object may be too long.
-            Err(error) if error.kind == SourceErrorKind::Protocol => {
-                match self.backend.head(path).await {
+            Err(error) if error.kind == TransportErrorKind::Protocol => {
+                match self.transport.head(path).await {
                     Ok(Some(info)) if info.size > limit => {
                         let (what, value) = ("object", info.size);
                         Err(StoreError::format(self, path)(FormatError::Limit {
@@ -134,7 +134,7 @@ impl Store {
     ) -> Result<Bytes, StoreError> {
         let len = range.end.saturating_sub(range.start);
         let range = ReadRange::Bounded(range);
-        let (bytes, _) = read_all(&*self.backend, path, range, len, &self.retry).await?;
+        let (bytes, _) = read_all(&*self.transport, path, range, len, &self.retry).await?;
         Ok(bytes)
     }
 
@@ -151,7 +151,7 @@ impl Store {
         let path = paths::pack(id);
         let wrong = StoreError::format(self, &path);
         let suffix =
-            |len| read_all(&*self.backend, &path, ReadRange::Suffix(len), len, &self.retry);
+            |len| read_all(&*self.transport, &path, ReadRange::Suffix(len), len, &self.retry);
         // One request for nearly every pack: 64 MiB of 1 MiB chunks have an index of 8 KiB.
         let mut tail = suffix(16 << 10).await?.0;
         let trailer_at = tail.len().saturating_sub(Trailer::LEN as usize);
@@ -166,7 +166,10 @@ impl Store {
     }
 
     /// Every object below `prefix`, which ends in `/`.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<crate::source::ObjectInfo>, StoreError> {
-        Ok(self.backend.list(prefix).await?)
+    pub async fn list(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<crate::transport::ObjectInfo>, StoreError> {
+        Ok(self.transport.list(prefix).await?)
     }
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Store, StoreError, unix_now};
+use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::{
     DEFAULT_LIFETIME_SECONDS, INDEX_PATH, IndexBody, IndexEntry, RefBody, SignedBody, next_version,
     ref_path,
 };
-use crate::id::ManifestId;
-use crate::source::small::read_all;
-use crate::source::{Expected, ObjectPath, ReadRange, SourceErrorKind};
+use crate::transport::small::read_all;
+use crate::transport::{Expected, ObjectPath, ReadRange, TransportErrorKind};
 use crate::trust::{Envelope, Method, Signer, TrustError};
 
 /// How often a lost race is run again.
@@ -153,8 +153,8 @@ impl Store {
         lifetime: Lifetime,
     ) -> Result<bool, StoreError> {
         let path = object_path(&ref_path(name, tag), RefBody::WHAT)?;
-        let existed = self.backend().head(&path).await?.is_some();
-        self.backend().delete(&path).await?;
+        let existed = self.transport().head(&path).await?.is_some();
+        self.transport().delete(&path).await?;
         self.update_index(name, tag, None, signers, lifetime).await?;
         Ok(existed)
     }
@@ -223,19 +223,21 @@ impl Store {
         for attempt in 0..TRIES {
             let limit = T::LIMIT as u64;
             let read =
-                read_all(&**self.backend(), path, ReadRange::Full, limit, self.retry()).await;
+                read_all(&**self.transport(), path, ReadRange::Full, limit, self.retry()).await;
             let (previous, expected) = match read {
                 Ok((bytes, version)) => {
                     let version = version.map_or(Expected::Absent, Expected::Version);
                     (Some(self.parse_document::<T>(path, &bytes)?), version)
                 }
-                Err(error) if error.kind == SourceErrorKind::NotFound => (None, Expected::Absent),
+                Err(error) if error.kind == TransportErrorKind::NotFound => {
+                    (None, Expected::Absent)
+                }
                 Err(error) => return Err(error.into()),
             };
             let Some(bytes) = next(previous.as_ref().map(Envelope::body))? else { return Ok(()) };
-            match self.backend().put_if(path, expected, bytes).await {
+            match self.transport().put_if(path, expected, bytes).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind == SourceErrorKind::Conflict => {}
+                Err(error) if error.kind == TransportErrorKind::Conflict => {}
                 Err(error) => return Err(error.into()),
             }
             // The winner is done by then; the spread keeps many losers apart.

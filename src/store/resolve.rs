@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::{Store, StoreError, unix_now};
+use crate::format::id::ManifestId;
 use crate::format::limits::{MAX_REF, MAX_SIGNATURE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{RefBody, ref_path};
-use crate::id::ManifestId;
-use crate::source::ObjectPath;
+use crate::transport::ObjectPath;
 use crate::trust::{
     Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, TrustSet, signature_path,
 };

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::error::TrustError;
 use super::key::KeyId;
 use super::signer::Signer;
+use crate::format::id::{from_hex, to_hex};
 use crate::format::json;
 use crate::format::refs::SignedBody;
-use crate::id::{from_hex, to_hex};
 
 /// The most signatures one document can carry.
 pub const MAX_SIGNATURES: usize = 16;
@@ -203,8 +203,8 @@ impl<T: SignedBody> Envelope<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::id::ManifestId;
     use crate::format::refs::{IndexBody, IndexEntry, RefBody};
-    use crate::id::ManifestId;
     use crate::trust::manifest_message;
     use ed25519_dalek::SigningKey;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::key::{KeyId, Method};
-use crate::id::ManifestId;
+use crate::format::id::ManifestId;
 
 /// A refusal, or a key or record that could not be used.
 #[derive(Debug, thiserror::Error)]

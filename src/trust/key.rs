@@ -14,7 +14,7 @@ use std::str::FromStr;
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
 use super::error::TrustError;
-use crate::id::{ManifestId, from_hex, to_hex};
+use crate::format::id::{ManifestId, from_hex, to_hex};
 
 /// The largest signature file.
 pub const MAX_SIGNATURE_FILE: usize = 64 << 10;

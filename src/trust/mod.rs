@@ -22,7 +22,7 @@ pub use key::{
 };
 pub use openpgp::check_signature_packets;
 pub use seen::{SeenRefs, SeenState};
-pub use set::{ManifestTrust, TrustSet, Vouched};
+pub use set::{ManifestTrust, TrustSet, Verified};
 pub use signer::Signer;
 pub use trust_file::{TrustFile, TrustLine};
 

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrustError;
 use super::key::KeyId;
-use super::set::Vouched;
+use super::set::Verified;
+use crate::format::id::{ManifestId, to_hex};
 use crate::format::json;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::RefBody;
-use crate::id::{ManifestId, to_hex};
 
 const MAX_RECORD: usize = 4096;
 
@@ -73,7 +73,7 @@ impl SeenRefs {
 
     /// Refuses a verified ref that is older than what was seen, or differs from what was seen with
     /// the same version; otherwise remembers it, for each key that signed it.
-    pub fn check(&self, vouched: &Vouched<RefBody>) -> Result<SeenState, TrustError> {
+    pub fn check(&self, vouched: &Verified<RefBody>) -> Result<SeenState, TrustError> {
         let Some(dir) = &self.dir else {
             let reason = "neither XDG_STATE_HOME nor HOME names a directory".to_owned();
             return Ok(SeenState::NotWritable { reason });

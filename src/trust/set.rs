@@ -23,9 +23,9 @@ use super::openpgp::{self, Certificate, Refusal};
 use super::signer::hmac_tag;
 use super::trust_file::{TrustFile, TrustLine};
 use super::verdict::{Verdict, Verdicts};
+use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::{IndexBody, RefBody, SignedBody};
-use crate::id::ManifestId;
 
 enum Material {
     Ed25519(VerifyingKey),
@@ -99,7 +99,7 @@ pub struct ManifestTrust {
 
 /// A signed document's body, and the trusted keys that vouch for it: at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vouched<T> {
+pub struct Verified<T> {
     /// What the document says.
     pub body: T,
     /// Who says so.
@@ -321,9 +321,9 @@ impl TrustSet {
         tag: &Tag,
         bytes: &[u8],
         now: u64,
-    ) -> Result<Vouched<RefBody>, TrustError> {
+    ) -> Result<Verified<RefBody>, TrustError> {
         let what = format!("ref {name}:{tag}");
-        let vouched: Vouched<RefBody> = self.verify_document(&what, Some(name), bytes)?;
+        let vouched: Verified<RefBody> = self.verify_document(&what, Some(name), bytes)?;
         let body = &vouched.body;
         let mismatch = |field, expected: &str, got: &str| TrustError::Mismatch {
             what: what.clone(),
@@ -343,9 +343,9 @@ impl TrustSet {
 
     /// Verifies the index of refs. A key with a limit vouches only for the entries whose names it
     /// may sign; entries that no key vouches for are left out.
-    pub fn verify_index(&self, bytes: &[u8], now: u64) -> Result<Vouched<IndexBody>, TrustError> {
+    pub fn verify_index(&self, bytes: &[u8], now: u64) -> Result<Verified<IndexBody>, TrustError> {
         let what = "the index of refs".to_owned();
-        let mut vouched: Vouched<IndexBody> = self.verify_document(&what, None, bytes)?;
+        let mut vouched: Verified<IndexBody> = self.verify_document(&what, None, bytes)?;
         check_expiry(what, vouched.body.expires, now)?;
         let keys: Vec<&Scope> =
             vouched.keys.iter().filter_map(|id| self.keys.get(id)).map(|key| &key.scope).collect();
@@ -360,7 +360,7 @@ impl TrustSet {
         what: &str,
         name: Option<&ArtifactName>,
         bytes: &[u8],
-    ) -> Result<Vouched<T>, TrustError> {
+    ) -> Result<Verified<T>, TrustError> {
         let malformed = |reason| TrustError::Malformed { what: what.to_owned(), reason };
         let raw = RawEnvelope::split::<T>(bytes).map_err(malformed)?;
         let mut verdicts = Verdicts::new(what.to_owned());
@@ -381,7 +381,7 @@ impl TrustSet {
         }
         let (keys, _) = verdicts.finish(name)?;
         let body = raw.body().map_err(malformed)?;
-        Ok(Vouched { body, keys })
+        Ok(Verified { body, keys })
     }
 
     fn judge(

@@ -15,7 +15,7 @@ use super::key::{
     read_file,
 };
 use super::openpgp;
-use crate::id::ManifestId;
+use crate::format::id::ManifestId;
 
 /// A secret key.
 #[non_exhaustive]
@@ -141,7 +141,7 @@ impl Signer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{from_hex, to_hex};
+    use crate::format::id::{from_hex, to_hex};
 
     #[test]
     fn dalek_signs_as_rfc_8032_says() {

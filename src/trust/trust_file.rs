@@ -13,7 +13,7 @@
 use std::path::PathBuf;
 
 use super::key::KeyId;
-use crate::id::from_hex;
+use crate::format::id::from_hex;
 
 /// One line that says something.
 #[derive(Debug, Clone, PartialEq, Eq)]

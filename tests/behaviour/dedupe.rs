@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
-use tenpak::codec::CodecChoice;
+use tenpak::chunk::codec::CodecChoice;
 use tenpak::pack::{PackOptions, PackReport};
 use tenpak::trust::{Signer, TrustSet, keygen};
 
@@ -42,16 +42,16 @@ impl Bench {
     }
 
     fn pack_folder(&self, input: &Path, artifact: &str) -> PackReport {
-        self.counted.backend.reset_stats();
+        self.counted.transport.reset_stats();
         packed(&self.counted.store, input, artifact, self.options())
     }
 
     fn bytes_written(&self, prefix: &str) -> u64 {
-        self.counted.backend.stats().below(prefix).bytes_written
+        self.counted.transport.stats().below(prefix).bytes_written
     }
 
     fn bytes_read(&self, prefix: &str) -> u64 {
-        self.counted.backend.stats().below(prefix).bytes_read
+        self.counted.transport.stats().below(prefix).bytes_read
     }
 }
 
@@ -129,7 +129,7 @@ fn an_edited_readme_costs_little() {
     assert_eq!(second.published.replaced, Some(first.manifest));
     let small = 64 << 10;
     assert!(second.new_bytes < small, "{} bytes for a README", second.new_bytes);
-    assert!(bench.counted.backend.stats().total().bytes_written < 2 * small);
+    assert!(bench.counted.transport.stats().total().bytes_written < 2 * small);
     assert_eq!(bench.bytes_read("packs/"), 0);
     assert_eq!(check_store(&bench.counted.store), 1);
 }
@@ -224,7 +224,7 @@ fn without_trust_chunks_are_compared_before_they_are_linked() {
     let store = &bench.counted.store;
     let options = || PackOptions { codec: CodecChoice::Zstd, ..Default::default() };
     let first = packed(store, &input, "org/model", options());
-    bench.counted.backend.reset_stats();
+    bench.counted.transport.reset_stats();
     let second = packed(store, &input, "org/model", options());
     assert_eq!((second.manifest, second.new_bytes), (first.manifest, 0));
     let read = bench.bytes_read("packs/");
@@ -242,7 +242,7 @@ fn a_base_is_searched_chunk_by_chunk() {
     let input = bench.folder.path().join("input");
     fs::create_dir(&input).unwrap();
     Model::of(tensors).write(&input);
-    bench.counted.backend.reset_stats();
+    bench.counted.transport.reset_stats();
     let options = PackOptions { base: Some(first.manifest), ..bench.options() };
     let second = packed(&bench.counted.store, &input, "tuned", options);
     let written = bench.bytes_written("packs/");

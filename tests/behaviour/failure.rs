@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tenpak::codec::CodecChoice;
+use tenpak::chunk::codec::CodecChoice;
 use tenpak::pack::{PackError, PackOptions};
-use tenpak::source::SourceErrorKind;
-use tenpak::source::dir::DirBackend;
-use tenpak::source::fault::{Action, Fault};
 use tenpak::store::{Store, StoreError};
+use tenpak::transport::TransportErrorKind;
+use tenpak::transport::dir::DirBackend;
+use tenpak::transport::fault::{Action, Fault};
 
 use super::library::{Counted, check_store, packed, try_pack};
 use super::model::Model;
@@ -45,20 +45,20 @@ fn a_request_that_fails_leaves_the_store_valid() {
         let input = if prefix == "packs/" { &big } else { &input };
         let undisturbed = Counted::memory();
         let expected = packed(&undisturbed.store, input, "org/model", options());
-        let count = undisturbed.backend.stats().below(prefix);
+        let count = undisturbed.transport.stats().below(prefix);
         for before in [false, true] {
             for nth in 0..(count.reads + count.heads + count.writes + 2).min(8) {
-                let kind = [SourceErrorKind::Io, SourceErrorKind::Denied][nth as usize % 2];
+                let kind = [TransportErrorKind::Io, TransportErrorKind::Denied][nth as usize % 2];
                 let counted = Counted::memory();
                 if before {
                     packed(&counted.store, &older, "old", options());
                 }
-                counted.backend.script(vec![Fault::nth(prefix, nth, Action::Fail(kind))]);
+                counted.transport.script(vec![Fault::nth(prefix, nth, Action::Fail(kind))]);
                 let result = try_pack(&counted.store, input, "org/model", options());
-                counted.backend.script(Vec::new());
+                counted.transport.script(Vec::new());
                 match result {
                     Ok(report) => assert_eq!(report.manifest, expected.manifest),
-                    Err(PackError::Store(StoreError::Source(error))) => {
+                    Err(PackError::Store(StoreError::Transport(error))) => {
                         failures += 1;
                         assert_eq!(error.kind, kind, "{prefix} {nth}: {error}");
                         let object = prefix.trim_end_matches('/');

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tenpak::source::dir::DirBackend;
 use tenpak::store::Store;
+use tenpak::transport::dir::DirBackend;
 
 use super::library::check_store;
 use super::model::{Fill, Model};

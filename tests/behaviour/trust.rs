@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tenpak::codec::CodecChoice;
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::CodecChoice;
+use tenpak::format::dtype::Dtype;
+use tenpak::format::id::{ManifestId, PackId, StoredDigest};
 use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
 use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::record::{ChunkRecord, CodecId};
 use tenpak::format::store::{self as paths, ByTensor, Lease};
 use tenpak::format::table::Entries;
-use tenpak::id::{ManifestId, PackId, StoredDigest};
 use tenpak::pack::{PackOptions, PackReport};
-use tenpak::source::ObjectPath;
 use tenpak::store::{Store, unix_now};
+use tenpak::transport::ObjectPath;
 use tenpak::trust::{Signer, TrustSet, keygen, signature_path};
 
 use super::library::{Counted, check_store, packed, runtime, whole};
 use super::model::{Fill, Model, Tensor};
 
 fn put(store: &Store, path: &ObjectPath, bytes: impl Into<Bytes>) {
-    runtime().block_on(store.backend().put(path, vec![bytes.into()])).unwrap();
+    runtime().block_on(store.transport().put(path, vec![bytes.into()])).unwrap();
 }
 
 /// A pack whose records say `claims` of other stored bytes, and where each of them lies.
@@ -219,7 +219,7 @@ fn a_base_that_lies_is_of_no_use() {
         Model::of((0..3).map(tensor).collect()).write(&bench.input);
         let elsewhere = Counted::memory();
         let alone = packed(&elsewhere.store, &bench.input, "tuned", PackOptions::default());
-        bench.counted.backend.reset_stats();
+        bench.counted.transport.reset_stats();
         let tuned = packed(&bench.counted.store, &bench.input, "tuned", options());
         assert_eq!((tuned.manifest, tuned.deltas), (alone.manifest, 0));
     }
@@ -269,10 +269,10 @@ fn poisoned_leftovers_are_not_taken_over() {
         let lease = Lease::new(unix_now() + 3600, objects, unix_now()).to_bytes().unwrap();
         put(store, &paths::lease(&[7; 16]), lease);
         let evil: Vec<_> = claims.iter().map(|(record, _)| record.stored).collect();
-        bench.counted.backend.reset_stats();
+        bench.counted.transport.reset_stats();
         bench.pack_unharmed(PackOptions { codec, ..Default::default() }, &evil);
         // They were looked at, and turned down.
-        assert!(bench.counted.backend.stats().below(paths::pack(pack).as_str()).reads > 0);
+        assert!(bench.counted.transport.stats().below(paths::pack(pack).as_str()).reads > 0);
         let trust = bench.trusting("own");
         bench.pack_unharmed(PackOptions { codec, trust, ..Default::default() }, &evil);
     }
@@ -313,7 +313,7 @@ fn packs_that_are_gone_are_written_again() {
     let bench = Bench::new(CodecChoice::Zstd);
     let store = &bench.honest.store;
     for info in runtime().block_on(store.list("packs/")).unwrap() {
-        runtime().block_on(store.backend().delete(&info.path)).unwrap();
+        runtime().block_on(store.transport().delete(&info.path)).unwrap();
     }
     let options = PackOptions { codec: CodecChoice::Zstd, ..Default::default() };
     let report = packed(store, &bench.input, "org/model", options);

@@ -2,10 +2,10 @@
 //! what the device holds is what the host makes of them.
 
 use half::bf16;
-use tenpak::codec::DeltaProgram;
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::DeltaProgram;
+use tenpak::format::dtype::Dtype;
 use tenpak::format::record::{ChunkRecord, CodecId};
-use tenpak::sink::device::DeviceError;
+use tenpak::load::sink::device::DeviceError;
 
 use super::decode::{streamed, weights};
 use super::delta::{Chunk, fixtures, on_the_host};

@@ -1,6 +1,6 @@
 //! Comparing what a kernel wrote with the reference.
 
-use tenpak::quant::Float;
+use tenpak::dequant::Float;
 
 fn is_nan(out: Float, bits: u32) -> bool {
     match out {

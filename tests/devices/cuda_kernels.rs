@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
-use tenpak::quant::kernel::{Family, Launch, suffix};
-use tenpak::quant::split::{Limits, runs};
-use tenpak::quant::{Float, Layout, Part, Weight, convert, dequantize, sample};
-use tenpak::sink::cuda::{Cuda, CudaParts, nvrtc};
-use tenpak::sink::device::DeviceError;
+use tenpak::dequant::kernel::{Family, Launch, suffix};
+use tenpak::dequant::split::{Limits, runs};
+use tenpak::dequant::{Float, Layout, Part, Weight, convert, dequantize, sample};
+use tenpak::load::sink::cuda::{Cuda, CudaParts, nvrtc};
+use tenpak::load::sink::device::DeviceError;
 
 use super::compare::assert_same;
 use super::wgpu_kernels::floats;

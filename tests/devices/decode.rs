@@ -6,29 +6,29 @@ use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use half::{bf16, f16};
-use tenpak::codec::{
+use tenpak::chunk::codec::{
     CodecChoice, DeltaProgram, Encoder, Offsets, PARAMS, Program, Target, into_decoded,
 };
-use tenpak::dtype::{Dtype, Shape};
+use tenpak::chunk::verified::VerifiedChunk;
+use tenpak::format::dtype::{Dtype, Shape};
 use tenpak::format::grid::{Grid, Rect};
+use tenpak::format::id::{ContentDigest, ManifestId, PackId};
 use tenpak::format::layout::Place;
 use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::page::TensorEntry;
 use tenpak::format::record::{ChunkRecord, CodecId};
 use tenpak::format::store as paths;
-use tenpak::id::{ContentDigest, ManifestId, PackId};
-use tenpak::loader::{LoadOptions, Loader};
-use tenpak::plan::Want;
-use tenpak::sink::cuda::{Cuda, planes};
-use tenpak::sink::decode::{DecodeSink, Decoder, Placed, Route};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::drain;
-use tenpak::sink::stream::{DeviceSink, StreamOptions};
-use tenpak::sink::upload::{Device, Ring, Staging};
-use tenpak::sink::wgpu::{Gpu, GpuDecoder, GpuMemory, GpuOptions};
-use tenpak::source::Backend;
-use tenpak::source::object::ObjectBackend;
-use tenpak::verify::VerifiedChunk;
+use tenpak::load::sink::cuda::{Cuda, planes};
+use tenpak::load::sink::decode::{DecodeSink, Decoder, Placed, Route};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::drain;
+use tenpak::load::sink::stream::{DeviceSink, StreamOptions};
+use tenpak::load::sink::upload::{Device, Ring, Staging};
+use tenpak::load::sink::wgpu::{Gpu, GpuDecoder, GpuMemory, GpuOptions};
+use tenpak::load::{LoadOptions, Loader};
+use tenpak::schedule::plan::TensorRequest;
+use tenpak::transport::Transport;
+use tenpak::transport::object::ObjectBackend;
 
 use super::cuda_kernels::{Fenced, built, use_nvrtc};
 use super::model::{Fill, Model, Tensor};
@@ -169,7 +169,7 @@ fn check(mut decode: impl FnMut(&ChunkRecord, &[u8]) -> Option<Vec<u8>>) {
         let mut stored = stored.clone();
         let place = stored.len() / 61 * at + 7;
         stored[place] ^= 1 << (at % 8);
-        let digest = tenpak::id::StoredDigest::of(&stored);
+        let digest = tenpak::format::id::StoredDigest::of(&stored);
         let record = ChunkRecord { stored: digest, ..record };
         assert!(decode(&record, &stored) == on_the_host(record, &stored), "byte {place}");
     }
@@ -187,7 +187,7 @@ fn wgsl_decodes_what_the_host_decodes_and_refuses_what_it_refuses() {
 fn cuda_decodes_on_a_device_and_compiles_without_one() {
     use_nvrtc();
     for architecture in ["sm_80", "sm_90", "sm_100"] {
-        use tenpak::sink::cuda::nvrtc::compile_source;
+        use tenpak::load::sink::cuda::nvrtc::compile_source;
         let code = compile_source("planes", &planes::source(), architecture).unwrap();
         for name in ["huffman", "merge"] {
             assert!(code.windows(name.len()).any(|window| window == name.as_bytes()));
@@ -322,7 +322,7 @@ async fn streamed_by(
     own: usize,
     chunks: Vec<(ChunkRecord, Vec<u8>)>,
 ) -> Result<Vec<u8>, DeviceError> {
-    let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let store: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let mut index = PackIndex::new(0);
     let (records, stored): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
     let offsets: Vec<_> = records.iter().map(|record| index.push(*record).unwrap()).collect();
@@ -344,7 +344,7 @@ async fn streamed_by(
         grid: Grid::run(len, record.decoded_len.into()),
     };
     let places = offsets.into_iter().map(|offset| Place { pack, offset }).collect();
-    let wanted = [Arc::new(Want::new(entry, records, places, None))];
+    let wanted = [Arc::new(TensorRequest::new(entry, records, places, None))];
     let (route, loaded) = Route::new(&wanted, &*decoder, |_| false);
     assert_eq!((route.device, route.host), (1, 0));
     let inner = DeviceSink::new(gpu.clone(), &StreamOptions::default());

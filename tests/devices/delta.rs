@@ -5,14 +5,16 @@ use std::path::Path;
 
 use bytes::BytesMut;
 use half::{bf16, f16};
-use tenpak::codec::{Against, CodecChoice, DELTA_PARAMS, DeltaProgram, Encoder, into_decoded};
-use tenpak::dtype::Dtype;
+use tenpak::chunk::codec::{
+    Against, CodecChoice, DELTA_PARAMS, DeltaProgram, Encoder, into_decoded,
+};
+use tenpak::chunk::verified::VerifiedChunk;
+use tenpak::format::dtype::Dtype;
+use tenpak::format::id::{DecodedDigest, StoredDigest};
 use tenpak::format::record::{Base, ChunkRecord, CodecId};
-use tenpak::id::{DecodedDigest, StoredDigest};
-use tenpak::sink::cuda::nvrtc::compile_source;
-use tenpak::sink::cuda::{Cuda, delta};
-use tenpak::sink::wgpu::{Gpu, GpuOptions};
-use tenpak::verify::VerifiedChunk;
+use tenpak::load::sink::cuda::nvrtc::compile_source;
+use tenpak::load::sink::cuda::{Cuda, delta};
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
 
 use super::cuda_kernels::{Fenced, built, use_nvrtc};
 use super::support::noise;

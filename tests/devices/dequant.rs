@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tenpak::artifact::{Artifact, OpenOptions, Selection};
-use tenpak::codec::CodecChoice;
-use tenpak::dtype::Dtype;
-use tenpak::loader::LoadOptions;
-use tenpak::quant::config::Method;
-use tenpak::quant::{Float, Layout, Nested, QuantError, Weight, dequantize, sample};
-use tenpak::sink::dequant::{Delivered, DequantSink, Made};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::drain;
-use tenpak::sink::stream::StreamOptions;
-use tenpak::sink::upload::Device;
-use tenpak::sink::wgpu::{Gpu, GpuMemory, GpuOptions};
-use tenpak::source::Backend;
-use tenpak::source::object::ObjectBackend;
+use tenpak::chunk::codec::CodecChoice;
+use tenpak::dequant::config::Method;
+use tenpak::dequant::{Float, Layout, Nested, QuantError, Weight, dequantize, sample};
+use tenpak::format::dtype::Dtype;
+use tenpak::load::LoadOptions;
+use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::load::sink::dequant::{Delivered, DequantSink, Made};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::drain;
+use tenpak::load::sink::stream::StreamOptions;
+use tenpak::load::sink::upload::Device;
+use tenpak::load::sink::wgpu::{Gpu, GpuMemory, GpuOptions};
+use tenpak::transport::Transport;
+use tenpak::transport::object::ObjectBackend;
 
 use super::compare::assert_same;
 use super::support::{TestTensor, build, tensor};
@@ -30,11 +30,11 @@ async fn load(
     tensors: &[TestTensor],
     method: Method,
 ) -> Result<(Gpu, Vec<Delivered<GpuMemory>>), DeviceError> {
-    let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let store: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let id = build(&store, tensors, CodecChoice::Raw, 4 << 20).await;
     let spec = format!("@{id}").parse().unwrap();
     let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await.unwrap();
-    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+    let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let gpu = Gpu::open(&GpuOptions::default())?;
     let mut streaming = StreamOptions::default();
     (streaming.buffers, streaming.buffer_size) = (2, 50_000);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::json;
-use tenpak::quant::{Float, Layout, Nested, Weight, convert, dequantize, sample};
+use tenpak::dequant::{Float, Layout, Nested, Weight, convert, dequantize, sample};
 
 use super::model::{Fill, Model, Tensor};
 use super::run::{Run, done, fresh_folder, pack, tenpak, text};

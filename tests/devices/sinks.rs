@@ -3,19 +3,19 @@
 
 use std::sync::Arc;
 
-use tenpak::artifact::{Artifact, OpenOptions, Selection, Wanted};
-use tenpak::codec::CodecChoice;
-use tenpak::dtype::Dtype;
-use tenpak::loader::{LoadError, LoadOptions, Loader};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::drain;
-use tenpak::sink::resident::{Resident, ResidentOptions};
-use tenpak::sink::stream::{DeviceSink, StreamOptions};
-use tenpak::sink::upload::{Device, Ring, Staging};
-use tenpak::sink::wgpu::{Gpu, GpuOptions};
-use tenpak::source::Backend;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::object::ObjectBackend;
+use tenpak::chunk::codec::CodecChoice;
+use tenpak::format::dtype::Dtype;
+use tenpak::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::drain;
+use tenpak::load::sink::resident::{Resident, ResidentOptions};
+use tenpak::load::sink::stream::{DeviceSink, StreamOptions};
+use tenpak::load::sink::upload::{Device, Ring, Staging};
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
+use tenpak::load::{LoadError, LoadOptions, Loader};
+use tenpak::transport::Transport;
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::object::ObjectBackend;
 
 use super::support::{TestTensor, build, odd, tensor};
 
@@ -36,12 +36,12 @@ fn model() -> Vec<TestTensor> {
 /// The model in a store that fails as told, and a load of it in pieces.
 async fn load(faults: Vec<Fault>) -> (Vec<TestTensor>, Loader) {
     let tensors = model();
-    let inner: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let inner: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let id = build(&inner, &tensors, CodecChoice::Raw, 4 << 20).await;
-    let source: Arc<dyn Backend> = Arc::new(FaultBackend::new(inner, faults));
+    let source: Arc<dyn Transport> = Arc::new(FaultBackend::new(inner, faults));
     let spec = format!("@{id}").parse().unwrap();
     let artifact = Artifact::open(vec![source], &spec, &OpenOptions::default()).await.unwrap();
-    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+    let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let mut options = LoadOptions::default();
     options.piece = Some(256 << 10);
     options.connections = Some(1);
@@ -74,7 +74,7 @@ async fn every_tensor_arrives_through_a_small_ring_and_in_small_buffers() {
         drain(&mut loader, &mut sink, |tensor| delivered.push(tensor)).await.unwrap();
         assert_eq!(delivered.len(), tensors.len());
         for (found, expected) in delivered.iter().zip(&tensors) {
-            assert_eq!(found.want.entry.name, expected.name);
+            assert_eq!(found.request.entry.name, expected.name);
             let (buffers, _) = found.memory.buffers();
             let segment = buffer_limit.map_or(usize::MAX, |limit: u64| limit as usize / 512 * 512);
             assert_eq!(buffers.len(), expected.data.len().div_ceil(segment).max(1));
@@ -142,14 +142,17 @@ fn a_ring_makes_so_many_buffers_and_uses_them_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resident_set_keeps_device_memory_within_its_budget() {
     let tensors: Vec<_> = (0..6).map(|n| tensor(&format!("t{n}"), &[300, 500], n)).collect();
-    let store: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let store: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let id = build(&store, &tensors, CodecChoice::Float, 4 << 20).await;
     let spec = format!("@{id}").parse().unwrap();
     let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await.unwrap();
-    let wanted = artifact.want(&Selection::All, None).await.unwrap();
+    let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let fetch = move |tensors| {
-        artifact.load(Wanted { tensors, ..Wanted::default() }, &LoadOptions::default())
+        artifact.load(
+            SelectedTensors { tensors, ..SelectedTensors::default() },
+            &LoadOptions::default(),
+        )
     };
     let mut options = ResidentOptions::new(2 * 300_000);
     options.streaming = small_ring();

@@ -1,11 +1,11 @@
 //! What devices must survive, as far as it can be brought about without a GPU: each is an error that says
 //! what happened, and nothing falls back on its own.
 
-use tenpak::quant::{Float, Layout, Weight, dequantize, sample};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::host::Host;
-use tenpak::sink::upload::{Device, Ring, Staging};
-use tenpak::sink::wgpu::{Gpu, GpuOptions, GpuParts};
+use tenpak::dequant::{Float, Layout, Weight, dequantize, sample};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::host::Host;
+use tenpak::load::sink::upload::{Device, Ring, Staging};
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions, GpuParts};
 
 use super::compare::assert_same;
 

@@ -1,9 +1,9 @@
 //! The WGSL kernels, on the adapter that there is.
 
-use tenpak::quant::{Float, Layout, QuantError, Weight, convert, dequantize, sample};
-use tenpak::sink::device::DeviceError;
-use tenpak::sink::upload::{Device, Ring, Staging};
-use tenpak::sink::wgpu::{Gpu, GpuOptions, GpuParts};
+use tenpak::dequant::{Float, Layout, QuantError, Weight, convert, dequantize, sample};
+use tenpak::load::sink::device::DeviceError;
+use tenpak::load::sink::upload::{Device, Ring, Staging};
+use tenpak::load::sink::wgpu::{Gpu, GpuOptions, GpuParts};
 
 use super::compare::assert_same;
 

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use super::serving::{Edge, path};
 use super::web::{Step, WebServer, answer};
-use tenpak::source::http::{HttpBackend, HttpOptions};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
 
 /// One case: its name, what the origin's first answer says, what the second request asks, and
 /// whether the first answer is to be used again.
@@ -284,8 +284,8 @@ impl Origin {
     }
 
     async fn edge(&self) -> Edge {
-        let backend = HttpBackend::new(&self.server.url, HttpOptions::default()).expect("a URL");
-        Edge::over(Arc::new(backend)).await
+        let transport = HttpBackend::new(&self.server.url, HttpOptions::default()).expect("a URL");
+        Edge::over(Arc::new(transport)).await
     }
 
     fn say(&self, target: &str, lines: Vec<String>) {
@@ -431,10 +431,10 @@ async fn however_many_ask_the_origin_is_asked_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_is_not_the_one_it_is_called_is_not_handed_on() {
-    use tenpak::source::Backend;
-    let memory = tenpak::source::object::ObjectBackend::memory();
+    use tenpak::transport::Transport;
+    let memory = tenpak::transport::object::ObjectBackend::memory();
     let right = "a manifest";
-    let id = tenpak::id::ManifestId::of(right.as_bytes());
+    let id = tenpak::format::id::ManifestId::of(right.as_bytes());
     let place = path(&format!("manifests/{id}"));
     memory.put(&place, vec!["a mAnifest".into()]).await.expect("a write");
     let edge = Edge::over(Arc::new(memory)).await;

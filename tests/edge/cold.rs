@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::world::{World, soak};
 use bytes::BytesMut;
 use tenpak::edge::EdgeOptions;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::http::{HttpBackend, HttpOptions};
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ReadRange, SourceErrorKind};
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{ReadRange, Transport, TransportErrorKind};
 
 /// Has all clients read all packs at once and compares every byte; those that `leave` do so after a
 /// little. Gives the bytes of packs that the origin sent.
@@ -76,7 +76,8 @@ fn also_when_those_who_came_first_leave() {
 #[test]
 fn also_when_the_origin_fails_once_or_answers_late() {
     let world = World::new();
-    for action in [Action::Fail(SourceErrorKind::Transient), Action::Delay(Duration::from_secs(3))]
+    for action in
+        [Action::Fail(TransportErrorKind::Transient), Action::Delay(Duration::from_secs(3))]
     {
         // The first request is for an index, the second for chunks.
         let read = rush(&world, vec![Fault::nth("packs/", 1, action.clone())], 0);

@@ -10,9 +10,9 @@ use super::world::{World, soak};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tenpak::edge::EdgeOptions;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ObjectPath, ReadRange};
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{ObjectPath, ReadRange, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TENSORS: &[Tensor<'_>] =

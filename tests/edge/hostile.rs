@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::serving::{Edge, path, raw, statuses};
-use tenpak::source::Backend;
-use tenpak::source::dir::DirBackend;
+use tenpak::transport::Transport;
+use tenpak::transport::dir::DirBackend;
 
 const SECRET: &str = "the secret beside the store";
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::serving::{Edge, path};
 use bytes::Bytes;
-use tenpak::source::dir::DirBackend;
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ReadRange, SourceErrorKind};
+use tenpak::transport::dir::DirBackend;
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{ReadRange, Transport, TransportErrorKind};
 
 const SIZE: usize = 1_000_000;
 
@@ -16,7 +16,7 @@ fn object() -> Bytes {
     (0..SIZE).map(|i| (i * 7 + i / 251) as u8).collect()
 }
 
-async fn fill(backend: &dyn Backend) {
+async fn fill(transport: &dyn Transport) {
     for (name, content) in [
         ("tables/a", object()),
         ("tables/empty", Bytes::new()),
@@ -26,22 +26,22 @@ async fn fill(backend: &dyn Backend) {
         ("private", "secret".into()),
         ("elsewhere/a", "secret".into()),
     ] {
-        backend.put(&path(name), vec![content]).await.expect("a write");
+        transport.put(&path(name), vec![content]).await.expect("a write");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_backend_is_served() {
-    let memory: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+    let memory: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     fill(memory.as_ref()).await;
     let dir = tempfile::tempdir().expect("a directory");
-    let files: Arc<dyn Backend> = Arc::new(DirBackend::new(dir.path().to_owned()));
+    let files: Arc<dyn Transport> = Arc::new(DirBackend::new(dir.path().to_owned()));
     fill(files.as_ref()).await;
     let skips = FaultBackend::new(memory.clone(), vec![Fault::always("", Action::WholeForRange)]);
     let first = Edge::over(memory.clone()).await;
-    let chained: Arc<dyn Backend> = Arc::new(first.client());
-    for backend in [memory, files, Arc::new(skips), chained] {
-        let edge = Edge::over(backend).await;
+    let chained: Arc<dyn Transport> = Arc::new(first.client());
+    for transport in [memory, files, Arc::new(skips), chained] {
+        let edge = Edge::over(transport).await;
         let client = edge.client();
         for (range, start, end) in [
             (ReadRange::Full, 0, SIZE),
@@ -56,9 +56,9 @@ async fn every_backend_is_served() {
             assert!(read.expect("a read").0 == object().slice(start..end), "{range:?}");
         }
         let beyond = client.open(&path("tables/a"), ReadRange::Bounded(5..SIZE as u64 + 1)).await;
-        assert_eq!(beyond.expect_err("an error").kind, SourceErrorKind::OutOfRange);
+        assert_eq!(beyond.expect_err("an error").kind, TransportErrorKind::OutOfRange);
         let missing = client.open(&path("tables/missing"), ReadRange::Full).await;
-        assert_eq!(missing.expect_err("an error").kind, SourceErrorKind::NotFound);
+        assert_eq!(missing.expect_err("an error").kind, TransportErrorKind::NotFound);
         let info = client.head(&path("tables/a")).await.expect("a head").expect("an object");
         assert_eq!(info.size, SIZE as u64);
         assert_eq!(client.head(&path("tables/missing")).await.expect("a head"), None);
@@ -123,7 +123,7 @@ async fn answers_say_what_they_hold() {
 
 #[tokio::test]
 async fn an_origins_failure_is_never_a_short_object() {
-    use SourceErrorKind::*;
+    use TransportErrorKind::*;
     for (action, status) in [
         (Action::Fail(Transient), Some("503")),
         (Action::Fail(Denied), Some("502")),

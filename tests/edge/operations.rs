@@ -13,11 +13,11 @@ use super::run::{command, fresh_folder, text};
 use super::serving::{Edge, path};
 use serde_json::Value;
 use tenpak::edge::EdgeOptions;
-use tenpak::source::Backend;
-use tenpak::source::object::ObjectBackend;
+use tenpak::transport::Transport;
+use tenpak::transport::object::ObjectBackend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-async fn store(size: usize) -> Arc<dyn Backend> {
+async fn store(size: usize) -> Arc<dyn Transport> {
     let memory = ObjectBackend::memory();
     memory.put(&path("tables/big"), vec![vec![7; size].into()]).await.expect("a write");
     memory.put(&path("refs/m/@a"), vec!["ref".into()]).await.expect("a write");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::serving::{Edge, path};
 use bytes::Bytes;
-use tenpak::source::Backend;
-use tenpak::source::object::ObjectBackend;
+use tenpak::transport::Transport;
+use tenpak::transport::object::ObjectBackend;
 
 const SIZE: usize = 500_000;
 

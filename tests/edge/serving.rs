@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenpak::edge::{self, EdgeOptions};
-use tenpak::source::http::{HttpBackend, HttpOptions};
-use tenpak::source::{Backend, ObjectPath};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
+use tenpak::transport::{ObjectPath, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -22,11 +22,11 @@ pub struct Edge {
 }
 
 impl Edge {
-    pub async fn over(backend: Arc<dyn Backend>) -> Self {
-        Self::with(vec![backend], EdgeOptions::default()).await
+    pub async fn over(transport: Arc<dyn Transport>) -> Self {
+        Self::with(vec![transport], EdgeOptions::default()).await
     }
 
-    pub async fn with(origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Self {
+    pub async fn with(origins: Vec<Arc<dyn Transport>>, options: EdgeOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -9,7 +9,7 @@ use super::command::Served;
 use super::serving::Edge;
 use super::world::{World, soak};
 use tenpak::edge::EdgeOptions;
-use tenpak::source::Backend;
+use tenpak::transport::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The value of a metric in what `/metrics` tells.
@@ -24,9 +24,9 @@ fn answers_begin_only_while_there_is_memory_for_them() {
     const LIMIT: u64 = 8 << 20;
     let world = World::new();
     let packs = world.packs();
-    let largest = packs
-        .iter()
-        .max_by_key(|path| world.read(&*world.memory, path, tenpak::source::ReadRange::Full).len());
+    let largest = packs.iter().max_by_key(|path| {
+        world.read(&*world.memory, path, tenpak::transport::ReadRange::Full).len()
+    });
     let pack = format!("/{}", largest.expect("a pack"));
     world.runtime.block_on(async {
         let options = EdgeOptions { memory: 1, answer_memory: LIMIT, ..EdgeOptions::default() };
@@ -68,8 +68,8 @@ fn answers_begin_only_while_there_is_memory_for_them() {
             assert!(Instant::now() < end, "nothing is given back");
         }
         let (head, body) = edge.ask(&format!("GET {pack}"), "").await;
-        let path = tenpak::source::ObjectPath::new(&pack[1..]).expect("a path");
-        let right = world.memory.open(&path, tenpak::source::ReadRange::Full).await;
+        let path = tenpak::transport::ObjectPath::new(&pack[1..]).expect("a path");
+        let right = world.memory.open(&path, tenpak::transport::ReadRange::Full).await;
         assert_eq!(right.expect("a pack").size, Some(body.len() as u64), "{head}");
         let end = Instant::now() + Duration::from_secs(20);
         while metric(&edge.ask("GET /metrics", "").await.1, "tenpak_edge_answer_bytes") > 0 {

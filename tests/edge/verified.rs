@@ -9,10 +9,10 @@ use super::world::World;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tenpak::edge::{EdgeOptions, Validity};
 use tenpak::pack::{PackOptions, pack};
-use tenpak::source::fault::{Action, Fault, FaultBackend};
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ObjectPath, ReadRange, SourceErrorKind};
-use tenpak::store::{Store, Whole};
+use tenpak::store::{ArtifactGraph, Store};
+use tenpak::transport::fault::{Action, Fault, FaultBackend};
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{ObjectPath, ReadRange, Transport, TransportErrorKind};
 use tenpak::trust::{Signer, TrustSet};
 
 #[test]
@@ -81,9 +81,9 @@ fn a_flipped_bit_at_the_origin_reaches_nobody() {
     let alone = world.serve(vec![bad()], EdgeOptions::default());
     match world.try_read(&*alone.client, &path, ReadRange::Full) {
         Ok(_) => panic!("damaged bytes were served"),
-        Err(error) => assert_ne!(error.kind, SourceErrorKind::NotFound, "{error}"),
+        Err(error) => assert_ne!(error.kind, TransportErrorKind::NotFound, "{error}"),
     }
-    let two: Vec<Arc<dyn Backend>> = vec![bad(), world.memory.clone()];
+    let two: Vec<Arc<dyn Transport>> = vec![bad(), world.memory.clone()];
     let mended = world.serve(two, EdgeOptions::default());
     assert!(world.read(&*mended.client, &path, ReadRange::Full) == right);
 }
@@ -107,15 +107,16 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
     let options = PackOptions { signers: vec![Signer::Ed25519(key)], ..PackOptions::default() };
     let handle = world.runtime.handle();
     let report = pack(&signed, &store, (&name.0, &name.1), options, handle, &()).expect("packed");
-    let own = world.runtime.block_on(Whole::read(&store, report.manifest)).expect("a graph");
-    let both = || vec![world.memory.clone() as Arc<dyn Backend>];
+    let own =
+        world.runtime.block_on(ArtifactGraph::read(&store, report.manifest)).expect("a graph");
+    let both = || vec![world.memory.clone() as Arc<dyn Transport>];
     let served = world.serve(both(), closed());
     let path = |text: String| ObjectPath::new(text).expect("a path");
     let ask = |text: String| world.try_read(&*served.client, &path(text), ReadRange::Full);
 
-    let pack_of = |whole: &Whole| format!("packs/{}", whole.chunks[0].place.pack);
+    let pack_of = |whole: &ArtifactGraph| format!("packs/{}", whole.chunks[0].place.pack);
     // Before anybody named its manifest, and after.
-    assert_eq!(ask(pack_of(&own)).expect_err("unknown").kind, SourceErrorKind::Denied);
+    assert_eq!(ask(pack_of(&own)).expect_err("unknown").kind, TransportErrorKind::Denied);
     for object in ["refs/org/signed/@latest".to_owned(), format!("manifests/{}", own.id)] {
         ask(object).expect("served");
     }
@@ -127,10 +128,10 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
         format!("layouts/{}", world.whole.id),
         pack_of(&world.whole),
     ] {
-        assert_eq!(ask(object.clone()).expect_err(&object).kind, SourceErrorKind::Denied);
+        assert_eq!(ask(object.clone()).expect_err(&object).kind, TransportErrorKind::Denied);
     }
     let table = format!("tables/{}", world.whole.manifest.table().table);
-    assert_eq!(ask(table).expect_err("untrusted").kind, SourceErrorKind::NotFound);
+    assert_eq!(ask(table).expect_err("untrusted").kind, TransportErrorKind::NotFound);
 
     // An edge that nobody has asked for the manifest learns of it from the loader's own word, and a
     // word about what nobody signed teaches it nothing.
@@ -139,7 +140,7 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
     let packs = path(pack_of(&own));
     for wrong in [format!("@{}", world.whole.id), "org/signed@".to_owned(), "@x".to_owned()] {
         let refused = world.try_read(&*told(wrong), &packs, ReadRange::Full);
-        assert_eq!(refused.expect_err("unknown").kind, SourceErrorKind::Denied);
+        assert_eq!(refused.expect_err("unknown").kind, TransportErrorKind::Denied);
     }
     world.read(&*told(format!("org/signed@{}", own.id)), &packs, ReadRange::Full);
 }
@@ -227,7 +228,7 @@ fn what_was_resolved_is_served_while_the_origin_is_away() {
     for target in [file, of_ref] {
         assert_eq!(status(&world, &served.address, target), 200, "{target}");
     }
-    origin.script(vec![Fault::always("", Action::Fail(SourceErrorKind::Transient))]);
+    origin.script(vec![Fault::always("", Action::Fail(TransportErrorKind::Transient))]);
     // Names are taken to mean what they meant for a while; then the origin is asked, and is away.
     let began = std::time::Instant::now();
     std::thread::sleep(Duration::from_millis(200));

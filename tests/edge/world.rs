@@ -6,11 +6,11 @@ use super::model::{Tensor, write};
 use super::packing::{pack_as, runtime};
 use bytes::Bytes;
 use tenpak::edge::{self, Edge, EdgeOptions};
-use tenpak::source::http::{HttpBackend, HttpOptions};
-use tenpak::source::object::ObjectBackend;
-use tenpak::source::small::{RetryPolicy, read_all};
-use tenpak::source::{Backend, ObjectPath, ReadRange};
-use tenpak::store::{Store, Whole};
+use tenpak::store::{ArtifactGraph, Store};
+use tenpak::transport::http::{HttpBackend, HttpOptions};
+use tenpak::transport::object::ObjectBackend;
+use tenpak::transport::small::{RetryPolicy, read_all};
+use tenpak::transport::{ObjectPath, ReadRange, Transport};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -30,7 +30,7 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub runtime: Runtime,
     pub memory: Arc<ObjectBackend>,
-    pub whole: Whole,
+    pub whole: ArtifactGraph,
 }
 
 /// An edge that serves until it is dropped.
@@ -51,11 +51,11 @@ impl World {
         let store = Store::new(memory.clone());
         let model = write(&dir.path().join("m"), tensors);
         let id = pack_as(&store, &runtime, &model, "org/m").manifest;
-        let whole = runtime.block_on(Whole::read(&store, id)).expect("a graph");
+        let whole = runtime.block_on(ArtifactGraph::read(&store, id)).expect("a graph");
         Self { dir, runtime, memory, whole }
     }
 
-    pub fn serve(&self, origins: Vec<Arc<dyn Backend>>, options: EdgeOptions) -> Served {
+    pub fn serve(&self, origins: Vec<Arc<dyn Transport>>, options: EdgeOptions) -> Served {
         let edge = Edge::new(origins, options).expect("an edge");
         let (stop, stopped) = oneshot::channel::<()>();
         let address = self.runtime.block_on(async {
@@ -76,16 +76,16 @@ impl World {
         listed.into_iter().map(|info| info.path).collect()
     }
 
-    pub fn read(&self, from: &dyn Backend, path: &ObjectPath, range: ReadRange) -> Bytes {
+    pub fn read(&self, from: &dyn Transport, path: &ObjectPath, range: ReadRange) -> Bytes {
         self.try_read(from, path, range).expect("bytes")
     }
 
     pub fn try_read(
         &self,
-        from: &dyn Backend,
+        from: &dyn Transport,
         path: &ObjectPath,
         range: ReadRange,
-    ) -> Result<Bytes, tenpak::source::SourceError> {
+    ) -> Result<Bytes, tenpak::transport::TransportError> {
         let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
         let read = read_all(from, path, range, 1 << 30, &policy);
         self.runtime.block_on(read).map(|(bytes, _)| bytes)

@@ -4,15 +4,15 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use tenpak::calibrate::{
-    BUILT_IN, CalibrateError, CalibrateOptions, Calibrated, Draws, Layer, Solver, allocate,
-    calibrate, measure, sensitivities,
+use tenpak::dequant::Float;
+use tenpak::quantize::calibrate::{
+    BUILT_IN, CalibrateError, CalibrateOptions, Calibrated, CalibrationSamples, Layer, Solver,
+    allocate, calibrate, measure, sensitivities,
 };
-use tenpak::eval::{PerplexityOptions, perplexity};
-use tenpak::lm::{Folder, LmError, Model};
-use tenpak::quant::Float;
-use tenpak::solve::gptq::Order;
-use tenpak::solve::{Scheme, grid};
+use tenpak::quantize::eval::{PerplexityOptions, perplexity};
+use tenpak::quantize::lm::{Folder, LmError, Model};
+use tenpak::quantize::solve::gptq::Order;
+use tenpak::quantize::solve::{Scheme, grid};
 
 use super::fixture;
 
@@ -44,7 +44,7 @@ fn calibrated(
     scheme: &dyn Fn(&str) -> Option<Scheme>,
 ) -> Result<Made, CalibrateError> {
     let tokenizer = model.tokenizer()?;
-    let draws = Draws::new(BUILT_IN, &tokenizer, model.config(), size, 1)?;
+    let draws = CalibrationSamples::new(BUILT_IN, &tokenizer, model.config(), size, 1)?;
     let mut options = CalibrateOptions::new(solver);
     options.budget = budget;
     let mut made = Made::default();
@@ -97,7 +97,7 @@ fn calibrated_methods_beat_rounding() {
         measured(&model, &made)
     };
     let plain = measured(&model, &Made::default());
-    let rounded = of(Solver::Nearest);
+    let rounded = of(Solver::RoundToNearest);
     let (gptq, awq, hqq) = (of(GPTQ), of(Solver::Awq { clip: true }), of(Solver::Hqq));
     println!("plain {plain:.3}, rounded {rounded:.3}, gptq {gptq:.3}, awq {awq:.3}, hqq {hqq:.3}");
     let lost = rounded - plain;
@@ -158,7 +158,7 @@ fn a_layer_that_stays_gives_nothing_scaled() {
 fn bits_are_allocated_by_what_layers_suffer() {
     let model = open("base");
     let tokenizer = model.tokenizer().unwrap();
-    let draws = Draws::new(BUILT_IN, &tokenizer, model.config(), (8, 128), 1).unwrap();
+    let draws = CalibrationSamples::new(BUILT_IN, &tokenizer, model.config(), (8, 128), 1).unwrap();
     let statistics = measure(&model, &draws).unwrap();
     let layers = sensitivities(&model, &statistics, &|_| true, &scheme(4), &[2, 3, 4, 8]).unwrap();
     assert_eq!((statistics.layers.len(), layers.len()), (21, 12));
@@ -171,8 +171,9 @@ fn bits_are_allocated_by_what_layers_suffer() {
         assert_eq!(of("mlp.gate_proj"), of("mlp.up_proj"), "fused");
     }
     let of_bits = |bits: &dyn Fn(&str) -> u32| {
-        let made =
-            calibrated(&model, Solver::Nearest, FEW, 1 << 30, &|name| Some(scheme(bits(name))));
+        let made = calibrated(&model, Solver::RoundToNearest, FEW, 1 << 30, &|name| {
+            Some(scheme(bits(name)))
+        });
         measured(&model, &made.unwrap())
     };
     let (mixed, three) = (of_bits(&|name| bits[name]), of_bits(&|_| 3));
@@ -183,7 +184,7 @@ fn bits_are_allocated_by_what_layers_suffer() {
 fn an_encoder_is_calibrated_with_gptq_and_refused_by_awq() {
     let model = open("tiny/bert");
     let tokens: Vec<u32> = (0..600).map(|at| (at * 7 + at / 5) % 48).collect();
-    let draws = Draws::of_tokens(&tokens, 12, 40, 3).unwrap();
+    let draws = CalibrationSamples::of_tokens(&tokens, 12, 40, 3).unwrap();
     let run = |solver| {
         let mut layers = Vec::new();
         let all = |_: &str| Some(Scheme { group: None, ..scheme(4) });
@@ -196,7 +197,7 @@ fn an_encoder_is_calibrated_with_gptq_and_refused_by_awq() {
         })
         .map(|()| layers)
     };
-    let (gptq, rounded) = (run(GPTQ).unwrap(), run(Solver::Nearest).unwrap());
+    let (gptq, rounded) = (run(GPTQ).unwrap(), run(Solver::RoundToNearest).unwrap());
     assert_eq!((gptq.len(), rounded.len()), (12, 12));
     let error = |layers: &[Layer]| layers.iter().map(|layer| layer.error).sum::<f64>();
     assert!(error(&gptq) < 0.8 * error(&rounded), "{} {}", error(&gptq), error(&rounded));
@@ -208,7 +209,8 @@ fn an_encoder_is_calibrated_with_gptq_and_refused_by_awq() {
 fn what_cannot_be_calibrated_is_named() {
     let model = open("base");
     let tokenizer = model.tokenizer().unwrap();
-    let short = Draws::new("a few words", &tokenizer, model.config(), (8, 128), 1).unwrap_err();
+    let short = CalibrationSamples::new("a few words", &tokenizer, model.config(), (8, 128), 1)
+        .unwrap_err();
     assert!(short.to_string().contains("give a longer one"), "{short}");
     let nine =
         calibrated(&model, GPTQ, FEW, 1 << 30, &|_| Some(scheme(9))).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
-use tenpak::quant::{Float, convert};
+use tenpak::dequant::{Float, convert};
 
 use super::run::{Run, fresh_folder, tenpak};
 use super::{fixture, json};

@@ -1,7 +1,7 @@
 //! Gradients agree with differences of what the model's predictions cost.
 
 use candle_core::{Device, Tensor};
-use tenpak::lm::{Block, Context, Folder, Model, NoTap};
+use tenpak::quantize::lm::{Block, Context, Folder, Model, NoTap};
 
 use super::fixture;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
-use tenpak::lm::{Context, Folder, LmError, Model, NoTap, Tap};
+use tenpak::quantize::lm::{Context, Folder, LmError, Model, NoTap, Tap};
 
 use super::{fixture, json, run::fresh_folder};
 
@@ -83,7 +83,7 @@ fn a_weight_put_in_is_what_runs() {
     let context = Context::new(model.config(), 3).unwrap();
     let state = model.embed(&[&[1, 2, 3]]).unwrap().remove(0);
     let mut block = model.block(0).unwrap();
-    let run = |block: &tenpak::lm::Block| {
+    let run = |block: &tenpak::quantize::lm::Block| {
         block.forward(&state, &context, &mut NoTap).unwrap().to_vec2::<f32>().unwrap()
     };
     let before = run(&block);

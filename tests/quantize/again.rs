@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use tenpak::artifact::{Artifact, OpenOptions};
+use tenpak::load::artifact::{Artifact, OpenOptions};
 use tenpak::pack::{PackOptions, pack};
-use tenpak::produce::{
-    Bits, Checkpoint, Method, Nearest, QuantizeOptions, QuantizeReport, Source, quantize,
+use tenpak::quantize::produce::{
+    Bits, Checkpoint, Method, QuantizeOptions, QuantizeReport, RoundToNearest, Source, quantize,
 };
 use tenpak::trust::{Signer, TrustSet};
 
@@ -44,12 +44,12 @@ fn quantized(counted: &Counted, source: Source, to: &str, pack: PackOptions) -> 
     let (name, tag) = name(to);
     let runtime = runtime().handle();
     let checkpoint = Checkpoint::open(source, runtime).unwrap();
-    quantize(&checkpoint, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &())
+    quantize(&checkpoint, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn artifact(counted: &Counted, name: &str) -> Source {
-    let sources = vec![counted.store.backend().clone()];
+    let sources = vec![counted.store.transport().clone()];
     let (spec, options) = (name.parse().unwrap(), OpenOptions::default());
     let opened = runtime().block_on(Artifact::open(sources, &spec, &options));
     Source::Artifact(Arc::new(opened.unwrap_or_else(|error| panic!("{error}"))))
@@ -70,14 +70,14 @@ fn on_ones_own_word_nothing_is_read() {
     let size = packed.unwrap().totals.raw_bytes;
     let first = quantized(&counted, artifact(&counted, "base"), "q", PackOptions::default());
     assert_eq!((first.computed, first.linked), (ALL, 0));
-    let read = counted.backend.stats().below("packs/").bytes_read;
+    let read = counted.transport.stats().below("packs/").bytes_read;
     assert!(read > size / 2, "{read} of {size}: the first run reads the weights");
     for source in [artifact(&counted, "base"), Source::Folder(model.clone())] {
         let from_folder = matches!(source, Source::Folder(_));
-        counted.backend.reset_stats();
+        counted.transport.reset_stats();
         let again = quantized(&counted, source, "q", PackOptions::default());
         assert_eq!((again.computed, again.linked), (0, ALL));
-        let stats = counted.backend.stats();
+        let stats = counted.transport.stats();
         // What is no tensor: configs, the list of products, headers.
         assert!(stats.below("packs/").bytes_read < 40_000, "{:?}", stats.below("packs/"));
         assert_eq!(stats.below("packs/").writes, 0);
@@ -111,9 +111,9 @@ fn on_a_trusted_word_nothing_is_read() {
     let counted = Counted::memory();
     let model = write(&folder.join("model"), &llama(2, 256));
     let run = |signs| {
-        counted.backend.reset_stats();
+        counted.transport.reset_stats();
         let done = quantized(&counted, Source::Folder(model.clone()), "q", options(signs));
-        (done.computed, counted.backend.stats().below("packs/").bytes_read)
+        (done.computed, counted.transport.stats().below("packs/").bytes_read)
     };
     assert_eq!(run(false).0, ALL);
     forget();
@@ -146,7 +146,7 @@ fn what_is_not_the_same_is_made() {
     // Its packs are gone, and the record still names it: it is made again.
     let packs = runtime().block_on(counted.store.list("packs/")).unwrap();
     for pack in packs {
-        runtime().block_on(counted.store.backend().delete(&pack.path)).unwrap();
+        runtime().block_on(counted.store.transport().delete(&pack.path)).unwrap();
     }
     let again = source(&tensors);
     let options = PackOptions::default();
@@ -159,6 +159,7 @@ fn what_is_not_the_same_is_made() {
     };
     let runtime = runtime().handle();
     let again = Checkpoint::open(again, runtime).unwrap();
-    let made = quantize(&again, &counted.store, (&name, &tag), options, &mut Nearest, runtime, &());
+    let made =
+        quantize(&again, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &());
     assert_eq!(made.unwrap().packed.manifest, changed.packed.manifest);
 }

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
-use tenpak::codec;
+use tenpak::chunk::codec;
+use tenpak::chunk::verified::VerifiedChunk;
+use tenpak::format::id::{DecodedDigest, ManifestId, PackId};
 use tenpak::format::name::{ArtifactName, ArtifactSpec, Tag};
 use tenpak::format::store as paths;
-use tenpak::id::{DecodedDigest, ManifestId, PackId};
 use tenpak::pack::{PackError, PackOptions, PackReport, pack};
-use tenpak::source::Backend;
-use tenpak::source::fault::FaultBackend;
-use tenpak::source::object::ObjectBackend;
-use tenpak::store::{Placed, Store, Whole};
-use tenpak::verify::VerifiedChunk;
+use tenpak::store::{ArtifactGraph, Placed, Store};
+use tenpak::transport::Transport;
+use tenpak::transport::fault::FaultBackend;
+use tenpak::transport::object::ObjectBackend;
 use tokio::runtime::Runtime;
 
 /// The runtime of all tests.
@@ -24,15 +24,15 @@ pub fn runtime() -> &'static Runtime {
 
 /// A store that counts and can be made to fail.
 pub struct Counted {
-    pub backend: Arc<FaultBackend>,
+    pub transport: Arc<FaultBackend>,
     pub store: Store,
 }
 
 impl Counted {
-    pub fn new(inner: Arc<dyn Backend>) -> Self {
-        let backend = Arc::new(FaultBackend::counting(inner));
-        let store = Store::new(backend.clone());
-        Self { backend, store }
+    pub fn new(inner: Arc<dyn Transport>) -> Self {
+        let transport = Arc::new(FaultBackend::counting(inner));
+        let store = Store::new(transport.clone());
+        Self { transport, store }
     }
 
     pub fn memory() -> Self {
@@ -65,8 +65,8 @@ pub fn packed(store: &Store, model: &Path, artifact: &str, options: PackOptions)
 }
 
 /// The artifact's whole graph.
-pub fn whole(store: &Store, id: ManifestId) -> Whole {
-    runtime().block_on(Whole::read(store, id)).unwrap_or_else(|error| panic!("{error}"))
+pub fn whole(store: &Store, id: ManifestId) -> ArtifactGraph {
+    runtime().block_on(ArtifactGraph::read(store, id)).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A chunk's decoded bytes, compared with its record; `bases` are what it is stored against, nearest
@@ -100,7 +100,8 @@ pub fn check_store(store: &Store) -> usize {
         let refs = store.refs().await.unwrap_or_else(|error| panic!("{error}"));
         for named in &refs {
             let id = named.body().manifest;
-            let whole = Whole::read(store, id).await.unwrap_or_else(|error| panic!("{error}"));
+            let whole =
+                ArtifactGraph::read(store, id).await.unwrap_or_else(|error| panic!("{error}"));
             let mut seen = std::collections::HashSet::new();
             for (index, chunk) in whole.chunks.iter().enumerate() {
                 let bases: Vec<_> = whole.bases_of(index).map(|base| whole.chunks[base]).collect();

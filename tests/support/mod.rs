@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tenpak::codec::{CodecChoice, Encoder};
-use tenpak::dtype::{Dtype, Shape};
+use tenpak::chunk::codec::{CodecChoice, Encoder};
+use tenpak::format::dtype::{Dtype, Shape};
 use tenpak::format::grid::Grid;
+use tenpak::format::id::{ContentDigest, ManifestId, PackId, StoredDigest};
 use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
 use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::page::{Extent, FileEntry, TensorEntry};
 use tenpak::format::record::ChunkRecord;
 use tenpak::format::{store, table};
-use tenpak::id::{ContentDigest, ManifestId, PackId, StoredDigest};
-use tenpak::parallel::choose_grid;
-use tenpak::source::Backend;
+use tenpak::schedule::tensor_parallel::choose_grid;
+use tenpak::transport::Transport;
 
 pub struct TestTensor {
     pub name: String,
@@ -47,14 +47,14 @@ pub fn odd(name: &str, dtype: Dtype, dims: &[u64], len: usize) -> TestTensor {
 
 /// Writes an artifact whose packs hold about `pack_size` bytes of chunks.
 pub async fn build(
-    backend: &Arc<dyn Backend>,
+    transport: &Arc<dyn Transport>,
     tensors: &[TestTensor],
     choice: CodecChoice,
     pack_size: u64,
 ) -> ManifestId {
     let mut encoder = Encoder::default();
     let mut packs = Packs {
-        backend,
+        transport,
         index: PackIndex::new(0),
         data: Vec::new(),
         places: HashMap::new(),
@@ -104,7 +104,7 @@ pub async fn build(
     };
     entries.files.push((file, Vec::new()));
     let table = entries.into_table().unwrap();
-    backend
+    transport
         .put(&store::table(table.reference.table), vec![table.bytes.clone().into()])
         .await
         .unwrap();
@@ -113,13 +113,13 @@ pub async fn build(
     let id = ManifestId::of(&bytes);
     let places = table.records.iter().map(|record| packs.places[&record.stored]).collect();
     let layout = Layout { manifest: id, places };
-    backend.put(&store::layout(id), vec![layout.to_bytes().into()]).await.unwrap();
-    backend.put(&store::manifest(id), vec![bytes.into()]).await.unwrap();
+    transport.put(&store::layout(id), vec![layout.to_bytes().into()]).await.unwrap();
+    transport.put(&store::manifest(id), vec![bytes.into()]).await.unwrap();
     id
 }
 
 struct Packs<'a> {
-    backend: &'a Arc<dyn Backend>,
+    transport: &'a Arc<dyn Transport>,
     index: PackIndex,
     data: Vec<Bytes>,
     places: HashMap<StoredDigest, Place>,
@@ -155,6 +155,6 @@ impl Packs<'_> {
         let trailer = Trailer { index_len: bytes.len() as u32 };
         self.data.push(bytes.into());
         self.data.push(trailer.to_bytes().to_vec().into());
-        self.backend.put(&store::pack(pack), std::mem::take(&mut self.data)).await.unwrap();
+        self.transport.put(&store::pack(pack), std::mem::take(&mut self.data)).await.unwrap();
     }
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tenpak::pack::{PackOptions, PackReport, pack};
-use tenpak::source::dir::DirBackend;
 use tenpak::store::Store;
+use tenpak::transport::dir::DirBackend;
 
 /// The store in a directory.
 pub fn store(dir: &Path) -> Store {

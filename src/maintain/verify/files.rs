@@ -13,11 +13,11 @@ use super::super::chunks::{fetch, off_thread};
 use super::super::error::MaintainError;
 use super::super::order::{Step, Unit, steps, units};
 use super::{BUDGET, Damage};
-use crate::codec;
+use crate::chunk::codec;
+use crate::format::id::{ContentDigest, DecodedDigest};
 use crate::format::record::ChunkRecord;
-use crate::id::{ContentDigest, DecodedDigest};
 use crate::pack::Progress;
-use crate::store::{Placed, Store, StoreError, Whole};
+use crate::store::{ArtifactGraph, Placed, Store, StoreError};
 
 /// Files put together at a time.
 const FILES: usize = 3;
@@ -37,7 +37,7 @@ fn wrong_content(record: &ChunkRecord) -> String {
 /// Whether a chunk of somebody else is what its record says. Of one that is stored against another,
 /// which may lie anywhere, its stored bytes were compared, and nothing more is known.
 pub(super) fn check_foreign(
-    chunk: crate::verify::VerifiedChunk,
+    chunk: crate::chunk::verified::VerifiedChunk,
 ) -> Result<Result<(), String>, codec::DecodeError> {
     if chunk.record().base.is_some() {
         return Ok(Ok(()));
@@ -50,7 +50,7 @@ type Bases = HashMap<DecodedDigest, Result<Bytes, String>>;
 
 /// The decoded bytes, if they are those that the record names, or what is wrong.
 fn decoded(
-    chunk: crate::verify::VerifiedChunk,
+    chunk: crate::chunk::verified::VerifiedChunk,
     bases: &Bases,
 ) -> Result<Result<Bytes, String>, codec::DecodeError> {
     let record = *chunk.record();
@@ -69,7 +69,7 @@ fn decoded(
 /// What the chunks at `indexes` are stored against, decoded, the deepest first.
 async fn bases_of(
     store: &Store,
-    whole: &Whole,
+    whole: &ArtifactGraph,
     indexes: &[usize],
 ) -> Result<Arc<Bases>, MaintainError> {
     let mut levels = BTreeMap::<u8, BTreeSet<usize>>::new();
@@ -107,7 +107,7 @@ pub(super) struct FilesReport {
 /// Puts every file together, and checks the bases, which no file claims.
 pub(super) async fn check_files(
     store: &Store,
-    whole: &Arc<Whole>,
+    whole: &Arc<ArtifactGraph>,
     progress: &dyn Progress,
 ) -> Result<FilesReport, MaintainError> {
     let budget = Arc::new(Semaphore::new(BUDGET as usize));
@@ -154,7 +154,7 @@ pub(super) async fn check_files(
 #[derive(Clone)]
 struct Job {
     store: Store,
-    whole: Arc<Whole>,
+    whole: Arc<ArtifactGraph>,
     budget: Arc<Semaphore>,
 }
 
@@ -298,7 +298,7 @@ async fn check_file(
                 report.damaged.push(damage);
             }
         };
-        let hex = crate::id::to_hex;
+        let hex = crate::format::id::to_hex;
         wrong("SHA-256", hashes.sha256.map(|h| hex(&h.finalize())), hex(&entry.sha256));
         let says = entry.git_sha1.map_or_else(String::new, |h| hex(&h));
         wrong("git-blob SHA-1", hashes.sha1.map(|h| hex(&h.finalize())), says);

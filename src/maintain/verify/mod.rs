@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use super::chunks::fetch;
 use super::error::{MaintainError, is_damage};
 use crate::format::FormatError;
+use crate::format::id::{ManifestId, PackId};
 use crate::format::layout::Layout;
 use crate::format::limits::MAX_PACK;
 use crate::format::name::ArtifactName;
@@ -25,10 +26,9 @@ use crate::format::page::distinct;
 use crate::format::record::ChunkRecord;
 use crate::format::refs::{INDEX_PATH, IndexBody, RefBody, SignedBody};
 use crate::format::store as paths;
-use crate::id::{ManifestId, PackId};
 use crate::pack::Progress;
-use crate::source::{ObjectPath, SourceErrorKind};
-use crate::store::{Placed, Store, StoreError, Whole, unix_now};
+use crate::store::{ArtifactGraph, Placed, Store, StoreError, unix_now};
+use crate::transport::{ObjectPath, TransportErrorKind};
 use crate::trust::TrustSet;
 
 use files::{check_files, check_foreign, cost, right};
@@ -156,7 +156,7 @@ pub(super) async fn ref_paths(store: &Store) -> Result<Vec<ObjectPath>, StoreErr
             let paths = listed.into_iter().map(|info| info.path);
             return Ok(paths.filter(|path| path.as_str() != INDEX_PATH).collect());
         }
-        Err(StoreError::Source(error)) if error.kind == SourceErrorKind::Unlistable => {}
+        Err(StoreError::Transport(error)) if error.kind == TransportErrorKind::Unlistable => {}
         Err(error) => return Err(error),
     }
     let Some(path) = ObjectPath::new(INDEX_PATH) else { return Ok(Vec::new()) };
@@ -179,7 +179,7 @@ struct Verifier<'a> {
 type Held = Arc<HashSet<(u32, ChunkRecordKey)>>;
 
 /// What of a record decides whether it is the chunk: its stored identity.
-type ChunkRecordKey = (crate::id::StoredDigest, u32);
+type ChunkRecordKey = (crate::format::id::StoredDigest, u32);
 
 fn key(record: &ChunkRecord) -> ChunkRecordKey {
     (record.stored, record.stored_len)
@@ -223,7 +223,7 @@ impl<'a> Verifier<'a> {
         progress: &dyn Progress,
     ) -> Result<(), MaintainError> {
         self.report.artifacts.push(id);
-        let whole = match Whole::read(self.store, id).await {
+        let whole = match ArtifactGraph::read(self.store, id).await {
             Ok(whole) => Arc::new(whole),
             Err(error) if is_damage(&error) => return self.roots(id, error).await,
             Err(error) => return Err(error.into()),
@@ -264,7 +264,7 @@ impl<'a> Verifier<'a> {
             let len = usize::try_from(table.length).unwrap_or(usize::MAX);
             let read = store.read(&path, len).await.map_err(|error| error.named_by(&by));
             add(read.and_then(|bytes| {
-                let found = crate::id::TableId::of(&bytes);
+                let found = crate::format::id::TableId::of(&bytes);
                 if found == table.table {
                     return Ok(());
                 }
@@ -289,7 +289,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    fn totals(&mut self, whole: &Whole) {
+    fn totals(&mut self, whole: &ArtifactGraph) {
         let totals = whole.manifest.totals;
         let (chunks, stored) = distinct(whole.chunks.iter().map(|chunk| &chunk.record));
         let raw: u64 = whole.files.iter().map(|(file, _)| file.size).sum();
@@ -309,7 +309,7 @@ impl<'a> Verifier<'a> {
 
     /// Every pack that the layout names is what its name says and holds what the layout says. The
     /// chunks of other artifacts in it are read here, the own ones with the files.
-    async fn check_packs(&mut self, whole: &Whole) -> Result<(), MaintainError> {
+    async fn check_packs(&mut self, whole: &ArtifactGraph) -> Result<(), MaintainError> {
         let mut own = BTreeMap::<PackId, Vec<&Placed>>::new();
         for chunk in &whole.chunks {
             own.entry(chunk.place.pack).or_default().push(chunk);
@@ -382,7 +382,7 @@ async fn check_pack(
     let index_len = index.to_bytes().len() as u64;
     let need = index.data_len() + index_len + Trailer::LEN;
     // Some hosts do not tell sizes; then the reads tell.
-    if let Ok(Some(info)) = store.backend().head(&path).await
+    if let Ok(Some(info)) = store.transport().head(&path).await
         && info.size != need
     {
         let wrong = FormatError::Length { what: "pack", need, have: info.size };

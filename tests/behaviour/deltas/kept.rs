@@ -7,7 +7,7 @@ use tenpak::maintain::{
     CollectOptions, CopyOptions, CopyReport, RepackOptions, artifact_usage, collect, copy, diff,
     inspect, repack, verify,
 };
-use tenpak::source::ObjectPath;
+use tenpak::transport::ObjectPath;
 
 use super::super::library::{check_store, name, whole};
 use super::*;
@@ -48,7 +48,7 @@ fn bases_outlive_the_artifact_that_brought_them() {
     let gone = store.unpublish(&base_name, &tag, &[], Default::default());
     assert!(runtime().block_on(gone).unwrap());
     assert!(pair.collect() > 0, "manifest, table and layout of the base go");
-    assert!(runtime().block_on(Whole::read(store, pair.base.1)).is_err());
+    assert!(runtime().block_on(ArtifactGraph::read(store, pair.base.1)).is_err());
     assert!(verified(store, pair.tuned.1).is_empty());
     pair.bench.load_all(pair.tuned.1, &pair.tuned.0, &LoadOptions::default());
     assert_eq!(check_store(store), 1);
@@ -89,7 +89,8 @@ fn repacking_keeps_bases_in_the_order_in_which_they_are_needed() {
     let done = runtime().block_on(repack(store, pair.tuned.1, options, &())).unwrap();
     assert!(done.rewritten && done.new_bytes >= before.manifest.totals.stored_bytes);
     let after = pair.whole();
-    let contents = |whole: &Whole| whole.chunks.iter().map(|c| c.record).collect::<Vec<_>>();
+    let contents =
+        |whole: &ArtifactGraph| whole.chunks.iter().map(|c| c.record).collect::<Vec<_>>();
     assert_eq!(contents(&before), contents(&after));
     // Along the tensors, the places of their bases rise.
     let mut last = None;
@@ -115,7 +116,7 @@ fn flip(bench: &Bench, path: &ObjectPath, at: usize) {
         let store = bench.store();
         let mut bytes = store.read(path, 64 << 20).await.unwrap().to_vec();
         bytes[at] ^= 1;
-        store.backend().put(path, vec![bytes.into()]).await.unwrap();
+        store.transport().put(path, vec![bytes.into()]).await.unwrap();
     });
 }
 
@@ -143,7 +144,7 @@ fn a_damaged_base_is_named_with_what_needs_it() {
 #[test]
 fn verifying_reads_bases_beside_what_needs_them() {
     let pair = Pair::of(matrices(3, 512));
-    pair.bench.counted.backend.reset_stats();
+    pair.bench.counted.transport.reset_stats();
     assert!(verified(pair.bench.store(), pair.tuned.1).is_empty());
     let read = pair.bench.bytes_read();
     let tuned = pair.whole();

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenpak::bases::BaseCache;
+use tenpak::chunk::delta_base_cache::DeltaBaseCache;
 use tenpak::format::store as paths;
-use tenpak::loader::{ErrorKind, LoadError};
-use tenpak::shard::Shard;
-use tenpak::source::SourceErrorKind;
-use tenpak::source::fault::Action;
+use tenpak::load::{ErrorKind, LoadError};
+use tenpak::schedule::shard::Shard;
+use tenpak::transport::TransportErrorKind;
+use tenpak::transport::fault::Action;
 
 use super::super::library::whole;
 use super::*;
@@ -22,7 +22,7 @@ fn options() -> LoadOptions {
     options
 }
 
-fn cached(cache: &Arc<BaseCache>) -> LoadOptions {
+fn cached(cache: &Arc<DeltaBaseCache>) -> LoadOptions {
     let mut options = options();
     options.bases = Some(cache.clone());
     options
@@ -112,7 +112,10 @@ fn shards_cost_their_part_of_both() {
             alone.load(id, &[alone.with(vec![])], (&[], Some(shard)), &options()).unwrap();
         assert_eq!(loaded.len(), expected.len());
         for (found, expected) in loaded.iter().zip(&expected) {
-            assert_eq!((found.name(), &found.want.shape), (expected.name(), &expected.want.shape));
+            assert_eq!(
+                (found.name(), &found.request.shape),
+                (expected.name(), &expected.request.shape)
+            );
             assert!(found.data == expected.data, "{} of rank {index}", found.name());
         }
         parts += stats.delivered_bytes;
@@ -134,7 +137,7 @@ fn held_bases_are_not_fetched_again() {
         check(&loaded, model);
         source.stats()
     };
-    let cache = Arc::new(BaseCache::new(64 * MIB));
+    let cache = Arc::new(DeltaBaseCache::new(64 * MIB));
     let without = load(pair.tuned.1, &pair.tuned.0, &options());
     load(pair.base.1, &pair.base.0, &cached(&cache));
     assert!(cache.bytes() > 0);
@@ -150,7 +153,7 @@ fn held_bases_are_not_fetched_again() {
         "{with:?} {without:?} {base_bytes}"
     );
     // A second fine-tune's bases are there as well, whoever decoded them.
-    let fresh = Arc::new(BaseCache::new(64 * MIB));
+    let fresh = Arc::new(DeltaBaseCache::new(64 * MIB));
     load(pair.tuned.1, &pair.tuned.0, &cached(&fresh));
     let again = load(pair.tuned.1, &pair.tuned.0, &cached(&fresh)).below("packs/");
     assert_eq!(again.bytes_read, with.bytes_read);
@@ -160,7 +163,7 @@ fn held_bases_are_not_fetched_again() {
 #[test]
 fn a_small_cache_stays_small() {
     let pair = Pair::of(matrices(3, 512));
-    let cache = Arc::new(BaseCache::new(MIB));
+    let cache = Arc::new(DeltaBaseCache::new(MIB));
     for (id, model) in [(pair.base.1, &pair.base.0), (pair.tuned.1, &pair.tuned.0)] {
         pair.bench.load_all(id, model, &cached(&cache));
         assert!(cache.bytes() <= MIB);
@@ -182,7 +185,7 @@ fn chains_are_loaded_from_wherever_they_are_held() {
     let last = Model::of(versions[3].clone());
     let alone = bench.load_all(ids[3], &last, &options());
     for held in 0..3 {
-        let cache = Arc::new(BaseCache::new(64 * MIB));
+        let cache = Arc::new(DeltaBaseCache::new(64 * MIB));
         bench.load_all(ids[held], &Model::of(versions[held].clone()), &cached(&cache));
         let stats = bench.load_all(ids[3], &last, &cached(&cache));
         assert!(stats.fetched_bytes < alone.fetched_bytes, "version {held} is held");
@@ -284,7 +287,7 @@ fn faults_on_the_way_cost_retries_only() {
     let pair = Pair::of(matrices(3, 256));
     for nth in 0..3 {
         for action in [
-            Action::Fail(SourceErrorKind::Transient),
+            Action::Fail(TransportErrorKind::Transient),
             Action::Reset(150_000),
             Action::EndEarly(100_000),
             Action::WholeForRange,
@@ -313,10 +316,10 @@ fn a_load_that_is_dropped_ends() {
     let source = pair.bench.with(vec![]);
     runtime().block_on(async {
         let spec: ArtifactSpec = format!("@{}", pair.tuned.1).parse().unwrap();
-        let sources = vec![source.clone() as Arc<dyn Backend>];
+        let sources = vec![source.clone() as Arc<dyn Transport>];
         let artifact = Artifact::open(sources, &spec, &OpenOptions::default()).await.unwrap();
-        let all = tenpak::artifact::Selection::All;
-        let wanted = artifact.want(&all, None).await.unwrap();
+        let all = tenpak::load::artifact::Selection::All;
+        let wanted = artifact.select(&all, None).await.unwrap();
         let mut options = options();
         options.budget = MIB;
         let mut loader = artifact.load(wanted, &options);

@@ -14,16 +14,16 @@ use std::sync::Arc;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use safetensors::Dtype;
 use tempfile::TempDir;
-use tenpak::artifact::{Artifact, OpenOptions};
+use tenpak::format::id::{ManifestId, StoredDigest};
 use tenpak::format::name::ArtifactSpec;
 use tenpak::format::record::ChunkRecord;
-use tenpak::id::{ManifestId, StoredDigest};
-use tenpak::loader::{LoadError, LoadOptions, LoadStats, Tensor as Loaded};
+use tenpak::load::artifact::{Artifact, OpenOptions};
+use tenpak::load::{LoadError, LoadOptions, LoadStats, Tensor as Loaded};
 use tenpak::pack::{PackOptions, PackReport};
-use tenpak::source::Backend;
-use tenpak::source::fault::{Fault, FaultBackend};
-use tenpak::source::object::ObjectBackend;
-use tenpak::store::{Placed, Store, Whole};
+use tenpak::store::{ArtifactGraph, Placed, Store};
+use tenpak::transport::Transport;
+use tenpak::transport::fault::{Fault, FaultBackend};
+use tenpak::transport::object::ObjectBackend;
 use tenpak::trust::{Signer, TrustSet, keygen};
 
 use super::library::{Counted, packed, runtime, whole};
@@ -32,7 +32,7 @@ use super::model::{Fill, Model, Tensor};
 /// A store in memory, and a key that signs and is trusted.
 struct Bench {
     folder: TempDir,
-    inner: Arc<dyn Backend>,
+    inner: Arc<dyn Transport>,
     counted: Counted,
     key: PathBuf,
 }
@@ -42,7 +42,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key");
         keygen(&key).unwrap();
-        let inner: Arc<dyn Backend> = Arc::new(ObjectBackend::memory());
+        let inner: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
         let counted = Counted::new(inner.clone());
         Self { folder, inner, counted, key }
     }
@@ -67,12 +67,12 @@ impl Bench {
     fn pack_with(&self, model: &Model, artifact: &str, options: PackOptions) -> PackReport {
         let input = tempfile::tempdir_in(self.folder.path()).unwrap();
         model.write(input.path());
-        self.counted.backend.reset_stats();
+        self.counted.transport.reset_stats();
         packed(self.store(), input.path(), artifact, options)
     }
 
     fn bytes_read(&self) -> u64 {
-        self.counted.backend.stats().below("packs/").bytes_read
+        self.counted.transport.stats().below("packs/").bytes_read
     }
 
     /// The same store through a transport of its own that misbehaves so.
@@ -86,15 +86,15 @@ impl Bench {
         &self,
         id: ManifestId,
         sources: &[Arc<FaultBackend>],
-        selection: (&[&str], Option<tenpak::shard::Shard>),
+        selection: (&[&str], Option<tenpak::schedule::shard::Shard>),
         options: &LoadOptions,
     ) -> Result<(Vec<Loaded>, LoadStats), LoadError> {
-        let all = sources.iter().map(|source| source.clone() as Arc<dyn Backend>).collect();
+        let all = sources.iter().map(|source| source.clone() as Arc<dyn Transport>).collect();
         runtime().block_on(async {
             let spec: ArtifactSpec = format!("@{id}").parse().unwrap();
             let artifact = Artifact::open(all, &spec, &OpenOptions::default()).await.unwrap();
-            let names = tenpak::artifact::Selection::new(selection.0).unwrap();
-            let wanted = artifact.want(&names, selection.1).await.unwrap();
+            let names = tenpak::load::artifact::Selection::new(selection.0).unwrap();
+            let wanted = artifact.select(&names, selection.1).await.unwrap();
             let mut loader = artifact.load(wanted, options);
             let mut tensors = Vec::new();
             while let Some(tensor) = loader.next().await {
@@ -183,12 +183,12 @@ fn stored<'a>(chunks: impl IntoIterator<Item = &'a Placed>) -> u64 {
 }
 
 /// The chunks of an artifact that only others are stored against.
-fn bases(whole: &Whole) -> Vec<Placed> {
+fn bases(whole: &ArtifactGraph) -> Vec<Placed> {
     tenpak::maintain::order::only_bases(whole)
 }
 
 /// The records of a tensor.
-fn records<'a>(whole: &'a Whole, name: &str) -> Vec<&'a ChunkRecord> {
+fn records<'a>(whole: &'a ArtifactGraph, name: &str) -> Vec<&'a ChunkRecord> {
     let at = whole.tensors.iter().position(|(tensor, _)| tensor.name == name);
     let at = at.unwrap_or_else(|| panic!("no {name}"));
     whole.tensor_chunks(at).iter().map(|chunk| &chunk.record).collect()
@@ -211,7 +211,7 @@ impl Pair {
         Self { bench, base: (base, first), tuned: (tuned, second) }
     }
 
-    fn whole(&self) -> Whole {
+    fn whole(&self) -> ArtifactGraph {
         whole(self.bench.store(), self.tuned.1)
     }
 }

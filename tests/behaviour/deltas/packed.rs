@@ -1,9 +1,9 @@
 //! What packing against a base writes, links, and leaves alone.
 
-use tenpak::codec::CodecChoice;
+use tenpak::chunk::codec::CodecChoice;
 use tenpak::format::store as paths;
 use tenpak::pack::PackOptions;
-use tenpak::source::fault::{Action, Fault};
+use tenpak::transport::fault::{Action, Fault};
 
 use super::super::library::{check_store, try_pack, whole};
 use super::*;
@@ -50,7 +50,7 @@ fn unchanged_tensors_cost_nothing() {
     let model = Model::of(tensors.clone());
     let report = bench.pack(&model, "org/tuned", Some(base.manifest));
     let read = bench.bytes_read();
-    let written = bench.counted.backend.stats().below("packs/").bytes_written;
+    let written = bench.counted.transport.stats().below("packs/").bytes_written;
     let (first, second) =
         (whole(bench.store(), base.manifest), whole(bench.store(), report.manifest));
     let mut deltas = Vec::new();
@@ -233,9 +233,9 @@ fn a_damaged_base_chunk_is_not_used() {
     let damaged = whole(bench.store(), base).tensor_chunks(0)[2];
     let flip = Action::FlipBit(u64::from(damaged.place.offset) + 9, 3);
     let path = paths::pack(damaged.place.pack);
-    bench.counted.backend.script(vec![Fault::always(path.as_str(), flip)]);
+    bench.counted.transport.script(vec![Fault::always(path.as_str(), flip)]);
     let report = bench.pack(&model, "org/tuned", Some(base));
-    bench.counted.backend.script(Vec::new());
+    bench.counted.transport.script(Vec::new());
     let tuned = whole(bench.store(), report.manifest);
     let depths: Vec<_> = tuned.tensor_chunks(0).iter().map(|chunk| chunk.record.depth()).collect();
     assert_eq!(depths[2], 0, "stored alone: {depths:?}");
@@ -259,13 +259,13 @@ fn an_interrupted_run_is_resumed() {
     model.write(input.path());
     // The new table cannot be written, which may pass; the base's can be read.
     let new = whole(undisturbed.store(), expected.manifest).manifest.table().table;
-    let fail = Action::Fail(tenpak::source::SourceErrorKind::Transient);
-    bench.counted.backend.script(vec![Fault::always(format!("tables/{new}"), fail)]);
+    let fail = Action::Fail(tenpak::transport::TransportErrorKind::Transient);
+    bench.counted.transport.script(vec![Fault::always(format!("tables/{new}"), fail)]);
     assert!(try_pack(bench.store(), input.path(), "org/tuned", bench.options(Some(base))).is_err());
-    bench.counted.backend.script(Vec::new());
+    bench.counted.transport.script(Vec::new());
     let report = bench.pack(&model, "org/tuned", Some(base));
     assert_eq!((report.manifest, report.deltas), (expected.manifest, expected.deltas));
-    assert_eq!(bench.counted.backend.stats().below("packs/").bytes_written, 0);
+    assert_eq!(bench.counted.transport.stats().below("packs/").bytes_written, 0);
     bench.load_all(report.manifest, &model, &LoadOptions::default());
     check_store(bench.store());
 }

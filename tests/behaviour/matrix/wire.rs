@@ -29,7 +29,7 @@ enum Fault {
     /// A part is sent that was not asked for, and does not say so.
     LyingRange,
     /// All is sent where a part was asked for: slow, but right.
-    Whole,
+    ArtifactGraph,
     Status(u16),
     /// The length says more than there is.
     LongLength,
@@ -55,7 +55,7 @@ const FAULTS: [Fault; 25] = [
     Fault::SlowBody,
     Fault::WrongRange,
     Fault::LyingRange,
-    Fault::Whole,
+    Fault::ArtifactGraph,
     Fault::Status(400),
     Fault::Status(401),
     Fault::Status(403),
@@ -141,7 +141,7 @@ fn faulty(fault: Fault, seed: u64, head: &str, object: &[u8]) -> Vec<Step> {
         ],
         Fault::WrongRange => send(beside(true)),
         Fault::LyingRange => send(beside(false)),
-        Fault::Whole => send(correct("", object)),
+        Fault::ArtifactGraph => send(correct("", object)),
         Fault::Status(code) => send(answer(&format!("{code} No"), &["Content-Length: 3"], b"no\n")),
         Fault::LongLength => vec![Step::Send(with_length(body.len() + 77)), Step::Close],
         Fault::ShortLength => send(with_length(rng.gen_range(0..body.len().max(1)))),
@@ -229,7 +229,7 @@ impl Case {
     fn allowed(&self) -> &'static [i32] {
         let small = self.prefix != "packs/";
         match (self.fault, self.nth.is_some()) {
-            (Fault::Whole | Fault::SlowHead, _) => &[0],
+            (Fault::ArtifactGraph | Fault::SlowHead, _) => &[0],
             // What says nothing about time may pass: tried again.
             (
                 Fault::Short

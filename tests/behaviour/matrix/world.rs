@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
-use tenpak::source::dir::DirBackend;
-use tenpak::store::{Store, Whole};
+use tenpak::store::{ArtifactGraph, Store};
+use tenpak::transport::dir::DirBackend;
 
 use crate::model::{Fill, Model, Tensor, read_tree};
 use crate::run::{Run, command, done, fresh_folder, text};
@@ -99,7 +99,7 @@ impl World {
         let id = pack(&tuned, "org/model", &["--base", "org/base"]).text("manifest");
         let opened = Store::new(Arc::new(DirBackend::new(store.clone())));
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let whole = runtime.block_on(Whole::read(&opened, id.parse().unwrap())).unwrap();
+        let whole = runtime.block_on(ArtifactGraph::read(&opened, id.parse().unwrap())).unwrap();
         let mut chunks = Vec::new();
         let mut push = |chunk: &tenpak::store::Placed, owner: &str, is_tensor| {
             let start = u64::from(chunk.place.offset);

@@ -1,0 +1,8 @@
+//! Chunks: bytes that arrived, bytes that are known to be right, and what they decode to.
+//!
+//! A [`VerifiedChunk`](verified::VerifiedChunk) comes of nothing but hashing; [`codec`] takes nothing else.
+
+pub mod codec;
+pub mod delta_base_cache;
+pub(crate) mod simd;
+pub mod verified;

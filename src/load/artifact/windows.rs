@@ -1,0 +1,131 @@
+//! Loads of any size in bounded memory: what is selected, cut into windows whose chunks are few enough
+//! to be known at one time.
+//!
+//! A small artifact is one window, for which nothing is read. Of a large one the pages are read twice:
+//! once to learn which tensors come when, and again window by window, which costs 0.02 % of its bytes.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::{Artifact, ArtifactError, Gathered, SelectedTensors, Selection};
+use crate::schedule::shard::Shard;
+
+/// The chunks of a window, at some 300 bytes each in memory.
+const MOST: u64 = 128 << 10;
+
+/// A part of what is selected.
+#[derive(Debug)]
+pub struct Window {
+    /// The pages that list it.
+    pages: BTreeSet<usize>,
+    /// Its tensors, by their place in load order; `None`: all that are selected.
+    tensors: Option<HashSet<u32>>,
+}
+
+/// All of what is selected, in the order in which it is delivered.
+#[derive(Debug)]
+pub struct Windows {
+    /// The parts.
+    pub windows: Vec<Window>,
+    /// Bytes that are delivered in all; `None` if there is one window, which tells itself.
+    pub bytes: Option<u64>,
+}
+
+/// A tensor, as far as the order needs it.
+struct Planned {
+    rank: usize,
+    ordinal: u32,
+    page: usize,
+    chunks: u64,
+}
+
+impl Artifact {
+    /// Cuts what is selected into windows of at most 131,072 chunks, or one tensor.
+    pub async fn windows(
+        &self,
+        selection: &Selection,
+        shard: Option<Shard>,
+    ) -> Result<Windows, ArtifactError> {
+        self.windows_of(selection, shard, MOST).await
+    }
+
+    /// The same with windows of at most `most` chunks, or one tensor.
+    pub async fn windows_of(
+        &self,
+        selection: &Selection,
+        shard: Option<Shard>,
+        most: u64,
+    ) -> Result<Windows, ArtifactError> {
+        let indexes = self.pages_of(selection);
+        let pages = &self.manifest.table().pages;
+        let records: u64 = indexes.iter().filter_map(|&i| pages.get(i)).map(|p| p.chunks).sum();
+        if records <= most {
+            let window = Window { pages: indexes, tensors: None };
+            return Ok(Windows { windows: vec![window], bytes: None });
+        }
+        let mut bytes = 0;
+        let mut planned = Vec::new();
+        let mut matched = BTreeSet::new();
+        for batch in self.batches(&indexes, most) {
+            for (index, (page, places)) in batch.iter().zip(self.pages(&batch).await?) {
+                let mut gathered = Gathered::new(selection, shard);
+                self.gather(page, &places, |_| true, &mut gathered)?;
+                matched.extend(gathered.matched);
+                for (rank, request) in gathered.ranked {
+                    bytes += request.cut.len();
+                    let (ordinal, chunks) = (request.entry.ordinal, request.records.len() as u64);
+                    planned.push(Planned { rank, ordinal, page: *index, chunks });
+                }
+            }
+        }
+        self.check_matched(&Gathered { matched, ..Gathered::new(selection, shard) })?;
+        planned.sort_by_key(|tensor| (tensor.rank, tensor.ordinal));
+        let mut windows: Vec<Window> = Vec::new();
+        let mut full = most;
+        for tensor in planned {
+            if full + tensor.chunks > most || windows.is_empty() {
+                windows.push(Window { pages: BTreeSet::new(), tensors: Some(HashSet::new()) });
+                full = 0;
+            }
+            full += tensor.chunks;
+            if let Some(window) = windows.last_mut() {
+                window.pages.insert(tensor.page);
+                window.tensors.get_or_insert_default().insert(tensor.ordinal);
+            }
+        }
+        Ok(Windows { windows, bytes: Some(bytes) })
+    }
+
+    /// The tensors of a window, as [`Self::want`] gives all of them.
+    pub async fn want_window(
+        &self,
+        window: &Window,
+        selection: &Selection,
+        shard: Option<Shard>,
+    ) -> Result<SelectedTensors, ArtifactError> {
+        let Some(tensors) = &window.tensors else { return self.select(selection, shard).await };
+        let mut gathered = Gathered::new(selection, shard);
+        for (page, places) in self.pages(&window.pages).await? {
+            self.gather(page, &places, |t| tensors.contains(&t.ordinal), &mut gathered)?;
+        }
+        Ok(SelectedTensors { tensors: gathered.in_order(), ..SelectedTensors::default() })
+    }
+
+    /// Pages that are read at a time: of at most `most` records together, or one.
+    fn batches(&self, indexes: &BTreeSet<usize>, most: u64) -> Vec<BTreeSet<usize>> {
+        let pages = &self.manifest.table().pages;
+        let mut batches: Vec<BTreeSet<usize>> = Vec::new();
+        let mut full = most;
+        for &index in indexes {
+            let records = pages.get(index).map_or(0, |page| page.chunks);
+            if full + records > most || batches.is_empty() {
+                batches.push(BTreeSet::new());
+                full = 0;
+            }
+            full += records;
+            if let Some(batch) = batches.last_mut() {
+                batch.insert(index);
+            }
+        }
+        batches
+    }
+}

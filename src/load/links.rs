@@ -1,0 +1,195 @@
+//! Chunks of one delivery that are stored against each other: verified, they are kept as they are
+//! stored until all that one of them needs is there; then it is decoded, bases first.
+//!
+//! The delivery's permit covers what is kept. Whoever brings the last missing chunk decodes, so that
+//! a delivery whose chunks were all reported is complete.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+
+use super::buffer::{Scratch, Target, lock};
+use crate::chunk::codec::{self, DecodeError};
+use crate::chunk::delta_base_cache::DeltaBaseCache;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::DecodedDigest;
+use crate::format::record::{ChunkRecord, CodecId};
+use crate::schedule::plan::{Plan, PlannedBase, TensorRequest};
+
+/// What a load knows of decoded chunks beyond its own.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Bases that were kept before the load began, by content.
+    held: HashMap<DecodedDigest, Bytes>,
+    /// Where what is decoded is kept for others.
+    cache: Option<Arc<DeltaBaseCache>>,
+}
+
+impl Kept {
+    /// What the cache has of the bases of `tensors`. The load holds it, so that nothing is dropped
+    /// before it is used.
+    pub(super) fn of(tensors: &[Arc<TensorRequest>], cache: Option<Arc<DeltaBaseCache>>) -> Self {
+        let Some(cache) = cache else { return Self::default() };
+        let bases =
+            tensors.iter().flat_map(|request| &request.records).filter_map(|record| record.base);
+        let held = bases.filter_map(|base| Some((base.decoded, cache.get(&base.decoded)?)));
+        Self { held: held.collect(), cache: Some(cache) }
+    }
+
+    pub(super) fn contents(&self) -> impl Iterator<Item = &DecodedDigest> {
+        self.held.keys()
+    }
+
+    /// Takes note of what a chunk was decoded to.
+    pub(super) fn offer(&self, record: &ChunkRecord, decoded: &[u8]) {
+        if let Some(cache) = &self.cache {
+            cache.offer(record, decoded);
+        }
+    }
+}
+
+/// The linked chunks of a delivery, by their places in the plan.
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<HashMap<u32, Link>>);
+
+#[derive(Debug)]
+struct Link {
+    base: PlannedBase,
+    /// The chunks that fill something and need this one; it may be one of them.
+    needed_by: Vec<u32>,
+    /// How many of them are still to be decoded.
+    pending: usize,
+    arrived: Option<Arc<VerifiedChunk>>,
+    target: Option<Target>,
+}
+
+/// A chunk that can be decoded now.
+pub(super) struct Ready {
+    pub(super) chunk: u32,
+    /// It, its base, the base of that, and so on.
+    chain: Vec<Arc<VerifiedChunk>>,
+    /// The content of what the last of them is stored against.
+    bottom: Option<DecodedDigest>,
+    pub(super) target: Target,
+}
+
+impl Links {
+    /// What waits for each other in a delivery; `None` if nothing does.
+    pub(super) fn new(plan: &Plan, linked: &[u32]) -> Option<Arc<Self>> {
+        if linked.is_empty() {
+            return None;
+        }
+        let planned = |index: u32| plan.chunks.get(index as usize);
+        let link = |&index: &u32| {
+            let base = planned(index).map_or(PlannedBase::Nothing, |chunk| chunk.base);
+            let (needed_by, pending) = (Vec::new(), 0);
+            (index, Link { base, needed_by, pending, arrived: None, target: None })
+        };
+        let mut links: HashMap<u32, Link> = linked.iter().map(link).collect();
+        for &top in linked {
+            let fills = planned(top).is_some_and(|chunk| chunk.uses().any(|u| u.slot.is_some()));
+            let mut next = fills.then_some(top);
+            while let Some(link) = next.and_then(|index| links.get_mut(&index)) {
+                link.needed_by.push(top);
+                link.pending += 1;
+                next = match link.base {
+                    PlannedBase::Fetched(below) => Some(below),
+                    PlannedBase::Nothing | PlannedBase::Held(_) => None,
+                };
+            }
+        }
+        Some(Arc::new(Self(Mutex::new(links))))
+    }
+
+    /// The first of the chunks that fill something and are decoded with this one.
+    pub(super) fn needs(&self, index: u32) -> Option<u32> {
+        lock(&self.0).get(&index)?.needed_by.first().copied()
+    }
+
+    /// Keeps a verified chunk and, if it fills something, what it fills. Returns what can be decoded
+    /// now that it is there.
+    pub(super) fn arrived(
+        &self,
+        index: u32,
+        chunk: VerifiedChunk,
+        target: Option<Target>,
+    ) -> Vec<Ready> {
+        let mut links = lock(&self.0);
+        let Some(link) = links.get_mut(&index) else { return Vec::new() };
+        (link.arrived, link.target) = (Some(Arc::new(chunk)), target);
+        let tops = link.needed_by.clone();
+        tops.into_iter().filter_map(|top| ready(&mut links, top)).collect()
+    }
+}
+
+/// Takes what fills something, if all that it needs is there.
+fn ready(links: &mut HashMap<u32, Link>, top: u32) -> Option<Ready> {
+    let (mut chain, mut members) = (Vec::new(), Vec::new());
+    let (mut next, mut bottom) = (Some(top), None);
+    while let Some(index) = next {
+        let link = links.get(&index)?;
+        chain.push(link.arrived.clone()?);
+        members.push(index);
+        (next, bottom) = match link.base {
+            PlannedBase::Fetched(below) => (Some(below), None),
+            PlannedBase::Held(held) => (None, Some(held)),
+            PlannedBase::Nothing => (None, None),
+        };
+    }
+    let target = links.get_mut(&top)?.target.take()?;
+    for index in members {
+        let Some(link) = links.get_mut(&index) else { continue };
+        link.pending -= 1;
+        if link.pending == 0 {
+            link.arrived = None;
+        }
+    }
+    Some(Ready { chunk: top, chain, bottom, target })
+}
+
+/// The decoded bytes of a base.
+enum Decoded<'a> {
+    Stored(&'a [u8]),
+    Held(&'a Bytes),
+    Scratch(BytesMut),
+}
+
+impl Decoded<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Stored(bytes) => bytes,
+            Self::Held(bytes) => bytes,
+            Self::Scratch(bytes) => bytes,
+        }
+    }
+}
+
+impl Ready {
+    /// Decodes it into its target, with one chunk of scratch for the base and one for the base's
+    /// base. `Ok(false)`: the plan and the bytes disagree.
+    pub(super) fn place(&mut self, kept: &Kept, scratch: &Scratch) -> Result<bool, DecodeError> {
+        let mut below = self.bottom.and_then(|digest| kept.held.get(&digest)).map(Decoded::Held);
+        let Some((top, bases)) = self.chain.split_first() else { return Ok(false) };
+        for base in bases.iter().rev() {
+            let decoded = if base.record().codec == CodecId::RAW {
+                Decoded::Stored(base.stored())
+            } else {
+                let mut out = scratch.take();
+                codec::decode(base, below.as_ref().map(Decoded::bytes), &mut out)?;
+                Decoded::Scratch(out)
+            };
+            kept.offer(base.record(), decoded.bytes());
+            give_back(below.replace(decoded), scratch);
+        }
+        let placed = self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, kept);
+        give_back(below, scratch);
+        placed
+    }
+}
+
+fn give_back(decoded: Option<Decoded<'_>>, scratch: &Scratch) {
+    if let Some(Decoded::Scratch(buffer)) = decoded {
+        scratch.give(buffer);
+    }
+}

@@ -1,0 +1,143 @@
+//! Tensors through CUDA: pinned buffers, copied by the device in the order of its stream.
+
+use cudarc::driver::{CudaEvent, CudaSlice, DevicePtrMut, PinnedHostSlice};
+use rayon::prelude::*;
+
+use super::super::dequant::Dequantize;
+use super::super::device::DeviceError;
+use super::super::upload::{Device, Staging};
+use super::{Cuda, CudaParts};
+use crate::dequant::{Float, Weight};
+
+/// What one thread copies at a time: one alone copies a fifth of what the device takes.
+const PART: usize = 512 << 10;
+
+/// A pinned buffer.
+#[derive(Debug)]
+pub struct CudaStaging(PinnedHostSlice<u8>);
+
+impl Staging for CudaStaging {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let whole = self.0.as_mut_slice().ok();
+        if let Some(to) = whole.and_then(|whole| whole.get_mut(at..)?.get_mut(..bytes.len())) {
+            let parts = to.par_chunks_mut(PART).zip(bytes.par_chunks(PART));
+            parts.for_each(|(to, from)| to.copy_from_slice(from));
+        }
+    }
+}
+
+/// A pinned buffer that the device reads, until the event.
+#[derive(Debug)]
+pub struct CudaInFlight {
+    buffer: PinnedHostSlice<u8>,
+    read: CudaEvent,
+}
+
+impl Device for Cuda {
+    type Memory = CudaSlice<u8>;
+    type Staging = CudaStaging;
+    type InFlight = CudaInFlight;
+
+    fn name(&self) -> String {
+        Self::name(self)
+    }
+
+    fn allocate(&self, len: u64) -> Result<CudaSlice<u8>, DeviceError> {
+        self.alloc(len)
+    }
+
+    fn staging(&self, len: usize) -> Result<CudaStaging, DeviceError> {
+        // SAFETY: the bytes are written before anybody reads them: a copy takes what was filled.
+        // Not write-combined, so that whoever reads them here is not slow either.
+        let pinned = unsafe { self.context().alloc_pinned_with_flags::<u8>(len, 0) };
+        let mut pinned = self.done(pinned)?;
+        self.done(pinned.as_mut_slice())?.fill(0);
+        Ok(CudaStaging(pinned))
+    }
+
+    fn copy(
+        &self,
+        from: CudaStaging,
+        len: usize,
+        to: &mut CudaSlice<u8>,
+        at: u64,
+    ) -> Result<CudaInFlight, DeviceError> {
+        let end = usize::try_from(at).ok().and_then(|at| Some(at..at.checked_add(len)?));
+        let fits = |range: &std::ops::Range<usize>| len <= from.0.len() && range.end <= to.len();
+        let range = end.filter(fits);
+        let range =
+            range.ok_or(DeviceError::Internal("a copy that a buffer does not hold".to_owned()))?;
+        let stream = self.stream();
+        let buffer = from.0;
+        {
+            let mut target = to.slice_mut(range);
+            let (pointer, _write) = target.device_ptr_mut(stream);
+            let bytes = self.done(buffer.as_slice())?;
+            let bytes = bytes.get(..len).unwrap_or_default();
+            // SAFETY: the target has `len` bytes; the source is pinned, belongs to the value returned,
+            // and is neither written nor freed before `read` has passed.
+            let begun = unsafe {
+                cudarc::driver::result::memcpy_htod_async(pointer, bytes, stream.cu_stream())
+            };
+            self.done(begun)?;
+        }
+        let read = self.done(stream.record_event(None))?;
+        Ok(CudaInFlight { buffer, read })
+    }
+
+    fn complete(&self, flying: CudaInFlight) -> Result<CudaStaging, DeviceError> {
+        self.done(flying.read.synchronize())?;
+        Ok(CudaStaging(flying.buffer))
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        Self::wait(self)
+    }
+
+    fn read_back(
+        &self,
+        memory: &CudaSlice<u8>,
+        len: u64,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DeviceError> {
+        const STEP: u64 = 16 << 20;
+        let mut bytes = vec![0; len.min(STEP) as usize];
+        let mut at = 0;
+        while at < len {
+            let part = (len - at).min(STEP) as usize;
+            let view = memory.try_slice(at as usize..at as usize + part);
+            let view = view.ok_or(DeviceError::Internal("a read beyond a tensor".to_owned()))?;
+            let bytes = bytes.get_mut(..part).unwrap_or_default();
+            self.done(self.stream().memcpy_dtoh(&view, bytes))?;
+            self.done(self.stream().synchronize())?;
+            take(bytes);
+            at += part as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Dequantize for Cuda {
+    fn dequantize_parts(
+        &self,
+        weight: &Weight,
+        parts: [Option<CudaSlice<u8>>; 5],
+        out: Float,
+    ) -> Result<CudaSlice<u8>, DeviceError> {
+        self.dequantize(weight, &CudaParts(parts), out)
+    }
+
+    fn convert(
+        &self,
+        memory: CudaSlice<u8>,
+        elements: u64,
+        from: Float,
+        to: Float,
+    ) -> Result<CudaSlice<u8>, DeviceError> {
+        Self::convert(self, &memory, elements, from, to)
+    }
+}

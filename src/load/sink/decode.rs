@@ -1,0 +1,479 @@
+//! Chunks into device memory as they are stored, verified on the host and decoded by the device
+//! (codecs 16, 17, 32 and 33).
+//!
+//! The loader is asked for the stored bytes of such chunks, which it verifies as it verifies all; their
+//! heads are checked here, and what only a decoder can notice, the device reports before the tensor is
+//! delivered. A chunk that is stored against a base comes right behind it, which the device decodes to
+//! memory of its own. Tensors that a device does not decode are decoded by the host, and counted.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+
+use super::Sink;
+use super::device::DeviceError;
+use super::stream::{DeviceSink, DeviceTensor, UploadStats};
+use super::upload::{Device, Staging};
+use crate::chunk::codec::{
+    BAD_ESCAPES, BAD_INDEX, BAD_LENGTH, BAD_PADDING, BAD_STATE, BAD_WORDS, DecodeError,
+    DeltaProgram, Program,
+};
+use crate::format::dtype::{Dtype, Shape};
+use crate::format::grid::{Grid, Rect};
+use crate::format::id::{ContentDigest, DecodedDigest};
+use crate::format::page::TensorEntry;
+use crate::format::record::{ChunkRecord, CodecId};
+use crate::load::Tensor;
+use crate::schedule::plan::TensorRequest;
+
+/// A chunk that is to be decoded to a place in a tensor.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// How.
+    pub program: Program,
+    /// Where its [`Program::image`] begins: a multiple of 256.
+    pub at: u64,
+    /// Its place.
+    pub rect: Rect,
+}
+
+/// What images begin at multiples of.
+const ALIGN: u64 = 256;
+/// What the tables of a chunk take in its image, mostly.
+const TABLES: u64 = 8 << 10;
+
+/// What decodes chunks on a device.
+pub trait Decoder<D: Device>: Send {
+    /// Whether a tensor of `len` bytes lies in memory so that the chunk at `rect` can be decoded into it.
+    fn fits(&self, len: u64, rect: &Rect) -> bool;
+
+    /// Bytes of images that it is best given in one call, if there are so many: a device that is filled by
+    /// one chunk says 0.
+    fn batch(&self) -> u64;
+
+    /// Begins to decode chunks, whose images are in `images`, to their places in `to`.
+    fn decode(
+        &mut self,
+        chunks: &[Placed],
+        images: &D::Memory,
+        to: &mut D::Memory,
+    ) -> Result<(), DeviceError>;
+
+    /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against what `base` begins
+    /// with, to its place in `to`.
+    fn decode_against(
+        &mut self,
+        program: &DeltaProgram,
+        chunk: &D::Memory,
+        base: &D::Memory,
+        to: &mut D::Memory,
+        rect: &Rect,
+    ) -> Result<(), DeviceError>;
+
+    /// Waits, and says what was wrong with the chunks since the last time: [`BAD_LENGTH`] and others.
+    fn faults(&mut self) -> Result<u32, DeviceError>;
+
+    /// The same of chunks that are stored against bases: [`BAD_WORDS`] and others.
+    fn delta_faults(&mut self) -> Result<u32, DeviceError>;
+}
+
+/// What is loaded to decode on a device, and what was wanted.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Decoded by the host.
+    Host,
+    /// A chunk of a tensor, or the base of the next one; so many of the tensor's follow.
+    Chunk { of: Arc<TensorRequest>, at: usize, left: usize },
+}
+
+/// Which tensors are decoded where.
+#[derive(Debug, Clone, Default)]
+pub struct Route {
+    steps: VecDeque<Step>,
+    /// Tensors that the device decodes.
+    pub device: u64,
+    /// Tensors that the host decodes, those that are stored as they are left out.
+    pub host: u64,
+}
+
+impl Route {
+    /// What to load for `wanted`, and how it is to be decoded. `read` says which tensors are wanted by
+    /// the host.
+    pub fn new<D: Device>(
+        wanted: &[Arc<TensorRequest>],
+        decoder: &dyn Decoder<D>,
+        read: impl Fn(&TensorRequest) -> bool,
+    ) -> (Self, Vec<Arc<TensorRequest>>) {
+        let (mut route, mut loaded) = (Self::default(), Vec::with_capacity(wanted.len()));
+        for request in wanted {
+            let order = if read(request) { None } else { order(request, decoder) };
+            let Some(order) = order else {
+                let encoded = request.records.iter().any(|record| record.codec != CodecId::RAW);
+                route.host += u64::from(encoded);
+                route.steps.push_back(Step::Host);
+                loaded.push(request.clone());
+                continue;
+            };
+            route.device += 1;
+            for (left, &at) in (0..order.len()).rev().zip(&order) {
+                let Some(record) = request.records.get(at) else { continue };
+                route.steps.push_back(Step::Chunk { of: request.clone(), at, left });
+                let place = request.places.get(at).copied();
+                let entry = stored(&request.entry, record);
+                let records = vec![as_stored(record)];
+                loaded.push(Arc::new(TensorRequest::new(
+                    entry,
+                    records,
+                    place.into_iter().collect(),
+                    None,
+                )));
+            }
+        }
+        (route, loaded)
+    }
+}
+
+/// The chunks of a tensor, each behind its bases, if all of it is wanted, kernels decode all of it, to
+/// whole words, and no base is needed twice.
+fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option<Vec<usize>> {
+    let (grid, len) = (&request.entry.grid, request.entry.byte_len());
+    let own = usize::try_from(grid.chunks()).ok()?;
+    let coded = request.records.iter().any(|record| record.codec != CodecId::RAW);
+    let linked = request.has_bases();
+    let placed = |rect: Rect| {
+        let whole = |bytes: u64| bytes.is_multiple_of(4);
+        let rows = whole(rect.width) && whole(rect.stride);
+        whole(rect.start)
+            && (rows || rect.rows == 1 && (whole(rect.width) || rect.end() == len))
+            && decoder.fits(len, &rect)
+            && (!linked || words(&rect).is_some())
+    };
+    if !coded
+        || request.cut.len() != len
+        || request.records.len() < own
+        || !grid.rects().all(placed)
+    {
+        return None;
+    }
+    let (bases, mut taken) = (request.bases(), HashSet::new());
+    let mut order = Vec::with_capacity(request.records.len());
+    for at in 0..own {
+        let first = order.len();
+        let mut next = Some(at);
+        while let Some(at) = next {
+            let record = request.records.get(at)?;
+            let known = match record.codec {
+                CodecId::RAW | CodecId::PLANES | CodecId::PALETTE => record.base.is_none(),
+                CodecId::DELTA | CodecId::PATCH => record.base.is_some(),
+                _ => false,
+            };
+            let room = u64::from(record.decoded_len);
+            if !known || !taken.insert(at) || !decoder.fits(room, &run(room)) {
+                return None;
+            }
+            order.push(at);
+            let below = |digest| usize::try_from(*bases.get(digest)?).ok();
+            next = match &record.base {
+                Some(base) => Some(below(&base.decoded)?),
+                None => None,
+            };
+            let same = |below: &ChunkRecord| below.decoded_len == record.decoded_len;
+            if next.is_some_and(|next| !request.records.get(next).is_some_and(same)) {
+                return None;
+            }
+        }
+        order.get_mut(first..)?.reverse();
+    }
+    Some(order)
+}
+
+/// So many bytes from the beginning of memory.
+fn run(len: u64) -> Rect {
+    Rect { start: 0, rows: 1, width: len, stride: len }
+}
+
+/// Where a chunk goes, as [`DeltaProgram::params`] has it, if kernels count that far: first word, words
+/// of a row, words from row to row.
+pub(super) fn words(rect: &Rect) -> Option<[u32; 3]> {
+    let count = |bytes: u64| u32::try_from(bytes / 4).ok();
+    count(rect.end())?;
+    let row = if rect.rows == 1 { u32::MAX } else { count(rect.width)? };
+    Some([count(rect.start)?, row, count(rect.stride)?])
+}
+
+/// A chunk's stored bytes, as the loader sees them: a vector of bytes that are stored as they are.
+fn as_stored(record: &ChunkRecord) -> ChunkRecord {
+    ChunkRecord {
+        codec: CodecId::RAW,
+        element: Dtype::Bytes,
+        parameters: [0; 20],
+        base: None,
+        decoded_len: record.stored_len,
+        decoded: DecodedDigest::from_bytes(*record.stored.as_bytes()),
+        ..*record
+    }
+}
+
+fn stored(entry: &TensorEntry, record: &ChunkRecord) -> TensorEntry {
+    let len = u64::from(record.stored_len);
+    TensorEntry {
+        dtype: Dtype::Bytes,
+        shape: Shape::vector(len),
+        digest: ContentDigest::from_bytes(*record.stored.as_bytes()),
+        grid: Grid::run(len, len),
+        ..entry.clone()
+    }
+}
+
+/// Memory that is used again, and how much of it there is.
+type Room<M> = Option<(u64, M)>;
+
+/// Streams tensors into device memory, of which it decodes what a [`Route`] says.
+pub struct DecodeSink<D: Device> {
+    inner: DeviceSink<D>,
+    decoder: Box<dyn Decoder<D>>,
+    steps: VecDeque<Step>,
+    /// The tensor that is being decoded.
+    memory: Option<D::Memory>,
+    /// The stored bytes of a chunk, as far as they have come.
+    bytes: BytesMut,
+    /// What is uploaded of it, and where to, behind those of other chunks of the tensor that wait for it.
+    image: Vec<u8>,
+    images: Room<D::Memory>,
+    waiting: Vec<Placed>,
+    /// The base of the chunk that comes next, and where another one goes.
+    base: Room<D::Memory>,
+    spare: Room<D::Memory>,
+}
+
+impl<D: Device> DecodeSink<D> {
+    /// A sink for what `route` says is loaded.
+    pub fn new(inner: DeviceSink<D>, decoder: Box<dyn Decoder<D>>, route: Route) -> Self {
+        let (bytes, image, steps) = (BytesMut::new(), Vec::new(), route.steps);
+        let (memory, images, base, spare) = (None, None, None, None);
+        let waiting = Vec::new();
+        Self { inner, decoder, steps, memory, bytes, image, images, waiting, base, spare }
+    }
+
+    /// What went to the device so far: stored bytes of what it decodes.
+    pub fn stats(&self) -> UploadStats {
+        self.inner.stats()
+    }
+
+    /// Passes over a tensor that somebody else takes.
+    pub fn skip(&mut self) {
+        self.steps.pop_front();
+    }
+
+    /// Uploads the chunk that has come, and begins to decode it, or lets it wait for others: a base to memory
+    /// of its own.
+    fn decode(&mut self, request: &TensorRequest, at: usize) -> Result<(), DeviceError> {
+        let wrong = |error| DeviceError::Decode { name: request.entry.name.clone(), error };
+        let Some(record) = request.records.get(at) else { return Err(missing()) };
+        let program = Coded::of(record, &self.bytes).map_err(wrong)?;
+        program.image(&self.bytes, &mut self.image);
+        let own = (at as u64) < request.entry.grid.chunks();
+        let program = match program {
+            Coded::Alone(program) if own => {
+                let batch = self.decoder.batch();
+                let place = self.upload(request, batch)?;
+                let rect = request.entry.grid.rect(at as u64);
+                self.waiting.push(Placed { program, at: place, rect });
+                let is_full = place + self.image.len() as u64 >= batch;
+                return if is_full { self.flush() } else { Ok(()) };
+            }
+            other => other,
+        };
+        self.flush()?;
+        let place = self.upload(request, 0)?;
+        let (to, rect) = if own {
+            (self.memory.as_mut().ok_or_else(missing)?, request.entry.grid.rect(at as u64))
+        } else {
+            let rect = run(record.decoded_len.into());
+            let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
+            (&mut self.spare.insert(spare).1, rect)
+        };
+        let (_, images) = self.images.as_ref().ok_or_else(missing)?;
+        match program {
+            Coded::Alone(program) => {
+                self.decoder.decode(&[Placed { program, at: place, rect }], images, to)?;
+            }
+            Coded::Against(program) => {
+                let (_, base) = self.base.as_ref().ok_or_else(missing)?;
+                self.decoder.decode_against(&program, images, base, to, &rect)?;
+            }
+        }
+        if !own {
+            std::mem::swap(&mut self.base, &mut self.spare);
+        }
+        Ok(())
+    }
+
+    /// Uploads the image behind those that wait, or, if it has no room there, when they are decoded; gives
+    /// where it begins. There is to be room for `batch` bytes of the tensor.
+    fn upload(&mut self, request: &TensorRequest, batch: u64) -> Result<u64, DeviceError> {
+        let len = self.image.len() as u64;
+        let behind = self.waiting.last().map_or(0, |last| last.at + last.program.image_len());
+        let mut at = behind.next_multiple_of(ALIGN);
+        if self.images.as_ref().is_none_or(|(room, _)| *room < at + len) {
+            self.flush()?;
+            at = 0;
+        }
+        if self.waiting.is_empty() {
+            let stored = request.records.iter().map(|record| u64::from(record.stored_len) + TABLES);
+            let need = batch.min(stored.sum()).max(len);
+            self.images = Some(room(self.inner.device(), self.images.take(), need)?);
+        }
+        let (_, images) = self.images.as_mut().ok_or_else(missing)?;
+        self.inner.fill(images, at, &self.image)?;
+        Ok(at)
+    }
+
+    /// Begins to decode what waits.
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let (_, images) = self.images.as_ref().ok_or_else(missing)?;
+        let to = self.memory.as_mut().ok_or_else(missing)?;
+        let begun = self.decoder.decode(&self.waiting, images, to);
+        self.waiting.clear();
+        begun
+    }
+
+    /// What the device noticed of a tensor's chunks.
+    fn check(&mut self, request: &TensorRequest) -> Result<(), DeviceError> {
+        let alone = [
+            (BAD_LENGTH, "a stream is not as long as its symbols"),
+            (BAD_PADDING, "a stream does not end in zero bits"),
+            (BAD_INDEX, "an index is beyond its palette"),
+        ];
+        let against = [
+            (BAD_WORDS, "a segment has not as many words as its elements"),
+            (BAD_STATE, "a state does not end where it began"),
+            (BAD_ESCAPES, "a segment has not as many escapes as escaped elements"),
+        ];
+        let deltas = if request.has_bases() { self.decoder.delta_faults()? } else { 0 };
+        for (codec, faults, said) in
+            [("planes", self.decoder.faults()?, alone), ("delta", deltas, against)]
+        {
+            let why = said.into_iter().find(|(fault, _)| faults & fault != 0);
+            let Some((_, why)) = why else { continue };
+            let error = DecodeError::Malformed { codec, why: why.to_owned() };
+            return Err(DeviceError::Decode { name: request.entry.name.clone(), error });
+        }
+        Ok(())
+    }
+}
+
+/// How kernels decode a chunk.
+enum Coded {
+    Alone(Program),
+    Against(DeltaProgram),
+}
+
+impl Coded {
+    fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Self, DecodeError> {
+        if let Some(program) = DeltaProgram::of(record, stored)? {
+            return Ok(Self::Against(program));
+        }
+        let program = Program::of(record, stored)?.map(Self::Alone);
+        program.ok_or(DecodeError::UnknownCodec(record.codec.0))
+    }
+
+    fn image(&self, stored: &[u8], image: &mut Vec<u8>) {
+        match self {
+            Self::Alone(program) => program.image(stored, image),
+            Self::Against(program) => program.image(stored, image),
+        }
+    }
+}
+
+/// Memory for `len` bytes: what there is, if that is enough.
+fn room<D: Device>(
+    device: &D,
+    there: Room<D::Memory>,
+    len: u64,
+) -> Result<(u64, D::Memory), DeviceError> {
+    if let Some((room, memory)) = there.filter(|(room, _)| *room >= len) {
+        return Ok((room, memory));
+    }
+    let room = len.next_power_of_two();
+    Ok((room, device.allocate(room)?))
+}
+
+pub(super) fn misplaced() -> DeviceError {
+    DeviceError::Internal("a chunk that does not lie in its tensor".to_owned())
+}
+
+fn missing() -> DeviceError {
+    DeviceError::Internal("a chunk of no tensor".to_owned())
+}
+
+#[async_trait]
+impl<D: Device> Sink for DecodeSink<D> {
+    /// None for a chunk that is not the last of its tensor.
+    type Output = Option<DeviceTensor<D::Memory>>;
+    type Error = DeviceError;
+
+    async fn begin(&mut self, request: &Arc<TensorRequest>) -> Result<(), DeviceError> {
+        self.bytes.clear();
+        match self.steps.front() {
+            Some(Step::Host) => self.inner.begin(request).await,
+            Some(Step::Chunk { of, .. }) if self.memory.is_none() => {
+                self.waiting.clear();
+                self.memory = Some(self.inner.room(of)?);
+                Ok(())
+            }
+            Some(Step::Chunk { .. }) => Ok(()),
+            None => Err(missing()),
+        }
+    }
+
+    async fn piece(&mut self, piece: Tensor) -> Result<(), DeviceError> {
+        if let Some(Step::Chunk { .. }) = self.steps.front() {
+            self.bytes.extend_from_slice(&piece.data);
+            return Ok(());
+        }
+        self.inner.piece(piece).await
+    }
+
+    async fn finish(&mut self, request: &Arc<TensorRequest>) -> Result<Self::Output, DeviceError> {
+        match self.steps.pop_front() {
+            Some(Step::Host) => self.inner.finish(request).await.map(Some),
+            Some(Step::Chunk { of, at, left }) => {
+                self.decode(&of, at)?;
+                if left > 0 {
+                    return Ok(None);
+                }
+                self.flush()?;
+                self.check(&of)?;
+                self.inner.whole();
+                let memory = self.memory.take().ok_or_else(missing)?;
+                Ok(Some(DeviceTensor { request: of, memory }))
+            }
+            None => Err(missing()),
+        }
+    }
+}
+
+impl<D: Device> DeviceSink<D> {
+    /// Copies `bytes` to `at` in device memory, a multiple of 256, through the ring.
+    pub(super) fn fill(
+        &mut self,
+        memory: &mut D::Memory,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let size = self.ring().size();
+        for (number, part) in bytes.chunks(size).enumerate() {
+            let mut buffer = self.ring().take()?;
+            buffer.write(0, part);
+            self.ring().copy(buffer, part.len(), memory, at + (number * size) as u64)?;
+            self.count(part.len());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! From host memory into a device's, through a ring of buffers that are used again.
+//!
+//! A buffer is either ours to write ([`Device::Staging`]) or the device's to read
+//! ([`Device::InFlight`]): [`Device::copy`] takes the one and gives the other, and only
+//! [`Device::complete`], which waits for the device, gives the first back. To write what the device still
+//! reads does not compile:
+//!
+//! ```compile_fail,E0382
+//! use tenpak::load::sink::upload::{Device, Staging};
+//!
+//! fn corrupt<D: Device>(device: &D, mut buffer: D::Staging, memory: &mut D::Memory) {
+//!     buffer.write(0, b"first");
+//!     let flying = device.copy(buffer, 5, memory, 0);
+//!     buffer.write(0, b"second");
+//! }
+//! ```
+//!
+//! while this does:
+//!
+//! ```
+//! use tenpak::load::sink::device::DeviceError;
+//! use tenpak::load::sink::upload::{Device, Staging};
+//!
+//! fn reuse<D: Device>(
+//!     device: &D,
+//!     mut buffer: D::Staging,
+//!     memory: &mut D::Memory,
+//! ) -> Result<D::Staging, DeviceError> {
+//!     buffer.write(0, b"first");
+//!     let flying = device.copy(buffer, 5, memory, 0)?;
+//!     let mut buffer = device.land(flying)?;
+//!     buffer.write(0, b"second");
+//!     Ok(buffer)
+//! }
+//! ```
+
+use std::collections::VecDeque;
+
+use super::device::DeviceError;
+
+/// Host memory that a device reads from, while it is ours.
+pub trait Staging: Send {
+    /// Its bytes.
+    fn len(&self) -> usize;
+
+    /// Whether it has none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes `bytes` at `at`. What would go beyond the end is not written; callers keep within.
+    fn write(&mut self, at: usize, bytes: &[u8]);
+}
+
+/// A device that tensors are streamed into.
+pub trait Device: Send + Sync {
+    /// Device memory of one tensor.
+    type Memory: Send;
+    /// A buffer that is ours to write.
+    type Staging: Staging;
+    /// A buffer that the device reads.
+    type InFlight: Send;
+
+    /// The device's name.
+    fn name(&self) -> String;
+
+    /// Device memory for a tensor.
+    fn allocate(&self, len: u64) -> Result<Self::Memory, DeviceError>;
+
+    /// A new buffer of `len` bytes, a multiple of 256.
+    fn staging(&self, len: usize) -> Result<Self::Staging, DeviceError>;
+
+    /// Begins to copy the first `len` bytes of `from` to `at` in `to`: a multiple of 256.
+    fn copy(
+        &self,
+        from: Self::Staging,
+        len: usize,
+        to: &mut Self::Memory,
+        at: u64,
+    ) -> Result<Self::InFlight, DeviceError>;
+
+    /// Waits until the device has read the buffer.
+    fn complete(&self, flying: Self::InFlight) -> Result<Self::Staging, DeviceError>;
+
+    /// Waits until the device has done all that it was given.
+    fn wait(&self) -> Result<(), DeviceError>;
+
+    /// Gives the first `len` bytes of a tensor to `take`, in order, in parts.
+    fn read_back(
+        &self,
+        memory: &Self::Memory,
+        len: u64,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DeviceError>;
+}
+
+/// The buffers of a stream of tensors: at most `count`, made when they are first needed.
+#[derive(Debug)]
+pub struct Ring<D: Device> {
+    device: D,
+    size: usize,
+    left: usize,
+    free: Vec<D::Staging>,
+    flying: VecDeque<D::InFlight>,
+}
+
+impl<D: Device> Ring<D> {
+    /// `count` buffers of `size` bytes, rounded up to a multiple of 256.
+    pub fn new(device: D, count: usize, size: usize) -> Self {
+        let size = size.max(1).next_multiple_of(256);
+        Self { device, size, left: count.max(1), free: Vec::new(), flying: VecDeque::new() }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Bytes of a buffer.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// A buffer to write: a free one, a new one, or the first that the device lets go.
+    pub fn take(&mut self) -> Result<D::Staging, DeviceError> {
+        if let Some(staging) = self.free.pop() {
+            return Ok(staging);
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            return self.device.staging(self.size);
+        }
+        match self.flying.pop_front() {
+            Some(flying) => self.device.complete(flying),
+            None => Err(DeviceError::Internal("every buffer of the ring was taken".to_owned())),
+        }
+    }
+
+    /// Begins to copy a buffer; the ring gets it back.
+    pub fn copy(
+        &mut self,
+        from: D::Staging,
+        len: usize,
+        to: &mut D::Memory,
+        at: u64,
+    ) -> Result<(), DeviceError> {
+        self.flying.push_back(self.device.copy(from, len, to, at)?);
+        Ok(())
+    }
+
+    /// Gives back a buffer that was not copied.
+    pub fn give(&mut self, staging: D::Staging) {
+        self.free.push(staging);
+    }
+}

@@ -1,0 +1,231 @@
+//! The run through the model: block by block, input by input.
+
+use std::cell::RefCell;
+
+use candle_core::{Device, Tensor};
+
+use super::cost::Sample;
+use super::states::States;
+use super::{CalibrateError, CalibrationSamples, awq, gptq, inputs};
+use crate::dequant::codes::Codes;
+use crate::quantize::lm::{Block, Context, Linear, LmError, Model};
+use crate::quantize::solve::gptq::Order;
+use crate::quantize::solve::{Scheme, SolveError, grid, hqq, round_to_nearest};
+
+/// How layers are solved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Solver {
+    /// Rounding; with calibration, ranges are weighed by the inputs.
+    RoundToNearest,
+    /// HQQ.
+    Hqq,
+    /// GPTQ.
+    Gptq {
+        /// What is added to the Hessian's diagonal, as a part of its mean.
+        damping: f32,
+        /// The order of columns.
+        order: Order,
+    },
+    /// AWQ.
+    Awq {
+        /// Whether ranges are cut.
+        clip: bool,
+    },
+}
+
+/// How a model is calibrated.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CalibrateOptions {
+    /// How layers are solved.
+    pub solver: Solver,
+    /// Bytes of hidden states that are held in memory.
+    pub budget: usize,
+}
+
+impl CalibrateOptions {
+    /// A GiB of hidden states in memory.
+    pub fn new(solver: Solver) -> Self {
+        Self { solver, budget: 1 << 30 }
+    }
+}
+
+/// A solved layer.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Layer {
+    /// Its name, without `.weight`.
+    pub name: String,
+    /// Its codes.
+    pub codes: Codes,
+    /// The squared error of the layer's output relative to the output, over the calibration tokens; for
+    /// rounding and HQQ, of the weight.
+    pub error: f64,
+    /// What was added to the Hessian's diagonal, as a part of its mean; 0 where there is none.
+    pub damping: f32,
+    /// How often that was raised because the Hessian had no factor. More than 0 is worth telling.
+    pub raised: u32,
+    /// Columns whose inputs were all 0.
+    pub dead: usize,
+}
+
+/// What calibration gives, block by block.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Calibrated {
+    /// A layer's codes.
+    Layer(Layer),
+    /// A tensor that is not quantized and has other values now, f32: what scales are folded into.
+    Changed {
+        /// Its name.
+        name: String,
+        /// Its values, row-major.
+        values: Vec<f32>,
+    },
+    /// All of a block has been given: its number, and how many there are.
+    Block(usize, usize),
+}
+
+/// Calibrates a model with these tokens. `scheme` says how each layer, by its name without `.weight`, is
+/// quantized, or `None` for one that stays as it is; `take` gets what is made of each.
+pub fn calibrate(
+    model: &Model,
+    draws: &CalibrationSamples,
+    options: &CalibrateOptions,
+    scheme: &dyn Fn(&str) -> Option<Scheme>,
+    take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
+) -> Result<(), CalibrateError> {
+    let layers = model.config().layers;
+    let mut states = begin(model, draws, options.budget)?;
+    let contexts = Contexts::new(model);
+    let contexts = |tokens| contexts.of(tokens);
+    for index in 0..layers {
+        let mut block = model.block(index)?;
+        match options.solver {
+            Solver::Awq { clip } => {
+                awq::solve(model, &mut block, &states, &contexts, scheme, clip, take)?;
+            }
+            solver => solve(&mut block, &mut states, &contexts, scheme, solver, take)?,
+        }
+        take(Calibrated::Block(index, layers))?;
+        if index + 1 < layers {
+            inputs::advance(&block, &mut states, &contexts)?;
+        }
+    }
+    Ok(())
+}
+
+/// The states that enter the first block.
+pub(super) fn begin(
+    model: &Model,
+    draws: &CalibrationSamples,
+    budget: usize,
+) -> Result<States, CalibrateError> {
+    let runs: Vec<&[u32]> = draws.runs().iter().map(Vec::as_slice).collect();
+    States::new(model.embed(&runs)?.into_iter().map(Ok), budget)
+}
+
+/// Contexts by length, made once.
+pub(super) struct Contexts<'a> {
+    model: &'a Model,
+    known: RefCell<Vec<(usize, Context)>>,
+}
+
+impl<'a> Contexts<'a> {
+    pub(super) fn new(model: &'a Model) -> Self {
+        Self { model, known: RefCell::default() }
+    }
+
+    pub(super) fn of(&self, tokens: usize) -> Result<Context, LmError> {
+        let mut known = self.known.borrow_mut();
+        if let Some((_, context)) = known.iter().find(|(length, _)| *length == tokens) {
+            return Ok(context.clone());
+        }
+        let context = Context::new(self.model.config(), tokens)?;
+        known.push((tokens, context.clone()));
+        Ok(context)
+    }
+}
+
+/// Solves the layers of a block, those that share an input together, each input being what the layers
+/// solved before leave of it. No layer is run twice on any token.
+fn solve(
+    block: &mut Block,
+    states: &mut States,
+    contexts: &inputs::Contexts<'_>,
+    scheme: &dyn Fn(&str) -> Option<Scheme>,
+    solver: Solver,
+    take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
+) -> Result<(), CalibrateError> {
+    for (number, group) in block.groups().iter().enumerate() {
+        let names: Vec<String> = block.named(group);
+        let wanted: Vec<(usize, Scheme)> =
+            group.iter().zip(&names).filter_map(|(at, name)| Some((*at, scheme(name)?))).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        if solver != Solver::Hqq {
+            inputs::reach(block, states, contexts, number)?;
+        }
+        match solver {
+            Solver::Gptq { damping, order } => {
+                let how = (damping, order);
+                gptq::solve(block, (states, contexts), (number, &wanted), how, take)?;
+            }
+            Solver::RoundToNearest => {
+                let seen = inputs::gather(block, states, contexts, number)?;
+                let squares = seen.sums.squares();
+                let round = |weight: &[f32], rows, columns, scheme: &Scheme| {
+                    round_to_nearest(weight, rows, columns, &squares, scheme)
+                };
+                each(block, &wanted, Some(&seen.hessian), &round, take)?;
+            }
+            _ => each(block, &wanted, None, &hqq::solve, take)?,
+        }
+    }
+    Ok(())
+}
+
+/// What makes codes of a weight, `[rows, columns]`.
+type Rounding<'a> = dyn Fn(&[f32], usize, usize, &Scheme) -> Result<Codes, SolveError> + 'a;
+
+/// Rounds each of these layers on its own; with the Hessian of their input, costs are those of outputs.
+pub(super) fn each(
+    block: &mut Block,
+    wanted: &[(usize, Scheme)],
+    hessian: Option<&[f32]>,
+    round: &Rounding<'_>,
+    take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
+) -> Result<(), CalibrateError> {
+    for (at, scheme) in wanted {
+        let mut linears = block.linears_mut();
+        let Some(linear) = linears.get_mut(*at) else { continue };
+        let name = linear.name.clone();
+        let (rows, columns) = linear.weight.dims2()?;
+        let weight = linear.take()?;
+        let sample = Sample::new(&weight, columns, hessian);
+        let codes = round(&weight, rows, columns, scheme);
+        let codes = codes.map_err(|error| CalibrateError::Layer { layer: name.clone(), error })?;
+        drop(weight);
+        let error = put(linear, &codes, |values| sample.cost(values, hessian))?;
+        take(Calibrated::Layer(Layer { name, codes, error, damping: 0.0, raised: 0, dead: 0 }))?;
+    }
+    Ok(())
+}
+
+/// Gives a layer the weight that codes stand for, and says how much that costs.
+pub(super) fn put(
+    linear: &mut Linear,
+    codes: &Codes,
+    cost: impl FnOnce(&[f32]) -> f64,
+) -> Result<f64, CalibrateError> {
+    let values = grid::values(codes);
+    let error = cost(&values);
+    if !error.is_finite() {
+        let error = SolveError::NotFinite { what: "codes", row: 0, column: 0 };
+        return Err(CalibrateError::Layer { layer: linear.name.clone(), error });
+    }
+    linear.weight = Tensor::from_vec(values, (codes.rows, codes.columns), &Device::Cpu)?;
+    Ok(error)
+}

@@ -1,0 +1,294 @@
+//! Tensors by name as f32, whichever way they are stored and quantized.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use candle_core::{Device, Tensor};
+use serde_json::Value;
+
+use super::{LmError, gguf};
+use crate::dequant::config::{Facts, Method, Module, Role, Stored};
+use crate::dequant::gguf::Block;
+use crate::dequant::{self, Float, Part, Parts};
+use crate::format::dtype::{Dtype, Shape};
+
+/// Files that say how a checkpoint is quantized, the first that does counts.
+const CONFIGS: [&str; 2] = ["config.json", "quantize_config.json"];
+/// The largest `tokenizer.json` or `config.json` that is read.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A tensor as a store lists it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Shape,
+}
+
+/// Where the tensors and files of a model come from.
+pub trait TensorStore: Send + Sync {
+    /// All tensors.
+    fn list(&self) -> &[Listed];
+
+    /// The bytes of these, by their place in the list, in the order asked.
+    fn read(&self, wanted: &[usize]) -> Result<Vec<Bytes>, LmError>;
+
+    /// Gives the bytes of one to `take`, in order and in parts of a few megabytes, each with where it begins.
+    fn stream(&self, wanted: usize, take: &mut dyn FnMut(u64, &[u8])) -> Result<(), LmError>;
+
+    /// The file `path`, of at most `limit` bytes; `None` if there is none.
+    fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError>;
+
+    /// The blocks that quantized weights of a GGUF file have, as far as it is known.
+    fn blocks(&self) -> Option<Block> {
+        None
+    }
+}
+
+/// A model's files and tensors.
+pub struct Checkpoint {
+    store: Box<dyn TensorStore>,
+    config: Value,
+    method: Option<Method>,
+    names: HashMap<String, usize>,
+    /// Quantized weights, by name.
+    modules: HashMap<String, Module>,
+}
+
+impl Checkpoint {
+    /// Reads what the store lists and `config.json` says.
+    pub fn open(store: Box<dyn TensorStore>) -> Result<Self, LmError> {
+        let config = store.file("config.json", MAX_FILE)?;
+        let config = config.ok_or_else(|| LmError::File("config.json".to_owned()))?;
+        let config: Value = parse("config.json", &config)?;
+        let mut method = store.blocks().map(Method::Gguf);
+        for path in CONFIGS {
+            if method.is_some() {
+                break;
+            }
+            if let Some(bytes) = store.file(path, MAX_FILE)? {
+                method = Method::of_config(&parse(path, &bytes)?)
+                    .map_err(|error| LmError::Feature(format!("quantization: {error}")))?;
+            }
+        }
+        let list = store.list();
+        let mut names = HashMap::new();
+        for (at, tensor) in list.iter().enumerate() {
+            // Where all is GGUF, tensors have its names.
+            let name =
+                gguf::original(&tensor.name).filter(|_| matches!(method, Some(Method::Gguf(_))));
+            names.entry(name.unwrap_or_else(|| tensor.name.clone())).or_insert(at);
+        }
+        let stored = list.iter().map(|one| Stored {
+            name: &one.name,
+            dtype: one.dtype,
+            dims: one.shape.dims(),
+        });
+        let stored: Vec<_> = stored.collect();
+        let modules = method.map(|method| method.modules(&stored)).unwrap_or_default();
+        let named = |module: Module| {
+            let name = gguf::original(&module.name);
+            let name = name.filter(|_| matches!(method, Some(Method::Gguf(_))));
+            (name.unwrap_or_else(|| module.name.clone()), module)
+        };
+        let modules = modules.into_iter().map(named).collect();
+        Ok(Self { store, config, method, names, modules })
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// How the weights are quantized, if they are.
+    pub fn method(&self) -> Option<Method> {
+        self.method
+    }
+
+    /// A file of the model, of 64 MiB at most; an error if there is none.
+    pub fn file(&self, path: &str) -> Result<Bytes, LmError> {
+        self.store.file(path, MAX_FILE)?.ok_or_else(|| LmError::File(path.to_owned()))
+    }
+
+    /// Whether there is such a tensor or quantized weight.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name) || self.modules.contains_key(name)
+    }
+
+    /// The type of float that a tensor is stored in; `None` if there is none, or it is of another type.
+    pub fn float(&self, name: &str) -> Option<Float> {
+        Float::of_dtype(self.store.list().get(*self.names.get(name)?)?.dtype)
+    }
+
+    /// Whether it is a quantized weight.
+    pub(super) fn is_quantized(&self, name: &str) -> bool {
+        self.modules.contains_key(name)
+    }
+
+    /// The tensor or quantized weight `name` as f32, which must have this shape and be finite.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
+        let values = match (self.modules.get(name), self.method) {
+            (Some(module), Some(method)) => {
+                let values = self.dequantized(module, method, shape)?;
+                match (method, gguf::heads(&self.config, name), shape) {
+                    (Method::Gguf(_), Some(heads), [rows, columns]) => {
+                        in_order(values, *rows / heads as usize, *columns)
+                    }
+                    _ => values,
+                }
+            }
+            _ => {
+                let (float, bytes) = self.plain(name, shape)?;
+                floats(&dequant::convert(&bytes, float, Float::F32))
+            }
+        };
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite(format!("tensor {name}")));
+        }
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// The bytes of a tensor that is not quantized, which must have this shape.
+    fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
+        let (at, float) = self.place(name, shape)?;
+        match self.store.read(&[at])?.pop() {
+            Some(bytes) => Ok((float, bytes)),
+            None => Err(LmError::Missing(name.to_owned())),
+        }
+    }
+
+    /// Rows of a matrix of this shape, one for each token of a vocabulary, as f32: those of `wanted`, which
+    /// ascends. No more of it is held than these, unless it is quantized.
+    pub(super) fn rows(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        wanted: &[u32],
+    ) -> Result<Vec<f32>, LmError> {
+        let beyond = wanted.last().filter(|id| **id as usize >= rows);
+        let known = || match beyond {
+            Some(id) => Err(LmError::Token { id: *id, vocabulary: rows }),
+            None => Ok(()),
+        };
+        if self.is_quantized(name) {
+            let all = self.tensor(name, &[rows, columns])?;
+            known()?;
+            let ids = Tensor::from_slice(wanted, wanted.len(), &Device::Cpu)?;
+            return Ok(all.index_select(&ids, 0)?.flatten_all()?.to_vec1()?);
+        }
+        let (_, float) = self.place(name, &[rows, columns])?;
+        known()?;
+        let row = columns * float.size() as usize;
+        let mut found = vec![0; wanted.len() * row];
+        self.stream(name, &[rows, columns], &mut |begin, part| {
+            let begin = begin as usize;
+            let streamed = begin + part.len();
+            let first = wanted.partition_point(|id| (*id as usize + 1) * row <= begin);
+            let slots = found.chunks_mut(row.max(1)).zip(wanted).skip(first);
+            for (slot, id) in slots.take_while(|(_, id)| (**id as usize) * row < streamed) {
+                let start = *id as usize * row;
+                let (from, to) = (start.max(begin), (start + row).min(streamed));
+                let here = slot.get_mut(from - start..to - start);
+                if let Some((slot, part)) = here.zip(part.get(from - begin..to - begin)) {
+                    slot.copy_from_slice(part);
+                }
+            }
+        })?;
+        Ok(floats(&dequant::convert(&found, float, Float::F32)))
+    }
+
+    /// Gives the bytes of a tensor that is not quantized to `take`, in order, each part with where it begins; it
+    /// must have this shape.
+    pub(super) fn stream(
+        &self,
+        name: &str,
+        shape: &[usize],
+        take: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<Float, LmError> {
+        let (at, float) = self.place(name, shape)?;
+        let mut end = 0;
+        self.store.stream(at, &mut |begin, part| {
+            end = begin + part.len() as u64;
+            take(begin, part);
+        })?;
+        if end != shape.iter().product::<usize>() as u64 * float.size() {
+            return Err(LmError::Missing(name.to_owned()));
+        }
+        Ok(float)
+    }
+
+    /// Where a tensor that is not quantized is in the list, and its floats; it must have this shape.
+    fn place(&self, name: &str, shape: &[usize]) -> Result<(usize, Float), LmError> {
+        let at = self.names.get(name).ok_or_else(|| LmError::Missing(name.to_owned()))?;
+        let listed = self.store.list().get(*at);
+        let listed = listed.ok_or_else(|| LmError::Missing(name.to_owned()))?;
+        check_shape(name, listed.shape.dims(), shape)?;
+        let float = Float::of_dtype(listed.dtype).ok_or_else(|| LmError::Dtype {
+            name: name.to_owned(),
+            dtype: listed.dtype.to_string(),
+        })?;
+        Ok((*at, float))
+    }
+
+    /// A quantized weight, row-major.
+    fn dequantized(
+        &self,
+        module: &Module,
+        method: Method,
+        shape: &[usize],
+    ) -> Result<Vec<f32>, LmError> {
+        let wrong = |error| LmError::Weight { name: module.name.clone(), error };
+        let places: Vec<usize> = module.tensors.iter().map(|(at, _)| *at).collect();
+        let stored = self.store.read(&places)?;
+        let mut facts = Facts::default();
+        let [mut codes, mut scales, mut zeros] = [Bytes::new(), Bytes::new(), Bytes::new()];
+        for ((at, role), bytes) in module.tensors.iter().zip(stored) {
+            let Some(listed) = self.store.list().get(*at) else { continue };
+            let read = if role.is_read() { bytes.to_vec() } else { Vec::new() };
+            facts.add(*role, listed.dtype, listed.shape.dims(), read);
+            match role {
+                Role::Part(Part::Codes) => codes = bytes,
+                Role::Part(Part::Scales) => scales = bytes,
+                Role::Part(Part::Zeros) => zeros = bytes,
+                _ => {}
+            }
+        }
+        let (weight, table, index) = method.weight(&facts).map_err(wrong)?;
+        check_shape(&module.name, &[weight.rows().into(), weight.cols().into()], shape)?;
+        let parts =
+            Parts { codes: &codes, scales: &scales, zeros: &zeros, index: &index, table: &table };
+        Ok(floats(&dequant::dequantize(&weight, &parts, Float::F32).map_err(wrong)?))
+    }
+}
+
+/// The rows of a weight that GGUF has permuted in heads of `size` rows, as the model has them.
+fn in_order(values: Vec<f32>, size: usize, columns: usize) -> Vec<f32> {
+    let mut ordered = vec![0.0; values.len()];
+    for (row, values) in values.chunks(columns.max(1)).enumerate() {
+        let to = gguf::source_row(row, size.max(1)) * columns;
+        if let Some(line) = ordered.get_mut(to..to + columns) {
+            line.copy_from_slice(values);
+        }
+    }
+    ordered
+}
+
+/// f32 out of little-endian bytes.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+fn parse(path: &str, bytes: &[u8]) -> Result<Value, LmError> {
+    serde_json::from_slice(bytes).map_err(|error| LmError::Config(format!("{path}: {error}")))
+}
+
+fn check_shape(name: &str, got: &[u64], want: &[usize]) -> Result<(), LmError> {
+    if got.iter().copied().eq(want.iter().map(|dim| *dim as u64)) {
+        return Ok(());
+    }
+    let got = got.iter().map(|dim| usize::try_from(*dim).unwrap_or(usize::MAX)).collect();
+    Err(LmError::Shape { name: name.to_owned(), got, want: want.to_vec() })
+}

@@ -1,0 +1,11 @@
+//! New artifacts from old ones: quantized checkpoints and fine-tune deltas.
+//!
+//! [`encode`] and [`solve`] are pure: weights to codes and bytes. [`lm`] runs language models block by
+//! block, [`eval`] measures them, [`calibrate`] collects what solvers need, and [`produce`] writes.
+
+pub mod calibrate;
+pub mod encode;
+pub mod eval;
+pub mod lm;
+pub mod produce;
+pub mod solve;

@@ -1,0 +1,298 @@
+//! Makes the parts of a quantized checkpoint while it is packed: what is known is linked, what is not is
+//! computed, one weight at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::ProduceError;
+use super::checkpoint::{Checkpoint, Reader};
+use super::error::Failed;
+use super::memo::{Memo, Streams};
+use super::method::{Layer, Solver, encode};
+use super::plan::{Content, From, Layers, Plan};
+use super::quantize::Events;
+use super::recipe::{Format, Recipe};
+use super::survey::{Survey, matrix};
+use crate::dequant::{Float, convert};
+use crate::format::dtype::{Dtype, Shape};
+use crate::pack::model::{Part, PartKind};
+use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource};
+use crate::quantize::encode::Encoded;
+use crate::quantize::lm::gguf::source_row;
+
+/// Makes the parts of the result while it is packed.
+pub(super) struct Driver<'a> {
+    checkpoint: &'a Checkpoint,
+    layers: &'a Layers,
+    recipe: &'a Recipe,
+    plan: Plan,
+    contents: Vec<Content>,
+    surveyed: &'a Survey,
+    memo: &'a mut Memo,
+    solver: &'a mut dyn Solver,
+    reader: Reader<'a>,
+    streams: Streams,
+    /// Tensors that are made and not yet packed.
+    ready: HashMap<(usize, usize), Bytes>,
+    threads: usize,
+    events: &'a dyn Events,
+    pub(super) computed: u64,
+    pub(super) linked: u64,
+    pub(super) failed: Failed,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        (checkpoint, layers): (&'a Checkpoint, &'a Layers),
+        recipe: &'a Recipe,
+        plan: Plan,
+        surveyed: &'a Survey,
+        memo: &'a mut Memo,
+        solver: &'a mut dyn Solver,
+        (threads, events): (usize, &'a dyn Events),
+    ) -> Self {
+        let contents: Vec<Content> = plan.files.values().cloned().collect();
+        // The order in which parts are asked for.
+        let mut from_model = Vec::new();
+        let mut found = Vec::new();
+        let mut linked = 0;
+        let mut seen = vec![false; surveyed.weights.len()];
+        for content in &contents {
+            let Content::Tensors { from, .. } = content else { continue };
+            for from in from {
+                match *from {
+                    From::Model(tensor) => from_model.push(tensor),
+                    From::Product(product, _) if !std::mem::replace(&mut seen[product], true) => {
+                        match &surveyed.weights[product].hit {
+                            Some(hit) => found.push(hit.clone()),
+                            None => from_model.push(layers.quantized[product].tensor),
+                        }
+                    }
+                    From::Remade(vector) => match &surveyed.vectors[vector].hit {
+                        Some(hit) => found.push(hit.clone()),
+                        None => from_model.push(layers.remade[vector].tensor),
+                    },
+                    From::Product(..) | From::Zeros(_) => {}
+                }
+            }
+        }
+        // The others lie in files that are taken over.
+        for (own, _) in layers.quantized.iter().zip(&seen).filter(|(_, seen)| !**seen) {
+            linked += 1;
+            events.layer(&checkpoint.tensors[own.tensor].name, false);
+        }
+        let reader = checkpoint.reader(from_model.into_iter());
+        let streams = memo.reader(found.iter());
+        Self {
+            checkpoint,
+            layers,
+            recipe,
+            plan,
+            contents,
+            surveyed,
+            memo,
+            solver,
+            reader,
+            streams,
+            ready: HashMap::new(),
+            threads: threads.max(1),
+            events,
+            computed: 0,
+            linked,
+            failed: Failed::default(),
+        }
+    }
+
+    /// The files that are packed.
+    pub(super) fn inputs(&self) -> Vec<Input> {
+        let content = |len| match len {
+            0 => Vec::new(),
+            len => vec![Part { offset: 0, len, kind: PartKind::Content }],
+        };
+        let input = |(path, own): (&String, &Content)| {
+            let (executable, parts) = match own {
+                Content::Same(file) => {
+                    let file = &self.checkpoint.files[*file];
+                    if let Some(disk) = &file.disk {
+                        return Input::File(Arc::clone(disk));
+                    }
+                    (file.executable, content(file.size))
+                }
+                Content::Bytes(bytes) => (false, content(bytes.len() as u64)),
+                Content::Tensors { parts, .. } => (false, parts.clone()),
+                Content::Known(known) => return Input::Known(known.clone()),
+            };
+            Input::Made(GeneratedFile { path: path.clone(), executable, parts })
+        };
+        self.plan.files.iter().map(input).collect()
+    }
+
+    fn part(&mut self, file: usize, part: usize) -> Result<Held, ProduceError> {
+        let defect = || ProduceError::Defect(format!("part {part} of file {file}"));
+        let from = match self.contents.get(file).ok_or_else(defect)? {
+            Content::Same(file) => {
+                let bytes = self.checkpoint.bytes(&self.checkpoint.files[*file])?;
+                return Ok(Held::Memory(bytes));
+            }
+            Content::Bytes(bytes) => return Ok(Held::Memory(bytes.clone().into())),
+            Content::Tensors { header, .. } if part == 0 => {
+                return Ok(Held::Memory(header.clone().into()));
+            }
+            Content::Tensors { from, .. } => *from.get(part - 1).ok_or_else(defect)?,
+            Content::Known(_) => return Err(defect()),
+        };
+        match from {
+            From::Model(tensor) => self.unchanged(tensor),
+            From::Remade(vector) => self.remake(vector),
+            From::Zeros(len) => {
+                Ok(Held::Memory(vec![0; usize::try_from(len).map_err(|_| defect())?].into()))
+            }
+            From::Product(product, own) => {
+                if !self.ready.contains_key(&(product, own)) {
+                    self.produce(product)?;
+                }
+                self.ready.remove(&(product, own)).map(Held::Memory).ok_or_else(defect)
+            }
+        }
+    }
+
+    /// A tensor of the model as it is.
+    fn unchanged(&mut self, tensor: usize) -> Result<Held, ProduceError> {
+        let held = self.checkpoint.on_disk(tensor);
+        let bytes = self.reader.read(tensor)?;
+        Ok(held.unwrap_or_else(|| Held::Memory(bytes.into_bytes())))
+    }
+
+    /// Links or makes what a vector becomes.
+    fn remake(&mut self, vector: usize) -> Result<Held, ProduceError> {
+        let own = &self.layers.remade[vector];
+        let tensor = &self.checkpoint.tensors[own.tensor];
+        let surveyed = &self.surveyed.vectors[vector];
+        let mut reread = None;
+        if let Some(hit) = &surveyed.hit {
+            let read = self.memo.read(&mut self.streams, hit)?;
+            if let Some(bytes) = read.and_then(|mut read| read.pop()) {
+                return Ok(Held::Memory(bytes));
+            }
+            // It was to be linked, so that nothing announced that it would be read.
+            reread = Some(self.checkpoint.reader(std::iter::once(own.tensor)));
+        }
+        let bytes = reread.as_mut().unwrap_or(&mut self.reader).read(own.tensor)?;
+        let (dtype, made) = match self.recipe.format {
+            Format::Gguf => (Dtype::F32, convert(&bytes, own.float, Float::F32)),
+            _ => {
+                let changed = self.solver.change(&tensor.name, &bytes)?;
+                if changed.as_ref().is_some_and(|changed| changed.len() != bytes.len()) {
+                    return Err(ProduceError::Defect(tensor.name.clone()));
+                }
+                (tensor.dtype, changed.unwrap_or_else(|| bytes.to_vec()))
+            }
+        };
+        if let Some((layer, end)) = own.name.rsplit_once('.')
+            && let Some(end) = ["weight", "bias"].into_iter().find(|own| *own == end)
+        {
+            let dims = tensor.shape.dims().to_vec();
+            let encoded = Encoded { end, dtype, dims, bytes: made };
+            self.memo.note(surveyed.key, layer, std::slice::from_ref(&encoded));
+            return Ok(Held::Memory(encoded.bytes.into()));
+        }
+        Ok(Held::Memory(made.into()))
+    }
+
+    /// Links or computes what a weight becomes.
+    fn produce(&mut self, product: usize) -> Result<(), ProduceError> {
+        let own = &self.layers.quantized[product];
+        let name = &self.checkpoint.tensors[own.tensor].name;
+        let becomes = &self.plan.products[product];
+        if let Some(hit) = &self.surveyed.weights[product].hit {
+            let known = hit.tensors();
+            let fits = known.len() == becomes.len()
+                && known.iter().zip(becomes).all(|(known, (end, dtype, dims))| {
+                    known.name == format!("{}.{end}", own.layer)
+                        && (known.dtype, &known.dims) == (*dtype, dims)
+                });
+            let read = match fits {
+                true => self.memo.read(&mut self.streams, hit)?,
+                false => None,
+            };
+            if let Some(read) = read {
+                let all = read.into_iter().enumerate();
+                self.ready.extend(all.map(|(part, bytes)| ((product, part), bytes)));
+                self.linked += 1;
+                self.events.layer(name, false);
+                return Ok(());
+            }
+        }
+        let bytes = match self.surveyed.weights[product].hit {
+            // It was to be linked, so that nothing announced that its weight would be read.
+            Some(_) => self.checkpoint.reader(std::iter::once(own.tensor)).read(own.tensor)?,
+            None => self.reader.read(own.tensor)?,
+        };
+        let permuted = own
+            .heads
+            .map(|heads| permute(&bytes, &self.checkpoint.tensors[own.tensor].shape, heads));
+        let bytes = match &permuted {
+            Some(permuted) => permuted.as_deref().ok_or_else(|| {
+                ProduceError::Unsupported(format!("tensor {name}: its rows are not those of heads"))
+            })?,
+            None => &bytes,
+        };
+        let weight = matrix(self.checkpoint, own, bytes)?;
+        let recipe = self.recipe.with_bits(own.bits);
+        let encoded = encode(&Layer { name, weight }, &recipe, self.solver, self.threads)?;
+        let is = |(made, (end, dtype, dims)): (&Encoded, &(&str, _, Vec<u64>))| {
+            (made.end, made.dtype, &made.dims) == (*end, *dtype, dims)
+        };
+        let mut encoded = encoded;
+        encoded.sort_by_key(|made| becomes.iter().position(|(end, _, _)| *end == made.end));
+        if encoded.len() != becomes.len() || !encoded.iter().zip(becomes).all(is) {
+            return Err(ProduceError::Defect(name.clone()));
+        }
+        self.memo.note(self.surveyed.weights[product].key, &own.layer, &encoded);
+        for (part, made) in encoded.into_iter().enumerate() {
+            self.ready.insert((product, part), made.bytes.into());
+        }
+        self.computed += 1;
+        self.events.layer(name, true);
+        Ok(())
+    }
+}
+
+/// The rows of a weight in the order that GGUF has them; `None` if they are not whole heads.
+fn permute(bytes: &[u8], shape: &Shape, heads: u64) -> Option<Vec<u8>> {
+    let rows = usize::try_from(*shape.dims().first()?).ok()?;
+    let size = rows.checked_div(usize::try_from(heads).ok()?)?;
+    if size == 0 || !size.is_multiple_of(2) || !rows.is_multiple_of(size) {
+        return None;
+    }
+    let width = bytes.len() / rows;
+    let mut permuted = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let from = source_row(row, size) * width;
+        permuted.extend_from_slice(bytes.get(from..from + width)?);
+    }
+    Some(permuted)
+}
+
+impl PartSource for Driver<'_> {
+    fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError> {
+        let made = self.part(file, part);
+        self.failed.keep(made)
+    }
+
+    fn may_pass(&self) -> bool {
+        self.failed.may_pass()
+    }
+
+    fn finish(&mut self) -> Result<(), PackError> {
+        for file in self.checkpoint.files.iter().filter_map(|file| file.disk.as_ref()) {
+            if let Err(error) = file.check_unchanged() {
+                self.memo.forget();
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+}

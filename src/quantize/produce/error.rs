@@ -1,0 +1,125 @@
+//! Why nothing was produced.
+
+use crate::load::artifact::ArtifactError;
+use crate::load::{ErrorKind, LoadError};
+use crate::pack::PackError;
+use crate::pack::model::ModelError;
+use crate::quantize::calibrate::CalibrateError;
+use crate::quantize::encode::EncodeError;
+use crate::quantize::lm::LmError;
+use crate::store::StoreError;
+
+/// A model that was not quantized. The store has no new artifact.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProduceError {
+    /// These numbers do not go together.
+    #[error("{0}")]
+    Recipe(String),
+    /// The model is not one that this can be done to.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A tensor cannot be encoded.
+    #[error("tensor {name}: {source}")]
+    Layer {
+        /// The weight's name.
+        name: String,
+        /// Why.
+        source: EncodeError,
+    },
+    /// The model is not whole.
+    #[error("{0}")]
+    Incomplete(String),
+    /// The model cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The artifact cannot be read.
+    #[error(transparent)]
+    Artifact(Box<ArtifactError>),
+    /// Its tensors cannot be loaded.
+    #[error(transparent)]
+    Load(Box<LoadError>),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The result was not packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// Another tool failed.
+    #[error("{tool}: {why}")]
+    Tool {
+        /// Which.
+        tool: &'static str,
+        /// What it said.
+        why: String,
+    },
+    /// The model cannot be calibrated.
+    #[error(transparent)]
+    Calibrate(Box<CalibrateError>),
+    /// A tensor was made in another shape than announced.
+    #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
+    Defect(String),
+}
+
+impl From<ArtifactError> for ProduceError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
+    }
+}
+
+impl From<LoadError> for ProduceError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
+}
+
+impl From<CalibrateError> for ProduceError {
+    fn from(error: CalibrateError) -> Self {
+        Self::Calibrate(Box::new(error))
+    }
+}
+
+impl ProduceError {
+    /// Whether trying again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Artifact(error) => error.kind() == ErrorKind::Network,
+            Self::Load(error) => error.kind() == ErrorKind::Network,
+            Self::Store(StoreError::Transport(error)) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    pub(super) fn lm(error: LmError) -> Self {
+        CalibrateError::from(error).into()
+    }
+
+    pub(super) fn layer(name: &str) -> impl FnOnce(EncodeError) -> Self {
+        let name = name.to_owned();
+        move |source| Self::Layer { name, source }
+    }
+}
+
+/// What making a part failed of, kept while the packer hands on only that it did.
+#[derive(Debug, Default)]
+pub(super) struct Failed(Option<ProduceError>);
+
+impl Failed {
+    /// Keeps an error and says [`PackError::NotGenerated`] in its place.
+    pub(super) fn keep<T>(&mut self, made: Result<T, ProduceError>) -> Result<T, PackError> {
+        made.map_err(|error| {
+            self.0 = Some(error);
+            PackError::NotGenerated
+        })
+    }
+
+    /// Whether trying again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        self.0.as_ref().is_some_and(ProduceError::may_pass)
+    }
+
+    /// The kept error.
+    pub(super) fn take(&mut self) -> Option<ProduceError> {
+        self.0.take()
+    }
+}

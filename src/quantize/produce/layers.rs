@@ -1,0 +1,151 @@
+//! Which tensors are weights of linear layers that are quantized. Pure.
+//!
+//! As the engines do: the linear layers of the numbered blocks, by name and shape. Embeddings, the head,
+//! norms, biases and the routers of experts stay as they are.
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde_json::Value;
+
+use super::ProduceError;
+use crate::dequant::Float;
+use crate::format::dtype::Dtype;
+use crate::format::dtype::Shape;
+use crate::quantize::lm::gguf;
+
+/// Models whose linear weights are stored transposed.
+const TRANSPOSED: [&str; 3] = ["gpt2", "openai-gpt", "imagegpt"];
+/// Matrices in blocks that are no linear layer that engines quantize.
+const NOT_LINEAR: [&str; 7] =
+    ["gate", "router", "shared_expert_gate", "embed", "embedding", "embeddings", "norm"];
+
+/// Which layers are left out.
+#[derive(Debug, Clone)]
+pub struct Skip(GlobSet);
+
+impl Skip {
+    /// Patterns for names of weights or of their layers, as a shell has them; `*` spans dots.
+    pub fn new(patterns: &[String]) -> Result<Self, ProduceError> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            let wrong = |error: globset::Error| {
+                ProduceError::Recipe(format!("--skip {pattern:?}: {}", error.kind()))
+            };
+            set.add(Glob::new(pattern).map_err(wrong)?);
+        }
+        let set = set.build().map_err(|error| ProduceError::Recipe(format!("--skip: {error}")))?;
+        Ok(Self(set))
+    }
+
+    pub(super) fn has(&self, layer: &str) -> bool {
+        self.0.is_match(layer) || self.0.is_match(format!("{layer}.weight"))
+    }
+}
+
+/// What a tensor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The weight of a layer that is quantized.
+    Linear(Float),
+    /// The weight of a layer that is not: engines must be told of it.
+    Kept,
+    /// No weight of a linear layer.
+    Other,
+}
+
+/// What the tensor of this name, type and shape is.
+pub fn kind(name: &str, dtype: Dtype, shape: &Shape, skip: &Skip) -> Kind {
+    let (Some(layer), [_, _]) = (name.strip_suffix(".weight"), shape.dims()) else {
+        return Kind::Other;
+    };
+    let last = layer.rsplit('.').next().unwrap_or(layer);
+    let in_block = layer.split('.').any(|part| part.bytes().all(|c| c.is_ascii_digit()));
+    let embeds = last.contains("embed") || ["wte", "wpe"].contains(&last);
+    match Float::of_dtype(dtype) {
+        _ if embeds => Kind::Other,
+        Some(float) if in_block && !NOT_LINEAR.contains(&last) && !last.contains("norm") => {
+            if skip.has(layer) { Kind::Kept } else { Kind::Linear(float) }
+        }
+        _ => Kind::Kept,
+    }
+}
+
+/// Refuses a model whose weights are stored in a way that is not known here.
+pub fn check_config(config: &Value) -> Result<(), ProduceError> {
+    let unsupported = |why: String| Err(ProduceError::Unsupported(why));
+    for key in ["quantization_config", "compression_config"] {
+        if let Some(method) = config.get(key).filter(|own| !own.is_null()) {
+            let method = method.get("quant_method").and_then(Value::as_str).unwrap_or("some way");
+            return unsupported(format!(
+                "config.json says that this model is quantized already ({method}); quantize the model \
+                 that it was made from"
+            ));
+        }
+    }
+    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
+    if TRANSPOSED.contains(&kind) {
+        return unsupported(format!(
+            "models of type {kind} store their linear weights transposed (Conv1D), which no engine \
+             loads quantized; --transport runs a tool that converts them"
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a model whose weights are blocks of a GGUF file.
+pub fn check_names<'t>(
+    tensors: impl Iterator<Item = (&'t str, Dtype)>,
+) -> Result<(), ProduceError> {
+    let mut blocks = tensors.filter(|(_, dtype)| *dtype == Dtype::U8);
+    match blocks.find(|(name, _)| gguf::original(name).is_some()) {
+        Some((name, _)) => Err(ProduceError::Unsupported(format!(
+            "tensor {name}: this model is quantized already (GGUF); quantize the model that it was made from"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &str, dims: &[u64], skip: &[&str]) -> Kind {
+        let skip: Vec<String> = skip.iter().map(|text| (*text).to_owned()).collect();
+        let shape = Shape::new(dims.to_vec()).unwrap();
+        kind(name, Dtype::BF16, &shape, &Skip::new(&skip).unwrap())
+    }
+
+    #[test]
+    fn linear_layers_of_blocks_are_found_by_name_and_shape() {
+        let linear = Kind::Linear(Float::BF16);
+        for (name, dims, expected) in [
+            ("model.layers.0.self_attn.q_proj.weight", &[64, 64][..], linear),
+            ("model.layers.10.mlp.experts.3.down_proj.weight", &[64, 64], linear),
+            ("encoder.layer.1.attention.self.query.weight", &[64, 64], linear),
+            ("transformer.h.2.mlp.dense_h_to_4h.weight", &[64, 64], linear),
+            ("model.layers.0.self_attn.q_proj.bias", &[64], Kind::Other),
+            ("model.layers.0.input_layernorm.weight", &[64], Kind::Other),
+            ("model.layers.0.mlp.gate.weight", &[8, 64], Kind::Kept),
+            ("model.layers.0.mlp.experts.gate_up_proj", &[8, 64, 64], Kind::Other),
+            ("lm_head.weight", &[100, 64], Kind::Kept),
+            ("pooler.dense.weight", &[64, 64], Kind::Kept),
+            ("model.embed_tokens.weight", &[100, 64], Kind::Other),
+            ("embeddings.word_embeddings.weight", &[100, 64], Kind::Other),
+        ] {
+            assert_eq!(of(name, dims, &[]), expected, "{name}");
+        }
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        for skip in ["*q_proj", "*.q_proj.weight", "model.layers.0.*"] {
+            assert_eq!(of(name, &[64, 64], &[skip]), Kind::Kept);
+        }
+        assert_eq!(of(name, &[64, 64], &["*k_proj"]), linear);
+    }
+
+    #[test]
+    fn quantized_and_transposed_models_are_refused() {
+        let check = |text| check_config(&serde_json::from_str(text).unwrap());
+        assert!(check(r#"{"model_type":"llama","quantization_config":null}"#).is_ok());
+        let error = check(r#"{"quantization_config":{"quant_method":"awq"}}"#).unwrap_err();
+        assert!(error.to_string().contains("awq"), "{error}");
+        assert!(check(r#"{"model_type":"gpt2"}"#).is_err());
+    }
+}

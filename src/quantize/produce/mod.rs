@@ -1,0 +1,43 @@
+//! Producers: new artifacts from old ones. `quantize` takes a model, a folder or an artifact, and writes
+//! a quantized checkpoint beside it, in the layout that transformers and vLLM load; [`delta`] writes a fine-tune as what it adds to its base.
+//!
+//! [`Recipe`] says how, [`Checkpoint`] reads the model, [`plan`] decides which layers become what and how
+//! the files look, [`memo`] knows what was produced before, and [`quantize`] drives: one layer at a time,
+//! straight into packs. Whatever computes codes is a [`Solver`]; [`RoundToNearest`] needs nothing but the weight.
+
+mod checkpoint;
+mod config;
+pub mod delta;
+mod driver;
+mod error;
+pub mod external;
+mod gguf;
+mod header;
+mod known;
+mod layers;
+mod memo;
+mod method;
+pub mod plan;
+mod preset;
+mod products;
+mod quantize;
+mod recipe;
+mod record;
+mod solvers;
+mod statistics;
+mod survey;
+
+pub use checkpoint::{Checkpoint, Source};
+pub use error::ProduceError;
+pub use method::{Layer, RoundToNearest, Solver};
+pub use plan::Bits;
+pub use preset::{PRESETS, Preset};
+pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
+pub use recipe::{Format, Method, Recipe};
+pub use solvers::{Calibrating, Hqq, Solved};
+pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
+
+/// What signed lineage calls this program.
+pub const TOOL: &str = "tenpak";
+/// Its version: part of the key of every product, because another release may compute other bytes.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,293 @@
+//! What a quantized checkpoint consists of: which tensors stay, which become what, file by file. Pure.
+//!
+//! Files keep their names, and tensors their order, so that a layer still lies together; the list of
+//! shards and the configuration are written anew. Weights in other formats than safetensors are left
+//! out: they would be of another model.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value, json};
+
+use super::ProduceError;
+use super::checkpoint::Checkpoint;
+use super::config;
+use super::gguf::{self, Family};
+use super::header::{self, Entry};
+use super::layers::{Kind, Skip, kind};
+use super::method::{Announced, announce};
+use super::products::FILE as PRODUCTS;
+use super::recipe::{Format, Method, Recipe};
+use crate::dequant::Float;
+use crate::format::dtype::Shape;
+use crate::pack::KnownFile;
+use crate::pack::model::Part;
+
+/// Ends of the names of files that hold weights in another format.
+const OTHER_WEIGHTS: [&str; 13] = [
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".ggml",
+    ".onnx",
+    ".onnx_data",
+    ".h5",
+    ".msgpack",
+    ".ot",
+    ".npz",
+    ".bin.index.json",
+];
+const CONFIG: &str = "config.json";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Bits by the name of the layer, without `.weight`, where layers have numbers of their own.
+pub type Bits = BTreeMap<String, u32>;
+
+/// A weight that is quantized.
+#[derive(Debug, Clone)]
+pub(super) struct Quantized {
+    /// Its place among the tensors of the model.
+    pub(super) tensor: usize,
+    pub(super) float: Float,
+    /// The name of its layer.
+    pub(super) layer: String,
+    /// Bits per code.
+    pub(super) bits: u32,
+    /// Length of bitsandbytes' `quant_state`.
+    pub(super) state: u64,
+    /// GGUF: the heads that its rows are permuted in.
+    pub(super) heads: Option<u64>,
+}
+
+/// A tensor that is not quantized and may become another: a vector, as f32 in GGUF, or what AWQ folds
+/// scales into.
+#[derive(Debug, Clone)]
+pub(super) struct Remade {
+    /// Its place among the tensors of the model.
+    pub(super) tensor: usize,
+    pub(super) float: Float,
+    /// What it is called in the result.
+    pub(super) name: String,
+}
+
+/// The layers of a model.
+#[derive(Debug, Clone)]
+pub(super) struct Layers {
+    pub(super) quantized: Vec<Quantized>,
+    pub(super) remade: Vec<Remade>,
+    /// Linear layers that are not.
+    pub(super) kept: Vec<String>,
+}
+
+/// Sorts the tensors of a model; refuses one that has nothing to quantize.
+pub(super) fn layers(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    skip: &Skip,
+    bits: &Bits,
+) -> Result<Layers, ProduceError> {
+    let gguf = match recipe.format {
+        Format::Gguf => Some(Family::of(&checkpoint.config)?),
+        _ => None,
+    };
+    let (mut quantized, mut remade, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let remakes = recipe.format == Format::Gguf || recipe.method == Method::Awq;
+    for (at, tensor) in checkpoint.tensors.iter().enumerate() {
+        let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned();
+        match kind(&tensor.name, tensor.dtype, &tensor.shape, skip) {
+            Kind::Linear(float) => {
+                let renamed =
+                    gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
+                let renamed =
+                    renamed.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
+                let heads = gguf.as_ref().and_then(|family| family.heads(&tensor.name));
+                let layer = renamed.unwrap_or(layer);
+                let bits = bits_of(recipe, bits, &tensor.name)?;
+                quantized.push(Quantized { tensor: at, float, layer, bits, state: 0, heads });
+            }
+            Kind::Kept => kept.push(layer),
+            Kind::Other => {
+                let float = Float::of_dtype(tensor.dtype);
+                let float = float.filter(|_| remakes && tensor.shape.dims().len() < 2);
+                let Some(float) = float else { continue };
+                let name = gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
+                let name = name.unwrap_or_else(|| tensor.name.clone());
+                remade.push(Remade { tensor: at, float, name });
+            }
+        }
+    }
+    // Where the head is the embedding, the checkpoint has no tensor of it, and engines make the layer.
+    if !kept.iter().any(|name| name.ends_with("lm_head")) {
+        kept.push("lm_head".to_owned());
+    }
+    if quantized.is_empty() {
+        let kind = checkpoint.config.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
+        return Err(ProduceError::Unsupported(format!(
+            "no linear layer of f32, f16 or bf16 in numbered blocks was found in this model of type \
+             {kind}; its architecture is not supported, or every layer is skipped"
+        )));
+    }
+    Ok(Layers { quantized, remade, kept })
+}
+
+/// The bits of a layer, by the name of its weight.
+fn bits_of(recipe: &Recipe, bits: &Bits, weight: &str) -> Result<u32, ProduceError> {
+    if recipe.average_bits.is_none() {
+        return Ok(recipe.bits);
+    }
+    let layer = weight.strip_suffix(".weight").unwrap_or(weight);
+    bits.get(layer).copied().ok_or_else(|| {
+        ProduceError::Unsupported(format!(
+            "tensor {weight}: no block of the model runs this layer, so that nothing is known of how many \
+             bits it needs; leave it out with --skip"
+        ))
+    })
+}
+
+/// Where the bytes of a tensor come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// A tensor of the model.
+    Model(usize),
+    /// What vector `0` of those that are [remade](Layers) becomes.
+    Remade(usize),
+    /// Tensor `1` of what quantized weight `0` becomes.
+    Product(usize, usize),
+    /// So many zeros.
+    Zeros(u64),
+}
+
+/// A file of the result.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// A file of the model, as it is.
+    Same(usize),
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A header, and tensors.
+    Tensors { header: Vec<u8>, parts: Vec<Part>, from: Vec<From> },
+    /// The store has it already, as part of an artifact that is trusted.
+    Known(KnownFile),
+}
+
+/// What is to be written.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// Files by their paths.
+    pub(super) files: BTreeMap<String, Content>,
+    /// What each quantized weight becomes.
+    pub(super) products: Vec<Vec<Announced>>,
+    /// Files of the model that are left out.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Plans the result. `products` is the file that says what was produced.
+pub(super) fn plan(
+    checkpoint: &Checkpoint,
+    layers: &Layers,
+    recipe: &Recipe,
+    products: Vec<u8>,
+) -> Result<Plan, ProduceError> {
+    let mut announced = Vec::with_capacity(layers.quantized.len());
+    let mut by_tensor = vec![None; checkpoint.tensors.len()];
+    for (at, own) in layers.quantized.iter().enumerate() {
+        let tensor = &checkpoint.tensors[own.tensor];
+        let [rows, columns] = *tensor.shape.dims() else {
+            return Err(ProduceError::Defect(tensor.name.clone()));
+        };
+        let recipe = recipe.with_bits(own.bits);
+        let becomes = announce(&recipe, own.float, [rows, columns], own.state);
+        announced.push(becomes.map_err(ProduceError::layer(&tensor.name))?);
+        by_tensor[own.tensor] = Some(at);
+    }
+    let remade: HashMap<usize, usize> =
+        layers.remade.iter().enumerate().map(|(at, own)| (own.tensor, at)).collect();
+    let mut files = BTreeMap::new();
+    let mut left_out = Vec::new();
+    let mut weight_map = Map::new();
+    let mut total = 0;
+    for (number, file) in checkpoint.files.iter().enumerate() {
+        if file.path == PRODUCTS || [CONFIG, INDEX].contains(&file.path.as_str()) {
+            continue;
+        }
+        if OTHER_WEIGHTS.iter().any(|end| file.path.ends_with(end)) {
+            left_out.push(file.path.clone());
+            continue;
+        }
+        if file.tensors && recipe.format == Format::Gguf {
+            continue;
+        }
+        if !file.tensors {
+            files.insert(file.path.clone(), Content::Same(number));
+            continue;
+        }
+        let mut tensors: Vec<(Entry, From)> = Vec::new();
+        for (at, tensor) in checkpoint.tensors.iter().enumerate().filter(|(_, t)| t.file == number)
+        {
+            let Some(product) = by_tensor[at] else {
+                let (name, dtype, shape) =
+                    (tensor.name.clone(), tensor.dtype, tensor.shape.clone());
+                let from = remade.get(&at).map_or(From::Model(at), |remade| From::Remade(*remade));
+                tensors.push((Entry { name, dtype, shape }, from));
+                continue;
+            };
+            let layer = &layers.quantized[product].layer;
+            for (part, (end, dtype, dims)) in announced[product].iter().enumerate() {
+                let name = format!("{layer}.{end}");
+                let shape = Shape::new(dims.clone());
+                let shape = shape.ok_or_else(|| ProduceError::Defect(name.clone()))?;
+                let entry = Entry { name, dtype: *dtype, shape };
+                tensors.push((entry, From::Product(product, part)));
+            }
+        }
+        header::order(&mut tensors, |(entry, _)| entry);
+        let entries: Vec<&Entry> = tensors.iter().map(|(entry, _)| entry).collect();
+        let (header, parts) = header::layout(&entries);
+        for entry in entries {
+            total += entry.byte_len();
+            weight_map.insert(entry.name.clone(), file.path.clone().into());
+        }
+        let from = tensors.iter().map(|(_, from)| *from).collect();
+        files.insert(file.path.clone(), Content::Tensors { header, parts, from });
+    }
+    if recipe.format == Format::Gguf {
+        files.insert(CONFIG.to_owned(), Content::Bytes(config::pretty(&checkpoint.config)));
+        files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
+        return gguf::plan(checkpoint, layers, recipe, files, left_out);
+    }
+    if checkpoint.files.iter().any(|file| file.path == INDEX) {
+        let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        files.insert(INDEX.to_owned(), Content::Bytes(config::pretty(&index)));
+    }
+    add_config(checkpoint, layers, recipe, &mut files);
+    files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
+    Ok(Plan { files, products: announced, left_out })
+}
+
+fn add_config(
+    checkpoint: &Checkpoint,
+    layers: &Layers,
+    recipe: &Recipe,
+    files: &mut BTreeMap<String, Content>,
+) {
+    let dtype = |config: &Value| {
+        let named = config.get("dtype").or_else(|| config.get("torch_dtype"));
+        named.and_then(Value::as_str).map(str::to_owned)
+    };
+    let own = layers.quantized.first().map_or("bfloat16", |first| match first.float {
+        Float::F32 => "float32",
+        Float::F16 => "float16",
+        Float::BF16 => "bfloat16",
+    });
+    let mut whole = checkpoint.config.clone();
+    let dtype = dtype(&whole).unwrap_or_else(|| own.to_owned());
+    let quantization = config::quantization_config(recipe, layers, &dtype);
+    if let Some(path) = config::companion(recipe) {
+        files.insert(path.to_owned(), Content::Bytes(config::pretty(&quantization)));
+    }
+    if let Some(whole) = whole.as_object_mut() {
+        whole.insert("quantization_config".to_owned(), quantization);
+    }
+    files.insert(CONFIG.to_owned(), Content::Bytes(config::pretty(&whole)));
+}

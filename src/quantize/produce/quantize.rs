@@ -1,0 +1,194 @@
+//! Quantizing a model into the store, one layer at a time.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
+
+use super::checkpoint::Checkpoint;
+use super::driver::Driver;
+use super::layers::{self, Skip};
+use super::memo::Memo;
+use super::method::Solver;
+use super::plan::{self, Bits, Layers};
+use super::products::{self, Product};
+use super::recipe::Recipe;
+use super::survey::{self, Digests, Survey, Surveyed};
+use super::{ProduceError, TOOL, VERSION, known};
+use crate::format::id::ContentDigest;
+use crate::format::name::{ArtifactName, Tag};
+use crate::pack::{Lineage, PackError, PackOptions, PackReport, Progress, pack_inputs};
+use crate::store::Store;
+
+/// How to quantize.
+#[derive(Debug)]
+pub struct QuantizeOptions {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Patterns for layers that are left as they are.
+    pub skip: Vec<String>,
+    /// Bits by layer, if the recipe says what they are on average.
+    pub bits: Bits,
+    /// How the result is packed; its lineage is filled in here.
+    pub pack: PackOptions,
+}
+
+/// What quantizing did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeReport {
+    /// What was packed.
+    pub packed: PackReport,
+    /// Weights that were computed.
+    pub computed: u64,
+    /// Weights that had been produced before.
+    pub linked: u64,
+    /// Linear layers that were left as they are.
+    pub kept: Vec<String>,
+    /// Files of the model that were left out.
+    pub left_out: Vec<String>,
+    /// Bits per code on average, over the weights that are quantized.
+    pub average_bits: f64,
+    /// What the manifest says.
+    pub quantization: Map<String, Value>,
+}
+
+/// Follows a run.
+pub trait Events: Progress {
+    /// A weight is done: computed, or found.
+    fn layer(&self, _name: &str, _computed: bool) {}
+}
+
+impl Events for () {}
+
+/// Quantizes a model, as it was when it was opened, and publishes the result as `name:tag`. Blocks; call it from outside the runtime
+/// that `runtime` drives.
+pub fn quantize(
+    checkpoint: &Checkpoint,
+    store: &Store,
+    (name, tag): (&ArtifactName, &Tag),
+    options: QuantizeOptions,
+    solver: &mut dyn Solver,
+    runtime: &Handle,
+    events: &dyn Events,
+) -> Result<QuantizeReport, ProduceError> {
+    let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
+    recipe.check()?;
+    let patterns = Skip::new(&skip)?;
+    layers::check_config(&checkpoint.config)?;
+    layers::check_names(checkpoint.tensors.iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
+    let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
+    let digest = products::recipe_digest(&recipe)?;
+    // Shapes first: whatever does not fit is said before anything is read.
+    plan::plan(checkpoint, &layers, &recipe, Vec::new())?;
+    let digests = Digests::new(checkpoint, options.threads);
+    if recipe.method.is_calibrated() {
+        let named = digests.of_all()?.into_iter().zip(&checkpoint.tensors);
+        let named: Vec<_> = named.map(|(digest, tensor)| (&*tensor.name, digest)).collect();
+        solver.sources(&named, &layers.kept);
+    }
+    let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
+    let surveyed = survey::survey(checkpoint, &layers, &recipe, &digests, &memo, solver)?;
+    survey::look(checkpoint, &mut layers, &recipe, &surveyed.weights, options.threads)?;
+    runtime.block_on(store.create())?;
+    memo.attach()?;
+    let listed = list(&layers, &recipe, checkpoint, &surveyed)?;
+    let plan = plan::plan(checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
+    let quantization = lineage(&recipe, &skip, digest);
+    options.lineage = Lineage {
+        quantization: Some(quantization.clone()),
+        source: checkpoint
+            .artifact
+            .as_ref()
+            .map(|artifact| Map::from_iter([("manifest".to_owned(), json!(artifact.id()))])),
+        ..Lineage::default()
+    };
+    if let Some(artifact) = &checkpoint.artifact {
+        // What stays the same is linked, however short, if it is in this store at all.
+        let here = runtime.block_on(store.manifest(artifact.id())).is_ok();
+        options.base = options.base.or(here.then(|| artifact.id()));
+        options.model_id = options.model_id.take().or_else(|| artifact.manifest().model_id.clone());
+    }
+    let mut known = plan.clone();
+    known::take_over(&mut known, &surveyed, &digests, &memo, &options)?;
+    let options = Arc::new(options);
+    // A file that is gone since it was looked at is made.
+    let mut tries = [known, plan].into_iter();
+    let (packed, computed, linked, left_out) = loop {
+        let Some(plan) = tries.next() else { return Err(PackError::NotGenerated.into()) };
+        let left_out = plan.left_out.clone();
+        let with = (options.threads, events);
+        let model = (checkpoint, &layers);
+        let mut driver = Driver::new(model, &recipe, plan, &surveyed, &mut memo, solver, with);
+        let inputs = driver.inputs();
+        let packed =
+            pack_inputs(&inputs, &mut driver, store, (name, tag), &options, runtime, events);
+        match (packed, driver.failed.take()) {
+            (Err(PackError::Gone(_)), _) if tries.len() > 0 => {}
+            (Err(PackError::NotGenerated), Some(error)) => return Err(error),
+            (packed, _) => break (packed?, driver.computed, driver.linked, left_out),
+        }
+    };
+    memo.complete(packed.manifest);
+    let average_bits = average(checkpoint, &layers);
+    let kept = layers.kept;
+    Ok(QuantizeReport { packed, computed, linked, kept, left_out, average_bits, quantization })
+}
+
+/// Bits per code on average.
+fn average(checkpoint: &Checkpoint, layers: &Layers) -> f64 {
+    let elements = |own: &plan::Quantized| {
+        checkpoint.tensors.get(own.tensor).and_then(|t| t.shape.elements()).unwrap_or(0) as f64
+    };
+    let (mut bits, mut all) = (0.0, 0.0);
+    for own in &layers.quantized {
+        bits += elements(own) * f64::from(own.bits);
+        all += elements(own);
+    }
+    if all > 0.0 { bits / all } else { 0.0 }
+}
+
+/// What the manifest says of the quantization.
+fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<String, Value> {
+    let object = json!({
+        "act_order": recipe.act_order,
+        "backend": "native",
+        "bits": recipe.bits,
+        "double_quant": recipe.double_quant,
+        "format": recipe.format,
+        "group_size": recipe.group_size.map_or(-1, i64::from),
+        "method": recipe.method,
+        "products": products::FILE,
+        "recipe": digest,
+        "skip": skip,
+        "symmetric": recipe.symmetric,
+        "tool": TOOL,
+        "tool_version": VERSION,
+    });
+    let mut object = object.as_object().cloned().unwrap_or_default();
+    if let Some(average) = recipe.average_bits {
+        let average = format!("{}.{:02}", average / 100, average % 100);
+        object.insert("average_bits".to_owned(), average.into());
+    }
+    object
+}
+
+/// What the result says that it was produced from.
+fn list(
+    layers: &Layers,
+    recipe: &Recipe,
+    checkpoint: &Checkpoint,
+    surveyed: &Survey,
+) -> Result<Vec<Product>, ProduceError> {
+    let planned = plan::plan(checkpoint, layers, recipe, Vec::new())?;
+    let weights = layers.quantized.iter().zip(&planned.products).zip(&surveyed.weights);
+    let weight = |((own, becomes), surveyed): ((&plan::Quantized, &Vec<_>), &Surveyed)| {
+        let name = |(end, _, _): &(&str, _, _)| format!("{}.{end}", own.layer);
+        Product { key: surveyed.key, tensors: becomes.iter().map(name).collect() }
+    };
+    let vectors = layers.remade.iter().zip(&surveyed.vectors);
+    let vector = |(own, surveyed): (&plan::Remade, &Surveyed)| Product {
+        key: surveyed.key,
+        tensors: vec![own.name.clone()],
+    };
+    Ok(weights.map(weight).chain(vectors.map(vector)).collect())
+}

@@ -1,0 +1,6 @@
+//! What to load, in which order, and what to do when a request fails. No I/O.
+
+pub mod plan;
+pub mod scheduler;
+pub mod shard;
+pub mod tensor_parallel;

@@ -1,0 +1,534 @@
+//! From wanted tensors to deliveries and ranged fetches, in order. Pure.
+//!
+//! Every wanted chunk is in exactly one fetch (equal neighbours of one delivery share one), a
+//! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
+//! tensor's bytes, cut into slots that are filled independently of each other. The bases that
+//! its chunks are stored against belong to the delivery too, and fill nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::format::dtype::Shape;
+use crate::format::id::{DecodedDigest, PackId};
+use crate::format::layout::Place;
+use crate::format::page::TensorEntry;
+use crate::format::record::ChunkRecord;
+use crate::schedule::shard::{Shard, ShardSlice};
+
+/// A tensor that is wanted, or a rank's part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorRequest {
+    /// The tensor.
+    pub entry: TensorEntry,
+    /// Its chunks, then the bases that these name, directly or through each other, each once.
+    pub records: Vec<ChunkRecord>,
+    /// Where they lie: one place per record.
+    pub places: Vec<Place>,
+    /// The shape of the wanted part.
+    pub shape: Shape,
+    /// Its bytes.
+    pub cut: ShardSlice,
+}
+
+impl TensorRequest {
+    /// All of a tensor, or what `shard` has of it.
+    pub fn new(
+        entry: TensorEntry,
+        records: Vec<ChunkRecord>,
+        places: Vec<Place>,
+        shard: Option<Shard>,
+    ) -> Self {
+        let len = entry.byte_len();
+        let (shape, cut) = match shard {
+            Some(shard) => shard.of(&entry.name, entry.dtype, &entry.shape, len),
+            None => (entry.shape.clone(), ShardSlice::whole(len)),
+        };
+        Self { entry, records, places, shape, cut }
+    }
+
+    /// Whether a chunk of it is stored against another.
+    pub fn has_bases(&self) -> bool {
+        self.records.len() as u64 > self.entry.grid.chunks()
+    }
+
+    /// The records of bases, by content; none for most artifacts.
+    pub(crate) fn bases(&self) -> HashMap<DecodedDigest, u32> {
+        let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);
+        (0..).zip(&self.records).skip(own).map(|(index, base)| (base.decoded, index)).collect()
+    }
+}
+
+/// How many pieces a tensor that is cut into bands may be long and still come whole.
+const BANDED: u64 = 4;
+
+/// How fetches are formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Unwanted bytes between two chunks that are fetched rather than asked around.
+    pub gap: u64,
+    /// Bytes of a fetch when a run is divided.
+    pub segment: u64,
+    /// The largest delivery: longer tensors come in pieces, those cut into bands only if they are
+    /// four times as long. `None` never divides a tensor.
+    pub piece: Option<u64>,
+    /// Where the last known chunk of a pack ends. A pack listed here, of which nine tenths are
+    /// wanted, is asked for whole.
+    pub pack_ends: HashMap<PackId, u64>,
+    /// The bases that whoever loads holds already: neither they nor what they are stored against is
+    /// fetched.
+    pub held: HashSet<DecodedDigest>,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            gap: 64 << 10,
+            segment: 16 << 20,
+            piece: None,
+            pack_ends: HashMap::new(),
+            held: HashSet::new(),
+        }
+    }
+}
+
+/// A chunk within a tensor, and the slot of its delivery that it fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkUse {
+    /// Which of the want's records.
+    pub chunk: u32,
+    /// Which of the delivery's slots; `None` for a base, which others are decoded with.
+    pub slot: Option<u32>,
+}
+
+/// What a planned chunk is stored against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedBase {
+    /// Nothing: it is decoded alone.
+    Nothing,
+    /// Another of the plan's chunks, of the same delivery.
+    Fetched(u32),
+    /// A chunk of this content, which is held already.
+    Held(DecodedDigest),
+}
+
+/// A chunk to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedChunk {
+    /// The delivery it is for.
+    pub delivery: u32,
+    /// What it fills.
+    pub first: ChunkUse,
+    /// What else the same stored bytes fill in this delivery.
+    pub more: Vec<ChunkUse>,
+    /// What it is stored against.
+    pub base: PlannedBase,
+    /// 0 if it fills a slot, else how many bases lie between it and a chunk that does, counting
+    /// itself.
+    pub level: u8,
+    /// Offset in the pack.
+    pub offset: u32,
+    /// Stored bytes.
+    pub len: u32,
+}
+
+impl PlannedChunk {
+    /// All its uses.
+    pub fn uses(&self) -> impl Iterator<Item = &ChunkUse> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+}
+
+/// A part of a delivery that is filled on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its bytes, counted from the delivery's start.
+    pub range: Range<u64>,
+    /// One chunk is exactly this slot's bytes. Otherwise parts of chunks are copied in.
+    pub direct: bool,
+}
+
+/// What is handed to the consumer at once: a tensor, or a piece of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Which of the plan's tensors.
+    pub tensor: u32,
+    /// Its bytes among the wanted ones.
+    pub range: Range<u64>,
+    /// The parts, which cover it.
+    pub slots: Vec<Slot>,
+    /// Chunks to fetch for it.
+    pub chunks: u32,
+    /// Those of them that are kept as they are stored until what they are stored against is there
+    /// too, or what is stored against them, as places in the plan.
+    pub linked: Vec<u32>,
+    /// Stored bytes of those.
+    pub linked_bytes: u64,
+}
+
+impl Delivery {
+    /// Bytes of the delivery.
+    pub const fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether there is nothing to fetch.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedFetch {
+    /// The pack.
+    pub pack: PackId,
+    /// The whole pack is asked for, without a range.
+    pub whole: bool,
+    /// Chunks of the plan, in rising offset.
+    pub chunks: Vec<u32>,
+}
+
+/// The work of one load.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// What is wanted, in order.
+    pub tensors: Vec<Arc<TensorRequest>>,
+    /// What is delivered, in order.
+    pub deliveries: Vec<Delivery>,
+    /// What is fetched.
+    pub chunks: Vec<PlannedChunk>,
+    /// The requests, in the order in which their first chunk is needed.
+    pub fetches: Vec<PlannedFetch>,
+}
+
+impl Plan {
+    /// Plans the load of `tensors` in this order.
+    pub fn new(tensors: Vec<Arc<TensorRequest>>, options: &PlanOptions) -> Self {
+        let mut plan = Self::default();
+        let mut packs = Vec::new();
+        for (index, request) in tensors.iter().enumerate() {
+            plan.add(index as u32, request, options, &mut packs);
+        }
+        plan.fetches = fetches(&plan.chunks, &packs, options);
+        plan.tensors = tensors;
+        plan
+    }
+
+    /// The bytes of the pack that a request for `chunks` of the plan covers.
+    pub fn range_of(&self, chunks: &[u32]) -> Range<u64> {
+        span(&self.chunks, chunks)
+    }
+
+    fn add(
+        &mut self,
+        tensor: u32,
+        request: &TensorRequest,
+        options: &PlanOptions,
+        packs: &mut Vec<PackId>,
+    ) {
+        let bases = Bases { records: request.bases(), held: &options.held };
+        let mut wanted: Vec<(Range<u64>, u32)> = request
+            .entry
+            .grid
+            .rects()
+            .zip(0..)
+            .map(|(rect, chunk)| (request.cut.span(&rect), chunk))
+            .filter(|(span, _)| !span.is_empty())
+            .collect();
+        wanted.sort_by_key(|(span, chunk)| (span.start, *chunk));
+        let slots = slots(request, wanted);
+        let piece = options.piece.unwrap_or(u64::MAX);
+        // The rows of a piece lie in every band: each piece would be as many requests.
+        let banded = request.entry.grid.bands() > 1;
+        let most = if banded && request.cut.len() / BANDED <= piece { u64::MAX } else { piece };
+        let mut slots = slots.into_iter().peekable();
+        loop {
+            let mut own = Vec::new();
+            let mut len = 0;
+            let start = slots.peek().map_or(0, |(slot, _)| slot.range.start);
+            while let Some((slot, chunks)) =
+                slots.next_if(|(slot, _)| own.is_empty() || slot.range.end - start <= most)
+            {
+                len = slot.range.end - start;
+                own.push((slot, chunks));
+            }
+            self.deliver(tensor, (request, &bases), start..start + len, own, packs);
+            if slots.peek().is_none() {
+                break;
+            }
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        tensor: u32,
+        (request, bases): (&TensorRequest, &Bases<'_>),
+        range: Range<u64>,
+        slots: Vec<(Slot, Vec<u32>)>,
+        packs: &mut Vec<PackId>,
+    ) {
+        let delivery = self.deliveries.len() as u32;
+        let mut own = Vec::with_capacity(slots.len());
+        let mut uses = Vec::new();
+        let mut seen = HashSet::new();
+        for (n, (slot, chunks)) in slots.into_iter().enumerate() {
+            let relative = slot.range.start - range.start..slot.range.end - range.start;
+            own.push(Slot { range: relative, ..slot });
+            for chunk in chunks {
+                let at = chunk as usize;
+                // A place per record: whoever made the want saw to it.
+                let (Some(place), Some(record)) = (request.places.get(at), request.records.get(at))
+                else {
+                    continue;
+                };
+                let chunk_use = ChunkUse { chunk, slot: Some(n as u32) };
+                uses.push(Use { place: *place, record, chunk_use, level: 0 });
+                bases.below(request, record, &mut seen, &mut uses);
+            }
+        }
+        // Packs in the order in which they are first needed, and inside one by offset.
+        let mut order = HashMap::new();
+        for Use { place, .. } in &uses {
+            let next = order.len();
+            order.entry(place.pack).or_insert(next);
+        }
+        uses.sort_by_key(|u| {
+            (order.get(&u.place.pack).copied(), u.place.offset, u.chunk_use.chunk)
+        });
+        let first = self.chunks.len();
+        let mut last_record: Option<&ChunkRecord> = None;
+        for Use { place, record, chunk_use, level } in uses {
+            let len = record.stored_len;
+            // The same stored bytes are two chunks if they are stored against different bases.
+            if let Some(last) = self.chunks.get_mut(first..).and_then(|own| own.last_mut())
+                && packs.last() == Some(&place.pack)
+                && (last.offset, last.len) == (place.offset, len)
+                && last_record.is_some_and(|r| (r.decoded, r.base) == (record.decoded, record.base))
+            {
+                last.more.push(chunk_use);
+                continue;
+            }
+            last_record = Some(record);
+            let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
+            let base = PlannedBase::Nothing;
+            self.chunks.push(PlannedChunk { delivery, first, more, base, level, offset, len });
+            packs.push(place.pack);
+        }
+        let linked = self.link(first, request, bases);
+        let chunks = self.chunks.get(first..).unwrap_or_default();
+        // Twins are copied from one buffer, so that none of them is read in place.
+        for shared in chunks.iter().filter(|chunk| !chunk.more.is_empty()) {
+            for slot in shared.uses().filter_map(|chunk_use| chunk_use.slot) {
+                if let Some(slot) = own.get_mut(slot as usize) {
+                    slot.direct = false;
+                }
+            }
+        }
+        let len = |&index: &u32| self.chunks.get(index as usize).map_or(0, |c| u64::from(c.len));
+        let linked_bytes = linked.iter().map(len).sum();
+        let chunks = chunks.len() as u32;
+        let slots = own;
+        self.deliveries.push(Delivery { tensor, range, slots, chunks, linked, linked_bytes });
+    }
+
+    /// Says of the chunks from `first` on what they are stored against; returns all that wait for
+    /// each other.
+    fn link(&mut self, first: usize, request: &TensorRequest, bases: &Bases<'_>) -> Vec<u32> {
+        if bases.records.is_empty() {
+            return Vec::new();
+        }
+        let own = self.chunks.get_mut(first..).unwrap_or_default();
+        let mut planned = HashMap::new();
+        for (index, chunk) in (first as u32..).zip(own.iter()) {
+            planned.extend(chunk.uses().map(|chunk_use| (chunk_use.chunk, index)));
+        }
+        let mut linked = std::collections::BTreeSet::new();
+        for (index, chunk) in (first as u32..).zip(own) {
+            let record = request.records.get(chunk.first.chunk as usize);
+            let Some(base) = record.and_then(|record| record.base) else { continue };
+            linked.insert(index);
+            if bases.held.contains(&base.decoded) {
+                chunk.base = PlannedBase::Held(base.decoded);
+            } else if let Some(&below) =
+                bases.records.get(&base.decoded).and_then(|record| planned.get(record))
+            {
+                chunk.base = PlannedBase::Fetched(below);
+                linked.insert(below);
+            }
+        }
+        linked.into_iter().collect()
+    }
+}
+
+/// The bases of one want.
+struct Bases<'a> {
+    records: HashMap<DecodedDigest, u32>,
+    held: &'a HashSet<DecodedDigest>,
+}
+
+/// A use of a chunk that is to be planned.
+struct Use<'a> {
+    place: Place,
+    record: &'a ChunkRecord,
+    chunk_use: ChunkUse,
+    level: u8,
+}
+
+impl Bases<'_> {
+    /// Adds what must be fetched for `record` to be decoded, unless `seen` has it.
+    fn below<'a>(
+        &self,
+        request: &'a TensorRequest,
+        record: &ChunkRecord,
+        seen: &mut HashSet<u32>,
+        uses: &mut Vec<Use<'a>>,
+    ) {
+        let mut next = record.base;
+        let mut level = 0;
+        while let Some(base) = next.take_if(|base| !self.held.contains(&base.decoded)) {
+            let Some(&chunk) = self.records.get(&base.decoded) else { return };
+            let at = chunk as usize;
+            let (Some(place), Some(record)) = (request.places.get(at), request.records.get(at))
+            else {
+                return;
+            };
+            if !seen.insert(chunk) {
+                return;
+            }
+            level += 1;
+            let chunk_use = ChunkUse { chunk, slot: None };
+            uses.push(Use { place: *place, record, chunk_use, level });
+            next = record.base;
+        }
+    }
+}
+
+/// Groups chunks whose spans overlap; `wanted` is sorted by the spans' starts.
+fn slots(request: &TensorRequest, wanted: Vec<(Range<u64>, u32)>) -> Vec<(Slot, Vec<u32>)> {
+    let mut slots: Vec<(Slot, Vec<u32>)> = Vec::new();
+    for (span, chunk) in wanted {
+        match slots.last_mut() {
+            Some((slot, chunks)) if span.start < slot.range.end => {
+                slot.range.end = slot.range.end.max(span.end);
+                slot.direct = false;
+                chunks.push(chunk);
+            }
+            _ => {
+                let rect = request.entry.grid.rect(u64::from(chunk));
+                let direct = span.end - span.start == rect.len()
+                    && request.cut.copies(rect).take(2).count() == 1;
+                slots.push((Slot { range: span, direct }, vec![chunk]));
+            }
+        }
+    }
+    slots
+}
+
+fn span(chunks: &[PlannedChunk], of: &[u32]) -> Range<u64> {
+    let ends = |index: Option<&u32>| {
+        let chunk = index.and_then(|&index| chunks.get(index as usize));
+        chunk.map_or(0..0, |c| u64::from(c.offset)..u64::from(c.offset) + u64::from(c.len))
+    };
+    ends(of.first()).start..ends(of.last()).end
+}
+
+fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> Vec<PlannedFetch> {
+    let whole = whole_packs(chunks, packs, options);
+    let mut started = HashSet::new();
+    let mut fetches: Vec<PlannedFetch> = Vec::new();
+    // Chunks and their bases lie in different packs: runs of each go on beside the other's.
+    let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
+    for level in 0..=levels {
+        let mut run: Vec<u32> = Vec::new();
+        let mut end = 0;
+        let mut run_pack = None;
+        let own = (0_u32..).zip(chunks.iter().zip(packs)).filter(|(_, (c, _))| c.level == level);
+        for (index, (chunk, pack)) in own {
+            if let Some(all) = whole.get(pack)
+                && all.binary_search(&index).is_ok()
+            {
+                if started.insert(*pack) {
+                    fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
+                }
+                continue;
+            }
+            let start = u64::from(chunk.offset);
+            let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
+            if !follows {
+                divide(chunks, run_pack, &run, options.segment, &mut fetches);
+                run.clear();
+                run_pack = Some(*pack);
+            }
+            end = start + u64::from(chunk.len);
+            run.push(index);
+        }
+        divide(chunks, run_pack, &run, options.segment, &mut fetches);
+    }
+    fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
+    fetches
+}
+
+/// The chunks of each pack that is worth asking for whole, by offset.
+fn whole_packs(
+    chunks: &[PlannedChunk],
+    packs: &[PackId],
+    options: &PlanOptions,
+) -> HashMap<PackId, Vec<u32>> {
+    let mut by_pack: HashMap<PackId, Vec<u32>> = HashMap::new();
+    if options.pack_ends.is_empty() {
+        return by_pack;
+    }
+    for (index, pack) in (0..).zip(packs) {
+        by_pack.entry(*pack).or_default().push(index);
+    }
+    by_pack.retain(|pack, own| {
+        let (mut at, mut wanted) = (0, 0);
+        // What does not rise in the order of need (a chunk that an earlier tensor shares, mostly)
+        // is asked for apart.
+        own.retain(|index| {
+            let Some(chunk) = chunks.get(*index as usize) else { return false };
+            let start = u64::from(chunk.offset);
+            if start < at {
+                return false;
+            }
+            at = start + u64::from(chunk.len);
+            wanted += u64::from(chunk.len);
+            true
+        });
+        options.pack_ends.get(pack).is_some_and(|&end| wanted * 10 >= end * 9)
+    });
+    by_pack
+}
+
+/// Cuts a run into equal segments at chunk borders.
+fn divide(
+    chunks: &[PlannedChunk],
+    pack: Option<PackId>,
+    run: &[u32],
+    segment: u64,
+    fetches: &mut Vec<PlannedFetch>,
+) {
+    let Some(pack) = pack.filter(|_| !run.is_empty()) else { return };
+    let whole = span(chunks, run);
+    let len = whole.end - whole.start;
+    let parts = len.div_ceil(segment.max(1)).max(1);
+    let mut rest = run;
+    for part in 1..=parts {
+        // Up to the chunk that crosses this part's share of the run.
+        let border = whole.start + (u128::from(len) * u128::from(part) / u128::from(parts)) as u64;
+        let take = if part == parts {
+            rest.len()
+        } else {
+            rest.partition_point(|index| span(chunks, &[*index]).end <= border)
+        };
+        let (own, more) = rest.split_at(take);
+        rest = more;
+        if !own.is_empty() {
+            fetches.push(PlannedFetch { pack, whole: false, chunks: own.to_vec() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

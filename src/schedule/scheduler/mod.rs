@@ -1,0 +1,654 @@
+//! The state of a load, without I/O: what to fetch next and from where, what to try again, what to
+//! deliver. Time is a value that events carry in; actions are polled out.
+//!
+//! Every chunk has at most one owner at any time: it waits in the queue, or one fetch has it, or it
+//! is done. Memory is admitted in delivery order, so what is needed first can always go on.
+
+mod mirror;
+#[cfg(test)]
+mod sim;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::format::id::PackId;
+use crate::schedule::plan::Plan;
+use mirror::Mirrors;
+pub use mirror::{MAX_MIRRORS, MirrorIndex};
+
+/// What bounds a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of deliveries that are being filled, wait to be taken, or are held by the consumer; with
+    /// those that are filled, of the chunks that wait for their bases. A delivery beyond it is
+    /// admitted alone.
+    pub budget: u64,
+    /// Fetches at a time.
+    pub connections: usize,
+    /// Sources of the same store, of which 0 is the first choice; at most [`MAX_MIRRORS`].
+    pub mirrors: usize,
+    /// How long a fetch may go without a byte.
+    pub stall: Duration,
+    /// How often one chunk may arrive damaged before the load fails.
+    pub bad_chunks: u32,
+    /// How often a request may fail in a row, without a chunk in between, before the load fails.
+    pub failures: u32,
+    /// The pause after a first failure; it doubles with each further one.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// How long a fetch runs before it may be found slow; `None` switches hedging off.
+    pub hedge_after: Option<Duration>,
+    /// For the jitter of the pauses.
+    pub seed: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            budget: 96 << 20,
+            connections: 4,
+            mirrors: 1,
+            stall: Duration::from_secs(30),
+            bad_chunks: 3,
+            failures: 5,
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(5),
+            hedge_after: Some(Duration::from_secs(2)),
+            seed: 0,
+        }
+    }
+}
+
+/// One request in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchId(u64);
+
+/// Why a fetch ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The same request may succeed later, not before the server's wish.
+    Transient(Option<Duration>),
+    /// It will fail again on this mirror.
+    Permanent,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Bytes of the body arrived.
+    Bytes { fetch: FetchId, count: u64 },
+    /// The next chunk of the fetch is verified and in its place, or kept for what it is decoded with.
+    Verified { fetch: FetchId, chunk: u32 },
+    /// The next chunk of the fetch is damaged; its place is free again.
+    Bad { fetch: FetchId, chunk: u32 },
+    /// The fetch has ended and given back every place it held.
+    Ended { fetch: FetchId, failure: Option<Failure> },
+    /// The consumer took a delivery.
+    Taken { delivery: u32 },
+    /// The memory of a delivery is free.
+    Released { delivery: u32 },
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Reserve the memory of a delivery, and of its chunks that wait for each other.
+    Admit { delivery: u32 },
+    /// Send a request. Chunks are read as they are granted, in this order.
+    Start { fetch: FetchId, mirror: MirrorIndex, pack: PackId, whole: bool, chunks: Vec<u32> },
+    /// The next `count` chunks of the fetch may be read.
+    Grant { fetch: FetchId, count: usize },
+    /// End the fetch as soon as it can be.
+    Cancel { fetch: FetchId },
+    /// The delivery is complete, and so are all before it.
+    Deliver { delivery: u32 },
+    /// Nothing more will happen.
+    Fail(GaveUp),
+}
+
+/// Why a load failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaveUp {
+    /// The chunk arrived damaged too often.
+    BadChunk { chunk: u32, tries: u32 },
+    /// The request for this chunk and those after it failed too often.
+    Fetch { chunk: u32, mirror: MirrorIndex },
+    /// A cancelled fetch does not end.
+    Hung { chunk: u32, mirror: MirrorIndex },
+}
+
+/// Counts for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SchedulerStats {
+    /// Requests sent.
+    pub requests: u64,
+    /// Requests sent again after a failure or a stall.
+    pub retries: u64,
+    /// Slow requests that were divided among idle connections.
+    pub hedges: u64,
+    /// Damaged chunks fetched again.
+    pub refetched_chunks: u64,
+    /// Mirrors given up.
+    pub dropped_mirrors: u64,
+}
+
+/// Chunks that wait for a request.
+#[derive(Debug, Clone)]
+struct Work {
+    pack: PackId,
+    whole: bool,
+    chunks: Vec<u32>,
+    failures: u32,
+    hedges: u32,
+    not_before: Duration,
+    /// Mirrors to pass over while there are others.
+    avoid: u64,
+    /// Mirrors that cannot serve this.
+    excluded: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancelled {
+    Stalled,
+    Slow,
+    /// Its connection was needed for something earlier.
+    Preempted,
+}
+
+/// So few bytes within the stall limit are as good as none: a server that sends byte by byte would
+/// otherwise hold a load for ever.
+const TRICKLE: u64 = 4 << 10;
+
+#[derive(Debug)]
+struct Fetch {
+    work: Work,
+    mirror: MirrorIndex,
+    granted: usize,
+    finished: usize,
+    /// When bytes last came that count, or when it had last nothing to wait for.
+    last_byte: Duration,
+    /// Bytes since then, too few to count.
+    trickle: u64,
+    /// Bytes since `since`, when it last began to work.
+    bytes: u64,
+    since: Duration,
+    cancelled: Option<(Cancelled, Duration)>,
+}
+
+impl Fetch {
+    fn is_idle(&self) -> bool {
+        self.finished == self.granted
+    }
+
+    fn next_chunk(&self) -> Option<u32> {
+        self.work.chunks.get(self.finished).copied()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
+    delivery: u32,
+    bad: u16,
+    bad_mirrors: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    size: u64,
+    /// Bytes of stored chunks that are kept until all its chunks are there.
+    linked: u64,
+    missing: u32,
+    released: bool,
+}
+
+/// The state of a load.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    now: Duration,
+    rng: StdRng,
+    chunks: Vec<Chunk>,
+    deliveries: Vec<Pending>,
+    admitted: usize,
+    delivered: usize,
+    taken: usize,
+    used: u64,
+    queue: BTreeMap<u32, Work>,
+    active: BTreeMap<FetchId, Fetch>,
+    next_fetch: u64,
+    mirrors: Mirrors,
+    /// Bytes per second of fetches that went well, newest last.
+    rates: VecDeque<u64>,
+    actions: VecDeque<Action>,
+    failed: bool,
+    stats: SchedulerStats,
+}
+
+impl Scheduler {
+    /// The state before anything happened.
+    pub fn new(plan: &Plan, limits: Limits) -> Self {
+        let pending = |d: &crate::schedule::plan::Delivery| Pending {
+            size: d.len(),
+            linked: d.linked_bytes,
+            missing: d.chunks,
+            released: false,
+        };
+        let work = |fetch: &crate::schedule::plan::PlannedFetch| Work {
+            pack: fetch.pack,
+            whole: fetch.whole,
+            chunks: fetch.chunks.clone(),
+            failures: 0,
+            hedges: 0,
+            not_before: Duration::ZERO,
+            avoid: 0,
+            excluded: 0,
+        };
+        let chunk = |c: &crate::schedule::plan::PlannedChunk| Chunk {
+            delivery: c.delivery,
+            bad: 0,
+            bad_mirrors: 0,
+        };
+        let first = |fetch: &crate::schedule::plan::PlannedFetch| fetch.chunks.first().copied();
+        let mut state = Self {
+            rng: StdRng::seed_from_u64(limits.seed),
+            mirrors: Mirrors::new(limits.mirrors),
+            limits,
+            now: Duration::ZERO,
+            chunks: plan.chunks.iter().map(chunk).collect(),
+            deliveries: plan.deliveries.iter().map(pending).collect(),
+            admitted: 0,
+            delivered: 0,
+            taken: 0,
+            used: 0,
+            queue: plan.fetches.iter().filter_map(|f| Some((first(f)?, work(f)))).collect(),
+            active: BTreeMap::new(),
+            next_fetch: 0,
+            rates: VecDeque::new(),
+            actions: VecDeque::new(),
+            failed: false,
+            stats: SchedulerStats::default(),
+        };
+        state.advance();
+        state
+    }
+
+    /// Counts so far.
+    pub fn stats(&self) -> SchedulerStats {
+        SchedulerStats { dropped_mirrors: self.mirrors.dropped(), ..self.stats }
+    }
+
+    /// Whether every delivery was handed out.
+    pub fn is_complete(&self) -> bool {
+        self.delivered == self.deliveries.len()
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to send [`Event::Tick`], if nothing happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        if self.failed || self.is_complete() {
+            return None;
+        }
+        let stalls = self.active.values().filter_map(|fetch| match fetch.cancelled {
+            Some((_, since)) => Some(since + self.limits.stall),
+            None if fetch.is_idle() => None,
+            None => Some(fetch.last_byte + self.limits.stall),
+        });
+        let free = self.active.len() < self.limits.connections;
+        let pauses = self.queue.values().map(|work| work.not_before).filter(|&at| at > self.now);
+        let hedge = self.limits.hedge_after.filter(|_| free && self.is_any_busy());
+        let hedge = hedge.map(|after| self.now + after / 4);
+        stalls.chain(pauses).chain(hedge).min()
+    }
+
+    fn is_any_busy(&self) -> bool {
+        self.active.values().any(|fetch| !fetch.is_idle() && fetch.cancelled.is_none())
+    }
+
+    /// Takes in what happened at `now`, which never goes back.
+    pub fn handle(&mut self, now: Duration, event: Event) {
+        self.now = now.max(self.now);
+        if self.failed {
+            return;
+        }
+        match event {
+            Event::Bytes { fetch, count } => {
+                if let Some(fetch) = self.active.get_mut(&fetch) {
+                    fetch.bytes += count;
+                    fetch.trickle += count;
+                    if fetch.trickle >= TRICKLE {
+                        (fetch.last_byte, fetch.trickle) = (self.now, 0);
+                    }
+                }
+                // Nothing else can follow from it.
+                return;
+            }
+            Event::Verified { fetch, chunk } => self.verified(fetch, chunk),
+            Event::Bad { fetch, chunk } => self.bad(fetch, chunk),
+            Event::Ended { fetch, failure } => self.ended(fetch, failure),
+            Event::Taken { delivery } => self.taken = self.taken.max(delivery as usize + 1),
+            Event::Released { delivery } => {
+                if let Some(pending) = self.deliveries.get_mut(delivery as usize)
+                    && !std::mem::replace(&mut pending.released, true)
+                {
+                    self.used -= pending.size;
+                }
+            }
+            Event::Tick => {}
+        }
+        self.advance();
+    }
+
+    fn verified(&mut self, fetch: FetchId, chunk: u32) {
+        let Some(active) = self.active.get_mut(&fetch) else { return };
+        active.finished += 1;
+        active.last_byte = self.now;
+        active.work.failures = 0;
+        self.mirrors.worked(active.mirror);
+        let Some(chunk) = self.chunks.get(chunk as usize) else { return };
+        if let Some(delivery) = self.deliveries.get_mut(chunk.delivery as usize) {
+            delivery.missing -= 1;
+            if delivery.missing == 0 {
+                self.used -= delivery.linked;
+            }
+        }
+    }
+
+    fn bad(&mut self, fetch: FetchId, index: u32) {
+        let Some(active) = self.active.get_mut(&fetch) else { return };
+        active.finished += 1;
+        active.last_byte = self.now;
+        let (mirror, pack) = (active.mirror, active.work.pack);
+        self.mirrors.lied(mirror);
+        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        chunk.bad += 1;
+        chunk.bad_mirrors |= mirror.bit();
+        let tries = u32::from(chunk.bad);
+        if tries >= self.limits.bad_chunks {
+            return self.fail(GaveUp::BadChunk { chunk: index, tries });
+        }
+        self.stats.refetched_chunks += 1;
+        let avoid = chunk.bad_mirrors;
+        // Alone, and at once: what damaged it may have been on the way.
+        let work = Work {
+            pack,
+            whole: false,
+            chunks: vec![index],
+            failures: 0,
+            hedges: 0,
+            not_before: self.now,
+            avoid,
+            excluded: 0,
+        };
+        self.queue.insert(index, work);
+    }
+
+    fn ended(&mut self, id: FetchId, failure: Option<Failure>) {
+        let Some(fetch) = self.active.remove(&id) else { return };
+        if fetch.cancelled.is_none() {
+            self.remember_rate(&fetch);
+        }
+        let mut work = fetch.work;
+        work.chunks.drain(..fetch.finished.min(work.chunks.len()));
+        work.whole = false;
+        let Some(&first) = work.chunks.first() else { return };
+        let mirror = fetch.mirror;
+        match (fetch.cancelled.map(|(why, _)| why), failure) {
+            (Some(Cancelled::Preempted), _) => {}
+            (Some(Cancelled::Slow), _) => {
+                self.stats.hedges += 1;
+                work.hedges += 1;
+                work.avoid |= mirror.bit();
+                // The other half goes to another connection.
+                let rest = work.chunks.split_off(work.chunks.len().div_ceil(2));
+                if let Some(&first) = rest.first() {
+                    self.queue.insert(first, Work { chunks: rest, ..work.clone() });
+                }
+            }
+            (None, Some(Failure::Permanent)) => {
+                work.excluded |= mirror.bit();
+                self.mirrors.failed(mirror);
+                if self.mirrors.usable(work.excluded) == 0 {
+                    return self.fail(GaveUp::Fetch { chunk: first, mirror });
+                }
+                self.stats.retries += 1;
+            }
+            (cancelled, failure) => {
+                work.failures += 1;
+                work.avoid |= mirror.bit();
+                self.mirrors.failed(mirror);
+                if work.failures > self.limits.failures {
+                    return self.fail(GaveUp::Fetch { chunk: first, mirror });
+                }
+                self.stats.retries += 1;
+                // A stall has waited long enough already.
+                if cancelled.is_none() {
+                    let wish = match failure {
+                        Some(Failure::Transient(wish)) => wish,
+                        _ => None,
+                    };
+                    work.not_before = self.now + self.pause(work.failures, wish);
+                }
+            }
+        }
+        self.queue.insert(first, work);
+    }
+
+    /// Half of it is chance, so that many loaders do not return together.
+    fn pause(&mut self, failures: u32, wish: Option<Duration>) -> Duration {
+        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let full = self.limits.first_pause.saturating_mul(factor).min(self.limits.longest_pause);
+        let pause = full.mul_f64(self.rng.gen_range(0.5..=1.0));
+        pause.max(wish.unwrap_or_default().min(self.limits.longest_pause))
+    }
+
+    fn fail(&mut self, why: GaveUp) {
+        self.failed = true;
+        let cancels = self.active.iter().filter(|(_, fetch)| fetch.cancelled.is_none());
+        self.actions.extend(cancels.map(|(&fetch, _)| Action::Cancel { fetch }));
+        self.actions.push_back(Action::Fail(why));
+    }
+
+    /// Does whatever has become possible.
+    fn advance(&mut self) {
+        if !self.failed {
+            self.check_time();
+        }
+        if !self.failed {
+            self.admit();
+            self.start();
+        }
+        if !self.failed {
+            self.grant();
+            self.hedge();
+            self.deliver();
+        }
+    }
+
+    fn check_time(&mut self) {
+        let (now, stall) = (self.now, self.limits.stall);
+        let mut hung = None;
+        for (&id, fetch) in &mut self.active {
+            match fetch.cancelled {
+                Some((_, since)) if now >= since + stall => {
+                    hung = fetch.next_chunk().map(|chunk| (chunk, fetch.mirror));
+                }
+                None if !fetch.is_idle() && now >= fetch.last_byte + stall => {
+                    fetch.cancelled = Some((Cancelled::Stalled, now));
+                    self.actions.push_back(Action::Cancel { fetch: id });
+                }
+                _ => {}
+            }
+        }
+        if let Some((chunk, mirror)) = hung {
+            self.fail(GaveUp::Hung { chunk, mirror });
+        }
+    }
+
+    fn admit(&mut self) {
+        while let Some(next) = self.deliveries.get(self.admitted) {
+            let needs = next.size.saturating_add(next.linked);
+            let fits = self.used.saturating_add(needs) <= self.limits.budget;
+            // When the consumer has taken all there is, it waits for this one, whatever it holds.
+            if !fits && self.taken < self.admitted {
+                break;
+            }
+            self.used += needs;
+            self.actions.push_back(Action::Admit { delivery: self.admitted as u32 });
+            self.admitted += 1;
+        }
+    }
+
+    fn is_admitted(&self, chunk: Option<&u32>) -> bool {
+        let chunk = chunk.and_then(|&chunk| self.chunks.get(chunk as usize));
+        chunk.is_some_and(|chunk| (chunk.delivery as usize) < self.admitted)
+    }
+
+    /// The first work that can be sent now.
+    fn next_work(&self) -> Option<u32> {
+        // The queue is in the order of need: nothing far behind an unadmitted chunk is admitted.
+        let near = self.queue.iter().take(64);
+        let mut ready = near.filter(|(_, work)| {
+            work.not_before <= self.now && self.is_admitted(work.chunks.first())
+        });
+        ready.next().map(|(&key, _)| key)
+    }
+
+    fn start(&mut self) {
+        while let Some(key) = self.next_work() {
+            if self.active.len() >= self.limits.connections {
+                self.preempt();
+                return;
+            }
+            let Some(work) = self.queue.remove(&key) else { return };
+            let Some(mirror) = self.choose_mirror(&work) else {
+                let mirror = MirrorIndex::FIRST;
+                return self.fail(GaveUp::Fetch { chunk: key, mirror });
+            };
+            let fetch = FetchId(self.next_fetch);
+            self.next_fetch += 1;
+            self.stats.requests += 1;
+            self.actions.push_back(Action::Start {
+                fetch,
+                mirror,
+                pack: work.pack,
+                whole: work.whole,
+                chunks: work.chunks.clone(),
+            });
+            let (last_byte, since) = (self.now, self.now);
+            let active = Fetch {
+                work,
+                mirror,
+                granted: 0,
+                finished: 0,
+                last_byte,
+                trickle: 0,
+                bytes: 0,
+                since,
+                cancelled: None,
+            };
+            self.active.insert(fetch, active);
+        }
+    }
+
+    fn choose_mirror(&self, work: &Work) -> Option<MirrorIndex> {
+        let load = |mirror: MirrorIndex| {
+            self.active.values().filter(|fetch| fetch.mirror == mirror).count()
+        };
+        self.mirrors.choose(work.avoid, work.excluded, load)
+    }
+
+    /// Takes the connection of a fetch that waits for memory: something needed earlier waits.
+    fn preempt(&mut self) {
+        if self.active.values().any(|fetch| fetch.cancelled.is_some()) {
+            return;
+        }
+        let now = self.now;
+        let waits =
+            |fetch: &Fetch| fetch.is_idle() && !self.is_admitted(fetch.next_chunk().as_ref());
+        let last = self.active.iter().filter(|(_, fetch)| waits(fetch));
+        let last = last.max_by_key(|(_, fetch)| fetch.next_chunk()).map(|(&id, _)| id);
+        let Some(id) = last else { return };
+        if let Some(fetch) = self.active.get_mut(&id)
+            && fetch.next_chunk().is_some()
+        {
+            fetch.cancelled = Some((Cancelled::Preempted, now));
+            self.actions.push_back(Action::Cancel { fetch: id });
+        }
+    }
+
+    fn grant(&mut self) {
+        let (now, admitted, chunks) = (self.now, self.admitted, &self.chunks);
+        let is_admitted = |chunk: &u32| {
+            let chunk = chunks.get(*chunk as usize);
+            chunk.is_some_and(|chunk| (chunk.delivery as usize) < admitted)
+        };
+        for (&fetch, active) in self.active.iter_mut().filter(|(_, f)| f.cancelled.is_none()) {
+            let rest = active.work.chunks.get(active.granted..).unwrap_or_default();
+            let count = rest.iter().take_while(|chunk| is_admitted(chunk)).count();
+            if count > 0 {
+                if active.is_idle() {
+                    (active.last_byte, active.since, active.bytes) = (now, now, 0);
+                }
+                active.granted += count;
+                self.actions.push_back(Action::Grant { fetch, count });
+            }
+        }
+    }
+
+    fn remember_rate(&mut self, fetch: &Fetch) {
+        let micros = (self.now - fetch.since).as_micros().max(1);
+        let rate = u128::from(fetch.bytes) * 1_000_000 / micros;
+        if fetch.bytes > 0 {
+            self.rates.push_back(u64::try_from(rate).unwrap_or(u64::MAX));
+            if self.rates.len() > 16 {
+                self.rates.pop_front();
+            }
+        }
+    }
+
+    /// Ends one fetch that is much slower than others were, while connections have nothing to do;
+    /// what is left of it is divided among them.
+    fn hedge(&mut self) {
+        let Some(after) = self.limits.hedge_after else { return };
+        let free = self.active.len() < self.limits.connections && self.next_work().is_none();
+        if !free || self.active.values().any(|fetch| fetch.cancelled.is_some()) {
+            return;
+        }
+        let mut rates: Vec<_> = self.rates.iter().copied().collect();
+        rates.sort_unstable();
+        let Some(&usual) = rates.get(rates.len() / 2) else { return };
+        let now = self.now;
+        let slow = self.active.iter_mut().find(|(_, fetch)| {
+            let busy = now.saturating_sub(fetch.since);
+            let usual_bytes = u128::from(usual) * busy.as_micros() / 1_000_000;
+            !fetch.is_idle()
+                && fetch.work.hedges < 3
+                && busy >= after
+                && u128::from(fetch.bytes) * 4 < usual_bytes
+        });
+        if let Some((&id, fetch)) = slow {
+            fetch.cancelled = Some((Cancelled::Slow, now));
+            self.actions.push_back(Action::Cancel { fetch: id });
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(next) = self.deliveries.get(self.delivered) {
+            if next.missing > 0 || self.delivered >= self.admitted {
+                break;
+            }
+            self.actions.push_back(Action::Deliver { delivery: self.delivered as u32 });
+            self.delivered += 1;
+        }
+    }
+}

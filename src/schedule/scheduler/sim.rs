@@ -1,0 +1,381 @@
+//! Simulation: a virtual clock, random faults, and an owner for every chunk.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::schedule::plan::{ChunkUse, Delivery, PlannedBase, PlannedChunk, PlannedFetch};
+
+/// How a mirror of the simulation behaves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Nature {
+    Good,
+    /// Damages half of the chunks.
+    Liar,
+    /// Every chunk fails with a chance of one in five.
+    Flaky,
+    /// Falls silent after some chunks.
+    Silent,
+    /// Refuses everything.
+    Dead,
+}
+
+struct Running {
+    chunks: Vec<u32>,
+    granted: usize,
+    at: usize,
+    mirror: MirrorIndex,
+    cancelled: bool,
+    silent: bool,
+}
+
+/// Deliveries of the given numbers of chunks, each chunk 10 bytes, in fetches of `per_fetch`. With
+/// `bases`, every third chunk is one that the chunk before it is stored against.
+fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64, bases: bool) -> Plan {
+    let mut plan = Plan::default();
+    for (delivery, &chunks) in (0..).zip(deliveries) {
+        let (mut linked, mut filled) = (Vec::new(), 0);
+        for chunk in 0..chunks {
+            let index = plan.chunks.len() as u32;
+            let is_base = bases && chunk % 3 == 2;
+            let needs = bases && chunk % 3 == 1 && chunk + 1 < chunks;
+            linked.extend((is_base || needs).then_some(index));
+            let slot = (!is_base).then_some(filled);
+            filled += u32::from(!is_base);
+            plan.chunks.push(PlannedChunk {
+                delivery,
+                first: ChunkUse { chunk, slot },
+                more: Vec::new(),
+                base: if needs { PlannedBase::Fetched(index + 1) } else { PlannedBase::Nothing },
+                level: u8::from(is_base),
+                offset: index * 10,
+                len: 10,
+            });
+        }
+        plan.deliveries.push(Delivery {
+            tensor: 0,
+            range: 0..u64::from(filled) * 10,
+            slots: Vec::new(),
+            chunks,
+            linked_bytes: linked.len() as u64 * 10,
+            linked,
+        });
+    }
+    // Bases lie in a pack of their own. Some plans take every other chunk in a fetch of its own
+    // pack, as foreign layouts may.
+    let all: Vec<u32> = (0..plan.chunks.len() as u32).collect();
+    let apart = |c: &u32| match bases {
+        true => plan.chunks[*c as usize].level > 0,
+        false => shuffle.is_multiple_of(3) && c % 2 == 1,
+    };
+    let (b, a): (Vec<u32>, Vec<u32>) = all.iter().partition(|c| apart(c));
+    for (chunks, pack) in [(a, 1), (b, 2)] {
+        for part in chunks.chunks(per_fetch) {
+            let pack = PackId::of(&[pack]);
+            plan.fetches.push(PlannedFetch { pack, whole: false, chunks: part.to_vec() });
+        }
+    }
+    plan.fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
+    plan
+}
+
+struct World {
+    state: Scheduler,
+    limits: Limits,
+    /// Of each delivery its bytes, and those of its chunks that wait for each other.
+    sizes: Vec<(u64, u64)>,
+    /// Chunks of each delivery that are not there.
+    missing: Vec<u32>,
+    natures: Vec<Nature>,
+    rng: StdRng,
+    now: Duration,
+    running: BTreeMap<FetchId, Running>,
+    owner: HashMap<u32, FetchId>,
+    done: BTreeSet<u32>,
+    admitted: usize,
+    delivered: usize,
+    taken: usize,
+    held: BTreeSet<usize>,
+    used: u64,
+    hoards: bool,
+    failed: Option<GaveUp>,
+}
+
+impl World {
+    fn act(&mut self, plan: &Plan) {
+        while let Some(action) = self.state.poll_action() {
+            match action {
+                Action::Admit { delivery } => {
+                    assert_eq!(delivery as usize, self.admitted);
+                    let (own, linked) = self.sizes[self.admitted];
+                    let size = own + linked;
+                    let fits = self.used + size <= self.limits.budget;
+                    assert!(fits || self.taken == self.admitted, "admitted beyond the budget");
+                    self.used += size;
+                    assert_eq!(self.missing[self.admitted], plan.deliveries[self.admitted].chunks);
+                    self.admitted += 1;
+                }
+                Action::Start { fetch, mirror, chunks, .. } => {
+                    for chunk in &chunks {
+                        assert_eq!(self.owner.insert(*chunk, fetch), None, "two owners");
+                        assert!(!self.done.contains(chunk), "fetched though it is there");
+                    }
+                    let silent = self.natures[mirror.get()] == Nature::Silent;
+                    let running =
+                        Running { chunks, granted: 0, at: 0, mirror, cancelled: false, silent };
+                    self.running.insert(fetch, running);
+                    assert!(self.running.len() <= self.limits.connections);
+                }
+                Action::Grant { fetch, count } => {
+                    let running = self.running.get_mut(&fetch).unwrap();
+                    running.granted += count;
+                    for &chunk in &running.chunks[..running.granted] {
+                        let delivery = plan.chunks[chunk as usize].delivery as usize;
+                        assert!(delivery < self.admitted, "granted without memory");
+                    }
+                }
+                Action::Cancel { fetch } => {
+                    self.running.get_mut(&fetch).unwrap().cancelled = true;
+                }
+                Action::Deliver { delivery } => {
+                    assert_eq!(delivery as usize, self.delivered, "out of order");
+                    let own = plan.chunks.iter().zip(0..).filter(|(c, _)| c.delivery == delivery);
+                    assert!(own.clone().all(|(_, index)| self.done.contains(&index)));
+                    self.delivered += 1;
+                }
+                Action::Fail(why) => self.failed = Some(why),
+            }
+        }
+    }
+
+    fn end(&mut self, id: FetchId, failure: Option<Failure>) {
+        let running = self.running.remove(&id).unwrap();
+        for chunk in &running.chunks[running.at..] {
+            assert_eq!(self.owner.remove(chunk), Some(id));
+        }
+        self.state.handle(self.now, Event::Ended { fetch: id, failure });
+    }
+
+    /// One random thing happens.
+    fn step(&mut self, plan: &Plan) {
+        self.now += Duration::from_millis(self.rng.gen_range(0..20));
+        if self.taken < self.delivered && self.rng.gen_bool(0.3) {
+            self.held.insert(self.taken);
+            self.taken += 1;
+            let delivery = self.taken as u32 - 1;
+            self.state.handle(self.now, Event::Taken { delivery });
+            return;
+        }
+        if !self.hoards
+            && self.rng.gen_bool(0.3)
+            && let Some(delivery) = self.held.pop_first()
+        {
+            self.used -= self.sizes[delivery].0;
+            self.state.handle(self.now, Event::Released { delivery: delivery as u32 });
+            return;
+        }
+        let mut ids: Vec<_> = self.running.keys().copied().collect();
+        if !ids.is_empty() {
+            let first = self.rng.gen_range(0..ids.len());
+            ids.rotate_left(first);
+        }
+        if ids.into_iter().any(|id| self.progress(id, plan)) {
+            return;
+        }
+        // Nothing moves by itself: time does.
+        if let Some(deadline) = self.state.deadline() {
+            self.now = self.now.max(deadline);
+        }
+        self.state.handle(self.now, Event::Tick);
+    }
+
+    /// False if this fetch has nothing to do.
+    fn progress(&mut self, id: FetchId, plan: &Plan) -> bool {
+        let fetch = self.running.get_mut(&id).unwrap();
+        if fetch.cancelled {
+            self.end(id, None);
+            return true;
+        }
+        let nature = self.natures[fetch.mirror.get()];
+        if nature == Nature::Dead {
+            self.end(id, Some(Failure::Permanent));
+            return true;
+        }
+        if fetch.at == fetch.chunks.len() {
+            self.end(id, None);
+            return true;
+        }
+        if fetch.at == fetch.granted || (fetch.silent && fetch.at > 0) {
+            return false;
+        }
+        if nature == Nature::Flaky && self.rng.gen_bool(0.2) {
+            self.end(id, Some(Failure::Transient(None)));
+            return true;
+        }
+        let chunk = fetch.chunks[fetch.at];
+        fetch.at += 1;
+        self.owner.remove(&chunk);
+        let bad = nature == Nature::Liar && self.rng.gen_bool(0.5);
+        self.state.handle(self.now, Event::Bytes { fetch: id, count: 10 });
+        if bad {
+            self.state.handle(self.now, Event::Bad { fetch: id, chunk });
+        } else {
+            assert!(self.done.insert(chunk), "verified twice");
+            let delivery = plan.chunks[chunk as usize].delivery as usize;
+            self.missing[delivery] -= 1;
+            if self.missing[delivery] == 0 {
+                // All is decoded, and nothing waits any more.
+                self.used -= self.sizes[delivery].1;
+            }
+            self.state.handle(self.now, Event::Verified { fetch: id, chunk });
+        }
+        true
+    }
+}
+
+fn nature() -> impl Strategy<Value = Nature> {
+    use Nature::*;
+    prop_oneof![4 => Just(Good), 1 => Just(Liar), 1 => Just(Flaky), 1 => Just(Silent), 1 => Just(Dead)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever happens, a load ends: with everything, in order, or with an error that someone
+    /// deserves. No chunk has two owners, and memory stays within the budget.
+    #[test]
+    fn every_load_ends(
+        deliveries in prop::collection::vec(0_u32..9, 0..14),
+        per_fetch in 1_usize..12,
+        natures in prop::collection::vec(nature(), 1..4),
+        (connections, budget, seed) in (1_usize..5, 1_u64..200, any::<u64>()),
+        (hoards, hedges, bases) in (any::<bool>(), any::<bool>(), any::<bool>()),
+    ) {
+        let plan = plan(&deliveries, per_fetch, seed, bases);
+        let limits = Limits {
+            budget,
+            connections,
+            mirrors: natures.len(),
+            seed,
+            hedge_after: hedges.then_some(Duration::from_millis(50)),
+            ..Limits::default()
+        };
+        let sizes = plan.deliveries.iter().map(|d| (d.len(), d.linked_bytes)).collect();
+        let mut world = World {
+            state: Scheduler::new(&plan, limits.clone()),
+            limits,
+            sizes,
+            missing: deliveries.clone(),
+            natures: natures.clone(),
+            rng: StdRng::seed_from_u64(seed),
+            now: Duration::ZERO,
+            running: BTreeMap::new(),
+            owner: HashMap::new(),
+            done: BTreeSet::new(),
+            admitted: 0,
+            delivered: 0,
+            taken: 0,
+            held: BTreeSet::new(),
+            used: 0,
+            hoards,
+            failed: None,
+        };
+        let mut steps = 0;
+        loop {
+            world.act(&plan);
+            if world.failed.is_some() || world.state.is_complete() {
+                break;
+            }
+            steps += 1;
+            prop_assert!(steps < 100_000, "no end: {:?}", world.state);
+            world.step(&plan);
+        }
+        let all_good = natures.iter().all(|&nature| nature == Nature::Good);
+        let one_good = natures.contains(&Nature::Good);
+        if let Some(why) = world.failed {
+            prop_assert!(!all_good, "failed without a fault: {:?}", why);
+            // A good mirror saves the load from dead, silent and flaky ones; a liar may still
+            // be asked three times for one chunk only if nobody else is left.
+            prop_assert!(!one_good, "failed beside a good mirror: {:?} of {:?}", why, natures);
+        } else {
+            prop_assert_eq!(world.delivered, deliveries.len());
+            prop_assert_eq!(world.done.len(), plan.chunks.len());
+        }
+        if all_good && !hedges && plan.fetches.len() == plan.chunks.len().div_ceil(per_fetch) {
+            let stats = world.state.stats();
+            prop_assert_eq!((stats.retries, stats.refetched_chunks, stats.dropped_mirrors), (0, 0, 0));
+            if budget >= 200 * 10 || plan.fetches.len() <= 1 {
+                prop_assert_eq!(stats.requests, plan.fetches.len() as u64);
+            }
+        }
+    }
+}
+
+/// What waits for its bases counts until it is decoded, and no longer.
+#[test]
+fn decoded_deliveries_make_room_for_the_next() {
+    let plan = plan(&[3, 3], 3, 1, true);
+    assert_eq!(plan.deliveries[0].linked_bytes, 20);
+    // Each has 20 bytes of its own: both fit once nothing of the first waits.
+    let mut state = Scheduler::new(&plan, Limits { budget: 60, ..Limits::default() });
+    let mut admitted = 0;
+    let mut fetches = HashMap::new();
+    let mut act = |state: &mut Scheduler| {
+        while let Some(action) = state.poll_action() {
+            match action {
+                Action::Admit { .. } => admitted += 1,
+                Action::Start { fetch, chunks, .. } => {
+                    fetches.extend(chunks.into_iter().map(|chunk| (chunk, fetch)));
+                }
+                _ => {}
+            }
+        }
+        (admitted, fetches.clone())
+    };
+    for chunk in 0..3 {
+        let (admitted, fetches) = act(&mut state);
+        assert_eq!(admitted, 1, "before chunk {chunk}");
+        let fetch = fetches[&chunk];
+        state.handle(Duration::ZERO, Event::Verified { fetch, chunk });
+    }
+    assert_eq!(act(&mut state).0, 2, "though nobody took the first");
+}
+
+/// The pauses between failures grow and are never shorter than the server's wish.
+#[test]
+fn failures_back_off_and_then_end_the_load() {
+    let plan = plan(&[1], 1, 1, false);
+    let mut state = Scheduler::new(&plan, Limits::default());
+    let mut now = Duration::ZERO;
+    let mut pauses = Vec::new();
+    let wish = Duration::from_millis(1234);
+    let gave_up = loop {
+        match state.poll_action() {
+            Some(Action::Start { fetch, .. }) => {
+                let wish = (pauses.len() == 2).then_some(wish);
+                let failure = Some(Failure::Transient(wish));
+                state.handle(now, Event::Ended { fetch, failure });
+                if let Some(deadline) = state.deadline() {
+                    pauses.push(deadline - now);
+                }
+            }
+            Some(Action::Fail(why)) => break why,
+            Some(_) => {}
+            None => {
+                now = state.deadline().unwrap();
+                state.handle(now, Event::Tick);
+            }
+        }
+    };
+    assert_eq!(gave_up, GaveUp::Fetch { chunk: 0, mirror: MirrorIndex::FIRST });
+    assert_eq!(pauses.len(), 5, "five failures are waited out, the sixth ends it");
+    for (n, pause) in pauses.iter().enumerate() {
+        let full = Duration::from_millis(100 << n);
+        assert!(*pause == wish || (*pause >= full / 2 && *pause <= full), "{n}: {pause:?}");
+    }
+    assert_eq!(pauses[2], wish);
+}

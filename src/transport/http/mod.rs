@@ -1,0 +1,322 @@
+//! Read-only stores on any web server that serves static files with `Range`.
+//!
+//! A response is matched against the request before its first byte is handed on: whatever the
+//! server claims, the body covers exactly `ObjectReader::range` or ends in an error. Bytes travel
+//! from the socket into hyper's buffer and from there, once, into the caller's.
+
+mod answer;
+mod body;
+mod connect;
+mod direct;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Limited};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue, LOCATION, RANGE};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use url::Url;
+
+use super::{
+    Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
+    TransportErrorKind,
+};
+use answer::Answer;
+use body::HttpBody;
+use connect::Clients;
+use direct::{Connections, Payload};
+
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 10;
+/// The longest body of an error or a redirect that is read so that its connection can serve again.
+const MAX_DRAIN: usize = 64 << 10;
+/// How long such a body may take.
+const DRAIN_TIME: Duration = Duration::from_millis(200);
+
+/// How a client connects.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HttpOptions {
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// Certificates (PEM) to trust in place of the system's.
+    pub roots_pem: Option<Vec<u8>>,
+    /// A bearer token for the server, which no other one is shown on a redirect.
+    pub token: Option<String>,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self { connect_timeout: Duration::from_secs(10), roots_pem: None, token: None }
+    }
+}
+
+/// A store below an `http://` or `https://` address.
+#[derive(Debug, Clone)]
+pub struct HttpBackend {
+    base: Url,
+    clients: Arc<Clients>,
+    plain: Arc<Connections>,
+    /// Which artifact the requests are for, if that is known.
+    artifact: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
+}
+
+/// The header that tells an edge which artifact a request is for, as `name@id` or `@id`: one that did
+/// not see the artifact opened then knows which manifest to look at.
+pub const ARTIFACT_HEADER: HeaderName = HeaderName::from_static("tenpak-artifact");
+
+/// What an error has to name.
+#[derive(Clone)]
+struct Site {
+    location: Arc<str>,
+    object: Arc<str>,
+}
+
+impl Site {
+    fn error(&self, kind: TransportErrorKind, message: impl Into<String>) -> TransportError {
+        TransportError::new(kind, &*self.location, &self.object, message)
+    }
+}
+
+impl HttpBackend {
+    /// A store whose objects lie below `base`. Nothing is asked of the server yet.
+    pub fn new(base: &str, options: HttpOptions) -> Result<Self, TransportError> {
+        let invalid =
+            |why: &str| TransportError::new(TransportErrorKind::Invalid, base, "store", why);
+        let mut url = Url::parse(base).map_err(|e| invalid("not a URL").caused_by(e))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(invalid("not an http:// or https:// address"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid("a store's address has no query and no fragment"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("a store's address holds no user name and no password"));
+        }
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty();
+        }
+        let authorization = match &options.token {
+            Some(token) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|e| invalid("the token cannot be sent").caused_by(e))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
+        let plain = Arc::new(Connections::new(options.connect_timeout));
+        let clients = Arc::new(Clients::new(options));
+        Ok(Self { base: url, clients, plain, artifact: None, authorization })
+    }
+
+    fn site(&self, path: &ObjectPath) -> Site {
+        Site { location: self.base.as_str().into(), object: path.as_str().into() }
+    }
+
+    fn url_of(&self, path: &ObjectPath) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path.as_str().split('/'));
+        }
+        url
+    }
+
+    /// Sends one request and follows its redirects to the answer.
+    async fn send(
+        &self,
+        method: Method,
+        path: &ObjectPath,
+        range: &ReadRange,
+    ) -> Result<Response<Payload>, TransportError> {
+        let site = self.site(path);
+        let mut url = self.url_of(path);
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_once(&method, &url, range, &site).await?;
+            let next = match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => next_url(&url, &response, &site)?,
+                _ => return Ok(response),
+            };
+            drain(response.into_body()).await;
+            url = next;
+        }
+        Err(site.error(
+            TransportErrorKind::Protocol,
+            format!("the server redirected more than {MAX_REDIRECTS} times, last to {url}"),
+        ))
+    }
+
+    async fn send_once(
+        &self,
+        method: &Method,
+        url: &Url,
+        range: &ReadRange,
+        site: &Site,
+    ) -> Result<Response<Payload>, TransportError> {
+        let uri = Uri::try_from(url.as_str()).map_err(|e| {
+            site.error(TransportErrorKind::Invalid, format!("{url} cannot be requested"))
+                .caused_by(e)
+        })?;
+        let mut request =
+            Request::builder().method(method).uri(uri).header(ACCEPT_ENCODING, "identity");
+        if let Some(artifact) = &self.artifact {
+            request = request.header(ARTIFACT_HEADER, artifact);
+        }
+        if let Some(token) =
+            self.authorization.as_ref().filter(|_| url.origin() == self.base.origin())
+        {
+            request = request.header(AUTHORIZATION, token);
+        }
+        request = match range {
+            ReadRange::Full => request,
+            ReadRange::Bounded(range) => {
+                let last = range.end.saturating_sub(1);
+                request.header(RANGE, format!("bytes={}-{last}", range.start))
+            }
+            ReadRange::Suffix(last) => request.header(RANGE, format!("bytes=-{last}")),
+        };
+        let request = request.body(http_body_util::Empty::<Bytes>::new()).map_err(|e| {
+            site.error(TransportErrorKind::Invalid, "the request is malformed").caused_by(e)
+        })?;
+        // An answer to HEAD has a length and no body: that is hyper's to know.
+        if url.scheme() == "http" && *method == Method::GET {
+            let (head, _) = request.into_parts();
+            let answer = self.plain.request(url, &head).await;
+            return answer.map_err(|e| connect::exchange_error(site, e));
+        }
+        let client = self.clients.of(url.scheme(), site)?;
+        let answer = client.request(request).await;
+        Ok(answer.map_err(|e| connect::request_error(site, e))?.map(Payload::Hyper))
+    }
+}
+
+/// Where a redirect leads: never from https to http, nor to anything else.
+fn next_url(url: &Url, response: &Response<Payload>, site: &Site) -> Result<Url, TransportError> {
+    let next = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|to| to.to_str().ok())
+        .and_then(|to| url.join(to).ok());
+    let Some(next) = next else {
+        return Err(site.error(
+            TransportErrorKind::Protocol,
+            format!("{url} redirects without a usable Location"),
+        ));
+    };
+    let fits = match next.scheme() {
+        "https" => true,
+        "http" => url.scheme() == "http",
+        _ => false,
+    };
+    if !fits {
+        return Err(site.error(
+            TransportErrorKind::Invalid,
+            format!("refused the redirect from {url} to {next}: it leaves {}", url.scheme()),
+        ));
+    }
+    Ok(next)
+}
+
+/// Reads a body that nobody wants, if it is short, so that its connection is used again. Whether
+/// that works makes no difference to the answer.
+async fn drain(body: Payload) {
+    let read = async {
+        match body {
+            Payload::Hyper(body) => drop(Limited::new(body, MAX_DRAIN).collect().await),
+            Payload::Socket(mut body) if body.remaining() <= MAX_DRAIN as u64 => {
+                let mut waste = BytesMut::new();
+                while body.read(&mut waste, MAX_DRAIN).await.is_ok_and(|count| count > 0) {
+                    waste.clear();
+                }
+            }
+            Payload::Socket(_) => {}
+        }
+    };
+    drop(tokio::time::timeout(DRAIN_TIME, read).await);
+}
+
+#[async_trait]
+impl Transport for HttpBackend {
+    fn location(&self) -> &str {
+        self.base.as_str()
+    }
+
+    fn for_artifact(&self, artifact: &str) -> Option<Arc<dyn Transport>> {
+        let artifact = Some(HeaderValue::try_from(artifact).ok()?);
+        Some(Arc::new(Self { artifact, ..self.clone() }))
+    }
+
+    async fn open(
+        &self,
+        path: &ObjectPath,
+        range: ReadRange,
+    ) -> Result<ObjectReader, TransportError> {
+        let site = self.site(path);
+        if range.is_empty() {
+            return Err(site.error(TransportErrorKind::Invalid, "the range is empty"));
+        }
+        let response = self.send(Method::GET, path, &range).await?;
+        let answer = match Answer::to_get(&response, &range, &site) {
+            Ok(answer) => answer,
+            Err(error) => {
+                drain(response.into_body()).await;
+                return Err(error);
+            }
+        };
+        Ok(ObjectReader {
+            range: answer.range.clone(),
+            size: answer.size,
+            version: answer.version,
+            head: Some(Box::new(response.headers().clone())),
+            body: Box::new(HttpBody::new(response.into_body(), answer.range, site)),
+        })
+    }
+
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, TransportError> {
+        let site = self.site(path);
+        let response = self.send(Method::HEAD, path, &ReadRange::Full).await?;
+        if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
+            return Ok(None);
+        }
+        let answer = Answer::to_get(&response, &ReadRange::Full, &site)?;
+        let size = answer.size.ok_or_else(|| {
+            site.error(TransportErrorKind::Protocol, "the server does not tell its size")
+        })?;
+        Ok(Some(ObjectInfo {
+            path: path.clone(),
+            size,
+            modified: answer.modified.unwrap_or(SystemTime::UNIX_EPOCH),
+        }))
+    }
+
+    async fn put(&self, path: &ObjectPath, _: Vec<Bytes>) -> Result<(), TransportError> {
+        Err(read_only(&self.site(path)))
+    }
+
+    async fn put_if(&self, path: &ObjectPath, _: Expected, _: Bytes) -> Result<(), TransportError> {
+        Err(read_only(&self.site(path)))
+    }
+
+    async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError> {
+        Err(read_only(&self.site(path)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, TransportError> {
+        Err(TransportError::new(
+            TransportErrorKind::Unlistable,
+            self.base.as_str(),
+            prefix,
+            "a web server cannot be listed; give the bucket or directory behind it",
+        ))
+    }
+}
+
+fn read_only(site: &Site) -> TransportError {
+    site.error(
+        TransportErrorKind::ReadOnly,
+        "a web server takes no writes; give the bucket or directory behind it",
+    )
+}

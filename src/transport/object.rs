@@ -1,0 +1,409 @@
+//! Buckets (S3, GCS, Azure) and memory, through the `object_store` crate.
+//!
+//! Conditional writes are the store's own: `If-None-Match` and `If-Match` or their like, so two
+//! writers on two machines never both succeed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    ClientConfigKey, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig, UpdateVersion,
+};
+
+use super::{
+    Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
+    TransportErrorKind, Version,
+};
+
+/// A read lasts as long as its reader takes: stalls are noticed by whoever reads. The rest of the
+/// client's options come from the environment.
+const CLIENT: [(ClientConfigKey, &str); 2] =
+    [(ClientConfigKey::Timeout, "24h"), (ClientConfigKey::ConnectTimeout, "10s")];
+
+/// A bucket, or a part of one below a prefix.
+pub struct ObjectBackend {
+    location: Arc<str>,
+    store: Arc<dyn ObjectStore>,
+    /// Empty, or ends in `/`.
+    prefix: String,
+}
+
+impl fmt::Debug for ObjectBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ObjectBackend").field(&self.location).finish()
+    }
+}
+
+impl ObjectBackend {
+    /// An empty store in memory.
+    pub fn memory() -> Self {
+        Self::from_store("memory://", Arc::new(InMemory::new()))
+    }
+
+    /// Any object store, without a prefix.
+    pub fn from_store(location: &str, store: Arc<dyn ObjectStore>) -> Self {
+        Self { location: location.into(), store, prefix: String::new() }
+    }
+
+    /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment.
+    pub fn bucket(
+        location: &str,
+        scheme: &str,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Self, TransportError> {
+        let invalid =
+            |why: &str| TransportError::new(TransportErrorKind::Invalid, location, "store", why);
+        if bucket.is_empty() {
+            return Err(invalid("the bucket's name is missing"));
+        }
+        let prefix = prefix.trim_end_matches('/');
+        let prefix = match prefix {
+            "" => String::new(),
+            prefix => match ObjectPath::new(prefix) {
+                Some(prefix) => format!("{prefix}/"),
+                None => return Err(invalid("the prefix has an empty, `.` or `..` segment")),
+            },
+        };
+        let store = make_bucket(scheme, bucket)
+            .map_err(|e| invalid("the bucket cannot be used").caused_by(e))?;
+        Ok(Self { location: location.into(), store, prefix })
+    }
+
+    fn error(&self, object: impl fmt::Display, error: Error) -> TransportError {
+        map_error(&self.location, object, error)
+    }
+
+    fn key(&self, path: &ObjectPath) -> Result<Path, TransportError> {
+        // `parse` takes the text as it is, where `from` would escape it.
+        Path::parse(format!("{}{path}", self.prefix)).map_err(|e| {
+            TransportError::new(
+                TransportErrorKind::Invalid,
+                &*self.location,
+                path,
+                "a bucket cannot hold this path",
+            )
+            .caused_by(e)
+        })
+    }
+
+    /// The object's path in the store, or `None` for a foreign object that no path can name.
+    fn info(&self, meta: &object_store::ObjectMeta) -> Option<ObjectInfo> {
+        let path = meta.location.as_ref().strip_prefix(&self.prefix)?;
+        Some(ObjectInfo {
+            path: ObjectPath::new(path)?,
+            size: meta.size,
+            modified: SystemTime::from(meta.last_modified),
+        })
+    }
+}
+
+fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+    let retry = RetryConfig {
+        max_retries: 4,
+        retry_timeout: Duration::from_secs(60),
+        ..RetryConfig::default()
+    };
+    Ok(match scheme {
+        "s3" => {
+            let mut builder = AmazonS3Builder::from_env()
+                .with_bucket_name(bucket)
+                .with_retry(retry)
+                .with_conditional_put(S3ConditionalPut::ETagMatch);
+            let plain = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+                .iter()
+                .find_map(|name| std::env::var(name).ok())
+                .is_some_and(|endpoint| endpoint.starts_with("http://"));
+            if plain {
+                builder = builder.with_allow_http(true);
+            }
+            for (key, value) in CLIENT {
+                builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+            }
+            Arc::new(builder.build()?)
+        }
+        "gs" => {
+            let mut builder =
+                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+            for (key, value) in CLIENT {
+                builder = builder.with_config(GoogleConfigKey::Client(key), value);
+            }
+            Arc::new(builder.build()?)
+        }
+        _ => {
+            let mut builder =
+                MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+            for (key, value) in CLIENT {
+                builder = builder.with_config(AzureConfigKey::Client(key), value);
+            }
+            Arc::new(builder.build()?)
+        }
+    })
+}
+
+fn map_error(location: &str, object: impl fmt::Display, error: Error) -> TransportError {
+    use TransportErrorKind::*;
+    let text = error.to_string();
+    let (kind, what) = match &error {
+        Error::NotFound { .. } => (NotFound, "no such object"),
+        Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => {
+            (Conflict, "the object changed meanwhile")
+        }
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => (Denied, "access denied"),
+        Error::InvalidPath { .. }
+        | Error::NotSupported { .. }
+        | Error::NotImplemented { .. }
+        | Error::UnknownConfigurationKey { .. } => (Invalid, "the store cannot do this"),
+        _ if text.contains("416")
+            || text.contains("nvalidRange")
+            || text.contains("InvalidGetRange") =>
+        {
+            (OutOfRange, "the object is shorter than the range")
+        }
+        _ => (Transient, "the store failed"),
+    };
+    TransportError::new(kind, location, object, what).caused_by(error)
+}
+
+#[async_trait]
+impl Transport for ObjectBackend {
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    async fn open(
+        &self,
+        path: &ObjectPath,
+        range: ReadRange,
+    ) -> Result<ObjectReader, TransportError> {
+        if range.is_empty() {
+            return Err(TransportError::new(
+                TransportErrorKind::Invalid,
+                &*self.location,
+                path,
+                "the range is empty",
+            ));
+        }
+        let options = GetOptions {
+            range: match &range {
+                ReadRange::Full => None,
+                ReadRange::Bounded(range) => Some(GetRange::Bounded(range.clone())),
+                ReadRange::Suffix(last) => Some(GetRange::Suffix(*last)),
+            },
+            ..GetOptions::default()
+        };
+        let key = self.key(path)?;
+        let result = match self.store.get_opts(&key, options).await {
+            Ok(result) => result,
+            // Stores differ in how they refuse the end of an empty object, or a range that starts
+            // beyond the end: the size decides.
+            Err(error) if range != ReadRange::Full && !matches!(error, Error::NotFound { .. }) => {
+                let failed = self.error(path, error);
+                return self.open_refused(path, range, failed).await;
+            }
+            Err(error) => return Err(self.error(path, error)),
+        };
+        let size = result.meta.size;
+        let given = result.range.clone();
+        let generation = result.meta.version.clone();
+        let version = result.meta.e_tag.clone().map(|tag| Version { tag, generation });
+        let error = |kind, what: String| TransportError::new(kind, &*self.location, path, what);
+        match range.within(size) {
+            Some(wanted) if wanted == given => {}
+            Some(wanted) => {
+                return Err(error(
+                    TransportErrorKind::Protocol,
+                    format!("the store sends {given:?} where {wanted:?} was asked for"),
+                ));
+            }
+            None => {
+                return Err(error(
+                    TransportErrorKind::OutOfRange,
+                    format!("the object ends at byte {size}"),
+                ));
+            }
+        }
+        Ok(ObjectReader {
+            range: given.clone(),
+            size: Some(size),
+            version,
+            head: None,
+            body: Box::new(StreamBody {
+                stream: result.into_stream(),
+                held: Bytes::new(),
+                left: given.end - given.start,
+                location: self.location.clone(),
+                object: path.clone(),
+            }),
+        })
+    }
+
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, TransportError> {
+        match self.store.head(&self.key(path)?).await {
+            Ok(meta) => Ok(self.info(&meta)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.error(path, error)),
+        }
+    }
+
+    async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), TransportError> {
+        let payload = PutPayload::from_iter(parts);
+        let put = self.store.put(&self.key(path)?, payload).await;
+        put.map(|_| ()).map_err(|e| self.error(path, e))
+    }
+
+    async fn put_if(
+        &self,
+        path: &ObjectPath,
+        expected: Expected,
+        content: Bytes,
+    ) -> Result<(), TransportError> {
+        let update = matches!(expected, Expected::Version(_));
+        let mode = match expected {
+            Expected::Absent => PutMode::Create,
+            Expected::Version(Version { tag, generation }) => {
+                PutMode::Update(UpdateVersion { e_tag: Some(tag), version: generation })
+            }
+        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let key = self.key(path)?;
+        match self.store.put_opts(&key, content.into(), options).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let mut error = self.error(path, error);
+                // What was to be replaced is gone: that is a conflict too.
+                if update && error.kind == TransportErrorKind::NotFound {
+                    error.kind = TransportErrorKind::Conflict;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError> {
+        match self.store.delete(&self.key(path)?).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error(path, error)),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, TransportError> {
+        let full = format!("{}{prefix}", self.prefix);
+        let start = match full.trim_end_matches('/') {
+            "" => None,
+            full => Some(Path::parse(full).map_err(|e| {
+                TransportError::new(
+                    TransportErrorKind::Invalid,
+                    &*self.location,
+                    prefix,
+                    "a bucket cannot hold this path",
+                )
+                .caused_by(e)
+            })?),
+        };
+        let mut found: Vec<ObjectInfo> = self
+            .store
+            .list(start.as_ref())
+            .try_filter_map(|meta| std::future::ready(Ok(self.info(&meta))))
+            .try_collect()
+            .await
+            .map_err(|e| self.error(prefix, e))?;
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+}
+
+impl ObjectBackend {
+    async fn open_refused(
+        &self,
+        path: &ObjectPath,
+        range: ReadRange,
+        failed: TransportError,
+    ) -> Result<ObjectReader, TransportError> {
+        let Some(info) = self.head(path).await? else {
+            let (kind, what) = (TransportErrorKind::NotFound, "no such object");
+            return Err(TransportError::new(kind, &*self.location, path, what));
+        };
+        match range.within(info.size) {
+            None => Err(TransportError { kind: TransportErrorKind::OutOfRange, ..failed }),
+            Some(wanted) if wanted.is_empty() => Ok(ObjectReader {
+                range: wanted,
+                size: Some(info.size),
+                version: None,
+                head: None,
+                body: Box::new(StreamBody {
+                    stream: futures_util::stream::empty().boxed(),
+                    held: Bytes::new(),
+                    left: 0,
+                    location: self.location.clone(),
+                    object: path.clone(),
+                }),
+            }),
+            // Azure knows no ranges from the end.
+            Some(wanted)
+                if matches!(range, ReadRange::Suffix(_))
+                    && failed.kind == TransportErrorKind::Invalid =>
+            {
+                self.open(path, ReadRange::Bounded(wanted)).await
+            }
+            Some(_) => Err(failed),
+        }
+    }
+}
+
+/// The bytes of one read; exactly as many as promised, or an error.
+struct StreamBody {
+    stream: BoxStream<'static, Result<Bytes, Error>>,
+    held: Bytes,
+    left: u64,
+    location: Arc<str>,
+    object: ObjectPath,
+}
+
+impl StreamBody {
+    fn wrong_length(&self, what: &str) -> TransportError {
+        TransportError::new(
+            TransportErrorKind::Protocol,
+            &*self.location,
+            &self.object,
+            format!("the body {what}, with {} bytes to come", self.left),
+        )
+    }
+}
+
+#[async_trait]
+impl Body for StreamBody {
+    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
+        if max == 0 {
+            return Ok(0);
+        }
+        while self.held.is_empty() {
+            match self.stream.next().await {
+                None if self.left == 0 => return Ok(0),
+                None => return Err(self.wrong_length("ends early")),
+                Some(Err(error)) => return Err(map_error(&self.location, &self.object, error)),
+                Some(Ok(bytes)) => {
+                    let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
+                        return Err(self.wrong_length("is longer than promised"));
+                    };
+                    self.left = left;
+                    self.held = bytes;
+                }
+            }
+        }
+        let piece = self.held.split_to(max.min(self.held.len()));
+        out.extend_from_slice(&piece);
+        Ok(piece.len())
+    }
+}
