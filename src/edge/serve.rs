@@ -20,9 +20,12 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::stall_timeout::StallTimeout;
-use super::trace::Tracer;
-use super::{Edge, EdgeError, route, traffic};
+use crate::edge::api::route;
+use crate::edge::error::EdgeError;
+use crate::edge::http::stall_timeout::StallTimeout;
+use crate::edge::ops::trace::Tracer;
+use crate::edge::ops::traffic;
+use crate::edge::state::Edge;
 
 /// How long a client may take to send a request's head, and to agree on a connection.
 const HEADER_TIME: Duration = Duration::from_secs(30);

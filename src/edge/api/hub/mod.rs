@@ -1,0 +1,175 @@
+//! Answers of the Hub's read API: what [`schema`] says of an artifact, and its files.
+
+pub(crate) mod schema;
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+
+use crate::edge::api::hub::schema::{Ask, Refusal, What};
+use crate::edge::cache::files;
+use crate::edge::cache::revision::{Revision, commit};
+use crate::edge::http::access::Who;
+use crate::edge::http::answer::{
+    Answer, IMMUTABLE, NO_CACHE, denied, plain, set, store_refusal, told,
+};
+use crate::edge::http::object;
+use crate::edge::state::Edge;
+use crate::store::{ArtifactGraph, StoreError};
+
+const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
+const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
+const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
+/// The longest form of paths.
+const MAX_FORM: usize = 1 << 20;
+
+/// Answers what is asked.
+pub(crate) async fn answer(
+    edge: &Arc<Edge>,
+    ask: Ask,
+    who: &Who,
+    request: Request<Incoming>,
+) -> Answer {
+    let whole = match find(edge, &ask, who).await {
+        Ok(whole) => whole,
+        Err(answer) => return *answer,
+    };
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default();
+    let flag = |name: &str| {
+        url::form_urlencoded::parse(query.as_bytes())
+            .any(|(key, value)| key == name && matches!(&*value, "true" | "True" | "1"))
+    };
+    let value = match &ask.what {
+        What::Resolve(path) => {
+            // A commit stays what it is; a tag may move.
+            let revision = Revision::parse(ask.revision.as_deref());
+            let fixed = matches!(revision, Some(Revision::Commit(_)));
+            let caching = if fixed { IMMUTABLE } else { NO_CACHE };
+            return file(edge, &whole, path, caching, &parts.method, &parts.headers);
+        }
+        What::Info => Some(schema::info(&ask.repo, &whole, flag("blobs"))),
+        What::Tree(below) => schema::tree(&whole, below, flag("recursive")),
+        What::Refs => Some(schema::refs(whole.id)),
+        What::PathsInfo => {
+            let Ok(form) = Limited::new(body, MAX_FORM).collect().await else {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE);
+            };
+            let form = String::from_utf8_lossy(&form.to_bytes()).into_owned();
+            Some(schema::paths_info(&whole, &schema::form_paths(&form)))
+        }
+    };
+    let commit = commit(whole.id);
+    match value {
+        Some(value) => {
+            let mut answer = told(StatusCode::OK, &value);
+            set(&mut answer, COMMIT, commit);
+            answer
+        }
+        None => refuse(Refusal::Entry, "no such folder in this revision", Some(&commit)),
+    }
+}
+
+/// The artifact that is asked about.
+async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<ArtifactGraph>, Box<Answer>> {
+    let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
+    let failed = |error: &StoreError, refusal: Refusal| match error {
+        StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
+            Box::new(refuse(refusal, "no such artifact or tag here", None))
+        }
+        error if error.is_not_found() => {
+            Box::new(refuse(refusal, "no such artifact or tag here", None))
+        }
+        error => Box::new(store_refusal(error)),
+    };
+    let name = ask.name().ok_or_else(unknown)?;
+    if !who.may_read(&name) {
+        return Err(Box::new(worded(denied(who))));
+    }
+    let revision = Revision::parse(ask.revision.as_deref()).ok_or_else(|| {
+        Box::new(refuse(Refusal::Revision, "not a tag, nor a commit of 40 digits", None))
+    })?;
+    let id = match &revision {
+        Revision::Tag(tag) => match edge.catalog.resolve(&name, tag).await {
+            Ok(id) => id,
+            // Another tag of the repository may be there.
+            Err(error) => {
+                let refusal = match edge.catalog.resolve(&name, &Default::default()).await {
+                    Ok(_) => Refusal::Revision,
+                    Err(_) => Refusal::Repo,
+                };
+                return Err(failed(&error, refusal));
+            }
+        },
+        Revision::Commit(digits) => {
+            edge.catalog.find(digits).await.map_err(|error| failed(&error, Refusal::Revision))?
+        }
+    };
+    // Under a name that it may read, a client gets that repository's commits only.
+    if !who.may_read_all() && !edge.catalog.belongs(&name, id).await {
+        return Err(Box::new(refuse(Refusal::Revision, "no such commit of this repository", None)));
+    }
+    let found = edge.catalog.artifact(id, Some(&name)).await;
+    found.map_err(|error| failed(&error, Refusal::Revision))
+}
+
+/// A refusal as the Hub words it: clients read the code, and keep what is missing of a commit.
+fn refuse(refusal: Refusal, message: &'static str, commit: Option<&str>) -> Answer {
+    let mut answer = told(StatusCode::NOT_FOUND, &serde_json::json!({"error": message}));
+    let headers = answer.headers_mut();
+    headers.insert(ERROR_CODE, refusal.code());
+    headers.insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    if let Some(commit) = commit {
+        set(&mut answer, COMMIT, commit);
+    }
+    answer
+}
+
+/// A refusal of who asks, as the Hub words it: clients want a code beside the status.
+pub(crate) fn worded(mut refused: Answer) -> Answer {
+    let code = match refused.status() {
+        StatusCode::UNAUTHORIZED => "RepoNotFound",
+        _ => "GatedRepo",
+    };
+    refused.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(code));
+    let message = "this token may not read this repository";
+    refused.headers_mut().insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    refused
+}
+
+fn file(
+    edge: &Arc<Edge>,
+    whole: &Arc<ArtifactGraph>,
+    path: &str,
+    caching: HeaderValue,
+    method: &Method,
+    headers: &hyper::HeaderMap,
+) -> Answer {
+    let commit = commit(whole.id);
+    let place = whole.files.binary_search_by(|(file, _)| file.path.as_str().cmp(path));
+    let Some((index, (file, _))) = place.ok().and_then(|at| Some((at, whole.files.get(at)?)))
+    else {
+        return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
+    };
+    let facts = schema::facts(file, caching);
+    let mut answer = match object::plan(&facts, method, headers) {
+        Ok(plan) => {
+            let (whole, packs) = (whole.clone(), edge.packs.clone());
+            let read = move |range| files::read(&whole, &packs, index, range).boxed();
+            object::answer(&facts, plan, method, read)
+        }
+        Err(answer) => *answer,
+    };
+    set(&mut answer, COMMIT, &commit);
+    if let Some(tag) = facts.tag.filter(|_| schema::is_lfs(file)) {
+        answer.headers_mut().insert(LINKED_ETAG, tag);
+        answer.headers_mut().insert(LINKED_SIZE, facts.size.into());
+    }
+    answer
+}

@@ -1,0 +1,309 @@
+//! The read API of the Hugging Face Hub over the artifacts of a store, so that `HF_ENDPOINT` may name
+//! an edge. Routes and headers are those that the clients' sources ask for.
+//!
+//! An artifact is a model repository: tag `latest` is revision `main`, and the commit is the first 40
+//! digits of the manifest's identifier. Files of which the packer computed a git-blob SHA-1 are
+//! ordinary ones, the others LFS files.
+
+use hyper::header::HeaderValue;
+use serde_json::{Value, json};
+use sha1::Digest as _;
+
+use crate::edge::cache::revision::commit;
+use crate::edge::http::object::Facts;
+use crate::edge::http::request::decode;
+use crate::format::id::{ManifestId, to_hex};
+use crate::format::name::ArtifactName;
+use crate::format::page::FileEntry;
+use crate::store::ArtifactGraph;
+
+/// What a request asks of the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// The repository as the client calls it.
+    pub(crate) repo: String,
+    /// The revision; none is `main`.
+    pub(crate) revision: Option<String>,
+    /// What of it.
+    pub(crate) what: What,
+}
+
+/// What is asked of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    /// What it is and which files it has.
+    Info,
+    /// The entries below a folder, which is empty for the root.
+    Tree(String),
+    /// The entries of the paths that the body lists.
+    PathsInfo,
+    /// Its branches.
+    Refs,
+    /// A file.
+    Resolve(String),
+}
+
+/// What of a request is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Repo,
+    Revision,
+    Entry,
+}
+
+impl Refusal {
+    /// The value of `X-Error-Code`.
+    pub(crate) fn code(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Repo => "RepoNotFound",
+            Self::Revision => "RevisionNotFound",
+            Self::Entry => "EntryNotFound",
+        })
+    }
+}
+
+impl Ask {
+    /// Reads the path of a request, still encoded: revisions arrive with their slashes encoded.
+    pub(crate) fn parse(path: &str) -> Option<Self> {
+        let api = path.strip_prefix("/api/models/");
+        let (repo, revision, what) = match api {
+            Some(rest) => {
+                if let Some((repo, rest)) = rest.split_once("/tree/") {
+                    let (revision, folder) = rest.split_once('/').unwrap_or((rest, ""));
+                    (repo, Some(revision), What::Tree(decode(folder.trim_end_matches('/'))?))
+                } else if let Some((repo, revision)) = rest.split_once("/paths-info/") {
+                    (repo, Some(revision), What::PathsInfo)
+                } else if let Some((repo, revision)) = rest.split_once("/revision/") {
+                    (repo, Some(revision), What::Info)
+                } else if let Some(repo) = rest.strip_suffix("/refs") {
+                    (repo, None, What::Refs)
+                } else {
+                    (rest, None, What::Info)
+                }
+            }
+            None => {
+                let (repo, rest) = path.strip_prefix('/')?.split_once("/resolve/")?;
+                let (revision, file) = rest.split_once('/')?;
+                (repo, Some(revision), What::Resolve(decode(file)?))
+            }
+        };
+        if repo.is_empty() || revision.is_some_and(|r| r.is_empty() || r.contains('/')) {
+            return None;
+        }
+        let revision = match revision {
+            Some(revision) => Some(decode(revision)?),
+            None => None,
+        };
+        Some(Self { repo: decode(repo)?, revision, what })
+    }
+
+    /// The artifact's name, if it can be one.
+    pub(crate) fn name(&self) -> Option<ArtifactName> {
+        self.repo.parse().ok()
+    }
+}
+
+/// The paths of a form (`paths=a&paths=b&expand=false`).
+pub(crate) fn form_paths(body: &str) -> Vec<String> {
+    url::form_urlencoded::parse(body.as_bytes())
+        .filter(|(key, _)| key == "paths")
+        .map(|(_, path)| path.into_owned())
+        .collect()
+}
+
+/// The text that git keeps in place of an LFS file.
+fn pointer(file: &FileEntry) -> String {
+    let oid = to_hex(&file.sha256);
+    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {}\n", file.size)
+}
+
+fn git_blob(content: &[u8]) -> String {
+    let mut hasher = sha1::Sha1::new();
+    hasher.update(format!("blob {}\0", content.len()));
+    hasher.update(content);
+    to_hex(&hasher.finalize())
+}
+
+/// What `hf cache verify` compares a file with: SHA-256 of LFS files, git-blob SHA-1 of others.
+pub(crate) fn etag(file: &FileEntry) -> String {
+    match &file.git_sha1 {
+        Some(sha1) => to_hex(sha1),
+        None => to_hex(&file.sha256),
+    }
+}
+
+/// What is known of a file before it is read. Its tag is what Hub clients check it with.
+pub(crate) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
+    let tag = HeaderValue::try_from(format!("\"{}\"", etag(file))).ok();
+    Facts { size: file.size, tag, modified: None, caching }
+}
+
+/// Whether the file counts as one of LFS.
+pub(crate) fn is_lfs(file: &FileEntry) -> bool {
+    file.git_sha1.is_none()
+}
+
+/// An entry of a tree.
+fn entry(file: &FileEntry) -> Value {
+    let mut entry = json!({"type": "file", "path": file.path, "size": file.size});
+    let pointer = is_lfs(file).then(|| pointer(file));
+    entry["oid"] = match &pointer {
+        Some(pointer) => git_blob(pointer.as_bytes()).into(),
+        None => etag(file).into(),
+    };
+    if let Some(pointer) = pointer {
+        let oid = to_hex(&file.sha256);
+        entry["lfs"] = json!({"oid": oid, "size": file.size, "pointerSize": pointer.len()});
+    }
+    entry
+}
+
+/// A folder as an entry of a tree. Its identifier only has to differ where what it holds does.
+fn folder(path: &str, files: &[&FileEntry]) -> Value {
+    let mut hasher = sha1::Sha1::new();
+    for file in files {
+        hasher.update(format!("{} {}\n", etag(file), file.path));
+    }
+    json!({"type": "directory", "path": path, "size": 0, "oid": to_hex(&hasher.finalize())})
+}
+
+/// The answer to [`What::Info`].
+pub(crate) fn info(repo: &str, whole: &ArtifactGraph, blobs: bool) -> Value {
+    let sibling = |file: &FileEntry| {
+        let mut sibling = json!({"rfilename": file.path});
+        if blobs {
+            let entry = entry(file);
+            sibling["size"] = file.size.into();
+            sibling["blobId"] = entry["oid"].clone();
+            if is_lfs(file) {
+                let lfs = &entry["lfs"];
+                let (oid, size) = (&lfs["oid"], &lfs["pointerSize"]);
+                sibling["lfs"] = json!({"sha256": oid, "size": file.size, "pointerSize": size});
+            }
+        }
+        sibling
+    };
+    let siblings: Vec<Value> = whole.files.iter().map(|(file, _)| sibling(file)).collect();
+    let stored = &whole.manifest.totals;
+    json!({
+        "_id": commit(whole.id)[..24],
+        "id": repo,
+        "modelId": repo,
+        "sha": commit(whole.id),
+        "private": false,
+        "gated": false,
+        "disabled": false,
+        "downloads": 0,
+        "likes": 0,
+        "tags": ["tenpak"],
+        "usedStorage": stored.raw_bytes,
+        "siblings": siblings,
+    })
+}
+
+/// The answer to [`What::Tree`]; `None` if there is no such folder.
+pub(crate) fn tree(whole: &ArtifactGraph, below: &str, recursive: bool) -> Option<Value> {
+    let prefix = if below.is_empty() { String::new() } else { format!("{below}/") };
+    let files = whole.files.iter().map(|(file, _)| file);
+    let inside: Vec<&FileEntry> = files.filter(|file| file.path.starts_with(&prefix)).collect();
+    if inside.is_empty() && !below.is_empty() {
+        return None;
+    }
+    let mut entries = Vec::new();
+    let mut last = String::new();
+    for file in &inside {
+        let rest = file.path.get(prefix.len()..).unwrap_or_default();
+        for (at, _) in rest.match_indices('/') {
+            let path = format!("{prefix}{}", &rest[..at]);
+            let known = last == path || last.starts_with(&format!("{path}/"));
+            if !known {
+                let of = format!("{path}/");
+                let own: Vec<&FileEntry> =
+                    inside.iter().copied().filter(|file| file.path.starts_with(&of)).collect();
+                entries.push(folder(&path, &own));
+                last = path;
+            }
+            if !recursive {
+                break;
+            }
+        }
+        if recursive || !rest.contains('/') {
+            entries.push(entry(file));
+        }
+    }
+    Some(entries.into())
+}
+
+/// The answer to [`What::PathsInfo`]: what is not there is left out.
+pub(crate) fn paths_info(whole: &ArtifactGraph, paths: &[String]) -> Value {
+    let mut entries = Vec::new();
+    for path in paths {
+        let path = path.trim_matches('/');
+        if let Some((file, _)) = whole.files.iter().find(|(file, _)| file.path == path) {
+            entries.push(entry(file));
+            continue;
+        }
+        let prefix = format!("{path}/");
+        let files = whole.files.iter().map(|(file, _)| file);
+        let own: Vec<&FileEntry> = files.filter(|file| file.path.starts_with(&prefix)).collect();
+        if !own.is_empty() {
+            entries.push(folder(path, &own));
+        }
+    }
+    entries.into()
+}
+
+/// The answer to [`What::Refs`].
+pub(crate) fn refs(id: ManifestId) -> Value {
+    let branch = json!({"name": "main", "ref": "refs/heads/main", "targetCommit": commit(id)});
+    json!({"branches": [branch], "converts": [], "tags": []})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_before_they_are_decoded() {
+        let parse = |path: &str| Ask::parse(path).map(|a| (a.repo, a.revision, a.what));
+        let (m, r) = ("org/m".to_owned(), |r: &str| Some(r.to_owned()));
+        for (path, expected) in [
+            ("/api/models/org/m", Some((m.clone(), None, What::Info))),
+            ("/api/models/m", Some(("m".into(), None, What::Info))),
+            ("/api/models/org/m/revision/main", Some((m.clone(), r("main"), What::Info))),
+            ("/api/models/org/m/revision/a%2Fb", Some((m.clone(), r("a/b"), What::Info))),
+            ("/api/models/org/m/tree/main", Some((m.clone(), r("main"), What::Tree("".into())))),
+            (
+                "/api/models/org/m/tree/main/a/b%20c",
+                Some((m.clone(), r("main"), What::Tree("a/b c".into()))),
+            ),
+            ("/api/models/org/m/paths-info/v1", Some((m.clone(), r("v1"), What::PathsInfo))),
+            ("/api/models/org/m/refs", Some((m.clone(), None, What::Refs))),
+            (
+                "/org/m/resolve/main/a/b.json",
+                Some((m.clone(), r("main"), What::Resolve("a/b.json".into()))),
+            ),
+            ("/m/resolve/main/x", Some(("m".into(), r("main"), What::Resolve("x".into())))),
+            ("/org/m/resolve/main", None),
+            ("/org/m/resolve//x", None),
+            ("/org/m/resolve/main/%zz", None),
+            ("/org/m/resolve/main/%00", Some((m, r("main"), What::Resolve("\0".into())))),
+            ("/api/models/", None),
+            ("/packs/00", None),
+            ("/refs/org/resolve/@latest", None),
+        ] {
+            assert_eq!(parse(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn pointers_and_blobs_are_gits() {
+        // git hash-object of these contents.
+        assert_eq!(git_blob(b""), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+        assert_eq!(git_blob(b"hello\n"), "ce013625030ba8dba906f756967f9e9ca394464a");
+        assert_eq!(
+            form_paths("paths=a&paths=b%2Fc+d&expand=false"),
+            ["a".to_owned(), "b/c d".to_owned()]
+        );
+    }
+}
