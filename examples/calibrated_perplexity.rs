@@ -19,16 +19,17 @@ use tenpak::quantize::calibrate::{
     CalibrateOptions, Calibrated, CalibrationSamples, Layer, Solver, calibrate,
 };
 use tenpak::quantize::eval::{PerplexityOptions, perplexity};
-use tenpak::quantize::lm::{Folder, LmError, Model, Text};
+use tenpak::quantize::lm::{LmError, Model, Text};
 use tenpak::quantize::solve::gptq::Order;
 use tenpak::quantize::solve::{Scheme, grid};
+use tenpak::quantize::source::ModelSource;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, tokens, text, context, method, bits, group, kind] = arguments.as_slice() else {
         return Err("MODEL TOKENS TEXT CONTEXT METHOD BITS GROUP sym|asym".into());
     };
-    let model = Model::open(Box::new(Folder::open(Path::new(model))?))?;
+    let model = Model::open(ModelSource::folder(Path::new(model))?)?;
     let runs: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(tokens)?)?;
     let text = model.tokenizer()?.encode(&Text::read(Path::new(text))?)?;
     let options = PerplexityOptions { context: Some(context.parse()?), ..Default::default() };

@@ -15,9 +15,10 @@ use tenpak::dequant::Float;
 use tenpak::quantize::calibrate::{
     CalibrateOptions, CalibrationSamples, Solver, calibrate, measure,
 };
-use tenpak::quantize::lm::{Folder, Model};
+use tenpak::quantize::lm::Model;
 use tenpak::quantize::solve::Scheme;
 use tenpak::quantize::solve::gptq::Order;
+use tenpak::quantize::source::ModelSource;
 
 struct Counting;
 
@@ -131,7 +132,7 @@ fn calibration_holds_a_block_and_a_hessian_whatever_the_model() {
         let run = |blocks: usize| {
             let dir = folder.join(format!("{hidden}-{wide}-{words}-{blocks}"));
             write(&dir, shape, blocks);
-            let model = Model::open(Box::new(Folder::open(&dir).unwrap())).unwrap();
+            let model = Model::open(ModelSource::folder(&dir).unwrap()).unwrap();
             peak(|| match solver {
                 None => drop(measure(&model, &draws).unwrap()),
                 Some(solver) => {

@@ -1,6 +1,5 @@
 //! `tenpak delta` and `tenpak delta estimate`.
 
-use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -12,7 +11,8 @@ use super::progress::Bar;
 use super::publishing::Publishing;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
-use crate::quantize::produce::delta::{DeltaMethod, DeltaOptions, Model, delta, estimate};
+use crate::quantize::produce::delta::{DeltaMethod, DeltaOptions, delta, estimate};
+use crate::quantize::source::ModelSource;
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -80,23 +80,9 @@ impl What {
         global: &Global,
         runtime: &Handle,
         output: &Output,
-    ) -> Result<(Model, Model), Failure> {
-        let opened = |spec: &ArtifactSpec| -> Result<Model, Failure> {
-            let (store, whole) = runtime.block_on(global.open_whole(spec, output))?;
-            Ok(Model::artifact(whole, global.sources(&store)?, runtime)?)
-        };
-        let path = Path::new(&self.tuned);
-        let tuned = match path.exists() {
-            true => Model::folder(path)?,
-            false => {
-                let spec = artifact(&self.tuned).map_err(|error| {
-                    let text = &self.tuned;
-                    Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
-                })?;
-                opened(&spec)?
-            }
-        };
-        Ok((tuned, opened(&self.base)?))
+    ) -> Result<(ModelSource, ModelSource), Failure> {
+        let tuned = global.model(&self.tuned, runtime, output)?;
+        Ok((tuned, global.model_of(&self.base, runtime, output)?))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::pack::PackError;
 use crate::pack::model::ModelError;
 use crate::pack::unpack::UnpackError;
 use crate::quantize::lm::LmError;
+use crate::quantize::source::SourceError;
 use crate::store::StoreError;
 use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
@@ -51,6 +52,18 @@ impl Failure {
 
     pub(super) fn failed(message: impl Display) -> Self {
         Self::new(FAILED, message)
+    }
+}
+
+impl Failure {
+    /// A failure to find the weights of a checkpoint that is not delivered as it is stored.
+    pub(super) fn of_weights(error: ArtifactError) -> Self {
+        let advice = match &error {
+            ArtifactError::File { .. } => "; --dtype stored loads it as it is",
+            _ => "",
+        };
+        let failure = Self::from(error);
+        Self { message: failure.message + advice, ..failure }
     }
 }
 
@@ -155,10 +168,21 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Model(error) => PackError::from(error).into(),
+            SourceError::Artifact(error) => (*error).into(),
+            SourceError::Load(error) => (*error).into(),
+            error => Self::failed(error),
+        }
+    }
+}
+
 impl From<LmError> for Failure {
     fn from(error: LmError) -> Self {
         match error {
-            LmError::Artifact(error) => (*error).into(),
+            LmError::Source(error) => (*error).into(),
             LmError::Text { .. } => Self::usage(error),
             error => Self::failed(error),
         }

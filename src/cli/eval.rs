@@ -11,10 +11,8 @@ use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact};
 use crate::format::name::ArtifactSpec;
-use crate::load::artifact::{Artifact, OpenOptions};
 use crate::quantize::eval::{PerplexityOptions, perplexity};
-use crate::quantize::lm::{Model, Stored, Text};
-use crate::trust::SeenRefs;
+use crate::quantize::lm::{Model, Text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Eval {
@@ -58,15 +56,9 @@ impl Ppl {
     fn run(self, global: &Global, runtime: &Handle, output: &Output) -> Result<(), Failure> {
         let start = Instant::now();
         let text = Text::read(&self.text)?;
-        let sources = global.sources(&global.store()?)?;
-        let mut open = OpenOptions { trust: global.trust()?, ..OpenOptions::default() };
-        open.seen = Some(SeenRefs::of_user());
-        let artifact = runtime.block_on(Artifact::open(sources, &self.artifact, &open))?;
-        for warning in artifact.warnings() {
-            output.note(warning);
-        }
-        let manifest = artifact.id();
-        let model = Model::open(Box::new(Stored::open(artifact, runtime.clone())?))?;
+        let source = global.model_of(&self.artifact, runtime, output)?;
+        let manifest = source.id();
+        let model = Model::open(source)?;
         let tokens = model.tokenizer()?.encode(&text)?;
         let options = PerplexityOptions { context: self.context, ..PerplexityOptions::default() };
         let bar = Bar::of_steps(output, "evaluating");

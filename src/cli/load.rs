@@ -7,17 +7,15 @@ use tokio::runtime::Handle;
 
 use super::error::Failure;
 use super::load_device::{Delivered, How, Job};
-use super::load_dtype::Ask;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
+use crate::load::artifact::{SelectedTensors, Selection};
 use crate::load::sink;
 use crate::load::{self, LoadOptions, LoadStats};
 use crate::schedule::shard::Shard;
-use crate::trust::SeenRefs;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
 const PIECE: u64 = 8 << 20;
@@ -112,18 +110,13 @@ impl Load {
             return Err(Failure::usage("--decode device needs a device: --device wgpu or cuda"));
         }
         let start = Instant::now();
-        let sources = global.sources(&global.store()?)?;
-        let mut open = OpenOptions { trust: global.trust()?, ..OpenOptions::default() };
-        open.seen = Some(SeenRefs::of_user());
+        let mut open = global.open_options()?;
         open.retry.stall = stall;
-        let artifact = runtime.block_on(Artifact::open(sources, &self.artifact, &open))?;
-        for warning in artifact.warnings() {
-            output.note(warning);
-        }
+        let artifact = global.artifact(&self.artifact, &open, runtime, output)?;
         let selection = Selection::new(&self.tensor)?;
-        let ask = Ask { selection: &selection, shard: self.shard, dtype: self.dtype.float() };
+        let dtype = self.dtype.float();
         // Host memory takes what is large window by window; elsewhere all chunks are known at once.
-        let plain = self.device == Device::Host && ask.dtype.is_none();
+        let plain = self.device == Device::Host && dtype.is_none();
         let mut windows = Vec::new();
         let mut all = None;
         if plain {
@@ -133,16 +126,21 @@ impl Load {
         let mut windows = windows.into_iter().map(|window| {
             Ok(runtime.block_on(artifact.want_window(&window, &selection, self.shard))?)
         });
-        let (wanted, convert) = match windows.next() {
-            Some(first) => (first?, None),
-            None => runtime.block_on(ask.of(&artifact))?,
+        let (wanted, floats) = match (windows.next(), dtype) {
+            (Some(first), _) => (first?, None),
+            (None, None) => (runtime.block_on(artifact.select(&selection, self.shard))?, None),
+            (None, Some(dtype)) => {
+                let select = artifact.select_as(&selection, self.shard, dtype);
+                let (wanted, floats) = runtime.block_on(select).map_err(Failure::of_weights)?;
+                (wanted, Some(floats))
+            }
         };
         let bar = Bar::new(output, "loading");
         let own = || wanted.tensors.iter().map(|request| request.cut.len()).sum();
         bar.begin(all.unwrap_or_else(own));
         let mut options =
             LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
-        if self.keep && self.device == Device::Host && convert.is_none() {
+        if self.keep && self.device == Device::Host && floats.is_none() {
             options.budget = u64::MAX;
         } else {
             options.piece = Some(PIECE);
@@ -158,7 +156,7 @@ impl Load {
             let _guard = runtime.enter();
             artifact.load(wanted, &options)
         };
-        let job = Job { wanted, begin: &begin, begun: None, runtime, bar: &bar, how, convert };
+        let job = Job { wanted, begin: &begin, begun: None, runtime, bar: &bar, how, floats };
         let (delivered, load) = match self.device {
             Device::Host => into_host(job, windows)?,
             Device::Wgpu => into_wgpu(job)?,
@@ -242,7 +240,7 @@ fn into_host(
     job: Job<'_>,
     mut windows: impl Iterator<Item = Result<SelectedTensors, Failure>>,
 ) -> Result<(Delivered, LoadStats), Failure> {
-    if job.convert.is_some() {
+    if job.floats.is_some() {
         // Host memory is not named as a device: nothing is copied out of it.
         let (delivered, stats) = job.into_device(&sink::host::Host, None)?;
         return Ok((Delivered { device: None, ..delivered }, stats));

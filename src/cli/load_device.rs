@@ -9,18 +9,17 @@ use tokio::runtime::Handle;
 
 use super::bytes;
 use super::error::{Failure, VERIFICATION};
-use super::load_dtype::Convert;
 use super::progress::Bar;
 use crate::dequant::Float;
 use crate::format::id::to_hex;
-use crate::load::artifact::SelectedTensors;
-use crate::load::sink::Sink;
-use crate::load::sink::decode::{DecodeSink, Decoder, Route};
-use crate::load::sink::dequant::{self, DequantSink, Dequantize, Made};
+use crate::load::artifact::{AsFloats, SelectedTensors};
+use crate::load::sink::decode::Decoder;
+use crate::load::sink::dequant::{self, Dequantize, Made};
 use crate::load::sink::device::DeviceError;
-use crate::load::sink::stream::{DeviceSink, DeviceTensor, StreamOptions, UploadStats};
+use crate::load::sink::stream::{StreamOptions, UploadStats};
+use crate::load::sink::take;
+use crate::load::sink::weights::WeightSink;
 use crate::load::{LoadStats, Loader, Tensor};
-use crate::schedule::plan::TensorRequest;
 
 /// What was delivered.
 #[derive(Debug, Default)]
@@ -75,7 +74,7 @@ pub(super) struct Job<'a> {
     pub(super) bar: &'a Bar,
     pub(super) how: How,
     /// As which floats, if not as stored.
-    pub(super) convert: Option<Convert>,
+    pub(super) floats: Option<AsFloats>,
 }
 
 impl Job<'_> {
@@ -95,58 +94,22 @@ impl Job<'_> {
     /// Streams the load into `device`, which decodes with `decoder` what it can, if there is one. A
     /// digest is of what the device holds, read back.
     pub(super) fn into_device<D: Dequantize + Clone>(
-        mut self,
+        self,
         device: &D,
         decoder: Option<Box<dyn Decoder<D>>>,
     ) -> Result<(Delivered, LoadStats), Failure> {
-        let streaming = StreamOptions::default();
-        let raw_bytes = self.wanted.tensors.iter().map(|request| request.cut.len()).sum();
-        let convert = self.convert.take();
-        let mut dequant = match &convert {
-            Some(Convert { dtype, method, wanted }) => {
-                Some(DequantSink::new(device.clone(), &streaming, *method, *dtype, wanted)?)
-            }
-            None => None,
-        };
-        let mut plain = DeviceSink::new(device.clone(), &streaming);
-        let (mut decode, mut routed) = (None, None);
-        if let Some(decoder) = decoder {
-            let wanted = std::mem::take(&mut self.wanted.tensors);
-            let reads =
-                |request: &TensorRequest| dequant.as_ref().is_some_and(|sink| sink.reads(request));
-            let route;
-            (route, self.wanted.tensors) = Route::new(&wanted, decoder.as_ref(), reads);
-            routed = Some((route.device, route.host));
-            let inner = DeviceSink::new(device.clone(), &streaming);
-            decode = Some(DecodeSink::new(inner, decoder, route));
-        }
-        let mut delivered = Delivered { routed, raw_bytes, ..Delivered::default() };
-        let mut made =
-            Summary { dtype: convert.map(|convert| convert.dtype), ..Summary::default() };
+        let Self { wanted, begin, begun, runtime, bar, how, floats } = self;
+        let raw_bytes = wanted.tensors.iter().map(|request| request.cut.len()).sum();
+        let (options, floats) = (StreamOptions::default(), floats.as_ref());
+        let (mut sink, wanted) = WeightSink::new(device, &options, wanted, floats, decoder)?;
+        let mut delivered = Delivered { routed: sink.routed(), raw_bytes, ..Delivered::default() };
+        let mut made = Summary { dtype: floats.map(|floats| floats.dtype), ..Summary::default() };
         let mut kept = Vec::new();
-        let Self { wanted, begin, begun, runtime, bar, how, .. } = self;
         let mut loader = begun.unwrap_or_else(|| begin(wanted));
         while let Some(piece) = runtime.block_on(loader.next()) {
             let piece = piece?;
             bar.advance(piece.data.len() as u64);
-            let read = dequant.as_ref().is_some_and(|sink| sink.reads(&piece.request));
-            let held = match (&mut decode, &mut dequant) {
-                (Some(decode), dequant) if !read => {
-                    let tensor = runtime.block_on(pass(decode, piece))?.flatten();
-                    match (tensor, dequant) {
-                        (Some(tensor), Some(dequant)) => dequant.arrived(tensor)?.map(Held::from),
-                        (tensor, _) => tensor.map(Held::from),
-                    }
-                }
-                (decode, Some(dequant)) => {
-                    let last = piece.is_last_piece();
-                    if let Some(decode) = decode.as_mut().filter(|_| last) {
-                        decode.skip();
-                    }
-                    runtime.block_on(pass(dequant, piece))?.flatten().map(Held::from)
-                }
-                (_, None) => runtime.block_on(pass(&mut plain, piece))?.map(Held::from),
-            };
+            let held = runtime.block_on(take(&mut sink, piece))?.flatten();
             let Some(held) = held else { continue };
             delivered.tensors += 1;
             delivered.first_tensor.get_or_insert_with(|| how.start.elapsed().as_secs_f64());
@@ -163,49 +126,9 @@ impl Job<'_> {
             }
         }
         device.wait()?;
-        let mut uploads = plain.stats();
-        let others =
-            [dequant.as_ref().map(DequantSink::stats), decode.as_ref().map(DecodeSink::stats)];
-        for other in others.into_iter().flatten() {
-            uploads.uploads += other.uploads;
-            uploads.bytes += other.bytes;
-        }
-        delivered.device = Some((device.name(), uploads));
+        delivered.device = Some((device.name(), sink.stats()));
         delivered.made = made.dtype.is_some().then_some(made);
         Ok((delivered, loader.stats()))
-    }
-}
-
-/// Gives a piece to a sink; what it makes of the tensor if it was the last one.
-async fn pass<S: Sink>(sink: &mut S, piece: Tensor) -> Result<Option<S::Output>, S::Error> {
-    let (request, last) = (piece.request.clone(), piece.is_last_piece());
-    if piece.offset == 0 {
-        sink.begin(&request).await?;
-    }
-    sink.piece(piece).await?;
-    if last { sink.finish(&request).await.map(Some) } else { Ok(None) }
-}
-
-/// What a device holds.
-struct Held<M> {
-    name: String,
-    file: u32,
-    len: u64,
-    made: Made,
-    memory: M,
-}
-
-impl<M> From<DeviceTensor<M>> for Held<M> {
-    fn from(DeviceTensor { request, memory }: DeviceTensor<M>) -> Self {
-        let (name, file) = (request.entry.name.clone(), request.entry.file);
-        Self { name, file, len: request.cut.len(), made: Made::Stored, memory }
-    }
-}
-
-impl<M> From<dequant::Delivered<M>> for Held<M> {
-    fn from(weight: dequant::Delivered<M>) -> Self {
-        let dequant::Delivered { name, file, len, made, memory, .. } = weight;
-        Self { name, file, len, made, memory }
     }
 }
 
@@ -220,7 +143,7 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    fn count<M>(&mut self, held: &Held<M>) {
+    fn count<M>(&mut self, held: &dequant::Delivered<M>) {
         self.bytes += held.len;
         match held.made {
             Made::Stored => self.stored += 1,

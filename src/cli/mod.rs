@@ -16,7 +16,6 @@ mod inspect;
 mod keys;
 mod load;
 mod load_device;
-mod load_dtype;
 mod output;
 mod pack;
 mod progress;
@@ -29,13 +28,16 @@ mod unpack;
 mod verify;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tokio::runtime::Handle;
 
 use crate::format::name::ArtifactSpec;
+use crate::load::artifact::{Artifact, OpenOptions};
+use crate::quantize::source::ModelSource;
 use crate::store::{ArtifactGraph, Resolved, Store};
 use crate::transport::Transport;
 use crate::trust::{SeenRefs, TrustSet};
@@ -186,6 +188,49 @@ impl Global {
 
     fn trust(&self) -> Result<TrustSet, Failure> {
         Ok(TrustSet::load(&self.trust)?)
+    }
+
+    /// How artifacts are opened: by whose word, and with the refs that this user has seen before.
+    fn open_options(&self) -> Result<OpenOptions, Failure> {
+        let (trust, seen) = (self.trust()?, Some(SeenRefs::of_user()));
+        Ok(OpenOptions { trust, seen, ..OpenOptions::default() })
+    }
+
+    /// Opens an artifact of the store or its mirrors for its tensors and files.
+    fn artifact(
+        &self,
+        spec: &ArtifactSpec,
+        options: &OpenOptions,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<Artifact, Failure> {
+        let sources = self.sources(&self.store()?)?;
+        let opened = runtime.block_on(Artifact::open(sources, spec, options))?;
+        opened.warnings().iter().for_each(|warning| output.note(warning));
+        Ok(opened)
+    }
+
+    /// A model: a folder or a file, or an artifact.
+    fn model(&self, text: &str, runtime: &Handle, output: &Output) -> Result<ModelSource, Failure> {
+        let path = Path::new(text);
+        if path.exists() {
+            return Ok(ModelSource::folder(path)?);
+        }
+        let spec = artifact(text).map_err(|error| {
+            Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
+        })?;
+        self.model_of(&spec, runtime, output)
+    }
+
+    /// A model that is an artifact.
+    fn model_of(
+        &self,
+        spec: &ArtifactSpec,
+        runtime: &Handle,
+        output: &Output,
+    ) -> Result<ModelSource, Failure> {
+        let artifact = self.artifact(spec, &self.open_options()?, runtime, output)?;
+        Ok(ModelSource::artifact(artifact, runtime)?)
     }
 }
 

@@ -1,6 +1,5 @@
 //! `tenpak quantize`.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,17 +14,16 @@ use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::load::artifact::{Artifact, OpenOptions};
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
-use crate::quantize::lm::{Folder, Model, Stored, TensorStore};
+use crate::quantize::lm::Model;
 use crate::quantize::produce::external::calibration_text;
 use crate::quantize::produce::{
-    Bits, Calibrating, Checkpoint, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
-    ProduceError, QuantizeOptions, Recipe, RoundToNearest, Solver, Source, allocate_bits, quantize,
+    Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
+    ProduceError, QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, quantize,
     statistics,
 };
+use crate::quantize::source::ModelSource;
 use crate::store::Store;
-use crate::trust::SeenRefs;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Quantize {
@@ -111,11 +109,11 @@ impl Quantize {
         }
         recipe.check()?;
         let store = global.store()?;
-        let source = open(source, global, &store, runtime, output)?;
-        let checkpoint = Checkpoint::open(source.clone(), runtime)?;
+        let checkpoint = Arc::new(global.model(source, runtime, output)?);
+        checkpoint.check_whole()?;
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {
-            true => Some(self.prepare(&source, runtime)?),
+            true => Some(self.prepare(&checkpoint)?),
             false => None,
         };
         let (mut bits, mut told) = (Bits::new(), None);
@@ -198,16 +196,10 @@ impl Quantize {
     }
 
     /// The model, and what it is fed with: the text, or the built-in one.
-    fn prepare(&self, model: &Source, runtime: &Handle) -> Result<Prepared, Failure> {
-        let store: Box<dyn TensorStore> = match model {
-            Source::Folder(path) => Box::new(Folder::open(path).map_err(Failure::failed)?),
-            Source::Artifact(artifact) => {
-                Box::new(Stored::open(artifact.clone(), runtime.clone()).map_err(Failure::failed)?)
-            }
-        };
-        let wide = store.list().iter().find(|tensor| tensor.shape.dims().len() == 2);
+    fn prepare(&self, source: &Arc<ModelSource>) -> Result<Prepared, Failure> {
+        let wide = source.tensors().iter().find(|tensor| tensor.shape.dims().len() == 2);
         let float = wide.and_then(|tensor| Float::of_dtype(tensor.dtype)).unwrap_or(Float::BF16);
-        let model = Model::open(store).map_err(Failure::failed)?;
+        let model = Model::open(source.clone()).map_err(Failure::failed)?;
         let text = match &self.external.calibration {
             Some(path) => calibration_text(path)?,
             None => BUILT_IN.to_owned(),
@@ -222,7 +214,7 @@ impl Quantize {
     /// Statistics of the model, and the bits that they lead to; with what the result says of them.
     fn measure(
         &self,
-        checkpoint: &Checkpoint,
+        checkpoint: &ModelSource,
         Prepared { model, draws, float }: &Prepared,
         recipe: &Recipe,
         (global, store, runtime): (&Global, &Store, &Handle),
@@ -232,7 +224,7 @@ impl Quantize {
             Some(ArtifactSpec::Named { name, tag }) => Some(Keeping {
                 store,
                 name: (name, tag),
-                open: open_options(global)?,
+                open: global.open_options()?,
                 pack: self.publishing.options(global)?,
             }),
             Some(_) => return Err(Failure::usage("--statistics takes a name, not an id")),
@@ -301,36 +293,6 @@ fn hundredths(text: &str) -> Result<u32, String> {
     }
 }
 
-fn open_options(global: &Global) -> Result<OpenOptions, Failure> {
-    Ok(OpenOptions {
-        trust: global.trust()?,
-        seen: Some(SeenRefs::of_user()),
-        ..OpenOptions::default()
-    })
-}
-
-/// The model: a folder, or an artifact of the store.
-fn open(
-    source: &str,
-    global: &Global,
-    store: &Store,
-    runtime: &Handle,
-    output: &Output,
-) -> Result<Source, Failure> {
-    let path = Path::new(source);
-    if path.is_dir() {
-        return Ok(Source::Folder(path.to_owned()));
-    }
-    let spec = artifact(source).map_err(|error| {
-        Failure::usage(format!("{source}: no folder, and no artifact's name: {error}"))
-    })?;
-    let options = open_options(global)?;
-    let sources = global.sources(store)?;
-    let opened = runtime.block_on(Artifact::open(sources, &spec, &options))?;
-    opened.warnings().iter().for_each(|warning| output.note(warning));
-    Ok(Source::Artifact(Arc::new(opened)))
-}
-
 impl Events for Bar {}
 
 fn list(output: &Output) -> Result<(), Failure> {
@@ -378,9 +340,8 @@ fn list(output: &Output) -> Result<(), Failure> {
 impl From<ProduceError> for Failure {
     fn from(error: ProduceError) -> Self {
         match error {
-            ProduceError::Model(error) => crate::pack::PackError::from(error).into(),
+            ProduceError::Source(error) => error.into(),
             ProduceError::Artifact(error) => (*error).into(),
-            ProduceError::Load(error) => (*error).into(),
             ProduceError::Store(error) => error.into(),
             ProduceError::Pack(error) => error.into(),
             ProduceError::Recipe(why) => Self::usage(why),

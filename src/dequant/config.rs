@@ -6,11 +6,14 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::gguf::Block;
 use super::{Float, Layout, Nested, Part, QuantError, Weight};
 use crate::format::dtype::{Dtype, Shape};
+
+/// Files that say how a checkpoint is quantized; the first that does counts.
+pub const CONFIGS: [&str; 2] = ["config.json", "quantize_config.json"];
 
 /// What a checkpoint says of its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,13 @@ pub struct Module {
 pub struct Facts(HashMap<Role, (Dtype, Vec<u64>, Vec<u8>)>);
 
 impl Method {
+    /// What a manifest says of the blocks of a GGUF file, which no file of the checkpoint tells.
+    pub fn of_manifest(quantization: &Map<String, Value>) -> Option<Self> {
+        let text = |key: &str| quantization.get(key).and_then(Value::as_str);
+        let method = text("method").filter(|_| text("format") == Some("gguf"))?;
+        Block::named(method).map(Self::Gguf)
+    }
+
     /// What `config.json` (or `quantize_config.json`) says; none if nothing is quantized.
     pub fn of_config(config: &Value) -> Result<Option<Self>, QuantError> {
         let nested = config.get("quantization_config").or_else(|| config.get("compression_config"));

@@ -1,7 +1,8 @@
 //! New artifacts from old ones: quantized checkpoints and fine-tune deltas.
 //!
-//! [`encode`] and [`solve`] are pure: weights to codes and bytes. [`lm`] runs language models block by
-//! block, [`eval`] measures them, [`calibrate`] collects what solvers need, and [`produce`] writes.
+//! [`encode`] and [`solve`] are pure: weights to codes and bytes. [`source`] reads a model, wherever it
+//! lies; [`lm`] runs language models block by block, [`eval`] measures them, [`calibrate`] collects what
+//! solvers need, and [`produce`] writes.
 
 pub mod calibrate;
 pub mod encode;
@@ -9,3 +10,4 @@ pub mod eval;
 pub mod lm;
 pub mod produce;
 pub mod solve;
+pub mod source;

@@ -10,14 +10,15 @@ use tenpak::quantize::calibrate::{
     allocate, calibrate, measure, sensitivities,
 };
 use tenpak::quantize::eval::{PerplexityOptions, perplexity};
-use tenpak::quantize::lm::{Folder, LmError, Model};
+use tenpak::quantize::lm::{LmError, Model};
 use tenpak::quantize::solve::gptq::Order;
 use tenpak::quantize::solve::{Scheme, grid};
+use tenpak::quantize::source::ModelSource;
 
 use super::fixture;
 
 fn open(name: &str) -> Model {
-    Model::open(Box::new(Folder::open(&fixture(name)).unwrap())).unwrap()
+    Model::open(ModelSource::folder(&fixture(name)).unwrap()).unwrap()
 }
 
 fn scheme(bits: u32) -> Scheme {

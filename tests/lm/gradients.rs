@@ -1,7 +1,8 @@
 //! Gradients agree with differences of what the model's predictions cost.
 
 use candle_core::{Device, Tensor};
-use tenpak::quantize::lm::{Block, Context, Folder, Model, NoTap};
+use tenpak::quantize::lm::{Block, Context, Model, NoTap};
+use tenpak::quantize::source::ModelSource;
 
 use super::fixture;
 
@@ -19,7 +20,7 @@ fn cost(model: &Model, blocks: &[Block], state: &Tensor, next: &[u32]) -> f64 {
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
     for name in ["base", "tiny/llama", "tiny/mistral", "tiny/qwen2", "tiny/qwen3"] {
-        let model = Model::open(Box::new(Folder::open(&fixture(name)).unwrap())).unwrap();
+        let model = Model::open(ModelSource::folder(&fixture(name)).unwrap()).unwrap();
         let vocabulary = model.config().vocabulary as u32;
         let tokens: Vec<u32> = (0..24).map(|at| (at * 37 + 5) % vocabulary).collect();
         let next = &tokens[1..];

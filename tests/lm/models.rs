@@ -4,12 +4,13 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
-use tenpak::quantize::lm::{Context, Folder, LmError, Model, NoTap, Tap};
+use tenpak::quantize::lm::{Context, LmError, Model, NoTap, Tap};
+use tenpak::quantize::source::ModelSource;
 
 use super::{fixture, json, run::fresh_folder};
 
 fn open(path: &Path) -> Result<Model, LmError> {
-    Model::open(Box::new(Folder::open(path)?))
+    Model::open(ModelSource::folder(path)?)
 }
 
 /// Logits, or the last hidden states of an encoder.

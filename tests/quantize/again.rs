@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use tenpak::load::artifact::{Artifact, OpenOptions};
 use tenpak::pack::{PackOptions, pack};
 use tenpak::quantize::produce::{
-    Bits, Checkpoint, Method, QuantizeOptions, QuantizeReport, RoundToNearest, Source, quantize,
+    Bits, Method, QuantizeOptions, QuantizeReport, RoundToNearest, quantize,
 };
+use tenpak::quantize::source::ModelSource;
 use tenpak::trust::{Signer, TrustSet};
 
 use super::library::{Counted, check_store, name, runtime};
@@ -34,7 +34,12 @@ fn in_home(test: &str, home: &Path) -> bool {
     false
 }
 
-fn quantized(counted: &Counted, source: Source, to: &str, pack: PackOptions) -> QuantizeReport {
+fn quantized(
+    counted: &Counted,
+    source: &ModelSource,
+    to: &str,
+    pack: PackOptions,
+) -> QuantizeReport {
     let options = QuantizeOptions {
         recipe: Method::Int8.recipe(),
         skip: Vec::new(),
@@ -43,16 +48,16 @@ fn quantized(counted: &Counted, source: Source, to: &str, pack: PackOptions) -> 
     };
     let (name, tag) = name(to);
     let runtime = runtime().handle();
-    let checkpoint = Checkpoint::open(source, runtime).unwrap();
-    quantize(&checkpoint, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &())
+    quantize(source, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn artifact(counted: &Counted, name: &str) -> Source {
+fn artifact(counted: &Counted, name: &str) -> ModelSource {
     let sources = vec![counted.store.transport().clone()];
     let (spec, options) = (name.parse().unwrap(), OpenOptions::default());
     let opened = runtime().block_on(Artifact::open(sources, &spec, &options));
-    Source::Artifact(Arc::new(opened.unwrap_or_else(|error| panic!("{error}"))))
+    let opened = opened.unwrap_or_else(|error| panic!("{error}"));
+    ModelSource::artifact(opened, runtime().handle()).unwrap()
 }
 
 /// By this user's own record of what earlier runs wrote.
@@ -68,14 +73,14 @@ fn on_ones_own_word_nothing_is_read() {
     let packed =
         pack(&model, &counted.store, (&to, &tag), PackOptions::default(), runtime().handle(), &());
     let size = packed.unwrap().totals.raw_bytes;
-    let first = quantized(&counted, artifact(&counted, "base"), "q", PackOptions::default());
+    let first = quantized(&counted, &artifact(&counted, "base"), "q", PackOptions::default());
     assert_eq!((first.computed, first.linked), (ALL, 0));
     let read = counted.transport.stats().below("packs/").bytes_read;
     assert!(read > size / 2, "{read} of {size}: the first run reads the weights");
-    for source in [artifact(&counted, "base"), Source::Folder(model.clone())] {
-        let from_folder = matches!(source, Source::Folder(_));
+    for source in [artifact(&counted, "base"), ModelSource::folder(&model).unwrap()] {
+        let from_folder = source.id().is_none();
         counted.transport.reset_stats();
-        let again = quantized(&counted, source, "q", PackOptions::default());
+        let again = quantized(&counted, &source, "q", PackOptions::default());
         assert_eq!((again.computed, again.linked), (0, ALL));
         let stats = counted.transport.stats();
         // What is no tensor: configs, the list of products, headers.
@@ -112,7 +117,7 @@ fn on_a_trusted_word_nothing_is_read() {
     let model = write(&folder.join("model"), &llama(2, 256));
     let run = |signs| {
         counted.transport.reset_stats();
-        let done = quantized(&counted, Source::Folder(model.clone()), "q", options(signs));
+        let done = quantized(&counted, &ModelSource::folder(&model).unwrap(), "q", options(signs));
         (done.computed, counted.transport.stats().below("packs/").bytes_read)
     };
     assert_eq!(run(false).0, ALL);
@@ -132,15 +137,16 @@ fn what_is_not_the_same_is_made() {
     }
     let counted = Counted::memory();
     let mut tensors = llama(2, 256);
-    let source = |tensors: &[Tensor]| Source::Folder(write(&folder.join("model"), tensors));
-    quantized(&counted, source(&tensors), "q", PackOptions::default());
+    let source =
+        |tensors: &[Tensor]| ModelSource::folder(&write(&folder.join("model"), tensors)).unwrap();
+    quantized(&counted, &source(&tensors), "q", PackOptions::default());
     // A norm, which is not quantized.
     let norm = tensors.iter().position(|(name, _, _)| name.contains("layernorm")).unwrap();
     tensors[norm].2.fill(0.5);
-    let changed = quantized(&counted, source(&tensors), "q:changed", PackOptions::default());
+    let changed = quantized(&counted, &source(&tensors), "q:changed", PackOptions::default());
     assert_eq!((changed.computed, changed.linked), (0, ALL));
     let alone = Counted::memory();
-    let alone = quantized(&alone, source(&tensors), "q", PackOptions::default());
+    let alone = quantized(&alone, &source(&tensors), "q", PackOptions::default());
     assert_eq!(alone.packed.manifest, changed.packed.manifest);
     check_store(&counted.store);
     // Its packs are gone, and the record still names it: it is made again.
@@ -158,7 +164,6 @@ fn what_is_not_the_same_is_made() {
         pack: options,
     };
     let runtime = runtime().handle();
-    let again = Checkpoint::open(again, runtime).unwrap();
     let made =
         quantize(&again, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &());
     assert_eq!(made.unwrap().packed.manifest, changed.packed.manifest);

@@ -25,7 +25,7 @@ pub enum ArtifactError {
     #[error("{pattern:?} is no pattern for tensor names: {why}")]
     Pattern { pattern: String, why: String },
     /// A file is not one that is read whole.
-    #[error("{path}: {why}; `unpack` writes it")]
+    #[error("{path}: {why}")]
     File { path: String, why: String },
     /// A file could not be loaded.
     #[error(transparent)]

@@ -1,63 +1,84 @@
-//! Small files of an artifact, such as `config.json`: the page that lists the file, then its chunks,
-//! verified as tensors are.
+//! Files of an artifact: the pages that list them, and what their bytes are loaded by.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Artifact, ArtifactError, Bases, add_bases};
-use crate::format::page::{Entries, Extent, TensorEntry};
-use crate::load::{LoadOptions, Loader};
+use super::{Artifact, ArtifactError, Bases, SelectedTensors, add_bases};
+use crate::format::layout::Place;
+use crate::format::page::{Entries, Extent, FileEntry, Page, TensorEntry};
+use crate::load::LoadOptions;
 use crate::schedule::plan::TensorRequest;
 
+/// A file of an artifact.
+#[derive(Debug)]
+pub struct ListedFile {
+    /// What the table says of it.
+    pub entry: FileEntry,
+    /// What each chunk that belongs to no tensor is loaded by, in the file's order.
+    pub content: Vec<Arc<TensorRequest>>,
+}
+
 impl Artifact {
+    /// The files of the artifact, in the order of their paths.
+    ///
+    /// # Errors
+    /// If a page of the table or of the layout cannot be read, or is not what the manifest names.
+    pub async fn files(&self) -> Result<Vec<ListedFile>, ArtifactError> {
+        let pages = (self.tensor_pages()..self.manifest.table().pages.len()).collect();
+        let pages = self.pages(&pages).await?;
+        Ok(pages.into_iter().flat_map(|(page, places)| listed(page, &places)).collect())
+    }
+
     /// The bytes of the file `path`, which has no tensors and is at most `limit` bytes long; `None` if
     /// there is no such file. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the file is longer or holds tensors, or cannot be read.
     pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
         let pages = &self.manifest.table().pages;
         let tensors = self.tensor_pages();
-        let listed = pages.get(tensors..).unwrap_or_default();
+        let own = pages.get(tensors..).unwrap_or_default();
         // Pages are sorted, and so are files in a page: only the last that begins before it has it.
-        let Some(page) = listed.partition_point(|page| page.first.as_str() <= path).checked_sub(1)
+        let Some(page) = own.partition_point(|page| page.first.as_str() <= path).checked_sub(1)
         else {
             return Ok(None);
         };
         let pages = self.pages(&BTreeSet::from([tensors + page])).await?;
-        for (page, places) in pages {
-            let bases = page.bases.iter().zip(places.iter().skip(page.first_base as usize));
-            let bases: Bases<'_> = bases.map(|base| (base.0.decoded, base)).collect();
-            let Entries::Files(files) = page.entries else { continue };
-            let Some(file) = files.into_iter().find(|file| file.entry.path == path) else {
-                continue;
-            };
-            let refuse = |why: String| ArtifactError::File { path: path.to_owned(), why };
-            if file.entry.size > limit {
-                return Err(refuse(format!(
-                    "it has {} bytes, and {limit} are read",
-                    file.entry.size
-                )));
-            }
-            if file.entry.extents.iter().any(|part| matches!(part, Extent::Tensor { .. })) {
-                return Err(refuse("it holds tensors".to_owned()));
-            }
-            let first = file.first_record as usize;
-            let wants = file.records.into_iter().zip(places.iter().skip(first));
-            let wants = wants.map(|(record, place)| {
-                let (mut records, mut own) = (vec![record], vec![*place]);
-                add_bases(&bases, &mut records, &mut own);
-                let entry = TensorEntry::of_content(path, &record);
-                Arc::new(TensorRequest::new(entry, records, own, None))
-            });
-            let (sources, options) = (self.reader.sources.clone(), LoadOptions::default());
-            let mut loader =
-                Loader::start(self.id, sources, wants.collect(), Default::default(), &options);
-            let mut bytes = BytesMut::new();
-            while let Some(piece) = loader.next().await {
-                bytes.extend_from_slice(&piece?.data);
-            }
-            return Ok(Some(bytes.freeze()));
+        let mut files = pages.into_iter().flat_map(|(page, places)| listed(page, &places));
+        let Some(file) = files.find(|file| file.entry.path == path) else { return Ok(None) };
+        let refuse = |why: String| ArtifactError::File { path: path.to_owned(), why };
+        if file.entry.size > limit {
+            return Err(refuse(format!("it has {} bytes, and {limit} are read", file.entry.size)));
         }
-        Ok(None)
+        if file.entry.extents.iter().any(|part| matches!(part, Extent::Tensor { .. })) {
+            return Err(refuse("it holds tensors".to_owned()));
+        }
+        let wanted = SelectedTensors { tensors: file.content, ..SelectedTensors::default() };
+        let mut loader = self.load(wanted, &LoadOptions::default());
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = loader.next().await {
+            bytes.extend_from_slice(&piece?.data);
+        }
+        Ok(Some(bytes.freeze()))
     }
+}
+
+/// The files of a page.
+fn listed(page: Page, places: &[Place]) -> Vec<ListedFile> {
+    let bases = page.bases.iter().zip(places.iter().skip(page.first_base as usize));
+    let bases: Bases<'_> = bases.map(|base| (base.0.decoded, base)).collect();
+    let Entries::Files(files) = page.entries else { return Vec::new() };
+    let listed = files.into_iter().map(|file| {
+        let places = places.iter().skip(file.first_record as usize);
+        let content = file.records.into_iter().zip(places).map(|(record, place)| {
+            let (mut records, mut own) = (vec![record], vec![*place]);
+            add_bases(&bases, &mut records, &mut own);
+            let entry = TensorEntry::of_content(&file.entry.path, &record);
+            Arc::new(TensorRequest::new(entry, records, own, None))
+        });
+        ListedFile { content: content.collect(), entry: file.entry }
+    });
+    listed.collect()
 }

@@ -8,6 +8,7 @@
 mod error;
 mod file;
 mod select;
+mod weights;
 mod windows;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -37,7 +38,9 @@ use crate::trust::{
     Envelope, KeyId, Method, SeenRefs, SeenState, TrustSet, Verified, signature_path,
 };
 pub use error::ArtifactError;
+pub use file::ListedFile;
 pub use select::{Pattern, Selection};
+pub use weights::{AsFloats, modules};
 pub use windows::{Window, Windows};
 
 /// Tables and layouts up to this size are read whole.

@@ -13,10 +13,11 @@ use super::Sink;
 use super::device::DeviceError;
 use super::stream::{DeviceSink, DeviceTensor, StreamOptions, UploadStats};
 use super::upload::Device;
-use crate::dequant::config::{Facts, Method, Module, Role, Stored};
+use crate::dequant::config::{Facts, Method, Role};
 use crate::dequant::{Float, Part, QuantError, Weight};
 use crate::format::dtype::{Dtype, Shape};
 use crate::load::Tensor;
+use crate::load::artifact::modules;
 use crate::schedule::plan::TensorRequest;
 
 /// A device that dequantizes and converts.
@@ -70,39 +71,26 @@ pub struct Delivered<M> {
     pub made: Made,
 }
 
+impl<M> From<DeviceTensor<M>> for Delivered<M> {
+    fn from(DeviceTensor { request, memory }: DeviceTensor<M>) -> Self {
+        Self {
+            name: request.entry.name.clone(),
+            file: request.entry.file,
+            dtype: request.entry.dtype,
+            shape: request.shape.clone(),
+            len: request.cut.len(),
+            memory,
+            made: Made::Stored,
+        }
+    }
+}
+
 /// The tensors of a weight, as far as they have come.
 struct Gathering<M> {
     name: String,
     missing: usize,
     facts: Facts,
     parts: [Option<M>; 5],
-}
-
-/// The quantized weights among tensors that are wanted, by their place in the list; those of a file
-/// after another's.
-pub fn modules(method: Method, wanted: &[Arc<TensorRequest>]) -> Vec<Module> {
-    let mut files: Vec<u32> = wanted.iter().map(|request| request.entry.file).collect();
-    files.sort_unstable();
-    files.dedup();
-    let mut found = Vec::new();
-    for file in files {
-        let of_file: Vec<usize> = (0..)
-            .zip(wanted)
-            .filter(|(_, request)| request.entry.file == file)
-            .map(|(at, _)| at)
-            .collect();
-        let stored = of_file.iter().filter_map(|at| wanted.get(*at)).map(|request| Stored {
-            name: &request.entry.name,
-            dtype: request.entry.dtype,
-            dims: request.entry.shape.dims(),
-        });
-        let mut own = method.modules(&stored.collect::<Vec<_>>());
-        for (at, _) in own.iter_mut().flat_map(|module| &mut module.tensors) {
-            *at = of_file.get(*at).copied().unwrap_or(usize::MAX);
-        }
-        found.append(&mut own);
-    }
-    found
 }
 
 /// Streams a checkpoint into device memory, its weights as floats of one type.
@@ -171,20 +159,11 @@ impl<D: Dequantize> DequantSink<D> {
     /// A tensor that is no part of a quantized weight.
     fn pass(
         &self,
-        request: &TensorRequest,
+        request: &Arc<TensorRequest>,
         memory: D::Memory,
     ) -> Result<Delivered<D::Memory>, DeviceError> {
-        let entry = &request.entry;
-        let mut one = Delivered {
-            name: entry.name.clone(),
-            file: entry.file,
-            dtype: entry.dtype,
-            shape: request.shape.clone(),
-            len: request.cut.len(),
-            memory,
-            made: Made::Stored,
-        };
-        let from = Float::of_dtype(entry.dtype).filter(|from| *from != self.out);
+        let mut one = Delivered::from(DeviceTensor { request: request.clone(), memory });
+        let from = Float::of_dtype(one.dtype).filter(|from| *from != self.out);
         if let Some(from) = from {
             let elements = one.len / from.size();
             one.memory = self.device().convert(one.memory, elements, from, self.out)?;
@@ -286,7 +265,7 @@ impl<D: Dequantize> DequantSink<D> {
     /// Adds a tensor, in host memory or on the device, to its weight, if it has one.
     fn add(
         &mut self,
-        request: &TensorRequest,
+        request: &Arc<TensorRequest>,
         bytes: Vec<u8>,
         memory: Option<D::Memory>,
     ) -> Result<Option<Delivered<D::Memory>>, DeviceError> {

@@ -12,6 +12,7 @@ pub mod host;
 pub mod resident;
 pub mod stream;
 pub mod upload;
+pub mod weights;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -42,22 +43,31 @@ pub trait Sink: Send {
 }
 
 /// Runs a load into a sink; `each` gets what becomes of every tensor.
+///
+/// # Errors
+/// If the load or the sink fails.
 pub async fn drain<S: Sink>(
     loader: &mut Loader,
     sink: &mut S,
     mut each: impl FnMut(S::Output) + Send,
 ) -> Result<(), S::Error> {
     while let Some(piece) = loader.next().await {
-        let piece = piece?;
-        let request = piece.request.clone();
-        let last = piece.is_last_piece();
-        if piece.offset == 0 {
-            sink.begin(&request).await?;
-        }
-        sink.piece(piece).await?;
-        if last {
-            each(sink.finish(&request).await?);
+        if let Some(made) = take(sink, piece?).await? {
+            each(made);
         }
     }
     Ok(())
+}
+
+/// Gives a piece to a sink; what becomes of the tensor if it was the last one.
+///
+/// # Errors
+/// If the sink fails.
+pub async fn take<S: Sink>(sink: &mut S, piece: Tensor) -> Result<Option<S::Output>, S::Error> {
+    let (request, last) = (piece.request.clone(), piece.is_last_piece());
+    if piece.offset == 0 {
+        sink.begin(&request).await?;
+    }
+    sink.piece(piece).await?;
+    if last { sink.finish(&request).await.map(Some) } else { Ok(None) }
 }

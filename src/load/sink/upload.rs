@@ -28,7 +28,7 @@
 //! ) -> Result<D::Staging, DeviceError> {
 //!     buffer.write(0, b"first");
 //!     let flying = device.copy(buffer, 5, memory, 0)?;
-//!     let mut buffer = device.land(flying)?;
+//!     let mut buffer = device.complete(flying)?;
 //!     buffer.write(0, b"second");
 //!     Ok(buffer)
 //! }

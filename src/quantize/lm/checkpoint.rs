@@ -1,6 +1,7 @@
 //! Tensors by name as f32, whichever way they are stored and quantized.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
@@ -8,49 +9,15 @@ use serde_json::Value;
 
 use super::{LmError, gguf};
 use crate::dequant::config::{Facts, Method, Module, Role, Stored};
-use crate::dequant::gguf::Block;
 use crate::dequant::{self, Float, Part, Parts};
-use crate::format::dtype::{Dtype, Shape};
+use crate::quantize::source::{ModelSource, SourceError, Tensor as Listed};
 
-/// Files that say how a checkpoint is quantized, the first that does counts.
-const CONFIGS: [&str; 2] = ["config.json", "quantize_config.json"];
-/// The largest `tokenizer.json` or `config.json` that is read.
+/// The largest `tokenizer.json` that is read.
 const MAX_FILE: u64 = 64 << 20;
-
-/// A tensor as a store lists it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Listed {
-    /// Its name.
-    pub name: String,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its shape.
-    pub shape: Shape,
-}
-
-/// Where the tensors and files of a model come from.
-pub trait TensorStore: Send + Sync {
-    /// All tensors.
-    fn list(&self) -> &[Listed];
-
-    /// The bytes of these, by their place in the list, in the order asked.
-    fn read(&self, wanted: &[usize]) -> Result<Vec<Bytes>, LmError>;
-
-    /// Gives the bytes of one to `take`, in order and in parts of a few megabytes, each with where it begins.
-    fn stream(&self, wanted: usize, take: &mut dyn FnMut(u64, &[u8])) -> Result<(), LmError>;
-
-    /// The file `path`, of at most `limit` bytes; `None` if there is none.
-    fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, LmError>;
-
-    /// The blocks that quantized weights of a GGUF file have, as far as it is known.
-    fn blocks(&self) -> Option<Block> {
-        None
-    }
-}
 
 /// A model's files and tensors.
 pub struct Checkpoint {
-    store: Box<dyn TensorStore>,
+    source: Arc<ModelSource>,
     config: Value,
     method: Option<Method>,
     names: HashMap<String, usize>,
@@ -59,22 +26,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads what the store lists and `config.json` says.
-    pub fn open(store: Box<dyn TensorStore>) -> Result<Self, LmError> {
-        let config = store.file("config.json", MAX_FILE)?;
-        let config = config.ok_or_else(|| LmError::File("config.json".to_owned()))?;
-        let config: Value = parse("config.json", &config)?;
-        let mut method = store.blocks().map(Method::Gguf);
-        for path in CONFIGS {
-            if method.is_some() {
-                break;
-            }
-            if let Some(bytes) = store.file(path, MAX_FILE)? {
-                method = Method::of_config(&parse(path, &bytes)?)
-                    .map_err(|error| LmError::Feature(format!("quantization: {error}")))?;
-            }
-        }
-        let list = store.list();
+    /// Reads what a model says of itself.
+    ///
+    /// # Errors
+    /// If its configuration is missing, or names a quantization that is not known.
+    pub fn open(source: Arc<ModelSource>) -> Result<Self, LmError> {
+        let (config, method) = (source.config()?.clone(), source.quantization()?);
+        let list = source.tensors();
         let mut names = HashMap::new();
         for (at, tensor) in list.iter().enumerate() {
             // Where all is GGUF, tensors have its names.
@@ -95,7 +53,7 @@ impl Checkpoint {
             (name.unwrap_or_else(|| module.name.clone()), module)
         };
         let modules = modules.into_iter().map(named).collect();
-        Ok(Self { store, config, method, names, modules })
+        Ok(Self { source, config, method, names, modules })
     }
 
     /// `config.json`.
@@ -108,9 +66,13 @@ impl Checkpoint {
         self.method
     }
 
-    /// A file of the model, of 64 MiB at most; an error if there is none.
+    /// A file of the model.
+    ///
+    /// # Errors
+    /// If there is none, or it has more than 64 MiB, or cannot be read.
     pub fn file(&self, path: &str) -> Result<Bytes, LmError> {
-        self.store.file(path, MAX_FILE)?.ok_or_else(|| LmError::File(path.to_owned()))
+        let bytes = self.source.file(path, MAX_FILE)?;
+        Ok(bytes.ok_or_else(|| SourceError::NoFile { path: path.to_owned() })?)
     }
 
     /// Whether there is such a tensor or quantized weight.
@@ -120,7 +82,7 @@ impl Checkpoint {
 
     /// The type of float that a tensor is stored in; `None` if there is none, or it is of another type.
     pub fn float(&self, name: &str) -> Option<Float> {
-        Float::of_dtype(self.store.list().get(*self.names.get(name)?)?.dtype)
+        Float::of_dtype(self.listed(name)?.dtype)
     }
 
     /// Whether it is a quantized weight.
@@ -153,11 +115,8 @@ impl Checkpoint {
 
     /// The bytes of a tensor that is not quantized, which must have this shape.
     fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
-        let (at, float) = self.place(name, shape)?;
-        match self.store.read(&[at])?.pop() {
-            Some(bytes) => Ok((float, bytes)),
-            None => Err(LmError::Missing(name.to_owned())),
-        }
+        let (tensor, float) = self.place(name, shape)?;
+        Ok((float, self.source.read_tensor(tensor)?))
     }
 
     /// Rows of a matrix of this shape, one for each token of a vocabulary, as f32: those of `wanted`, which
@@ -208,9 +167,9 @@ impl Checkpoint {
         shape: &[usize],
         take: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<Float, LmError> {
-        let (at, float) = self.place(name, shape)?;
+        let (tensor, float) = self.place(name, shape)?;
         let mut end = 0;
-        self.store.stream(at, &mut |begin, part| {
+        self.source.stream(tensor, &mut |begin, part| {
             end = begin + part.len() as u64;
             take(begin, part);
         })?;
@@ -220,17 +179,19 @@ impl Checkpoint {
         Ok(float)
     }
 
-    /// Where a tensor that is not quantized is in the list, and its floats; it must have this shape.
-    fn place(&self, name: &str, shape: &[usize]) -> Result<(usize, Float), LmError> {
-        let at = self.names.get(name).ok_or_else(|| LmError::Missing(name.to_owned()))?;
-        let listed = self.store.list().get(*at);
-        let listed = listed.ok_or_else(|| LmError::Missing(name.to_owned()))?;
+    fn listed(&self, name: &str) -> Option<&Listed> {
+        self.source.tensors().get(*self.names.get(name)?)
+    }
+
+    /// A tensor that is not quantized, and its floats; it must have this shape.
+    fn place(&self, name: &str, shape: &[usize]) -> Result<(&Listed, Float), LmError> {
+        let listed = self.listed(name).ok_or_else(|| LmError::Missing(name.to_owned()))?;
         check_shape(name, listed.shape.dims(), shape)?;
         let float = Float::of_dtype(listed.dtype).ok_or_else(|| LmError::Dtype {
             name: name.to_owned(),
             dtype: listed.dtype.to_string(),
         })?;
-        Ok((*at, float))
+        Ok((listed, float))
     }
 
     /// A quantized weight, row-major.
@@ -241,12 +202,12 @@ impl Checkpoint {
         shape: &[usize],
     ) -> Result<Vec<f32>, LmError> {
         let wrong = |error| LmError::Weight { name: module.name.clone(), error };
-        let places: Vec<usize> = module.tensors.iter().map(|(at, _)| *at).collect();
-        let stored = self.store.read(&places)?;
+        let mut reader = self.source.reader(module.tensors.iter().map(|(at, _)| *at));
         let mut facts = Facts::default();
         let [mut codes, mut scales, mut zeros] = [Bytes::new(), Bytes::new(), Bytes::new()];
-        for ((at, role), bytes) in module.tensors.iter().zip(stored) {
-            let Some(listed) = self.store.list().get(*at) else { continue };
+        for (at, role) in &module.tensors {
+            let Some(listed) = self.source.tensors().get(*at) else { continue };
+            let bytes = reader.read(*at)?.into_bytes();
             let read = if role.is_read() { bytes.to_vec() } else { Vec::new() };
             facts.add(*role, listed.dtype, listed.shape.dims(), read);
             match role {
@@ -279,10 +240,6 @@ fn in_order(values: Vec<f32>, size: usize, columns: usize) -> Vec<f32> {
 /// f32 out of little-endian bytes.
 pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
-}
-
-fn parse(path: &str, bytes: &[u8]) -> Result<Value, LmError> {
-    serde_json::from_slice(bytes).map_err(|error| LmError::Config(format!("{path}: {error}")))
 }
 
 fn check_shape(name: &str, got: &[u64], want: &[usize]) -> Result<(), LmError> {

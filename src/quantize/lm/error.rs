@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use crate::dequant::QuantError;
-use crate::load::artifact::ArtifactError;
-use crate::pack::model::ModelError;
+use crate::quantize::source::SourceError;
 
 /// Why a model is not run.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +20,6 @@ pub enum LmError {
     /// `config.json` lacks something or contradicts itself.
     #[error("config.json: {0}")]
     Config(String),
-    /// A file that a model needs is not there.
-    #[error("{0} is missing; a model directory has it beside its weights")]
-    File(String),
     /// A tensor that the architecture needs is not there.
     #[error("tensor {0} is missing; is a shard of the checkpoint missing?")]
     Missing(String),
@@ -75,12 +71,9 @@ pub enum LmError {
         /// What is wrong, and what to do.
         why: String,
     },
-    /// The model's folder cannot be read.
+    /// The model cannot be read.
     #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The artifact cannot be read.
-    #[error(transparent)]
-    Artifact(Box<ArtifactError>),
+    Source(Box<SourceError>),
     /// What is too large to be held could not be put into a file.
     #[error("a file in {}: {source}; TMPDIR may name another folder", std::env::temp_dir().display())]
     Spool {
@@ -92,9 +85,9 @@ pub enum LmError {
     Compute(Box<candle_core::Error>),
 }
 
-impl From<ArtifactError> for LmError {
-    fn from(error: ArtifactError) -> Self {
-        Self::Artifact(Box::new(error))
+impl From<SourceError> for LmError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(Box::new(error))
     }
 }
 

@@ -1,10 +1,13 @@
 //! A model, opened: its numbers, its embedding, and its blocks when they are asked for.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
 use super::attention::layer_norm;
 use super::encoder::norm;
-use super::{Block, Checkpoint, Head, LmConfig, LmError, TensorStore, Text};
+use super::{Block, Checkpoint, Head, LmConfig, LmError, Text};
+use crate::quantize::source::ModelSource;
 
 /// A model whose weights are read block by block.
 pub struct Model {
@@ -25,8 +28,11 @@ struct Embedding {
 
 impl Model {
     /// Opens a model. No weight is read yet.
-    pub fn open(store: Box<dyn TensorStore>) -> Result<Self, LmError> {
-        let checkpoint = Checkpoint::open(store)?;
+    ///
+    /// # Errors
+    /// If its configuration is missing, or names an architecture or a quantization that is not known.
+    pub fn open(source: impl Into<Arc<ModelSource>>) -> Result<Self, LmError> {
+        let checkpoint = Checkpoint::open(source.into())?;
         let config = LmConfig::parse(checkpoint.config())?;
         let (prefix, probe) = if config.is_causal() {
             ("model.", "embed_tokens.weight")

@@ -2,12 +2,10 @@
 //! computed, one weight at a time.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::ProduceError;
-use super::checkpoint::{Checkpoint, Reader};
 use super::error::Failed;
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
@@ -21,10 +19,11 @@ use crate::pack::model::{Part, PartKind};
 use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource};
 use crate::quantize::encode::Encoded;
 use crate::quantize::lm::gguf::source_row;
+use crate::quantize::source::{ModelSource, Reader};
 
 /// Makes the parts of the result while it is packed.
 pub(super) struct Driver<'a> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a ModelSource,
     layers: &'a Layers,
     recipe: &'a Recipe,
     plan: Plan,
@@ -45,7 +44,7 @@ pub(super) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(super) fn new(
-        (checkpoint, layers): (&'a Checkpoint, &'a Layers),
+        (checkpoint, layers): (&'a ModelSource, &'a Layers),
         recipe: &'a Recipe,
         plan: Plan,
         surveyed: &'a Survey,
@@ -81,7 +80,7 @@ impl<'a> Driver<'a> {
         // The others lie in files that are taken over.
         for (own, _) in layers.quantized.iter().zip(&seen).filter(|(_, seen)| !**seen) {
             linked += 1;
-            events.layer(&checkpoint.tensors[own.tensor].name, false);
+            events.layer(&checkpoint.tensors()[own.tensor].name, false);
         }
         let reader = checkpoint.reader(from_model.into_iter());
         let streams = memo.reader(found.iter());
@@ -112,30 +111,22 @@ impl<'a> Driver<'a> {
             len => vec![Part { offset: 0, len, kind: PartKind::Content }],
         };
         let input = |(path, own): (&String, &Content)| {
-            let (executable, parts) = match own {
-                Content::Same(file) => {
-                    let file = &self.checkpoint.files[*file];
-                    if let Some(disk) = &file.disk {
-                        return Input::File(Arc::clone(disk));
-                    }
-                    (file.executable, content(file.size))
-                }
-                Content::Bytes(bytes) => (false, content(bytes.len() as u64)),
-                Content::Tensors { parts, .. } => (false, parts.clone()),
-                Content::Known(known) => return Input::Known(known.clone()),
+            let parts = match own {
+                Content::Same(file) => return self.checkpoint.input(*file, false),
+                Content::Bytes(bytes) => content(bytes.len() as u64),
+                Content::Tensors { parts, .. } => parts.clone(),
+                Content::Known(known) => return Some(Input::Known(known.clone())),
             };
-            Input::Made(GeneratedFile { path: path.clone(), executable, parts })
+            let executable = false;
+            Some(Input::Made(GeneratedFile { path: path.clone(), executable, parts }))
         };
-        self.plan.files.iter().map(input).collect()
+        self.plan.files.iter().filter_map(input).collect()
     }
 
     fn part(&mut self, file: usize, part: usize) -> Result<Held, ProduceError> {
         let defect = || ProduceError::Defect(format!("part {part} of file {file}"));
         let from = match self.contents.get(file).ok_or_else(defect)? {
-            Content::Same(file) => {
-                let bytes = self.checkpoint.bytes(&self.checkpoint.files[*file])?;
-                return Ok(Held::Memory(bytes));
-            }
+            Content::Same(file) => return Ok(self.checkpoint.part(*file, part)?),
             Content::Bytes(bytes) => return Ok(Held::Memory(bytes.clone().into())),
             Content::Tensors { header, .. } if part == 0 => {
                 return Ok(Held::Memory(header.clone().into()));
@@ -160,15 +151,17 @@ impl<'a> Driver<'a> {
 
     /// A tensor of the model as it is.
     fn unchanged(&mut self, tensor: usize) -> Result<Held, ProduceError> {
-        let held = self.checkpoint.on_disk(tensor);
-        let bytes = self.reader.read(tensor)?;
-        Ok(held.unwrap_or_else(|| Held::Memory(bytes.into_bytes())))
+        let own = &self.checkpoint.tensors()[tensor];
+        if let Some(held) = self.checkpoint.on_disk(own.file, own.offset) {
+            return Ok(held);
+        }
+        Ok(Held::Memory(self.reader.read(tensor)?.into_bytes()))
     }
 
     /// Links or makes what a vector becomes.
     fn remake(&mut self, vector: usize) -> Result<Held, ProduceError> {
         let own = &self.layers.remade[vector];
-        let tensor = &self.checkpoint.tensors[own.tensor];
+        let tensor = &self.checkpoint.tensors()[own.tensor];
         let surveyed = &self.surveyed.vectors[vector];
         let mut reread = None;
         if let Some(hit) = &surveyed.hit {
@@ -204,7 +197,7 @@ impl<'a> Driver<'a> {
     /// Links or computes what a weight becomes.
     fn produce(&mut self, product: usize) -> Result<(), ProduceError> {
         let own = &self.layers.quantized[product];
-        let name = &self.checkpoint.tensors[own.tensor].name;
+        let name = &self.checkpoint.tensors()[own.tensor].name;
         let becomes = &self.plan.products[product];
         if let Some(hit) = &self.surveyed.weights[product].hit {
             let known = hit.tensors();
@@ -232,7 +225,7 @@ impl<'a> Driver<'a> {
         };
         let permuted = own
             .heads
-            .map(|heads| permute(&bytes, &self.checkpoint.tensors[own.tensor].shape, heads));
+            .map(|heads| permute(&bytes, &self.checkpoint.tensors()[own.tensor].shape, heads));
         let bytes = match &permuted {
             Some(permuted) => permuted.as_deref().ok_or_else(|| {
                 ProduceError::Unsupported(format!("tensor {name}: its rows are not those of heads"))
@@ -287,12 +280,9 @@ impl PartSource for Driver<'_> {
     }
 
     fn finish(&mut self) -> Result<(), PackError> {
-        for file in self.checkpoint.files.iter().filter_map(|file| file.disk.as_ref()) {
-            if let Err(error) = file.check_unchanged() {
-                self.memo.forget();
-                return Err(error.into());
-            }
-        }
-        Ok(())
+        self.checkpoint.check_unchanged().map_err(|error| {
+            self.memo.forget();
+            error.into()
+        })
     }
 }

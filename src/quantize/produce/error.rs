@@ -1,12 +1,10 @@
 //! Why nothing was produced.
 
 use crate::load::artifact::ArtifactError;
-use crate::load::{ErrorKind, LoadError};
 use crate::pack::PackError;
-use crate::pack::model::ModelError;
 use crate::quantize::calibrate::CalibrateError;
 use crate::quantize::encode::EncodeError;
-use crate::quantize::lm::LmError;
+use crate::quantize::source::SourceError;
 use crate::store::StoreError;
 
 /// A model that was not quantized. The store has no new artifact.
@@ -27,18 +25,15 @@ pub enum ProduceError {
         /// Why.
         source: EncodeError,
     },
-    /// The model is not whole.
-    #[error("{0}")]
-    Incomplete(String),
-    /// The model cannot be read.
+    /// The configuration lacks a number.
+    #[error("config.json has no number {0}, which GGUF asks for")]
+    Number(&'static str),
+    /// The model cannot be read, or is not whole.
     #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The artifact cannot be read.
+    Source(#[from] SourceError),
+    /// The artifact of statistics cannot be read.
     #[error(transparent)]
     Artifact(Box<ArtifactError>),
-    /// Its tensors cannot be loaded.
-    #[error(transparent)]
-    Load(Box<LoadError>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,12 +62,6 @@ impl From<ArtifactError> for ProduceError {
     }
 }
 
-impl From<LoadError> for ProduceError {
-    fn from(error: LoadError) -> Self {
-        Self::Load(Box::new(error))
-    }
-}
-
 impl From<CalibrateError> for ProduceError {
     fn from(error: CalibrateError) -> Self {
         Self::Calibrate(Box::new(error))
@@ -83,15 +72,10 @@ impl ProduceError {
     /// Whether trying again may help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Artifact(error) => error.kind() == ErrorKind::Network,
-            Self::Load(error) => error.kind() == ErrorKind::Network,
+            Self::Source(error) => error.may_pass(),
             Self::Store(StoreError::Transport(error)) => error.is_transient(),
             _ => false,
         }
-    }
-
-    pub(super) fn lm(error: LmError) -> Self {
-        CalibrateError::from(error).into()
     }
 
     pub(super) fn layer(name: &str) -> impl FnOnce(EncodeError) -> Self {

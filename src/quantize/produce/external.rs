@@ -15,8 +15,7 @@ use super::{ProduceError, products};
 use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::{Lineage, PackOptions, PackReport, Progress, pack};
-use crate::quantize::calibrate::CalibrateError;
-use crate::quantize::lm::{Folder, Listed, TensorStore};
+use crate::quantize::source::{ModelSource, Tensor};
 use crate::store::Store;
 
 /// The most of a tool's messages that an error repeats, in bytes.
@@ -175,12 +174,12 @@ impl External<'_> {
         if self.skip.is_empty() {
             return Ok(Vec::new());
         }
-        let folder = Folder::open(self.source).map_err(CalibrateError::from)?;
+        let folder = ModelSource::folder(self.source)?;
         let none = Skip::new(&[])?;
-        let linear = |tensor: &Listed, skip: &Skip| {
+        let linear = |tensor: &Tensor, skip: &Skip| {
             matches!(kind(&tensor.name, tensor.dtype, &tensor.shape, skip), Kind::Linear(_))
         };
-        let kept = folder.list().iter().filter(|one| linear(one, &none) && !linear(one, &skip));
+        let kept = folder.tensors().iter().filter(|one| linear(one, &none) && !linear(one, &skip));
         let kept: Vec<String> = kept
             .map(|one| one.name.strip_suffix(".weight").unwrap_or(&one.name).to_owned())
             .collect();

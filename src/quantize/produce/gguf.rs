@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::ProduceError;
-use super::checkpoint::Checkpoint;
 use super::method::announce;
 use super::plan::{Content, From, Layers, Plan};
 use super::recipe::{Method, Recipe};
 use crate::format::dtype::{Dtype, Shape};
 use crate::pack::model::{Part, PartKind};
 use crate::quantize::lm::gguf as names;
+use crate::quantize::source::ModelSource;
 
 const ALIGNMENT: u64 = 32;
 /// The file.
@@ -67,13 +67,9 @@ impl<'a> Family<'a> {
         names::heads(self.config, name)
     }
 
-    fn number(&self, key: &str) -> Result<u64, ProduceError> {
+    fn number(&self, key: &'static str) -> Result<u64, ProduceError> {
         let number = self.config.get(key).and_then(Value::as_u64);
-        number.ok_or_else(|| {
-            ProduceError::Incomplete(format!(
-                "config.json has no number {key}, which GGUF asks for"
-            ))
-        })
+        number.ok_or(ProduceError::Number(key))
     }
 }
 
@@ -92,19 +88,19 @@ fn kind(recipe: &Recipe, from: From, dtype: Dtype) -> Option<u32> {
 
 /// Plans the file, beside the model's files that are no weights.
 pub(super) fn plan(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     layers: &Layers,
     recipe: &Recipe,
     mut files: BTreeMap<String, Content>,
     left_out: Vec<String>,
 ) -> Result<Plan, ProduceError> {
-    let family = Family::of(&checkpoint.config)?;
+    let family = Family::of(checkpoint.config()?)?;
     let mut products = Vec::new();
     let mut infos = Vec::new();
     let mut parts = Vec::new();
     let mut from = Vec::new();
     let mut at = 0;
-    for (number, tensor) in checkpoint.tensors.iter().enumerate() {
+    for (number, tensor) in checkpoint.tensors().iter().enumerate() {
         let name = family.rename(&tensor.name)?;
         let dims = tensor.shape.dims();
         let product = layers.quantized.iter().position(|own| own.tensor == number);
@@ -209,7 +205,7 @@ fn text(bytes: &mut Vec<u8>, value: &str) {
 /// The header, padded to where tensors begin.
 fn header(
     family: &Family<'_>,
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     recipe: &Recipe,
     infos: &[(String, Vec<u64>, u32, u64)],
 ) -> Result<Vec<u8>, ProduceError> {
@@ -271,7 +267,7 @@ fn header(
 
 /// The tokenizer, if it is one of byte pairs; another is left to the files that lie beside.
 fn tokenizer(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     config: &Value,
     values: &mut Values,
 ) -> Result<(), ProduceError> {

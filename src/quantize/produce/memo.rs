@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::checkpoint::Stream;
 use super::products::{self, Key};
 use super::record::{Record, Written, gather};
 use super::{ProduceError, TOOL};
@@ -22,6 +21,7 @@ use crate::format::store as paths;
 use crate::load::artifact::{Artifact, OpenOptions, Selection};
 use crate::pack::left_behind;
 use crate::quantize::encode::Encoded;
+use crate::quantize::source::Stream;
 use crate::schedule::plan::TensorRequest;
 use crate::store::{ArtifactGraph, Placed, Store, candidates};
 use crate::trust::TrustSet;

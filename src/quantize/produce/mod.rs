@@ -1,11 +1,10 @@
 //! Producers: new artifacts from old ones. `quantize` takes a model, a folder or an artifact, and writes
 //! a quantized checkpoint beside it, in the layout that transformers and vLLM load; [`delta`] writes a fine-tune as what it adds to its base.
 //!
-//! [`Recipe`] says how, [`Checkpoint`] reads the model, [`plan`] decides which layers become what and how
+//! [`Recipe`] says how, a [`ModelSource`] is the model, [`plan`] decides which layers become what and how
 //! the files look, [`memo`] knows what was produced before, and [`quantize`] drives: one layer at a time,
 //! straight into packs. Whatever computes codes is a [`Solver`]; [`RoundToNearest`] needs nothing but the weight.
 
-mod checkpoint;
 mod config;
 pub mod delta;
 mod driver;
@@ -27,7 +26,6 @@ mod solvers;
 mod statistics;
 mod survey;
 
-pub use checkpoint::{Checkpoint, Source};
 pub use error::ProduceError;
 pub use method::{Layer, RoundToNearest, Solver};
 pub use plan::Bits;

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value, json};
 
 use super::ProduceError;
-use super::checkpoint::Checkpoint;
 use super::config;
 use super::gguf::{self, Family};
 use super::header::{self, Entry};
@@ -21,6 +20,7 @@ use crate::dequant::Float;
 use crate::format::dtype::Shape;
 use crate::pack::KnownFile;
 use crate::pack::model::Part;
+use crate::quantize::source::ModelSource;
 
 /// Ends of the names of files that hold weights in another format.
 const OTHER_WEIGHTS: [&str; 13] = [
@@ -82,18 +82,18 @@ pub(super) struct Layers {
 
 /// Sorts the tensors of a model; refuses one that has nothing to quantize.
 pub(super) fn layers(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     recipe: &Recipe,
     skip: &Skip,
     bits: &Bits,
 ) -> Result<Layers, ProduceError> {
     let gguf = match recipe.format {
-        Format::Gguf => Some(Family::of(&checkpoint.config)?),
+        Format::Gguf => Some(Family::of(checkpoint.config()?)?),
         _ => None,
     };
     let (mut quantized, mut remade, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     let remakes = recipe.format == Format::Gguf || recipe.method == Method::Awq;
-    for (at, tensor) in checkpoint.tensors.iter().enumerate() {
+    for (at, tensor) in checkpoint.tensors().iter().enumerate() {
         let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned();
         match kind(&tensor.name, tensor.dtype, &tensor.shape, skip) {
             Kind::Linear(float) => {
@@ -122,7 +122,8 @@ pub(super) fn layers(
         kept.push("lm_head".to_owned());
     }
     if quantized.is_empty() {
-        let kind = checkpoint.config.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
+        let kind =
+            checkpoint.config()?.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
         return Err(ProduceError::Unsupported(format!(
             "no linear layer of f32, f16 or bf16 in numbered blocks was found in this model of type \
              {kind}; its architecture is not supported, or every layer is skipped"
@@ -184,15 +185,15 @@ pub(super) struct Plan {
 
 /// Plans the result. `products` is the file that says what was produced.
 pub(super) fn plan(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     layers: &Layers,
     recipe: &Recipe,
     products: Vec<u8>,
 ) -> Result<Plan, ProduceError> {
     let mut announced = Vec::with_capacity(layers.quantized.len());
-    let mut by_tensor = vec![None; checkpoint.tensors.len()];
+    let mut by_tensor = vec![None; checkpoint.tensors().len()];
     for (at, own) in layers.quantized.iter().enumerate() {
-        let tensor = &checkpoint.tensors[own.tensor];
+        let tensor = &checkpoint.tensors()[own.tensor];
         let [rows, columns] = *tensor.shape.dims() else {
             return Err(ProduceError::Defect(tensor.name.clone()));
         };
@@ -207,7 +208,7 @@ pub(super) fn plan(
     let mut left_out = Vec::new();
     let mut weight_map = Map::new();
     let mut total = 0;
-    for (number, file) in checkpoint.files.iter().enumerate() {
+    for (number, file) in checkpoint.files().iter().enumerate() {
         if file.path == PRODUCTS || [CONFIG, INDEX].contains(&file.path.as_str()) {
             continue;
         }
@@ -215,15 +216,16 @@ pub(super) fn plan(
             left_out.push(file.path.clone());
             continue;
         }
-        if file.tensors && recipe.format == Format::Gguf {
+        if file.has_tensors() && recipe.format == Format::Gguf {
             continue;
         }
-        if !file.tensors {
+        if !file.has_tensors() {
             files.insert(file.path.clone(), Content::Same(number));
             continue;
         }
         let mut tensors: Vec<(Entry, From)> = Vec::new();
-        for (at, tensor) in checkpoint.tensors.iter().enumerate().filter(|(_, t)| t.file == number)
+        for (at, tensor) in
+            checkpoint.tensors().iter().enumerate().filter(|(_, t)| t.file == number)
         {
             let Some(product) = by_tensor[at] else {
                 let (name, dtype, shape) =
@@ -252,21 +254,21 @@ pub(super) fn plan(
         files.insert(file.path.clone(), Content::Tensors { header, parts, from });
     }
     if recipe.format == Format::Gguf {
-        files.insert(CONFIG.to_owned(), Content::Bytes(config::pretty(&checkpoint.config)));
+        files.insert(CONFIG.to_owned(), Content::Bytes(config::pretty(checkpoint.config()?)));
         files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
         return gguf::plan(checkpoint, layers, recipe, files, left_out);
     }
-    if checkpoint.files.iter().any(|file| file.path == INDEX) {
+    if checkpoint.files().iter().any(|file| file.path == INDEX) {
         let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
         files.insert(INDEX.to_owned(), Content::Bytes(config::pretty(&index)));
     }
-    add_config(checkpoint, layers, recipe, &mut files);
+    add_config(checkpoint.config()?.clone(), layers, recipe, &mut files);
     files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
     Ok(Plan { files, products: announced, left_out })
 }
 
 fn add_config(
-    checkpoint: &Checkpoint,
+    mut whole: Value,
     layers: &Layers,
     recipe: &Recipe,
     files: &mut BTreeMap<String, Content>,
@@ -280,7 +282,6 @@ fn add_config(
         Float::F16 => "float16",
         Float::BF16 => "bfloat16",
     });
-    let mut whole = checkpoint.config.clone();
     let dtype = dtype(&whole).unwrap_or_else(|| own.to_owned());
     let quantization = config::quantization_config(recipe, layers, &dtype);
     if let Some(path) = config::companion(recipe) {

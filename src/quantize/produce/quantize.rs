@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
-use super::checkpoint::Checkpoint;
 use super::driver::Driver;
 use super::layers::{self, Skip};
 use super::memo::Memo;
@@ -18,6 +17,7 @@ use super::{ProduceError, TOOL, VERSION, known};
 use crate::format::id::ContentDigest;
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::{Lineage, PackError, PackOptions, PackReport, Progress, pack_inputs};
+use crate::quantize::source::ModelSource;
 use crate::store::Store;
 
 /// How to quantize.
@@ -63,7 +63,7 @@ impl Events for () {}
 /// Quantizes a model, as it was when it was opened, and publishes the result as `name:tag`. Blocks; call it from outside the runtime
 /// that `runtime` drives.
 pub fn quantize(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
     options: QuantizeOptions,
@@ -74,15 +74,16 @@ pub fn quantize(
     let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
-    layers::check_config(&checkpoint.config)?;
-    layers::check_names(checkpoint.tensors.iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
+    checkpoint.check_whole()?;
+    layers::check_config(checkpoint.config()?)?;
+    layers::check_names(checkpoint.tensors().iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
     let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(checkpoint, &layers, &recipe, Vec::new())?;
     let digests = Digests::new(checkpoint, options.threads);
     if recipe.method.is_calibrated() {
-        let named = digests.of_all()?.into_iter().zip(&checkpoint.tensors);
+        let named = digests.of_all()?.into_iter().zip(checkpoint.tensors());
         let named: Vec<_> = named.map(|(digest, tensor)| (&*tensor.name, digest)).collect();
         solver.sources(&named, &layers.kept);
     }
@@ -96,13 +97,10 @@ pub fn quantize(
     let quantization = lineage(&recipe, &skip, digest);
     options.lineage = Lineage {
         quantization: Some(quantization.clone()),
-        source: checkpoint
-            .artifact
-            .as_ref()
-            .map(|artifact| Map::from_iter([("manifest".to_owned(), json!(artifact.id()))])),
+        source: checkpoint.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),
         ..Lineage::default()
     };
-    if let Some(artifact) = &checkpoint.artifact {
+    if let Some(artifact) = checkpoint.as_artifact() {
         // What stays the same is linked, however short, if it is in this store at all.
         let here = runtime.block_on(store.manifest(artifact.id())).is_ok();
         options.base = options.base.or(here.then(|| artifact.id()));
@@ -135,9 +133,9 @@ pub fn quantize(
 }
 
 /// Bits per code on average.
-fn average(checkpoint: &Checkpoint, layers: &Layers) -> f64 {
+fn average(checkpoint: &ModelSource, layers: &Layers) -> f64 {
     let elements = |own: &plan::Quantized| {
-        checkpoint.tensors.get(own.tensor).and_then(|t| t.shape.elements()).unwrap_or(0) as f64
+        checkpoint.tensors().get(own.tensor).and_then(|t| t.shape.elements()).unwrap_or(0) as f64
     };
     let (mut bits, mut all) = (0.0, 0.0);
     for own in &layers.quantized {
@@ -176,7 +174,7 @@ fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<Strin
 fn list(
     layers: &Layers,
     recipe: &Recipe,
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     surveyed: &Survey,
 ) -> Result<Vec<Product>, ProduceError> {
     let planned = plan::plan(checkpoint, layers, recipe, Vec::new())?;

@@ -4,7 +4,6 @@
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::checkpoint::Checkpoint;
 use super::header::{self, Entry};
 use super::plan::Bits;
 use super::recipe::Recipe;
@@ -24,7 +23,8 @@ use crate::pack::{
 use crate::quantize::calibrate::{
     CalibrationSamples, Statistics, allocate, measure, sensitivities,
 };
-use crate::quantize::lm::{Model, Stored, TensorStore};
+use crate::quantize::lm::Model;
+use crate::quantize::source::ModelSource;
 use crate::store::Store;
 
 /// The file of the statistics themselves.
@@ -62,7 +62,7 @@ pub struct Keeping<'a> {
 /// The statistics of a model fed with these tokens: those that are kept under that name, if they are of the
 /// same model and the same tokens, or else measured, and kept there.
 pub fn statistics(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     model: &Model,
     draws: &CalibrationSamples,
     keeping: Option<Keeping<'_>>,
@@ -83,16 +83,16 @@ pub fn statistics(
 
 /// What tells statistics from others: canonical JSON.
 fn about(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     draws: &CalibrationSamples,
     threads: usize,
 ) -> Result<Vec<u8>, ProduceError> {
-    let mut names: Vec<_> = checkpoint.tensors.iter().map(|tensor| &*tensor.name).collect();
+    let mut names: Vec<_> = checkpoint.tensors().iter().map(|tensor| &*tensor.name).collect();
     let digests = Digests::new(checkpoint, threads).of_all()?;
     let mut all: Vec<_> = names.drain(..).zip(digests).collect();
     all.sort();
     let mut source = blake3::Hasher::new();
-    source.update(checkpoint.config.to_string().as_bytes());
+    source.update(checkpoint.config()?.to_string().as_bytes());
     for (name, digest) in all {
         source.update(b"\n").update(name.as_bytes()).update(b"\n").update(digest.as_bytes());
     }
@@ -126,11 +126,12 @@ fn kept(
         return Ok(None);
     }
     let id = artifact.id();
-    let stored = Stored::open(artifact, runtime.clone()).map_err(ProduceError::lm)?;
-    let all: Vec<usize> = (0..stored.list().len()).collect();
-    let read = stored.read(&all).map_err(ProduceError::lm)?;
-    let tensors = stored.list().iter().zip(&read);
-    let tensors = tensors.map(|(listed, bytes)| (&*listed.name, listed.dtype, &**bytes));
+    let kept = ModelSource::artifact(artifact, runtime)?;
+    let mut reader = kept.reader(0..kept.tensors().len());
+    let read = (0..kept.tensors().len()).map(|at| reader.read(at));
+    let read = read.collect::<Result<Vec<_>, _>>()?;
+    let tensors = kept.tensors().iter().zip(&read);
+    let tensors = tensors.map(|(tensor, bytes)| (&*tensor.name, tensor.dtype, &**bytes));
     Ok(Some((id, Statistics::of_tensors(tensors)?)))
 }
 
@@ -138,7 +139,7 @@ fn kept(
 fn keep(
     statistics: &Statistics,
     about: Vec<u8>,
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
     mut options: PackOptions,
@@ -159,8 +160,8 @@ fn keep(
     let inputs = [made(ABOUT, vec![content]), made(FILE, parts)];
     let data = tensors.into_iter().map(|(_, bytes)| bytes);
     let mut maker = Ready([vec![about], std::iter::once(header).chain(data).collect()]);
-    let source = checkpoint.artifact.as_ref();
-    let source = source.map(|own| [("manifest".to_owned(), json!(own.id()))].into_iter().collect());
+    let source = checkpoint.id();
+    let source = source.map(|id| [("manifest".to_owned(), json!(id))].into_iter().collect());
     options.lineage = Lineage { source, ..Lineage::default() };
     options.base = None;
     let options = options.into();

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ProduceError;
-use super::checkpoint::Checkpoint;
 use super::memo::{Hit, Memo};
 use super::method::{STATE, Solver};
 use super::plan::{Layers, Quantized};
@@ -12,6 +11,7 @@ use super::recipe::{Method, Recipe};
 use crate::format::id::ContentDigest;
 use crate::pack::{PackError, WorkerFailed};
 use crate::quantize::encode::{Matrix, nf4};
+use crate::quantize::source::ModelSource;
 
 /// Something that is produced.
 pub(super) struct Surveyed {
@@ -29,23 +29,23 @@ pub(super) struct Survey {
 
 /// The digests of the model's tensors; those of a folder are read for them, once for as long as it is open.
 pub(super) struct Digests<'a> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a ModelSource,
     threads: usize,
 }
 
 impl<'a> Digests<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint, threads: usize) -> Self {
+    pub(super) fn new(checkpoint: &'a ModelSource, threads: usize) -> Self {
         Self { checkpoint, threads }
     }
 
     /// Those of these tensors, in this order.
     pub(super) fn of(&self, tensors: &[usize]) -> Result<Vec<ContentDigest>, ProduceError> {
-        let all = &self.checkpoint.tensors;
+        let all = &self.checkpoint.tensors();
         let known = |at: &usize| all.get(*at).and_then(|tensor| tensor.digest.get().copied());
         let missing: Vec<usize> =
             tensors.iter().copied().filter(|at| known(at).is_none()).collect();
         let found = each(&missing, self.threads, |at| {
-            let bytes = self.checkpoint.reader(std::iter::empty()).read(at)?;
+            let bytes = self.checkpoint.reader(std::iter::once(at)).read(at)?;
             Ok(ContentDigest::of(&bytes))
         })?;
         for (at, digest) in missing.into_iter().zip(found) {
@@ -57,14 +57,14 @@ impl<'a> Digests<'a> {
 
     /// Those of all tensors.
     pub(super) fn of_all(&self) -> Result<Vec<ContentDigest>, ProduceError> {
-        let all: Vec<usize> = (0..self.checkpoint.tensors.len()).collect();
+        let all: Vec<usize> = (0..self.checkpoint.tensors().len()).collect();
         self.of(&all)
     }
 }
 
 /// Looks up everything that is to be produced.
 pub(super) fn survey(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     layers: &Layers,
     recipe: &Recipe,
     digests: &Digests<'_>,
@@ -75,7 +75,7 @@ pub(super) fn survey(
     let own: Vec<usize> = layers.quantized.iter().map(|own| own.tensor).collect();
     let mut weights = Vec::with_capacity(own.len());
     for (own, source) in layers.quantized.iter().zip(digests.of(&own)?) {
-        let tensor = &checkpoint.tensors[own.tensor];
+        let tensor = &checkpoint.tensors()[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
         // Heads decide the bytes as statistics would.
         let heads =
@@ -91,7 +91,7 @@ pub(super) fn survey(
     let own: Vec<usize> = layers.remade.iter().map(|own| own.tensor).collect();
     let mut vectors = Vec::with_capacity(own.len());
     for (own, source) in layers.remade.iter().zip(digests.of(&own)?) {
-        let tensor = &checkpoint.tensors[own.tensor];
+        let tensor = &checkpoint.tensors()[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
         let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
         let dims = tensor.shape.dims();
@@ -108,7 +108,7 @@ pub(super) fn survey(
 /// can encode; and settles the lengths of bitsandbytes' `quant_state`, which stand in the header of a file
 /// that begins before the weight is encoded.
 pub(super) fn look(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     layers: &mut Layers,
     recipe: &Recipe,
     surveyed: &[Surveyed],
@@ -125,18 +125,18 @@ pub(super) fn look(
         own.state = state.and_then(|state| state.dims.first().copied()).unwrap_or(0);
     }
     let length = |own: &Quantized, weight: &Matrix<'_>, threads| {
-        let name = &checkpoint.tensors[own.tensor].name;
+        let name = &checkpoint.tensors()[own.tensor].name;
         let double = recipe.double_quant;
         nf4::state_len(weight, double, threads).map_err(ProduceError::layer(name))
     };
     let nf4 = recipe.method == Method::Nf4;
-    let on_disk = |at: &usize| checkpoint.on_disk(layers.quantized[*at].tensor).is_some();
-    let (read, streamed): (Vec<usize>, Vec<usize>) = missing.into_iter().partition(on_disk);
+    let on_disk = checkpoint.as_artifact().is_none();
+    let (read, streamed): (Vec<usize>, Vec<usize>) = missing.into_iter().partition(|_| on_disk);
     let states = each(&read, threads, |at| {
         let own = &layers.quantized[at];
         let bytes = checkpoint.reader(std::iter::empty()).read(own.tensor)?;
         let weight = matrix(checkpoint, own, &bytes)?;
-        let name = &checkpoint.tensors[own.tensor].name;
+        let name = &checkpoint.tensors()[own.tensor].name;
         weight.check_finite(1).map_err(ProduceError::layer(name))?;
         if nf4 { length(own, &weight, 1) } else { Ok(0) }
     })?;
@@ -150,7 +150,7 @@ pub(super) fn look(
         // It says nothing of the elements.
         for at in streamed {
             let own = &mut layers.quantized[at];
-            let [rows, columns] = *checkpoint.tensors[own.tensor].shape.dims() else { continue };
+            let [rows, columns] = *checkpoint.tensors()[own.tensor].shape.dims() else { continue };
             own.state = nf4::plain_state_len(own.float, rows, columns) as u64;
         }
         return Ok(());
@@ -166,11 +166,11 @@ pub(super) fn look(
 
 /// The weight, as elements.
 pub(super) fn matrix<'a>(
-    checkpoint: &Checkpoint,
+    checkpoint: &ModelSource,
     own: &Quantized,
     bytes: &'a [u8],
 ) -> Result<Matrix<'a>, ProduceError> {
-    let tensor = &checkpoint.tensors[own.tensor];
+    let tensor = &checkpoint.tensors()[own.tensor];
     let dim = |at: usize| {
         let dim = tensor.shape.dims().get(at).and_then(|dim| usize::try_from(*dim).ok());
         dim.ok_or_else(|| ProduceError::Defect(tensor.name.clone()))
@@ -210,13 +210,11 @@ fn each<T: Send>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::checkpoint::Source;
     use super::*;
 
     #[test]
     fn a_tensor_is_read_for_its_digest_once() {
         let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
         std::fs::write(folder.path().join("config.json"), "{}").unwrap();
         let path = folder.path().join("model.safetensors");
         let header = br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
@@ -224,9 +222,7 @@ mod tests {
             let bytes = [&(header.len() as u64).to_le_bytes(), &header[..], data].concat();
             std::fs::write(&path, bytes).unwrap();
         };
-        let open = || {
-            Checkpoint::open(Source::Folder(folder.path().to_owned()), runtime.handle()).unwrap()
-        };
+        let open = || ModelSource::folder(folder.path()).unwrap();
         write(b"then");
         let checkpoint = open();
         let first = Digests::new(&checkpoint, 2).of_all().unwrap();

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::approximate::{Deviation, root_mean_square, scaled};
-use super::model::{Model, Tensor, partner};
+use super::partner;
 use super::run::not_finite;
 use super::{DeltaMethod, ProduceError};
 use crate::chunk::codec::{Against, CodecChoice, Encoder};
@@ -13,6 +13,7 @@ use crate::format::grid::Grid;
 use crate::format::id::DecodedDigest;
 use crate::format::layout::Place;
 use crate::format::record::{Base, ChunkRecord};
+use crate::quantize::source::{ModelSource, Tensor};
 use crate::schedule::tensor_parallel::choose_grid;
 
 /// Pieces begin at multiples of this: whole blocks of any method.
@@ -48,18 +49,20 @@ struct Sampled {
 
 /// Predicts what [`super::delta`] would write, without writing. Blocks.
 pub fn estimate(
-    tuned: &Model,
-    base: &Model,
+    tuned: &ModelSource,
+    base: &ModelSource,
     method: DeltaMethod,
 ) -> Result<Estimate, ProduceError> {
     method.check()?;
-    let below = tuned.tensors.iter().map(|tensor| partner(base, tensor));
+    tuned.check_names()?;
+    base.check_names()?;
+    let below = tuned.tensors().iter().map(|tensor| partner(base, tensor));
     let below = below.collect::<Result<Vec<_>, _>>()?;
     let one =
         |(tensor, below): (&Tensor, &Option<&Tensor>)| sample(tuned, base, method, tensor, *below);
     let found: Vec<Result<Sampled, ProduceError>> =
-        tuned.tensors.par_iter().zip(&below).map(one).collect();
-    let raw_bytes = tuned.files.iter().map(|file| file.size).sum();
+        tuned.tensors().par_iter().zip(&below).map(one).collect();
+    let raw_bytes = tuned.files().iter().map(|file| file.size).sum();
     let mut sum = Sampled::default();
     for own in found {
         let own = own?;
@@ -68,8 +71,8 @@ pub fn estimate(
         sum.deviation.add(own.deviation);
     }
     let mut new_bytes = sum.stored as u64;
-    for (number, file) in tuned.files.iter().enumerate() {
-        let tensors = tuned.tensors.iter().filter(|tensor| tensor.file == number);
+    for (number, file) in tuned.files().iter().enumerate() {
+        let tensors = tuned.tensors().iter().filter(|tensor| tensor.file == number);
         let rest = file.size - tensors.map(|tensor| tensor.len).sum::<u64>();
         if rest > 0 && !same(tuned, base, number)? {
             new_bytes += rest;
@@ -79,13 +82,13 @@ pub fn estimate(
 }
 
 /// Whether what a file holds beside tensors is in the base.
-fn same(tuned: &Model, base: &Model, number: usize) -> Result<bool, ProduceError> {
-    let own = &tuned.files[number];
-    let Some(other) = base.files.iter().position(|file| file.path == own.path) else {
+fn same(tuned: &ModelSource, base: &ModelSource, number: usize) -> Result<bool, ProduceError> {
+    let own = &tuned.files()[number];
+    let Some(other) = base.files().iter().position(|file| file.path == own.path) else {
         return Ok(false);
     };
-    let rest = |model: &Model, file: usize| {
-        let parts = &model.files[file].parts;
+    let rest = |model: &ModelSource, file: usize| {
+        let parts = &model.files()[file].parts;
         let content =
             parts.iter().filter(|part| part.kind == crate::pack::model::PartKind::Content);
         content.map(|part| part.offset..part.offset + part.len).collect::<Vec<_>>()
@@ -103,13 +106,15 @@ fn same(tuned: &Model, base: &Model, number: usize) -> Result<bool, ProduceError
 }
 
 fn sample(
-    tuned: &Model,
-    base: &Model,
+    tuned: &ModelSource,
+    base: &ModelSource,
     method: DeltaMethod,
     tensor: &Tensor,
     below: Option<&Tensor>,
 ) -> Result<Sampled, ProduceError> {
-    if tensor.len == 0 || (tensor.digest.is_some() && tensor.digest == below.and_then(|b| b.digest))
+    if tensor.len == 0
+        || (tensor.digest.get().is_some()
+            && tensor.digest.get() == below.and_then(|b| b.digest.get()))
     {
         return Ok(Sampled::default());
     }

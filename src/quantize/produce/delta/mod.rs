@@ -6,17 +6,16 @@
 
 mod approximate;
 mod estimate;
-mod model;
 mod run;
 
 pub use approximate::{Approximated, Deviation, NotFinite, approximate};
 pub use estimate::{Estimate, estimate};
-pub use model::Model;
 pub use run::{DeltaOptions, DeltaReport, TensorReport, delta};
 
 use serde_json::{Value, json};
 
 use super::ProduceError;
+use crate::quantize::source::{ModelSource, Tensor};
 
 /// What becomes of a fine-tune's weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,4 +82,24 @@ impl DeltaMethod {
             ))),
         }
     }
+}
+
+/// The tensor of the base that stands below one of the fine-tune.
+///
+/// # Errors
+/// If it has another shape or type.
+fn partner<'m>(base: &'m ModelSource, tensor: &Tensor) -> Result<Option<&'m Tensor>, ProduceError> {
+    let Some(below) = base.tensor(&tensor.name) else { return Ok(None) };
+    if (below.dtype, &below.shape) == (tensor.dtype, &tensor.shape) {
+        return Ok(Some(below));
+    }
+    Err(ProduceError::Unsupported(format!(
+        "tensor {}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
+         `pack` it without one",
+        tensor.name,
+        tensor.dtype.name(),
+        tensor.shape.dims(),
+        below.dtype.name(),
+        below.shape.dims(),
+    )))
 }

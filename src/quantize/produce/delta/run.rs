@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::approximate::{Deviation, approximate, first_not_finite};
-use super::model::{Model, Tensor, partner};
+use super::partner;
 use super::{DeltaMethod, NotFinite};
 use crate::dequant::Float;
 use crate::format::id::ContentDigest;
@@ -18,6 +18,7 @@ use crate::pack::{
 };
 use crate::quantize::produce::error::Failed;
 use crate::quantize::produce::{ProduceError, TOOL, VERSION};
+use crate::quantize::source::{ModelSource, Tensor};
 use crate::store::Store;
 
 /// How to write a delta.
@@ -78,8 +79,8 @@ enum Beside {
 /// Writes `tuned` as a delta of `base`, an artifact of `store`, and publishes it as `name:tag`. Blocks;
 /// call it from outside the runtime that `runtime` drives.
 pub fn delta(
-    tuned: &Model,
-    base: &Model,
+    tuned: &ModelSource,
+    base: &ModelSource,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
     options: DeltaOptions,
@@ -88,28 +89,30 @@ pub fn delta(
 ) -> Result<DeltaReport, ProduceError> {
     let DeltaOptions { method, base_name, pack: mut options } = options;
     method.check()?;
-    let Some(below) = base.whole() else {
+    tuned.check_names()?;
+    base.check_names()?;
+    let Some(below) = base.as_artifact() else {
         return Err(ProduceError::Unsupported("the base is no artifact; pack it first".to_owned()));
     };
     let beside = survey(tuned, base, method)?;
     let count = |which| beside.iter().filter(|own| **own == which).count() as u64;
     let own = count(Beside::Nothing);
-    if own == tuned.tensors.len() as u64 {
+    if own == tuned.tensors().len() as u64 {
         return Err(ProduceError::Unsupported(format!(
             "{base_name} has no tensor of this model's names; name the base that it was tuned from, or \
              `pack` it without one"
         )));
     }
-    let base_model = below.manifest.model_id.clone().unwrap_or(base_name);
-    let changed = tuned.tensors.iter().zip(&beside).filter(|(_, own)| **own == Beside::Other);
-    let delta = lineage(method, below.id, base_model, changed.map(|(tensor, _)| &*tensor.name))?;
-    options.base = Some(below.id);
+    let base_model = below.manifest().model_id.clone().unwrap_or(base_name);
+    let changed = tuned.tensors().iter().zip(&beside).filter(|(_, own)| **own == Beside::Other);
+    let delta = lineage(method, below.id(), base_model, changed.map(|(tensor, _)| &*tensor.name))?;
+    options.base = Some(below.id());
     let source = tuned.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))]));
     options.lineage = Lineage { delta: Some(delta.clone()), source, ..Lineage::default() };
-    if let Some(whole) = tuned.whole() {
-        options.model_id = options.model_id.or_else(|| whole.manifest.model_id.clone());
+    if let Some(artifact) = tuned.as_artifact() {
+        options.model_id = options.model_id.or_else(|| artifact.manifest().model_id.clone());
     }
-    let parts = tuned.tensors.iter().enumerate();
+    let parts = tuned.tensors().iter().enumerate();
     let by_part = parts.map(|(number, own)| ((own.file, own.part), number)).collect();
     let mut maker = Approximating {
         tuned,
@@ -121,10 +124,11 @@ pub fn delta(
         failed: Failed::default(),
     };
     let made = |file: usize| {
-        let mut own = tuned.tensors.iter().zip(&maker.beside);
+        let mut own = tuned.tensors().iter().zip(&maker.beside);
         own.any(|(tensor, beside)| tensor.file == file && *beside == Beside::Other)
     };
-    let inputs = tuned.inputs(made);
+    let inputs = (0..tuned.files().len()).filter_map(|file| tuned.input(file, made(file)));
+    let inputs: Vec<_> = inputs.collect();
     let options = options.into();
     let packed = pack_inputs(&inputs, &mut maker, store, (name, tag), &options, runtime, progress);
     let packed = match (packed, maker.failed.take()) {
@@ -137,16 +141,20 @@ pub fn delta(
 
 /// Which tensors differ from the base's. What is read for it is looked through for what no lossy method
 /// can take, before the store is touched.
-fn survey(tuned: &Model, base: &Model, method: DeltaMethod) -> Result<Vec<Beside>, ProduceError> {
+fn survey(
+    tuned: &ModelSource,
+    base: &ModelSource,
+    method: DeltaMethod,
+) -> Result<Vec<Beside>, ProduceError> {
     // Shapes first: whatever does not fit is said before anything is read.
-    let below = tuned.tensors.iter().map(|tensor| partner(base, tensor));
+    let below = tuned.tensors().iter().map(|tensor| partner(base, tensor));
     let below = below.collect::<Result<Vec<_>, _>>()?;
     let one = |(tensor, below): (&Tensor, &Option<&Tensor>)| {
         let Some(below) = below else { return Ok(Beside::Nothing) };
-        let digest = match tensor.digest {
-            Some(digest) => digest,
+        let digest = match tensor.digest.get() {
+            Some(digest) => *digest,
             None => {
-                let bytes = tuned.whole_tensor(tensor)?;
+                let bytes = tuned.read_tensor(tensor)?;
                 let lossy = method != DeltaMethod::Lossless;
                 let float = Float::of_dtype(tensor.dtype).filter(|_| lossy);
                 if let Some(element) = float.and_then(|float| first_not_finite(float, &bytes)) {
@@ -155,10 +163,10 @@ fn survey(tuned: &Model, base: &Model, method: DeltaMethod) -> Result<Vec<Beside
                 ContentDigest::of(&bytes)
             }
         };
-        Ok(if below.digest == Some(digest) { Beside::Same } else { Beside::Other })
+        Ok(if below.digest.get() == Some(&digest) { Beside::Same } else { Beside::Other })
     };
     let found: Vec<Result<Beside, ProduceError>> =
-        tuned.tensors.par_iter().zip(&below).map(one).collect();
+        tuned.tensors().par_iter().zip(&below).map(one).collect();
     found.into_iter().collect()
 }
 
@@ -202,8 +210,8 @@ fn layer(name: &str) -> &str {
 
 /// Makes the parts of the result while it is packed.
 struct Approximating<'a> {
-    tuned: &'a Model,
-    base: &'a Model,
+    tuned: &'a ModelSource,
+    base: &'a ModelSource,
     method: DeltaMethod,
     beside: Vec<Beside>,
     by_part: HashMap<(usize, usize), usize>,
@@ -216,14 +224,14 @@ impl Approximating<'_> {
         let number = self.by_part.get(&(file, part)).copied();
         let tensor = number.and_then(|number| {
             let changed = self.beside.get(number) == Some(&Beside::Other);
-            self.tuned.tensors.get(number).filter(|_| changed)
+            self.tuned.tensors().get(number).filter(|_| changed)
         });
         let held = self.tuned.part(file, part)?;
         let Some(tensor) = tensor else { return Ok(held) };
         // Integers and narrow floats are stored as they are.
         let Some(float) = Float::of_dtype(tensor.dtype) else { return Ok(held) };
         let Some(below) = self.base.tensor(&tensor.name) else { return Ok(held) };
-        let (tuned, base) = (held.read(tensor.len)?, self.base.whole_tensor(below)?);
+        let (tuned, base) = (held.read(tensor.len)?, self.base.read_tensor(below)?);
         let made = approximate(self.method, float, &base, &tuned)
             .map_err(|error| not_finite(&tensor.name, error))?;
         let (name, deviation) = (tensor.name.clone(), made.deviation);
@@ -251,10 +259,7 @@ impl PartSource for Approximating<'_> {
     }
 
     fn finish(&mut self) -> Result<(), PackError> {
-        match self.tuned.check_unchanged() {
-            Err(ProduceError::Model(error)) => Err(error.into()),
-            checked => self.failed.keep(checked),
-        }
+        Ok(self.tuned.check_unchanged()?)
     }
 }
 
