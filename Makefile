@@ -1,13 +1,13 @@
 # The project's commands. `make test`, `make demo` and `make bench` install what
 # they need themselves (as root on Debian; elsewhere they say what is missing).
 
-.PHONY: build test soak fuzz judges cache-tests bench demo fmt lint clean-data
+.PHONY: build test soak fuzz judges cache-tests bench demo features fmt lint clean-data
 
 build:
 	cargo build --release --locked
 
 # What the tests need, then all of them.
-test: lint
+test: lint features
 	tests/setup.sh
 	cargo test --locked
 
@@ -62,6 +62,14 @@ fmt:
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+
+# Each feature of the library builds with nothing but itself, and none of them.
+FEATURES = load cloud openpgp pack wgpu cuda models produce edge
+features:
+	cargo check --lib --locked --no-default-features
+	for feature in $(FEATURES); do \
+		cargo check --lib --locked --no-default-features --features $$feature || exit 1; \
+	done
 
 clean-data:
 	rm -rf bench-data demo-data

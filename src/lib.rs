@@ -5,24 +5,26 @@
 //! manifest. Whoever loads checks each chunk before it is decoded, so that no byte reaches a
 //! consumer that the signer did not sign. `format-spec/` says what lies in a store.
 //!
-//! Lower layers first; a module imports only what stands before it (`tests/layers.rs`):
+//! Lower layers first; a module imports only what stands before it. Without any feature the crate is
+//! its core: bytes to bytes, no I/O, no runtime. A module of another row needs that row's feature
+//! (`tests/layers.rs` holds all three):
 //!
-//! | modules | what they do | I/O |
+//! | modules | feature | what they do |
 //! |---|---|---|
-//! | [`format`] | typed digests, element types; records, packs, tables, manifests, layouts, refs: bytes to values and back | none |
-//! | [`chunk`] | arrived bytes to known bytes to decoded bytes; codecs | none |
-//! | [`dequant`] | quantized weights: layouts, the reference, which kernel with which numbers | none |
-//! | [`schedule`] | which chunks, which ranges, in which order, and what to do when one fails | none |
-//! | [`trust`] | keys, signatures, who may sign what, versions seen | key files |
-//! | `memory` | aligned memory, used again | none |
-//! | [`transport`] | directories, buckets, web servers behind one trait | yes |
-//! | [`store`] | typed objects, refs, leases | yes |
-//! | [`load`] | opening an artifact, and streaming its tensors into memory and devices | yes |
-//! | [`pack`] | folders into a store and back | yes |
-//! | [`quantize`] | new artifacts from old ones: quantized checkpoints, deltas; the models that are measured for it | yes |
-//! | [`maintain`] | keeping a store: verify, copy, collect, repack | yes |
-//! | [`edge`] | serving a store | yes |
-//! | [`cli`] | the command | yes |
+//! | [`format`] | core | typed digests, element types; records, packs, tables, manifests, layouts, refs: bytes to values and back |
+//! | [`chunk`] | core | arrived bytes to known bytes to decoded bytes; codecs |
+//! | [`dequant`] | core | quantized weights: layouts, the reference, which kernel with which numbers |
+//! | [`schedule`] | core | which chunks, which ranges, in which order, and what to do when one fails |
+//! | [`trust`] | core | keys, signatures, who may sign what; with `load`, their files and the versions seen; with `openpgp`, its keys |
+//! | `memory` | load | aligned memory, used again |
+//! | [`transport`] | load | directories and web servers behind one trait; with `cloud`, buckets |
+//! | [`store`] | load | typed objects, refs, leases |
+//! | [`load`] | load | opening an artifact, and streaming its tensors into memory; with `cuda` and `wgpu`, into devices |
+//! | [`pack`] | pack | folders into a store and back |
+//! | [`quantize`] | models | language models, and what is measured of them; with `produce`, new artifacts from old ones: quantized checkpoints, deltas |
+//! | [`maintain`] | pack | keeping a store: verify, copy, collect, repack |
+//! | [`edge`] | edge | serving a store |
+//! | [`cli`] | cli | the command |
 //!
 //! One tensor, verified:
 //!
@@ -47,17 +49,29 @@
 //! # }
 //! ```
 
+// What rooms lend each other inside the crate is used in full only where all of them are built.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
+
 pub mod chunk;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod dequant;
+#[cfg(feature = "edge")]
 pub mod edge;
 pub mod format;
+#[cfg(feature = "load")]
 pub mod load;
+#[cfg(feature = "pack")]
 pub mod maintain;
+#[cfg(feature = "load")]
 mod memory;
+#[cfg(feature = "pack")]
 pub mod pack;
+#[cfg(feature = "models")]
 pub mod quantize;
 pub mod schedule;
+#[cfg(feature = "load")]
 pub mod store;
+#[cfg(feature = "load")]
 pub mod transport;
 pub mod trust;

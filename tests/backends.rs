@@ -1,5 +1,7 @@
 //! One contract, every backend: what a store may rely on holds for directories, memory and S3.
 
+#![cfg(feature = "cli")]
+
 #[path = "support/peculiar.rs"]
 mod peculiar;
 #[path = "support/s3.rs"]

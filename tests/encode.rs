@@ -1,6 +1,8 @@
 //! Encoded weights are, byte for byte, what the family's own library stores: `tests/judges/record.py` ran the
 //! libraries, and recorded what they gave in `fixtures/produce/vectors.json`.
 
+#![cfg(feature = "cli")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! The fault wrapper does what its script says, and counts what was asked.
 
+#![cfg(feature = "cli")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

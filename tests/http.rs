@@ -1,5 +1,7 @@
 //! Web servers, good and bad: the right bytes, or an error of the right kind, and never a hang.
 
+#![cfg(feature = "cli")]
+
 #[path = "support/web.rs"]
 mod web;
 

@@ -1,6 +1,8 @@
 //! Loads from memory through a backend that counts and misbehaves: bytes, requests, bytes moved,
 //! and what happens to damaged chunks, dead mirrors, stalls and slow consumers.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Verifying, collecting, copying and repacking, on stores that the packer wrote.
 
+#![cfg(feature = "cli")]
+
 #[path = "support/safetensors.rs"]
 mod model;
 #[path = "support/packing.rs"]

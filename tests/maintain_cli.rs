@@ -1,5 +1,7 @@
 //! The maintenance commands through the binary: exit statuses, JSON, and kill -9 at any moment.
 
+#![cfg(feature = "cli")]
+
 #[path = "support/safetensors.rs"]
 mod model;
 

@@ -4,6 +4,8 @@
 //! Every allocation is counted. Beside that bound stand the activations of the tokens that go through a block
 //! together, which lie in a file between, and buffers of products, which do not grow with the model.
 
+#![cfg(feature = "cli")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

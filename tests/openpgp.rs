@@ -3,6 +3,8 @@
 //! Every test makes its keys in a GNUPGHOME of its own. There is no skipping: without `gpg` these
 //! tests fail, because interoperability is what they are about.
 
+#![cfg(feature = "cli")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,5 +1,7 @@
 //! The reference of every layout against the libraries' own formulae, in numpy.
 
+#![cfg(feature = "cli")]
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};

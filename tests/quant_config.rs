@@ -1,5 +1,7 @@
 //! Quantized checkpoints are recognised from their config and their tensors' names and shapes.
 
+#![cfg(feature = "cli")]
+
 use serde_json::{Value, json};
 use tenpak::dequant::config::{Facts, Method, Module, Role, Stored};
 use tenpak::dequant::{Float, Layout, Nested, Part, QuantError, Weight};

@@ -2,6 +2,8 @@
 //! and on every hostile object. It runs in the environment that `tests/setup.sh` makes (`.venv`,
 //! or TENPAK_TEST_PYTHON); a missing package is a failure.
 
+#![cfg(feature = "cli")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! A model that is resident in part, in host memory as the device: what is fetched, what leaves, what
 //! stays, and what is refused.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! Trust decisions: who counts for which name, until when, after which rotation or revocation; and
 //! the memory of ref versions, under concurrent writers.
 
+#![cfg(feature = "cli")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;

@@ -2,6 +2,8 @@
 //!
 //! `TENPAK_WRITE_FIXTURES=1` writes them anew, which is only right when the format changes.
 
+#![cfg(feature = "cli")]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -1,6 +1,8 @@
 //! The test vectors: golden objects are read and written again byte for byte, hostile ones are
 //! refused with the named error, and both are what `examples/make_vectors` writes.
 
+#![cfg(feature = "cli")]
+
 #[path = "../examples/make_vectors/codecs.rs"]
 mod codecs;
 #[path = "../examples/make_vectors/deltas.rs"]

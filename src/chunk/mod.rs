@@ -3,6 +3,5 @@
 //! A [`VerifiedChunk`](verified::VerifiedChunk) comes of nothing but hashing; [`codec`] takes nothing else.
 
 pub mod codec;
-pub mod delta_base_cache;
 pub(crate) mod simd;
 pub mod verified;

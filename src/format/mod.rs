@@ -2,6 +2,7 @@
 
 pub mod dtype;
 mod error;
+pub mod glob;
 pub mod grid;
 pub mod id;
 pub mod json;

@@ -11,10 +11,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::buffer::{Scratch, Target, lock};
 use crate::chunk::codec::{self, DecodeError};
-use crate::chunk::delta_base_cache::DeltaBaseCache;
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::id::DecodedDigest;
 use crate::format::record::{ChunkRecord, CodecId};
+use crate::load::delta_base_cache::DeltaBaseCache;
 use crate::schedule::plan::{Plan, PlannedBase, TensorRequest};
 
 /// What a load knows of decoded chunks beyond its own.

@@ -5,6 +5,7 @@
 
 pub mod artifact;
 mod buffer;
+pub mod delta_base_cache;
 mod driver;
 mod error;
 mod fetch;
@@ -20,12 +21,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::chunk::delta_base_cache::DeltaBaseCache;
 use crate::format::id::ManifestId;
 use crate::schedule::plan::{Plan, PlanOptions, TensorRequest};
 use crate::schedule::scheduler::{Limits, MAX_MIRRORS, SchedulerStats};
 use crate::transport::Transport;
 use buffer::Feedback;
+use delta_base_cache::DeltaBaseCache;
 pub use error::{ErrorKind, LoadError};
 use links::Kept;
 

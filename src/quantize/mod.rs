@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod encode;
 pub mod eval;
 pub mod lm;
+#[cfg(feature = "produce")]
 pub mod produce;
 pub mod solve;
 pub mod source;

@@ -241,7 +241,7 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
             // The winner is done by then; the spread keeps many losers apart.
-            let spread = u64::from(rand::random::<u8>()) * u64::from(attempt + 1) / 16;
+            let spread = u64::from(fastrand::u8(..)) * u64::from(attempt + 1) / 16;
             tokio::time::sleep(Duration::from_millis(spread)).await;
         }
         let (location, object) = (self.location().to_owned(), path.to_string());

@@ -6,6 +6,7 @@
 pub mod dir;
 pub mod fault;
 pub mod http;
+#[cfg(feature = "cloud")]
 pub mod object;
 pub mod small;
 pub mod url;

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rand::Rng;
 use tokio::time::Instant;
 
 use super::{
@@ -75,7 +74,7 @@ pub async fn read_all(
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::MayPass(error)) => error,
         };
-        let jitter = rand::thread_rng().r#gen();
+        let jitter = fastrand::f64();
         let Some(pause) = policy.pause(retry, jitter, error.retry_after) else {
             return Err(error);
         };

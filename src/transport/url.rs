@@ -7,6 +7,7 @@ use url::Url;
 
 use super::dir::DirBackend;
 use super::http::{HttpBackend, HttpOptions};
+#[cfg(feature = "cloud")]
 use super::object::ObjectBackend;
 use super::{Transport, TransportError, TransportErrorKind};
 
@@ -35,7 +36,14 @@ pub fn open(location: &str) -> Result<Arc<dyn Transport>, TransportError> {
             let token = std::env::var("TENPAK_TOKEN").ok().filter(|token| !token.is_empty());
             Arc::new(HttpBackend::new(location, HttpOptions { token, ..HttpOptions::default() })?)
         }
+        #[cfg(feature = "cloud")]
         "memory" => Arc::new(ObjectBackend::memory()),
+        #[cfg(not(feature = "cloud"))]
+        "memory" | "s3" | "gs" | "az" => {
+            let _ = rest;
+            return Err(invalid(format!("{scheme}:// needs a build with the feature `cloud`")));
+        }
+        #[cfg(feature = "cloud")]
         scheme @ ("s3" | "gs" | "az") => {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             Arc::new(ObjectBackend::bucket(location, scheme, bucket, prefix)?)
@@ -60,6 +68,7 @@ mod tests {
             "file:///abs/dir",
             "http://localhost:1/a",
             "https://host",
+            #[cfg(feature = "cloud")]
             "memory://",
         ] {
             let opened = open(good).map(|b| b.location().to_owned());

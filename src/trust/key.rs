@@ -1,25 +1,17 @@
-//! Keys, their ids and their files; what a manifest's signature covers and where it lies.
+//! Keys, their ids and what their files say; what a manifest's signature covers and where it lies.
 //!
 //! An id is derived from the key itself under a context of its own, so it commits to the key and
 //! to the method.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
-use super::error::TrustError;
 use crate::format::id::{ManifestId, from_hex, to_hex};
 
 /// The largest signature file.
 pub const MAX_SIGNATURE_FILE: usize = 64 << 10;
-/// The largest key or trust file.
-pub(super) const MAX_KEY_FILE: u64 = 1 << 20;
 /// What a line of a secret Ed25519 key begins with.
 pub(super) const SECRET_PREFIX: &str = "tenpak-ed25519-secret";
 /// What a line of a public Ed25519 key begins with.
@@ -166,19 +158,29 @@ fn key_line(text: &str, prefix: &str) -> Result<[u8; 32], String> {
 }
 
 /// Takes the bytes of a public key; weak ones, which verify forgeries, are refused.
-pub(super) fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, String> {
+pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, String> {
     match VerifyingKey::from_bytes(bytes) {
         Ok(key) if !key.is_weak() => Ok(key),
         _ => Err("these digits are no usable Ed25519 public key".to_owned()),
     }
 }
 
-pub(super) fn parse_public(text: &str) -> Result<VerifyingKey, String> {
+/// Reads a line of a public Ed25519 key, as `keygen` writes it.
+pub fn parse_public(text: &str) -> Result<VerifyingKey, String> {
     public_key(&key_line(text, PUBLIC_PREFIX)?)
 }
 
 pub(super) fn parse_secret(text: &str) -> Result<SigningKey, String> {
     Ok(SigningKey::from_bytes(&key_line(text, SECRET_PREFIX)?))
+}
+
+/// Whether these are the first bytes of an armored or a binary OpenPGP object.
+pub(super) fn is_openpgp(bytes: &[u8]) -> bool {
+    is_armored(bytes) || bytes.first().is_some_and(|first| first & 0x80 != 0)
+}
+
+pub(super) fn is_armored(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"-----BEGIN PGP ")
 }
 
 /// The secret in the bytes of an HMAC key file: all of them but one trailing newline.
@@ -193,80 +195,9 @@ pub(super) fn hmac_secret(file: &[u8]) -> Result<&[u8], String> {
     Ok(secret)
 }
 
-/// A key or trust file, whole, unless it is longer than any such file may be.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
-    let failed =
-        |source| TrustError::Io { path: path.to_owned(), action: "read the key file", source };
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(failed)?;
-    file.take(MAX_KEY_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_KEY_FILE {
-        let reason = format!("longer than the {MAX_KEY_FILE} bytes that a key file may have");
-        return Err(TrustError::BadKey { path: path.to_owned(), reason });
-    }
-    Ok(bytes)
-}
-
-/// A key pair that was just made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keygen {
-    /// The id of both halves.
-    pub key_id: KeyId,
-    /// Where the secret half lies, readable by its owner only.
-    pub secret: PathBuf,
-    /// Where the public half lies.
-    pub public: PathBuf,
-}
-
-/// Makes an Ed25519 key pair: `out`, and `out` with `.pub` added. Neither may exist.
-pub fn keygen(out: &Path) -> Result<Keygen, TrustError> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| TrustError::Io {
-        path: out.to_owned(),
-        action: "get random bytes for a key",
-        source: io::Error::other(error),
-    })?;
-    let key = SigningKey::from_bytes(&seed);
-    let mut public = OsString::from(out);
-    public.push(".pub");
-    let public = PathBuf::from(public);
-    let secret_line = format!("{SECRET_PREFIX} {}\n", to_hex(&seed));
-    let public_line = format!("{PUBLIC_PREFIX} {}\n", to_hex(key.verifying_key().as_bytes()));
-    // The public half first: it is the one that can be removed again without a loss.
-    create(&public, 0o666, &public_line)?;
-    if let Err(error) = create(out, 0o600, &secret_line) {
-        fs::remove_file(&public).map_err(|source| TrustError::Io {
-            path: public.clone(),
-            action: "remove the public key of the pair that could not be written",
-            source,
-        })?;
-        return Err(error);
-    }
-    let key_id = KeyId::of_ed25519(&key.verifying_key());
-    Ok(Keygen { key_id, secret: out.to_owned(), public })
-}
-
-fn create(path: &Path, mode: u32, line: &str) -> Result<(), TrustError> {
-    let failed = |action| move |source| TrustError::Io { path: path.to_owned(), action, source };
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(failed("create this key file (an existing one is never overwritten)"))?;
-    let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all());
-    if let Err(source) = written {
-        // Ours, and incomplete: a half key must not stay behind.
-        fs::remove_file(path).map_err(failed("remove the incomplete key file"))?;
-        return Err(failed("write this key file")(source));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn key_lines_hold_one_key_and_perhaps_a_comment() {
@@ -303,30 +234,6 @@ mod tests {
         assert_eq!(hmac_secret(b"0123456789abcde\n\n"), Ok(b"0123456789abcde\n".as_slice()));
         assert!(hmac_secret(b"0123456789abcde\n").is_err());
         assert!(hmac_secret(b"").is_err());
-    }
-
-    #[test]
-    fn keygen_writes_a_private_pair_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("key");
-        let made = keygen(&out).unwrap();
-        assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
-        let secret = fs::read_to_string(&out).unwrap();
-        let public = fs::read_to_string(&made.public).unwrap();
-        let key = parse_secret(&secret).unwrap();
-        assert_eq!(parse_public(&public).unwrap(), key.verifying_key());
-        assert_eq!(made.key_id, KeyId::of_ed25519(&key.verifying_key()));
-        assert_eq!(made.public, dir.path().join("key.pub"));
-
-        assert!(keygen(&out).is_err());
-        assert_eq!(fs::read_to_string(&out).unwrap(), secret);
-        assert_eq!(fs::read_to_string(&made.public).unwrap(), public);
-
-        // A lone secret is kept, and no public half of another pair is put beside it.
-        fs::remove_file(&made.public).unwrap();
-        assert!(keygen(&out).is_err());
-        assert_eq!(fs::read_to_string(&out).unwrap(), secret);
-        assert!(!made.public.exists());
     }
 
     #[test]

@@ -7,8 +7,12 @@
 
 mod envelope;
 mod error;
+#[cfg(feature = "load")]
+mod files;
 mod key;
+#[cfg_attr(not(feature = "openpgp"), path = "no_openpgp.rs")]
 mod openpgp;
+#[cfg(feature = "load")]
 mod seen;
 mod set;
 mod signer;
@@ -17,16 +21,17 @@ mod verdict;
 
 pub use envelope::{Envelope, MAX_SIGNATURES};
 pub use error::TrustError;
+#[cfg(feature = "load")]
+pub(crate) use files::state_folder;
+#[cfg(feature = "load")]
+pub use files::{Keygen, keygen};
 pub use key::{
-    KeyId, Keygen, MAX_SIGNATURE_FILE, Method, keygen, manifest_message, signature_path,
+    KeyId, MAX_SIGNATURE_FILE, Method, manifest_message, parse_public, public_key, signature_path,
 };
+#[cfg(feature = "openpgp")]
 pub use openpgp::check_signature_packets;
+#[cfg(feature = "load")]
 pub use seen::{SeenRefs, SeenState};
 pub use set::{ManifestTrust, TrustSet, Verified};
 pub use signer::Signer;
 pub use trust_file::{TrustFile, TrustLine};
-
-/// The folder of the user's state.
-pub(crate) fn state_folder() -> Option<std::path::PathBuf> {
-    seen::xdg("XDG_STATE_HOME", ".local/state")
-}

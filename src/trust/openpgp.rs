@@ -16,7 +16,8 @@ use pgp::types::{
     KeyDetails, KeyVersion, Password, PublicParams, SecretParams, SigningKey, Tag, Timestamp,
 };
 
-use super::key::{KeyId, MAX_SIGNATURE_FILE};
+use super::key::{KeyId, MAX_SIGNATURE_FILE, is_armored};
+use super::verdict::Refusal;
 
 /// The most signature packets one file may hold.
 const MAX_PACKETS: usize = 16;
@@ -26,25 +27,8 @@ const MAX_CERTIFICATES: usize = 256;
 const CLOCK_SKEW_SECONDS: u64 = 24 * 60 * 60;
 const MIN_RSA_BITS: u16 = 2048;
 
-/// Why a signature does not count.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    Wrong(String),
-    Revoked,
-    Expired { when: u64 },
-}
-
 fn wrong<T>(reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Wrong(reason.into()))
-}
-
-/// Whether these are the first bytes of an armored or a binary OpenPGP object.
-pub(super) fn looks_like(bytes: &[u8]) -> bool {
-    is_armored(bytes) || bytes.first().is_some_and(|first| first & 0x80 != 0)
-}
-
-fn is_armored(bytes: &[u8]) -> bool {
-    bytes.trim_ascii_start().starts_with(b"-----BEGIN PGP ")
 }
 
 /// Every object of one kind in armored or binary data, at most `limit` of them.

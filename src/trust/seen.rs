@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::error::TrustError;
+use super::files::xdg;
 use super::key::KeyId;
 use super::set::Verified;
 use crate::format::id::{ManifestId, to_hex};
@@ -22,14 +23,6 @@ use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::RefBody;
 
 const MAX_RECORD: usize = 4096;
-
-/// The directory that `variable` names, else `fallback` in the home directory. Relative paths are
-/// ignored, as the XDG base directory specification asks.
-pub(super) fn xdg(variable: &str, fallback: &str) -> Option<PathBuf> {
-    let absolute =
-        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(fallback)))
-}
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,23 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hmac::Mac as _;
 
 use super::envelope::{RawEnvelope, is_signed_by};
 use super::error::TrustError;
-use super::key::{
-    KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, hmac_secret, manifest_message, parse_public,
-    public_key, read_file,
-};
-use super::openpgp::{self, Certificate, Refusal};
+use super::key::{KeyId, Method, manifest_message};
+use super::openpgp::Certificate;
 use super::signer::hmac_tag;
-use super::trust_file::{TrustFile, TrustLine};
-use super::verdict::{Verdict, Verdicts};
+use super::verdict::{Refusal, Verdict, Verdicts};
+use crate::format::glob::Glob;
 use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::{IndexBody, RefBody, SignedBody};
@@ -46,7 +41,7 @@ impl Material {
 /// Which names a key may sign.
 enum Scope {
     Every,
-    Names { globs: Vec<String>, set: GlobSet },
+    Names(Vec<Glob>),
 }
 
 impl Scope {
@@ -54,31 +49,30 @@ impl Scope {
         let Some(globs) = names else {
             return Ok(Self::Every);
         };
-        let mut set = GlobSetBuilder::new();
-        for glob in &globs {
-            let glob = GlobBuilder::new(glob).literal_separator(true).build();
-            set.add(glob.map_err(|error| error.to_string())?);
-        }
-        let set = set.build().map_err(|error| error.to_string())?;
-        Ok(Self::Names { globs, set })
+        let glob = |text: &String| {
+            Glob::of_path(text).map_err(|error| format!("the pattern {text:?}: {error}"))
+        };
+        Ok(Self::Names(globs.iter().map(glob).collect::<Result<_, _>>()?))
     }
 
     fn allows(&self, name: Option<&ArtifactName>) -> bool {
         match (self, name) {
             (Self::Every, _) => true,
-            (Self::Names { set, .. }, Some(name)) => set.is_match(name.as_str()),
-            (Self::Names { .. }, None) => false,
+            (Self::Names(globs), Some(name)) => {
+                globs.iter().any(|glob| glob.matches(name.as_str()))
+            }
+            (Self::Names(_), None) => false,
         }
     }
 
     /// Either of both suffices.
-    fn or(self, other: Self) -> Result<Self, String> {
+    fn or(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Names { mut globs, .. }, Self::Names { globs: more, .. }) => {
+            (Self::Names(mut globs), Self::Names(more)) => {
                 globs.extend(more);
-                Self::new(Some(globs))
+                Self::Names(globs)
             }
-            _ => Ok(Self::Every),
+            _ => Self::Every,
         }
     }
 }
@@ -122,88 +116,7 @@ impl fmt::Debug for TrustSet {
     }
 }
 
-/// The trust file that counts when no `--trust` is given: `tenpak/trust` in the user's
-/// configuration directory.
-fn default_trust_file() -> Option<PathBuf> {
-    super::seen::xdg("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("tenpak/trust"))
-}
-
 impl TrustSet {
-    /// Reads what `--trust` was given: `hmac:FILE`, a public key, or a trust file. Without any,
-    /// the user's default trust file is read if there is one; the set may stay empty.
-    pub fn load(arguments: &[String]) -> Result<Self, TrustError> {
-        let mut set = Self::default();
-        for argument in arguments {
-            set.add_argument(argument)?;
-        }
-        if arguments.is_empty()
-            && let Some(path) = default_trust_file()
-        {
-            // Only a file that is not there is no file: one that cannot be read must not turn
-            // verification off.
-            match path.try_exists() {
-                Ok(true) => set.add_trust_file(&path)?,
-                Ok(false) => {}
-                Err(source) => {
-                    return Err(TrustError::Io { path, action: "look for the trust file", source });
-                }
-            }
-        }
-        Ok(set)
-    }
-
-    fn add_argument(&mut self, argument: &str) -> Result<(), TrustError> {
-        if let Some(path) = argument.strip_prefix("hmac:") {
-            return self.add_hmac_file(Path::new(path), None);
-        }
-        let path = Path::new(argument);
-        let bytes = read_file(path)?;
-        let bad = |reason: String| TrustError::BadKey { path: path.to_owned(), reason };
-        if bytes.starts_with(SECRET_PREFIX.as_bytes()) {
-            return Err(bad("this is a secret key: trust its public half, the `.pub` file".into()));
-        }
-        if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) {
-            let text = std::str::from_utf8(&bytes).map_err(|_| bad("not a line of text".into()))?;
-            let key = parse_public(text).map_err(bad)?;
-            return self.add_ed25519(key, None).map_err(bad);
-        }
-        if openpgp::looks_like(&bytes) {
-            return self.add_openpgp(&bytes, None).map_err(bad);
-        }
-        self.add_lines(path, &bytes)
-    }
-
-    fn add_trust_file(&mut self, path: &Path) -> Result<(), TrustError> {
-        let bytes = read_file(path)?;
-        self.add_lines(path, &bytes)
-    }
-
-    fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
-        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
-        let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        for line in TrustFile::parse(bytes).map_err(bad)?.lines {
-            match line {
-                TrustLine::Ed25519 { key, names } => {
-                    let key = public_key(&key).map_err(bad)?;
-                    self.add_ed25519(key, names).map_err(bad)?;
-                }
-                TrustLine::OpenPgp { path: file, names } => {
-                    let file = beside(file);
-                    let bytes = read_file(&file)?;
-                    self.add_openpgp(&bytes, names)
-                        .map_err(|reason| TrustError::BadKey { path: file, reason })?;
-                }
-                TrustLine::Hmac { path: file, names } => {
-                    self.add_hmac_file(&beside(file), names)?;
-                }
-                TrustLine::Revoked(key) => {
-                    self.revoked.insert(key);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Trusts an Ed25519 key, for these names or for every name.
     pub fn add_ed25519(
         &mut self,
@@ -227,12 +140,6 @@ impl TrustSet {
         self.add(KeyId::of_hmac(secret), Material::Hmac(secret.to_vec()), names)
     }
 
-    fn add_hmac_file(&mut self, path: &Path, names: Option<Vec<String>>) -> Result<(), TrustError> {
-        let bytes = read_file(path)?;
-        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
-        self.add_hmac(hmac_secret(&bytes).map_err(bad)?, names).map_err(bad)
-    }
-
     /// Makes a key count for nothing.
     pub fn revoke(&mut self, key: KeyId) {
         self.revoked.insert(key);
@@ -248,7 +155,7 @@ impl TrustSet {
         let trusted = match self.keys.remove(&id) {
             None => Trusted { material, scope },
             Some(known) => {
-                let scope = known.scope.or(scope)?;
+                let scope = known.scope.or(scope);
                 let material = match (known.material, material) {
                     // Two states of one certificate: what either says against it holds.
                     (Material::OpenPgp(mut all), Material::OpenPgp(more)) => {

@@ -1,7 +1,6 @@
 //! The signing half: a secret key of any method, and what it can sign.
 
 use std::fmt;
-use std::path::Path;
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -11,8 +10,8 @@ use sha2::Sha256;
 use super::envelope::message;
 use super::error::TrustError;
 use super::key::{
-    KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, hmac_secret, manifest_message, parse_secret,
-    read_file,
+    KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, hmac_secret, is_openpgp, manifest_message,
+    parse_secret,
 };
 use super::openpgp;
 use crate::format::id::ManifestId;
@@ -41,15 +40,10 @@ pub(super) fn hmac_tag(secret: &[u8], message: &[u8]) -> Result<Hmac<Sha256>, St
 }
 
 impl Signer {
-    /// Reads a secret key file. Without a method, the file's content tells Ed25519 from OpenPGP;
-    /// an HMAC secret can be any bytes and must be named as such.
-    pub fn load(path: &Path, method: Option<Method>) -> Result<Self, TrustError> {
-        let bytes = read_file(path)?;
-        Self::parse(&bytes, method)
-            .map_err(|reason| TrustError::BadKey { path: path.to_owned(), reason })
-    }
-
-    fn parse(bytes: &[u8], method: Option<Method>) -> Result<Self, String> {
+    /// Reads a secret key from the bytes of its file. Without a method, the content tells Ed25519
+    /// from OpenPGP; an HMAC secret can be any bytes and must be named as such. The text of the
+    /// error says what is wrong with them.
+    pub fn parse(bytes: &[u8], method: Option<Method>) -> Result<Self, String> {
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) && method != Some(Method::Hmac) {
             return Err("this is a public key: sign with its secret half, the file whose name \
                         lacks `.pub`"
@@ -58,7 +52,7 @@ impl Signer {
         let method = match method {
             Some(method) => method,
             None if bytes.starts_with(SECRET_PREFIX.as_bytes()) => Method::Ed25519,
-            None if openpgp::looks_like(bytes) => Method::OpenPgp,
+            None if is_openpgp(bytes) => Method::OpenPgp,
             None => {
                 return Err("neither a tenpak nor an OpenPGP secret key: make one with `tenpak \
                             keygen`, or pass `--method hmac` if this is an HMAC secret"

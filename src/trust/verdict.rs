@@ -7,6 +7,14 @@ use super::error::TrustError;
 use super::key::KeyId;
 use crate::format::name::ArtifactName;
 
+/// Why a signature does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Wrong(String),
+    Revoked,
+    Expired { when: u64 },
+}
+
 /// What one signature is worth.
 pub(super) enum Verdict {
     Valid,

@@ -2,6 +2,8 @@
 //! no more, survives interruption, failure and company, and is never given back damaged. One file
 //! per behaviour.
 
+#![cfg(feature = "cli")]
+
 #[path = "../support/library.rs"]
 mod library;
 #[path = "../support/model.rs"]

@@ -2,6 +2,8 @@
 //! software, which `tests/setup.sh` installs), in CUDA compiled by NVRTC for every architecture, run as
 //! C++ on the host, and run on a device where there is one.
 
+#![cfg(feature = "cli")]
+
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/model.rs"]
 mod model;

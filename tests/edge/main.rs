@@ -2,6 +2,8 @@
 //! unverified, to loaders and to
 //! the clients of the Hub and of S3.
 
+#![cfg(feature = "cli")]
+
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/safetensors.rs"]
 mod model;

@@ -1,6 +1,8 @@
 //! Language models: what they compute is what transformers recorded, and what calibrated solvers make of
 //! them keeps their perplexity.
 
+#![cfg(feature = "cli")]
+
 mod calibrated;
 mod eval;
 mod gradients;

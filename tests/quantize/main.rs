@@ -1,5 +1,7 @@
 //! `tenpak quantize` and `tenpak delta`, by what they leave in a store.
 
+#![cfg(feature = "cli")]
+
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/library.rs"]
 mod library;

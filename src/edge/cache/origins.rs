@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rand::Rng;
-
 use crate::transport::{
     ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
 };
@@ -118,7 +116,7 @@ impl Origins {
         let failures = origin.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(more) = failures.checked_sub(PATIENCE) {
             let rest = REST.saturating_mul(1 << more.min(16)).min(LONGEST_REST);
-            let rest = rest.mul_f64(rand::thread_rng().gen_range(0.5..1.0));
+            let rest = rest.mul_f64(1.0 - fastrand::f64() / 2.0);
             let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
             origin.until.store(until, Ordering::Relaxed);
         }

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
 use moka::future::Cache;
-use rand::Rng;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -290,7 +289,7 @@ impl Packs {
             }
             let none = || self.error(pack, TransportErrorKind::NotFound, "no origin");
             let error = last.get_or_insert_with(none);
-            let jitter = rand::thread_rng().r#gen();
+            let jitter = fastrand::f64();
             match self.retry.pause(round, jitter, error.retry_after) {
                 Some(pause) if error.is_transient() => tokio::time::sleep(pause).await,
                 _ => break Arc::new(copy(error)),

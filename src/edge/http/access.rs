@@ -13,12 +13,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 
 use crate::edge::http::signed_url::{self, UrlKey};
+use crate::format::glob::Glob;
 use crate::format::id::from_hex;
 use crate::format::name::ArtifactName;
 
@@ -43,7 +43,7 @@ struct Tokens {
 struct Grant {
     name: String,
     /// `None`: every repository.
-    repos: Option<GlobSet>,
+    repos: Option<Vec<Glob>>,
     admin: bool,
 }
 
@@ -169,16 +169,12 @@ impl Tokens {
     }
 }
 
-fn globs_of(list: &str) -> Result<GlobSet, String> {
-    let mut set = GlobSetBuilder::new();
-    for glob in list.split(',') {
-        if glob.is_empty() {
-            return Err("an empty name in `repos=`".to_owned());
-        }
-        let glob = GlobBuilder::new(glob).literal_separator(true).build();
-        set.add(glob.map_err(|error| error.to_string())?);
-    }
-    set.build().map_err(|error| error.to_string())
+fn globs_of(list: &str) -> Result<Vec<Glob>, String> {
+    let glob = |glob: &str| match glob {
+        "" => Err("an empty name in `repos=`".to_owned()),
+        _ => Glob::of_path(glob).map_err(|error| format!("{glob}: {error}")),
+    };
+    list.split(',').map(glob).collect()
 }
 
 /// The key id of a request signed for S3, which here is a token: the signature is not looked at.
@@ -224,9 +220,10 @@ impl Who {
     pub(crate) fn may_read(&self, name: &ArtifactName) -> bool {
         match &self.kind {
             Kind::Open | Kind::Url => true,
-            Kind::Granted(grant) => {
-                grant.repos.as_ref().is_none_or(|repos| repos.is_match(name.as_str()))
-            }
+            Kind::Granted(grant) => grant
+                .repos
+                .as_ref()
+                .is_none_or(|repos| repos.iter().any(|glob| glob.matches(name.as_str()))),
             Kind::Nobody => false,
         }
     }

@@ -145,7 +145,7 @@ fn multipart(
     mut read: impl FnMut(Range<u64>) -> Bodies + Send + 'static,
 ) {
     // 128 random bits stand in no object.
-    let boundary = format!("{:032x}", rand::random::<u128>());
+    let boundary = format!("{:032x}", fastrand::u128(..));
     let head = |part: &Range<u64>, boundary: &str, size: u64| {
         let range = content_range(part, size);
         let kind = "application/octet-stream";

@@ -19,8 +19,6 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::format::id::to_hex;
-
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Spans that wait.
 const QUEUE: usize = 8192;
@@ -61,7 +59,7 @@ impl Context {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(TRACEPARENT).and_then(|given| given.to_str().ok());
         given.and_then(Self::parse).unwrap_or_else(|| Self {
-            trace: to_hex(&rand::random::<[u8; 16]>()),
+            trace: format!("{:032x}", fastrand::u128(..)),
             parent: None,
             sampled: true,
         })
@@ -116,7 +114,7 @@ impl Span<'_> {
         let failed = self.status >= 500 || !self.complete;
         let mut span = json!({
             "traceId": self.context.trace,
-            "spanId": to_hex(&rand::random::<[u8; 8]>()),
+            "spanId": format!("{:016x}", fastrand::u64(..)),
             "name": format!("{} {}", self.method, self.face),
             // A server's.
             "kind": 2,

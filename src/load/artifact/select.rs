@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
-use globset::{Glob, GlobSet};
-
 use super::error::ArtifactError;
+use crate::format::glob::Glob;
 use crate::format::limits::MAX_NAME;
 use crate::format::manifest::PageRef;
 use crate::format::page::PageKind;
 
-/// The longest pattern in bytes: reading one recurses as deep as its braces are nested.
+/// The longest pattern in bytes.
 const MAX_PATTERN: usize = 4 * MAX_NAME;
 
 /// Which tensors are wanted.
@@ -40,7 +39,7 @@ pub struct Pattern {
     /// What every match begins with.
     prefix: String,
     /// `None`: only the prefix itself matches.
-    glob: Option<GlobSet>,
+    glob: Option<Glob>,
 }
 
 impl Pattern {
@@ -56,11 +55,7 @@ impl Pattern {
         let literal = text.find(['*', '?', '[', ']', '{', '}', '\\']);
         let glob = match literal {
             None => None,
-            Some(_) => {
-                // A set of one: unlike a glob alone, it says so where it cannot be compiled.
-                let set = Glob::new(text).and_then(|glob| GlobSet::builder().add(glob).build());
-                Some(set.map_err(|error| wrong(error.kind().to_string()))?)
-            }
+            Some(_) => Some(Glob::new(text).map_err(|error| wrong(error.to_string()))?),
         };
         let (prefix, _) = text.split_at(literal.unwrap_or(text.len()));
         Ok(Self { text: text.to_owned(), prefix: prefix.to_owned(), glob })
@@ -78,7 +73,7 @@ impl Pattern {
 
     /// Whether `name` is meant.
     pub fn matches(&self, name: &str) -> bool {
-        self.text == name || self.glob.as_ref().is_some_and(|glob| glob.is_match(name))
+        self.text == name || self.glob.as_ref().is_some_and(|glob| glob.matches(name))
     }
 
     /// The tensor pages that can hold a match: from the last one that begins before the prefix.

@@ -3,13 +3,13 @@
 //! As the engines do: the linear layers of the numbered blocks, by name and shape. Embeddings, the head,
 //! norms, biases and the routers of experts stay as they are.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde_json::Value;
 
 use super::ProduceError;
 use crate::dequant::Float;
 use crate::format::dtype::Dtype;
 use crate::format::dtype::Shape;
+use crate::format::glob::Glob;
 use crate::quantize::lm::gguf;
 
 /// Models whose linear weights are stored transposed.
@@ -20,24 +20,21 @@ const NOT_LINEAR: [&str; 7] =
 
 /// Which layers are left out.
 #[derive(Debug, Clone)]
-pub struct Skip(GlobSet);
+pub struct Skip(Vec<Glob>);
 
 impl Skip {
     /// Patterns for names of weights or of their layers, as a shell has them; `*` spans dots.
     pub fn new(patterns: &[String]) -> Result<Self, ProduceError> {
-        let mut set = GlobSetBuilder::new();
-        for pattern in patterns {
-            let wrong = |error: globset::Error| {
-                ProduceError::Recipe(format!("--skip {pattern:?}: {}", error.kind()))
-            };
-            set.add(Glob::new(pattern).map_err(wrong)?);
-        }
-        let set = set.build().map_err(|error| ProduceError::Recipe(format!("--skip: {error}")))?;
-        Ok(Self(set))
+        let glob = |pattern: &String| {
+            Glob::new(pattern)
+                .map_err(|error| ProduceError::Recipe(format!("--skip {pattern:?}: {error}")))
+        };
+        Ok(Self(patterns.iter().map(glob).collect::<Result<_, _>>()?))
     }
 
     pub(super) fn has(&self, layer: &str) -> bool {
-        self.0.is_match(layer) || self.0.is_match(format!("{layer}.weight"))
+        let weight = format!("{layer}.weight");
+        self.0.iter().any(|glob| glob.matches(layer) || glob.matches(&weight))
     }
 }
 

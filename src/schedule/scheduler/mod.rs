@@ -11,11 +11,9 @@ mod sim;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-
 use crate::format::id::PackId;
 use crate::schedule::plan::Plan;
+use crate::schedule::random::SplitMix;
 use mirror::Mirrors;
 pub use mirror::{MAX_MIRRORS, MirrorIndex};
 
@@ -212,7 +210,7 @@ struct Pending {
 pub struct Scheduler {
     limits: Limits,
     now: Duration,
-    rng: StdRng,
+    random: SplitMix,
     chunks: Vec<Chunk>,
     deliveries: Vec<Pending>,
     admitted: usize,
@@ -256,7 +254,7 @@ impl Scheduler {
         };
         let first = |fetch: &crate::schedule::plan::PlannedFetch| fetch.chunks.first().copied();
         let mut state = Self {
-            rng: StdRng::seed_from_u64(limits.seed),
+            random: SplitMix::new(limits.seed),
             mirrors: Mirrors::new(limits.mirrors),
             limits,
             now: Duration::ZERO,
@@ -447,7 +445,7 @@ impl Scheduler {
     fn pause(&mut self, failures: u32, wish: Option<Duration>) -> Duration {
         let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let full = self.limits.first_pause.saturating_mul(factor).min(self.limits.longest_pause);
-        let pause = full.mul_f64(self.rng.gen_range(0.5..=1.0));
+        let pause = full.mul_f64(0.5 + self.random.unit() / 2.0);
         pause.max(wish.unwrap_or_default().min(self.limits.longest_pause))
     }
 

@@ -188,7 +188,7 @@ fn cause_of(error: &(dyn Error + 'static)) -> Cause {
             };
         }
         if let Some(http) = error.downcast_ref::<hyper::Error>()
-            && (http.is_parse() || http.is_parse_too_large())
+            && http.is_parse()
         {
             return Cause::Protocol;
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenpak::chunk::delta_base_cache::DeltaBaseCache;
 use tenpak::format::store as paths;
+use tenpak::load::delta_base_cache::DeltaBaseCache;
 use tenpak::load::{ErrorKind, LoadError};
 use tenpak::schedule::shard::Shard;
 use tenpak::transport::TransportErrorKind;
