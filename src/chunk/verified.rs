@@ -2,18 +2,30 @@
 //!
 //! A [`VerifiedChunk`] comes of nothing but hashing and owns its bytes, so that nobody can change them
 //! after the check; bytes that are hashed on arrival ([`Arriving`]) are out of reach from then on.
-//! Decoders take nothing else.
+//! Checked once, a chunk can be shared, and then has as many owners as need it. Decoders take nothing
+//! else.
 
-use bytes::BytesMut;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
 
 use crate::format::id::StoredDigest;
 use crate::format::record::ChunkRecord;
 
-/// A chunk whose stored bytes are the ones its record names.
-#[derive(Debug)]
-pub struct VerifiedChunk {
+/// The bytes that this process has hashed to verify chunks.
+static HASHED: AtomicU64 = AtomicU64::new(0);
+
+/// How many stored bytes this process has hashed to verify chunks.
+pub fn hashed_bytes() -> u64 {
+    HASHED.load(Ordering::Relaxed)
+}
+
+/// A chunk whose stored bytes are the ones its record names. They lie in memory of its own or, once
+/// [shared](VerifiedChunk::share), in memory that nobody can write.
+#[derive(Debug, Clone)]
+pub struct VerifiedChunk<M = BytesMut> {
     record: ChunkRecord,
-    stored: BytesMut,
+    stored: M,
 }
 
 /// Stored bytes that are not the ones a record names, given back for reuse.
@@ -53,6 +65,7 @@ impl VerifiedChunk {
         stored: BytesMut,
         found: StoredDigest,
     ) -> Result<Self, Box<Unverified>> {
+        HASHED.fetch_add(stored.len() as u64, Ordering::Relaxed);
         if found == record.stored && stored.len() == record.stored_len as usize {
             return Ok(Self { record, stored });
         }
@@ -65,6 +78,22 @@ impl VerifiedChunk {
         Err(Box::new(Unverified { error, bytes: stored }))
     }
 
+    /// Gives up the proof and keeps the bytes.
+    pub fn into_stored(self) -> BytesMut {
+        self.stored
+    }
+
+    /// The chunk for several owners. `share` says who frees the memory; `None` if it gives other
+    /// memory than the one that was hashed.
+    pub fn share(self, share: impl FnOnce(BytesMut) -> Bytes) -> Option<VerifiedChunk<Bytes>> {
+        let (start, len) = (self.stored.as_ptr(), self.stored.len());
+        let stored = share(self.stored);
+        let same = (stored.as_ptr(), stored.len()) == (start, len);
+        same.then_some(VerifiedChunk { record: self.record, stored })
+    }
+}
+
+impl<M: AsRef<[u8]>> VerifiedChunk<M> {
     /// What the chunk is.
     pub fn record(&self) -> &ChunkRecord {
         &self.record
@@ -72,12 +101,22 @@ impl VerifiedChunk {
 
     /// Its stored bytes.
     pub fn stored(&self) -> &[u8] {
-        &self.stored
+        self.stored.as_ref()
+    }
+}
+
+impl VerifiedChunk<Bytes> {
+    /// Its stored bytes, not copied.
+    pub fn bytes(&self) -> Bytes {
+        self.stored.clone()
     }
 
-    /// Gives up the proof and keeps the bytes.
-    pub fn into_stored(self) -> BytesMut {
-        self.stored
+    /// The same bytes as another artifact's record describes them, with a codec and a base of its own;
+    /// `None` if that record names other bytes.
+    pub fn described_by(&self, record: &ChunkRecord) -> Option<Self> {
+        let names = |record: &ChunkRecord| (record.stored, record.stored_len);
+        (names(record) == names(&self.record))
+            .then(|| Self { record: *record, stored: self.stored.clone() })
     }
 }
 
@@ -154,6 +193,7 @@ impl Arriving {
 mod tests {
     use super::*;
     use crate::format::dtype::Dtype;
+    use crate::format::record::CodecId;
 
     #[test]
     fn only_the_named_bytes_verify() {
@@ -165,6 +205,28 @@ mod tests {
         }
         let lying = ChunkRecord { stored_len: 4, ..record };
         assert!(VerifiedChunk::verify(lying, BytesMut::from(&b"chunk"[..])).is_err());
+    }
+
+    #[test]
+    fn what_is_shared_is_what_was_hashed() {
+        let record = ChunkRecord::raw(Dtype::Bytes, 5, blake3::hash(b"chunk"));
+        let chunk = || VerifiedChunk::verify(record, BytesMut::from(&b"chunk"[..])).unwrap();
+        let shared = chunk().share(BytesMut::freeze).unwrap();
+        assert_eq!(shared.stored(), b"chunk");
+        assert_eq!(shared.bytes().as_ptr(), shared.stored().as_ptr(), "nothing was copied");
+        for other in [&b"other"[..], b"chunk"] {
+            assert!(chunk().share(|_| Bytes::from_static(other)).is_none(), "other memory");
+        }
+        assert!(chunk().share(|bytes| bytes.freeze().slice(1..)).is_none());
+
+        let described = ChunkRecord { codec: CodecId::ZSTD, decoded_len: 7, ..record };
+        assert_eq!(shared.described_by(&described).unwrap().record(), &described);
+        for other in [
+            ChunkRecord { stored_len: 4, ..record },
+            ChunkRecord { stored: StoredDigest::of(b"other"), ..record },
+        ] {
+            assert!(shared.described_by(&other).is_none());
+        }
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use crate::edge::cache::catalog::Catalog;
 use crate::edge::cache::chunks::ChunkCache;
 use crate::edge::cache::disk::DiskTier;
+use crate::edge::cache::files::Files;
 use crate::edge::cache::origins::Origins;
 use crate::edge::cache::packs::Packs;
 use crate::edge::cache::relay::Relay;
+use crate::edge::cache::source::ChunkSource;
 use crate::edge::error::EdgeError;
 use crate::edge::http::access::Access;
 use crate::edge::http::tls::Tls;
@@ -31,7 +33,9 @@ const OWNED: u64 = 64;
 pub struct Edge {
     pub(crate) relay: Arc<Relay>,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) chunks: Arc<ChunkSource>,
     pub(crate) packs: Arc<Packs>,
+    pub(crate) files: Arc<Files>,
     pub(crate) cache: Arc<ChunkCache>,
     pub(crate) disk: Option<Arc<DiskTier>>,
     /// The chunks of artifacts that clients with limited tokens read.
@@ -70,12 +74,16 @@ impl Edge {
         let cache = ChunkCache::new(options.memory, options.answer_memory);
         let catalog = Catalog::new(&origins, &mut options);
         let origins = Origins::new(origins);
-        let packs = Packs::new(origins.clone(), options.retry, cache.clone(), disk.clone());
+        let retry = options.retry;
+        let chunks = ChunkSource::new(origins.clone(), retry.clone(), cache.clone(), disk.clone());
+        let (packs, files) = (Packs::new(chunks.clone(), retry), Files::new(chunks.clone()));
         let relay = Relay::new(origins, options.names);
         Ok(Arc::new(Self {
             relay,
             catalog,
+            chunks,
             packs,
+            files,
             cache,
             disk,
             owned: moka::sync::Cache::new(OWNED),
@@ -100,6 +108,6 @@ impl Edge {
     pub(crate) fn sample(&self) -> Sample {
         let at = Instant::now();
         let sent = self.watch.sent.load(Ordering::Relaxed);
-        Sample { at, sent, fetched: self.packs.stats().bytes.load(Ordering::Relaxed) }
+        Sample { at, sent, fetched: self.chunks.stats().bytes.load(Ordering::Relaxed) }
     }
 }

@@ -68,6 +68,13 @@ impl Served {
         Self { process, address, model, folder, commit: self.commit.clone() }
     }
 
+    /// A further edge that has fetched nothing.
+    pub fn cold(&self, more: &[&str]) -> Self {
+        let (process, address) = run(&self.folder.join("store"), more);
+        let (model, folder) = (self.model.clone(), self.folder.clone());
+        Self { process, address, model, folder, commit: self.commit.clone() }
+    }
+
     /// Starts another edge in the place of one that has ended.
     pub fn restart(&mut self, more: &[&str]) {
         (self.process, self.address) = start(&self.folder.join("store"), more);
@@ -99,8 +106,12 @@ impl Served {
 }
 
 fn start(store: &Path, more: &[&str]) -> (Child, String) {
+    run(store, &[&["--prefetch", "org/m:v1"], more].concat())
+}
+
+fn run(store: &Path, more: &[&str]) -> (Child, String) {
     let edge = ["--json", "edge", "--origin", text(store), "--listen", "127.0.0.1:0"];
-    let arguments = [&edge[..], &["--prefetch", "org/m:v1"], more].concat();
+    let arguments = [&edge[..], more].concat();
     let mut process =
         command(&arguments).stdout(Stdio::piped()).spawn().expect("the edge to start");
     let mut line = String::new();

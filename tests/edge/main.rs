@@ -24,6 +24,7 @@ mod caching;
 mod cold;
 mod command;
 mod deploy;
+mod files;
 mod flips;
 mod hostile;
 mod hub;

@@ -39,8 +39,8 @@ pub enum DecodeError {
 /// Decodes `chunk` onto the end of `out`, which must have room for its decoded length, so that a
 /// region of a larger buffer can be filled without moving. `base` is what the base chunk decodes to,
 /// if there is one. Nothing is appended on an error.
-pub fn decode(
-    chunk: &VerifiedChunk,
+pub fn decode<M: AsRef<[u8]>>(
+    chunk: &VerifiedChunk<M>,
     base: Option<&[u8]>,
     out: &mut BytesMut,
 ) -> Result<(), DecodeError> {
@@ -134,7 +134,7 @@ fn check_base<'a>(
 }
 
 /// A record that was parsed says so; one that was put together need not.
-fn check_raw(chunk: &VerifiedChunk) -> Result<(), DecodeError> {
+fn check_raw<M: AsRef<[u8]>>(chunk: &VerifiedChunk<M>) -> Result<(), DecodeError> {
     let (need, have) = (chunk.record().decoded_len, chunk.stored().len());
     match have == need as usize {
         true => Ok(()),
@@ -151,6 +151,15 @@ pub fn into_decoded(chunk: VerifiedChunk, base: Option<&[u8]>) -> Result<Bytes, 
     let mut out = BytesMut::with_capacity(chunk.record().decoded_len as usize);
     decode(&chunk, base, &mut out)?;
     Ok(out.freeze())
+}
+
+/// The decoded bytes of a shared chunk whose codec is raw: its own, not copied. `None` for other codecs.
+pub fn raw(chunk: &VerifiedChunk<Bytes>) -> Result<Option<Bytes>, DecodeError> {
+    if chunk.record().codec != CodecId::RAW {
+        return Ok(None);
+    }
+    check_raw(chunk)?;
+    Ok(Some(chunk.bytes()))
 }
 
 /// Which codecs a packer may choose from.

@@ -11,15 +11,15 @@ use hyper::header::{AGE, DATE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use crate::edge::api::authorize;
-use crate::edge::cache::files::pack_of;
 use crate::edge::cache::relay::Relayed;
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{Answer, IMMUTABLE, denied, plain, refusal, store_refusal};
 use crate::edge::http::body::FRAME;
 use crate::edge::http::object::{self, Facts};
 use crate::edge::state::Edge;
-use crate::format::id::ManifestId;
+use crate::format::id::{ManifestId, PackId};
 use crate::format::name::{ArtifactName, Tag};
+use crate::format::store as paths;
 use crate::store::StoreError;
 use crate::transport::{ObjectPath, TransportError};
 
@@ -176,4 +176,11 @@ async fn relayed(
             Ok(object::answer(&facts, plan, method, read))
         }
     }
+}
+
+/// The pack that a path of a store names.
+fn pack_of(path: &ObjectPath) -> Option<PackId> {
+    let pack: PackId = path.as_str().strip_prefix("packs/")?.parse().ok()?;
+    // One spelling only.
+    (paths::pack(pack) == *path).then_some(pack)
 }

@@ -16,8 +16,11 @@ use crate::edge::cache::budget::Budget;
 use crate::format::id::StoredDigest;
 use crate::transport::TransportError;
 
+/// A chunk that the cache and any number of answers hold.
+pub(crate) type Chunk = VerifiedChunk<Bytes>;
+
 /// What became of a fill. Everybody who waited gets the same error.
-pub(crate) type Outcome = Result<Bytes, Arc<TransportError>>;
+pub(crate) type Outcome = Result<Chunk, Arc<TransportError>>;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -33,7 +36,7 @@ pub(crate) struct CacheStats {
 /// The chunks of an edge.
 #[derive(Debug)]
 pub(crate) struct ChunkCache {
-    memory: Cache<StoredDigest, Bytes>,
+    memory: Cache<StoredDigest, Chunk>,
     filling: Mutex<HashMap<StoredDigest, watch::Receiver<Option<Outcome>>>>,
     stats: CacheStats,
     budget: Arc<Budget>,
@@ -41,8 +44,8 @@ pub(crate) struct ChunkCache {
 
 /// What a look at the cache gives.
 pub(crate) enum Found {
-    /// The chunk's stored bytes.
-    Ready(Bytes),
+    /// The chunk.
+    Ready(Chunk),
     /// Somebody fills it.
     Filling(Waiting),
     /// The caller fills it.
@@ -52,8 +55,7 @@ pub(crate) enum Found {
 impl ChunkCache {
     /// A cache of at most about `capacity` bytes; answers may hold `beyond` more.
     pub(crate) fn new(capacity: u64, beyond: u64) -> Arc<Self> {
-        let weigh =
-            |_: &StoredDigest, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let weigh = |_: &StoredDigest, chunk: &Chunk| chunk.record().stored_len;
         let memory = Cache::builder().weigher(weigh).max_capacity(capacity).build();
         let (filling, stats) = (Mutex::default(), CacheStats::default());
         Arc::new(Self { memory, filling, stats, budget: Budget::new(capacity, beyond) })
@@ -96,16 +98,16 @@ impl ChunkCache {
 
     /// Looks for a chunk for whom this look, or one like it, was counted before.
     pub(crate) fn get_or_claim_uncounted(self: &Arc<Self>, digest: StoredDigest) -> Found {
-        if let Some(bytes) = self.memory.get(&digest) {
-            return Found::Ready(bytes);
+        if let Some(chunk) = self.memory.get(&digest) {
+            return Found::Ready(chunk);
         }
         let mut filling = self.filling();
         if let Some(waiting) = filling.get(&digest) {
             return Found::Filling(Waiting(waiting.clone()));
         }
         // A fill leaves the table only after its chunk is in memory.
-        if let Some(bytes) = self.memory.get(&digest) {
-            return Found::Ready(bytes);
+        if let Some(chunk) = self.memory.get(&digest) {
+            return Found::Ready(chunk);
         }
         let (sender, receiver) = watch::channel(None);
         filling.insert(digest, receiver);
@@ -141,20 +143,20 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// The chunk is there; gives its bytes, as `share` makes them of its memory. One that is not the
-    /// claimed one is as if it were not.
+    /// The chunk is there; gives it for several owners, in its memory as `share` hands it over. One that
+    /// is not the claimed one is as if it were not.
     pub(crate) fn fill(
         self,
         chunk: VerifiedChunk,
         share: impl FnOnce(BytesMut) -> Bytes,
-    ) -> Option<Bytes> {
+    ) -> Option<Chunk> {
         if chunk.record().stored != self.digest {
             return None;
         }
-        let bytes = self.cache.budget.hold(share(chunk.into_stored()));
-        self.cache.memory.insert(self.digest, bytes.clone());
-        self.sender.send_replace(Some(Ok(bytes.clone())));
-        Some(bytes)
+        let chunk = chunk.share(|own| self.cache.budget.hold(share(own)))?;
+        self.cache.memory.insert(self.digest, chunk.clone());
+        self.sender.send_replace(Some(Ok(chunk.clone())));
+        Some(chunk)
     }
 
     /// The chunk cannot be had; the next who looks may try again.
@@ -191,9 +193,11 @@ mod tests {
         let Found::Filling(second) = cache.get_or_claim(digest) else { panic!("it is claimed") };
         let waiting = tokio::spawn(first.outcome());
         claim.fill(chunk(b"abc"), BytesMut::freeze);
-        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), &b"abc"[..]);
-        assert_eq!(second.outcome().await.unwrap().unwrap(), &b"abc"[..]);
-        assert!(matches!(cache.get_or_claim(digest), Found::Ready(bytes) if bytes == b"abc"[..]));
+        assert_eq!(waiting.await.unwrap().unwrap().unwrap().bytes(), &b"abc"[..]);
+        assert_eq!(second.outcome().await.unwrap().unwrap().bytes(), &b"abc"[..]);
+        assert!(
+            matches!(cache.get_or_claim(digest), Found::Ready(chunk) if chunk.stored() == b"abc")
+        );
         let counts = [&cache.stats.hits, &cache.stats.misses, &cache.stats.collapsed];
         assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1, 1, 2]);
     }

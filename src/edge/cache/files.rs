@@ -1,191 +1,454 @@
 //! Files of an artifact, put together from verified chunks while they are sent, whole or in part.
+//!
+//! A raw chunk is sent as it lies in the cache; while another one is sent, the next is decoded. What a
+//! reader decodes ahead lies within its share of the budget, and where memory is short it has a few bytes at
+//! a time, decoded for these alone.
 
+use std::collections::VecDeque;
+use std::iter::{Peekable, once};
 use std::ops::Range;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use futures_util::stream::{self, Stream};
+use tokio::sync::Semaphore;
 
+use crate::chunk::codec::{self, DecodeError};
 use crate::edge::cache::budget::Share;
-use crate::edge::cache::packs::{Packs, copy};
-use crate::edge::options::CLIENT_STALL;
-use crate::format::id::PackId;
-use crate::format::store as paths;
-use crate::load::{LoadError, LoadOptions, Loader};
-use crate::pack::unpack::file_parts;
+use crate::edge::cache::chunks::Chunk;
+use crate::edge::cache::reader::ChunkReader;
+use crate::edge::cache::source::{ChunkSource, Wanted};
+use crate::format::grid::{Grid, Rect};
+use crate::format::page::Extent;
+use crate::memory::buffers::Buffers;
+use crate::memory::pool::{self, Job, Urgency};
+use crate::schedule::shard::ShardSlice;
 use crate::store::ArtifactGraph;
-use crate::transport::{
-    Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
-    TransportErrorKind,
-};
+use crate::transport::{TransportError, TransportErrorKind};
 
-/// Tensors are sent in pieces of about this size, or a quarter of what the reader may hold. What is on its way to a
-/// slow client comes on top of that.
-const PIECE: u64 = 1 << 20;
+/// Memory kept for what chunks are decoded to.
+const BUFFERS: usize = 64 << 20;
+/// Units that are decoded at a time for one reader: one that is waited for, and the next.
+const AHEAD: usize = 2;
 /// What is sent at a time where memory is short.
 const WINDOW: u64 = 128 << 10;
+/// Who decode a chunk for a few of its bytes at a time.
+const WINDOWS: usize = 4;
+/// Rows whose bands lie in different chunks are put together at once up to this many bytes, and beyond it
+/// piece by piece.
+const BLOCK: u64 = 32 << 20;
+const PIECE: u64 = 1 << 20;
+/// A part of a chunk that is this many times smaller is copied: it would hold the whole.
+const SMALL: usize = 4;
+
+/// The files of a store's artifacts.
+#[derive(Debug)]
+pub(crate) struct Files {
+    source: Arc<ChunkSource>,
+    buffers: Buffers,
+    windows: Semaphore,
+}
+
+/// A tensor in a file, or one chunk of whatever else it holds.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// Where it begins in the file.
+    start: u64,
+    grid: Grid,
+    /// Its first chunk in the artifact.
+    first: usize,
+}
+
+/// A run of a part's bytes that some chunks hold and no others: one chunk, or the bands of a block of rows.
+#[derive(Debug)]
+struct Unit {
+    /// Where each of its chunks lies in the part; and, in the artifact, the chunk with those that it is stored
+    /// against, the lowest first.
+    chunks: Vec<(Rect, Vec<usize>)>,
+    /// The wanted bytes of the part, and how many that has.
+    wanted: Range<u64>,
+    len: u64,
+}
+
+impl Part {
+    /// The parts of a file that hold some of the bytes `wanted`.
+    fn all(whole: &ArtifactGraph, file: usize, wanted: &Range<u64>) -> Vec<Self> {
+        let Some((file, first)) = whole.files.get(file) else { return Vec::new() };
+        let (mut parts, mut chunk, mut start) = (Vec::new(), *first, 0);
+        let mut push = |grid: Grid, first: usize| {
+            let part = Self { start, grid, first };
+            start += part.len();
+            if part.start < wanted.end && start > wanted.start {
+                parts.push(part);
+            }
+        };
+        for extent in &file.extents {
+            match *extent {
+                Extent::Tensor { ordinal } => {
+                    if let Some((tensor, first)) = whole.tensors.get(ordinal as usize) {
+                        push(tensor.grid, *first);
+                    }
+                }
+                Extent::Content { chunks, .. } => {
+                    for index in chunk..chunk + chunks as usize {
+                        let len = whole.chunks.get(index).map_or(0, |c| c.record.decoded_len);
+                        push(Grid::run(len.into(), len.into()), index);
+                    }
+                    chunk += chunks as usize;
+                }
+            }
+        }
+        parts
+    }
+
+    fn len(&self) -> u64 {
+        self.grid.leading * self.grid.rows * self.grid.row_bytes
+    }
+
+    /// How many chunks hold parts of the same rows.
+    fn bands(&self) -> u64 {
+        if self.grid.rows > 1 { self.grid.bands() } else { 1 }
+    }
+
+    fn units(&self) -> u64 {
+        self.grid.chunks().checked_div(self.bands()).unwrap_or(0)
+    }
+
+    /// Chunk `band` of a unit.
+    fn chunk(&self, unit: u64, band: u64) -> u64 {
+        match self.bands() {
+            1 => unit,
+            bands => {
+                let blocks = self.grid.blocks();
+                (unit / blocks * bands + band) * blocks + unit % blocks
+            }
+        }
+    }
+
+    /// The bytes of a unit.
+    fn range(&self, unit: u64) -> Range<u64> {
+        let first = self.grid.rect(self.chunk(unit, 0));
+        let row = if self.bands() > 1 { first.stride } else { first.width };
+        first.start..first.start + first.rows * row
+    }
+
+    /// The parts of a unit that are put together at once, as far as they are `wanted`.
+    fn pieces(self, unit: u64, wanted: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let all = self.range(unit);
+        let size = if all.end - all.start > BLOCK { PIECE } else { BLOCK };
+        let within = |at: u64| at.saturating_sub(self.start).clamp(all.start, all.end);
+        let (from, to) = (within(wanted.start), within(wanted.end));
+        let starts = std::iter::successors(Some(from), move |at| Some(at + size));
+        starts.take_while(move |at| *at < to).map(move |at| at..to.min(at + size))
+    }
+
+    fn unit(&self, whole: &ArtifactGraph, unit: u64, wanted: Range<u64>) -> Unit {
+        let len = self.len();
+        let cut = ShardSlice::part(wanted.clone(), len);
+        let chunks = (0..self.bands()).filter_map(|band| {
+            let chunk = self.chunk(unit, band);
+            let rect = self.grid.rect(chunk);
+            let index = self.first.saturating_add(usize::try_from(chunk).ok()?);
+            let mut chain: Vec<_> = once(index).chain(whole.bases_of(index)).collect();
+            chain.reverse();
+            (!cut.span(&rect).is_empty()).then_some((rect, chain))
+        });
+        Unit { chunks: chunks.collect(), wanted, len }
+    }
+}
+
+/// What the bytes `wanted` of a file are put together from, in their order.
+fn units(
+    whole: Arc<ArtifactGraph>,
+    file: usize,
+    wanted: Range<u64>,
+) -> impl Iterator<Item = Unit> + Send {
+    let parts = Part::all(&whole, file, &wanted);
+    parts.into_iter().flat_map(move |part| {
+        let (whole, wanted) = (whole.clone(), wanted.clone());
+        (0..part.units()).flat_map(move |unit| {
+            let whole = whole.clone();
+            part.pieces(unit, &wanted).map(move |piece| part.unit(&whole, unit, piece))
+        })
+    })
+}
+
+impl Unit {
+    /// Its chunks and what they are stored against, in the order in which they are decoded.
+    fn indexes(&self) -> impl Iterator<Item = usize> {
+        self.chunks.iter().flat_map(|(_, chain)| chain.iter().copied())
+    }
+
+    /// Its bytes, if they lie in the cache as they are.
+    fn stored(&self, chunks: &[Chunk]) -> Result<Option<Bytes>, DecodeError> {
+        match (self.chunks.as_slice(), chunks) {
+            ([(rect, _)], [chunk]) if rect.is_contiguous() => {
+                Ok(codec::raw(chunk)?.map(|bytes| self.of(rect, &bytes)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What is wanted of a chunk that is one run of the part's bytes.
+    fn of(&self, rect: &Rect, decoded: &Bytes) -> Bytes {
+        // Both are at most a chunk's bytes.
+        let at = |byte: u64| (byte.saturating_sub(rect.start) as usize).min(decoded.len());
+        decoded.slice(at(self.wanted.start)..at(self.wanted.end))
+    }
+
+    /// Decodes its chunks and puts its bytes together.
+    fn decode(&self, chunks: &[Chunk], buffers: &Buffers) -> Result<Bytes, DecodeError> {
+        let mut rest = chunks;
+        let mut next = |chain: &[usize]| {
+            let (own, more) = rest.split_at(chain.len().min(rest.len()));
+            rest = more;
+            decoded(own, buffers)
+        };
+        if let [(rect, chain)] = self.chunks.as_slice()
+            && rect.is_contiguous()
+        {
+            return Ok(self.of(rect, &next(chain)?));
+        }
+        // At most a block.
+        let (mut out, room) = buffers.take_exact((self.wanted.end - self.wanted.start) as usize);
+        let cut = ShardSlice::part(self.wanted.clone(), self.len);
+        for (rect, chain) in &self.chunks {
+            let decoded = next(chain)?;
+            for run in cut.copies(*rect) {
+                let (from, to, len) = (run.from as usize, run.to as usize, run.len as usize);
+                let (Some(from), Some(to)) =
+                    (decoded.get(from..from + len), out.get_mut(to..to + len))
+                else {
+                    let need = u32::try_from(rect.len()).unwrap_or(u32::MAX);
+                    let (codec, have) = ("a chunk", decoded.len());
+                    return Err(DecodeError::Length { codec, need, have });
+                };
+                to.copy_from_slice(from);
+            }
+        }
+        Ok(buffers.share_exact(out, room))
+    }
+}
+
+/// The decoded bytes of the last of these chunks, each of which is stored against the one before it.
+fn decoded(chain: &[Chunk], buffers: &Buffers) -> Result<Bytes, DecodeError> {
+    let mut below = None;
+    for chunk in chain {
+        let decoded = match codec::raw(chunk)? {
+            Some(stored) => stored,
+            None => {
+                let (mut out, room) = buffers.take_exact(chunk.record().decoded_len as usize);
+                out.clear();
+                codec::decode(chunk, below.as_deref(), &mut out)?;
+                buffers.share_exact(out, room)
+            }
+        };
+        below = Some(decoded);
+    }
+    Ok(below.unwrap_or_default())
+}
+
+/// A unit that is being put together.
+enum Pending {
+    Stored(Bytes),
+    Decoding(Job<Result<Bytes, DecodeError>>, u64),
+}
+
+/// Units in order, the next ones decoded ahead.
+struct Ahead {
+    files: Arc<Files>,
+    units: Peekable<Box<dyn Iterator<Item = Unit> + Send>>,
+    chunks: ChunkReader,
+    /// The chunks of the next unit, as far as they are there.
+    gathered: Vec<Chunk>,
+    pending: VecDeque<Pending>,
+    /// What became of the unit behind them.
+    failed: Option<TransportError>,
+    /// Whether any unit was begun.
+    begun: bool,
+    /// Bytes that may be decoded ahead.
+    most: u64,
+}
+
+impl Ahead {
+    fn new(
+        files: &Arc<Files>,
+        whole: &Arc<ArtifactGraph>,
+        file: usize,
+        wanted: &Range<u64>,
+        most: u64,
+    ) -> Self {
+        let all = || units(whole.clone(), file, wanted.clone());
+        let units: Box<dyn Iterator<Item = Unit> + Send> = Box::new(all());
+        let graph = whole.clone();
+        let coming = all().flat_map(move |unit| {
+            let placed = unit.indexes().filter_map(|index| graph.chunks.get(index));
+            let wanted = placed.map(|chunk| Wanted {
+                pack: chunk.place.pack,
+                place: chunk.range(),
+                record: chunk.record,
+            });
+            wanted.collect::<Vec<_>>()
+        });
+        Self {
+            files: files.clone(),
+            units: units.peekable(),
+            chunks: ChunkReader::new(files.source.clone(), Box::new(coming)),
+            gathered: Vec::new(),
+            pending: VecDeque::new(),
+            failed: None,
+            begun: false,
+            most,
+        }
+    }
+
+    /// The bytes of the next unit; `None` behind the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
+        if self.pending.is_empty() {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            self.begin().await?;
+        }
+        // What is not there yet is begun when it is waited for.
+        while self.may_begin()
+            && let Some(begun) = self.begin().now_or_never()
+        {
+            match begun {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        match self.pending.pop_front() {
+            None => Ok(None),
+            Some(Pending::Stored(bytes)) => Ok(Some(bytes)),
+            Some(Pending::Decoding(job, _)) => {
+                let decoded = job.await.map_err(wrong)?;
+                decoded.map(Some).map_err(wrong)
+            }
+        }
+    }
+
+    /// Whether a unit may be decoded while another one is.
+    fn may_begin(&self) -> bool {
+        let decoding = |pending: &Pending| match pending {
+            Pending::Stored(_) => None,
+            Pending::Decoding(_, len) => Some(*len),
+        };
+        let lens: Option<Vec<u64>> = self.pending.iter().map(decoding).collect();
+        let few = |lens: &Vec<u64>| {
+            (1..AHEAD).contains(&lens.len()) && lens.iter().sum::<u64>() < self.most
+        };
+        self.failed.is_none() && lens.is_some_and(|lens| few(&lens))
+    }
+
+    /// Begins to put the next unit together as soon as its chunks are there; false behind the last. May be
+    /// dropped and called again.
+    async fn begin(&mut self) -> Result<bool, TransportError> {
+        let Some(unit) = self.units.peek() else { return Ok(false) };
+        for _ in self.gathered.len()..unit.indexes().count() {
+            let Some((wanted, chunk)) = self.chunks.front().await? else {
+                return Err(wrong("the artifact lacks a chunk"));
+            };
+            // Another artifact's record may have brought the same bytes here, and say something else of them.
+            let chunk = chunk.described_by(&wanted.record);
+            self.gathered.push(chunk.ok_or_else(|| wrong("a chunk's length is another one"))?);
+            self.chunks.advance();
+        }
+        let Some(unit) = self.units.next() else { return Ok(false) };
+        let chunks = std::mem::take(&mut self.gathered);
+        if let Some(bytes) = unit.stored(&chunks).map_err(wrong)? {
+            let whole = chunks.first().map_or(0, |chunk| chunk.stored().len());
+            let is_small = bytes.len() < whole / SMALL;
+            let budget = self.files.source.budget();
+            self.pending.push_back(Pending::Stored(match is_small {
+                true => budget.hold(Bytes::copy_from_slice(&bytes)),
+                false => bytes,
+            }));
+            return Ok(true);
+        }
+        let urgency = if self.begun { Urgency::Ahead } else { Urgency::Now };
+        self.begun = true;
+        let lens = chunks.iter().map(|chunk| chunk.record().decoded_len as usize);
+        let (len, buffers) = (lens.sum(), self.files.buffers.clone());
+        let job = pool::spawn(len, urgency, move || unit.decode(&chunks, &buffers));
+        self.pending.push_back(Pending::Decoding(job, len as u64));
+        Ok(true)
+    }
+}
+
+fn wrong(why: impl std::fmt::Display) -> TransportError {
+    TransportError::new(TransportErrorKind::Protocol, "", "", why.to_string())
+}
 
 /// Somebody who reads a range of a file.
 struct Reading {
+    files: Arc<Files>,
     whole: Arc<ArtifactGraph>,
-    packs: Arc<Packs>,
     file: usize,
     left: Range<u64>,
-    /// Reads ahead, with the memory that it may hold for that.
-    ahead: Option<(Loader, Share)>,
+    /// Decodes ahead, within what it may hold for that.
+    ahead: Option<(Ahead, Share)>,
 }
 
-/// The bytes `wanted` of a file, which must lie in it. Must be polled within a runtime.
-pub(crate) fn read(
-    whole: &Arc<ArtifactGraph>,
-    packs: &Arc<Packs>,
-    file: usize,
-    wanted: Range<u64>,
-) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
-    let (whole, packs) = (whole.clone(), packs.clone());
-    let reading = Reading { whole, packs, file, left: wanted, ahead: None };
-    stream::try_unfold(reading, |mut reading| async move {
-        Ok(reading.next().await?.map(|bytes| (bytes, reading)))
-    })
+impl Files {
+    pub(crate) fn new(source: Arc<ChunkSource>) -> Arc<Self> {
+        let (buffers, windows) = (Buffers::new(BUFFERS), Semaphore::new(WINDOWS));
+        Arc::new(Self { source, buffers, windows })
+    }
+
+    /// The bytes `wanted` of a file, which must lie in it. Must be polled within a runtime.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        whole: &Arc<ArtifactGraph>,
+        file: usize,
+        wanted: Range<u64>,
+    ) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
+        let (files, whole) = (self.clone(), whole.clone());
+        let reading = Reading { files, whole, file, left: wanted, ahead: None };
+        stream::try_unfold(reading, |mut reading| async move {
+            Ok(reading.next().await?.map(|bytes| (bytes, reading)))
+        })
+    }
 }
 
 impl Reading {
     /// The next bytes; `None` behind the last.
     async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
-        loop {
-            if let Some((loader, _)) = &mut self.ahead {
-                if let Some(piece) = loader.next().await {
-                    return piece.map(|piece| Some(piece.data)).map_err(refused);
-                }
-                self.ahead = None;
-            }
-            if self.left.is_empty() {
-                return Ok(None);
-            }
-            let budget = self.packs.budget();
-            if budget.is_tight() {
-                return self.window().await.map(Some);
-            }
-            let share = budget.share();
-            let loader = self.start(self.left.clone(), share.bytes);
-            self.left.start = self.left.end;
-            self.ahead = Some((loader, share));
+        if self.left.is_empty() {
+            return Ok(None);
         }
+        let budget = self.files.source.budget();
+        let (ahead, _) = match &mut self.ahead {
+            Some(ahead) => ahead,
+            None if budget.is_tight() => return self.window().await.map(Some),
+            none => {
+                let share = budget.share();
+                let left = &self.left;
+                let ahead = Ahead::new(&self.files, &self.whole, self.file, left, share.bytes);
+                none.insert((ahead, share))
+            }
+        };
+        let bytes = ahead.next().await?.ok_or_else(|| wrong("the artifact lacks some bytes"))?;
+        self.left.start += bytes.len() as u64;
+        Ok(Some(bytes))
     }
 
     /// A few bytes, ahead of which nothing is read: nothing but these is held while they are sent.
     async fn window(&mut self) -> Result<Bytes, TransportError> {
         let end = self.left.end.min(self.left.start + WINDOW);
+        let wanted = self.left.start..end;
         // Only closed with the edge itself; while it is held, chunks are decoded whole.
-        let _turn = self.packs.windows().acquire().await;
-        let mut loader = self.start(self.left.start..end, WINDOW);
+        let _turn = self.files.windows.acquire().await;
+        let mut ahead = Ahead::new(&self.files, &self.whole, self.file, &wanted, 0);
         // At most a window.
         let mut bytes = BytesMut::with_capacity((end - self.left.start) as usize);
-        while let Some(piece) = loader.next().await {
-            bytes.extend_from_slice(&piece.map_err(refused)?.data);
+        while let Some(more) = ahead.next().await? {
+            bytes.extend_from_slice(&more);
         }
         self.left.start = end;
-        Ok(self.packs.budget().hold(bytes.freeze()))
+        Ok(self.files.source.budget().hold(bytes.freeze()))
     }
-
-    fn start(&self, range: Range<u64>, budget: u64) -> Loader {
-        let parts = file_parts(&self.whole, self.file, &range);
-        let piece = Some(PIECE.min(budget / 4));
-        let mut options = LoadOptions { piece, budget, ..LoadOptions::default() };
-        options.connections = Some(2);
-        // The cache asks every origin and waits for it.
-        (options.failures, options.stall) = (0, CLIENT_STALL);
-        let source: Arc<dyn Transport> = Arc::new(Cached(self.packs.clone()));
-        Loader::start(self.whole.id, vec![source], parts, Default::default(), &options)
-    }
-}
-
-fn refused(error: LoadError) -> TransportError {
-    match error {
-        LoadError::Transport { error, .. } => error,
-        error => TransportError::new(TransportErrorKind::Protocol, "", "", error.to_string()),
-    }
-}
-
-/// Packs through the cache, as the loader reads them.
-#[derive(Debug)]
-struct Cached(Arc<Packs>);
-
-struct CachedBody {
-    chunks: BoxStream<'static, Result<Bytes, TransportError>>,
-    held: Bytes,
-}
-
-#[async_trait]
-impl Body for CachedBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
-        while self.held.is_empty() {
-            match self.chunks.next().await {
-                Some(chunk) => self.held = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let count = max.min(self.held.len());
-        out.extend_from_slice(&self.held[..count]);
-        self.held.advance(count);
-        Ok(count)
-    }
-}
-
-impl Cached {
-    fn refuse(&self, path: &ObjectPath) -> TransportError {
-        let what = "only packs are read here";
-        TransportError::new(TransportErrorKind::ReadOnly, self.location(), path, what)
-    }
-}
-
-#[async_trait]
-impl Transport for Cached {
-    fn location(&self) -> &str {
-        "the edge's cache"
-    }
-
-    async fn open(
-        &self,
-        path: &ObjectPath,
-        range: ReadRange,
-    ) -> Result<ObjectReader, TransportError> {
-        let Some(pack) = pack_of(path) else { return Err(self.refuse(path)) };
-        let map = self.0.map(pack).await.map_err(|error| copy(&error))?;
-        let range = range.within(map.size()).ok_or_else(|| {
-            let what = format!("the pack ends at byte {}", map.size());
-            TransportError::new(TransportErrorKind::OutOfRange, self.location(), path, what)
-        })?;
-        let chunks = self.0.read(pack, &map, range.clone()).boxed();
-        let body = Box::new(CachedBody { chunks, held: Bytes::new() });
-        Ok(ObjectReader { range, size: Some(map.size()), version: None, head: None, body })
-    }
-
-    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, TransportError> {
-        Err(self.refuse(path))
-    }
-
-    async fn put(&self, path: &ObjectPath, _: Vec<Bytes>) -> Result<(), TransportError> {
-        Err(self.refuse(path))
-    }
-
-    async fn put_if(&self, path: &ObjectPath, _: Expected, _: Bytes) -> Result<(), TransportError> {
-        Err(self.refuse(path))
-    }
-
-    async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError> {
-        Err(self.refuse(path))
-    }
-
-    async fn list(&self, _: &str) -> Result<Vec<ObjectInfo>, TransportError> {
-        Err(TransportError::new(TransportErrorKind::Unlistable, self.location(), "", "only packs"))
-    }
-}
-
-/// The pack that a path of a store names.
-pub(crate) fn pack_of(path: &ObjectPath) -> Option<PackId> {
-    let pack: PackId = path.as_str().strip_prefix("packs/")?.parse().ok()?;
-    // One spelling only.
-    (paths::pack(pack) == *path).then_some(pack)
 }

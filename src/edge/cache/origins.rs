@@ -185,6 +185,26 @@ impl Origins {
     }
 }
 
+/// The more telling of two failures: that something is wrong says more than that it is not there.
+pub(crate) fn worse(last: Option<TransportError>, next: TransportError) -> TransportError {
+    match last {
+        Some(last) if next.kind == TransportErrorKind::NotFound => last,
+        _ => next,
+    }
+}
+
+/// The same error for another who waited.
+pub(crate) fn copy(error: &TransportError) -> TransportError {
+    let mut copy = TransportError::new(
+        error.kind,
+        error.location.clone(),
+        error.object.clone(),
+        error.message.clone(),
+    );
+    copy.retry_after = error.retry_after;
+    copy
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

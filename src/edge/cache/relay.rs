@@ -14,8 +14,7 @@ use hyper::header::{CACHE_CONTROL, DATE, HeaderValue};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
-use crate::edge::cache::origins::{Opened, Origins};
-use crate::edge::cache::packs::{copy, worse};
+use crate::edge::cache::origins::{Opened, Origins, copy, worse};
 use crate::edge::http::answer::{IMMUTABLE, NO_CACHE};
 use crate::edge::http::body;
 use crate::edge::http::freshness::{Demands, Freshness};

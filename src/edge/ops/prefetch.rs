@@ -1,16 +1,11 @@
 //! Filling the cache with an artifact before anybody asks for it.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::StreamExt;
-
-use crate::edge::cache::packs::copy;
+use crate::edge::cache::reader::ChunkReader;
+use crate::edge::cache::source::Wanted;
 use crate::edge::state::Edge;
-use crate::format::id::PackId;
 use crate::format::name::ArtifactSpec;
 use crate::store::{ArtifactGraph, StoreError};
 
@@ -23,17 +18,12 @@ impl Edge {
     ) -> Result<u64, Arc<StoreError>> {
         let (id, name) = self.catalog.spec(artifact).await?;
         let whole = self.catalog.artifact(id, name).await?;
+        let mut chunks = ChunkReader::new(self.chunks.clone(), Box::new(in_order(&whole)));
         let mut bytes = 0;
-        for (pack, ranges) in runs(&whole) {
-            let failed = |error: &_| Arc::new(StoreError::Transport(copy(error)));
-            let map = self.packs.map(pack).await.map_err(|error| failed(&*error))?;
-            for range in ranges {
-                let end = range.end.min(map.size());
-                let mut chunks = pin!(self.packs.read(pack, &map, range.start..end));
-                while let Some(chunk) = chunks.next().await {
-                    bytes += chunk.map_err(|error| failed(&error))?.len() as u64;
-                }
-            }
+        let failed = |error| Arc::new(StoreError::Transport(error));
+        while let Some((_, chunk)) = chunks.front().await.map_err(failed)? {
+            bytes += chunk.stored().len() as u64;
+            chunks.advance();
         }
         Ok(bytes)
     }
@@ -44,18 +34,13 @@ impl Edge {
     }
 }
 
-/// The bytes of each pack that an artifact needs, neighbours joined.
-fn runs(whole: &ArtifactGraph) -> BTreeMap<PackId, Vec<Range<u64>>> {
-    let mut places: Vec<_> =
-        whole.chunks.iter().map(|chunk| (chunk.place.pack, chunk.range())).collect();
-    places.sort_unstable_by_key(|(pack, range)| (*pack, range.start));
-    let mut runs: BTreeMap<PackId, Vec<Range<u64>>> = BTreeMap::new();
-    for (pack, range) in places {
-        let own = runs.entry(pack).or_default();
-        match own.last_mut() {
-            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
-            _ => own.push(range),
-        }
-    }
-    runs
+/// Each chunk of an artifact once, as they lie in their packs.
+fn in_order(whole: &ArtifactGraph) -> impl Iterator<Item = Wanted> + use<> {
+    let mut chunks = whole.distinct();
+    chunks.sort_unstable_by_key(|chunk| chunk.place);
+    chunks.into_iter().map(|chunk| Wanted {
+        pack: chunk.place.pack,
+        place: chunk.range(),
+        record: chunk.record,
+    })
 }

@@ -11,7 +11,6 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use crate::edge::api::hub::schema::{Ask, Refusal, What};
-use crate::edge::cache::files;
 use crate::edge::cache::revision::{Revision, commit};
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{
@@ -160,8 +159,8 @@ fn file(
     let facts = schema::facts(file, caching);
     let mut answer = match object::plan(&facts, method, headers) {
         Ok(plan) => {
-            let (whole, packs) = (whole.clone(), edge.packs.clone());
-            let read = move |range| files::read(&whole, &packs, index, range).boxed();
+            let (whole, files) = (whole.clone(), edge.files.clone());
+            let read = move |range| files.read(&whole, index, range).boxed();
             object::answer(&facts, plan, method, read)
         }
         Err(answer) => *answer,

@@ -16,7 +16,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use crate::edge::api::hub::schema;
 use crate::edge::api::s3::keys::{Below, Entry, Key, Page, Query, Target};
 use crate::edge::cache::catalog::Name;
-use crate::edge::cache::files;
 use crate::edge::cache::revision::Revision;
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{Answer, IMMUTABLE, NO_CACHE, empty, full, set, store_status};
@@ -212,8 +211,8 @@ async fn object(
     let facts = schema::facts(file, caching);
     let mut answer = match object::plan(&facts, request.method(), request.headers()) {
         Ok(plan) => {
-            let (whole, packs) = (whole.clone(), edge.packs.clone());
-            let read = move |range| files::read(&whole, &packs, index, range).boxed();
+            let (whole, files) = (whole.clone(), edge.files.clone());
+            let read = move |range| files.read(&whole, index, range).boxed();
             object::answer(&facts, plan, request.method(), read)
         }
         Err(mut answer) => {

@@ -38,7 +38,7 @@ pub(crate) async fn answer(edge: &Arc<Edge>, who: &Who, method: &Method) -> Answ
     let (hits, misses) = (count(&cache.hits), count(&cache.misses));
     let now = edge.sample();
     let status = Status {
-        origin: edge.packs.origins().location().to_owned(),
+        origin: edge.chunks.origins().location().to_owned(),
         seconds: edge.started.elapsed().as_secs(),
         artifacts,
         hits: hits + on_disk,
@@ -46,7 +46,7 @@ pub(crate) async fn answer(edge: &Arc<Edge>, who: &Who, method: &Method) -> Answ
         sent: now.sent,
         fetched: now.fetched,
         in_flight: count(&edge.watch.in_flight),
-        verify_failures: count(&edge.packs.stats().damaged),
+        verify_failures: count(&edge.chunks.stats().damaged),
         disk: disk.map(DiskTier::used),
         rates: edge.traffic.rates(now),
     };
