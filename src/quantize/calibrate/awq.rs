@@ -12,8 +12,8 @@
 use candle_core::{Device, Tensor};
 
 use super::CalibrateError;
-use super::driver::{Calibrated, each};
 use super::inputs::{self, Contexts};
+use super::layer::{Calibrated, each};
 use super::states::States;
 use crate::dequant::{Float, convert};
 use crate::quantize::lm::{Block, Giver, Model, Values};

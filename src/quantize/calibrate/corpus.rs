@@ -1,6 +1,6 @@
 //! Which tokens a model is calibrated with.
 
-use super::CalibrateError;
+use super::error::{CalibrateError, LEAST};
 use crate::dequant::sample::Random;
 use crate::format::id::ContentDigest;
 use crate::quantize::lm::{LmConfig, Text};
@@ -8,9 +8,6 @@ use crate::quantize::lm::{LmConfig, Text};
 /// A text that serves where none is given: the last chapters of Jane Austen's Northanger Abbey, in the
 /// public domain.
 pub const BUILT_IN: &str = include_str!("../../../fixtures/lm/calibration.txt");
-
-/// The fewest tokens that say anything.
-pub(super) const LEAST: usize = 64;
 
 /// Runs of tokens drawn from a text.
 #[derive(Debug, Clone, PartialEq, Eq)]

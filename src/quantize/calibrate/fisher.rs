@@ -7,8 +7,8 @@
 //! (the empirical Fisher).
 
 use super::driver::Contexts;
-use super::measure::Statistics;
 use super::runs::Runs;
+use super::statistics::Statistics;
 use super::{CalibrateError, CalibrationSamples};
 use crate::quantize::lm::{LmError, Model};
 

@@ -3,8 +3,8 @@
 
 use super::CalibrateError;
 use super::cost::Sample;
-use super::driver::{Calibrated, Layer, put};
 use super::inputs::{self, Contexts};
+use super::layer::{Calibrated, Layer, put};
 use super::states::States;
 use crate::quantize::lm::{Block, Linear, LmError};
 use crate::quantize::solve::gptq::{Factor, GptqOptions, Order};

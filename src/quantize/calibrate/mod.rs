@@ -15,54 +15,22 @@ mod awq;
 mod corpus;
 mod cost;
 mod driver;
+mod error;
 mod fisher;
 mod gptq;
 mod inputs;
+mod layer;
 mod measure;
 mod runs;
 mod sensitivity;
 mod states;
+mod statistics;
 
 pub use allocate::{Allocation, Sensitivity, allocate};
 pub use corpus::{BUILT_IN, CalibrationSamples};
-pub use driver::{CalibrateOptions, Calibrated, Layer, Solver, calibrate};
-pub use measure::{LayerStatistics, Statistics, measure};
+pub use driver::{CalibrateOptions, Solver, calibrate};
+pub use error::CalibrateError;
+pub use layer::{Calibrated, Layer};
+pub use measure::measure;
 pub use sensitivity::sensitivities;
-
-use crate::quantize::lm::LmError;
-use crate::quantize::solve::SolveError;
-
-/// Why a model was not calibrated.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CalibrateError {
-    /// The model cannot be run.
-    #[error(transparent)]
-    Model(#[from] LmError),
-    /// A layer has no solution.
-    #[error("{layer}: {error}")]
-    Layer {
-        /// The layer.
-        layer: String,
-        /// What is wrong.
-        error: SolveError,
-    },
-    /// The text gives too little.
-    #[error("the calibration text has {0} tokens; {least} at least are needed: give a longer one", least = corpus::LEAST)]
-    Short(usize),
-    /// The method does not fit the model.
-    #[error("{0}")]
-    Method(String),
-    /// Statistics that are not ones.
-    #[error("statistics: {0}")]
-    Statistics(String),
-    /// What was solved was not taken.
-    #[error(transparent)]
-    Taken(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl From<candle_core::Error> for CalibrateError {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Model(error.into())
-    }
-}
+pub use statistics::{LayerStatistics, Statistics};

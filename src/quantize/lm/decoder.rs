@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::attention::{Context, by_rows, rms_norm};
-use super::block::Linear;
+use super::linear::Linear;
 use super::{Architecture, LmConfig, LmError, checkpoint::Checkpoint};
 
 /// Norm, attention, residual; norm, gated MLP, residual.

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::attention::{Context, layer_norm};
-use super::block::Linear;
+use super::linear::Linear;
 use super::{LmConfig, LmError, checkpoint::Checkpoint};
 
 /// Attention, residual, norm; MLP, residual, norm.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::method::is_bytes;
-use super::plan::Layers;
+use super::outline::Layers;
 use super::recipe::{Format, Method, Recipe};
 use super::{TOOL, VERSION};
 

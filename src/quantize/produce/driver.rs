@@ -9,17 +9,24 @@ use super::ProduceError;
 use super::error::Failed;
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
-use super::plan::{Content, From, Layers, Plan};
-use super::quantize::Events;
+use super::outline::{Content, From, Layers, Plan};
 use super::recipe::{Format, Recipe};
 use super::survey::{Survey, matrix};
 use crate::dequant::{Float, convert};
 use crate::format::dtype::{Dtype, Shape};
 use crate::pack::model::{Part, PartKind};
-use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource};
+use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource, Progress};
 use crate::quantize::encode::Encoded;
 use crate::quantize::lm::gguf::source_row;
 use crate::quantize::source::{ModelSource, Reader};
+
+/// Follows a run.
+pub trait Events: Progress {
+    /// A weight is done: computed, or found.
+    fn layer(&self, _name: &str, _computed: bool) {}
+}
+
+impl Events for () {}
 
 /// Makes the parts of the result while it is packed.
 pub(super) struct Driver<'a> {

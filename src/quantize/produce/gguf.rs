@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::ProduceError;
 use super::method::announce;
-use super::plan::{Content, From, Layers, Plan};
+use super::outline::{Content, From, Layers, Plan};
 use super::recipe::{Method, Recipe};
 use crate::format::dtype::{Dtype, Shape};
 use crate::pack::model::{Part, PartKind};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ProduceError;
 use super::memo::{Hit, Memo};
-use super::plan::{Content, From, Plan};
+use super::outline::{Content, From, Plan};
 use super::survey::{Digests, Survey, Surveyed};
 use crate::format::id::ContentDigest;
 use crate::pack::model::{Part, PartKind};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::products::{self, Key};
+use super::products::{self, Kept, Key};
 use super::record::{Record, Written, gather};
 use super::{ProduceError, TOOL};
 use crate::format::dtype::Dtype;
@@ -49,15 +49,6 @@ pub(super) enum Hit {
 pub(super) enum LeftBytes {
     Here(Bytes),
     Chunks(Vec<Placed>),
-}
-
-/// A tensor of a product.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) name: String,
-    pub(super) dtype: Dtype,
-    pub(super) dims: Vec<u64>,
-    pub(super) digest: ContentDigest,
 }
 
 impl Hit {

@@ -1,8 +1,8 @@
 //! Producers: new artifacts from old ones. `quantize` takes a model, a folder or an artifact, and writes
 //! a quantized checkpoint beside it, in the layout that transformers and vLLM load; [`delta`] writes a fine-tune as what it adds to its base.
 //!
-//! [`Recipe`] says how, a [`ModelSource`] is the model, [`plan`] decides which layers become what and how
-//! the files look, [`memo`] knows what was produced before, and [`quantize`] drives: one layer at a time,
+//! [`Recipe`] says how, a [`ModelSource`](crate::quantize::source::ModelSource) is the model, `plan` decides which layers become what and how
+//! the files look, `memo` knows what was produced before, and [`quantize`] drives: one layer at a time,
 //! straight into packs. Whatever computes codes is a [`Solver`]; [`RoundToNearest`] needs nothing but the weight.
 
 mod config;
@@ -16,7 +16,8 @@ mod known;
 mod layers;
 mod memo;
 mod method;
-pub mod plan;
+mod outline;
+mod plan;
 mod preset;
 mod products;
 mod quantize;
@@ -26,11 +27,12 @@ mod solvers;
 mod statistics;
 mod survey;
 
+pub use driver::Events;
 pub use error::ProduceError;
 pub use method::{Layer, RoundToNearest, Solver};
-pub use plan::Bits;
+pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
-pub use quantize::{Events, QuantizeOptions, QuantizeReport, quantize};
+pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{Format, Method, Recipe};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};

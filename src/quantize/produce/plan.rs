@@ -13,13 +13,12 @@ use super::config;
 use super::gguf::{self, Family};
 use super::header::{self, Entry};
 use super::layers::{Kind, Skip, kind};
-use super::method::{Announced, announce};
+use super::method::announce;
+use super::outline::{Bits, Content, From, Layers, Plan, Quantized, Remade};
 use super::products::FILE as PRODUCTS;
 use super::recipe::{Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::format::dtype::Shape;
-use crate::pack::KnownFile;
-use crate::pack::model::Part;
 use crate::quantize::source::ModelSource;
 
 /// Ends of the names of files that hold weights in another format.
@@ -40,45 +39,6 @@ const OTHER_WEIGHTS: [&str; 13] = [
 ];
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// Bits by the name of the layer, without `.weight`, where layers have numbers of their own.
-pub type Bits = BTreeMap<String, u32>;
-
-/// A weight that is quantized.
-#[derive(Debug, Clone)]
-pub(super) struct Quantized {
-    /// Its place among the tensors of the model.
-    pub(super) tensor: usize,
-    pub(super) float: Float,
-    /// The name of its layer.
-    pub(super) layer: String,
-    /// Bits per code.
-    pub(super) bits: u32,
-    /// Length of bitsandbytes' `quant_state`.
-    pub(super) state: u64,
-    /// GGUF: the heads that its rows are permuted in.
-    pub(super) heads: Option<u64>,
-}
-
-/// A tensor that is not quantized and may become another: a vector, as f32 in GGUF, or what AWQ folds
-/// scales into.
-#[derive(Debug, Clone)]
-pub(super) struct Remade {
-    /// Its place among the tensors of the model.
-    pub(super) tensor: usize,
-    pub(super) float: Float,
-    /// What it is called in the result.
-    pub(super) name: String,
-}
-
-/// The layers of a model.
-#[derive(Debug, Clone)]
-pub(super) struct Layers {
-    pub(super) quantized: Vec<Quantized>,
-    pub(super) remade: Vec<Remade>,
-    /// Linear layers that are not.
-    pub(super) kept: Vec<String>,
-}
 
 /// Sorts the tensors of a model; refuses one that has nothing to quantize.
 pub(super) fn layers(
@@ -144,43 +104,6 @@ fn bits_of(recipe: &Recipe, bits: &Bits, weight: &str) -> Result<u32, ProduceErr
              bits it needs; leave it out with --skip"
         ))
     })
-}
-
-/// Where the bytes of a tensor come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
-    /// A tensor of the model.
-    Model(usize),
-    /// What vector `0` of those that are [remade](Layers) becomes.
-    Remade(usize),
-    /// Tensor `1` of what quantized weight `0` becomes.
-    Product(usize, usize),
-    /// So many zeros.
-    Zeros(u64),
-}
-
-/// A file of the result.
-#[derive(Debug, Clone)]
-pub(super) enum Content {
-    /// A file of the model, as it is.
-    Same(usize),
-    /// These bytes.
-    Bytes(Vec<u8>),
-    /// A header, and tensors.
-    Tensors { header: Vec<u8>, parts: Vec<Part>, from: Vec<From> },
-    /// The store has it already, as part of an artifact that is trusted.
-    Known(KnownFile),
-}
-
-/// What is to be written.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    /// Files by their paths.
-    pub(super) files: BTreeMap<String, Content>,
-    /// What each quantized weight becomes.
-    pub(super) products: Vec<Vec<Announced>>,
-    /// Files of the model that are left out.
-    pub(super) left_out: Vec<String>,
 }
 
 /// Plans the result. `products` is the file that says what was produced.

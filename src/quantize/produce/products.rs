@@ -18,6 +18,15 @@ const FORMAT: &str = "tenpak-products";
 /// What products are looked up by.
 pub(super) type Key = ContentDigest;
 
+/// A tensor of a product.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) dims: Vec<u64>,
+    pub(super) digest: ContentDigest,
+}
+
 /// What was produced from one tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

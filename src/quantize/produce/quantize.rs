@@ -5,18 +5,19 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
-use super::driver::Driver;
+use super::driver::{Driver, Events};
 use super::layers::{self, Skip};
 use super::memo::Memo;
 use super::method::Solver;
-use super::plan::{self, Bits, Layers};
+use super::outline::{Bits, Layers, Quantized, Remade};
+use super::plan;
 use super::products::{self, Product};
 use super::recipe::Recipe;
 use super::survey::{self, Digests, Survey, Surveyed};
 use super::{ProduceError, TOOL, VERSION, known};
 use crate::format::id::ContentDigest;
 use crate::format::name::{ArtifactName, Tag};
-use crate::pack::{Lineage, PackError, PackOptions, PackReport, Progress, pack_inputs};
+use crate::pack::{Lineage, PackError, PackOptions, PackReport, pack_inputs};
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
 
@@ -51,14 +52,6 @@ pub struct QuantizeReport {
     /// What the manifest says.
     pub quantization: Map<String, Value>,
 }
-
-/// Follows a run.
-pub trait Events: Progress {
-    /// A weight is done: computed, or found.
-    fn layer(&self, _name: &str, _computed: bool) {}
-}
-
-impl Events for () {}
 
 /// Quantizes a model, as it was when it was opened, and publishes the result as `name:tag`. Blocks; call it from outside the runtime
 /// that `runtime` drives.
@@ -134,7 +127,7 @@ pub fn quantize(
 
 /// Bits per code on average.
 fn average(checkpoint: &ModelSource, layers: &Layers) -> f64 {
-    let elements = |own: &plan::Quantized| {
+    let elements = |own: &Quantized| {
         checkpoint.tensors().get(own.tensor).and_then(|t| t.shape.elements()).unwrap_or(0) as f64
     };
     let (mut bits, mut all) = (0.0, 0.0);
@@ -179,12 +172,12 @@ fn list(
 ) -> Result<Vec<Product>, ProduceError> {
     let planned = plan::plan(checkpoint, layers, recipe, Vec::new())?;
     let weights = layers.quantized.iter().zip(&planned.products).zip(&surveyed.weights);
-    let weight = |((own, becomes), surveyed): ((&plan::Quantized, &Vec<_>), &Surveyed)| {
+    let weight = |((own, becomes), surveyed): ((&Quantized, &Vec<_>), &Surveyed)| {
         let name = |(end, _, _): &(&str, _, _)| format!("{}.{end}", own.layer);
         Product { key: surveyed.key, tensors: becomes.iter().map(name).collect() }
     };
     let vectors = layers.remade.iter().zip(&surveyed.vectors);
-    let vector = |(own, surveyed): (&plan::Remade, &Surveyed)| Product {
+    let vector = |(own, surveyed): (&Remade, &Surveyed)| Product {
         key: surveyed.key,
         tensors: vec![own.name.clone()],
     };

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::ProduceError;
-use super::memo::Kept;
-use super::products::Key;
+use super::products::{Kept, Key};
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::grid::Rect;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::ProduceError;
 use super::method::{Layer, Solver};
-use super::plan::Bits;
+use super::outline::Bits;
 use super::recipe::{Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::dequant::codes::Codes;

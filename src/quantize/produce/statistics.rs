@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::header::{self, Entry};
-use super::plan::Bits;
+use super::outline::Bits;
 use super::recipe::Recipe;
 use super::survey::Digests;
 use super::{ProduceError, TOOL, VERSION, layers, solvers};

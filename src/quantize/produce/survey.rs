@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::ProduceError;
 use super::memo::{Hit, Memo};
 use super::method::{STATE, Solver};
-use super::plan::{Layers, Quantized};
+use super::outline::{Layers, Quantized};
 use super::products::{self, Key};
 use super::recipe::{Method, Recipe};
 use crate::format::id::ContentDigest;

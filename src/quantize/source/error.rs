@@ -5,6 +5,9 @@ use crate::load::artifact::ArtifactError;
 use crate::load::{ErrorKind, LoadError};
 use crate::pack::model::ModelError;
 
+/// The list of shards.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
 /// A model that cannot be read, or is not whole.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,7 +56,7 @@ pub enum SourceError {
         second: String,
     },
     /// A file that the list of shards names is not there.
-    #[error("{index}: tensor {tensor} is in {path}, which is missing; fetch the whole model", index = super::INDEX)]
+    #[error("{index}: tensor {tensor} is in {path}, which is missing; fetch the whole model", index = INDEX)]
     NoShard {
         /// The tensor.
         tensor: String,
@@ -61,7 +64,7 @@ pub enum SourceError {
         path: String,
     },
     /// A shard lacks a tensor that the list of shards says it has.
-    #[error("{index}: tensor {tensor} is not in {path}; fetch that file again", index = super::INDEX)]
+    #[error("{index}: tensor {tensor} is not in {path}; fetch that file again", index = INDEX)]
     NotInShard {
         /// The tensor.
         tensor: String,

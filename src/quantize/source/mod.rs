@@ -5,6 +5,7 @@
 //! read at once fits in memory: a tensor, a part of one, or a file without tensors.
 
 mod error;
+mod listed;
 mod stored;
 mod stream;
 
@@ -19,20 +20,19 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::dequant::config::{CONFIGS, Method};
-use crate::format::dtype::{Dtype, Shape};
-use crate::format::id::{ContentDigest, ManifestId};
+use crate::format::id::ManifestId;
 use crate::load::LoadOptions;
 use crate::load::artifact::{Artifact, Selection};
-use crate::pack::model::{self, ModelError, Part, PartKind, SourceFile};
+use crate::pack::model::{self, ModelError, PartKind, SourceFile};
 use crate::pack::{GeneratedFile, Held, Input, View};
 use crate::schedule::plan::TensorRequest;
 
+use error::INDEX;
 pub use error::SourceError;
+pub use listed::{File, Tensor};
 use stored::{Run, load, parts, within};
 pub(super) use stream::Stream;
 
-/// The list of shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 const CONFIG: &str = "config.json";
 /// The largest file of JSON that is read.
 const MAX_JSON: u64 = 256 << 20;
@@ -42,50 +42,6 @@ const MAX_CONTENT: u64 = 1 << 30;
 const PIECE: u64 = 8 << 20;
 /// The parts of a tensor that is streamed.
 const STREAMED: u64 = 4 << 20;
-
-/// A file of a model.
-#[derive(Debug, Clone)]
-pub struct File {
-    /// Its path in the model.
-    pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Whether its owner may execute it.
-    pub executable: bool,
-    /// Its parts, in order, covering it exactly.
-    pub parts: Vec<Part>,
-}
-
-impl File {
-    /// Whether it is one of weights.
-    pub fn has_tensors(&self) -> bool {
-        let tensor = |part: &Part| matches!(part.kind, PartKind::Tensor { .. });
-        self.path.ends_with(".safetensors") || self.parts.iter().any(tensor)
-    }
-}
-
-/// A tensor of a model.
-#[derive(Debug, Clone)]
-pub struct Tensor {
-    /// Its name.
-    pub name: String,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its shape.
-    pub shape: Shape,
-    /// Its file's place among the model's files.
-    pub file: usize,
-    /// Which of the file's parts it is.
-    pub part: usize,
-    /// Where it begins in the file.
-    pub offset: u64,
-    /// Its bytes.
-    pub len: u64,
-    /// The digest of its bytes, once it is known: whoever reads all of them keeps it here.
-    pub digest: OnceLock<ContentDigest>,
-    /// What it is loaded by, if the model is an artifact.
-    request: Option<Arc<TensorRequest>>,
-}
 
 /// Where a model's bytes are.
 #[derive(Debug)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::{File, SourceError};
+use super::error::SourceError;
+use super::listed::File;
 use crate::format::dtype::Shape;
 use crate::format::page::Extent;
 use crate::load::LoadOptions;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::SourceError;
+use super::error::SourceError;
 use crate::load::artifact::{Artifact, SelectedTensors};
 use crate::load::{LoadOptions, Loader};
 use crate::schedule::plan::TensorRequest;

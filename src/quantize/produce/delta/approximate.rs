@@ -2,11 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::DeltaMethod;
+use super::method::{BLOCK, DeltaMethod};
 use crate::dequant::Float;
 
-/// Elements that share a scale in `sparse_int8`.
-pub(super) const BLOCK: usize = 64;
 /// Elements that a thread takes at a time; sums are formed run by run, in their order.
 const RUN: usize = 1 << 16;
 

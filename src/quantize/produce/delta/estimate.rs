@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use rayon::prelude::*;
 
+use super::DeltaMethod;
 use super::approximate::{Deviation, root_mean_square, scaled};
-use super::partner;
-use super::run::not_finite;
-use super::{DeltaMethod, ProduceError};
+use super::run::{not_finite, partner};
 use crate::chunk::codec::{Against, CodecChoice, Encoder};
 use crate::dequant::Float;
 use crate::format::grid::Grid;
 use crate::format::id::DecodedDigest;
 use crate::format::layout::Place;
 use crate::format::record::{Base, ChunkRecord};
+use crate::quantize::produce::ProduceError;
 use crate::quantize::source::{ModelSource, Tensor};
 use crate::schedule::tensor_parallel::choose_grid;
 

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::approximate::{Deviation, approximate, first_not_finite};
-use super::partner;
 use super::{DeltaMethod, NotFinite};
 use crate::dequant::Float;
 use crate::format::id::ContentDigest;
@@ -137,6 +136,29 @@ pub fn delta(
     };
     let unchanged = maker.beside.iter().filter(|own| **own == Beside::Same).count() as u64;
     Ok(DeltaReport { packed, tensors: maker.reports, unchanged, own, delta })
+}
+
+/// The tensor of the base that stands below one of the fine-tune.
+///
+/// # Errors
+/// If it has another shape or type.
+pub(super) fn partner<'m>(
+    base: &'m ModelSource,
+    tensor: &Tensor,
+) -> Result<Option<&'m Tensor>, ProduceError> {
+    let Some(below) = base.tensor(&tensor.name) else { return Ok(None) };
+    if (below.dtype, &below.shape) == (tensor.dtype, &tensor.shape) {
+        return Ok(Some(below));
+    }
+    Err(ProduceError::Unsupported(format!(
+        "tensor {}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
+         `pack` it without one",
+        tensor.name,
+        tensor.dtype.name(),
+        tensor.shape.dims(),
+        below.dtype.name(),
+        below.shape.dims(),
+    )))
 }
 
 /// Which tensors differ from the base's. What is read for it is looked through for what no lossy method

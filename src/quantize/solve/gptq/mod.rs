@@ -16,10 +16,8 @@ use crate::dequant::codes::Codes;
 
 mod tile;
 
-use tile::{Job, TILE, Tile};
+use tile::{BLOCK, Job, TILE, Tile};
 
-/// Columns of a block.
-const BLOCK: usize = 128;
 /// Columns behind which what is left is made up for by one product, at most.
 const REACH: usize = 512;
 /// What damping is multiplied by when there is no factor.
@@ -167,7 +165,8 @@ impl Factor {
             _ => self.order.iter().map(|column| column / group).collect(),
         };
         let importance: Vec<f32> = self.order.iter().map(|column| self.diagonal[*column]).collect();
-        let job = Job { factor: self, of: &of, importance: &importance };
+        let (scheme, upper) = (&self.options.scheme, self.upper.as_slice());
+        let job = Job { scheme, upper, of: &of, importance: &importance };
         let mut values = self.transposed(&weight, rows);
         drop(weight);
         let width = rows.next_multiple_of(TILE);

@@ -3,14 +3,17 @@
 use std::ops::Range;
 
 use super::super::grid::{Grid, Scheme};
-use super::{BLOCK, Factor};
 
+/// Columns of a block.
+pub(super) const BLOCK: usize = 128;
 /// Rows of a tile.
 pub(super) const TILE: usize = 128;
 
 /// What all tiles share.
 pub(super) struct Job<'a> {
-    pub(super) factor: &'a Factor,
+    pub(super) scheme: &'a Scheme,
+    /// The upper factor of the inverse Hessian, `[columns, columns]`.
+    pub(super) upper: &'a [f32],
     /// The group of each place.
     pub(super) of: &'a [usize],
     /// The Hessian's diagonal at each place.
@@ -53,8 +56,7 @@ impl Tile {
         (width, lane): (usize, usize),
         block: Range<usize>,
     ) {
-        let columns = job.factor.columns;
-        let scheme = &job.factor.options.scheme;
+        let (columns, scheme) = (job.of.len(), job.scheme);
         let of = |place: usize| &all[place * width + lane..place * width + lane + TILE];
         for (place, values) in block.clone().zip(self.values.chunks_mut(TILE)) {
             values.copy_from_slice(of(place));
@@ -74,7 +76,7 @@ impl Tile {
             }
             let scales = &self.scales[group * TILE..(group + 1) * TILE];
             let zeros = &self.zeros[group * TILE..(group + 1) * TILE];
-            let row = &job.factor.upper[place * columns + place..place * columns + block.end];
+            let row = &job.upper[place * columns + place..place * columns + block.end];
             let error = &mut self.errors[at * TILE..(at + 1) * TILE];
             let (own, later) = self.values[at * TILE..block.len() * TILE].split_at_mut(TILE);
             let codes = &mut self.codes[place * TILE..(place + 1) * TILE];
