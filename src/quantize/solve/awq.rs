@@ -10,9 +10,9 @@ use std::ops::Range;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::error::{SolveError, check};
 use super::grid::{Scheme, round_to_nearest, values};
 use super::linalg::{View, multiply, quadratic};
-use super::{SolveError, check};
 
 /// Ratios that are tried.
 const RATIOS: usize = 20;

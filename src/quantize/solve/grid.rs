@@ -7,7 +7,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{SolveError, check};
+use super::error::{SolveError, check};
 use crate::dequant::Float;
 use crate::dequant::codes::Codes;
 

@@ -8,8 +8,8 @@
 
 use rayon::prelude::*;
 
+use super::error::{SolveError, check};
 use super::grid::{Grid, Scheme, empty};
-use super::{SolveError, check};
 use crate::dequant::codes::Codes;
 
 /// Turns per group.

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::error::{SolveError, check};
 use super::grid::{Scheme, empty};
 use super::linalg::{POOL, View, inverse_factor, multiply, permute};
-use super::{SolveError, check};
 use crate::dequant::codes::Codes;
 
 mod tile;
