@@ -12,6 +12,7 @@ mod edge_settings;
 mod error;
 mod eval;
 mod gc;
+mod global;
 mod inspect;
 mod keys;
 mod load;
@@ -27,22 +28,13 @@ mod sign_url;
 mod unpack;
 mod verify;
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::runtime::Handle;
-
-use crate::format::name::ArtifactSpec;
-use crate::load::artifact::{Artifact, OpenOptions};
-use crate::quantize::source::ModelSource;
-use crate::store::{ArtifactGraph, Resolved, Store};
-use crate::transport::Transport;
-use crate::trust::{SeenRefs, TrustSet};
 
 use error::Failure;
+use global::{Global, artifact, open_in};
 use output::Output;
 
 /// Signed model weights: packed once, streamed and verified from any bucket or static host.
@@ -53,29 +45,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What holds for every command; given before or after its name.
-#[derive(Debug, Clone, clap::Args)]
-struct Global {
-    /// The store: a path, s3://, gs://, az:// or http(s):// address [default: the user's data
-    /// directory]
-    #[arg(long, global = true, env = "TENPAK_STORE", value_name = "URL")]
-    store: Option<String>,
-    /// Trust only artifacts signed by this key: a public key, a trust file, or hmac:FILE
-    /// (repeatable) [default: the trust file in the user's configuration directory, if there is
-    /// one]
-    #[arg(long, global = true, value_name = "PUB")]
-    trust: Vec<String>,
-    /// Another copy of the store, used beside it (repeatable)
-    #[arg(long, global = true, value_name = "URL")]
-    mirror: Vec<String>,
-    /// Print one JSON object on the last line of standard output
-    #[arg(long, global = true)]
-    json: bool,
-    /// Print no progress
-    #[arg(long, short, global = true)]
-    quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,137 +94,6 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
-
-impl Global {
-    fn store_location(&self) -> Result<String, Failure> {
-        if let Some(store) = &self.store {
-            return Ok(store.clone());
-        }
-        let data = std::env::var_os("XDG_DATA_HOME")
-            .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")));
-        let data = data.ok_or_else(|| {
-            Failure::usage("no store: give --store URL, or set TENPAK_STORE or HOME")
-        })?;
-        let store: OsString = data.join("tenpak/store").into();
-        store.into_string().map_err(|_| Failure::usage("the user's data directory is not UTF-8"))
-    }
-
-    fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::new(crate::transport::url::open(&self.store_location()?)?))
-    }
-
-    /// The store and its mirrors, in the order in which they are preferred.
-    fn sources(&self, store: &Store) -> Result<Vec<Arc<dyn Transport>>, Failure> {
-        let mut sources = vec![store.transport().clone()];
-        for mirror in &self.mirror {
-            sources.push(crate::transport::url::open(mirror)?);
-        }
-        Ok(sources)
-    }
-
-    /// Finds the artifact in the store or, where that fails, in a mirror, and checks its ref and
-    /// its manifest against the trusted keys. What a store that answers says of its trust is final.
-    async fn open(
-        &self,
-        artifact: &ArtifactSpec,
-        output: &Output,
-    ) -> Result<(Store, Resolved), Failure> {
-        let trust = self.trust()?;
-        let mut first = None;
-        for source in self.sources(&self.store()?)? {
-            let store = Store::new(source);
-            match open_in(&store, artifact, &trust, output).await {
-                Ok(found) => return Ok((store, found)),
-                Err(error) => drop(first.get_or_insert(error)),
-            }
-        }
-        Err(first.unwrap_or_else(|| Failure::failed("no store")))
-    }
-
-    /// The same, with the artifact's whole graph.
-    async fn open_whole(
-        &self,
-        artifact: &ArtifactSpec,
-        output: &Output,
-    ) -> Result<(Store, ArtifactGraph), Failure> {
-        let (store, found) = self.open(artifact, output).await?;
-        let whole = ArtifactGraph::read(&store, found.manifest).await;
-        Ok((store, whole.map_err(|error| error.named_by(artifact))?))
-    }
-
-    fn trust(&self) -> Result<TrustSet, Failure> {
-        Ok(TrustSet::load(&self.trust)?)
-    }
-
-    /// How artifacts are opened: by whose word, and with the refs that this user has seen before.
-    fn open_options(&self) -> Result<OpenOptions, Failure> {
-        let (trust, seen) = (self.trust()?, Some(SeenRefs::of_user()));
-        Ok(OpenOptions { trust, seen, ..OpenOptions::default() })
-    }
-
-    /// Opens an artifact of the store or its mirrors for its tensors and files.
-    fn artifact(
-        &self,
-        spec: &ArtifactSpec,
-        options: &OpenOptions,
-        runtime: &Handle,
-        output: &Output,
-    ) -> Result<Artifact, Failure> {
-        let sources = self.sources(&self.store()?)?;
-        let opened = runtime.block_on(Artifact::open(sources, spec, options))?;
-        opened.warnings().iter().for_each(|warning| output.note(warning));
-        Ok(opened)
-    }
-
-    /// A model: a folder or a file, or an artifact.
-    fn model(&self, text: &str, runtime: &Handle, output: &Output) -> Result<ModelSource, Failure> {
-        let path = Path::new(text);
-        if path.exists() {
-            return Ok(ModelSource::folder(path)?);
-        }
-        let spec = artifact(text).map_err(|error| {
-            Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
-        })?;
-        self.model_of(&spec, runtime, output)
-    }
-
-    /// A model that is an artifact.
-    fn model_of(
-        &self,
-        spec: &ArtifactSpec,
-        runtime: &Handle,
-        output: &Output,
-    ) -> Result<ModelSource, Failure> {
-        let artifact = self.artifact(spec, &self.open_options()?, runtime, output)?;
-        Ok(ModelSource::artifact(artifact, runtime)?)
-    }
-}
-
-/// Finds the artifact in `store`, and checks its ref and its manifest against the trusted keys.
-async fn open_in(
-    store: &Store,
-    artifact: &ArtifactSpec,
-    trust: &TrustSet,
-    output: &Output,
-) -> Result<Resolved, Failure> {
-    let found = store.resolve_trusted(artifact, trust, &SeenRefs::of_user()).await?;
-    if let Some(warning) = &found.warning {
-        output.note(warning);
-    }
-    let (_, bytes) = store.manifest(found.manifest).await.map_err(|error| match artifact {
-        ArtifactSpec::Named { .. } => error.named_by(artifact),
-        ArtifactSpec::Id(_) => error,
-    })?;
-    store.check_manifest(trust, found.name(), found.manifest, &bytes).await?;
-    Ok(found)
-}
-
-/// Parses an ARTIFACT argument.
-fn artifact(text: &str) -> Result<ArtifactSpec, String> {
-    text.parse().map_err(|error: crate::format::name::NameError| error.to_string())
 }
 
 /// Runs the command that the process was started with.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::link::{Found, Units};
+use super::found::{Found, Units};
 use crate::chunk::codec;
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::dtype::{Dtype, Shape};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 
-use super::PackError;
 use super::base::{Below, Linked};
 use super::cut::{self, Group};
+use super::error::PackError;
 use super::hash::Turns;
 use super::held::Held;
 use super::link::{self, Finder};

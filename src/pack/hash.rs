@@ -8,9 +8,10 @@ use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 
-use super::PackError;
 use super::cut;
-use super::held::{Held, Input};
+use super::error::PackError;
+use super::held::Held;
+use super::input::Input;
 use super::pool::{InOrder, Pending, Pool, Turn};
 use crate::format::page::FileEntry;
 
@@ -93,7 +94,13 @@ impl Hashing {
                 }))
             }
             Input::Made(_) => Self::Along { hasher: Arc::new(InOrder::new(hasher)), turns: 0 },
-            Input::Known(file) => Self::Known(file.hashes()),
+            Input::Known(file) => {
+                let entry = file.entry().map(|(file, _)| file);
+                Self::Known(FileHashes {
+                    sha256: entry.map_or([0; 32], |file| file.sha256),
+                    git_sha1: entry.and_then(|file| file.git_sha1),
+                })
+            }
         }
     }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use super::base::{Bases, Linked};
 use super::cut::{self, Cut};
-use super::hash::FileHashes;
 use super::held::Held;
-use super::packer::Unit;
-use super::{PackOptions, link};
+use super::link;
+use super::model::{Part, PartKind};
+use super::options::PackOptions;
+use super::unit::Unit;
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::id::{ContentDigest, PackId};
 use crate::format::page::{Extent, FileEntry};
-use crate::pack::model::{Part, PartKind};
 use crate::store::{ArtifactGraph, Placed};
 
 /// What a file consists of, in order.
@@ -94,7 +94,7 @@ impl KnownFile {
         self.units(0).is_some_and(|units| units.iter().all(fits))
     }
 
-    fn entry(&self) -> Option<&(FileEntry, usize)> {
+    pub(super) fn entry(&self) -> Option<&(FileEntry, usize)> {
         self.whole.files.get(self.file)
     }
 
@@ -108,14 +108,6 @@ impl KnownFile {
 
     pub(super) fn executable(&self) -> bool {
         self.entry().is_some_and(|(file, _)| file.executable)
-    }
-
-    pub(super) fn hashes(&self) -> FileHashes {
-        let entry = self.entry().map(|(file, _)| file);
-        FileHashes {
-            sha256: entry.map_or([0; 32], |file| file.sha256),
-            git_sha1: entry.and_then(|file| file.git_sha1),
-        }
     }
 
     /// Its units as those of file `index`, each with its chunks in the artifact; `None` if the table does

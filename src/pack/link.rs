@@ -10,85 +10,21 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, OnceCell};
 
-use super::PackOptions;
 use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
+use super::found::{Found, Units};
 use super::held::Held;
+use super::options::PackOptions;
 use super::writer::Linkable;
 use crate::chunk::codec;
 use crate::format::dtype::Dtype;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
 use crate::format::layout::Place;
 use crate::format::limits::MAX_SMALL;
-use crate::format::page::Extent;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
 use crate::memory::buffers::Buffers;
 use crate::store::{ArtifactGraph, Placed, Store, StoreError, decoded};
-
-/// A unit that the store may already hold.
-#[derive(Debug, Clone)]
-pub(super) struct Found {
-    pub(super) cut: Cut,
-    pub(super) chunks: Vec<Placed>,
-    /// What these are stored against, by content.
-    pub(super) bases: HashMap<DecodedDigest, Placed>,
-    /// Whether it is of the artifact that is packed against.
-    pub(super) of_base: bool,
-    /// Whether a trusted key signed the manifest that names these chunks.
-    pub(super) trusted: bool,
-}
-
-impl Found {
-    /// About what it would cost to write it again: a difference, without its base, what it decodes to.
-    pub(super) fn rewritten(&self) -> u64 {
-        let each = |chunk: &Placed| match chunk.record.base {
-            None => u64::from(chunk.record.stored_len),
-            Some(_) => u64::from(chunk.record.decoded_len),
-        };
-        self.chunks.iter().map(each).sum()
-    }
-}
-
-/// The units of one artifact, by content.
-pub(super) struct Units {
-    by_digest: HashMap<(ContentDigest, u8), Found>,
-}
-
-impl Units {
-    pub(super) fn of(whole: &ArtifactGraph, trusted: bool) -> Self {
-        let found = |cut, first: usize, count: usize| {
-            let chunks = whole.chunks.get(first..)?.get(..count)?.to_vec();
-            let bases = (first..first + count).flat_map(|chunk| whole.bases_of(chunk));
-            let bases = bases.filter_map(|base| whole.chunks.get(base));
-            let bases = bases.map(|base| (base.record.decoded, *base)).collect();
-            Some(Found { cut, chunks, bases, of_base: false, trusted })
-        };
-        let mut by_digest = HashMap::new();
-        for (tensor, first) in &whole.tensors {
-            let count = tensor.grid.chunks() as usize;
-            let found = found(Cut::Grid(tensor.grid), *first, count);
-            by_digest.extend(found.map(|f| ((tensor.digest, tensor.dtype.code()), f)));
-        }
-        for (file, first) in &whole.files {
-            let mut at = *first;
-            for extent in &file.extents {
-                let Extent::Content { digest, chunks: count, .. } = extent else { continue };
-                let count = *count as usize;
-                let own = whole.chunks.iter().skip(at).take(count);
-                let lengths = own.map(|chunk| chunk.record.decoded_len).collect();
-                let found = found(Cut::Lengths(lengths), at, count);
-                at += count;
-                by_digest.extend(found.map(|f| ((*digest, Dtype::Bytes.code()), f)));
-            }
-        }
-        Self { by_digest }
-    }
-
-    pub(super) fn get(&self, key: (ContentDigest, u8)) -> Option<&Found> {
-        self.by_digest.get(&key)
-    }
-}
 
 /// Looks units up by content.
 pub(super) struct Finder {

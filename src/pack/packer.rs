@@ -6,16 +6,21 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::base::{BaseArtifact, Bases, Below, Linked, Partner};
+use super::base::{BaseArtifact, Bases, Below, Linked};
 use super::cut::{self, Cut, Group};
 use super::encode::{self, Chunk, Reading};
+use super::error::PackError;
+use super::found::Found;
 use super::hash::{self, Hashing, Turns};
-use super::held::{Held, Input, PartSource};
+use super::held::Held;
+use super::input::{Input, PartSource};
 use super::known::KnownFile;
-use super::link::{self, Finder, Found};
+use super::link::{self, Finder};
+use super::model::{Part, PartKind};
+use super::options::{PackOptions, Progress};
 use super::pool::{InOrder, Pending, Pool, WorkerFailed};
+use super::unit::Unit;
 use super::writer::{Linkable, PackWriter};
-use super::{PackError, PackOptions, Progress};
 use crate::chunk::codec::CodecChoice;
 use crate::format::dtype::Dtype;
 use crate::format::grid::Grid;
@@ -23,7 +28,6 @@ use crate::format::id::{ContentDigest, DecodedDigest, PackId};
 use crate::format::page::FileEntry;
 use crate::format::record::ChunkRecord;
 use crate::memory::buffers::Buffers;
-use crate::pack::model::{self, Part, PartKind};
 use crate::schedule::tensor_parallel::choose_grid;
 use crate::store::{Lease, Placed, Store, StoreError, candidates};
 
@@ -34,19 +38,6 @@ const MIN_RUN: u64 = 1 << 20;
 const AHEAD: u64 = 48 << 20;
 /// Buffers kept for them.
 const BUFFERS: usize = 128 << 20;
-
-/// What is looked up and linked, or encoded, as one.
-pub(super) struct Unit {
-    pub(super) file: usize,
-    pub(super) len: u64,
-    /// Of a tensor that is looked up nowhere, once it is encoded.
-    pub(super) digest: Option<ContentDigest>,
-    pub(super) element: Dtype,
-    pub(super) cut: Cut,
-    pub(super) tensor: Option<model::Part>,
-    /// Its counterpart in the base artifact.
-    pub(super) partner: Option<Partner>,
-}
 
 /// The units of a part with their bytes.
 type Units = Vec<(Unit, Held, Looking)>;

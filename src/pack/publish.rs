@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::cut::Cut;
+use super::error::PackError;
+use super::model::PartKind;
+use super::options::PackReport;
 use super::packer::{Done, Packed};
-use super::{PackError, PackReport};
 use crate::format::FormatError;
 use crate::format::id::ManifestId;
 use crate::format::layout::{Layout, Place};
@@ -13,12 +16,9 @@ use crate::format::name::{ArtifactName, Tag};
 use crate::format::page::{Extent, TensorEntry};
 use crate::format::store::{self as paths, ByTensor};
 use crate::format::table::Entries;
-use crate::pack::model::PartKind;
 use crate::store::{Lease, Store, StoreError, unix_now};
 use crate::transport::ObjectPath;
 use crate::trust::signature_path;
-
-use super::cut::Cut;
 
 /// Units below this size get no hint: whoever shares them shares larger neighbours too.
 const MIN_HINT: u64 = 256 << 10;

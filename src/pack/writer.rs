@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::PackError;
+use super::error::PackError;
 use crate::chunk::codec::Encoded;
 use crate::format::id::{PackId, StoredDigest};
 use crate::format::layout::Place;

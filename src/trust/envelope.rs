@@ -11,7 +11,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use super::error::TrustError;
-use super::key::KeyId;
+use super::key::{KeyId, document_message};
 use super::signer::Signer;
 use crate::format::id::{from_hex, to_hex};
 use crate::format::json;
@@ -97,11 +97,6 @@ impl<'a> RawEnvelope<'a> {
     }
 }
 
-/// What is signed for the canonical bytes `signed` of a body.
-pub(super) fn message(domain: &[u8], signed: &[u8]) -> Vec<u8> {
-    [domain, signed].concat()
-}
-
 /// Whether `signature` over `signed` is by `key`.
 pub(super) fn is_signed_by(
     key: &VerifyingKey,
@@ -110,7 +105,7 @@ pub(super) fn is_signed_by(
     signature: &[u8; 64],
 ) -> bool {
     // Strict: one signature has one spelling, and keys of small order sign nothing.
-    key.verify_strict(&message(domain, signed), &Signature::from_bytes(signature)).is_ok()
+    key.verify_strict(&document_message(domain, signed), &Signature::from_bytes(signature)).is_ok()
 }
 
 /// A signed document. Reading it verifies nothing: that is for [`super::TrustSet`].

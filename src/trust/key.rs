@@ -137,6 +137,11 @@ pub fn manifest_message(id: ManifestId) -> Vec<u8> {
     [b"tenpak/v1/manifest\0".as_slice(), id.as_bytes()].concat()
 }
 
+/// What is signed for the canonical bytes `signed` of a body.
+pub(super) fn document_message(domain: &[u8], signed: &[u8]) -> Vec<u8> {
+    [domain, signed].concat()
+}
+
 /// Where the signature of `key` over the manifest `id` lies in a store.
 pub fn signature_path(id: ManifestId, key: &KeyId, method: Method) -> String {
     format!("signatures/{id}/{key}.{method}")

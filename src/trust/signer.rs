@@ -7,11 +7,10 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::envelope::message;
 use super::error::TrustError;
 use super::key::{
-    KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, hmac_secret, is_openpgp, manifest_message,
-    parse_secret,
+    KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, document_message, hmac_secret, is_openpgp,
+    manifest_message, parse_secret,
 };
 use super::openpgp;
 use crate::format::id::ManifestId;
@@ -122,7 +121,7 @@ impl Signer {
     /// Signs the canonical bytes of a ref or an index, which only Ed25519 can.
     pub fn sign_document(&self, domain: &[u8], signed: &[u8]) -> Result<[u8; 64], TrustError> {
         match self {
-            Self::Ed25519(key) => Ok(key.sign(&message(domain, signed)).to_bytes()),
+            Self::Ed25519(key) => Ok(key.sign(&document_message(domain, signed)).to_bytes()),
             _ => Err(TrustError::CannotSign {
                 method: self.method(),
                 what: "a ref or the index of refs",

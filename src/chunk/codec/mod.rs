@@ -1,12 +1,16 @@
 //! Codecs: verified stored bytes to decoded bytes and back, without loss (section 12).
 
 mod delta;
+mod error;
 mod float;
 mod patch;
+mod payload;
 mod zstd;
 
 pub use delta::program::{BAD_ESCAPES, BAD_STATE, BAD_WORDS, DELTA_PARAMS, DeltaProgram};
+pub use error::{DecodeError, Malformed};
 pub use float::program::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, Offsets, PARAMS, Program, Target};
+pub use payload::Payload;
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,27 +18,6 @@ use crate::chunk::verified::VerifiedChunk;
 use crate::format::dtype::Dtype;
 use crate::format::id::{DecodedDigest, StoredDigest};
 use crate::format::record::{Base, ChunkRecord, CodecId};
-
-/// A chunk that was verified and still does not decode: whoever signed it wrote it so.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// This release has no such codec.
-    #[error("codec {0} is not known to this release; use a newer tenpak")]
-    UnknownCodec(u8),
-    /// The codec rejects the bytes.
-    #[error("{codec} does not decode: {why}")]
-    Malformed { codec: &'static str, why: String },
-    /// Another number of bytes than the record says.
-    #[error("{codec} decoded to {have} bytes, not {need}")]
-    Length { codec: &'static str, need: u32, have: usize },
-    /// The chunk is stored against another one, which was not given.
-    #[error("{codec} needs the chunk that it is stored against")]
-    MissingBase { codec: &'static str },
-    /// What was given as the base has another length.
-    #[error("{codec} is stored against a chunk of {need} bytes, not of {have}")]
-    BaseLength { codec: &'static str, need: u32, have: usize },
-}
 
 /// Decodes `chunk` onto the end of `out`, which must have room for its decoded length, so that a
 /// region of a larger buffer can be filled without moving. `base` is what the base chunk decodes to,
@@ -78,14 +61,14 @@ fn append(
     codec: &'static str,
     record: &ChunkRecord,
     out: &mut BytesMut,
-    decode: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
+    decode: impl FnOnce(&mut [u8]) -> Result<(), Malformed>,
 ) -> Result<(), DecodeError> {
     let start = out.len();
     out.resize(start + record.decoded_len as usize, 0);
     let decoded = decode(out.get_mut(start..).unwrap_or_default());
     decoded.map_err(|why| {
         out.truncate(start);
-        DecodeError::Malformed { codec, why: why.to_owned() }
+        DecodeError::Malformed { codec, why }
     })
 }
 
@@ -100,7 +83,7 @@ impl Program {
             _ => return Ok(None),
         };
         let program = Self::new(record.codec, &record.parameters, stored, record.decoded_len);
-        let malformed = |why: &str| DecodeError::Malformed { codec, why: why.to_owned() };
+        let malformed = |why| DecodeError::Malformed { codec, why };
         program.map(Some).map_err(malformed)
     }
 }
@@ -114,7 +97,7 @@ impl DeltaProgram {
             _ => return Ok(None),
         };
         let program = Self::new(record.codec, &record.parameters, stored, record.decoded_len);
-        let malformed = |why: &str| DecodeError::Malformed { codec, why: why.to_owned() };
+        let malformed = |why| DecodeError::Malformed { codec, why };
         program.map(Some).map_err(malformed)
     }
 }
@@ -201,17 +184,6 @@ pub struct Against<'a> {
     pub base: Base,
     /// What it decodes to.
     pub decoded: &'a [u8],
-}
-
-/// A chunk's stored bytes, and what is needed to decode them.
-#[derive(Debug, Clone)]
-pub struct Payload {
-    /// Through which codec.
-    pub codec: CodecId,
-    /// Its parameters.
-    pub parameters: [u8; 20],
-    /// What is stored.
-    pub stored: Bytes,
 }
 
 /// Encodes decoded bytes, of which there are 1 byte to 4 MiB; never larger than they are.

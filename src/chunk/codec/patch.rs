@@ -2,7 +2,8 @@
 //!
 //! Every position is checked before anything is written there.
 
-use super::Payload;
+use super::payload::Payload;
+use crate::chunk::codec::error::Malformed;
 use crate::chunk::simd::{Simd, for_each_simd};
 use crate::format::dtype::Dtype;
 use crate::format::record::CodecId;
@@ -16,56 +17,51 @@ pub(super) fn decode(
     stored: &[u8],
     base: &[u8],
     out: &mut [u8],
-) -> Result<(), &'static str> {
+) -> Result<(), Malformed> {
     let [width, rest @ ..] = parameters;
     if rest != &[0; 19] {
-        return Err("its parameters have bytes that should be zero");
+        return Err(Malformed::NotZero);
     }
     match width {
         1 => decode_as::<1>(stored, base, out),
         2 => decode_as::<2>(stored, base, out),
         4 => decode_as::<4>(stored, base, out),
         8 => decode_as::<8>(stored, base, out),
-        _ => Err("its parameters name no form of elements"),
+        _ => Err(Malformed::NoForm),
     }
 }
 
-fn decode_as<const W: usize>(
-    stored: &[u8],
-    base: &[u8],
-    out: &mut [u8],
-) -> Result<(), &'static str> {
-    const SHORT: &str = "its patches are cut short";
+fn decode_as<const W: usize>(stored: &[u8], base: &[u8], out: &mut [u8]) -> Result<(), Malformed> {
     if out.len() != base.len() {
-        return Err("its base has another length");
+        return Err(Malformed::BaseLength);
     }
     out.copy_from_slice(base);
     let (elements, rest) = out.as_chunks_mut::<W>();
     if !rest.is_empty() {
-        return Err("the decoded length is no whole number of elements");
+        return Err(Malformed::OddLength);
     }
     let blocks = elements.len().div_ceil(BLOCK);
-    let (counts, stored) = stored.split_at_checked(2 * blocks).ok_or(SHORT)?;
+    let (counts, stored) = stored.split_at_checked(2 * blocks).ok_or(Malformed::PatchShort)?;
     let counts = counts.as_chunks().0.iter().map(|count| usize::from(u16::from_le_bytes(*count)));
     let all: usize = counts.clone().sum();
-    let (indexes, values) = stored.split_at_checked(2 * all).ok_or(SHORT)?;
+    let (indexes, values) = stored.split_at_checked(2 * all).ok_or(Malformed::PatchShort)?;
     let ((mut indexes, _), (mut values, rest)) = (indexes.as_chunks(), values.as_chunks::<W>());
     if values.len() < all {
-        return Err(SHORT);
+        return Err(Malformed::PatchShort);
     }
     if values.len() > all || !rest.is_empty() {
-        return Err("there are bytes behind its patches");
+        return Err(Malformed::PatchRest);
     }
     for (block, count) in elements.chunks_mut(BLOCK).zip(counts) {
         let (own, own_values);
-        (own, indexes) = indexes.split_at_checked(count).ok_or(SHORT)?;
-        (own_values, values) = values.split_at_checked(count).ok_or(SHORT)?;
+        (own, indexes) = indexes.split_at_checked(count).ok_or(Malformed::PatchShort)?;
+        (own_values, values) = values.split_at_checked(count).ok_or(Malformed::PatchShort)?;
         let own = own.iter().map(|index| u16::from_le_bytes(*index));
         if !own.clone().is_sorted_by(|a, b| a < b) {
-            return Err("its patches do not ascend");
+            return Err(Malformed::PatchOrder);
         }
         for (index, value) in own.zip(own_values) {
-            let element = block.get_mut(usize::from(index)).ok_or("a patch is beyond the chunk")?;
+            let element = block.get_mut(usize::from(index)).ok_or(Malformed::PatchBeyond)?;
             *element = *value;
         }
     }

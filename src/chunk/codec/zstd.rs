@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
-use super::DecodeError;
+use super::error::{DecodeError, Malformed};
 
 const NAME: &str = "zstd";
 /// zstd's own default: most of the gain at some 500 MB/s per core.
@@ -16,26 +16,27 @@ const SAMPLE: usize = 32 << 10;
 const MAX_WINDOW_LOG: u32 = 23;
 
 pub(super) fn decode(stored: &[u8], len: u32, out: &mut BytesMut) -> Result<(), DecodeError> {
-    let malformed = |why: String| DecodeError::Malformed { codec: NAME, why };
-    let size = zstd_safe::get_frame_content_size(stored)
-        .map_err(|_| malformed("not a frame".to_owned()))?;
+    let malformed = |why| DecodeError::Malformed { codec: NAME, why };
+    let size =
+        zstd_safe::get_frame_content_size(stored).map_err(|_| malformed(Malformed::NoFrame))?;
     if size != Some(u64::from(len)) {
         let have = size.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         return Err(DecodeError::Length { codec: NAME, need: len, have });
     }
     match zstd_safe::find_frame_compressed_size(stored) {
         Ok(frame) if frame == stored.len() => {}
-        _ => return Err(malformed("something follows the frame, or it is cut short".to_owned())),
+        _ => return Err(malformed(Malformed::FrameEnd)),
     }
     if window(stored).is_none_or(|bytes| bytes > 1 << MAX_WINDOW_LOG) {
-        return Err(malformed("its window is above 8 MiB".to_owned()));
+        return Err(malformed(Malformed::FrameWindow));
     }
-    let mut decompressor = Decompressor::new().map_err(|e| malformed(e.to_string()))?;
+    let mut decompressor =
+        Decompressor::new().map_err(|e| malformed(Malformed::Zstd(e.to_string())))?;
     let mut tail = out.split_off(out.len());
     tail.resize(len as usize, 0);
     let have = decompressor
         .decompress_to_buffer(stored, &mut tail[..])
-        .map_err(|error| malformed(error.to_string()))?;
+        .map_err(|error| malformed(Malformed::Zstd(error.to_string())))?;
     if have != len as usize {
         return Err(DecodeError::Length { codec: NAME, need: len, have });
     }

@@ -18,7 +18,7 @@ use super::stream::{DeviceSink, DeviceTensor, UploadStats};
 use super::upload::{Device, Staging};
 use crate::chunk::codec::{
     BAD_ESCAPES, BAD_INDEX, BAD_LENGTH, BAD_PADDING, BAD_STATE, BAD_WORDS, DecodeError,
-    DeltaProgram, Program,
+    DeltaProgram, Malformed, Program,
 };
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::grid::{Grid, Rect};
@@ -346,14 +346,14 @@ impl<D: Device> DecodeSink<D> {
     /// What the device noticed of a tensor's chunks.
     fn check(&mut self, request: &TensorRequest) -> Result<(), DeviceError> {
         let alone = [
-            (BAD_LENGTH, "a stream is not as long as its symbols"),
-            (BAD_PADDING, "a stream does not end in zero bits"),
-            (BAD_INDEX, "an index is beyond its palette"),
+            (BAD_LENGTH, Malformed::StreamLength),
+            (BAD_PADDING, Malformed::StreamPadding),
+            (BAD_INDEX, Malformed::PaletteIndex),
         ];
         let against = [
-            (BAD_WORDS, "a segment has not as many words as its elements"),
-            (BAD_STATE, "a state does not end where it began"),
-            (BAD_ESCAPES, "a segment has not as many escapes as escaped elements"),
+            (BAD_WORDS, Malformed::WordCount),
+            (BAD_STATE, Malformed::StateEnd),
+            (BAD_ESCAPES, Malformed::EscapeCount),
         ];
         let deltas = if request.has_bases() { self.decoder.delta_faults()? } else { 0 };
         for (codec, faults, said) in
@@ -361,7 +361,7 @@ impl<D: Device> DecodeSink<D> {
         {
             let why = said.into_iter().find(|(fault, _)| faults & fault != 0);
             let Some((_, why)) = why else { continue };
-            let error = DecodeError::Malformed { codec, why: why.to_owned() };
+            let error = DecodeError::Malformed { codec, why };
             return Err(DeviceError::Decode { name: request.entry.name.clone(), error });
         }
         Ok(())

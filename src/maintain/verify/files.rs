@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::super::chunks::{fetch, off_thread};
 use super::super::error::MaintainError;
 use super::super::order::{Step, Unit, steps, units};
-use super::{BUDGET, Damage};
+use super::report::{BUDGET, Damage};
 use crate::chunk::codec;
 use crate::format::id::{ContentDigest, DecodedDigest};
 use crate::format::record::ChunkRecord;

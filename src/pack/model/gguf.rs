@@ -12,7 +12,7 @@ use std::io;
 
 use memmap2::Mmap;
 
-use super::{Part, PartKind};
+use super::part::{Part, PartKind};
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::limits::MAX_NAME;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
-use super::{ModelError, Part, PartKind};
+use super::error::ModelError;
+use super::part::{Part, PartKind};
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::limits::MAX_NAME;
 

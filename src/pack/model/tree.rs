@@ -1,10 +1,11 @@
 //! Walking a model's folder. Links are followed, as Hub caches are made of them; `.git` and
 //! `.cache`, which hold a tool's own state, are left out.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ModelError, SourceFile};
+use super::error::ModelError;
+use super::file::SourceFile;
 use crate::format::page::is_valid_path;
 
 /// Folders that are never part of a model.
@@ -73,12 +74,6 @@ fn artifact_path(
         return Ok(path);
     }
     Err(wrong("a name has a backslash or a control character, or the path is too long; rename it"))
-}
-
-/// Whether the owner may execute the file.
-pub(super) fn is_executable(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o100 != 0
 }
 
 #[cfg(test)]

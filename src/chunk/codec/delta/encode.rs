@@ -2,11 +2,11 @@
 //!
 //! Integers alone decide, so that every machine writes the same.
 
-use super::form::{Contexts, Form, MAX_CONTEXTS};
+use super::form::{Contexts, Form, MAX_CONTEXTS, SYMBOL_BITS};
 use super::lanes::number;
 use super::layout::{Head, LANES, PLACE_LEN, SEGMENT_LOG2, STATES_LEN};
-use super::table::{self, ESCAPE, Frequencies, SLOTS, SYMBOL_BITS, SYMBOLS};
-use super::write;
+use super::table::{self, ESCAPE, Frequencies, SLOTS, SYMBOLS};
+use super::write::{self, Scratch};
 use crate::chunk::simd::{Simd, for_each_simd};
 
 /// Bytes of a segment at least, if there are so many: its states lose about a hundred.
@@ -53,17 +53,6 @@ fn exponents_as<const W: usize>(form: Form, base: &[u8], elements: &[u8]) -> Exp
 fn difference(form: Form, base: u32, element: u32) -> i32 {
     let beyond = form.magnitude().leading_zeros();
     (element.wrapping_sub(base) << beyond) as i32 >> beyond
-}
-
-/// Memory that is kept from chunk to chunk.
-#[derive(Default)]
-pub(super) struct Scratch {
-    /// Of each element, its symbol beside its context's number.
-    pub(super) symbols: Vec<u16>,
-    /// Of each element, its raw bits.
-    pub(super) raw: Vec<u32>,
-    /// See [`write`].
-    pub(super) words: Vec<u16>,
 }
 
 /// What is known of a chunk before it is coded.

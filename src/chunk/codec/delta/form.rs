@@ -1,7 +1,9 @@
 //! Elements as signs and magnitudes, and the context that an element of the base gives.
 
-use super::table::BESIDE;
-
+/// Frequencies sum to 2 to this.
+pub(super) const SYMBOL_BITS: u32 = 10;
+/// Raw bits that lie beside a symbol in a state at most: with it they are a word.
+pub(super) const BESIDE: u32 = 16 - SYMBOL_BITS;
 /// Contexts of a chunk at most.
 pub(super) const MAX_CONTEXTS: usize = 16;
 

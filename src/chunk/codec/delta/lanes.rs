@@ -3,12 +3,13 @@
 //!
 //! Whatever is stored, nothing outside it is read: beyond its end are zeros.
 
-use super::form::Form;
+use super::form::{Form, SYMBOL_BITS};
 use super::layout::{Code, ENTRIES, LANES, LOWEST, Segment};
 use super::table::{
     ESCAPE_BYTE, Entry, FLIP, FREQUENCY_MASK, PLACE, PLACE_MASK, QUOTIENT, RAW_BITS, RAW_BITS_MASK,
-    SLOTS, SYMBOL_BITS,
+    SLOTS,
 };
+use crate::chunk::codec::error::Malformed;
 
 /// A segment that is being decoded.
 pub(super) struct Run<'a> {
@@ -34,7 +35,7 @@ impl<'a> Run<'a> {
         &mut self,
         base: &[u8],
         out: &mut [u8],
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Malformed> {
         let (base, out) = (base.as_chunks().0, out.as_chunks_mut().0);
         for (base, out) in base.chunks(LANES).zip(out.chunks_mut(LANES)) {
             self.step::<W>(base, out)?;
@@ -48,7 +49,7 @@ impl<'a> Run<'a> {
         &mut self,
         base: &[[u8; W]],
         out: &mut [[u8; W]],
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Malformed> {
         let &Code { form, contexts, ref entries, ref high } = self.code;
         let mut words = Words::new(self.words, self.at);
         let mut parts = [(0, 0, 0, 0); LANES];
@@ -82,20 +83,20 @@ impl<'a> Run<'a> {
     }
 
     /// The next element that is stored whole.
-    pub(super) fn escape<const W: usize>(&mut self) -> Result<[u8; W], &'static str> {
+    pub(super) fn escape<const W: usize>(&mut self) -> Result<[u8; W], Malformed> {
         escape(&mut self.escapes)
     }
 
     /// Whether the segment ends as it must.
-    pub(super) fn finish(self) -> Result<(), &'static str> {
+    pub(super) fn finish(self) -> Result<(), Malformed> {
         if self.at != self.end {
-            return Err("a segment has not as many words as its elements");
+            return Err(Malformed::WordCount);
         }
         if self.states != [LOWEST; LANES] {
-            return Err("a state does not end where it began");
+            return Err(Malformed::StateEnd);
         }
         if !self.escapes.is_empty() {
-            return Err("there are more escapes than escaped elements");
+            return Err(Malformed::EscapeRest);
         }
         Ok(())
     }
@@ -110,7 +111,7 @@ fn element<const W: usize>(
     raw: u32,
     bits: u32,
     escapes: &mut &[u8],
-) -> Result<[u8; W], &'static str> {
+) -> Result<[u8; W], Malformed> {
     if (entry >> FLIP) as u8 == ESCAPE_BYTE {
         return escape(escapes);
     }
@@ -122,8 +123,8 @@ fn element<const W: usize>(
 }
 
 /// The next of the elements that are stored whole.
-fn escape<const W: usize>(escapes: &mut &[u8]) -> Result<[u8; W], &'static str> {
-    let (element, rest) = escapes.split_first_chunk().ok_or("an escaped element is missing")?;
+fn escape<const W: usize>(escapes: &mut &[u8]) -> Result<[u8; W], Malformed> {
+    let (element, rest) = escapes.split_first_chunk().ok_or(Malformed::EscapeMissing)?;
     *escapes = rest;
     Ok(*element)
 }

@@ -2,8 +2,9 @@
 //!
 //! The parts are found by lengths alone, which are compared with the whole before they are used.
 
-use super::form::{Contexts, Form, MAX_CONTEXTS};
-use super::table::{BESIDE, Entry, Frequencies, SLOTS};
+use super::form::{BESIDE, Contexts, Form, MAX_CONTEXTS};
+use super::table::{Entry, Frequencies, SLOTS};
+use crate::chunk::codec::error::Malformed;
 
 /// States that take turns in a segment.
 pub(super) const LANES: usize = 32;
@@ -26,21 +27,21 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn parse(parameters: &[u8; 20]) -> Result<Self, &'static str> {
+    pub(super) fn parse(parameters: &[u8; 20]) -> Result<Self, Malformed> {
         let &[width, exponent, count, top, segment_log2, ..] = parameters;
-        let form = Form::new(width, exponent).ok_or("its parameters name no form of elements")?;
+        let form = Form::new(width, exponent).ok_or(Malformed::NoForm)?;
         let contexts = Contexts { count: usize::from(count), top };
         let most = if form.exponent == 0 { 1 } else { MAX_CONTEXTS };
         if !(1..=most).contains(&contexts.count) || u32::from(top) >> form.exponent != 0 {
-            return Err("its parameters name no contexts");
+            return Err(Malformed::NoContexts);
         }
         let segment_log2 = u32::from(segment_log2);
         if !SEGMENT_LOG2.contains(&segment_log2) {
-            return Err("its segments have no length that there is");
+            return Err(Malformed::NoSegment);
         }
         let head = Self { form, contexts, segment_log2 };
         if head.to_bytes() != *parameters {
-            return Err("its parameters have bytes that should be zero");
+            return Err(Malformed::NotZero);
         }
         Ok(head)
     }
@@ -73,7 +74,7 @@ pub(super) struct Code {
 }
 
 impl Code {
-    fn parse(head: Head, mut stored: &[u8]) -> Result<Self, &'static str> {
+    fn parse(head: Head, mut stored: &[u8]) -> Result<Self, Malformed> {
         let mut entries = Box::new([0; ENTRIES]);
         let mut high = [0; MAX_CONTEXTS];
         let contexts = entries.as_chunks_mut().0.iter_mut().zip(&mut high);
@@ -84,7 +85,7 @@ impl Code {
             stored = rest;
         }
         if !stored.is_empty() {
-            return Err("there are bytes behind its tables");
+            return Err(Malformed::TablesRest);
         }
         Ok(Self { form: head.form, contexts: head.contexts, entries, high })
     }
@@ -105,12 +106,10 @@ pub(super) fn parse(
     head: Head,
     stored: &[u8],
     n: usize,
-) -> Result<(Code, Vec<Segment<'_>>), &'static str> {
-    const SHORT: &str = "it is cut short";
-    const OVERRUN: &str = "a segment overruns the chunk";
+) -> Result<(Code, Vec<Segment<'_>>), Malformed> {
     let count = n.div_ceil(head.segment());
-    let (directory, rest) = stored.split_at_checked(count * PLACE_LEN).ok_or(SHORT)?;
-    let (states, words) = rest.split_at_checked(count * STATES_LEN).ok_or(SHORT)?;
+    let (directory, rest) = stored.split_at_checked(count * PLACE_LEN).ok_or(Malformed::Short)?;
+    let (states, words) = rest.split_at_checked(count * STATES_LEN).ok_or(Malformed::Short)?;
     let places = directory.as_chunks::<PLACE_LEN>().0.iter().map(|&[a, b, c, d, e, f, g, h]| {
         let (words, escapes) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
         // Below 2^35 each.
@@ -119,26 +118,29 @@ pub(super) fn parse(
     let (all_words, all_escapes) =
         places.clone().fold((0_u64, 0_u64), |sum, place| (sum.0 + place.0, sum.1 + place.1));
     if all_words + all_escapes > words.len() as u64 {
-        return Err(OVERRUN);
+        return Err(Malformed::SegmentOverruns);
     }
     // Both are at most the length of `words`.
     let (mut escapes, tables) = words
         .split_at_checked(all_words as usize)
-        .ok_or(OVERRUN)
-        .and_then(|(_, rest)| rest.split_at_checked(all_escapes as usize).ok_or(OVERRUN))?;
+        .ok_or(Malformed::SegmentOverruns)
+        .and_then(|(_, rest)| {
+            rest.split_at_checked(all_escapes as usize).ok_or(Malformed::SegmentOverruns)
+        })?;
     let code = Code::parse(head, tables)?;
     let mut segments = Vec::with_capacity(count);
     let mut start = 0;
     for (states, (end, own)) in states.as_chunks::<STATES_LEN>().0.iter().zip(places) {
-        let states: [_; LANES] = *states.as_chunks().0.first_chunk().ok_or(SHORT)?;
+        let states: [_; LANES] = *states.as_chunks().0.first_chunk().ok_or(Malformed::Short)?;
         let states = states.map(u32::from_le_bytes);
         if states.iter().any(|&state| state < LOWEST) {
-            return Err("a state is below 2^16");
+            return Err(Malformed::StateLow);
         }
-        let (own, rest) = escapes.split_at_checked(own as usize).ok_or(OVERRUN)?;
+        let (own, rest) =
+            escapes.split_at_checked(own as usize).ok_or(Malformed::SegmentOverruns)?;
         escapes = rest;
         let end = end as usize;
-        let words = words.get(start..).ok_or(OVERRUN)?;
+        let words = words.get(start..).ok_or(Malformed::SegmentOverruns)?;
         segments.push(Segment { states, words, end, escapes: own });
         start += end;
     }

@@ -16,14 +16,16 @@ mod tests;
 mod wide;
 mod write;
 
-use super::Payload;
+use crate::chunk::codec::error::Malformed;
+use crate::chunk::codec::payload::Payload;
 use crate::chunk::simd::Simd;
 use crate::format::dtype::Dtype;
 use crate::format::record::CodecId;
-use encode::{Draft, Scratch};
+use encode::Draft;
 use form::Form;
 use lanes::Run;
 use layout::Head;
+use write::Scratch;
 
 /// Decodes into the whole of `out`, which is as long as `base`.
 pub(super) fn decode(
@@ -31,7 +33,7 @@ pub(super) fn decode(
     stored: &[u8],
     base: &[u8],
     out: &mut [u8],
-) -> Result<(), &'static str> {
+) -> Result<(), Malformed> {
     decode_with(Simd::best(), parameters, stored, base, out)
 }
 
@@ -41,14 +43,14 @@ fn decode_with(
     stored: &[u8],
     base: &[u8],
     out: &mut [u8],
-) -> Result<(), &'static str> {
+) -> Result<(), Malformed> {
     let head = Head::parse(parameters)?;
     let width = head.form.width;
     if !out.len().is_multiple_of(width) {
-        return Err("the decoded length is no whole number of elements");
+        return Err(Malformed::OddLength);
     }
     if out.len() != base.len() {
-        return Err("its base has another length");
+        return Err(Malformed::BaseLength);
     }
     let (code, segments) = layout::parse(head, stored, out.len() / width)?;
     let len = head.segment() * width;
@@ -69,7 +71,7 @@ fn decode_segment<const W: usize>(
     run: &mut Run<'_>,
     base: &[u8],
     out: &mut [u8],
-) -> Result<(), &'static str> {
+) -> Result<(), Malformed> {
     let done = W * match simd {
         Simd::Portable => 0,
         #[cfg(target_arch = "x86_64")]

@@ -6,6 +6,7 @@
 
 use super::layout::{ENTRIES, Head, PLACE_LEN, STATES_LEN, parse};
 use super::table::SLOTS;
+use crate::chunk::codec::error::Malformed;
 use crate::format::record::CodecId;
 
 /// Words behind the stored bytes that a lane's last look may reach.
@@ -44,7 +45,7 @@ impl DeltaProgram {
         parameters: &[u8; 20],
         stored: &[u8],
         len: u32,
-    ) -> Result<Self, &'static str> {
+    ) -> Result<Self, Malformed> {
         let mut program = Self {
             head: [0; 7],
             elements: 0,
@@ -64,7 +65,7 @@ impl DeltaProgram {
         let head = Head::parse(parameters)?;
         let (form, width) = (head.form, head.form.width);
         if !(len as usize).is_multiple_of(width) {
-            return Err("the decoded length is no whole number of elements");
+            return Err(Malformed::OddLength);
         }
         let n = len as usize / width;
         let (code, segments) = parse(head, stored, n)?;
@@ -96,7 +97,7 @@ impl DeltaProgram {
     }
 
     /// Checks patches by making them, against nothing, and notes the words that they change.
-    fn patch(&mut self, parameters: &[u8; 20], stored: &[u8]) -> Result<(), &'static str> {
+    fn patch(&mut self, parameters: &[u8; 20], stored: &[u8]) -> Result<(), Malformed> {
         let len = self.len as usize;
         let decode = |base: u8| {
             let (base, mut out) = (vec![base; len], vec![0; len]);

@@ -2,12 +2,9 @@
 //!
 //! A table is right for every slot, so that decoding has no error inside a stream.
 
-use super::form::Form;
+use super::form::{BESIDE, Form, SYMBOL_BITS};
+use crate::chunk::codec::error::Malformed;
 
-/// Frequencies sum to 2 to this.
-pub(super) const SYMBOL_BITS: u32 = 10;
-/// Raw bits that lie beside a symbol in a state at most: with it they are a word.
-pub(super) const BESIDE: u32 = 16 - SYMBOL_BITS;
 /// What frequencies sum to.
 pub(super) const SLOTS: usize = 1 << SYMBOL_BITS;
 /// Symbols without, and as many with, a change of sign.
@@ -62,8 +59,6 @@ pub(super) struct Frequencies {
     pub(super) of: [u16; SYMBOLS],
 }
 
-const SHORT: &str = "a table is cut short";
-
 impl Frequencies {
     /// Of a context in which everything is escaped.
     pub(super) fn escapes() -> Self {
@@ -73,15 +68,16 @@ impl Frequencies {
     }
 
     /// Reads what `stored` begins with; what follows it.
-    pub(super) fn parse(form: Form, stored: &[u8]) -> Result<(Self, &[u8]), &'static str> {
-        let (&[raw_bits, plain, flipped], mut rest) = stored.split_first_chunk().ok_or(SHORT)?;
+    pub(super) fn parse(form: Form, stored: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let (&[raw_bits, plain, flipped], mut rest) =
+            stored.split_first_chunk().ok_or(Malformed::TableShort)?;
         let raw_bits = u32::from(raw_bits);
         if raw_bits > form.most_raw_bits() {
-            return Err("a table has more raw bits than its elements may");
+            return Err(Malformed::TableRawBits);
         }
         let (plain, flipped) = (usize::from(plain), usize::from(flipped));
         if plain > HALF || flipped > HALF || (flipped > 0 && form.sign() == 0) {
-            return Err("a table lists symbols that there are not");
+            return Err(Malformed::TableSymbols);
         }
         let mut of = [0; SYMBOLS];
         let mut sum = 0;
@@ -91,14 +87,14 @@ impl Frequencies {
                 sum += usize::from(*slot);
             }
             if listed > 0 && half.get(listed - 1) == Some(&0) {
-                return Err("a table lists symbols behind its last");
+                return Err(Malformed::TableRest);
             }
         }
         if plain + flipped == 0 {
             return Ok((Self { raw_bits, ..Self::escapes() }, rest));
         }
         if sum != SLOTS {
-            return Err("the frequencies of a table do not sum to 1024");
+            return Err(Malformed::TableSum);
         }
         Ok((Self { raw_bits, of }, rest))
     }
@@ -148,14 +144,14 @@ impl Frequencies {
 }
 
 /// One frequency, in one byte below 128 and in two from there on; what follows it.
-fn parse_frequency(stored: &[u8]) -> Result<(u16, &[u8]), &'static str> {
-    let (&low, rest) = stored.split_first().ok_or(SHORT)?;
+fn parse_frequency(stored: &[u8]) -> Result<(u16, &[u8]), Malformed> {
+    let (&low, rest) = stored.split_first().ok_or(Malformed::TableShort)?;
     if low < 0x80 {
         return Ok((u16::from(low), rest));
     }
-    let (&high, rest) = rest.split_first().ok_or(SHORT)?;
+    let (&high, rest) = rest.split_first().ok_or(Malformed::TableShort)?;
     if !(1..=SLOTS >> 7).contains(&usize::from(high)) {
-        return Err("a frequency is not written in one way");
+        return Err(Malformed::FrequencySpelling);
     }
     Ok((u16::from(high) << 7 | u16::from(low & 0x7f), rest))
 }

@@ -5,12 +5,13 @@
 
 use std::arch::x86_64::*;
 
+use super::form::SYMBOL_BITS;
 use super::lanes::Run;
 use super::layout::{Code, ENTRIES, LANES, LOWEST};
 use super::table::{
     ESCAPE_BYTE, FLIP, FREQUENCY_MASK, PLACE, PLACE_MASK, QUOTIENT, RAW_BITS, RAW_BITS_MASK, SLOTS,
-    SYMBOL_BITS,
 };
+use crate::chunk::codec::error::Malformed;
 use crate::chunk::simd::Has;
 
 /// Numbers of 32 bits in a register.
@@ -59,7 +60,7 @@ unsafe fn steps<V: Vector, const GROUPS: usize, const W: usize>(
     run: &mut Run<'_>,
     base: &[u8],
     out: &mut [u8],
-) -> Result<usize, &'static str> {
+) -> Result<usize, Malformed> {
     const { assert!(V::N * GROUPS == LANES) };
     let &Code { form, contexts, ref entries, ref high } = run.code;
     let full = (base.len() / W).min(out.len() / W) / LANES;
@@ -169,7 +170,7 @@ fn avx2_steps<const W: usize>(
     run: &mut Run<'_>,
     base: &[u8],
     out: &mut [u8],
-) -> Result<usize, &'static str> {
+) -> Result<usize, Malformed> {
     // SAFETY: AVX2 is enabled here.
     unsafe { steps::<__m256i, 4, W>(run, base, out) }
 }
@@ -180,7 +181,7 @@ fn avx512_steps<const W: usize>(
     run: &mut Run<'_>,
     base: &[u8],
     out: &mut [u8],
-) -> Result<usize, &'static str> {
+) -> Result<usize, Malformed> {
     // SAFETY: AVX-512 is enabled here.
     unsafe { steps::<__m512i, 2, W>(run, base, out) }
 }
@@ -191,7 +192,7 @@ pub(super) fn avx2<const W: usize>(
     run: &mut Run<'_>,
     base: &[u8],
     out: &mut [u8],
-) -> Result<usize, &'static str> {
+) -> Result<usize, Malformed> {
     // SAFETY: `Has<2>` is made only where these instructions were found.
     unsafe { avx2_steps::<W>(run, base, out) }
 }
@@ -202,7 +203,7 @@ pub(super) fn avx512<const W: usize>(
     run: &mut Run<'_>,
     base: &[u8],
     out: &mut [u8],
-) -> Result<usize, &'static str> {
+) -> Result<usize, Malformed> {
     // SAFETY: `Has<512>` is made only where these instructions were found.
     unsafe { avx512_steps::<W>(run, base, out) }
 }

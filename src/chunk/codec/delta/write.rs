@@ -1,10 +1,20 @@
 //! Symbols and raw bits as states and words: a decoder's steps, from the last to the first.
 
-use super::encode::Scratch;
-use super::form::MAX_CONTEXTS;
+use super::form::{BESIDE, MAX_CONTEXTS, SYMBOL_BITS};
 use super::layout::{Head, LANES, LOWEST, PLACE_LEN, STATES_LEN};
-use super::table::{BESIDE, ESCAPE, Frequencies, SYMBOL_BITS, SYMBOLS};
+use super::table::{ESCAPE, Frequencies, SYMBOLS};
 use crate::chunk::simd::for_each_simd;
+
+/// Memory that is kept from chunk to chunk.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Of each element, its symbol beside its context's number.
+    pub(super) symbols: Vec<u16>,
+    /// Of each element, its raw bits.
+    pub(super) raw: Vec<u32>,
+    /// See [`write`].
+    pub(super) words: Vec<u16>,
+}
 
 /// The stored bytes of elements whose symbols and raw bits are in `scratch`: about `len`.
 #[inline(always)]

@@ -12,6 +12,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use crate::chunk::codec::error::Malformed;
 use crate::chunk::simd::{Simd, for_each_simd};
 use crate::format::dtype::Dtype;
 use crate::format::record::CodecId;
@@ -35,7 +36,7 @@ pub(super) fn decode(
     parameters: &[u8; 20],
     stored: &[u8],
     out: &mut [u8],
-) -> Result<(), &'static str> {
+) -> Result<(), Malformed> {
     decode_with(Simd::best(), codec, parameters, stored, out)
 }
 
@@ -45,11 +46,11 @@ fn decode_with(
     parameters: &[u8; 20],
     stored: &[u8],
     out: &mut [u8],
-) -> Result<(), &'static str> {
+) -> Result<(), Malformed> {
     let parameters = Parameters::parse(codec, parameters)?;
     let form = parameters.form;
     if !out.len().is_multiple_of(form.width()) {
-        return Err("the decoded length is no whole number of elements");
+        return Err(Malformed::OddLength);
     }
     let n = out.len() / form.width();
     let (palette, stored) = match parameters.palette {
@@ -85,7 +86,7 @@ impl Target<'_> {
     }
 
     #[inline(always)]
-    fn merge(&self, planes: &Planes<'_>, out: &mut [u8]) -> Result<(), &'static str> {
+    fn merge(&self, planes: &Planes<'_>, out: &mut [u8]) -> Result<(), Malformed> {
         match self {
             Self::Elements(form) => planes::merge(*form, planes, out),
             Self::Values(palette) => return palette.look_up(planes[0], out),
@@ -107,7 +108,7 @@ impl<'a> Source<'a> {
         parameters: &Parameters,
         stored: &'a [u8],
         n: usize,
-    ) -> Result<Vec<Self>, &'static str> {
+    ) -> Result<Vec<Self>, Malformed> {
         let mut rest = stored;
         // Stored are the coded planes, then the raw ones, the highest first.
         let mut coded = Vec::with_capacity(MAX_WIDTH);
@@ -122,9 +123,9 @@ impl<'a> Source<'a> {
         for mode in parameters.modes() {
             sources.push(match mode {
                 Mode::Constant(byte) => Self::Constant(*byte),
-                Mode::Coded => Self::Coded(coded.pop().ok_or("a plane is missing")?),
+                Mode::Coded => Self::Coded(coded.pop().ok_or(Malformed::PlaneMissing)?),
                 Mode::Raw => {
-                    let at = rest.len().checked_sub(n).ok_or("a plane is cut short")?;
+                    let at = rest.len().checked_sub(n).ok_or(Malformed::PlaneShort)?;
                     let (before, plane) = rest.split_at(at);
                     rest = before;
                     Self::Raw(plane)
@@ -132,7 +133,7 @@ impl<'a> Source<'a> {
             });
         }
         if !rest.is_empty() {
-            return Err("there are bytes that belong to no plane");
+            return Err(Malformed::PlaneRest);
         }
         Ok(sources)
     }
@@ -140,11 +141,7 @@ impl<'a> Source<'a> {
 
 /// Decodes plane by plane, block by block, and puts the planes of each stream together.
 #[inline(always)]
-fn decode_any(
-    target: Target<'_>,
-    sources: &[Source<'_>],
-    out: &mut [u8],
-) -> Result<(), &'static str> {
+fn decode_any(target: Target<'_>, sources: &[Source<'_>], out: &mut [u8]) -> Result<(), Malformed> {
     let width = target.width();
     let fill = |source: &Source<'_>| match source {
         Source::Constant(byte) => vec![[*byte; STREAM + 8]],
@@ -168,7 +165,7 @@ fn decode_any(
         for (k, &stream) in which.iter().enumerate() {
             let at = stream * STREAM;
             let end = (at + STREAM).min(out.len() / width);
-            let out = out.get_mut(at * width..end * width).ok_or("a stream is missing")?;
+            let out = out.get_mut(at * width..end * width).ok_or(Malformed::StreamMissing)?;
             let mut planes: Planes<'_> = [&[]; MAX_WIDTH];
             for ((plane, source), buffers) in planes.iter_mut().zip(sources).zip(&buffers) {
                 let bytes = match source {
@@ -176,7 +173,7 @@ fn decode_any(
                     Source::Constant(_) => buffers.first().and_then(|b| b.get(..end - at)),
                     Source::Coded(_) => buffers.get(k).and_then(|b| b.get(..end - at)),
                 };
-                *plane = bytes.ok_or("a plane is cut short")?;
+                *plane = bytes.ok_or(Malformed::PlaneShort)?;
             }
             target.merge(&planes, out)?;
         }
@@ -186,7 +183,7 @@ fn decode_any(
 
 for_each_simd! {
     fn decode_streams(target: Target<'_>, sources: &[Source<'_>], out: &mut [u8])
-        -> Result<(), &'static str> = decode_any
+        -> Result<(), Malformed> = decode_any
 }
 
 /// How elements of this type lie in planes; `None` for bytes that are no elements.

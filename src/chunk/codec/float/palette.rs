@@ -1,6 +1,7 @@
 //! Wide elements of few distinct values: the values once, ascending, and one index per element.
 
 use super::planes::Form;
+use crate::chunk::codec::error::Malformed;
 
 /// Values of a palette at most.
 const MAX_VALUES: usize = 256;
@@ -41,13 +42,13 @@ impl Palette {
         form: Form,
         count: usize,
         stored: &[u8],
-    ) -> Result<(Self, &[u8]), &'static str> {
+    ) -> Result<(Self, &[u8]), Malformed> {
         let width = form.width();
         let (bytes, rest) =
-            stored.split_at_checked(count * width).ok_or("a palette is cut short")?;
+            stored.split_at_checked(count * width).ok_or(Malformed::PaletteShort)?;
         let values: Vec<_> = bytes.chunks(width).map(number).collect();
         if !values.is_sorted_by(|a, b| a < b) {
-            return Err("a palette does not ascend");
+            return Err(Malformed::PaletteOrder);
         }
         Ok((Self::new(width, values), rest))
     }
@@ -95,10 +96,10 @@ impl Palette {
 
     /// The elements of these indexes.
     #[inline(always)]
-    pub(super) fn look_up(&self, indexes: &[u8], out: &mut [u8]) -> Result<(), &'static str> {
+    pub(super) fn look_up(&self, indexes: &[u8], out: &mut [u8]) -> Result<(), Malformed> {
         let most = indexes.iter().copied().max().unwrap_or(0);
         if usize::from(most) >= self.values.len() {
-            return Err("an index is beyond its palette");
+            return Err(Malformed::PaletteIndex);
         }
         match self.width {
             2 => self.look_up_as::<2>(indexes, out),

@@ -1,6 +1,7 @@
 //! The twenty bytes of a record that say how its planes are stored.
 
 use super::planes::{Form, MAX_WIDTH};
+use crate::chunk::codec::error::Malformed;
 use crate::format::record::CodecId;
 
 /// How a plane is stored.
@@ -36,13 +37,12 @@ impl Parameters {
         Self { form, palette, modes }
     }
 
-    pub(super) fn parse(codec: CodecId, bytes: &[u8; 20]) -> Result<Self, &'static str> {
+    pub(super) fn parse(codec: CodecId, bytes: &[u8; 20]) -> Result<Self, Malformed> {
         let is_palette = codec == CodecId::PALETTE;
         let said = (usize::from(bytes[WIDTH]), bytes[EXPONENT]);
         let form = Form::ALL.into_iter().find(|form| form.width_and_exponent() == said);
-        let form = form
-            .filter(|_| !is_palette || (said.0 > 1 && said.1 == 0))
-            .ok_or("its parameters name no form of elements")?;
+        let form =
+            form.filter(|_| !is_palette || (said.0 > 1 && said.1 == 0)).ok_or(Malformed::NoForm)?;
         let palette = is_palette.then(|| usize::from(bytes[VALUES]) + 1);
         let mut parameters = Self::new(form, palette, [Mode::Raw; MAX_WIDTH]);
         let planes = parameters.modes().len();
@@ -51,11 +51,11 @@ impl Parameters {
                 0 => Mode::Raw,
                 1 => Mode::Coded,
                 2 => Mode::Constant(bytes[CONSTANTS + p]),
-                _ => return Err("its parameters name no way to store a plane"),
+                _ => return Err(Malformed::NoPlane),
             };
         }
         if parameters.to_bytes() != *bytes {
-            return Err("its parameters have bytes that should be zero");
+            return Err(Malformed::NotZero);
         }
         Ok(parameters)
     }

@@ -10,6 +10,7 @@ use super::parameters::{Mode, Parameters};
 use super::planes::MAX_WIDTH;
 use super::section::Heads;
 use super::streams::STREAM;
+use crate::chunk::codec::error::Malformed;
 use crate::format::record::CodecId;
 
 /// Words of a code in a table: levels, then the symbols in the order of their codes.
@@ -73,11 +74,11 @@ impl Program {
         parameters: &[u8; 20],
         stored: &[u8],
         decoded_len: u32,
-    ) -> Result<Self, &'static str> {
+    ) -> Result<Self, Malformed> {
         let parameters = Parameters::parse(codec, parameters)?;
         let (width, exponent) = parameters.form.width_and_exponent();
         if !(decoded_len as usize).is_multiple_of(width) {
-            return Err("the decoded length is no whole number of elements");
+            return Err(Malformed::OddLength);
         }
         let n = decoded_len as usize / width;
         let mut rest = stored;
@@ -113,12 +114,12 @@ impl Program {
                 Mode::Constant(byte) => *plane = [2, u32::from(*byte)],
                 Mode::Raw => {
                     *plane = [0, (stored.len() - rest.len()) as u32];
-                    rest = rest.get(n..).ok_or("a plane is cut short")?;
+                    rest = rest.get(n..).ok_or(Malformed::PlaneShort)?;
                 }
             }
         }
         if !rest.is_empty() {
-            return Err("there are bytes that belong to no plane");
+            return Err(Malformed::PlaneRest);
         }
         program.planes = planes;
         Ok(program)

@@ -4,6 +4,7 @@
 use super::cluster::{self, Counts};
 use super::huffman::{self, Lengths, Table};
 use super::streams::{self, Buffer, STREAM};
+use crate::chunk::codec::error::Malformed;
 use crate::chunk::simd::{Simd, for_each_simd};
 
 /// Streams that are decoded at a time, to fill what one would wait for.
@@ -48,14 +49,12 @@ pub(super) struct Stream {
     pub(super) code: usize,
 }
 
-const SHORT: &str = "a section is cut short";
-
 impl<'a> Heads<'a> {
     /// Reads the heads of a section of `symbols` symbols that `stored` begins with.
-    pub(super) fn parse(stored: &'a [u8], symbols: usize) -> Result<Self, &'static str> {
-        let (&count, mut rest) = stored.split_first().ok_or(SHORT)?;
+    pub(super) fn parse(stored: &'a [u8], symbols: usize) -> Result<Self, Malformed> {
+        let (&count, mut rest) = stored.split_first().ok_or(Malformed::SectionShort)?;
         if !(1..=MAX_CODES).contains(&count) {
-            return Err("a section has 1 to 8 codes");
+            return Err(Malformed::SectionCodes);
         }
         let mut codes = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
@@ -64,7 +63,7 @@ impl<'a> Heads<'a> {
             rest = behind;
         }
         let count = symbols.div_ceil(STREAM);
-        let (heads, data) = rest.split_at_checked(2 * count).ok_or(SHORT)?;
+        let (heads, data) = rest.split_at_checked(2 * count).ok_or(Malformed::SectionShort)?;
         let mut streams = Vec::with_capacity(count);
         let mut start = 0;
         for head in heads.as_chunks().0 {
@@ -72,12 +71,12 @@ impl<'a> Heads<'a> {
             let end = start + usize::from(head & ((1 << LENGTH_BITS) - 1));
             let code = usize::from(head >> LENGTH_BITS);
             if code >= codes.len() {
-                return Err("a stream names a code that there is not");
+                return Err(Malformed::NoCode);
             }
             streams.push(Stream { start, end, code });
             start = end;
         }
-        let rest = data.get(start..).ok_or("a stream overruns the chunk")?;
+        let rest = data.get(start..).ok_or(Malformed::StreamOverruns)?;
         Ok(Self { codes, streams, data, rest })
     }
 
@@ -89,10 +88,7 @@ impl<'a> Heads<'a> {
 
 impl<'a> Section<'a> {
     /// Reads the section of `symbols` symbols that `stored` begins with; what follows it.
-    pub(super) fn parse(
-        stored: &'a [u8],
-        symbols: usize,
-    ) -> Result<(Self, &'a [u8]), &'static str> {
+    pub(super) fn parse(stored: &'a [u8], symbols: usize) -> Result<(Self, &'a [u8]), Malformed> {
         let Heads { codes, streams, data, rest } = Heads::parse(stored, symbols)?;
         let tables = codes.iter().map(Table::new).collect();
         Ok((Self { tables, data, streams, symbols }, rest))
@@ -110,8 +106,8 @@ impl<'a> Section<'a> {
 
     /// Decodes these streams, at most [`LANES`].
     #[inline(always)]
-    pub(super) fn decode(&self, which: &[usize], out: &mut Buffers) -> Result<(), &'static str> {
-        let at = |stream: usize| self.streams.get(stream).copied().ok_or("a stream is missing");
+    pub(super) fn decode(&self, which: &[usize], out: &mut Buffers) -> Result<(), Malformed> {
+        let at = |stream: usize| self.streams.get(stream).copied().ok_or(Malformed::StreamMissing);
         let len = |stream: usize| STREAM.min(self.symbols - stream * STREAM);
         if let Ok(which) = <&[usize; LANES]>::try_from(which)
             && which.iter().all(|&stream| len(stream) == STREAM)
@@ -136,17 +132,17 @@ impl<'a> Section<'a> {
         lanes: &[Stream; N],
         len: usize,
         out: &mut [Buffer; N],
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Malformed> {
         let tables = lanes.map(|lane| &self.tables[lane.code]);
         let starts = lanes.map(|lane| lane.start);
         let ends = streams::decode(tables, self.data, starts, len, out);
         for (lane, end) in lanes.iter().zip(ends) {
             if end.div_ceil(8) != lane.end {
-                return Err("a stream is not as long as its symbols");
+                return Err(Malformed::StreamLength);
             }
             let last = self.data.get(end / 8).filter(|_| end % 8 > 0);
             if last.is_some_and(|last| last >> (end % 8) != 0) {
-                return Err("a stream does not end in zero bits");
+                return Err(Malformed::StreamPadding);
             }
         }
         Ok(())
@@ -154,23 +150,24 @@ impl<'a> Section<'a> {
 }
 
 /// Reads the code that `stored` begins with; what follows it.
-fn parse_code(stored: &[u8]) -> Result<(Lengths, &[u8]), &'static str> {
-    let ([first, more], rest) = stored.split_first_chunk().ok_or(SHORT)?;
+fn parse_code(stored: &[u8]) -> Result<(Lengths, &[u8]), Malformed> {
+    let ([first, more], rest) = stored.split_first_chunk().ok_or(Malformed::SectionShort)?;
     let count = usize::from(*more) + 1;
-    let (nibbles, rest) = rest.split_at_checked(count.div_ceil(2)).ok_or(SHORT)?;
+    let (nibbles, rest) =
+        rest.split_at_checked(count.div_ceil(2)).ok_or(Malformed::SectionShort)?;
     let nibbles: Vec<u8> = nibbles.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect();
-    let (coded, padding) = nibbles.split_at_checked(count).ok_or(SHORT)?;
+    let (coded, padding) = nibbles.split_at_checked(count).ok_or(Malformed::SectionShort)?;
     let mut lengths: Lengths = [0; 256];
     let slots = lengths.iter_mut().skip(usize::from(*first));
     if slots.len() < count {
-        return Err("a code has symbols above 255");
+        return Err(Malformed::WideCode);
     }
     slots.zip(coded).for_each(|(slot, &length)| *slot = length);
     if coded.first() == Some(&0) || coded.last() == Some(&0) || padding.iter().any(|&n| n != 0) {
-        return Err("a code is not spelled in its one way");
+        return Err(Malformed::CodeSpelling);
     }
     if !huffman::is_complete(&lengths) {
-        return Err("its lengths are those of no complete code");
+        return Err(Malformed::IncompleteCode);
     }
     Ok((lengths, rest))
 }

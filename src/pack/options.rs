@@ -1,0 +1,91 @@
+//! How to pack, what packing did, and who watches.
+
+use serde_json::{Map, Value};
+
+use crate::chunk::codec::CodecChoice;
+use crate::format::id::ManifestId;
+use crate::store::{Lifetime, Published};
+use crate::trust::{Signer, TrustSet};
+
+/// How to pack.
+#[derive(Debug)]
+pub struct PackOptions {
+    /// The codecs to choose from.
+    pub codec: CodecChoice,
+    /// Keys that sign the manifest and, where they can, the ref.
+    pub signers: Vec<Signer>,
+    /// Whose artifacts may be linked without comparing.
+    pub trust: TrustSet,
+    /// Threads that hash and encode.
+    pub threads: usize,
+    /// Whether each file's SHA-256 is computed: registries and Hub clients want it.
+    pub sha256: bool,
+    /// What the model calls itself.
+    pub model_id: Option<String>,
+    /// An artifact that this one is packed against: what is the same is linked, and each chunk of a
+    /// tensor that has a partner of its name, type and shape there is stored against the partner's
+    /// where that is smaller.
+    pub base: Option<ManifestId>,
+    /// How long the ref is valid.
+    pub lifetime: Lifetime,
+    /// What the manifest says of where the model comes from.
+    pub lineage: Lineage,
+}
+
+/// Fields of the manifest that say what an artifact was made from, and how.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lineage {
+    /// `quantization`.
+    pub quantization: Option<Map<String, Value>>,
+    /// `delta`.
+    pub delta: Option<Map<String, Value>>,
+    /// `source`.
+    pub source: Option<Map<String, Value>>,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            codec: CodecChoice::Auto,
+            signers: Vec::new(),
+            trust: TrustSet::default(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            sha256: true,
+            model_id: None,
+            base: None,
+            lifetime: Lifetime::default(),
+            lineage: Lineage::default(),
+        }
+    }
+}
+
+/// What packing did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackReport {
+    /// The artifact.
+    pub manifest: ManifestId,
+    /// Its files, tensors, chunks and bytes.
+    pub totals: crate::format::manifest::Totals,
+    /// Bytes of every object written.
+    pub new_bytes: u64,
+    /// Tensors and content extents that were linked instead of written.
+    pub linked: u64,
+    /// Chunks that are stored against a base.
+    pub deltas: u64,
+    /// The ref.
+    pub published: Published,
+}
+
+/// Follows the progress of packing.
+pub trait Progress: Send + Sync {
+    /// There are `bytes` to pack.
+    fn begin(&self, bytes: u64);
+    /// Another `bytes` are done.
+    fn advance(&self, bytes: u64);
+}
+
+/// Nobody watches.
+impl Progress for () {
+    fn begin(&self, _: u64) {}
+    fn advance(&self, _: u64) {}
+}

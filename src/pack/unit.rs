@@ -1,0 +1,20 @@
+//! The unit of packing: a tensor, or a run of content.
+
+use super::base::Partner;
+use super::cut::Cut;
+use super::model::Part;
+use crate::format::dtype::Dtype;
+use crate::format::id::ContentDigest;
+
+/// What is looked up and linked, or encoded, as one.
+pub(super) struct Unit {
+    pub(super) file: usize,
+    pub(super) len: u64,
+    /// Of a tensor that is looked up nowhere, once it is encoded.
+    pub(super) digest: Option<ContentDigest>,
+    pub(super) element: Dtype,
+    pub(super) cut: Cut,
+    pub(super) tensor: Option<Part>,
+    /// Its counterpart in the base artifact.
+    pub(super) partner: Option<Partner>,
+}
