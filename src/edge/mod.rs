@@ -20,6 +20,6 @@ pub use http::signed_url::UrlKey;
 pub use http::tls::Tls;
 pub use ops::log::AccessLog;
 pub use ops::trace::TraceTarget;
-pub use options::{EdgeOptions, Validity};
+pub use options::{Clock, EdgeOptions, Validity};
 pub use serve::serve;
 pub use state::Edge;

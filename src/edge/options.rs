@@ -1,7 +1,9 @@
 //! How an edge serves, and the bounds that hold without being asked for.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::edge::http::access::Access;
 use crate::edge::http::tls::Tls;
@@ -43,6 +45,33 @@ impl Default for Validity {
     }
 }
 
+/// The time by which names age: the system's, which a test may set forward.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    /// In milliseconds.
+    ahead: Arc<AtomicU64>,
+}
+
+impl Clock {
+    /// Sets it forward, for all who share it.
+    pub fn advance(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.ahead.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_millis(self.ahead.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::now() + self.ahead()
+    }
+
+    pub(crate) fn date(&self) -> SystemTime {
+        SystemTime::now() + self.ahead()
+    }
+}
+
 /// How an edge serves.
 #[derive(Debug)]
 pub struct EdgeOptions {
@@ -54,6 +83,8 @@ pub struct EdgeOptions {
     pub retry: RetryPolicy,
     /// How long names keep their meaning.
     pub names: Validity,
+    /// By which time.
+    pub clock: Clock,
     /// Bytes of chunks kept in memory.
     pub memory: u64,
     /// Bytes that answers under way may hold beyond that; with as many, a request is answered 503.
@@ -85,6 +116,7 @@ impl Default for EdgeOptions {
             seen: None,
             retry: RETRY,
             names: Validity::default(),
+            clock: Clock::default(),
             memory: 512 << 20,
             answer_memory: ANSWERS,
             disk: None,

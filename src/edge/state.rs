@@ -77,7 +77,7 @@ impl Edge {
         let retry = options.retry;
         let chunks = ChunkSource::new(origins.clone(), retry.clone(), cache.clone(), disk.clone());
         let (packs, files) = (Packs::new(chunks.clone(), retry), Files::new(chunks.clone()));
-        let relay = Relay::new(origins, options.names);
+        let relay = Relay::new(origins, options.names, options.clock);
         Ok(Arc::new(Self {
             relay,
             catalog,

@@ -140,7 +140,7 @@ async fn relayed(
                 }
                 Err(answer) => *answer,
             };
-            if let (Some(age), Some(date)) = (kept.age(), &kept.date) {
+            if let (Some(age), Some(date)) = (edge.relay.age(&kept), &kept.date) {
                 answer.headers_mut().insert(AGE, age.as_secs().into());
                 answer.headers_mut().insert(DATE, date.clone());
             }

@@ -5,13 +5,12 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use moka::future::Cache;
 
 use crate::edge::cache::revision::Revision;
-use crate::edge::options::ABSENT;
-use crate::edge::options::EdgeOptions;
-use crate::edge::options::Validity;
+use crate::edge::options::{ABSENT, Clock, EdgeOptions, Validity};
 use crate::format::id::{ManifestId, StoredDigest, TableId};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
@@ -27,16 +26,28 @@ const NAMES: u64 = 65_536;
 /// A name of an artifact.
 pub(crate) type Name = (ArtifactName, Tag);
 
+/// What a name was found to mean.
+#[derive(Debug, Clone, Copy)]
+struct Meaning {
+    id: ManifestId,
+    /// When the origin said so.
+    said: Instant,
+    /// From when on the origin was not to be asked for a while.
+    asked: Instant,
+}
+
 /// The artifacts of a store.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     stores: Vec<Store>,
     trust: TrustSet,
     seen: Option<SeenRefs>,
-    fresh: Cache<Name, ManifestId>,
+    validity: Validity,
+    clock: Clock,
+    fresh: Cache<Name, Meaning>,
     /// Names that no origin had a moment ago.
     absent: Cache<Name, Arc<StoreError>>,
-    stale: Cache<Name, ManifestId>,
+    stale: Cache<Name, Meaning>,
     names: Cache<(), Arc<Vec<Name>>>,
     /// Which manifests the refs of a repository named.
     named: Cache<(ManifestId, ArtifactName), ()>,
@@ -56,7 +67,6 @@ struct Admitted {
 impl Catalog {
     /// Takes the keys and the refs seen out of the options.
     pub(crate) fn new(origins: &[Arc<dyn Transport>], options: &mut EdgeOptions) -> Arc<Self> {
-        let Validity { fresh, stale } = options.names;
         let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<ArtifactGraph>| {
             u32::try_from(whole.chunks.len()).unwrap_or(u32::MAX).max(1024)
         };
@@ -68,10 +78,12 @@ impl Catalog {
             trust: std::mem::take(&mut options.trust),
             seen: options.seen.take(),
             absent: Cache::builder().max_capacity(NAMES).time_to_live(ABSENT).build(),
-            fresh: Cache::builder().max_capacity(NAMES).time_to_live(fresh).build(),
-            stale: Cache::builder().max_capacity(NAMES).time_to_live(fresh + stale).build(),
+            validity: options.names,
+            clock: options.clock.clone(),
+            fresh: Cache::new(NAMES),
+            stale: Cache::new(NAMES),
             named: Cache::new(NAMES),
-            names: Cache::builder().max_capacity(1).time_to_live(fresh).build(),
+            names: Cache::builder().max_capacity(1).time_to_live(options.names.fresh).build(),
             artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
             admitted: RwLock::default(),
         })
@@ -111,22 +123,32 @@ impl Catalog {
         if let Some(error) = self.absent.get(&key).await {
             return Err(error);
         }
-        let asked = self.fresh.try_get_with(key.clone(), self.ask(name, tag)).await;
-        match asked {
-            Ok(id) => {
-                self.named.insert((id, name.clone()), ()).await;
-                self.stale.insert(key, id).await;
-                Ok(id)
+        let (Validity { fresh, stale }, now) = (self.validity, self.clock.now());
+        let age = |since: Instant| now.saturating_duration_since(since);
+        if self.fresh.get(&key).await.is_some_and(|meaning| age(meaning.asked) >= fresh) {
+            self.fresh.invalidate(&key).await;
+        }
+        let ask = async {
+            let id = self.ask(name, tag).await?;
+            Ok::<_, StoreError>(Meaning { id, said: now, asked: now })
+        };
+        match self.fresh.try_get_with(key.clone(), ask).await {
+            Ok(meaning) => {
+                self.named.insert((meaning.id, name.clone()), ()).await;
+                self.stale.insert(key, meaning).await;
+                Ok(meaning.id)
             }
             Err(error) if is_missing(&error) => {
                 self.absent.insert(key, error.clone()).await;
                 Err(error)
             }
             Err(error) if is_outage(&error) => {
-                let id = self.stale.get(&key).await.ok_or(error)?;
+                let known = self.stale.get(&key).await;
+                let known = known.filter(|meaning| age(meaning.said) < fresh + stale);
+                let meaning = known.ok_or(error)?;
                 // The next who ask do not wait for the origin, too.
-                self.fresh.insert(key, id).await;
-                Ok(id)
+                self.fresh.insert(key, Meaning { asked: now, ..meaning }).await;
+                Ok(meaning.id)
             }
             Err(error) => Err(error),
         }

@@ -5,7 +5,7 @@
 //! is held against its own identifier; what else is wrong with these objects, their readers notice.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -20,8 +20,7 @@ use crate::edge::http::body;
 use crate::edge::http::freshness::{Demands, Freshness};
 use crate::edge::http::object::{Bodies, Facts};
 use crate::edge::http::request;
-use crate::edge::options::ABSENT;
-use crate::edge::options::Validity;
+use crate::edge::options::{ABSENT, Clock, Validity};
 use crate::format::id::ManifestId;
 use crate::transport::{
     ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
@@ -45,6 +44,7 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct Relay {
     origins: Arc<Origins>,
     names: Validity,
+    clock: Clock,
     unsaid: HeaderValue,
     kept: Cache<ObjectPath, Arc<Kept>>,
     absent: Cache<ObjectPath, Arc<TransportError>>,
@@ -77,18 +77,13 @@ pub(crate) enum Relayed {
 }
 
 impl Kept {
-    /// How old the answer is, if the object may change.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        self.date.is_some().then(|| self.freshness.age(SystemTime::now()))
-    }
-
     fn is_immutable(&self) -> bool {
         self.date.is_none()
     }
 
     /// Whether it answers a request that came at `arrived`, without asking the origin.
-    fn answers(&self, names: &Validity, demands: &Demands, arrived: Instant) -> bool {
-        let fresh = || self.freshness.serves(SystemTime::now(), names.fresh, demands);
+    fn answers(&self, relay: &Relay, demands: &Demands, arrived: Instant) -> bool {
+        let fresh = || self.freshness.serves(relay.clock.date(), relay.names.fresh, demands);
         // The origin was asked since: this is what asking gives.
         let new = || self.asked >= arrived && self.freshness.storable;
         self.is_immutable() || new() || fresh()
@@ -96,7 +91,7 @@ impl Kept {
 }
 
 impl Relay {
-    pub(crate) fn new(origins: Arc<Origins>, names: Validity) -> Arc<Self> {
+    pub(crate) fn new(origins: Arc<Origins>, names: Validity, clock: Clock) -> Arc<Self> {
         let weigh = |_: &ObjectPath, kept: &Arc<Kept>| {
             u32::try_from(kept.bytes.len() + 1024).unwrap_or(u32::MAX)
         };
@@ -106,6 +101,7 @@ impl Relay {
         Arc::new(Self {
             origins,
             names,
+            clock,
             unsaid: HeaderValue::try_from(unsaid).unwrap_or(NO_CACHE),
             kept: Cache::builder().weigher(weigh).max_capacity(KEPT).build(),
             absent: Cache::builder().max_capacity(PATHS).time_to_live(ABSENT).build(),
@@ -155,8 +151,7 @@ impl Relay {
         demands: &Demands,
         arrived: Instant,
     ) -> Option<Result<Relayed, TransportError>> {
-        if let Some(kept) =
-            self.kept.get(path).filter(|kept| kept.answers(&self.names, demands, arrived))
+        if let Some(kept) = self.kept.get(path).filter(|kept| kept.answers(self, demands, arrived))
         {
             return Some(Ok(Relayed::Kept(kept)));
         }
@@ -175,8 +170,13 @@ impl Relay {
     fn stale(&self, path: &ObjectPath) -> Option<Arc<Kept>> {
         let kept = self.kept.get(path)?;
         kept.freshness
-            .serves_stale(SystemTime::now(), self.names.fresh, self.names.stale)
+            .serves_stale(self.clock.date(), self.names.fresh, self.names.stale)
             .then_some(kept)
+    }
+
+    /// How old the answer is, if the object may change.
+    pub(crate) fn age(&self, kept: &Kept) -> Option<Duration> {
+        kept.date.is_some().then(|| kept.freshness.age(self.clock.date()))
     }
 
     /// Forgets everything below a prefix.
@@ -237,10 +237,10 @@ impl Relay {
     }
 
     async fn fetch(&self, origin: usize, path: &ObjectPath) -> Result<Relayed, TransportError> {
-        let (asked, asked_at) = (Instant::now(), SystemTime::now());
+        let (asked, asked_at) = (Instant::now(), self.clock.date());
         let opened = self.origins.open(origin, path, &ReadRange::Full).await?;
         let (reader, origin) = (opened.reader, self.origins.transport(opened.origin));
-        let now = SystemTime::now();
+        let now = self.clock.date();
         let head = reader.head.as_deref().cloned();
         let freshness = match &head {
             Some(head) => Freshness::of(head, asked_at, now),
