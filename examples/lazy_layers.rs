@@ -28,9 +28,11 @@ const INNER: usize = 1024;
 /// What the run did.
 #[derive(Debug)]
 pub struct Report {
-    /// Bytes of the model, and of the budget.
+    /// Bytes of the model.
     pub model: u64,
+    /// Bytes of the budget.
     pub budget: u64,
+    /// What the resident set did.
     pub stats: ResidentStats,
     /// How far off the result was.
     pub error: f64,

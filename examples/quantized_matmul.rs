@@ -51,7 +51,9 @@ const BLOCK: usize = 64;
 /// What was multiplied, and how far off the worst product was.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// Weights that were multiplied with.
     pub weights: usize,
+    /// The largest relative error.
     pub worst: f64,
 }
 

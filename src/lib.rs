@@ -51,6 +51,7 @@
 
 // What rooms lend each other inside the crate is used in full only where all of them are built.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
+#![warn(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod chunk;
 #[cfg(feature = "cli")]

@@ -2,6 +2,8 @@
 //!
 //! A [`VerifiedChunk`](verified::VerifiedChunk) comes of nothing but hashing; [`codec`] takes nothing else.
 
+#![warn(clippy::indexing_slicing)]
+
 pub mod codec;
 pub(crate) mod simd;
 pub mod verified;

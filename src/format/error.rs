@@ -3,6 +3,7 @@
 use super::json::JsonError;
 
 /// Bytes that are not what the format says. The caller adds which object they came from.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {

@@ -12,6 +12,7 @@ use serde_json::Value;
 pub const MAX_INTEGER: u64 = (1 << 53) - 1;
 
 /// Why bytes are not canonical JSON of the expected shape.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {

@@ -151,8 +151,8 @@ impl Manifest {
     }
 
     /// The chunk table.
+    #[expect(clippy::indexing_slicing, reason = "`parse` and `new` see to it that there is one")]
     pub fn table(&self) -> &TableRef {
-        // One table: `parse` and `new` see to it.
         &self.chunks[0]
     }
 

@@ -1,5 +1,7 @@
 //! The on-store format, version 1: parsing and writing, no I/O. `format-spec/` is the authority.
 
+#![warn(clippy::indexing_slicing)]
+
 pub mod dtype;
 mod error;
 pub mod glob;

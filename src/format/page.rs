@@ -67,6 +67,7 @@ impl TensorEntry {
 }
 
 /// A part of a file.
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extent {
     /// Bytes cut by content: the next `chunks` records of the file's entry, back to back.
@@ -230,11 +231,13 @@ struct Records {
 
 impl Records {
     fn take(&mut self, count: u64) -> Result<Vec<ChunkRecord>, FormatError> {
-        let have = (self.all.len() - self.at) as u64;
-        if count > have {
-            return Err(FormatError::Length { what: "records of an entry", need: count, have });
-        }
-        let taken = &self.all[self.at..self.at + count as usize];
+        let rest = self.all.get(self.at..).unwrap_or_default();
+        let taken = usize::try_from(count).ok().and_then(|count| rest.get(..count));
+        let taken = taken.ok_or(FormatError::Length {
+            what: "records of an entry",
+            need: count,
+            have: rest.len() as u64,
+        })?;
         self.at += taken.len();
         Ok(taken.to_vec())
     }

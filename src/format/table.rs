@@ -140,20 +140,18 @@ fn groups<T>(
     target: usize,
     size: impl Fn(&(T, Vec<ChunkRecord>)) -> usize,
 ) -> Vec<&[(T, Vec<ChunkRecord>)]> {
-    let mut groups = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (i, entry) in entries.iter().enumerate() {
-        let len = size(entry) + entry.1.len() * ChunkRecord::LEN;
-        if i > start && bytes + len > target {
-            groups.push(&entries[start..i]);
-            (start, bytes) = (i, 0);
-        }
-        bytes += len;
-    }
-    if start < entries.len() {
-        groups.push(&entries[start..]);
-    }
-    groups
+    let mut bytes = 0;
+    let len = |entry: &(T, Vec<ChunkRecord>)| size(entry) + entry.1.len() * ChunkRecord::LEN;
+    entries
+        .chunk_by(|entry, next| {
+            bytes += len(entry);
+            let together = bytes + len(next) <= target;
+            if !together {
+                bytes = 0;
+            }
+            together
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ impl std::fmt::Display for ChunkSite {
 }
 
 /// Why a load failed.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {

@@ -27,6 +27,7 @@ use crate::transport::Transport;
 const PIECE: u64 = 8 << 20;
 
 /// Why unpacking failed. Files that were complete by then stay.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnpackError {

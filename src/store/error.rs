@@ -8,6 +8,7 @@ use crate::transport::{ObjectPath, TransportError, TransportErrorKind};
 use crate::trust::TrustError;
 
 /// A failed operation on a store.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

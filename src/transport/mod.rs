@@ -3,6 +3,8 @@
 //! A backend moves bytes and never interprets them. Whatever it returns is unverified; the layers
 //! above check every byte. Objects appear whole or not at all, under every backend.
 
+#![warn(clippy::indexing_slicing)]
+
 pub mod dir;
 pub mod fault;
 pub mod http;

@@ -6,6 +6,7 @@ use super::key::{KeyId, Method};
 use crate::format::id::ManifestId;
 
 /// A refusal, or a key or record that could not be used.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrustError {

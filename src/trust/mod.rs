@@ -5,6 +5,8 @@
 //! Messages begin with a domain, so that a signature made for one kind of object says nothing
 //! about any other.
 
+#![warn(clippy::indexing_slicing)]
+
 mod envelope;
 mod error;
 #[cfg(feature = "load")]

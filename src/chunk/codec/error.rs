@@ -1,6 +1,7 @@
 //! Why a chunk does not decode.
 
 /// A chunk that was verified and still does not decode: whoever signed it wrote it so.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -22,6 +23,7 @@ pub enum DecodeError {
 }
 
 /// What is wrong with a chunk's stored bytes or parameters.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {

@@ -81,7 +81,7 @@ impl Encoder {
             let middle = decoded.len() / 2;
             // Less is enough where another codec stands ready.
             let size = if most < whole { SAMPLE / 4 } else { SAMPLE };
-            let sample = &decoded[middle..middle + size];
+            let sample = decoded.get(middle..middle + size)?;
             let len = self.compress(sample)?.len();
             if !enough(len, size) {
                 return None;

@@ -7,6 +7,7 @@ use crate::transport::TransportError;
 use crate::trust::TrustError;
 
 /// Why an artifact could not be opened or read.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArtifactError {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A folder or file that cannot be packed.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {

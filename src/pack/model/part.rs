@@ -14,6 +14,7 @@ pub struct Part {
 }
 
 /// What a part of a file is.
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartKind {
     /// Bytes without further meaning, to be cut by content.

@@ -75,6 +75,7 @@ pub enum Failure {
 }
 
 /// What happened.
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Bytes of the body arrived.
@@ -94,6 +95,7 @@ pub enum Event {
 }
 
 /// What to do.
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Reserve the memory of a delivery, and of its chunks that wait for each other.
@@ -111,6 +113,7 @@ pub enum Action {
 }
 
 /// Why a load failed.
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GaveUp {
     /// The chunk arrived damaged too often.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -218,10 +218,9 @@ impl Socket {
         let count = match (self.early.front_mut(), &mut self.stream) {
             _ if most == 0 => 0,
             (Some(early), _) => {
-                let count = most.min(early.len());
-                out.extend_from_slice(&early[..count]);
-                early.advance(count);
-                count
+                let taken = early.split_to(most.min(early.len()));
+                out.extend_from_slice(&taken);
+                taken.len()
             }
             (None, Some(stream)) => read_ready(stream, out, most).await?,
             (None, None) => 0,

@@ -2,6 +2,11 @@
 //!
 //! Integers alone decide, so that every machine writes the same.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "counts and tables have an entry for every symbol and context"
+)]
+
 use super::form::{Contexts, Form, MAX_CONTEXTS, SYMBOL_BITS};
 use super::lanes::number;
 use super::layout::{Head, LANES, PLACE_LEN, SEGMENT_LOG2, STATES_LEN};

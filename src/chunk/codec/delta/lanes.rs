@@ -3,6 +3,8 @@
 //!
 //! Whatever is stored, nothing outside it is read: beyond its end are zeros.
 
+#![expect(clippy::indexing_slicing, reason = "every index is taken modulo the length of its array")]
+
 use super::form::{Form, SYMBOL_BITS};
 use super::layout::{Code, ENTRIES, LANES, LOWEST, Segment};
 use super::table::{

@@ -158,6 +158,7 @@ fn parse_frequency(stored: &[u8]) -> Result<(u16, &[u8]), Malformed> {
 
 /// Frequencies in the proportion of `counts`, of which one at least is not 0: 1 at least for each
 /// symbol that occurs. Integers alone, so that every machine finds the same.
+#[expect(clippy::indexing_slicing, reason = "indexes are symbols")]
 pub(super) fn normalise(counts: &[u32; SYMBOLS]) -> [u16; SYMBOLS] {
     let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();
     let mut of = counts.map(|count| {

@@ -3,6 +3,11 @@
 //! A step is begun only while every word that it may look at lies in the chunk; the table has an
 //! entry for every index that is masked to its length.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "sets of states, and a table that has an entry for every byte"
+)]
+
 use std::arch::x86_64::*;
 
 use super::form::SYMBOL_BITS;

@@ -1,5 +1,7 @@
 //! Symbols and raw bits as states and words: a decoder's steps, from the last to the first.
 
+#![expect(clippy::indexing_slicing, reason = "what is written here was laid out here")]
+
 use super::form::{BESIDE, MAX_CONTEXTS, SYMBOL_BITS};
 use super::layout::{Head, LANES, LOWEST, PLACE_LEN, STATES_LEN};
 use super::table::{ESCAPE, Frequencies, SYMBOLS};

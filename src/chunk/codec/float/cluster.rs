@@ -2,6 +2,8 @@
 //!
 //! Integers alone, so that every machine finds the same.
 
+#![expect(clippy::indexing_slicing, reason = "streams and codes are numbered by their place")]
+
 use crate::chunk::simd::for_each_simd;
 
 /// Codes of a plane at most.

@@ -3,6 +3,11 @@
 //!
 //! A code is complete: every string of bits decodes, so decoding cannot fail before it ends.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "symbols are bytes, and lengths of codes were checked"
+)]
+
 /// The longest code, in bits: four fill what an 8-byte word has left beside 7 bits.
 pub(super) const MAX_BITS: u32 = 14;
 /// Bits that a look at the table takes; longer codes are rare and found otherwise. The table stays

@@ -236,7 +236,7 @@ impl Encoder {
         let palette = Palette::find(form, decoded);
         let draft = match palette {
             Some(palette) => {
-                let indexes = &mut self.planes[..n];
+                let indexes = self.planes.get_mut(..n)?;
                 palette.indexes(decoded, indexes);
                 Draft::new(self.simd, form.without_exponent(), Some(palette), vec![&*indexes])
             }
@@ -326,6 +326,7 @@ fn choose(simd: Simd, plane: &[u8]) -> (Mode, Option<Coding>) {
 
 /// How often each byte comes in a stream. Four counts, so that equal neighbours do not wait for
 /// each other.
+#[expect(clippy::indexing_slicing, reason = "a count for every byte")]
 #[inline(always)]
 fn count_any(stream: &[u8]) -> Counts {
     let mut counts = [[0_u16; 256]; 4];

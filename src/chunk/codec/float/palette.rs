@@ -1,5 +1,7 @@
 //! Wide elements of few distinct values: the values once, ascending, and one index per element.
 
+#![expect(clippy::indexing_slicing, reason = "slots and tables have a place for every index")]
+
 use super::planes::Form;
 use crate::chunk::codec::error::Malformed;
 

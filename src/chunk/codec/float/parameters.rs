@@ -1,5 +1,10 @@
 //! The twenty bytes of a record that say how its planes are stored.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "the places of a form's planes, of which there are 8 at most"
+)]
+
 use super::planes::{Form, MAX_WIDTH};
 use crate::chunk::codec::error::Malformed;
 use crate::format::record::CodecId;

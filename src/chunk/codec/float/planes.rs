@@ -1,6 +1,8 @@
 //! Elements as byte planes and back. Of a float, the sign moves below the exponent first, so that
 //! the exponent begins the highest plane, and what follows it has no structure.
 
+#![expect(clippy::indexing_slicing, reason = "all planes are cut to one length before")]
+
 use crate::chunk::simd::for_each_simd;
 
 /// Bytes of the widest element, which has so many planes.

@@ -1,6 +1,11 @@
 //! A plane that is entropy-coded: its codes, which code and how many bytes each stream has, the
 //! streams.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "the codes of streams were checked when they were read"
+)]
+
 use super::cluster::{self, Counts};
 use super::huffman::{self, Lengths, Table};
 use super::streams::{self, Buffer, STREAM};

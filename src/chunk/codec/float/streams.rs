@@ -1,5 +1,10 @@
 //! A run of symbols as streams of 4096, each of which decodes alone.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "tables have an entry for every look, and what is made goes round in a ring"
+)]
+
 use super::huffman::{self, Lengths, MAX_AT_ONCE, MAX_BITS, TABLE, Table};
 
 /// Symbols of a stream; the last of a run may have fewer.
