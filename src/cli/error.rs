@@ -3,12 +3,14 @@
 use std::fmt::Display;
 
 use crate::load::artifact::ArtifactError;
+use crate::load::sink::device::DeviceError;
 use crate::load::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
 use crate::pack::PackError;
 use crate::pack::model::ModelError;
 use crate::pack::unpack::UnpackError;
 use crate::quantize::lm::LmError;
+use crate::quantize::produce::ProduceError;
 use crate::quantize::source::SourceError;
 use crate::store::StoreError;
 use crate::transport::{TransportError, TransportErrorKind};
@@ -58,12 +60,12 @@ impl Failure {
 impl Failure {
     /// A failure to find the weights of a checkpoint that is not delivered as it is stored.
     pub(super) fn of_weights(error: ArtifactError) -> Self {
-        let advice = match &error {
-            ArtifactError::File { .. } => "; --dtype stored loads it as it is",
-            _ => "",
-        };
-        let failure = Self::from(error);
-        Self { message: failure.message + advice, ..failure }
+        match &error {
+            ArtifactError::File { .. } => {
+                Self::failed(format!("{error}; --dtype stored loads it as it is"))
+            }
+            _ => error.into(),
+        }
     }
 }
 
@@ -104,6 +106,70 @@ fn store_status(error: &StoreError) -> u8 {
     }
 }
 
+/// What to do about a refusal, in terms of this command.
+fn trust_advice(error: &TrustError) -> &'static str {
+    match error {
+        TrustError::Unsigned { .. } => {
+            ": ask its publisher to sign it, or sign it yourself with `tenpak sign`"
+        }
+        TrustError::UntrustedKey { .. } => {
+            ": if its publisher is one of them, pass that public key with --trust"
+        }
+        TrustError::Expired { .. } => " (`tenpak sign` renews a ref)",
+        TrustError::CannotSign { .. } => " (`tenpak keygen` makes one)",
+        TrustError::BadKey { reason, .. } if reason.contains("method is hmac") => {
+            " (--method hmac); `tenpak keygen` makes a key"
+        }
+        _ => "",
+    }
+}
+
+fn store_advice(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Trust(error) => trust_advice(error),
+        StoreError::NoArtifact { .. } => "; `tenpak ls` lists what is there",
+        _ => "",
+    }
+}
+
+fn load_advice(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::Corrupt { .. } => "; run `tenpak verify`, or name a --mirror",
+        _ => "",
+    }
+}
+
+fn artifact_advice(error: &ArtifactError) -> &'static str {
+    match error {
+        ArtifactError::Trust(error) => trust_advice(error),
+        ArtifactError::Load(error) => load_advice(error),
+        ArtifactError::File { .. } => "; `tenpak unpack` writes it",
+        _ => "",
+    }
+}
+
+fn device_advice(error: &DeviceError) -> &'static str {
+    match error {
+        DeviceError::NoAdapter { .. } | DeviceError::TooLarge { .. } => ", or use --device host",
+        DeviceError::NoDriver(_) => "; use --device wgpu or host",
+        DeviceError::NoCompiler(_) => ", or use --device wgpu",
+        DeviceError::Part { .. } => " (without --shard, or with --dtype stored)",
+        _ => "",
+    }
+}
+
+/// What to do about a model that was not produced.
+fn produce_advice(error: &ProduceError) -> &'static str {
+    match error {
+        ProduceError::NoText(_) => "; give one with --calibration FILE",
+        ProduceError::Transposed(_) => "; --backend runs a tool that converts them",
+        ProduceError::NotRun(_) => "; leave it out with --skip",
+        ProduceError::NoPython { .. } => "; name another with --python",
+        ProduceError::Layer { .. } => " (--skip leaves layers out)",
+        _ => "",
+    }
+}
+
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Self {
         Self::new(source_status(&error), error)
@@ -112,19 +178,19 @@ impl From<TransportError> for Failure {
 
 impl From<TrustError> for Failure {
     fn from(error: TrustError) -> Self {
-        Self::new(trust_status(&error), error)
+        Self::new(trust_status(&error), format!("{error}{}", trust_advice(&error)))
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::new(store_status(&error), error)
+        Self::new(store_status(&error), format!("{error}{}", store_advice(&error)))
     }
 }
 
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
-        Self::new(load_status(&error), with_causes(&error))
+        Self::new(load_status(&error), with_causes(&error) + load_advice(&error))
     }
 }
 
@@ -141,7 +207,7 @@ impl From<ArtifactError> for Failure {
                 _ => FAILED,
             },
         };
-        Self::new(status, with_causes(&error))
+        Self::new(status, with_causes(&error) + artifact_advice(&error))
     }
 }
 
@@ -200,22 +266,49 @@ impl From<UnpackError> for Failure {
 
 impl From<PackError> for Failure {
     fn from(error: PackError) -> Self {
-        let status = match &error {
-            PackError::Store(error) => store_status(error),
-            PackError::Model(ModelError::NotFound { .. }) => NOT_FOUND,
-            _ => FAILED,
-        };
-        Self::new(status, error)
+        match error {
+            PackError::Store(error) => error.into(),
+            PackError::Model(ModelError::NotFound { .. }) => Self::new(NOT_FOUND, error),
+            error => Self::failed(error),
+        }
     }
 }
 
 impl From<MaintainError> for Failure {
     fn from(error: MaintainError) -> Self {
-        let status = match &error {
-            MaintainError::Store(error) => store_status(error),
-            MaintainError::Unmarkable { .. } | MaintainError::Nowhere { .. } => VERIFICATION,
-            _ => FAILED,
-        };
-        Self::new(status, error)
+        match error {
+            MaintainError::Store(error) => error.into(),
+            MaintainError::Unmarkable { .. } | MaintainError::Nowhere { .. } => {
+                Self::new(VERIFICATION, error)
+            }
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        let message = format!("{error}{}", device_advice(&error));
+        match error {
+            DeviceError::Load(error) => error.into(),
+            DeviceError::Part { .. } => Self::usage(message),
+            DeviceError::Decode { .. } => Self::new(VERIFICATION, message),
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<ProduceError> for Failure {
+    fn from(error: ProduceError) -> Self {
+        let message = format!("{error}{}", produce_advice(&error));
+        match error {
+            ProduceError::Source(error) => error.into(),
+            ProduceError::Artifact(error) => (*error).into(),
+            ProduceError::Store(error) => error.into(),
+            ProduceError::Pack(error) => error.into(),
+            ProduceError::Skip { pattern, why } => Self::usage(format!("--skip {pattern}: {why}")),
+            ProduceError::Recipe(_) | ProduceError::NoText(_) => Self::usage(message),
+            _ => Self::failed(message),
+        }
     }
 }

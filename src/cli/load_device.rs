@@ -8,14 +8,13 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::bytes;
-use super::error::{Failure, VERIFICATION};
+use super::error::Failure;
 use super::progress::Bar;
 use crate::dequant::Float;
 use crate::format::id::to_hex;
 use crate::load::artifact::{AsFloats, SelectedTensors};
 use crate::load::sink::decode::Decoder;
 use crate::load::sink::dequant::{self, Dequantize, Made};
-use crate::load::sink::device::DeviceError;
 use crate::load::sink::stream::{StreamOptions, UploadStats};
 use crate::load::sink::take;
 use crate::load::sink::weights::WeightSink;
@@ -173,16 +172,5 @@ impl Summary {
             self.converted,
             self.stored
         )
-    }
-}
-
-impl From<DeviceError> for Failure {
-    fn from(error: DeviceError) -> Self {
-        match error {
-            DeviceError::Load(error) => error.into(),
-            error @ DeviceError::Part { .. } => Self::usage(error),
-            error @ DeviceError::Decode { .. } => Self::new(VERIFICATION, error),
-            error => Self::failed(error),
-        }
     }
 }

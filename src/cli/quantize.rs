@@ -19,8 +19,7 @@ use crate::quantize::lm::Model;
 use crate::quantize::produce::external::calibration_text;
 use crate::quantize::produce::{
     Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
-    ProduceError, QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, quantize,
-    statistics,
+    QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, quantize, statistics,
 };
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
@@ -335,17 +334,4 @@ fn list(output: &Output) -> Result<(), Failure> {
         }
         text
     })
-}
-
-impl From<ProduceError> for Failure {
-    fn from(error: ProduceError) -> Self {
-        match error {
-            ProduceError::Source(error) => error.into(),
-            ProduceError::Artifact(error) => (*error).into(),
-            ProduceError::Store(error) => error.into(),
-            ProduceError::Pack(error) => error.into(),
-            ProduceError::Recipe(why) => Self::usage(why),
-            error => Self::failed(error),
-        }
-    }
 }

@@ -12,6 +12,7 @@ pub mod gguf;
 pub mod kernel;
 pub mod pieces;
 mod reference;
+#[doc(hidden)]
 pub mod sample;
 pub mod split;
 

@@ -65,9 +65,7 @@ impl std::fmt::Display for ChunkSite {
 #[non_exhaustive]
 pub enum LoadError {
     /// A chunk is damaged wherever it was fetched from.
-    #[error(
-        "{site}: damaged {tries} times, last from {location}; run `tenpak verify`, or name a --mirror"
-    )]
+    #[error("{site}: damaged {tries} times, last from {location}")]
     Corrupt {
         site: Box<ChunkSite>,
         tries: u32,

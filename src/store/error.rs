@@ -40,7 +40,7 @@ pub enum StoreError {
     #[error("{location}: {object}: others changed it {tries} times meanwhile; try again")]
     Contended { location: String, object: String, tries: u32 },
     /// No artifact of that name or id.
-    #[error("{location}: no artifact {artifact}; `tenpak ls` lists what is there")]
+    #[error("{location}: no artifact {artifact}")]
     NoArtifact { location: String, artifact: String },
     /// An id prefix that fits several artifacts.
     #[error("{location}: @{prefix} fits {count} artifacts; give more digits")]

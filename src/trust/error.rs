@@ -1,4 +1,4 @@
-//! Why something is not trusted, in words that say what to do about it.
+//! Why something is not trusted.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,7 @@ use crate::format::id::ManifestId;
 #[non_exhaustive]
 pub enum TrustError {
     /// Nobody signed it.
-    #[error(
-        "{what} is unsigned: ask its publisher to sign it, or sign it yourself with `tenpak sign`"
-    )]
+    #[error("{what} is unsigned")]
     Unsigned { what: String },
     /// A signature names a trusted key, but that key did not make it over these bytes.
     #[error(
@@ -21,9 +19,7 @@ pub enum TrustError {
     )]
     WrongSignature { what: String, key: KeyId, reason: String },
     /// Only keys that nobody trusts here signed it.
-    #[error(
-        "{what} is signed only by untrusted keys ({keys}): if its publisher is one of them, pass that public key with --trust"
-    )]
+    #[error("{what} is signed only by untrusted keys ({keys})")]
     UntrustedKey { what: String, keys: String },
     /// The key was withdrawn.
     #[error("{what}: key {key} is revoked: it must be signed again by a key that is trusted")]
@@ -40,7 +36,7 @@ pub enum TrustError {
     NameNotAllowed { what: String, key: KeyId, name: String },
     /// The signed ref or index is past its end.
     #[error(
-        "{what} expired at Unix time {when} (it is {now} now): its publisher must renew it with `tenpak sign`; a host that serves only old refs may be hiding newer ones"
+        "{what} expired at Unix time {when} (it is {now} now): its publisher must renew it; a host that serves only old refs may be hiding newer ones"
     )]
     Expired { what: String, when: u64, now: u64 },
     /// An older ref than one that was already seen.

@@ -53,8 +53,8 @@ impl Signer {
             None if bytes.starts_with(SECRET_PREFIX.as_bytes()) => Method::Ed25519,
             None if is_openpgp(bytes) => Method::OpenPgp,
             None => {
-                return Err("neither a tenpak nor an OpenPGP secret key: make one with `tenpak \
-                            keygen`, or pass `--method hmac` if this is an HMAC secret"
+                return Err("neither a tenpak nor an OpenPGP secret key: if this is \
+                            an HMAC secret, say that the method is hmac"
                     .to_owned());
             }
         };
@@ -125,7 +125,7 @@ impl Signer {
             _ => Err(TrustError::CannotSign {
                 method: self.method(),
                 what: "a ref or the index of refs",
-                advice: "give an Ed25519 key as well (`tenpak keygen`)",
+                advice: "give an Ed25519 key as well",
             }),
         }
     }
@@ -189,7 +189,7 @@ mod tests {
         let public = format!("{PUBLIC_PREFIX} {}\n", to_hex(&[1; 32]));
         assert!(Signer::parse(public.as_bytes(), None).unwrap_err().contains("public"));
         let secret = b"sixteen bytes or more\n";
-        assert!(Signer::parse(secret, None).unwrap_err().contains("--method hmac"));
+        assert!(Signer::parse(secret, None).unwrap_err().contains("the method is hmac"));
         let signer = Signer::parse(secret, Some(Method::Hmac)).unwrap();
         assert_eq!(signer.key_id(), KeyId::of_hmac(b"sixteen bytes or more"));
         assert!(Signer::parse(secret, Some(Method::Ed25519)).is_err());

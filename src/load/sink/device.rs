@@ -11,7 +11,7 @@ pub enum DeviceError {
     /// There is no device, or none of that name.
     #[error(
         "no device for wgpu{}; there {}; install a Vulkan driver (for one in software, Debian's \
-         mesa-vulkan-drivers), or use --device host",
+         mesa-vulkan-drivers)",
         wanted.as_ref().map(|name| format!(" named {name:?}")).unwrap_or_default(),
         if found.is_empty() { "is none".to_owned() } else { format!("are {}", found.join(", ")) }
     )]
@@ -22,12 +22,12 @@ pub enum DeviceError {
         found: Vec<String>,
     },
     /// There is no driver, or it has no device.
-    #[error("no CUDA device: {0}; use --device wgpu or host")]
+    #[error("no CUDA device: {0}")]
     NoDriver(String),
     /// There is no compiler for kernels.
     #[error(
         "no compiler for CUDA kernels: {0}; install NVRTC (pip's nvidia-cuda-nvrtc, or the CUDA toolkit) \
-         and name it in TENPAK_NVRTC, or use --device wgpu"
+         and name it in TENPAK_NVRTC"
     )]
     NoCompiler(String),
     /// A device does not open.
@@ -53,9 +53,7 @@ pub enum DeviceError {
         device: String,
     },
     /// Something is larger than the device allows.
-    #[error(
-        "{what} of {len} bytes, and {limit} are allowed here; load a shard, or use --device host"
-    )]
+    #[error("{what} of {len} bytes, and {limit} are allowed here; load a shard")]
     TooLarge {
         /// What.
         what: &'static str,
@@ -94,8 +92,8 @@ pub enum DeviceError {
     },
     /// A rank's part of a quantized weight is to be dequantized.
     #[error(
-        "{name} is quantized, and a rank's part of it is not dequantized: load it without --shard, or as \
-         it is stored (--dtype stored)"
+        "{name} is quantized, and a rank's part of it is not dequantized: load it whole, or as \
+         it is stored"
     )]
     Part {
         /// The weight.

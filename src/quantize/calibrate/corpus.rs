@@ -1,7 +1,6 @@
 //! Which tokens a model is calibrated with.
 
 use super::error::{CalibrateError, LEAST};
-use crate::dequant::sample::Random;
 use crate::format::id::ContentDigest;
 use crate::quantize::lm::{LmConfig, Text};
 
@@ -39,9 +38,9 @@ impl CalibrationSamples {
         }
         let length = length.clamp(1, tokens.len());
         let starts = tokens.len() - length + 1;
-        let mut random = Random(seed);
+        let mut random = seed;
         let draw = |_| {
-            let start = (random.next() % starts as u64) as usize;
+            let start = (next(&mut random) % starts as u64) as usize;
             tokens.get(start..start + length).unwrap_or_default().to_vec()
         };
         Ok(Self((0..samples.max(1)).map(draw).collect()))
@@ -66,6 +65,15 @@ impl CalibrationSamples {
     pub fn runs(&self) -> &[Vec<u32>] {
         &self.0
     }
+}
+
+/// The next number of SplitMix64 (Steele, Lea and Flood 2014).
+fn next(random: &mut u64) -> u64 {
+    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *random;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

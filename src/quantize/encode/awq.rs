@@ -1,7 +1,7 @@
 //! Packing [`Codes`] as AWQ checkpoints have them (GEMM version): `qweight`, `qzeros`, `scales`.
 
 use super::threads::each;
-use super::{EncodeError, Encoded, words};
+use super::{EncodeError, Encoded, check, words};
 use crate::dequant::Float;
 use crate::dequant::codes::Codes;
 use crate::format::dtype::Dtype;
@@ -21,6 +21,7 @@ pub fn pack(codes: &Codes, threads: usize) -> Result<Vec<Encoded>, EncodeError> 
              of {group}; leave this layer out, or take another format"
         )));
     }
+    check(codes)?;
     let groups = codes.groups();
     let line = |values: &[u8], stride: usize, at: usize, words: &mut [u32]| {
         for (number, word) in words.iter_mut().enumerate() {

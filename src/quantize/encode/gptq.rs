@@ -1,7 +1,7 @@
 //! Packing [`Codes`] as GPTQ checkpoints have them: `qweight`, `qzeros`, `scales`, `g_idx`.
 
 use super::threads::each;
-use super::{EncodeError, Encoded, words};
+use super::{EncodeError, Encoded, check, words};
 use crate::dequant::Float;
 use crate::dequant::codes::Codes;
 use crate::format::dtype::Dtype;
@@ -27,6 +27,7 @@ pub fn pack(codes: &Codes, version: Version, threads: usize) -> Result<Vec<Encod
              leave this layer out, or take another format"
         )));
     }
+    check(codes)?;
     let groups = codes.groups();
     let less = match version {
         Version::V1 => 1,

@@ -17,6 +17,7 @@ pub mod packed;
 pub mod rtn;
 mod threads;
 
+use crate::dequant::codes::Codes;
 use crate::format::dtype::Dtype;
 
 pub use matrix::Matrix;
@@ -72,6 +73,22 @@ impl EncodeError {
     fn unsupported(why: impl Into<String>) -> Self {
         Self::Unsupported(why.into())
     }
+}
+
+/// An error unless there are as many codes, scales and zero points as the shape has.
+fn check(codes: &Codes) -> Result<(), EncodeError> {
+    let (rows, groups) = (codes.rows, codes.groups());
+    for (got, columns) in [
+        (codes.codes.len(), codes.columns),
+        (codes.scales.len(), groups),
+        (codes.zeros.len(), groups),
+    ] {
+        let want = rows * columns;
+        if got != want {
+            return Err(EncodeError::Length { got, want, rows, columns });
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of words, little-endian.

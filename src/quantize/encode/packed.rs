@@ -2,7 +2,7 @@
 //! row) and `int-quantized` (a byte each).
 
 use super::threads::each;
-use super::{EncodeError, Encoded, words};
+use super::{EncodeError, Encoded, check, words};
 use crate::dequant::Float;
 use crate::dequant::codes::Codes;
 use crate::format::dtype::Dtype;
@@ -15,6 +15,7 @@ pub fn pack(codes: &Codes, scale: Float, threads: usize) -> Result<Vec<Encoded>,
             "compressed-tensors packs 1 to 8 bits, not {bits}"
         )));
     }
+    check(codes)?;
     let groups = codes.groups();
     let width = (columns * bits as usize).div_ceil(32);
     let mut weight = vec![0_u32; rows * width];

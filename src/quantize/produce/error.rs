@@ -14,6 +14,37 @@ pub enum ProduceError {
     /// These numbers do not go together.
     #[error("{0}")]
     Recipe(String),
+    /// A pattern for layers that are left out, which is none or matches none.
+    #[error("{pattern:?} for layers that are left out: {why}")]
+    Skip {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A calibrated method without a text.
+    #[error("{0} is calibrated, and no text is given")]
+    NoText(&'static str),
+    /// A type of model whose weights are stored in a way that is not known here.
+    #[error(
+        "models of type {0} store their linear weights transposed (Conv1D), which no engine loads quantized"
+    )]
+    Transposed(String),
+    /// A layer of which nothing is known.
+    #[error(
+        "tensor {0}: no block of the model runs this layer, so that nothing is known of how many bits it needs"
+    )]
+    NotRun(String),
+    /// The Python of another tool does not start.
+    #[error("{tool}: {python}: {source}")]
+    NoPython {
+        /// The tool.
+        tool: &'static str,
+        /// The Python.
+        python: String,
+        /// Why it does not.
+        source: std::io::Error,
+    },
     /// The model is not one that this can be done to.
     #[error("{0}")]
     Unsupported(String),

@@ -137,10 +137,7 @@ impl External<'_> {
         progress: &dyn Progress,
     ) -> Result<(PackReport, Map<String, Value>), ProduceError> {
         if self.recipe.method.is_calibrated() && self.calibration.is_none() {
-            return Err(ProduceError::Recipe(format!(
-                "{} is calibrated: --calibration FILE",
-                self.recipe.method.name()
-            )));
+            return Err(ProduceError::NoText(self.recipe.method.name()));
         }
         let out = self.work.join("out");
         let (tool, version) = self.produce(&out, &self.kept()?, progress)?;
@@ -158,7 +155,7 @@ impl External<'_> {
             "tool": tool,
             "tool_version": version,
         });
-        let quantization = object.as_object().cloned().unwrap_or_default();
+        let quantization = products::object(object)?;
         options.lineage = Lineage {
             quantization: Some(quantization.clone()),
             source: self.artifact.map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),
@@ -184,11 +181,9 @@ impl External<'_> {
             .map(|one| one.name.strip_suffix(".weight").unwrap_or(&one.name).to_owned())
             .collect();
         if kept.is_empty() {
-            return Err(ProduceError::Recipe(format!(
-                "--skip {}: no linear layer of {} is called so",
-                self.skip.join(" --skip "),
-                self.source.display()
-            )));
+            let pattern = self.skip.join(", ");
+            let why = format!("no linear layer of {} is called so", self.source.display());
+            return Err(ProduceError::Skip { pattern, why });
         }
         Ok(kept)
     }
@@ -216,9 +211,11 @@ impl External<'_> {
         command.arg("-u").arg(&driver).arg(&spec).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let python = self.python.display();
-        let mut child = command
-            .spawn()
-            .map_err(|error| failed(format!("{python}: {error}; name another with --python")))?;
+        let mut child = command.spawn().map_err(|source| ProduceError::NoPython {
+            tool: name,
+            python: python.to_string(),
+            source,
+        })?;
         // Read beside each other, so that neither pipe fills while the other is waited for.
         let errors = child.stderr.take().map(|stderr| std::thread::spawn(move || tail(stderr)));
         let mut made = None;

@@ -36,7 +36,7 @@ impl<'a> Family<'a> {
             _ => {
                 return Err(ProduceError::Unsupported(format!(
                     "GGUF is written for models of type llama, mistral, qwen2 and qwen3, not {kind:?}; \
-                     take another --format"
+                     take another format"
                 )));
             }
         };
@@ -49,7 +49,7 @@ impl<'a> Family<'a> {
         if let Some(kind) = scaled {
             return Err(ProduceError::Unsupported(format!(
                 "GGUF is written for plain rotary positions, not scaled ones ({kind}); take another \
-                 --format"
+                 format"
             )));
         }
         Ok(Self { config, name })
@@ -113,14 +113,15 @@ pub(super) fn plan(
                 };
                 let becomes = announce(recipe, own.float, [rows, columns], 0)
                     .map_err(ProduceError::layer(&tensor.name))?;
-                let stored = becomes.first().map(|(_, _, dims)| dims.clone()).unwrap_or_default();
+                let stored = becomes.first().map(|(_, _, dims)| dims.clone());
+                let stored = stored.ok_or_else(|| ProduceError::Defect(name.clone()))?;
                 products.push(becomes);
                 (From::Product(product, 0), Dtype::U8, stored)
             }
             (None, None) if family.heads(&tensor.name).is_some() && dims.len() > 1 => {
                 return Err(ProduceError::Unsupported(format!(
                     "tensor {}: GGUF permutes its rows, which is done where it is quantized; do not \
-                     --skip it",
+                     leave it out",
                     tensor.name
                 )));
             }

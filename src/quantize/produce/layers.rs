@@ -26,8 +26,8 @@ impl Skip {
     /// Patterns for names of weights or of their layers, as a shell has them; `*` spans dots.
     pub fn new(patterns: &[String]) -> Result<Self, ProduceError> {
         let glob = |pattern: &String| {
-            Glob::new(pattern)
-                .map_err(|error| ProduceError::Recipe(format!("--skip {pattern:?}: {error}")))
+            let skip = |why: String| ProduceError::Skip { pattern: pattern.clone(), why };
+            Glob::new(pattern).map_err(|error| skip(error.to_string()))
         };
         Ok(Self(patterns.iter().map(glob).collect::<Result<_, _>>()?))
     }
@@ -80,10 +80,7 @@ pub fn check_config(config: &Value) -> Result<(), ProduceError> {
     }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
     if TRANSPOSED.contains(&kind) {
-        return unsupported(format!(
-            "models of type {kind} store their linear weights transposed (Conv1D), which no engine \
-             loads quantized; --transport runs a tool that converts them"
-        ));
+        return Err(ProduceError::Transposed(kind.to_owned()));
     }
     Ok(())
 }

@@ -177,7 +177,7 @@ pub(super) fn announce(
             if !rows.is_multiple_of(32) || !columns.is_multiple_of(32) {
                 return unsupported(format!(
                     "GPTQ packs whole words, outputs and inputs in multiples of 32, not {rows} x \
-                     {columns}; --skip this layer, or take another format"
+                     {columns}; leave this layer out, or take another format"
                 ));
             }
             vec![
@@ -191,7 +191,7 @@ pub(super) fn announce(
             if !rows.is_multiple_of(8) || !columns.is_multiple_of(group) {
                 return unsupported(format!(
                     "AWQ packs eights of outputs and whole groups of inputs, not {rows} x {columns} in \
-                     groups of {group}; --skip this layer, or take another format or group size"
+                     groups of {group}; leave this layer out, or take another format or group size"
                 ));
             }
             vec![
@@ -205,7 +205,7 @@ pub(super) fn announce(
             let (own, bytes) = (block.elements() as u64, block.bytes() as u64);
             if !columns.is_multiple_of(own) {
                 return unsupported(format!(
-                    "{columns} inputs in blocks of {own}: --skip this layer, or take another method"
+                    "{columns} inputs in blocks of {own}: leave this layer out, or take another method"
                 ));
             }
             vec![("weight", Dtype::U8, vec![rows, columns / own * bytes])]
@@ -214,7 +214,7 @@ pub(super) fn announce(
             if !columns.is_multiple_of(group) {
                 return unsupported(format!(
                     "{columns} inputs in groups of {group}: take a group size that divides the \
-                     inputs, or the gptq format, or --skip this layer"
+                     inputs, or the gptq format, or leave this layer out"
                 ));
             }
             let mut tensors = match is_bytes(recipe) {

@@ -98,12 +98,7 @@ fn bits_of(recipe: &Recipe, bits: &Bits, weight: &str) -> Result<u32, ProduceErr
         return Ok(recipe.bits);
     }
     let layer = weight.strip_suffix(".weight").unwrap_or(weight);
-    bits.get(layer).copied().ok_or_else(|| {
-        ProduceError::Unsupported(format!(
-            "tensor {weight}: no block of the model runs this layer, so that nothing is known of how many \
-             bits it needs; leave it out with --skip"
-        ))
-    })
+    bits.get(layer).copied().ok_or_else(|| ProduceError::NotRun(weight.to_owned()))
 }
 
 /// Plans the result. `products` is the file that says what was produced.

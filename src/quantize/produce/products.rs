@@ -2,7 +2,7 @@
 //! artifact, so that whoever trusts the signer can link a product instead of computing it again.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{ProduceError, TOOL, VERSION};
 use crate::format::dtype::{Dtype, Shape};
@@ -58,6 +58,14 @@ pub(super) fn write(
 pub(super) fn read(bytes: &[u8], recipe: ContentDigest) -> Option<Vec<Product>> {
     let read: Products = json::parse(bytes, MAX).ok()?;
     (read.format == FORMAT && read.recipe == recipe).then_some(read.products)
+}
+
+/// What `json!` makes of braces.
+pub(super) fn object(value: Value) -> Result<Map<String, Value>, ProduceError> {
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(ProduceError::Defect("of lineage".to_owned())),
+    }
 }
 
 /// The digest of a recipe as this release carries it out.

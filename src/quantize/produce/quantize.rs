@@ -87,7 +87,7 @@ pub fn quantize(
     memo.attach()?;
     let listed = list(&layers, &recipe, checkpoint, &surveyed)?;
     let plan = plan::plan(checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
-    let quantization = lineage(&recipe, &skip, digest);
+    let quantization = lineage(&recipe, &skip, digest)?;
     options.lineage = Lineage {
         quantization: Some(quantization.clone()),
         source: checkpoint.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),
@@ -139,7 +139,11 @@ fn average(checkpoint: &ModelSource, layers: &Layers) -> f64 {
 }
 
 /// What the manifest says of the quantization.
-fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<String, Value> {
+fn lineage(
+    recipe: &Recipe,
+    skip: &[String],
+    digest: ContentDigest,
+) -> Result<Map<String, Value>, ProduceError> {
     let object = json!({
         "act_order": recipe.act_order,
         "backend": "native",
@@ -155,12 +159,12 @@ fn lineage(recipe: &Recipe, skip: &[String], digest: ContentDigest) -> Map<Strin
         "tool": TOOL,
         "tool_version": VERSION,
     });
-    let mut object = object.as_object().cloned().unwrap_or_default();
+    let mut object = products::object(object)?;
     if let Some(average) = recipe.average_bits {
         let average = format!("{}.{:02}", average / 100, average % 100);
         object.insert("average_bits".to_owned(), average.into());
     }
-    object
+    Ok(object)
 }
 
 /// What the result says that it was produced from.

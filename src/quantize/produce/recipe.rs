@@ -197,7 +197,7 @@ impl Recipe {
                 wrong(format!("{to} has 2, 3, 4 or 8 bits, not {bits}"))
             }
             Format::Awq if bits != 4 || symmetric => {
-                wrong("awq has 4 bits and zero points: --asymmetric".to_owned())
+                wrong("awq has 4 bits and zero points, and so is asymmetric".to_owned())
             }
             Format::CompressedTensors if !(1..=8).contains(&bits) => {
                 wrong(format!("{to} has 1 to 8 bits, not {bits}"))

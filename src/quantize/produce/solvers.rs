@@ -211,9 +211,9 @@ impl Solver for Calibrating {
         let failed = |error: String| EncodeError::Solver(error);
         self.run().map_err(|error| failed(error.to_string()))?;
         let name = layer.name.strip_suffix(".weight").unwrap_or(layer.name);
-        let read = self.read(name).ok_or_else(|| {
-            failed("no block of the model runs this layer; leave it out with --skip".to_owned())
-        })?;
+        let read = self.read(name);
+        let read =
+            read.ok_or_else(|| failed("no block of the model runs this layer".to_owned()))?;
         read.map_err(|error| failed(format!("its codes could not be read back: {error}")))
     }
 

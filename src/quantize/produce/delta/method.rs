@@ -60,11 +60,11 @@ impl DeltaMethod {
     pub fn check(self) -> Result<(), ProduceError> {
         let (what, number) = match self {
             Self::Lossless => return Ok(()),
-            Self::SparseInt8 { threshold } => ("--threshold", threshold),
-            Self::Uniform { step } => ("--step", step),
+            Self::SparseInt8 { threshold } => ("threshold", threshold),
+            Self::Uniform { step } => ("step", step),
         };
         let known = number.is_finite() && (0.0..=100.0).contains(&number);
-        match known && (number > 0.0 || what == "--threshold") {
+        match known && (number > 0.0 || what == "threshold") {
             true => Ok(()),
             false => Err(ProduceError::Recipe(format!(
                 "{what} {number}: give a number between 0 and 100, in units of the root mean square of \

@@ -16,6 +16,7 @@ use crate::pack::{
     Held, Lineage, PackError, PackOptions, PackReport, PartSource, Progress, pack_inputs,
 };
 use crate::quantize::produce::error::Failed;
+use crate::quantize::produce::products;
 use crate::quantize::produce::{ProduceError, TOOL, VERSION};
 use crate::quantize::source::{ModelSource, Tensor};
 use crate::store::Store;
@@ -99,7 +100,7 @@ pub fn delta(
     if own == tuned.tensors().len() as u64 {
         return Err(ProduceError::Unsupported(format!(
             "{base_name} has no tensor of this model's names; name the base that it was tuned from, or \
-             `pack` it without one"
+             pack it without one"
         )));
     }
     let base_model = below.manifest().model_id.clone().unwrap_or(base_name);
@@ -152,7 +153,7 @@ pub(super) fn partner<'m>(
     }
     Err(ProduceError::Unsupported(format!(
         "tensor {}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
-         `pack` it without one",
+         pack it without one",
         tensor.name,
         tensor.dtype.name(),
         tensor.shape.dims(),
@@ -214,7 +215,7 @@ fn lineage<'n>(
         "tool": TOOL,
         "tool_version": VERSION,
     });
-    Ok(object.as_object().cloned().unwrap_or_default())
+    products::object(object)
 }
 
 /// The layer of a model that a tensor belongs to: its name up to the first number, or without its last
@@ -265,7 +266,7 @@ impl Approximating<'_> {
 pub(super) fn not_finite(tensor: &str, error: NotFinite) -> ProduceError {
     let whose = if error.of_base { "in the base" } else { "in the fine-tune" };
     ProduceError::Unsupported(format!(
-        "tensor {tensor}: element {} is not finite {whose}; repair it, or use --method lossless",
+        "tensor {tensor}: element {} is not finite {whose}; repair it, or take the lossless method",
         error.element
     ))
 }
