@@ -307,6 +307,7 @@ impl From<ProduceError> for Failure {
             ProduceError::Store(error) => error.into(),
             ProduceError::Pack(error) => error.into(),
             ProduceError::Skip { pattern, why } => Self::usage(format!("--skip {pattern}: {why}")),
+            ProduceError::OutOfRange { .. } => Self::usage(format!("--{message}")),
             ProduceError::Recipe(_) | ProduceError::NoText(_) => Self::usage(message),
             _ => Self::failed(message),
         }

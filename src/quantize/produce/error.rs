@@ -22,6 +22,17 @@ pub enum ProduceError {
         /// What is wrong with it.
         why: String,
     },
+    /// A number of a lossy method for deltas that makes no sense.
+    #[error(
+        "{what} {number}: give a number between 0 and 100, in units of the root mean square of a tensor's \
+         differences"
+    )]
+    OutOfRange {
+        /// What the method calls it.
+        what: &'static str,
+        /// The number.
+        number: f32,
+    },
     /// A calibrated method without a text.
     #[error("{0} is calibrated, and no text is given")]
     NoText(&'static str),

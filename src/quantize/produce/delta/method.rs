@@ -66,10 +66,7 @@ impl DeltaMethod {
         let known = number.is_finite() && (0.0..=100.0).contains(&number);
         match known && (number > 0.0 || what == "threshold") {
             true => Ok(()),
-            false => Err(ProduceError::Recipe(format!(
-                "{what} {number}: give a number between 0 and 100, in units of the root mean square of \
-                 a tensor's differences"
-            ))),
+            false => Err(ProduceError::OutOfRange { what, number }),
         }
     }
 }
