@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         match Access::default().with_tokens(text) {
             // More lines that say nothing change nothing.
             Ok(_) => assert!(Access::default().with_tokens(&format!("# x\n\n{text}\n")).is_ok()),
-            Err(why) => assert!(why.starts_with("line "), "{why}"),
+            Err(why) => assert!(why.to_string().starts_with("line "), "{why}"),
         }
         if let Ok(target) = TraceTarget::new(text) {
             drop(target);

@@ -11,7 +11,7 @@ use super::Global;
 use super::edge_settings::Settings;
 use super::error::Failure;
 use super::output::Output;
-use crate::edge::{self, EdgeOptions};
+use crate::edge::{self, EdgeError, EdgeOptions};
 use crate::store::Store;
 use crate::trust::SeenRefs;
 
@@ -49,7 +49,12 @@ impl Edge {
         let location = origins.first().map_or_else(String::new, |o| o.location().to_owned());
         let seen = Some(SeenRefs::of_user());
         let options = EdgeOptions { trust: global.trust()?, seen, ..settings.options()? };
-        let edge = edge::Edge::new(origins, options).map_err(Failure::failed)?;
+        let edge = edge::Edge::new(origins, options).map_err(|error| match error {
+            EdgeError::Cache { .. } => {
+                Failure::failed(format!("{error}; name another --cache-dir"))
+            }
+            error => Failure::failed(error),
+        })?;
         let listen = settings.listen.unwrap_or(LISTEN);
         if self.check {
             let url = format!("{}://{listen}", settings.scheme());

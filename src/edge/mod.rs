@@ -14,7 +14,7 @@ mod options;
 mod serve;
 mod state;
 
-pub use error::EdgeError;
+pub use error::{EdgeError, SettingError, TokenError};
 pub use http::access::Access;
 pub use http::signed_url::UrlKey;
 pub use http::tls::Tls;

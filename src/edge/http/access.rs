@@ -17,6 +17,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 
+use crate::edge::error::{SettingError, TokenError};
 use crate::edge::http::signed_url::{self, UrlKey};
 use crate::format::glob::Glob;
 use crate::format::id::from_hex;
@@ -75,14 +76,16 @@ pub(crate) enum Refused {
 }
 
 impl Access {
-    /// Reads a token file. The text of the error names the line.
-    pub fn with_tokens(mut self, content: &str) -> Result<Self, String> {
+    /// Reads a token file.
+    ///
+    /// # Errors
+    ///
+    /// If a line is not understood, or gives a token again.
+    pub fn with_tokens(mut self, content: &str) -> Result<Self, SettingError> {
         let mut tokens = Tokens::default();
-        for (number, line) in content.lines().enumerate() {
-            let line = line.trim();
-            if !line.is_empty() && !line.starts_with('#') {
-                let read = tokens.line(line);
-                read.map_err(|reason| format!("line {}: {reason}", number + 1))?;
+        for (line, text) in (1..).zip(content.lines().map(str::trim)) {
+            if !text.is_empty() && !text.starts_with('#') {
+                tokens.line(text).map_err(|source| SettingError::Tokens { line, source })?;
             }
         }
         self.tokens = Some(tokens);
@@ -137,7 +140,7 @@ impl Access {
 }
 
 impl Tokens {
-    fn line(&mut self, line: &str) -> Result<(), String> {
+    fn line(&mut self, line: &str) -> Result<(), TokenError> {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap_or_default().to_owned();
         let mut digest = None;
@@ -145,34 +148,33 @@ impl Tokens {
         for word in words {
             if let Some(hex) = word.strip_prefix("sha256:") {
                 let hex = from_hex::<32>(hex);
-                digest = Some(hex.ok_or("expected 64 lowercase hexadecimal digits after sha256:")?);
+                digest = Some(hex.ok_or(TokenError::Digest)?);
             } else if let Some(globs) = word.strip_prefix("repos=") {
                 repos = Some(globs_of(globs)?);
             } else if word == "admin" {
                 admin = true;
             } else {
-                let word = word.escape_debug();
-                return Err(format!("`{word}` is not understood: expected `repos=` or `admin`"));
+                return Err(TokenError::Word(word.to_owned()));
             }
         }
         let grant = Arc::new(Grant { name: name.clone(), repos, admin });
         let again = match (name.as_str(), digest) {
-            ("anonymous", None) if admin => {
-                return Err("`anonymous` cannot be `admin`".to_owned());
-            }
+            ("anonymous", None) if admin => return Err(TokenError::AnonymousAdmin),
             ("anonymous", None) => self.anonymous.replace(grant).is_some(),
-            ("anonymous", Some(_)) => return Err("`anonymous` has no token".to_owned()),
-            (_, None) => return Err(format!("`{}` needs `sha256:`", name.escape_debug())),
+            ("anonymous", Some(_)) => return Err(TokenError::AnonymousToken),
+            (_, None) => return Err(TokenError::NoDigest(name)),
             (_, Some(digest)) => self.by_digest.insert(digest, grant).is_some(),
         };
-        if again { Err("this token stands in an earlier line".to_owned()) } else { Ok(()) }
+        if again { Err(TokenError::Again) } else { Ok(()) }
     }
 }
 
-fn globs_of(list: &str) -> Result<Vec<Glob>, String> {
+fn globs_of(list: &str) -> Result<Vec<Glob>, TokenError> {
     let glob = |glob: &str| match glob {
-        "" => Err("an empty name in `repos=`".to_owned()),
-        _ => Glob::of_path(glob).map_err(|error| format!("{glob}: {error}")),
+        "" => Err(TokenError::NoName),
+        _ => {
+            Glob::of_path(glob).map_err(|source| TokenError::Glob { glob: glob.to_owned(), source })
+        }
     };
     list.split(',').map(glob).collect()
 }
@@ -324,7 +326,7 @@ mod tests {
             &format!("{right}{right}"),
         ] {
             let error = Access::default().with_tokens(bad).unwrap_err();
-            assert!(error.starts_with("line "), "{bad}: {error}");
+            assert!(error.to_string().starts_with("line "), "{bad}: {error}");
         }
     }
 }

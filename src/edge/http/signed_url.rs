@@ -9,6 +9,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::edge::error::SettingError;
 use crate::format::id::{from_hex, to_hex};
 
 const DOMAIN: &[u8] = b"tenpak/v1/url\0";
@@ -44,22 +45,28 @@ pub(crate) enum Check {
 
 impl UrlKey {
     /// Takes the content of a key file; blanks around it do not count.
-    pub fn new(content: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// If it is too short for a secret.
+    pub fn new(content: &[u8]) -> Result<Self, SettingError> {
         let secret = content.trim_ascii();
         if secret.len() < MIN_SECRET {
-            return Err(format!(
-                "{} bytes, where a secret has at least {MIN_SECRET}: `openssl rand -hex 32` makes one",
-                secret.len()
-            ));
+            return Err(SettingError::Secret { len: secret.len(), least: MIN_SECRET });
         }
         Ok(Self(secret.to_vec()))
     }
 
     /// The URL `url` (`http(s)://HOST/PATH`), signed to hold until `expires` (Unix seconds).
-    pub fn sign(&self, url: &str, expires: u64) -> Result<String, String> {
-        let mut url = url::Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+    ///
+    /// # Errors
+    ///
+    /// If it is no such URL, or has a query.
+    pub fn sign(&self, url: &str, expires: u64) -> Result<String, SettingError> {
+        let wrong = |source| SettingError::Url { url: url.to_owned(), source };
+        let mut url = url::Url::parse(url).map_err(wrong)?;
         if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
-            return Err(format!("{url}: expected http(s)://HOST/PATH without a query"));
+            return Err(SettingError::SignedUrl(url));
         }
         url.set_fragment(None);
         let mac = to_hex(&self.mac(url.path(), expires).finalize().into_bytes());

@@ -7,29 +7,35 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::edge::error::SettingError;
+
 /// The certificate that an edge shows.
 #[derive(Debug, Clone)]
 pub struct Tls(Arc<ServerConfig>);
 
 impl Tls {
-    /// Reads a chain of certificates and its key, both in PEM. The text of the error names the file.
-    pub fn load(chain: &Path, key: &Path) -> Result<Self, String> {
-        let failed =
-            |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    /// Reads a chain of certificates and its key, both in PEM.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or is no PEM, or the key is not the certificate's.
+    pub fn load(chain: &Path, key: &Path) -> Result<Self, SettingError> {
+        let unread = |path: &Path, source| SettingError::Pem { path: path.to_owned(), source };
+        let refused = |source| SettingError::Key { path: key.to_owned(), source };
         let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain)
             .and_then(Iterator::collect)
-            .map_err(|error| failed(chain, &error))?;
+            .map_err(|error| unread(chain, error))?;
         if certificates.is_empty() {
-            return Err(failed(chain, &"no certificate in it"));
+            return Err(SettingError::NoCertificate(chain.to_owned()));
         }
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unread(key, error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
+            .map_err(refused)?
             .with_no_client_auth()
             .with_single_cert(certificates, secret)
-            .map_err(|error| failed(key, &error))?;
+            .map_err(refused)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
     }

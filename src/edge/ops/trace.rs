@@ -19,6 +19,8 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::edge::error::SettingError;
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Spans that wait.
 const QUEUE: usize = 8192;
@@ -35,8 +37,12 @@ pub struct TraceTarget(hyper::Uri);
 
 impl TraceTarget {
     /// The collector at this address (`http(s)://HOST:PORT`), below which `/v1/traces` lies.
-    pub fn new(url: &str) -> Result<Self, String> {
-        let wrong = || format!("{url}: expected http(s)://HOST:PORT of an OTLP/HTTP collector");
+    ///
+    /// # Errors
+    ///
+    /// If it is no such address.
+    pub fn new(url: &str) -> Result<Self, SettingError> {
+        let wrong = || SettingError::Collector(url.to_owned());
         let parsed = url::Url::parse(url).map_err(|_| wrong())?;
         if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
             return Err(wrong());
