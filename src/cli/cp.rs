@@ -15,16 +15,16 @@ use crate::store::{RefPlaced, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Cp {
-    /// What to copy
+    /// The artifact to copy
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
-    /// The store that it goes to
+    /// The store to copy to
     #[arg(long, value_name = "STORE")]
     to: String,
-    /// Replace the name there even if it is newer
+    /// Replace the name in that store even if it is newer there
     #[arg(long)]
     force: bool,
-    /// Sign the index of names there with this secret key (repeatable)
+    /// Sign that store's index of names with this secret key (repeatable)
     #[arg(long, value_name = "KEY")]
     sign: Vec<PathBuf>,
 }
@@ -80,13 +80,13 @@ impl Cp {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Repack {
-    /// What to repack [default: whatever the store's refs name]
+    /// The artifact to repack [default: all that the store's refs name]
     #[arg(value_name = "ARTIFACT", value_parser = artifact)]
     artifacts: Vec<ArtifactSpec>,
-    /// Rewrite what lies in more runs of chunks than this per GiB
+    /// Rewrite an artifact that lies in more runs of chunks per GiB than this
     #[arg(long, value_name = "N", default_value_t = 16.0)]
     runs_per_gib: f64,
-    /// Rewrite in any case
+    /// Rewrite it however it lies
     #[arg(long)]
     force: bool,
 }

@@ -21,7 +21,7 @@ pub(super) struct Delta {
     estimate: Option<Estimating>,
     #[command(flatten)]
     what: Option<What>,
-    /// What to call the result; the tag is `latest` if left out
+    /// The name of the result; the tag is `latest` if left out
     #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact, required = true)]
     name: Option<ArtifactSpec>,
     #[command(flatten)]
@@ -39,16 +39,16 @@ struct What {
     /// The fine-tune: a folder, or an artifact of the store
     #[arg(value_name = "FINETUNED")]
     tuned: String,
-    /// The artifact that it was tuned from
+    /// The artifact that the fine-tune was made from
     #[arg(long, value_name = "ARTIFACT", value_parser = artifact)]
     base: ArtifactSpec,
-    /// lossless, sparse_int8 or uniform
+    /// How to store the differences: lossless, sparse_int8 or uniform
     #[arg(long, value_name = "M", default_value = "lossless")]
     method: String,
-    /// sparse_int8: differences up to so many times their root mean square are dropped [default: 0.3]
+    /// sparse_int8: drop differences below T times their root mean square [default: 0.3]
     #[arg(long, value_name = "T")]
     threshold: Option<f32>,
-    /// uniform: differences become multiples of so many times their root mean square [default: 0.6]
+    /// uniform: round differences to multiples of S times their root mean square [default: 0.6]
     #[arg(long, value_name = "S")]
     step: Option<f32>,
 }

@@ -11,7 +11,7 @@ use crate::store::ArtifactGraph;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Du {
-    /// Whose room [default: the whole store's]
+    /// The artifact to measure [default: the whole store]
     #[arg(value_parser = artifact)]
     artifact: Option<ArtifactSpec>,
 }

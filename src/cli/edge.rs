@@ -26,7 +26,7 @@ pub(super) struct Edge {
     /// variables come first
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_CONFIG")]
     config: Option<PathBuf>,
-    /// Check all settings and the files that they name, and serve nothing
+    /// Check all settings and the files that they name, then exit
     #[arg(long)]
     check: bool,
 }

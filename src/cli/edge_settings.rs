@@ -41,22 +41,22 @@ pub(super) struct Settings {
     pub(super) trust: Vec<String>,
     #[arg(skip)]
     pub(super) mirror: Vec<String>,
-    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:8080]
+    /// The address to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "TENPAK_EDGE_LISTEN")]
     pub(super) listen: Option<SocketAddr>,
-    /// Bytes of chunks kept in memory, such as 512M or 4G [default: 512M]
+    /// Size of the memory cache, such as 512M or 4G [default: 512M]
     #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_CACHE_MEMORY")]
     cache_memory: Option<Size>,
-    /// Bytes that answers under way may hold beyond that, over which 503 is answered [default: 512M]
+    /// Memory for answers in progress, beside the cache; a request beyond it is answered with 503 [default: 512M]
     #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_ANSWER_MEMORY")]
     answer_memory: Option<Size>,
-    /// A folder in which chunks are kept too
+    /// The folder of the disk cache; without it there is none
     #[arg(long, value_name = "DIR", env = "TENPAK_EDGE_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
-    /// Bytes of chunks kept in that folder [default: 64G]
+    /// Size of the disk cache [default: 64G]
     #[arg(long, value_name = "SIZE", env = "TENPAK_EDGE_CACHE_DISK")]
     cache_disk: Option<Size>,
-    /// Fetch this artifact at the start; /readyz answers 200 when all of them are there (repeatable)
+    /// Fetch this artifact at the start; /readyz answers 200 once all of them are cached (repeatable)
     #[arg(long, value_name = "ARTIFACT", value_parser = super::artifact)]
     #[serde(deserialize_with = "artifacts")]
     pub(super) prefetch: Vec<ArtifactSpec>,
@@ -66,28 +66,28 @@ pub(super) struct Settings {
     /// The secret of URLs that `sign-url` signs
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_URL_KEY")]
     url_key: Option<PathBuf>,
-    /// Certificates (PEM) to show: serves https
+    /// Certificate chain (PEM); serves HTTPS
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Their key (PEM)
+    /// Private key of the certificate (PEM)
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Seconds for which a ref is taken for what it was [default: 5]
+    /// Seconds for which a ref is cached without asking the origin again [default: 5]
     #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_FRESH")]
     fresh: Option<u32>,
-    /// Seconds for which it is longer, while no origin answers [default: 3600]
+    /// Seconds for which a ref is served beyond that while no origin answers [default: 3600]
     #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_STALE")]
     stale: Option<u32>,
-    /// How often an origin that fails is asked again [default: 2]
+    /// Retries of a request that an origin failed to answer [default: 2]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_RETRIES")]
     retries: Option<u32>,
-    /// Milliseconds before it is asked again; they double each time [default: 200]
+    /// Milliseconds before the first retry; they double with each one [default: 200]
     #[arg(long, value_name = "MILLISECONDS", env = "TENPAK_EDGE_RETRY_PAUSE")]
     retry_pause: Option<u64>,
-    /// Requests at a time, over which 503 is answered [default: 4096]
+    /// Concurrent requests; one more is answered with 503 [default: 4096]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_MAX_REQUESTS")]
     max_requests: Option<usize>,
-    /// Requests per second of one client, over which 429 is answered [default: no limit]
+    /// Requests per second of one client; one more is answered with 429 [default: no limit]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_RATE")]
     rate: Option<f64>,
     /// Log each request to this file as a line of JSON; `-` is standard error
@@ -96,7 +96,7 @@ pub(super) struct Settings {
     /// Send a span for each request to the OpenTelemetry collector at this address (OTLP/HTTP)
     #[arg(long, value_name = "URL", env = "TENPAK_EDGE_TRACES")]
     traces: Option<String>,
-    /// Seconds for which connections are still taken after SIGTERM [default: 2]
+    /// Seconds after SIGTERM for which new connections are accepted [default: 2]
     #[arg(long, value_name = "SECONDS", env = "TENPAK_EDGE_DRAIN")]
     drain: Option<u64>,
 }

@@ -28,13 +28,13 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Ppl {
-    /// The model
+    /// The model to evaluate
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
-    /// The text: a file in UTF-8
+    /// The text to predict: a file in UTF-8
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens of a window; windows do not overlap [default: 2048, or what the model reads]
+    /// Tokens per window; windows do not overlap [default: 2048, or as many as the model takes]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
 }

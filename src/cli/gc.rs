@@ -12,7 +12,7 @@ use crate::transport::ObjectInfo;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Gc {
-    /// Only tell what would be marked and freed
+    /// Only report what would be marked and freed
     #[arg(long)]
     dry_run: bool,
     /// How long an object that nothing names is kept after it was marked: 30s, 45m, 24h, 7d

@@ -28,13 +28,13 @@ pub(super) struct Global {
     /// one]
     #[arg(long, global = true, value_name = "PUB")]
     pub(super) trust: Vec<String>,
-    /// Another copy of the store, used beside it (repeatable)
+    /// Another copy of the store, to read from where the first fails (repeatable)
     #[arg(long, global = true, value_name = "URL")]
     pub(super) mirror: Vec<String>,
     /// Print one JSON object on the last line of standard output
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// Print no progress
+    /// Show no progress
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
 }
@@ -69,7 +69,7 @@ impl Global {
     }
 
     /// Finds the artifact in the store or, where that fails, in a mirror, and checks its ref and
-    /// its manifest against the trusted keys. What a store that answers says of its trust is final.
+    /// its manifest against the trusted keys. If no store has it, the first one's error counts.
     pub(super) async fn open(
         &self,
         artifact: &ArtifactSpec,
@@ -102,7 +102,7 @@ impl Global {
         Ok(TrustSet::load(&self.trust)?)
     }
 
-    /// How artifacts are opened: by whose word, and with the refs that this user has seen before.
+    /// How artifacts are opened: which keys are trusted, and which refs this user has seen before.
     pub(super) fn open_options(&self) -> Result<OpenOptions, Failure> {
         let (trust, seen) = (self.trust()?, Some(SeenRefs::of_user()));
         Ok(OpenOptions { trust, seen, ..OpenOptions::default() })

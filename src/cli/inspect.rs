@@ -14,7 +14,7 @@ use crate::trust::{KeyId, Method, TrustSet};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
-    /// What to look at
+    /// The artifact to show
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
 }

@@ -15,7 +15,7 @@ use crate::trust::{Method, Signer, keygen, signature_path};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Keygen {
-    /// Where the secret key goes; the public key goes to OUT.pub
+    /// The file for the secret key; the public key goes to OUT.pub
     out: PathBuf,
 }
 
@@ -40,13 +40,13 @@ impl Keygen {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Sign {
-    /// What to sign
+    /// The artifact to sign
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
-    /// The secret key
+    /// The secret key to sign with
     #[arg(long)]
     key: PathBuf,
-    /// How to sign [default: as the key file tells]
+    /// The signature method [default: that of the key file]
     #[arg(long, value_parser = method)]
     method: Option<Method>,
     /// Days until the name must be signed again

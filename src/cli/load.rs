@@ -21,35 +21,35 @@ use crate::schedule::shard::Shard;
 const PIECE: u64 = 8 << 20;
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
-    /// What to load
+    /// The artifact to load
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
-    /// Only tensors whose names match (repeatable)
+    /// Load only tensors whose names match (repeatable)
     #[arg(long, value_name = "GLOB")]
     tensor: Vec<String>,
-    /// Only what rank I of N has under tensor parallelism; ranks count from 0
+    /// Load only the part of rank I of N under tensor parallelism; ranks count from 0
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
-    /// Where to
+    /// The destination: host memory, or a device through wgpu or CUDA
     #[arg(long, value_enum, default_value_t = Device::Host)]
     device: Device,
-    /// As which element type
+    /// The element type to deliver
     #[arg(long, value_enum, default_value_t = As::Stored)]
     dtype: As,
-    /// Where chunks of floats, deltas and patches are decoded; with `device`, what it cannot decode is decoded by the host
-    /// and counted
+    /// Where floats, deltas and patches are decoded; with `device`, the host decodes what the device cannot,
+    /// and the result counts both
     #[arg(long, value_enum, default_value_t = Decode::Host)]
     decode: Decode,
-    /// Keep every tensor until the end, instead of dropping each once delivered
+    /// Keep every tensor until the end; without it, each is dropped once it was delivered
     #[arg(long)]
     keep: bool,
     /// Print the BLAKE3 of every tensor as delivered
     #[arg(long)]
     digest: bool,
-    /// Requests at a time [default: 4, or 2 from a directory]
+    /// Concurrent requests [default: 4; from a directory one per core, 2 to 8]
     #[arg(long, value_name = "N")]
     connections: Option<usize>,
-    /// Seconds without a byte after which a request is replaced
+    /// Seconds without a byte after which a request is abandoned and sent again
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     stall: f64,
 }
@@ -66,9 +66,9 @@ enum Device {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Decode {
-    /// By the processor
+    /// On the host
     Host,
-    /// By the device, from the stored bytes, which the host has verified
+    /// On the device, from stored bytes that the host has verified
     Device,
 }
 

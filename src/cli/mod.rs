@@ -51,17 +51,17 @@ struct Cli {
 enum Command {
     /// Make an Ed25519 key pair: OUT and OUT.pub
     Keygen(keys::Keygen),
-    /// Put a model directory or file into the store
+    /// Pack a model directory or file into the store
     Pack(pack::Pack),
     /// Make a quantized checkpoint of a model
     Quantize(quantize::Quantize),
-    /// Write a fine-tune as what it adds to its base
+    /// Write a fine-tune as its difference from a base
     Delta(delta::Delta),
-    /// Stream an artifact's tensors into memory, every byte verified
+    /// Load an artifact's tensors into host or device memory, every byte verified
     Load(load::Load),
-    /// Write an artifact's files, byte for byte
+    /// Write an artifact's files to a folder, byte for byte
     Unpack(unpack::Unpack),
-    /// Add a signature to an artifact, and renew its ref
+    /// Sign an artifact, and renew its name
     Sign(keys::Sign),
     /// Give an artifact another name or tag
     Tag(refs::TagCommand),
@@ -71,23 +71,23 @@ enum Command {
     Ls(refs::Ls),
     /// Serve a store over HTTP
     Edge(edge::Edge),
-    /// Measure how well a model does
+    /// Evaluate a model
     Eval(eval::Eval),
-    /// Sign a URL of an edge, which then holds for a while without a token
+    /// Sign a URL of an edge, which then needs no token until it expires
     SignUrl(sign_url::SignUrl),
     /// Check every byte of an artifact, or of the whole store
     Verify(verify::Verify),
-    /// Free what nothing names, after a grace period
+    /// Delete what no name refers to, after a grace period
     Gc(gc::Gc),
-    /// Copy an artifact to another store: only what it lacks
+    /// Copy an artifact to another store; only what that store lacks is sent
     Cp(cp::Cp),
-    /// Mend fragmentation; no artifact's id changes
+    /// Rewrite fragmented packs; no artifact's id changes
     Repack(cp::Repack),
     /// Show an artifact: files, tensors, codecs, signatures
     Inspect(inspect::Inspect),
-    /// Show what takes how much room
+    /// Show how much space artifacts take
     Du(du::Du),
-    /// Show what differs between two artifacts
+    /// Show the differences between two artifacts
     Diff(du::DiffCommand),
     /// Print a completion script for a shell
     Completions {

@@ -18,12 +18,12 @@ use crate::trust::Method;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Pack {
-    /// A model directory (a Hub snapshot of links too) or a file
+    /// The model: a directory (a Hub cache snapshot works as it is) or a file
     path: PathBuf,
-    /// What to call it; the tag is `latest` if left out
+    /// The name of the artifact; the tag is `latest` if left out
     #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact)]
     name: ArtifactSpec,
-    /// Which codecs to choose from
+    /// The codec of chunks
     #[arg(long, default_value = "auto", value_parser = codec)]
     codec: CodecChoice,
     #[command(flatten)]
@@ -32,10 +32,10 @@ pub(super) struct Pack {
     /// type and shape as its difference, where that is smaller
     #[arg(long, value_name = "ARTIFACT", value_parser = artifact)]
     base: Option<ArtifactSpec>,
-    /// What the model calls itself, kept in the manifest
+    /// The model's own id, kept in the manifest
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
-    /// Leave out the files' SHA-256, which registries and Hub clients want
+    /// Leave out the files' SHA-256, which registries and Hub clients use
     #[arg(long)]
     no_sha256: bool,
 }

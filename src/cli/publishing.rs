@@ -17,7 +17,7 @@ pub(super) struct Publishing {
     /// Days until the name must be signed again
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
     expires: u32,
-    /// Threads that hash and encode [default: the processors at hand]
+    /// Threads that hash and encode [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }

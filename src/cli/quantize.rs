@@ -29,23 +29,23 @@ pub(super) struct Quantize {
     /// The model: a folder, or an artifact of the store
     #[arg(value_name = "SRC", required_unless_present = "list_presets")]
     source: Option<String>,
-    /// What to call the result; the tag is `latest` if left out
+    /// The name of the result; the tag is `latest` if left out
     #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact, required_unless_present = "list_presets")]
     name: Option<ArtifactSpec>,
-    /// A recipe that has a name (see --list-presets)
+    /// A recipe by its name (see --list-presets)
     #[arg(long, value_name = "P", conflicts_with = "method")]
     preset: Option<String>,
-    /// nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q4_k, gptq, awq or hqq
+    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q4_k, gptq, awq or hqq
     #[arg(long, value_name = "M")]
     method: Option<Method>,
     /// Bits per weight
     #[arg(long, value_name = "B")]
     bits: Option<u32>,
-    /// Bits per weight on average: each layer gets as many as it needs, by a run of the model over the
-    /// calibration text; layers that engines fuse get the same. Scales are not counted
+    /// Bits per weight on average, scales not counted: a run of the model over the calibration text decides how many
+    /// each layer gets; layers that engines fuse get the same
     #[arg(long, value_name = "B", conflicts_with = "bits", value_parser = hundredths)]
     average_bits: Option<u32>,
-    /// Keep what a run of the model tells of its layers under this name, and take it from there the next time
+    /// Keep the statistics of the calibration run as this artifact, and reuse them the next time
     #[arg(long, value_name = "NAME[:TAG]", value_parser = artifact)]
     statistics: Option<ArtifactSpec>,
     /// Weights per scale; -1 for the whole row
@@ -54,21 +54,21 @@ pub(super) struct Quantize {
     /// The layout: bitsandbytes, gptq, gptq_v2, awq, compressed-tensors or gguf [default: the method's own]
     #[arg(long, value_name = "F")]
     format: Option<Format>,
-    /// Zero points in the middle
+    /// Quantize symmetrically: no zero points
     #[arg(long, conflicts_with = "asymmetric")]
     symmetric: bool,
-    /// A zero point per scale
+    /// Quantize asymmetrically: a zero point per scale
     #[arg(long)]
     asymmetric: bool,
-    /// nf4: quantize the scales in their turn
+    /// nf4: quantize the scales, too
     #[arg(long)]
     double_quant: bool,
-    /// Leave layers as they are whose name matches this pattern (repeatable)
+    /// Leave layers unquantized whose names match (repeatable)
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
     #[command(flatten)]
     publishing: Publishing,
-    /// Where samples of the calibration text begin follows from this number
+    /// The seed for drawing samples of the calibration text
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Show the presets

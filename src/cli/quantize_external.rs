@@ -21,19 +21,19 @@ pub(super) struct ExternalArgs {
     /// Run this tool instead of the built-in one: gptqmodel, llm-compressor, bitsandbytes or autoawq
     #[arg(long, value_name = "TOOL", value_parser = backend)]
     pub(super) backend: Option<Backend>,
-    /// The Python that has the tool
+    /// The Python interpreter that has the tool
     #[arg(long, value_name = "PATH", default_value = "python3")]
     python: PathBuf,
-    /// Text to calibrate with, in UTF-8
+    /// The text to calibrate with: a file in UTF-8
     #[arg(long, value_name = "FILE")]
     pub(super) calibration: Option<PathBuf>,
-    /// Samples of the text
+    /// Samples drawn from the text
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(super) samples: u32,
-    /// Tokens of a sample
+    /// Tokens per sample
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(super) sample_length: u32,
-    /// Where the tool's output lies until it is packed [default: the system's folder for such]
+    /// The folder for the tool's output until it is packed [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 }

@@ -30,10 +30,10 @@ pub(super) fn signers(paths: &[PathBuf]) -> Result<Vec<Signer>, Failure> {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TagCommand {
-    /// What to name
+    /// The artifact to name
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
-    /// The further name; its tag is `latest` if left out
+    /// The new name; its tag is `latest` if left out
     #[arg(value_name = "NAME[:TAG]", value_parser = artifact)]
     to: ArtifactSpec,
     /// Sign the name with this secret key (repeatable)
@@ -84,7 +84,7 @@ impl Rm {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Ls {
-    /// Only artifacts of this name
+    /// List only artifacts of this name
     name: Option<ArtifactName>,
 }
 

@@ -13,10 +13,10 @@ use crate::store::unix_now;
 pub(super) struct SignUrl {
     /// The URL of a file or object at an edge
     url: String,
-    /// The edge's --url-key
+    /// The key file that the edge has as --url-key
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// How long it holds: a number and s, m, h or d
+    /// How long the URL is valid: a number and s, m, h or d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
     expires: u64,
 }

@@ -15,10 +15,10 @@ use crate::pack::unpack::unpack;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Unpack {
-    /// What to unpack
+    /// The artifact to unpack
     #[arg(value_parser = artifact)]
     artifact: ArtifactSpec,
-    /// The folder for its files; made if it is missing
+    /// The folder to write to; made if it is missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

@@ -12,7 +12,7 @@ use crate::trust::SeenRefs;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Verify {
-    /// What to verify [default: everything that the store's refs name]
+    /// The artifact to verify [default: all that the store's refs name]
     #[arg(value_parser = artifact)]
     artifact: Option<ArtifactSpec>,
 }

@@ -97,7 +97,7 @@ fn advise<T>(pages: &mut [T], advice: Advice) {
     }
 }
 
-/// What this thread has used: other than the time of day, it does not go on while others run.
+/// The thread's CPU time. Unlike wall time, it stops while the thread is descheduled.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)

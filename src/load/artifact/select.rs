@@ -23,6 +23,9 @@ pub enum Selection {
 
 impl Selection {
     /// Patterns for names; no pattern at all selects every tensor.
+    ///
+    /// # Errors
+    /// If a pattern is none.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, ArtifactError> {
         if patterns.is_empty() {
             return Ok(Self::All);
@@ -44,6 +47,9 @@ pub struct Pattern {
 
 impl Pattern {
     /// Reads a pattern.
+    ///
+    /// # Errors
+    /// If it is longer than four names, or no glob.
     pub fn new(text: &str) -> Result<Self, ArtifactError> {
         let wrong = |why: String| {
             let pattern = text.chars().take(MAX_NAME).collect();

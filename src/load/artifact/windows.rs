@@ -40,6 +40,9 @@ struct Planned {
 
 impl Artifact {
     /// Cuts what is selected into windows of at most 131,072 chunks, or one tensor.
+    ///
+    /// # Errors
+    /// If a pattern selects nothing, or the table or the layout cannot be read.
     pub async fn windows(
         &self,
         selection: &Selection,
@@ -49,6 +52,9 @@ impl Artifact {
     }
 
     /// The same with windows of at most `most` chunks, or one tensor.
+    ///
+    /// # Errors
+    /// As for [`windows`](Self::windows).
     pub async fn windows_of(
         &self,
         selection: &Selection,
@@ -96,6 +102,9 @@ impl Artifact {
     }
 
     /// The tensors of a window, as [`Self::want`] gives all of them.
+    ///
+    /// # Errors
+    /// If the table or the layout cannot be read.
     pub async fn want_window(
         &self,
         window: &Window,

@@ -15,6 +15,9 @@ pub struct CalibrationSamples(Vec<Vec<u32>>);
 impl CalibrationSamples {
     /// Draws `samples` runs of `length` tokens from a text, beginning wherever `seed` says; from a text
     /// shorter than that, or where the model reads less, shorter ones.
+    ///
+    /// # Errors
+    /// If the text gives too few tokens, or cannot be encoded.
     pub fn new(
         text: &str,
         tokenizer: &Text,
@@ -27,6 +30,9 @@ impl CalibrationSamples {
     }
 
     /// The same from tokens.
+    ///
+    /// # Errors
+    /// If there are too few tokens.
     pub fn of_tokens(
         tokens: &[u32],
         samples: usize,

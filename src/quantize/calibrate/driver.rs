@@ -50,6 +50,9 @@ impl CalibrateOptions {
 
 /// Calibrates a model with these tokens. `scheme` says how each layer, by its name without `.weight`, is
 /// quantized, or `None` for one that stays as it is; `take` gets what is made of each.
+///
+/// # Errors
+/// If the model cannot be run, a layer has no solution, or `take` fails.
 pub fn calibrate(
     model: &Model,
     draws: &CalibrationSamples,

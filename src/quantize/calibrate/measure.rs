@@ -11,6 +11,9 @@ use crate::quantize::lm::{LmError, Model, Tap};
 
 /// Runs the model as it is over the tokens, once to its end and, if it predicts something, back for
 /// gradients. In memory are one block and what one run of tokens makes of it; the rest lies in files.
+///
+/// # Errors
+/// If the model cannot be run, or gives numbers that are not finite.
 pub fn measure(model: &Model, draws: &CalibrationSamples) -> Result<Statistics, CalibrateError> {
     let runs: Vec<&[u32]> = draws.runs().iter().map(Vec::as_slice).collect();
     let mut states = Runs::new(model.embed(&runs)?.into_iter().map(Ok))?;

@@ -9,6 +9,9 @@ use crate::quantize::solve::{Scheme, grid, round_to_nearest};
 /// expected of it; where the model predicts nothing, the squared error of the layer's output relative to the
 /// output, by the Hessian's diagonal. The rest of the scheme is that given. Layers of a block that share an
 /// input are one [`Sensitivity`], whose error is the sum of theirs: engines fuse them.
+///
+/// # Errors
+/// If a layer cannot be read, or no number of bits fits it.
 pub fn sensitivities(
     model: &Model,
     statistics: &Statistics,

@@ -48,6 +48,9 @@ impl Statistics {
     }
 
     /// Reads what [`to_tensors`](Self::to_tensors) gave.
+    ///
+    /// # Errors
+    /// If a tensor is none of statistics, or holds numbers that no mean is.
     pub fn of_tensors<'t>(
         tensors: impl Iterator<Item = (&'t str, Dtype, &'t [u8])>,
     ) -> Result<Self, CalibrateError> {

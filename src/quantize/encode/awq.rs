@@ -10,6 +10,9 @@ use crate::format::dtype::Dtype;
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// The tensors of an AWQ layer.
+///
+/// # Errors
+/// If AWQ cannot hold the shape or the bits.
 pub fn pack(codes: &Codes, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let Codes { rows, columns, bits, group, .. } = *codes;
     if bits != 4 || codes.index.is_some() {

@@ -10,6 +10,9 @@ use crate::format::dtype::Dtype;
 const MAX: f32 = 448.0;
 
 /// The tensors of a layer.
+///
+/// # Errors
+/// If an element is not finite.
 pub fn encode_weight(weight: &Matrix<'_>, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     weight.check_finite(threads)?;
     let (float, columns) = (weight.float(), weight.columns());

@@ -10,6 +10,9 @@ use crate::dequant::gguf::Block;
 const JOB: usize = 256;
 
 /// The blocks of a weight, row by row.
+///
+/// # Errors
+/// If an element is not finite, or a row is no whole number of blocks.
 pub fn blocks(weight: &Matrix<'_>, block: Block, threads: usize) -> Result<Vec<u8>, EncodeError> {
     let (elements, bytes) = (block.elements(), block.bytes());
     let columns = weight.columns();

@@ -16,6 +16,9 @@ pub enum Version {
 }
 
 /// The tensors of a GPTQ layer. Inputs and outputs come in whole words: multiples of 32.
+///
+/// # Errors
+/// If GPTQ cannot hold the shape, the bits or a zero point.
 pub fn pack(codes: &Codes, version: Version, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let Codes { rows, columns, bits, .. } = *codes;
     if ![2, 3, 4, 8].contains(&bits) {

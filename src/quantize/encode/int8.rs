@@ -14,6 +14,9 @@ const ROWS: usize = 16;
 const ROUND: f32 = 12_582_912.0;
 
 /// Codes, `q = round(w * ((1 / absmax) * 127))`, and the absmax of each row (SCB).
+///
+/// # Errors
+/// If an element is not finite.
 pub fn codes(weight: &Matrix<'_>, threads: usize) -> Result<(Vec<u8>, Vec<f32>), EncodeError> {
     let columns = weight.columns();
     let mut codes = vec![0; weight.elements()];
@@ -73,6 +76,9 @@ fn encode_body(float: Float, stored: &[u8], values: &mut [f32], codes: &mut [u8]
 }
 
 /// What bitsandbytes' `Linear8bitLt` stores for a weight.
+///
+/// # Errors
+/// If an element is not finite.
 pub fn encode_weight(weight: &Matrix<'_>, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let (codes, absmax) = self::codes(weight, threads)?;
     let (rows, columns) = (weight.rows() as u64, weight.columns() as u64);

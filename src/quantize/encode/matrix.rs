@@ -19,6 +19,9 @@ pub struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// Checks that `bytes` are `rows x columns` elements of type `float`.
+    ///
+    /// # Errors
+    /// If the bytes are not those of the shape.
     pub fn new(
         bytes: &'a [u8],
         float: Float,
@@ -70,6 +73,9 @@ impl<'a> Matrix<'a> {
     }
 
     /// An error that names the first element that is NaN or infinite.
+    ///
+    /// # Errors
+    /// If one is not; the first is named.
     pub fn check_finite(&self, threads: usize) -> Result<(), EncodeError> {
         let simd = Simd::best();
         let mut found = vec![false; self.elements().div_ceil(STEP * 16)];

@@ -31,6 +31,9 @@ const MIDPOINTS: [f32; 15] = {
 };
 
 /// The codes and absmax of a weight: elements 2i and 2i + 1 in the high and the low nibble of byte i.
+///
+/// # Errors
+/// If an element is not finite.
 pub fn codes(weight: &Matrix<'_>, threads: usize) -> Result<(Vec<u8>, Vec<f32>), EncodeError> {
     let elements = weight.elements();
     let mut codes = vec![0; elements.div_ceil(2)];
@@ -99,6 +102,9 @@ fn below(value: f32) -> u32 {
 }
 
 /// What bitsandbytes' `Linear4bit` stores for a weight; `double` quantizes the absmax in their turn.
+///
+/// # Errors
+/// If an element is not finite.
 pub fn encode_weight(
     weight: &Matrix<'_>,
     double: bool,
@@ -139,6 +145,9 @@ pub fn encode_weight(
 }
 
 /// The length of [`encode_weight`]'s `quant_state`.
+///
+/// # Errors
+/// If an element is not finite.
 pub fn state_len(weight: &Matrix<'_>, double: bool, threads: usize) -> Result<usize, EncodeError> {
     if !double {
         return Ok(plain_state_len(weight.float(), weight.rows() as u64, weight.columns() as u64));

@@ -8,6 +8,9 @@ use crate::dequant::codes::Codes;
 use crate::format::dtype::Dtype;
 
 /// The tensors of a `pack-quantized` layer; `scale` is the type of its scales, the model's own.
+///
+/// # Errors
+/// If there are other than 1 to 8 bits, or the codes are not those of the shape.
 pub fn pack(codes: &Codes, scale: Float, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let Codes { rows, columns, bits, .. } = *codes;
     if !(1..=8).contains(&bits) {
@@ -63,6 +66,9 @@ pub fn pack(codes: &Codes, scale: Float, threads: usize) -> Result<Vec<Encoded>,
 }
 
 /// The tensors of an `int-quantized` layer: 8 bits, symmetric.
+///
+/// # Errors
+/// If the codes are not symmetric ones of 8 bits.
 pub fn int8(codes: &Codes, scale: Float) -> Result<Vec<Encoded>, EncodeError> {
     if codes.bits != 8 || !codes.symmetric || codes.index.is_some() {
         return Err(EncodeError::unsupported(

@@ -41,6 +41,9 @@ pub struct Rounding {
 
 /// Rounds every weight to the nearest code. The last group of a row is shorter where groups do not
 /// divide it, which only GPTQ's rule allows.
+///
+/// # Errors
+/// If an element is not finite, or there are no such bits.
 pub fn codes(
     weight: &Matrix<'_>,
     rounding: Rounding,

@@ -39,6 +39,9 @@ pub struct Perplexity {
 
 /// The perplexity of a causal model on `tokens`. `block` gives each block, by default
 /// [`Model::block`]; `told` hears of every block that was run, with how many there will be.
+///
+/// # Errors
+/// If the text is too short, or the model cannot be run.
 pub fn perplexity(
     model: &Model,
     tokens: &[u32],

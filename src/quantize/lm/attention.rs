@@ -22,6 +22,9 @@ pub struct Context {
 
 impl Context {
     /// For sequences of `tokens` tokens.
+    ///
+    /// # Errors
+    /// If the model reads fewer tokens.
     pub fn new(config: &LmConfig, tokens: usize) -> Result<Self, LmError> {
         if tokens == 0 || tokens > config.positions {
             return Err(LmError::Config(format!(

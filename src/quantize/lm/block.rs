@@ -12,6 +12,9 @@ use super::{LmError, checkpoint::Checkpoint, config::LmConfig};
 pub trait Tap {
     /// The linear layers `names` of the block, which share an input, are about to read `input`,
     /// f32 `[tokens, columns]`.
+    ///
+    /// # Errors
+    /// Ends the run.
     fn input(&mut self, names: &[&str], input: &Tensor) -> Result<(), LmError>;
 }
 
@@ -80,6 +83,9 @@ impl Block {
 
     /// What the block makes of sequences, f32 `[tokens, hidden]`, one behind the other, of the length that the
     /// context is for.
+    ///
+    /// # Errors
+    /// If the tap fails, or shapes do not fit.
     pub fn forward(
         &self,
         input: &Tensor,
@@ -98,6 +104,9 @@ impl Block {
     }
 
     /// What the next group reads, f32 `[tokens, columns]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     pub fn input(&self, passage: &Passage, context: &Context) -> Result<Tensor, LmError> {
         match (&passage.held, self) {
             (Some(held), _) => Ok(held.clone()),
@@ -107,6 +116,9 @@ impl Block {
     }
 
     /// Runs a group on its [input](Self::input) and what follows, as far as the next group.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     pub fn pass(
         &self,
         rest: Tensor,

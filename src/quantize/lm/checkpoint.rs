@@ -91,6 +91,9 @@ impl Checkpoint {
     }
 
     /// The tensor or quantized weight `name` as f32, which must have this shape and be finite.
+    ///
+    /// # Errors
+    /// If there is none of this shape, or it cannot be read or dequantized.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
         let values = match (self.modules.get(name), self.method) {
             (Some(module), Some(method)) => {

@@ -82,6 +82,9 @@ const MAX_DIMENSION: u64 = 1 << 24;
 
 impl LmConfig {
     /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// If the architecture or a feature of it is not known, or a number is missing.
     pub fn parse(config: &Value) -> Result<Self, LmError> {
         let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
         let architecture = match kind {

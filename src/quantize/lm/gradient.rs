@@ -21,6 +21,9 @@ pub struct Gradients {
 impl Block {
     /// The gradients of a block, by that of its output, f32 `[tokens, hidden]`, on one sequence. `None` for
     /// a block of a model that predicts nothing.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     pub fn gradients(
         &self,
         input: &Tensor,
@@ -82,6 +85,9 @@ fn back<const N: usize>(
 impl Head {
     /// The gradient of what it costs in nats, summed up, that `next` come after the first of these hidden
     /// states, f32 `[tokens, hidden]`, by them.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or a token is beyond the vocabulary.
     pub fn gradient(&self, hidden: &Tensor, next: &[u32]) -> Result<Tensor, LmError> {
         let input = Var::from_tensor(hidden)?;
         let normed = rms_norm(&input, &self.norm, self.epsilon)?;

@@ -30,6 +30,9 @@ impl Head {
     }
 
     /// Logits, f32 `[tokens, vocabulary]`, of hidden states, f32 `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, LmError> {
         let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
         let mut slices = Vec::new();
@@ -40,6 +43,9 @@ impl Head {
     }
 
     /// What it cost, in nats, that `next` came after each of these hidden states, f32 `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or a token is beyond the vocabulary.
     pub fn losses(&self, hidden: &Tensor, next: &[u32]) -> Result<Vec<f64>, LmError> {
         let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
         // Running maximum, sum of exponentials below it, and the logit of what came.

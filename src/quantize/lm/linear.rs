@@ -31,6 +31,9 @@ impl Linear {
     }
 
     /// The weight's numbers, row-major, where they lie.
+    ///
+    /// # Errors
+    /// If the weight is no plain matrix.
     pub fn values(&self) -> Result<Values<'_>, LmError> {
         let (storage, layout) = self.weight.storage_and_layout();
         let range = layout.contiguous_offsets();
@@ -43,6 +46,9 @@ impl Linear {
     }
 
     /// Takes the weight's numbers, row-major, out of the layer, which has no rows until it is given others.
+    ///
+    /// # Errors
+    /// If the weight is no plain matrix.
     pub fn take(&mut self) -> Result<Vec<f32>, LmError> {
         let columns = self.weight.dim(1)?;
         let none = Tensor::from_vec(Vec::<f32>::new(), (0, columns), &Device::Cpu)?;
@@ -52,6 +58,9 @@ impl Linear {
     }
 
     /// Changes the weight's numbers, row-major.
+    ///
+    /// # Errors
+    /// If the weight is no plain matrix.
     pub fn change(&mut self, change: impl FnOnce(&mut [f32])) -> Result<(), LmError> {
         let shape = self.weight.dims2()?;
         let mut values = self.take()?;

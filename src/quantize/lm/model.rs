@@ -58,6 +58,9 @@ impl Model {
     }
 
     /// Its tokenizer.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged.
     pub fn tokenizer(&self) -> Result<Text, LmError> {
         Text::parse(&self.checkpoint.file("tokenizer.json")?)
     }
@@ -70,6 +73,9 @@ impl Model {
 
     /// The hidden states, f32 `[tokens, hidden]`, that each sequence enters the first block with. Of the
     /// embedding, the rows of the tokens that occur are held, unless it is quantized.
+    ///
+    /// # Errors
+    /// If a token is beyond the vocabulary, or the embedding cannot be read.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>, LmError> {
         let (config, hidden) = (&self.config, self.config.hidden);
         let mut tokens = sequences.concat();
@@ -96,11 +102,17 @@ impl Model {
     }
 
     /// Reads block `index`, which is below [`LmConfig::layers`].
+    ///
+    /// # Errors
+    /// If a weight of it is missing, or cannot be read or dequantized.
     pub fn block(&self, index: usize) -> Result<Block, LmError> {
         Block::read(&self.checkpoint, &self.config, self.prefix, index)
     }
 
     /// Reads the last norm and the head of a causal model.
+    ///
+    /// # Errors
+    /// If the model predicts no tokens, or a weight is missing.
     pub fn head(&self) -> Result<Head, LmError> {
         if !self.config.is_causal() {
             return Err(LmError::Feature(format!(

@@ -12,6 +12,9 @@ pub struct Text(Box<Tokenizer>);
 
 impl Text {
     /// Reads `tokenizer.json`. Truncation and padding that it asks for are left out: they serve batches.
+    ///
+    /// # Errors
+    /// If it is no tokenizer.
     pub fn parse(json: &[u8]) -> Result<Self, LmError> {
         let wrong = |error: tokenizers::Error| LmError::Tokenizer(error.to_string());
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(wrong)?;
@@ -21,6 +24,9 @@ impl Text {
     }
 
     /// The tokens of a text, with those that the model wants at its ends.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
         let encoding = self.0.encode_fast(text, true);
         let encoding = encoding.map_err(|error| LmError::Tokenizer(error.to_string()))?;
@@ -28,6 +34,9 @@ impl Text {
     }
 
     /// Reads a file of text, which must be UTF-8 and not empty.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not UTF-8.
     pub fn read(path: &Path) -> Result<String, LmError> {
         let wrong = |why: String| LmError::Text { path: path.to_owned(), why };
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;

@@ -70,6 +70,9 @@ impl Backend {
     }
 
     /// The recipe as this tool stores it: llm-compressor has one format alone.
+    ///
+    /// # Errors
+    /// If the tool does not do the method.
     pub fn recipe(self, mut recipe: Recipe) -> Result<Recipe, ProduceError> {
         if !self.methods().contains(&recipe.method) {
             let names: Vec<&str> = self.methods().iter().map(|method| method.name()).collect();
@@ -114,6 +117,9 @@ pub struct External<'a> {
 }
 
 /// Reads a text to calibrate with: UTF-8, and not empty.
+///
+/// # Errors
+/// If it cannot be read, is not UTF-8, or has no words.
 pub fn calibration_text(path: &Path) -> Result<String, ProduceError> {
     let wrong = |why: String| ProduceError::Unsupported(format!("{}: {why}", path.display()));
     let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
@@ -128,6 +134,9 @@ pub fn calibration_text(path: &Path) -> Result<String, ProduceError> {
 
 impl External<'_> {
     /// Runs the tool and packs what it wrote as `name:tag`.
+    ///
+    /// # Errors
+    /// If the tool fails, or what it wrote cannot be packed.
     pub fn run(
         &self,
         store: &Store,

@@ -33,6 +33,9 @@ pub trait Solver {
     }
 
     /// The codes of a layer.
+    ///
+    /// # Errors
+    /// If there are no codes for the weight.
     fn solve(
         &mut self,
         layer: &Layer<'_>,
@@ -42,6 +45,9 @@ pub trait Solver {
 
     /// Another tensor as the quantized model needs it: a norm whose layers were scaled. `None` leaves it
     /// as it is.
+    ///
+    /// # Errors
+    /// If its values cannot be had.
     fn change(&mut self, _name: &str, _bytes: &[u8]) -> Result<Option<Vec<u8>>, ProduceError> {
         Ok(None)
     }

@@ -55,6 +55,9 @@ pub struct QuantizeReport {
 
 /// Quantizes a model, as it was when it was opened, and publishes the result as `name:tag`. Blocks; call it from outside the runtime
 /// that `runtime` drives.
+///
+/// # Errors
+/// If the model is not whole or not one that can be quantized so, or it or the store fails.
 pub fn quantize(
     checkpoint: &ModelSource,
     store: &Store,

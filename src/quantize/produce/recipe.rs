@@ -141,6 +141,9 @@ impl Method {
 
 impl Recipe {
     /// An error that says what does not go together.
+    ///
+    /// # Errors
+    /// If they do not; the first reason is given.
     pub fn check(&self) -> Result<(), ProduceError> {
         let Self { method, format, bits, group_size, symmetric, .. } = *self;
         let wrong = |why: String| Err(ProduceError::Recipe(why));
@@ -226,6 +229,9 @@ impl Recipe {
     }
 
     /// Its digest: BLAKE3 of its canonical JSON.
+    ///
+    /// # Errors
+    /// If the recipe has no canonical form.
     pub fn digest(&self) -> Result<blake3::Hash, ProduceError> {
         let bytes =
             json::to_bytes(self).map_err(|error| ProduceError::Recipe(error.to_string()))?;

@@ -61,6 +61,9 @@ pub struct Keeping<'a> {
 
 /// The statistics of a model fed with these tokens: those that are kept under that name, if they are of the
 /// same model and the same tokens, or else measured, and kept there.
+///
+/// # Errors
+/// If the model cannot be run, or the store fails.
 pub fn statistics(
     checkpoint: &ModelSource,
     model: &Model,

@@ -40,6 +40,9 @@ pub struct Scales {
 
 /// Searches the scale of the input that `layers`, each `[rows, columns]`, share. `mean` is the mean magnitude
 /// of each column of the input.
+///
+/// # Errors
+/// If a number is not finite, or shapes do not fit.
 pub fn search(
     layers: &[(&[f32], usize)],
     hessian: &[f32],
@@ -141,6 +144,9 @@ pub fn scale_columns(weight: &mut [f32], scales: &[f32]) {
 
 /// Cuts the range of every group of a weight, `[rows, columns]`, where the squared error of the output, by the
 /// group's own part of the Hessian, falls. The Hessian is that of the input the weight reads.
+///
+/// # Errors
+/// If a number is not finite, or shapes do not fit.
 pub fn clip(
     weight: &mut [f32],
     columns: usize,

@@ -32,6 +32,9 @@ const NARROWEST: f32 = 0.5;
 
 impl Scheme {
     /// Checks the numbers.
+    ///
+    /// # Errors
+    /// If there are no such bits or groups.
     pub fn check(&self) -> Result<(), SolveError> {
         if !(2..=8).contains(&self.bits) {
             return Err(SolveError::Scheme("codes have 2 to 8 bits"));
@@ -147,6 +150,9 @@ pub(super) fn empty(rows: usize, columns: usize, scheme: &Scheme) -> Codes {
 
 /// Rounds every value to its group's grid. `importance` says how much each column matters where narrower
 /// ranges are tried, all alike if it is empty.
+///
+/// # Errors
+/// If a number is not finite, or shapes do not fit.
 pub fn round_to_nearest(
     weight: &[f32],
     rows: usize,

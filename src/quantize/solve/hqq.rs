@@ -22,6 +22,9 @@ const BETA: f32 = 10.0;
 const GROWTH: f32 = 1.01;
 
 /// Fits every group of a weight, `[rows, columns]`. Of the scheme, bits, group and symmetry count.
+///
+/// # Errors
+/// If a number is not finite, or shapes do not fit.
 pub fn solve(
     weight: &[f32],
     rows: usize,

@@ -165,6 +165,9 @@ where
 
     /// The tensor: at once if it is resident, else when it has streamed in. Whoever asks for one that
     /// is on its way waits for the same load.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or it cannot be loaded or held.
     pub async fn touch(&self, name: &str) -> Result<Handle<D::Memory>, ResidentError> {
         let request = self.select(name)?;
         let mut waited = false;
@@ -189,6 +192,9 @@ where
     }
 
     /// Touches a tensor and keeps it from leaving until the guard is dropped.
+    ///
+    /// # Errors
+    /// As for [`touch`](Self::touch).
     pub async fn pin(&self, name: &str) -> Result<Pin<D>, ResidentError> {
         let handle = self.touch(name).await?;
         self.0.lock().set.pin(name, &handle.0);
@@ -198,6 +204,9 @@ where
     /// Begins to load what of `names` is not there, in this order and in the background; as much of it
     /// as there is room for once the least recently used has left. How many tensors are on their way.
     /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
     pub fn prefetch<S: AsRef<str>>(
         &self,
         names: impl IntoIterator<Item = S>,

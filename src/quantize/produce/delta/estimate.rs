@@ -48,6 +48,9 @@ struct Sampled {
 }
 
 /// Predicts what [`super::delta`] would write, without writing. Blocks.
+///
+/// # Errors
+/// If a tensor has another shape or type in the base, or cannot be read.
 pub fn estimate(
     tuned: &ModelSource,
     base: &ModelSource,

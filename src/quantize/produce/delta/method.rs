@@ -57,6 +57,9 @@ impl DeltaMethod {
     }
 
     /// An error if its number makes no sense.
+    ///
+    /// # Errors
+    /// If it makes none.
     pub fn check(self) -> Result<(), ProduceError> {
         let (what, number) = match self {
             Self::Lossless => return Ok(()),

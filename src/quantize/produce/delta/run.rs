@@ -78,6 +78,9 @@ enum Beside {
 
 /// Writes `tuned` as a delta of `base`, an artifact of `store`, and publishes it as `name:tag`. Blocks;
 /// call it from outside the runtime that `runtime` drives.
+///
+/// # Errors
+/// If the base is no artifact or not that of the fine-tune, or a model or the store fails.
 pub fn delta(
     tuned: &ModelSource,
     base: &ModelSource,

@@ -154,6 +154,9 @@ impl Factor {
 
     /// Solves a weight, `[rows, columns]`, which is gone as soon as it has been brought in order: there is one
     /// copy of it at a time.
+    ///
+    /// # Errors
+    /// If a number is not finite, or the shape is not the factor's.
     pub fn solve(&self, weight: Vec<f32>, rows: usize) -> Result<Solved, SolveError> {
         let columns = self.columns;
         check("weight", &weight, rows, columns)?;
