@@ -1,7 +1,7 @@
 # The project's commands. `make test`, `make demo` and `make bench` install what
 # they need themselves (as root on Debian; elsewhere they say what is missing).
 
-.PHONY: build test soak fuzz judges cache-tests bench demo features fmt lint clean-data
+.PHONY: build test test-fast soak fuzz judges cache-tests bench demo deny features fmt lint clean-data
 
 build:
 	cargo build --release --locked
@@ -10,6 +10,12 @@ build:
 test: lint features
 	tests/setup.sh
 	cargo test --locked
+
+# What needs no web server, bucket, browser or Python beside it.
+FAST = dependencies encode faults features http layers loader maintain maintain_cli memory quant_config resident \
+	trust trust_vectors vectors
+test-fast:
+	cargo test --locked --lib $(addprefix --test ,$(FAST))
 
 # The long fault run: 10,000 random faults at rest and on the wire, and 300 kills of `pack`; then the
 # edge: 100,000 flipped bits, 300 kills, 1,000 cold clients, 500 slow readers.
@@ -70,6 +76,11 @@ features:
 	for feature in $(FEATURES); do \
 		cargo check --lib --locked --no-default-features --features $$feature || exit 1; \
 	done
+
+# Needs cargo-deny (cargo install cargo-deny) and, for advisories, the network. tests/dependencies.rs holds
+# licences, sources and duplicates without either.
+deny:
+	cargo deny --locked check $(DENY)
 
 clean-data:
 	rm -rf bench-data demo-data
