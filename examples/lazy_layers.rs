@@ -13,11 +13,11 @@ use half::bf16;
 use matmul::{Failure, numbers};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use tenpak::load::LoadOptions;
-use tenpak::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
 use tenpak::load::sink::resident::{Resident, ResidentOptions, ResidentStats};
 use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
 use tenpak::pack::{PackOptions, pack};
 use tenpak::store::Store;
+use tenpak::store::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
 use tenpak::transport::Transport;
 use tenpak::transport::object::ObjectBackend;
 
@@ -96,7 +96,9 @@ pub fn run(passes: u32) -> Result<Report, Failure> {
     pack(folder.path(), &store, name, options, runtime.handle(), &())?;
     runtime.block_on(async {
         let spec = "example/lazy".parse()?;
-        let artifact = Artifact::open(vec![transport], &spec, &OpenOptions::default()).await?;
+        let artifact =
+            Artifact::open(tenpak::store::Store::new(transport), &spec, &OpenOptions::default())
+                .await?;
         let wanted = artifact.select(&Selection::All, None).await?;
         let model: u64 = wanted.tensors.iter().map(|want| want.cut.len()).sum();
         let budget = model / 4;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tenpak::chunk::codec::CodecChoice;
 use tenpak::load::LoadOptions;
-use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
+use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::transport::{self, Transport};
 
 #[tokio::main]
@@ -38,7 +38,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let store: Arc<dyn Transport> = transport::url::open(location)?;
             let started = Instant::now();
             let spec = format!("@{id}").parse()?;
-            let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await?;
+            let artifact =
+                Artifact::open(tenpak::store::Store::new(store), &spec, &OpenOptions::default())
+                    .await?;
             let wanted = artifact.select(&Selection::All, None).await?;
             let mut options = LoadOptions::default();
             if let [connections, ..] = rest {

@@ -14,7 +14,6 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use tenpak::dequant::Float;
 use tenpak::dequant::config::Method;
 use tenpak::load::LoadOptions;
-use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::load::sink::dequant::{Delivered, DequantSink, Dequantize, Made};
 use tenpak::load::sink::device::DeviceError;
 use tenpak::load::sink::drain;
@@ -23,6 +22,7 @@ use tenpak::load::sink::stream::StreamOptions;
 use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
 use tenpak::pack::{PackOptions, pack};
 use tenpak::store::Store;
+use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::transport::Transport;
 use tenpak::transport::object::ObjectBackend;
 
@@ -141,8 +141,12 @@ pub fn run(stored: Option<(&str, &str)>) -> Result<Report, Failure> {
         }
     };
     runtime.block_on(async {
-        let artifact =
-            Artifact::open(vec![transport], &name.parse()?, &OpenOptions::default()).await?;
+        let artifact = Artifact::open(
+            tenpak::store::Store::new(transport),
+            &name.parse()?,
+            &OpenOptions::default(),
+        )
+        .await?;
         let gpu = Gpu::open(&GpuOptions::default())?;
         println!("{name} on {}", gpu.name());
         let (device, host) = (load(&artifact, gpu.clone()).await?, load(&artifact, Host).await?);

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use tenpak::format::store as paths;
-use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::schedule::plan::{Plan, PlanOptions};
+use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::transport::{self, ReadRange, Transport};
 
 /// What a load keeps in flight by default.
@@ -25,8 +25,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let start = Instant::now();
     let transport = transport::url::open(store)?;
-    let artifact =
-        Artifact::open(vec![transport.clone()], &name.parse()?, &OpenOptions::default()).await?;
+    let artifact = Artifact::open(
+        tenpak::store::Store::new(transport.clone()),
+        &name.parse()?,
+        &OpenOptions::default(),
+    )
+    .await?;
     let wanted = artifact.select(&Selection::All, None).await?;
     let options = PlanOptions {
         pack_ends: if transport.reads_block() { Default::default() } else { wanted.pack_ends },
@@ -80,7 +84,7 @@ async fn read(
             if buffer.capacity() - buffer.len() < 1 << 20 {
                 buffer.clear();
             }
-            let read = reader.body.read_some(&mut buffer, 1 << 20).await?;
+            let read = reader.body.append(&mut buffer, 1 << 20).await?;
             if read == 0 {
                 break;
             }

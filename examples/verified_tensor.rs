@@ -2,8 +2,8 @@
 //! `verified_tensor STORE ARTIFACT TENSOR PUBLIC_KEY`.
 
 use tenpak::load::LoadOptions;
-use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
-use tenpak::transport;
+use tenpak::store::Store;
+use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::trust::TrustSet;
 
 #[tokio::main]
@@ -14,8 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let trust = TrustSet::load(std::slice::from_ref(key))?;
     let options = OpenOptions { trust, ..OpenOptions::default() };
-    let artifact =
-        Artifact::open(vec![transport::url::open(store)?], &name.parse()?, &options).await?;
+    let artifact = Artifact::open(Store::open(store)?, &name.parse()?, &options).await?;
     let wanted = artifact.select(&Selection::new(&[tensor])?, None).await?;
     let mut loader = artifact.load(wanted, &LoadOptions::default());
     while let Some(tensor) = loader.next().await {

@@ -16,7 +16,7 @@
 //! | [`dequant`] | core | quantized weights: layouts, the reference, which kernel with which numbers |
 //! | [`schedule`] | core | which chunks, which ranges, in which order, and what to do when one fails |
 //! | [`trust`] | core | keys, signatures, who may sign what; with `load`, their files and the versions seen; with `openpgp`, its keys |
-//! | `memory` | load | aligned memory, used again |
+//! | [`memory`] | load | slots that destinations lend, buffers that are used again, threads that hash |
 //! | [`transport`] | load | directories and web servers behind one trait; with `cloud`, buckets |
 //! | [`store`] | load | typed objects, refs, leases |
 //! | [`load`] | load | opening an artifact, and streaming its tensors into memory; with `cuda` and `wgpu`, into devices |
@@ -30,15 +30,15 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tenpak::load::artifact;
+//! use tenpak::store::artifact;
 //! use tenpak::load::LoadOptions;
-//! use tenpak::transport;
+//! use tenpak::store::Store;
 //! use tenpak::trust::TrustSet;
 //!
 //! let trust = TrustSet::load(&["org.pub".to_owned()])?;
 //! let options = artifact::OpenOptions { trust, ..Default::default() };
-//! let store = transport::url::open("https://weights.example.com/store/")?;
-//! let model = artifact::Artifact::open(vec![store], &"org/model".parse()?, &options).await?;
+//! let store = Store::open("https://weights.example.com/store/")?;
+//! let model = artifact::Artifact::open(store, &"org/model".parse()?, &options).await?;
 //! let wanted = model.select(&artifact::Selection::new(&["lm_head.weight"])?, None).await?;
 //! let mut load = model.load(wanted, &LoadOptions::default());
 //! while let Some(tensor) = load.next().await {
@@ -65,7 +65,7 @@ pub mod load;
 #[cfg(feature = "pack")]
 pub mod maintain;
 #[cfg(feature = "load")]
-mod memory;
+pub mod memory;
 #[cfg(feature = "pack")]
 pub mod pack;
 #[cfg(feature = "models")]

@@ -39,7 +39,7 @@ async fn read(
     let place = out.as_ptr().addr();
     loop {
         let before = out.len();
-        let n = reader.body.read_some(&mut out, step).await?;
+        let n = reader.body.append(&mut out, step).await?;
         assert_eq!(out.len(), before + n);
         assert!(n <= step);
         if n == 0 {
@@ -48,7 +48,7 @@ async fn read(
     }
     assert_eq!(out.as_ptr().addr(), place, "the buffer was reallocated");
     assert_eq!(out.len(), length);
-    assert_eq!(reader.body.read_some(&mut out, step).await?, 0, "the end is not lasting");
+    assert_eq!(reader.body.append(&mut out, step).await?, 0, "the end is not lasting");
     Ok((out.freeze(), reader.version))
 }
 

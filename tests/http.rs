@@ -180,7 +180,7 @@ async fn lengths_are_checked_where_they_are_known() {
     let mut reader = b.open(&at, range.clone()).await.expect("an answer");
     let mut out = BytesMut::new();
     let ended = loop {
-        match reader.body.read_some(&mut out, 100).await {
+        match reader.body.append(&mut out, 100).await {
             Ok(0) => break Ok(()),
             Ok(_) => {}
             Err(error) => break Err(error.kind),
@@ -384,7 +384,7 @@ async fn a_cancelled_read_loses_no_byte() {
     let mut out = BytesMut::new();
     let mut cancelled = 0;
     while out.len() < object.len() {
-        let read = reader.body.read_some(&mut out, 7);
+        let read = reader.body.append(&mut out, 7);
         match tokio::time::timeout(Duration::from_micros(300), read).await {
             Ok(read) => assert_ne!(read.expect("a read"), 0),
             Err(_) => cancelled += 1,
@@ -417,7 +417,7 @@ async fn back_pressure_reaches_the_server() {
     });
     let mut reader = transport(&url).open(&path("a"), ReadRange::Full).await.expect("a read");
     let mut out = BytesMut::new();
-    reader.body.read_some(&mut out, 1000).await.expect("a read");
+    reader.body.append(&mut out, 1000).await.expect("a read");
     // The server is held back once its count stands still.
     let mut last = usize::MAX;
     loop {
@@ -503,8 +503,10 @@ fn trusting(url: &str, pem: Vec<u8>) -> HttpBackend {
 #[tokio::test]
 async fn https_speaks_the_version_that_was_agreed() {
     for (protocols, version) in [
-        (&[&b"h2"[..], b"http/1.1"][..], hyper::Version::HTTP_2),
+        // Bodies of HTTP/1.1 come straight from the socket: HTTP/2 is for servers that take nothing else.
+        (&[&b"h2"[..], b"http/1.1"][..], hyper::Version::HTTP_11),
         (&[&b"http/1.1"[..]][..], hyper::Version::HTTP_11),
+        (&[&b"h2"[..]][..], hyper::Version::HTTP_2),
     ] {
         let (url, pem, versions) = tls_server(protocols, None).await;
         let b = trusting(&url, pem);

@@ -22,6 +22,7 @@ use tenpak::maintain::{
     VerifyReport, artifact_usage, collect, copy, diff, inspect, repack, store_usage, verify,
     verify_store,
 };
+use tenpak::store::artifact::Artifact;
 use tenpak::store::{ArtifactGraph, Lease, RefPlaced, Store};
 use tenpak::transport::dir::DirBackend;
 use tenpak::transport::fault::{Action, Fault, FaultBackend};
@@ -79,8 +80,9 @@ impl World {
         let spec: ArtifactSpec = name.parse().expect("an artifact");
         let options = CopyOptions { force, ..CopyOptions::default() };
         self.runtime.block_on(async {
-            let found = self.store.resolve(&spec).await?;
-            copy(&self.store, &found, target, &TrustSet::default(), &options, &()).await
+            let open = tenpak::store::artifact::OpenOptions::default();
+            let artifact = Artifact::open(self.store.clone(), &spec, &open).await?;
+            copy(&artifact, target, &TrustSet::default(), &options, &()).await
         })
     }
 

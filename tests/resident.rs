@@ -8,11 +8,11 @@ mod support;
 use std::sync::Arc;
 
 use tenpak::chunk::codec::CodecChoice;
-use tenpak::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
 use tenpak::load::sink::device::DeviceError;
 use tenpak::load::sink::host::Host;
 use tenpak::load::sink::resident::{Resident, ResidentError, ResidentOptions};
 use tenpak::load::{LoadError, LoadOptions};
+use tenpak::store::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
 use tenpak::transport::Transport;
 use tenpak::transport::fault::{Action, Fault, FaultBackend};
 use tenpak::transport::object::ObjectBackend;
@@ -35,8 +35,13 @@ async fn world(budget: u64) -> World {
     let id = build(&inner, &tensors, CodecChoice::Raw, 4 << 20).await;
     let transport = Arc::new(FaultBackend::counting(inner));
     let spec = format!("@{id}").parse().unwrap();
-    let artifact =
-        Artifact::open(vec![transport.clone()], &spec, &OpenOptions::default()).await.unwrap();
+    let artifact = Artifact::open(
+        tenpak::store::Store::new(transport.clone()),
+        &spec,
+        &OpenOptions::default(),
+    )
+    .await
+    .unwrap();
     let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let fetch = move |tensors| {
         let mut options = LoadOptions::default();

@@ -66,7 +66,7 @@ async fn read(transport: &HttpBackend, path: &ObjectPath, asked: ReadRange) -> O
     while out.len() < MOST {
         let before = out.len();
         out.reserve(1000);
-        let count = reader.body.read_some(&mut out, 1000).await.ok()?;
+        let count = reader.body.append(&mut out, 1000).await.ok()?;
         assert!(count <= 1000 && out.len() == before + count);
         assert!(out.len() as u64 <= announced, "more bytes than announced");
         if count == 0 {

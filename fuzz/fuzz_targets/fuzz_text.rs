@@ -6,7 +6,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use libfuzzer_sys::fuzz_target;
-use tenpak::load::artifact::Pattern;
+use tenpak::store::artifact::Pattern;
 use tenpak::format::name::{ArtifactName, ArtifactSpec, Tag};
 use tenpak::format::id::ManifestId;
 use tenpak::schedule::shard::Shard;

@@ -1,8 +1,7 @@
 //! The border between bytes that arrived and bytes that are known.
 //!
 //! A [`VerifiedChunk`] comes of nothing but hashing and owns its bytes, so that nobody can change them
-//! after the check; bytes that are hashed on arrival ([`Arriving`]) are out of reach from then on.
-//! Checked once, a chunk can be shared, and then has as many owners as need it. Decoders take nothing
+//! after the check. In memory that is shared, it has as many owners as need it. Decoders take nothing
 //! else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,21 +19,35 @@ pub fn hashed_bytes() -> u64 {
     HASHED.load(Ordering::Relaxed)
 }
 
-/// A chunk whose stored bytes are the ones its record names. They lie in memory of its own or, once
-/// [shared](VerifiedChunk::share), in memory that nobody can write.
+/// Memory that belongs to whoever holds it.
+///
+/// # Safety
+///
+/// As long as the value is neither dropped nor borrowed mutably, `as_ref` gives the same bytes, and
+/// nobody else writes them.
+pub unsafe trait OwnedBytes: AsRef<[u8]> {}
+
+// SAFETY: shared, and never written.
+unsafe impl OwnedBytes for Bytes {}
+// SAFETY: written through `&mut` alone.
+unsafe impl OwnedBytes for BytesMut {}
+// SAFETY: written through `&mut` alone.
+unsafe impl OwnedBytes for Vec<u8> {}
+
+/// A chunk whose stored bytes are the ones its record names.
 #[derive(Debug, Clone)]
-pub struct VerifiedChunk<M = BytesMut> {
+pub struct VerifiedChunk<M: OwnedBytes = Bytes> {
     record: ChunkRecord,
     stored: M,
 }
 
 /// Stored bytes that are not the ones a record names, given back for reuse.
 #[derive(Debug)]
-pub struct Unverified {
+pub struct Unverified<M> {
     /// What is wrong.
     pub error: DigestMismatch,
     /// The bytes, for another attempt in the same place.
-    pub bytes: BytesMut,
+    pub bytes: M,
 }
 
 /// What stored bytes should have been.
@@ -53,47 +66,23 @@ pub struct DigestMismatch {
     pub len: usize,
 }
 
-impl VerifiedChunk {
+impl<M: OwnedBytes> VerifiedChunk<M> {
     /// Hashes `stored` and compares it with the record.
-    pub fn verify(record: ChunkRecord, stored: BytesMut) -> Result<Self, Box<Unverified>> {
-        let found = StoredDigest::of(&stored);
-        Self::compare(record, stored, found)
-    }
-
-    fn compare(
-        record: ChunkRecord,
-        stored: BytesMut,
-        found: StoredDigest,
-    ) -> Result<Self, Box<Unverified>> {
-        HASHED.fetch_add(stored.len() as u64, Ordering::Relaxed);
-        if found == record.stored && stored.len() == record.stored_len as usize {
+    ///
+    /// # Errors
+    ///
+    /// If they are other bytes than the record names, with the bytes.
+    pub fn verify(record: ChunkRecord, stored: M) -> Result<Self, Box<Unverified<M>>> {
+        let (found, len) = (StoredDigest::of(stored.as_ref()), stored.as_ref().len());
+        HASHED.fetch_add(len as u64, Ordering::Relaxed);
+        if found == record.stored && len == record.stored_len as usize {
             return Ok(Self { record, stored });
         }
-        let error = DigestMismatch {
-            expected: record.stored,
-            expected_len: record.stored_len,
-            found,
-            len: stored.len(),
-        };
+        let (expected, expected_len) = (record.stored, record.stored_len);
+        let error = DigestMismatch { expected, expected_len, found, len };
         Err(Box::new(Unverified { error, bytes: stored }))
     }
 
-    /// Gives up the proof and keeps the bytes.
-    pub fn into_stored(self) -> BytesMut {
-        self.stored
-    }
-
-    /// The chunk for several owners. `share` says who frees the memory; `None` if it gives other
-    /// memory than the one that was hashed.
-    pub fn share(self, share: impl FnOnce(BytesMut) -> Bytes) -> Option<VerifiedChunk<Bytes>> {
-        let (start, len) = (self.stored.as_ptr(), self.stored.len());
-        let stored = share(self.stored);
-        let same = (stored.as_ptr(), stored.len()) == (start, len);
-        same.then_some(VerifiedChunk { record: self.record, stored })
-    }
-}
-
-impl<M: AsRef<[u8]>> VerifiedChunk<M> {
     /// What the chunk is.
     pub fn record(&self) -> &ChunkRecord {
         &self.record
@@ -103,9 +92,24 @@ impl<M: AsRef<[u8]>> VerifiedChunk<M> {
     pub fn stored(&self) -> &[u8] {
         self.stored.as_ref()
     }
+
+    /// Gives up the proof and keeps the bytes.
+    pub fn into_stored(self) -> M {
+        self.stored
+    }
+
+    /// The same chunk in the hands of another owner, to whom `wrap` gives its memory; `None` if that shows
+    /// other memory than the one that was hashed.
+    pub fn hand_on<N: OwnedBytes>(self, wrap: impl FnOnce(M) -> N) -> Option<VerifiedChunk<N>> {
+        let record = self.record;
+        let before = self.stored().as_ptr_range();
+        let stored = wrap(self.stored);
+        let same = stored.as_ref().as_ptr_range() == before || record.stored_len == 0;
+        same.then_some(VerifiedChunk { record, stored })
+    }
 }
 
-impl VerifiedChunk<Bytes> {
+impl VerifiedChunk {
     /// Its stored bytes, not copied.
     pub fn bytes(&self) -> Bytes {
         self.stored.clone()
@@ -120,80 +124,10 @@ impl VerifiedChunk<Bytes> {
     }
 }
 
-/// What is hashed at a time while more is to come: whole subtrees of BLAKE3 in full vectors.
-const STEP: usize = 64 << 10;
-
-/// A chunk whose stored bytes are still coming: hashed while the rest travels and what came is in the
-/// cache.
-#[derive(Debug)]
-pub struct Arriving {
-    record: ChunkRecord,
-    /// What has come and nobody else can reach.
-    taken: BytesMut,
-    /// Of the first bytes of `taken`, `hashed` of them.
-    hasher: blake3::Hasher,
-    hashed: usize,
-    /// The room behind them.
-    room: BytesMut,
-}
-
-impl Arriving {
-    /// A chunk of which nothing has come, which is to lie in `room`.
-    pub fn new(record: ChunkRecord, mut room: BytesMut) -> Self {
-        room.clear();
-        let (taken, hasher) = (BytesMut::new(), blake3::Hasher::new());
-        Self { record, taken, hasher, hashed: 0, room }
-    }
-
-    /// Where further bytes are to be appended, no more than are [`Self::missing`]. It does not grow
-    /// if the chunk fits what it was made with.
-    pub fn room(&mut self) -> &mut BytesMut {
-        &mut self.room
-    }
-
-    /// How many stored bytes have not come.
-    pub fn missing(&self) -> usize {
-        (self.record.stored_len as usize).saturating_sub(self.taken.len() + self.room.len())
-    }
-
-    /// Takes what was appended, and hashes what makes whole steps.
-    pub fn take_in(&mut self) {
-        self.taken.unsplit(self.room.split());
-        let steps = self.taken.len() / STEP * STEP;
-        if let Some(new) = self.taken.get(self.hashed..steps) {
-            self.hasher.update(new);
-            self.hashed = steps;
-        }
-    }
-
-    /// Hashes the rest, and compares with the record.
-    pub fn verify(mut self) -> Result<VerifiedChunk, Box<Unverified>> {
-        self.take_in();
-        self.hasher.update(self.taken.get(self.hashed..).unwrap_or_default());
-        let found = StoredDigest::from_hash(self.hasher.finalize());
-        let (record, stored) = (self.record, self.whole());
-        VerifiedChunk::compare(record, stored, found)
-    }
-
-    /// Gives up, and keeps the memory.
-    pub fn abandon(mut self) -> BytesMut {
-        self.take_in();
-        self.whole()
-    }
-
-    /// What was taken, with the room behind it again.
-    fn whole(self) -> BytesMut {
-        let mut whole = self.taken;
-        whole.unsplit(self.room);
-        whole
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::format::dtype::Dtype;
-    use crate::format::record::CodecId;
 
     #[test]
     fn only_the_named_bytes_verify() {
@@ -208,69 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_is_what_was_hashed() {
+    fn a_chunk_is_handed_on_with_its_own_memory_alone() {
         let record = ChunkRecord::raw(Dtype::Bytes, 5, blake3::hash(b"chunk"));
         let chunk = || VerifiedChunk::verify(record, BytesMut::from(&b"chunk"[..])).unwrap();
-        let shared = chunk().share(BytesMut::freeze).unwrap();
-        assert_eq!(shared.stored(), b"chunk");
-        assert_eq!(shared.bytes().as_ptr(), shared.stored().as_ptr(), "nothing was copied");
-        for other in [&b"other"[..], b"chunk"] {
-            assert!(chunk().share(|_| Bytes::from_static(other)).is_none(), "other memory");
-        }
-        assert!(chunk().share(|bytes| bytes.freeze().slice(1..)).is_none());
-
-        let described = ChunkRecord { codec: CodecId::ZSTD, decoded_len: 7, ..record };
-        assert_eq!(shared.described_by(&described).unwrap().record(), &described);
-        for other in [
-            ChunkRecord { stored_len: 4, ..record },
-            ChunkRecord { stored: StoredDigest::of(b"other"), ..record },
-        ] {
-            assert!(shared.described_by(&other).is_none());
-        }
-    }
-
-    #[test]
-    fn bytes_are_hashed_as_they_arrive() {
-        let data: Vec<u8> = (0..300_000_u32).map(|i| (i ^ (i >> 8)) as u8).collect();
-        let record = ChunkRecord::raw(Dtype::Bytes, data.len() as u32, blake3::hash(&data));
-        for step in [1, 1000, STEP, STEP + 1, data.len()] {
-            for damaged in [None, Some(0), Some(STEP), Some(data.len() - 1)] {
-                let mut arriving = Arriving::new(record, BytesMut::with_capacity(data.len()));
-                let at = arriving.room().as_ptr();
-                let mut data = data.clone();
-                if let Some(byte) = damaged {
-                    data[byte] ^= 1;
-                }
-                for part in data.chunks(step) {
-                    arriving.room().extend_from_slice(part);
-                    arriving.take_in();
-                }
-                assert_eq!(arriving.missing(), 0);
-                let back = match (arriving.verify(), damaged) {
-                    (Ok(chunk), None) => chunk.into_stored(),
-                    (Err(unverified), Some(_)) => unverified.bytes,
-                    (other, _) => panic!("steps of {step}, damaged at {damaged:?}: {other:?}"),
-                };
-                assert_eq!(back, data);
-                assert_eq!(back.as_ptr(), at, "nothing was copied");
-            }
-        }
-    }
-
-    #[test]
-    fn the_memory_of_an_abandoned_chunk_comes_back_whole() {
-        let record = ChunkRecord::raw(Dtype::Bytes, 100, blake3::hash(b"of no matter"));
-        let mut arriving = Arriving::new(record, BytesMut::with_capacity(100));
-        let at = arriving.room().as_ptr();
-        for (part, missing) in [(&b"taken"[..], 95), (b"not taken", 86)] {
-            arriving.take_in();
-            arriving.room().extend_from_slice(part);
-            assert_eq!(arriving.missing(), missing);
-        }
-        let memory = arriving.abandon();
-        assert_eq!((memory.as_ptr(), memory.capacity()), (at, 100));
-        assert_eq!(memory, b"takennot taken"[..]);
-        let short = Arriving::new(record, memory).verify().unwrap_err();
-        assert_eq!((short.error.len, short.bytes.as_ptr()), (0, at));
+        let shared = chunk().hand_on(BytesMut::freeze).unwrap();
+        assert_eq!(shared.bytes(), &b"chunk"[..]);
+        assert!(chunk().hand_on(|_| Bytes::from_static(b"chunk")).is_none());
+        assert!(chunk().hand_on(|own| own.freeze().slice(..4)).is_none());
     }
 }

@@ -32,11 +32,11 @@ pub(super) struct Cp {
 impl Cp {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let trust = global.trust()?;
-        let (source, found) = global.open(&self.artifact, output).await?;
+        let source = global.open(&self.artifact, output).await?;
         let target = Store::new(crate::transport::url::open(&self.to)?);
         let options = CopyOptions { force: self.force, signers: signers(&self.sign)? };
         let bar = Bar::new(output, "copying");
-        let report = copy(&source, &found, &target, &trust, &options, &bar).await?;
+        let report = copy(&source, &target, &trust, &options, &bar).await?;
         drop(bar);
         match report.placed {
             Some(RefPlaced::Kept { version }) => output.note(format!(
@@ -49,7 +49,7 @@ impl Cp {
             )),
             Some(RefPlaced::Written)
                 if options.signers.is_empty()
-                    && found.by.iter().any(|e| e.claimed_keys().next().is_some()) =>
+                    && source.resolved().by.iter().any(|e| e.claimed_keys().next().is_some()) =>
             {
                 output.note(format!(
                     "{}: its index of names is not signed; --sign KEY signs it",

@@ -7,7 +7,6 @@ use super::output::Output;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
 use crate::maintain::{ArtifactUsage, Change, artifact_usage, diff, store_usage};
-use crate::store::ArtifactGraph;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Du {
@@ -39,8 +38,8 @@ fn table(usages: &[ArtifactUsage]) -> String {
 impl Du {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         if let Some(artifact) = &self.artifact {
-            let (store, found) = global.open(artifact, output).await?;
-            let usage = artifact_usage(&store, found.manifest).await?;
+            let artifact = global.open(artifact, output).await?;
+            let usage = artifact_usage(artifact.store(), artifact.id()).await?;
             return output.result(json!(usage), || table(std::slice::from_ref(&usage)));
         }
         let usage = store_usage(&global.store()?).await?;
@@ -79,10 +78,8 @@ pub(super) struct DiffCommand {
 
 impl DiffCommand {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let (store, first) = global.open(&self.first, output).await?;
-        let first = ArtifactGraph::read(&store, first.manifest).await?;
-        let (store, second) = global.open(&self.second, output).await?;
-        let second = ArtifactGraph::read(&store, second.manifest).await?;
+        let first = global.open(&self.first, output).await?.graph().await?;
+        let second = global.open(&self.second, output).await?.graph().await?;
         let found = diff(&first, &second);
         let mut object = json!(found);
         if let Some(object) = object.as_object_mut() {

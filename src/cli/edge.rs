@@ -12,7 +12,6 @@ use super::edge_settings::Settings;
 use super::error::Failure;
 use super::output::Output;
 use crate::edge::{self, EdgeError, EdgeOptions};
-use crate::store::Store;
 use crate::trust::SeenRefs;
 
 /// Where an edge listens that is not told.
@@ -45,7 +44,8 @@ impl Edge {
         let origin = settings.origin.as_deref().ok_or_else(|| {
             Failure::usage("no store to serve: give --origin, or origin in --config FILE")
         })?;
-        let origins = global.sources(&Store::new(crate::transport::url::open(origin)?))?;
+        global.store = Some(origin.to_owned());
+        let origins = global.source()?.transports().to_vec();
         let location = origins.first().map_or_else(String::new, |o| o.location().to_owned());
         let seen = Some(SeenRefs::of_user());
         let options = EdgeOptions { trust: global.trust()?, seen, ..settings.options()? };

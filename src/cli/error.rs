@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::load::artifact::ArtifactError;
+use crate::load::ArtifactError;
 use crate::load::sink::device::DeviceError;
 use crate::load::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
@@ -61,7 +61,7 @@ impl Failure {
     /// A failure to find the weights of a checkpoint that is not delivered as it is stored.
     pub(super) fn of_weights(error: ArtifactError) -> Self {
         match &error {
-            ArtifactError::File { .. } => {
+            ArtifactError::Store(StoreError::File { .. }) => {
                 Self::failed(format!("{error}; --dtype stored loads it as it is"))
             }
             _ => error.into(),
@@ -100,8 +100,8 @@ fn store_status(error: &StoreError) -> u8 {
         | StoreError::Chunk { .. }
         | StoreError::Decode { .. } => VERIFICATION,
         StoreError::Trust(error) => trust_status(error),
-        StoreError::NoArtifact { .. } => NOT_FOUND,
-        StoreError::Ambiguous { .. } => USAGE,
+        StoreError::NoArtifact { .. } | StoreError::NoTensor { .. } => NOT_FOUND,
+        StoreError::Ambiguous { .. } | StoreError::Pattern { .. } => USAGE,
         _ => FAILED,
     }
 }
@@ -128,6 +128,7 @@ fn store_advice(error: &StoreError) -> &'static str {
     match error {
         StoreError::Trust(error) => trust_advice(error),
         StoreError::NoArtifact { .. } => "; `tenpak ls` lists what is there",
+        StoreError::File { .. } => "; `tenpak unpack` writes it",
         _ => "",
     }
 }
@@ -135,15 +136,6 @@ fn store_advice(error: &StoreError) -> &'static str {
 fn load_advice(error: &LoadError) -> &'static str {
     match error {
         LoadError::Corrupt { .. } => "; run `tenpak verify`, or name a --mirror",
-        _ => "",
-    }
-}
-
-fn artifact_advice(error: &ArtifactError) -> &'static str {
-    match error {
-        ArtifactError::Trust(error) => trust_advice(error),
-        ArtifactError::Load(error) => load_advice(error),
-        ArtifactError::File { .. } => "; `tenpak unpack` writes it",
         _ => "",
     }
 }
@@ -196,18 +188,10 @@ impl From<LoadError> for Failure {
 
 impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Self {
-        let status = match error.kind() {
-            // What a ref or manifest names is missing: the store is damaged.
-            ErrorKind::NotFound if matches!(error, ArtifactError::Transport(_)) => VERIFICATION,
-            ErrorKind::NotFound => NOT_FOUND,
-            ErrorKind::Verification => VERIFICATION,
-            ErrorKind::Network => NETWORK,
-            ErrorKind::Other => match &error {
-                ArtifactError::Ambiguous { .. } | ArtifactError::Pattern { .. } => USAGE,
-                _ => FAILED,
-            },
-        };
-        Self::new(status, with_causes(&error) + artifact_advice(&error))
+        match error {
+            ArtifactError::Store(error) => error.into(),
+            ArtifactError::Load(error) => error.into(),
+        }
     }
 }
 

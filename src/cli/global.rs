@@ -3,17 +3,15 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
 use super::error::Failure;
 use super::output::Output;
 use crate::format::name::ArtifactSpec;
-use crate::load::artifact::{Artifact, OpenOptions};
 use crate::quantize::source::ModelSource;
-use crate::store::{ArtifactGraph, Resolved, Store};
-use crate::transport::Transport;
+use crate::store::Store;
+use crate::store::artifact::{Artifact, OpenOptions};
 use crate::trust::{SeenRefs, TrustSet};
 
 /// What holds for every command; given before or after its name.
@@ -55,47 +53,39 @@ impl Global {
         store.into_string().map_err(|_| Failure::usage("the user's data directory is not UTF-8"))
     }
 
+    /// The store alone: what is written, listed or verified.
     pub(super) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::new(crate::transport::url::open(&self.store_location()?)?))
+        Ok(Store::open(&self.store_location()?)?)
     }
 
-    /// The store and its mirrors, in the order in which they are preferred.
-    pub(super) fn sources(&self, store: &Store) -> Result<Vec<Arc<dyn Transport>>, Failure> {
-        let mut sources = vec![store.transport().clone()];
-        for mirror in &self.mirror {
-            sources.push(crate::transport::url::open(mirror)?);
-        }
-        Ok(sources)
+    /// The store with its mirrors: what artifacts are read from.
+    pub(super) fn source(&self) -> Result<Store, Failure> {
+        let mirrors = self.mirror.iter().map(|mirror| crate::transport::url::open(mirror));
+        Ok(self.store()?.with_mirrors(mirrors.collect::<Result<Vec<_>, _>>()?))
     }
 
-    /// Finds the artifact in the store or, where that fails, in a mirror, and checks its ref and
-    /// its manifest against the trusted keys. If no store has it, the first one's error counts.
+    /// Opens the artifact in the store or a mirror of it, its ref and its manifest checked against the
+    /// trusted keys.
     pub(super) async fn open(
         &self,
         artifact: &ArtifactSpec,
         output: &Output,
-    ) -> Result<(Store, Resolved), Failure> {
-        let trust = self.trust()?;
-        let mut first = None;
-        for source in self.sources(&self.store()?)? {
-            let store = Store::new(source);
-            match open_in(&store, artifact, &trust, output).await {
-                Ok(found) => return Ok((store, found)),
-                Err(error) => drop(first.get_or_insert(error)),
-            }
-        }
-        Err(first.unwrap_or_else(|| Failure::failed("no store")))
+    ) -> Result<Artifact, Failure> {
+        self.open_in(self.source()?, artifact, output).await
     }
 
-    /// The same, with the artifact's whole graph.
-    pub(super) async fn open_whole(
+    /// The same in a store that was opened.
+    pub(super) async fn open_in(
         &self,
+        store: Store,
         artifact: &ArtifactSpec,
         output: &Output,
-    ) -> Result<(Store, ArtifactGraph), Failure> {
-        let (store, found) = self.open(artifact, output).await?;
-        let whole = ArtifactGraph::read(&store, found.manifest).await;
-        Ok((store, whole.map_err(|error| error.named_by(artifact))?))
+    ) -> Result<Artifact, Failure> {
+        let artifact = Artifact::open(store, artifact, &self.open_options()?).await?;
+        for warning in artifact.warnings() {
+            output.note(warning);
+        }
+        Ok(artifact)
     }
 
     pub(super) fn trust(&self) -> Result<TrustSet, Failure> {
@@ -104,22 +94,7 @@ impl Global {
 
     /// How artifacts are opened: which keys are trusted, and which refs this user has seen before.
     pub(super) fn open_options(&self) -> Result<OpenOptions, Failure> {
-        let (trust, seen) = (self.trust()?, Some(SeenRefs::of_user()));
-        Ok(OpenOptions { trust, seen, ..OpenOptions::default() })
-    }
-
-    /// Opens an artifact of the store or its mirrors for its tensors and files.
-    pub(super) fn artifact(
-        &self,
-        spec: &ArtifactSpec,
-        options: &OpenOptions,
-        runtime: &Handle,
-        output: &Output,
-    ) -> Result<Artifact, Failure> {
-        let sources = self.sources(&self.store()?)?;
-        let opened = runtime.block_on(Artifact::open(sources, spec, options))?;
-        opened.warnings().iter().for_each(|warning| output.note(warning));
-        Ok(opened)
+        Ok(OpenOptions { trust: self.trust()?, seen: Some(SeenRefs::of_user()) })
     }
 
     /// A model: a folder or a file, or an artifact.
@@ -146,28 +121,9 @@ impl Global {
         runtime: &Handle,
         output: &Output,
     ) -> Result<ModelSource, Failure> {
-        let artifact = self.artifact(spec, &self.open_options()?, runtime, output)?;
+        let artifact = runtime.block_on(self.open(spec, output))?;
         Ok(ModelSource::artifact(artifact, runtime)?)
     }
-}
-
-/// Finds the artifact in `store`, and checks its ref and its manifest against the trusted keys.
-pub(super) async fn open_in(
-    store: &Store,
-    artifact: &ArtifactSpec,
-    trust: &TrustSet,
-    output: &Output,
-) -> Result<Resolved, Failure> {
-    let found = store.resolve_trusted(artifact, trust, &SeenRefs::of_user()).await?;
-    if let Some(warning) = &found.warning {
-        output.note(warning);
-    }
-    let (_, bytes) = store.manifest(found.manifest).await.map_err(|error| match artifact {
-        ArtifactSpec::Named { .. } => error.named_by(artifact),
-        ArtifactSpec::Id(_) => error,
-    })?;
-    store.check_manifest(trust, found.name(), found.manifest, &bytes).await?;
-    Ok(found)
 }
 
 /// Parses an ARTIFACT argument.

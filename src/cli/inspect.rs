@@ -9,7 +9,8 @@ use crate::format::id::to_hex;
 use crate::format::name::ArtifactSpec;
 use crate::format::page::{FileEntry, TensorEntry};
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
-use crate::store::{ArtifactGraph, Resolved, Store, unix_now};
+use crate::store::artifact::Artifact;
+use crate::store::{ArtifactGraph, Resolved, unix_now};
 use crate::trust::{KeyId, Method, TrustSet};
 
 #[derive(Debug, clap::Args)]
@@ -32,14 +33,9 @@ impl Signature {
     }
 }
 
-async fn signed_by(
-    store: &Store,
-    found: &Resolved,
-    whole: &ArtifactGraph,
-    trust: &TrustSet,
-) -> Result<Vec<Signature>, Failure> {
+async fn signed_by(artifact: &Artifact, trust: &TrustSet) -> Result<Vec<Signature>, Failure> {
     let mut all = Vec::new();
-    for (path, content) in signatures(store, found, trust).await? {
+    for (path, content) in signatures(artifact, trust).await? {
         let Some(file) = path.as_str().rsplit('/').next() else { continue };
         let Some((key, method)) = file.rsplit_once('.') else { continue };
         let known: Option<(KeyId, Method)> = trust
@@ -48,8 +44,9 @@ async fn signed_by(
             .map(|(id, m)| (id.clone(), m));
         let trusted = known.is_some_and(|(id, m)| {
             let one = [(id, m, content)];
-            let (name, bytes) = (found.name(), &whole.manifest_bytes);
-            trust.verify_manifest(name, whole.id, bytes, &one, unix_now()).is_ok()
+            let (name, id) = (artifact.resolved().name(), artifact.id());
+            let now = unix_now();
+            trust.verify_manifest(name, id, artifact.manifest_bytes(), &one, now).is_ok()
         });
         let trusted = (!trust.is_empty()).then_some(trusted);
         all.push(Signature { key: key.to_owned(), method: method.to_owned(), trusted });
@@ -104,11 +101,11 @@ fn bits_per_weight(elements: Option<u64>, stored: u64) -> Option<f64> {
 impl Inspect {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let trust = global.trust()?;
-        let (store, found) = global.open(&self.artifact, output).await?;
-        let whole = ArtifactGraph::read(&store, found.manifest).await?;
-        let signatures = signed_by(&store, &found, &whole, &trust).await?;
+        let artifact = global.open(&self.artifact, output).await?;
+        let (whole, found) = (artifact.graph().await?, artifact.resolved());
+        let signatures = signed_by(&artifact, &trust).await?;
         // A host that cannot tell its other artifacts leaves sharing unknown.
-        let usage = artifact_usage(&store, whole.id).await.ok();
+        let usage = artifact_usage(artifact.store(), whole.id).await.ok();
         let look = inspect(&whole);
         let by = found.by.as_ref().map(|envelope| envelope.body());
         let ref_keys: Vec<&str> =
@@ -135,8 +132,7 @@ impl Inspect {
             "files": whole.files.iter().map(|(file, _)| file_json(file)).collect::<Vec<_>>(),
             "tensors": tensors.map(|(i, (t, _))| tensor_json(&whole, i, t)).collect::<Vec<_>>(),
         });
-        output
-            .result(object, || text(&found, &whole, &signatures, usage.as_ref(), &look, &ref_keys))
+        output.result(object, || text(found, &whole, &signatures, usage.as_ref(), &look, &ref_keys))
     }
 }
 

@@ -12,10 +12,11 @@ use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::load::artifact::{SelectedTensors, Selection};
 use crate::load::sink;
-use crate::load::{self, LoadOptions, LoadStats};
+use crate::load::{LoadOptions, LoadStats};
 use crate::schedule::shard::Shard;
+use crate::store::artifact::{SelectedTensors, Selection};
+use crate::transport::small::RetryPolicy;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
 const PIECE: u64 = 8 << 20;
@@ -110,9 +111,8 @@ impl Load {
             return Err(Failure::usage("--decode device needs a device: --device wgpu or cuda"));
         }
         let start = Instant::now();
-        let mut open = global.open_options()?;
-        open.retry.stall = stall;
-        let artifact = global.artifact(&self.artifact, &open, runtime, output)?;
+        let store = global.source()?.with_retry(RetryPolicy { stall, ..RetryPolicy::default() });
+        let artifact = runtime.block_on(global.open_in(store, &self.artifact, output))?;
         let selection = Selection::new(&self.tensor)?;
         let dtype = self.dtype.float();
         // Host memory takes what is large window by window; elsewhere all chunks are known at once.
@@ -232,7 +232,7 @@ impl Load {
 /// was never touched costs more than hashing what it will hold, so little of it is used again and again. Chunks
 /// that wait for their bases are held as they are stored beside what they fill.
 fn budget(based: bool) -> u64 {
-    2 * PIECE * load::cores() as u64 * if based { 2 } else { 1 }
+    2 * PIECE * crate::memory::pool::cores() as u64 * if based { 2 } else { 1 }
 }
 
 /// Host memory: each tensor as it comes, in pieces if it is large; then those of further windows.

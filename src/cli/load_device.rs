@@ -12,13 +12,14 @@ use super::error::Failure;
 use super::progress::Bar;
 use crate::dequant::Float;
 use crate::format::id::to_hex;
-use crate::load::artifact::{AsFloats, SelectedTensors};
+use crate::load::AsFloats;
 use crate::load::sink::decode::Decoder;
 use crate::load::sink::dequant::{self, Dequantize, Made};
 use crate::load::sink::stream::{StreamOptions, UploadStats};
 use crate::load::sink::take;
 use crate::load::sink::weights::WeightSink;
 use crate::load::{LoadStats, Loader, Tensor};
+use crate::store::artifact::SelectedTensors;
 
 /// What was delivered.
 #[derive(Debug, Default)]

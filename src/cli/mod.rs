@@ -34,7 +34,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use error::Failure;
-use global::{Global, artifact, open_in};
+use global::{Global, artifact};
 use output::Output;
 
 /// Signed model weights: packed once, streamed and verified from any bucket or static host.

@@ -88,9 +88,10 @@ impl ExternalArgs {
             (whole.map_err(|error| Failure::failed(format!("{source}: {error}")))?, None)
         } else {
             let spec = artifact(source).map_err(Failure::usage)?;
-            let (from, whole) = runtime.block_on(global.open_whole(&spec, output))?;
+            let artifact = runtime.block_on(global.open(&spec, output))?;
+            let whole = runtime.block_on(artifact.graph())?;
             let folder = scratch.0.join("model");
-            unpack(&whole, global.sources(&from)?, &folder, runtime, &|_| {})?;
+            unpack(&whole, artifact.store(), &folder, runtime, &|_| {})?;
             options.base = Some(whole.id);
             options.model_id = whole.manifest.model_id.clone();
             (folder, Some(whole.id))

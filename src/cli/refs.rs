@@ -7,7 +7,7 @@ use serde_json::json;
 use super::error::Failure;
 use super::output::Output;
 use super::publishing::lifetime;
-use super::{Global, artifact, bytes, open_in};
+use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{INDEX_PATH, IndexBody, IndexEntry, SignedBody};
 use crate::maintain;
@@ -49,13 +49,13 @@ impl TagCommand {
         let (name, tag) = named(&self.to)?;
         let (store, signers) = (global.store()?, signers(&self.sign)?);
         // The name must lead to a manifest that is there.
-        let found = open_in(&store, &self.artifact, &global.trust()?, output).await?;
+        let found = global.open_in(store.clone(), &self.artifact, output).await?;
         let life = lifetime(self.expires);
-        let published = maintain::tag(&store, found.manifest, (name, tag), &signers, life).await?;
+        let published = maintain::tag(&store, found.id(), (name, tag), &signers, life).await?;
         let object = json!({
-            "name": name, "tag": tag, "manifest": found.manifest, "version": published.version,
+            "name": name, "tag": tag, "manifest": found.id(), "version": published.version,
         });
-        output.result(object, || format!("{name}:{tag}  @{}", found.manifest))
+        output.result(object, || format!("{name}:{tag}  @{}", found.id()))
     }
 }
 

@@ -31,11 +31,11 @@ impl Unpack {
         output: &Output,
     ) -> Result<(), Failure> {
         let start = Instant::now();
-        let (store, whole) = runtime.block_on(global.open_whole(&self.artifact, output))?;
+        let artifact = runtime.block_on(global.open(&self.artifact, output))?;
+        let whole = runtime.block_on(artifact.graph())?;
         let bar = Bar::new(output, "unpacking");
         bar.begin(whole.manifest.totals.raw_bytes);
-        let sources = global.sources(&store)?;
-        let stats = unpack(&whole, sources, &self.out, runtime, &|n| bar.advance(n))?;
+        let stats = unpack(&whole, artifact.store(), &self.out, runtime, &|n| bar.advance(n))?;
         drop(bar);
         let (seconds, totals) = (start.elapsed().as_secs_f64(), whole.manifest.totals);
         let object = json!({

@@ -23,7 +23,8 @@ impl Verify {
         let bar = Bar::new(output, "verifying");
         let report = match &self.artifact {
             Some(artifact) => {
-                let found = store.resolve_trusted(artifact, &trust, &SeenRefs::of_user()).await?;
+                let found =
+                    store.resolve_trusted(artifact, &trust, Some(&SeenRefs::of_user())).await?;
                 if let Some(warning) = &found.warning {
                     output.note(warning);
                 }

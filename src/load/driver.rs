@@ -6,28 +6,28 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{
-    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use super::buffer::{self, Feedback, Filling, Scatter, Scratch, Target, lock};
+use super::bases::KnownBases;
+use super::buffer::{self, Feedback, Filling, Scatter, Target, lock};
 use super::error::{ChunkSite, LoadError};
-use super::fetch::{Fetch, Job, Report, Shared};
-use super::links::{Kept, Links};
-use super::{LoadStats, Tensor};
-use crate::chunk::verified::DigestMismatch;
+use super::fetch::{ChunkJob, Fetch, Finisher, Report, Shared};
+use super::links::Links;
+use super::tensor::{LoadStats, StoredChunk, Tensor};
+use crate::chunk::verified::{DigestMismatch, VerifiedChunk};
 use crate::format::id::{ManifestId, PackId};
 use crate::format::store;
 use crate::memory::buffers::Buffers;
-use crate::schedule::plan::Plan;
+use crate::memory::slot::{Slot, SlotProvider};
+use crate::schedule::plan::{Delivery, Plan};
 use crate::schedule::scheduler::{
     Action, Event, Failure, FetchId, GaveUp, Limits, MirrorIndex, Scheduler,
 };
 use crate::transport::{ReadRange, Transport, TransportError, TransportErrorKind};
 
-/// The most that is kept of buffers that nobody uses.
-const POOL: usize = 64 << 20;
+/// The most that is kept of scratch memory that nobody uses.
+const SCRATCH: usize = 16 << 20;
 /// How long the ends of requests are waited for when everything is delivered.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -36,86 +36,126 @@ struct Active {
     mirror: MirrorIndex,
     chunks: Vec<u32>,
     granted: usize,
-    jobs: UnboundedSender<Vec<Job>>,
+    jobs: UnboundedSender<Vec<ChunkJob>>,
     shared: Arc<Shared>,
     /// Bytes that the state knows of.
     seen: u64,
 }
 
-/// Where deliveries go.
-type Deliver = UnboundedSender<(u32, Result<Tensor, LoadError>)>;
+/// What is delivered, and to whom is told that it was taken.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub(super) index: u32,
+    pub(super) feedback: UnboundedSender<Feedback>,
+    pub(super) tensor: Result<Tensor, LoadError>,
+}
+
+/// Why a load did not end well.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Box<LoadError>,
+    /// Deliveries that were made before.
+    pub(super) delivered: usize,
+}
+
+/// What a driver works with.
+pub(super) struct Work {
+    pub(super) artifact: Option<ManifestId>,
+    pub(super) transports: Vec<Arc<dyn Transport>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) limits: Limits,
+    pub(super) memory: Arc<dyn SlotProvider>,
+    pub(super) known: Arc<KnownBases>,
+    pub(super) deliver: UnboundedSender<Delivered>,
+    pub(super) stats: Arc<Mutex<LoadStats>>,
+    /// Of the first tensor, if pieces of it were delivered before: where they end.
+    pub(super) begun: Option<u64>,
+}
 
 pub(super) struct Driver {
-    artifact: ManifestId,
-    sources: Vec<Arc<dyn Transport>>,
+    artifact: Option<ManifestId>,
+    transports: Vec<Arc<dyn Transport>>,
     plan: Arc<Plan>,
     state: Scheduler,
     started: Instant,
-    pool: Buffers,
-    scratch: Scratch,
+    memory: Arc<dyn SlotProvider>,
+    scratch: Buffers,
     filling: BTreeMap<u32, Filling>,
+    /// Chunks that are delivered as they are stored.
+    stored: BTreeMap<u32, VerifiedChunk<Slot>>,
+    /// Deliveries that lack something.
+    lost: BTreeMap<u32, LoadError>,
+    begun: Option<u64>,
+    delivered: usize,
     /// The chunks of deliveries being filled that wait for each other.
     links: BTreeMap<u32, Arc<Links>>,
-    kept: Arc<Kept>,
+    known: Arc<KnownBases>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
-    deliver: Deliver,
-    feedback: WeakUnboundedSender<Feedback>,
+    deliver: UnboundedSender<Delivered>,
+    feedback: UnboundedSender<Feedback>,
+    told: UnboundedReceiver<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
+    /// What drivers before this one counted.
+    before: LoadStats,
     /// The latest faults, for the message when the load fails.
     last_error: Option<TransportError>,
     last_mismatch: Option<(DigestMismatch, MirrorIndex)>,
 }
 
 impl Driver {
-    pub(super) fn new(
-        artifact: ManifestId,
-        sources: Vec<Arc<dyn Transport>>,
-        plan: Arc<Plan>,
-        limits: Limits,
-        kept: Arc<Kept>,
-        (deliver, feedback): (Deliver, WeakUnboundedSender<Feedback>),
-        stats: Arc<Mutex<LoadStats>>,
-    ) -> Self {
+    pub(super) fn new(work: Work) -> Self {
         let (reports, incoming) = unbounded_channel();
-        // A consumer that keeps everything leaves nothing to use again.
-        let pool = Buffers::new(if limits.budget == u64::MAX { 0 } else { POOL });
+        let (feedback, told) = unbounded_channel();
+        let before = *lock(&work.stats);
         Self {
-            artifact,
-            sources,
-            state: Scheduler::new(&plan, limits),
-            plan,
+            artifact: work.artifact,
+            transports: work.transports,
+            state: Scheduler::new(&work.plan, work.limits),
+            plan: work.plan,
             started: Instant::now(),
-            pool,
-            scratch: Scratch::default(),
+            memory: work.memory,
+            scratch: Buffers::new(SCRATCH),
             filling: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            begun: work.begun,
+            delivered: 0,
             links: BTreeMap::new(),
-            kept,
+            known: work.known,
             active: BTreeMap::new(),
             reports,
             incoming,
-            deliver,
+            deliver: work.deliver,
             feedback,
-            stats,
+            told,
+            stats: work.stats,
+            before,
             last_error: None,
             last_mismatch: None,
         }
     }
 
-    pub(super) async fn run(mut self, mut told: UnboundedReceiver<Feedback>) {
+    /// Runs until all is delivered, nobody listens any more, or it fails.
+    pub(super) async fn run(mut self) -> Result<(), Failed> {
+        let ended = self.drive().await;
+        for active in self.active.values() {
+            active.shared.cancel();
+        }
+        self.count();
+        ended.map_err(|error| Failed { error, delivered: self.delivered })
+    }
+
+    async fn drive(&mut self) -> Result<(), Box<LoadError>> {
         let mut grace = None;
         let deliver = self.deliver.clone();
         loop {
-            if let Err(error) = self.act() {
-                // Nobody listening is no reason to go on either.
-                drop(self.deliver.send((u32::MAX, Err(*error))));
-                break;
-            }
+            self.act()?;
             let mut deadline = self.state.deadline().map(|at| self.started + at);
             if self.state.is_complete() {
                 if self.active.is_empty() {
-                    break;
+                    return Ok(());
                 }
                 deadline = Some(*grace.get_or_insert_with(|| Instant::now() + GRACE));
             }
@@ -127,37 +167,29 @@ impl Driver {
             };
             tokio::select! {
                 report = self.incoming.recv() => {
-                    if let Some(report) = report
-                        && let Err(error) = self.report(report)
-                    {
-                        drop(self.deliver.send((u32::MAX, Err(*error))));
-                        break;
+                    if let Some(report) = report {
+                        self.report(report)?;
                     }
                 }
-                feedback = told.recv() => match feedback {
+                feedback = self.told.recv() => match feedback {
                     Some(Feedback::Taken(delivery)) => self.tell(Event::Taken { delivery }),
                     Some(Feedback::Released(delivery)) => self.tell(Event::Released { delivery }),
-                    None => break,
+                    None => return Ok(()),
                 },
                 // The loader was dropped, whoever still holds tensors of it.
-                () = deliver.closed() => break,
+                () = deliver.closed() => return Ok(()),
                 () = sleep => {
                     if self.state.is_complete() {
-                        break;
+                        return Ok(());
                     }
                     self.tell(Event::Tick);
                 }
             }
         }
-        for active in self.active.values() {
-            active.shared.cancel();
-        }
-        self.count();
     }
 
     fn count(&mut self) {
-        let mut stats = lock(&self.stats);
-        stats.take_state(self.state.stats());
+        lock(&self.stats).take_state(&self.before, self.state.stats());
     }
 
     /// Tells the state what happened, and first which bytes have come since.
@@ -191,9 +223,17 @@ impl Driver {
                 }
                 self.tell(Event::Verified { fetch, chunk });
             }
+            Report::Stored { fetch, chunk, stored } => {
+                if let Some(planned) = self.plan.chunks.get(chunk as usize) {
+                    self.stored.insert(planned.delivery, stored);
+                }
+                self.tell(Event::Verified { fetch, chunk });
+            }
             Report::Decoded { chunk, target } => self.restore(chunk, target),
             Report::Bad { fetch, chunk, target, error } => {
-                self.restore(chunk, target);
+                if let Some(target) = target {
+                    self.restore(chunk, target);
+                }
                 let mirror = self.active.get(&fetch).map_or(MirrorIndex::FIRST, |f| f.mirror);
                 self.last_mismatch = Some((error, mirror));
                 self.tell(Event::Bad { fetch, chunk });
@@ -207,11 +247,14 @@ impl Driver {
             }
             Report::Ended { fetch, error, unfinished } => {
                 for job in unfinished {
-                    self.restore(job.chunk, job.target);
+                    self.take_back(job);
                 }
-                let failure = error.as_ref().map(|error| match error.is_transient() {
-                    true => Failure::Transient(error.retry_after),
-                    false => Failure::Permanent,
+                let failure = error.as_ref().map(|error| match error.kind {
+                    _ if error.is_transient() => Failure::Transient(error.retry_after),
+                    TransportErrorKind::NotFound | TransportErrorKind::OutOfRange => {
+                        Failure::Absent
+                    }
+                    _ => Failure::Permanent,
                 });
                 if let Some(error) = error {
                     self.last_error = Some(error);
@@ -225,21 +268,26 @@ impl Driver {
 
     fn restore(&mut self, chunk: u32, target: Target) {
         let Some(planned) = self.plan.chunks.get(chunk as usize) else { return };
-        match target {
-            Target::Direct { slot, piece } => {
-                if let Some(filling) = self.filling.get_mut(&planned.delivery) {
-                    filling.restore(slot, piece);
-                }
-            }
-            Target::Linked { fills: Some(fills), .. } => self.restore(chunk, *fills),
-            Target::Linked { fills: None, .. } | Target::Scatter(_) => {}
+        let (slot, memory) = match target {
+            Target::Direct { slot, piece } => (slot, piece),
+            Target::Stored(memory) => (0, memory),
+            Target::Scatter(_) => return,
+        };
+        if let Some(filling) = self.filling.get_mut(&planned.delivery) {
+            filling.restore(slot, memory);
+        }
+    }
+
+    fn take_back(&mut self, job: ChunkJob) {
+        if let Some(target) = job.target {
+            self.restore(job.chunk, target);
         }
     }
 
     fn act(&mut self) -> Result<(), Box<LoadError>> {
         while let Some(action) = self.state.poll_action() {
             match action {
-                Action::Admit { delivery } => self.admit(delivery),
+                Action::Admit { delivery } => self.admit(delivery)?,
                 Action::Start { fetch, mirror, pack, whole, chunks } => {
                     self.start(fetch, mirror, pack, whole, chunks)?;
                 }
@@ -250,19 +298,32 @@ impl Driver {
                     }
                 }
                 Action::Deliver { delivery } => self.deliver(delivery)?,
+                Action::Lost { chunk, why } => {
+                    let error = self.failure(why);
+                    if let Some(planned) = self.plan.chunks.get(chunk as usize) {
+                        self.lost.insert(planned.delivery, error);
+                    }
+                }
                 Action::Fail(why) => return Err(Box::new(self.failure(why))),
             }
         }
         Ok(())
     }
 
-    fn admit(&mut self, index: u32) {
-        let Some(delivery) = self.plan.deliveries.get(index as usize) else { return };
+    fn admit(&mut self, index: u32) -> Result<(), Box<LoadError>> {
+        let Some(delivery) = self.plan.deliveries.get(index as usize) else { return Ok(()) };
         if let Some(links) = Links::new(&self.plan, &delivery.linked) {
             self.links.insert(index, links);
         }
-        let buffer = self.pool.take(delivery.len() as usize);
-        self.filling.insert(index, Filling::new(buffer, &delivery.slots, self.pool.are_reused()));
+        let len = delivery.len() as usize;
+        let memory = self.memory.lend(len).map_err(LoadError::from)?;
+        if memory.len() != len {
+            return Err(Box::new(LoadError::Internal(
+                "a destination lent other memory than asked",
+            )));
+        }
+        self.filling.insert(index, Filling::new(memory, &delivery.slots));
+        Ok(())
     }
 
     fn start(
@@ -273,7 +334,7 @@ impl Driver {
         whole: bool,
         chunks: Vec<u32>,
     ) -> Result<(), Box<LoadError>> {
-        let Some(transport) = self.sources.get(mirror.get()).cloned() else {
+        let Some(transport) = self.transports.get(mirror.get()).cloned() else {
             return Err(Box::new(LoadError::Internal("no such source")));
         };
         let (jobs, receiver) = unbounded_channel();
@@ -283,18 +344,20 @@ impl Driver {
             true => ReadRange::Full,
             false => ReadRange::Bounded(self.plan.range_of(&chunks)),
         };
+        let finisher = Finisher {
+            fetch: id,
+            reports: self.reports.clone(),
+            scratch: self.scratch.clone(),
+            known: self.known.clone(),
+        };
         let fetch = Fetch {
-            id,
             transport,
             path: store::pack(pack),
             range,
             count: chunks.len(),
             jobs: receiver,
             shared: shared.clone(),
-            reports: self.reports.clone(),
-            scratch: self.scratch.clone(),
-            warm: self.pool.are_reused(),
-            kept: self.kept.clone(),
+            finisher,
         };
         let active = Active { mirror, chunks, granted: 0, jobs, shared, seen: 0 };
         self.active.insert(id, active);
@@ -323,8 +386,11 @@ impl Driver {
             let record =
                 *request.records.get(planned.first.chunk as usize).ok_or_else(contradiction)?;
             let slot_of = |slot: u32| delivery.slots.get(slot as usize).ok_or_else(contradiction);
-            let fills = match planned.first.slot {
+            let target = match planned.first.slot {
                 None => None,
+                Some(slot) if delivery.stored.is_some() => {
+                    Some(Target::Stored(filling.lend(slot).ok_or_else(contradiction)?))
+                }
                 Some(slot) if slot_of(slot)?.direct => Some(Target::Direct {
                     slot,
                     piece: filling.lend(slot).ok_or_else(contradiction)?,
@@ -342,20 +408,19 @@ impl Driver {
                     Some(Target::Scatter(scatter.collect::<Result<_, Box<LoadError>>>()?))
                 }
             };
-            let target = match (self.links.get(&planned.delivery), fills) {
-                (Some(links), fills) if delivery.linked.binary_search(&chunk).is_ok() => {
-                    Target::Linked { links: links.clone(), fills: fills.map(Box::new) }
-                }
-                (_, Some(fills)) => fills,
-                (_, None) => return Err(contradiction()),
-            };
-            jobs.push(Job { chunk, record, offset: u64::from(planned.offset), target });
+            let is_linked = delivery.linked.binary_search(&chunk).is_ok();
+            let links = self.links.get(&planned.delivery).filter(|_| is_linked).cloned();
+            if links.is_none() && target.is_none() {
+                return Err(contradiction());
+            }
+            let offset = u64::from(planned.offset);
+            jobs.push(ChunkJob { chunk, record, offset, links, target });
         }
         active.granted += count;
         if let Err(refused) = active.jobs.send(jobs) {
             // The fetch is ending: its places come back here instead.
             for job in refused.0 {
-                self.restore(job.chunk, job.target);
+                self.take_back(job);
             }
         }
         Ok(())
@@ -365,25 +430,63 @@ impl Driver {
         let contradiction = || Box::new(LoadError::Internal("a delivery is incomplete"));
         let delivery = self.plan.deliveries.get(index as usize).ok_or_else(contradiction)?;
         let request = self.plan.tensors.get(delivery.tensor as usize).ok_or_else(contradiction)?;
+        let (offset, len) = (delivery.range.start, delivery.len());
+        let begun = self.begun.filter(|_| delivery.tensor == 0);
+        let skipped = begun.is_some_and(|end| delivery.range.end <= end && len > 0);
         self.links.remove(&index);
+        self.delivered += 1;
         let filling = self.filling.remove(&index).ok_or_else(contradiction)?;
-        let buffer = filling.join().ok_or_else(contradiction)?;
-        let len = delivery.len() as usize;
-        if buffer.len() < len {
-            return Err(contradiction());
+        let lost = self.lost.remove(&index);
+        if skipped || lost.is_some() {
+            // Nobody holds anything of it.
+            drop(filling);
+            self.stored.remove(&index);
+            drop(self.feedback.send(Feedback::Released(index)));
+            match lost {
+                Some(error) => self.hand_out(index, Err(error)),
+                None => drop(self.feedback.send(Feedback::Taken(index))),
+            }
+            return Ok(());
         }
-        let Some(feedback) = self.feedback.upgrade() else { return Ok(()) };
+        let feedback = self.feedback.clone();
+        let (data, stored) = match delivery.stored {
+            None => {
+                let memory = filling.join().ok_or_else(contradiction)?;
+                if memory.len() as u64 != len {
+                    return Err(contradiction());
+                }
+                (buffer::hold(index, memory, feedback), None)
+            }
+            Some(record) => {
+                let chunk = self.stored.remove(&index).ok_or_else(contradiction)?;
+                let chunk = chunk.hand_on(|memory| buffer::hold(index, memory, feedback));
+                let chunk = chunk.ok_or_else(contradiction)?;
+                (chunk.bytes(), Some(StoredChunk { record, chunk }))
+            }
+        };
+        let at = index as usize;
+        let other = |at| {
+            let neighbour = self.plan.deliveries.get(at);
+            neighbour.is_none_or(|next: &Delivery| next.tensor != delivery.tensor)
+        };
+        let is_first = begun.is_none() && at.checked_sub(1).is_none_or(other);
+        let is_last = other(at + 1);
+        let request = request.clone();
+        let tensor = Tensor { request, offset, data, stored, is_first, is_last };
         {
             let mut stats = lock(&self.stats);
             stats.delivered += 1;
-            stats.delivered_bytes += delivery.len();
+            stats.delivered_bytes += len;
             stats.first_tensor.get_or_insert_with(|| self.started.elapsed());
         }
-        let data = buffer::hold(index, self.pool.share(buffer, len), feedback);
-        let tensor = Tensor { request: request.clone(), offset: delivery.range.start, data };
-        // A loader that was dropped shows in the feedback.
-        drop(self.deliver.send((index, Ok(tensor))));
+        self.hand_out(index, Ok(tensor));
         Ok(())
+    }
+
+    fn hand_out(&self, index: u32, tensor: Result<Tensor, LoadError>) {
+        let feedback = self.feedback.clone();
+        // A loader that was dropped is noticed.
+        drop(self.deliver.send(Delivered { index, feedback, tensor }));
     }
 
     fn site(&self, chunk: u32) -> Box<ChunkSite> {
@@ -408,7 +511,7 @@ impl Driver {
     }
 
     fn location(&self, mirror: MirrorIndex) -> String {
-        self.sources.get(mirror.get()).map_or_else(String::new, |s| s.location().to_owned())
+        self.transports.get(mirror.get()).map_or_else(String::new, |s| s.location().to_owned())
     }
 
     fn failure(&mut self, why: GaveUp) -> LoadError {

@@ -3,6 +3,7 @@
 use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::DigestMismatch;
 use crate::format::id::{ManifestId, PackId};
+use crate::memory::slot::NoMemory;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// What kind of failure it is: programs end with a status of their own for each.
@@ -37,8 +38,8 @@ impl ErrorKind {
 /// Where a chunk was to come from and go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkSite {
-    /// The artifact.
-    pub artifact: ManifestId,
+    /// The artifact, if it is one.
+    pub artifact: Option<ManifestId>,
     /// The tensor.
     pub tensor: String,
     /// Which of its chunks.
@@ -55,7 +56,13 @@ impl std::fmt::Display for ChunkSite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { artifact, tensor, chunk, is_base, pack, offset } = self;
         let of = if *is_base { "base of chunk" } else { "chunk" };
-        write!(f, "artifact {artifact}: tensor {tensor:?}: {of} {chunk} (pack {pack} at {offset})")
+        if let Some(artifact) = artifact {
+            write!(f, "artifact {artifact}: ")?;
+        }
+        if !tensor.is_empty() {
+            write!(f, "tensor {tensor:?}: ")?;
+        }
+        write!(f, "{of} {chunk} (pack {pack} at {offset})")
     }
 }
 
@@ -90,6 +97,9 @@ pub enum LoadError {
     /// A read neither goes on nor can be ended (a dead network file system).
     #[error("{site}: a read from {location} hangs")]
     Hung { site: Box<ChunkSite>, location: String },
+    /// The destination has no memory for a delivery.
+    #[error(transparent)]
+    Memory(#[from] NoMemory),
     /// A rule of the loader itself does not hold.
     #[error("the loader contradicts itself: {0}; please report this")]
     Internal(&'static str),
@@ -102,7 +112,7 @@ impl LoadError {
             Self::Corrupt { .. } | Self::Decode { .. } => ErrorKind::Verification,
             Self::Transport { error, .. } => ErrorKind::of_transport(error),
             Self::Hung { .. } => ErrorKind::Network,
-            Self::Internal(_) => ErrorKind::Other,
+            Self::Memory(_) | Self::Internal(_) => ErrorKind::Other,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One request: reads chunks into the places it is given, verifies each where it lies, and gives
+//! One request: reads chunks into the places it is given, has each verified where it lies, and gives
 //! back every place it did not fill, however it ends.
 
 use std::collections::VecDeque;
@@ -6,34 +6,81 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::buffer::{Scratch, Target};
-use super::links::{Kept, Ready};
+use super::bases::KnownBases;
+use super::buffer::Target;
+use super::links::{Links, Ready};
 use crate::chunk::codec::DecodeError;
-use crate::chunk::verified::{Arriving, DigestMismatch};
+use crate::chunk::verified::{DigestMismatch, VerifiedChunk};
 use crate::format::record::{ChunkRecord, CodecId};
-use crate::memory::pages;
+use crate::memory::buffers::Buffers;
+use crate::memory::pool::{self, Job, Urgency};
+use crate::memory::slot::Slot;
 use crate::schedule::scheduler::FetchId;
 use crate::transport::{
     ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
 };
 
-/// The most that one read asks for: what was read is hashed while it is in the cache, and the rest of
-/// its chunk travels meanwhile.
-const READ: usize = 1 << 20;
+/// The most that one read asks for, and the bytes after which others have their turn: whoever else runs on
+/// this thread waits no longer than these take to be copied.
+const TURN: usize = 1 << 20;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
 const TAIL: u64 = 1 << 20;
 
 /// A chunk and its place.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct ChunkJob {
     pub(super) chunk: u32,
     pub(super) record: ChunkRecord,
     pub(super) offset: u64,
-    pub(super) target: Target,
+    /// If it waits for others: where it is kept until all that it is decoded with is there.
+    pub(super) links: Option<Arc<Links>>,
+    /// Where it belongs; bases belong nowhere.
+    pub(super) target: Option<Target>,
+}
+
+impl ChunkJob {
+    /// Whether its stored bytes are read where they belong.
+    fn is_in_place(&self) -> bool {
+        match self.target {
+            Some(Target::Stored(_)) => true,
+            Some(Target::Direct { .. }) => {
+                self.links.is_none() && self.record.codec == CodecId::RAW
+            }
+            _ => false,
+        }
+    }
+
+    fn place(&mut self) -> Option<&mut Slot> {
+        match &mut self.target {
+            Some(Target::Stored(place) | Target::Direct { piece: place, .. }) => Some(place),
+            _ => None,
+        }
+    }
+
+    /// The memory that its stored bytes are read into.
+    fn room(&mut self, scratch: &Buffers) -> Slot {
+        let place = if self.is_in_place() { self.place() } else { None };
+        match place {
+            Some(place) => {
+                let mut room = std::mem::take(place);
+                room.touch();
+                room
+            }
+            None => scratch.take(self.record.stored_len as usize),
+        }
+    }
+
+    /// Puts the room back where it came from.
+    fn give_back(&mut self, room: Slot) {
+        if self.is_in_place()
+            && let Some(place) = self.place()
+        {
+            *place = room;
+        }
+    }
 }
 
 /// What a fetch tells the driver.
@@ -42,14 +89,16 @@ pub(super) enum Report {
     /// The chunk is verified and in its place, which comes back if it was lent; or it is kept until it
     /// can be decoded, and its place with it.
     Verified { fetch: FetchId, chunk: u32, target: Option<Target> },
+    /// The chunk is verified, and wanted as it is stored.
+    Stored { fetch: FetchId, chunk: u32, stored: VerifiedChunk<Slot> },
     /// A chunk that was kept is in its place, which comes back if it was lent.
     Decoded { chunk: u32, target: Target },
     /// The chunk is damaged; its place comes back.
-    Bad { fetch: FetchId, chunk: u32, target: Target, error: DigestMismatch },
+    Bad { fetch: FetchId, chunk: u32, target: Option<Target>, error: DigestMismatch },
     /// The chunk is what the manifest names and still of no use: no retry can help.
     Undecodable { chunk: u32, error: Option<DecodeError> },
     /// The fetch is over; these places come back.
-    Ended { fetch: FetchId, error: Option<TransportError>, unfinished: Vec<Job> },
+    Ended { fetch: FetchId, error: Option<TransportError>, unfinished: Vec<ChunkJob> },
 }
 
 /// What driver and fetch share.
@@ -74,38 +123,29 @@ impl Shared {
 
 /// One request, before it is sent.
 pub(super) struct Fetch {
-    pub(super) id: FetchId,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) path: ObjectPath,
     pub(super) range: ReadRange,
     /// How many jobs will come.
     pub(super) count: usize,
-    pub(super) jobs: UnboundedReceiver<Vec<Job>>,
+    pub(super) jobs: UnboundedReceiver<Vec<ChunkJob>>,
     pub(super) shared: Arc<Shared>,
-    pub(super) reports: UnboundedSender<Report>,
-    pub(super) scratch: Scratch,
-    /// Whether the places have been touched before, mostly.
-    pub(super) warm: bool,
-    pub(super) kept: Arc<Kept>,
+    pub(super) finisher: Finisher,
 }
 
 /// What survives when the request is dropped in the middle of a read.
 struct Running {
-    queue: VecDeque<Job>,
+    queue: VecDeque<ChunkJob>,
     /// Where the next byte of the body lies in the object.
     at: u64,
-    scratch: BytesMut,
-    /// What has come of the first chunk of the queue, in that chunk's place or in `scratch`.
-    arriving: Option<Arriving>,
-}
-
-impl Running {
-    /// The chunk that was arriving will not; its memory goes back where it came from.
-    fn abandon(&mut self) {
-        if let (Some(arriving), Some(job)) = (self.arriving.take(), self.queue.front_mut()) {
-            give_back(&job.record, &mut job.target, &mut self.scratch, arriving.abandon());
-        }
-    }
+    /// The memory of the first chunk of the queue, and how much of it has come.
+    room: Option<(Slot, usize)>,
+    /// The chunk before, while it is hashed and decoded.
+    pending: Option<Job<ControlFlow<()>>>,
+    /// For bytes that nobody wants.
+    waste: Slot,
+    /// Bytes read since others had their turn.
+    turn: usize,
 }
 
 /// `None`: ended without a fault of the source.
@@ -114,28 +154,34 @@ type Step<T> = Result<T, Option<TransportError>>;
 impl Fetch {
     /// Runs to the end; the last thing that it does is [`Report::Ended`].
     pub(super) async fn run(mut self) {
-        let scratch = self.scratch.take();
-        let mut running = Running { queue: VecDeque::new(), at: 0, scratch, arriving: None };
+        let mut running = Running {
+            queue: VecDeque::new(),
+            at: 0,
+            room: None,
+            pending: None,
+            waste: Slot::default(),
+            turn: 0,
+        };
         let shared = self.shared.clone();
         let error = tokio::select! {
             biased;
             () = shared.wake.notified() => None,
             end = self.read_all(&mut running) => end.err().flatten(),
         };
-        running.abandon();
-        self.scratch.give(running.scratch);
+        if let Some(pending) = running.pending.take() {
+            // It has reported, or it has failed and the load hangs on it: that is noticed.
+            drop(pending.await);
+        }
+        if let (Some((room, _)), Some(job)) = (running.room.take(), running.queue.front_mut()) {
+            job.give_back(room);
+        }
         let mut unfinished: Vec<_> = running.queue.into();
         self.jobs.close();
         while let Ok(jobs) = self.jobs.try_recv() {
             unfinished.extend(jobs);
         }
-        let ended = Report::Ended { fetch: self.id, error, unfinished };
-        self.tell(ended);
-    }
-
-    /// The driver outlives its fetches, or the load is abandoned and nobody listens.
-    fn tell(&self, report: Report) {
-        drop(self.reports.send(report));
+        let fetch = self.finisher.fetch;
+        self.finisher.tell(Report::Ended { fetch, error, unfinished });
     }
 
     fn error(&self, kind: TransportErrorKind, what: impl Into<String>) -> TransportError {
@@ -155,8 +201,10 @@ impl Fetch {
                 continue;
             }
             self.read_one(&mut reader, running).await?;
+            self.finish(running).await?;
             done += 1;
         }
+        self.settle(running).await?;
         self.read_tail(&mut reader, running).await
     }
 
@@ -165,25 +213,44 @@ impl Fetch {
         if reader.range.end.saturating_sub(running.at) > TAIL {
             return Ok(());
         }
-        loop {
-            running.scratch.clear();
-            if self.read_some(reader, &mut running.scratch, READ).await? == 0 {
-                return Ok(());
-            }
+        while self.discard(reader, running, TURN).await? > 0 {}
+        Ok(())
+    }
+
+    /// Reads at most `max` bytes that nobody wants.
+    async fn discard(
+        &self,
+        reader: &mut ObjectReader,
+        running: &mut Running,
+        max: usize,
+    ) -> Step<usize> {
+        if running.waste.is_empty() {
+            running.waste = self.finisher.scratch.take(TURN);
         }
+        let out = running.waste.get_mut(..max.min(TURN)).unwrap_or_default();
+        let count = self.read_some(reader, out, &mut running.turn).await?;
+        running.at += count as u64;
+        Ok(count)
     }
 
     async fn read_some(
         &self,
         reader: &mut ObjectReader,
-        out: &mut BytesMut,
-        max: usize,
+        out: &mut [u8],
+        turn: &mut usize,
     ) -> Step<usize> {
-        // Blocking backends never wait, so that dropping the future cannot reach them.
+        // Transports that block never wait, so that dropping the future cannot reach them.
         if self.shared.is_cancelled() {
             return Err(None);
         }
-        let count = reader.body.read_some(out, max.min(READ)).await.map_err(Some)?;
+        if *turn >= TURN {
+            *turn = 0;
+            tokio::task::yield_now().await;
+        }
+        let most = out.len().min(TURN);
+        let out = out.get_mut(..most).unwrap_or_default();
+        let count = reader.body.read(out).await.map_err(Some)?;
+        *turn += count;
         self.shared.bytes.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
@@ -194,125 +261,144 @@ impl Fetch {
             return Err(Some(self.error(TransportErrorKind::Protocol, what)));
         }
         while running.at < to {
-            running.scratch.clear();
-            let most = usize::try_from(to - running.at).unwrap_or(READ).min(READ);
-            let count = self.read_some(reader, &mut running.scratch, most).await?;
-            if count == 0 {
+            let most = usize::try_from(to - running.at).unwrap_or(TURN);
+            if self.discard(reader, running, most).await? == 0 {
                 let what = format!("the body ends at byte {}", running.at);
                 return Err(Some(self.error(TransportErrorKind::Protocol, what)));
             }
-            running.at += count as u64;
         }
         Ok(())
     }
 
-    /// Reads, verifies and places the first chunk of the queue, which leaves it only when its
-    /// place is reported.
+    /// Reads the first chunk of the queue into its room.
     async fn read_one(&self, reader: &mut ObjectReader, running: &mut Running) -> Step<()> {
         let Some(job) = running.queue.front() else { return Ok(()) };
-        let (record, offset) = (job.record, job.offset);
+        let offset = job.offset;
         self.skip(reader, running, offset).await?;
         let Some(job) = running.queue.front_mut() else { return Ok(()) };
-        let room = match &mut job.target {
-            // Raw bytes are their own decoded form: they are read where they belong.
-            Target::Direct { piece, .. } if record.codec == CodecId::RAW => {
-                piece.clear();
-                if !self.warm {
-                    pages::populate(piece.spare_capacity_mut());
-                }
-                std::mem::take(piece)
-            }
-            // It stays where it is read until it is decoded.
-            Target::Linked { .. } => BytesMut::with_capacity(record.stored_len as usize),
-            _ => std::mem::take(&mut running.scratch),
-        };
-        let arriving = running.arriving.insert(Arriving::new(record, room));
-        while arriving.missing() > 0 {
-            let missing = arriving.missing();
-            if self.read_some(reader, arriving.room(), missing).await? == 0 {
+        let room = job.room(&self.finisher.scratch);
+        let (room, came) = running.room.insert((room, 0));
+        while let Some(rest) = room.get_mut(*came..).filter(|rest| !rest.is_empty()) {
+            let missing = rest.len();
+            let count = self.read_some(reader, rest, &mut running.turn).await?;
+            if count == 0 {
                 let what = format!("the body ends {missing} bytes too early");
                 return Err(Some(self.error(TransportErrorKind::Protocol, what)));
             }
-            arriving.take_in();
+            *came += count;
         }
-        running.at += u64::from(record.stored_len);
-        let arrived = (running.queue.pop_front(), running.arriving.take());
-        let (Some(job), Some(chunk)) = arrived else { return Ok(()) };
-        match self.finish(job, chunk, &mut running.scratch) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(None),
-        }
+        running.at += room.len() as u64;
+        Ok(())
     }
 
-    /// No await below: from here to the report the chunk's bytes are in nobody else's reach.
-    fn finish(&self, job: Job, arrived: Arriving, scratch: &mut BytesMut) -> ControlFlow<()> {
-        let Job { chunk, record, mut target, .. } = job;
-        let fetch = self.id;
-        let chunk_bytes = match arrived.verify() {
+    /// Has the chunk that has come verified and placed, while the next one is read. It leaves the queue
+    /// when nothing can come between that and its report.
+    async fn finish(&self, running: &mut Running) -> Step<()> {
+        // Reports come in the order of the chunks.
+        self.settle(running).await?;
+        let (Some(job), Some((room, _))) = (running.queue.pop_front(), running.room.take()) else {
+            return Ok(());
+        };
+        if self.transport.reads_block() {
+            return ended(self.finisher.finish(job, room));
+        }
+        let finisher = self.finisher.clone();
+        let len = job.record.stored_len.max(job.record.decoded_len) as usize;
+        let finish = move || finisher.finish(job, room);
+        running.pending = Some(pool::spawn(len, Urgency::Now, finish));
+        Ok(())
+    }
+
+    /// Waits for the chunk before.
+    async fn settle(&self, running: &mut Running) -> Step<()> {
+        let Some(pending) = &mut running.pending else { return Ok(()) };
+        let flow = pending.await;
+        running.pending = None;
+        // A panic below is a defect; the load then fails on the chunk that is never reported.
+        ended(flow.unwrap_or(ControlFlow::Break(())))
+    }
+}
+
+fn ended(flow: ControlFlow<()>) -> Step<()> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(None),
+    }
+}
+
+/// Verifies, decodes and reports what a fetch has read.
+#[derive(Debug, Clone)]
+pub(super) struct Finisher {
+    pub(super) fetch: FetchId,
+    pub(super) reports: UnboundedSender<Report>,
+    /// Memory for what is not read or decoded where it belongs.
+    pub(super) scratch: Buffers,
+    pub(super) known: Arc<KnownBases>,
+}
+
+impl Finisher {
+    /// The driver outlives its fetches, or the load is abandoned and nobody listens.
+    fn tell(&self, report: Report) {
+        drop(self.reports.send(report));
+    }
+
+    fn finish(&self, mut job: ChunkJob, room: Slot) -> ControlFlow<()> {
+        let (fetch, chunk) = (self.fetch, job.chunk);
+        let verified = match VerifiedChunk::verify(job.record, room) {
             Ok(verified) => verified,
             Err(unverified) => {
                 let error = unverified.error;
-                give_back(&record, &mut target, scratch, unverified.bytes);
-                self.tell(Report::Bad { fetch, chunk, target, error });
+                job.give_back(unverified.bytes);
+                self.tell(Report::Bad { fetch, chunk, target: job.target, error });
                 return ControlFlow::Continue(());
             }
         };
-        let placed = match &mut target {
-            Target::Direct { .. } if record.codec == CodecId::RAW => {
-                self.kept.offer(&record, chunk_bytes.stored());
+        if let Some(links) = &job.links {
+            return self.decode_linked(chunk, links.arrived(chunk, verified, job.target));
+        }
+        let in_place = job.is_in_place();
+        let placed = match &mut job.target {
+            Some(Target::Stored(_)) => {
+                self.tell(Report::Stored { fetch, chunk, stored: verified });
+                return ControlFlow::Continue(());
+            }
+            Some(_) if in_place => {
+                self.known.offer(&job.record, verified.stored());
+                job.give_back(verified.into_stored());
                 Ok(true)
             }
-            Target::Linked { links, fills } => {
-                let fills = fills.take().map(|fills| *fills);
-                let ready = links.arrived(chunk, chunk_bytes, fills);
-                return self.decode_linked(chunk, ready);
-            }
-            target => target.fill(&chunk_bytes, None, &self.scratch, &self.kept),
+            Some(target) => target.fill(&verified, None, &self.scratch, &self.known),
+            None => Ok(false),
         };
-        give_back(&record, &mut target, scratch, chunk_bytes.into_stored());
         match placed {
             Ok(true) => {
-                self.tell(Report::Verified { fetch, chunk, target: Some(target) });
+                self.tell(Report::Verified { fetch, chunk, target: job.target });
                 ControlFlow::Continue(())
             }
-            Ok(false) => {
-                self.tell(Report::Undecodable { chunk, error: None });
-                ControlFlow::Break(())
-            }
-            Err(error) => {
-                self.tell(Report::Undecodable { chunk, error: Some(error) });
-                ControlFlow::Break(())
-            }
+            Ok(false) => self.undecodable(chunk, None),
+            Err(error) => self.undecodable(chunk, Some(error)),
         }
+    }
+
+    fn undecodable(&self, chunk: u32, error: Option<DecodeError>) -> ControlFlow<()> {
+        self.tell(Report::Undecodable { chunk, error });
+        ControlFlow::Break(())
     }
 
     /// Decodes what `chunk` was the last missing part of, and then reports that chunk: once all
     /// chunks of a delivery are reported, all are in their places.
     fn decode_linked(&self, chunk: u32, ready: Vec<Ready>) -> ControlFlow<()> {
         for mut ready in ready {
-            let error = match ready.place(&self.kept, &self.scratch) {
+            match ready.place(&self.known, &self.scratch) {
                 Ok(true) => {
                     let Ready { chunk, target, .. } = ready;
                     self.tell(Report::Decoded { chunk, target });
-                    continue;
                 }
-                Ok(false) => None,
-                Err(error) => Some(error),
-            };
-            self.tell(Report::Undecodable { chunk: ready.chunk, error });
-            return ControlFlow::Break(());
+                Ok(false) => return self.undecodable(ready.chunk, None),
+                Err(error) => return self.undecodable(ready.chunk, Some(error)),
+            }
         }
-        self.tell(Report::Verified { fetch: self.id, chunk, target: None });
+        self.tell(Report::Verified { fetch: self.fetch, chunk, target: None });
         ControlFlow::Continue(())
-    }
-}
-
-/// Puts the buffer that was read into back where it came from.
-fn give_back(record: &ChunkRecord, target: &mut Target, scratch: &mut BytesMut, bytes: BytesMut) {
-    match target {
-        Target::Direct { piece, .. } if record.codec == CodecId::RAW => *piece = bytes,
-        // Read into a buffer of its own, exactly as large.
-        Target::Linked { .. } => {}
-        _ => *scratch = bytes,
     }
 }

@@ -7,47 +7,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::buffer::{Scratch, Target, lock};
+use super::bases::KnownBases;
+use super::buffer::{Target, lock};
 use crate::chunk::codec::{self, DecodeError};
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::id::DecodedDigest;
-use crate::format::record::{ChunkRecord, CodecId};
-use crate::load::delta_base_cache::DeltaBaseCache;
-use crate::schedule::plan::{Plan, PlannedBase, TensorRequest};
-
-/// What a load knows of decoded chunks beyond its own.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    /// Bases that were kept before the load began, by content.
-    held: HashMap<DecodedDigest, Bytes>,
-    /// Where what is decoded is kept for others.
-    cache: Option<Arc<DeltaBaseCache>>,
-}
-
-impl Kept {
-    /// What the cache has of the bases of `tensors`. The load holds it, so that nothing is dropped
-    /// before it is used.
-    pub(super) fn of(tensors: &[Arc<TensorRequest>], cache: Option<Arc<DeltaBaseCache>>) -> Self {
-        let Some(cache) = cache else { return Self::default() };
-        let bases =
-            tensors.iter().flat_map(|request| &request.records).filter_map(|record| record.base);
-        let held = bases.filter_map(|base| Some((base.decoded, cache.get(&base.decoded)?)));
-        Self { held: held.collect(), cache: Some(cache) }
-    }
-
-    pub(super) fn contents(&self) -> impl Iterator<Item = &DecodedDigest> {
-        self.held.keys()
-    }
-
-    /// Takes note of what a chunk was decoded to.
-    pub(super) fn offer(&self, record: &ChunkRecord, decoded: &[u8]) {
-        if let Some(cache) = &self.cache {
-            cache.offer(record, decoded);
-        }
-    }
-}
+use crate::format::record::CodecId;
+use crate::memory::buffers::Buffers;
+use crate::memory::slot::Slot;
+use crate::schedule::plan::{Plan, PlannedBase};
 
 /// The linked chunks of a delivery, by their places in the plan.
 #[derive(Debug, Default)]
@@ -60,7 +30,7 @@ struct Link {
     needed_by: Vec<u32>,
     /// How many of them are still to be decoded.
     pending: usize,
-    arrived: Option<Arc<VerifiedChunk>>,
+    arrived: Option<Arc<VerifiedChunk<Slot>>>,
     target: Option<Target>,
 }
 
@@ -68,7 +38,7 @@ struct Link {
 pub(super) struct Ready {
     pub(super) chunk: u32,
     /// It, its base, the base of that, and so on.
-    chain: Vec<Arc<VerifiedChunk>>,
+    chain: Vec<Arc<VerifiedChunk<Slot>>>,
     /// The content of what the last of them is stored against.
     bottom: Option<DecodedDigest>,
     pub(super) target: Target,
@@ -112,7 +82,7 @@ impl Links {
     pub(super) fn arrived(
         &self,
         index: u32,
-        chunk: VerifiedChunk,
+        chunk: VerifiedChunk<Slot>,
         target: Option<Target>,
     ) -> Vec<Ready> {
         let mut links = lock(&self.0);
@@ -152,7 +122,7 @@ fn ready(links: &mut HashMap<u32, Link>, top: u32) -> Option<Ready> {
 enum Decoded<'a> {
     Stored(&'a [u8]),
     Held(&'a Bytes),
-    Scratch(BytesMut),
+    Scratch(Slot),
 }
 
 impl Decoded<'_> {
@@ -168,28 +138,24 @@ impl Decoded<'_> {
 impl Ready {
     /// Decodes it into its target, with one chunk of scratch for the base and one for the base's
     /// base. `Ok(false)`: the plan and the bytes disagree.
-    pub(super) fn place(&mut self, kept: &Kept, scratch: &Scratch) -> Result<bool, DecodeError> {
-        let mut below = self.bottom.and_then(|digest| kept.held.get(&digest)).map(Decoded::Held);
+    pub(super) fn place(
+        &mut self,
+        known: &KnownBases,
+        scratch: &Buffers,
+    ) -> Result<bool, DecodeError> {
+        let mut below = self.bottom.and_then(|digest| known.get(&digest)).map(Decoded::Held);
         let Some((top, bases)) = self.chain.split_first() else { return Ok(false) };
         for base in bases.iter().rev() {
             let decoded = if base.record().codec == CodecId::RAW {
                 Decoded::Stored(base.stored())
             } else {
-                let mut out = scratch.take();
+                let mut out = scratch.take(base.record().decoded_len as usize);
                 codec::decode(base, below.as_ref().map(Decoded::bytes), &mut out)?;
                 Decoded::Scratch(out)
             };
-            kept.offer(base.record(), decoded.bytes());
-            give_back(below.replace(decoded), scratch);
+            known.offer(base.record(), decoded.bytes());
+            below = Some(decoded);
         }
-        let placed = self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, kept);
-        give_back(below, scratch);
-        placed
-    }
-}
-
-fn give_back(decoded: Option<Decoded<'_>>, scratch: &Scratch) {
-    if let Some(Decoded::Scratch(buffer)) = decoded {
-        scratch.give(buffer);
+        self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, known)
     }
 }

@@ -17,8 +17,9 @@ use crate::format::layout::{Layout, Place};
 use crate::format::limits::{MAX_SIGNATURE, MAX_SMALL};
 use crate::format::store::{self as paths, ByTensor};
 use crate::pack::Progress;
+use crate::store::artifact::Artifact;
 use crate::store::{
-    ArtifactGraph, Lease, Lifetime, Placed, RefPlaced, Resolved, Store, StoreError, candidates,
+    ArtifactGraph, Lease, Lifetime, Placed, RefPlaced, Store, StoreError, candidates,
 };
 use crate::transport::{ObjectPath, TransportErrorKind};
 use crate::trust::{KeyId, Method, Signer, TrustSet, signature_path};
@@ -61,20 +62,19 @@ impl CopyReport {
     }
 }
 
-/// Copies the artifact that `found` is in `source` to `target`. Whose signatures are looked for in
-/// a source that cannot list is said by `trust`.
+/// Copies an artifact to `target`. Whose signatures are looked for in a source that cannot list is said
+/// by `trust`.
 pub async fn copy(
-    source: &Store,
-    found: &Resolved,
+    artifact: &Artifact,
     target: &Store,
     trust: &TrustSet,
     options: &CopyOptions,
     progress: &dyn Progress,
 ) -> Result<CopyReport, MaintainError> {
-    let id = found.manifest;
+    let (source, id) = (artifact.store(), artifact.id());
     let fresh = target.create().await?;
     let lease = Lease::take(target).await?;
-    let whole = ArtifactGraph::read(source, id).await?;
+    let whole = artifact.graph().await?;
     let order = load_order(&whole);
     let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
     let total: u64 = stored_bytes(&chunks);
@@ -93,7 +93,7 @@ pub async fn copy(
     };
     progress.begin(stored_bytes(&missing));
     let (packs, rest) = split(source, &missing).await?;
-    let copy = |(pack, index)| copy_pack(source, pack, index, target, &lease, progress);
+    let copy = |(pack, index)| copy_pack((source, id), pack, index, target, &lease, progress);
     let copies: Vec<_> = packs.into_iter().map(copy).collect();
     let mut copies = stream::iter(copies).buffer_unordered(PACKS);
     while let Some(written) = copies.try_next().await? {
@@ -102,7 +102,7 @@ pub async fn copy(
         places.extend(written.places);
     }
     drop(copies);
-    let written = rewrite(source, &rest, target, &lease, progress).await?;
+    let written = rewrite((source, id), &rest, target, &lease, progress).await?;
     report.copied_bytes += written.bytes;
     report.objects += written.packs;
     places.extend(written.places);
@@ -123,11 +123,11 @@ pub async fn copy(
     for (path, bytes) in &objects {
         report.wrote(target.ensure(path, bytes).await?);
     }
-    for (path, bytes) in signatures(source, found, trust).await? {
+    for (path, bytes) in signatures(artifact, trust).await? {
         lease.add([path.clone()]).await?;
         report.wrote(target.ensure(&path, &bytes).await?);
     }
-    if let Some(envelope) = &found.by {
+    if let Some(envelope) = &artifact.resolved().by {
         let placed = target
             .place_ref(envelope, options.force, &options.signers, Lifetime::default())
             .await?;
@@ -260,14 +260,18 @@ async fn split(
         }
     }
     let read = |pack: PackId| async move {
-        let index = source.pack_index(pack).await.map_err(|error| error.named_by("a layout"))?;
-        Ok::<_, StoreError>((pack, index))
+        match source.pack_index(pack).await {
+            Ok(index) => Ok::<_, StoreError>(Some((pack, index))),
+            // Its chunks may be had one by one, or elsewhere.
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     };
     let read: Vec<_> = packs.into_iter().map(read).collect();
-    let read: Vec<Indexed> = stream::iter(read).buffered(AT_ONCE).try_collect().await?;
+    let read: Vec<Option<Indexed>> = stream::iter(read).buffered(AT_ONCE).try_collect().await?;
     // A chunk that lies in several packs moves once.
     let (mut whole, mut covered) = (Vec::new(), HashSet::new());
-    for (pack, index) in read {
+    for (pack, index) in read.into_iter().flatten() {
         let moves = |stored: &StoredDigest| lacking.contains(stored) && !covered.contains(stored);
         if index.chunks().iter().all(|record| moves(&record.stored)) {
             covered.extend(index.chunks().iter().map(|record| record.stored));
@@ -282,11 +286,10 @@ async fn split(
 /// The signature files of the artifact: all, or, where the source cannot list, those by keys that
 /// are trusted or signed the ref.
 pub async fn signatures(
-    source: &Store,
-    found: &Resolved,
+    artifact: &Artifact,
     trust: &TrustSet,
 ) -> Result<Vec<(ObjectPath, Bytes)>, MaintainError> {
-    let id = found.manifest;
+    let (source, found, id) = (artifact.store(), artifact.resolved(), artifact.id());
     let mut paths = Vec::new();
     match source.list(&format!("signatures/{id}/")).await {
         Ok(listed) => paths.extend(listed.into_iter().map(|info| info.path)),

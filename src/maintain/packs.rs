@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinHandle;
 
-use super::chunks::fetch;
+use super::chunks::fetch_right;
 use super::error::MaintainError;
-use crate::format::id::{PackId, StoredDigest};
+use crate::format::id::{ManifestId, PackId, StoredDigest};
 use crate::format::layout::Place;
 use crate::format::pack::PackIndex;
 use crate::pack::Progress;
@@ -40,7 +40,7 @@ impl Written {
 /// Copies a whole pack, every chunk of it verified on the way. It keeps its name, unless that is
 /// marked for deletion over there.
 pub(super) async fn copy_pack(
-    source: &Store,
+    (source, artifact): (&Store, ManifestId),
     id: PackId,
     index: PackIndex,
     target: &Store,
@@ -52,10 +52,7 @@ pub(super) async fn copy_pack(
         Placed { record: *record, place: Place { pack: id, offset } }
     };
     let chunks: Vec<Placed> = index.places().map(place).collect();
-    let mut parts = Vec::with_capacity(chunks.len());
-    for stored in fetch(source, &chunks, |chunk| Ok(chunk.into_stored().freeze())).await? {
-        parts.push(stored?);
-    }
+    let parts = fetch_right(source, artifact, &chunks).await?;
     let bytes = index.data_len();
     let mut written = Written::default();
     let parts = followed_by(parts);
@@ -74,14 +71,14 @@ fn followed_by(mut chunks: Vec<Bytes>) -> impl FnOnce(Bytes) -> Vec<Bytes> + Sen
 
 /// Writes these chunks, each of which must be there once, into new packs, in this order.
 pub(super) async fn rewrite(
-    source: &Store,
+    (source, artifact): (&Store, ManifestId),
     chunks: &[Placed],
     target: &Store,
     lease: &Lease,
     progress: &dyn Progress,
 ) -> Result<Written, MaintainError> {
     let read = |group: Vec<Placed>| async move {
-        let stored = fetch(source, &group, |chunk| Ok(chunk.into_stored().freeze())).await?;
+        let stored = fetch_right(source, artifact, &group).await?;
         Ok::<_, MaintainError>((group, stored))
     };
     let mut groups = stream::iter(groups(chunks)).map(read).buffered(AHEAD);
@@ -95,7 +92,7 @@ pub(super) async fn rewrite(
     };
     while let Some((group, stored)) = groups.try_next().await? {
         for (chunk, stored) in group.iter().zip(stored) {
-            sink.push(chunk, stored?).await?;
+            sink.push(chunk, stored).await?;
             progress.advance(u64::from(chunk.record.stored_len));
         }
     }

@@ -69,7 +69,7 @@ pub async fn repack(
     };
     if !chunks.is_empty() && (options.force || runs_before as f64 > allowed) {
         progress.begin(bytes);
-        let written = rewrite(store, &chunks, store, &lease, progress).await?;
+        let written = rewrite((store, id), &chunks, store, &lease, progress).await?;
         let placed = |chunk: &Placed| {
             let stored = chunk.record.stored;
             let place = written.places.get(&stored).copied();

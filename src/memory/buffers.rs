@@ -1,10 +1,12 @@
 //! Memory that is used again: fresh pages cost the system as much as hashing what they hold.
 
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-use crate::memory::pages;
+use super::pages;
+use super::slot::{HostMemory, NoMemory, Slot, SlotProvider};
 
 /// Larger buffers go back to the system: their bytes may be needed in another size.
 const MAX_KEPT: usize = 64 << 20;
@@ -25,15 +27,19 @@ impl Buffers {
         Self { kept: Arc::default(), limit }
     }
 
-    /// Whether buffers have been touched before, mostly.
-    pub(crate) fn are_reused(&self) -> bool {
-        self.limit > 0
+    /// A slot of `len` bytes, whatever they hold, which begins at a block; its pages are there. Its memory
+    /// comes back once the last slot of it is dropped; the buffer that was used last is taken first.
+    pub(crate) fn take(&self, len: usize) -> Slot {
+        let mut slot = self.lend(len);
+        slot.touch();
+        slot
     }
 
-    /// A buffer of at least `len` initialized bytes, whatever they are, which begin at a block. The
-    /// one that was used last is taken first.
-    pub(crate) fn take(&self, len: usize) -> BytesMut {
-        let room = match self.are_reused() && (ROUNDED..=MAX_KEPT).contains(&len) {
+    /// The same, whose pages may be missing: whoever fills a part of it makes them
+    /// ([`Slot::touch`]).
+    pub(crate) fn lend(&self, len: usize) -> Slot {
+        let reused = self.limit > 0;
+        let room = match reused && (ROUNDED..=MAX_KEPT).contains(&len) {
             // A quarter more at most.
             true => len.next_multiple_of(len.next_power_of_two() / 8),
             false => len,
@@ -44,32 +50,16 @@ impl Buffers {
         let best = best.min_by_key(|(_, buffer)| buffer.len()).map(|(at, _)| at);
         let found = best.map(|at| kept.remove(at));
         drop(kept);
-        found.unwrap_or_else(|| {
-            let mut fresh = pages::aligned(room);
-            if self.are_reused() {
-                pages::populate(&mut fresh[..len]);
-            }
-            fresh
-        })
-    }
-
-    /// Room of exactly `len` bytes, and what its buffer has beyond them.
-    pub(crate) fn take_exact(&self, len: usize) -> (BytesMut, BytesMut) {
-        let mut bytes = self.take(len);
-        let rest = bytes.split_off(len);
-        (bytes, rest)
-    }
-
-    /// Bytes that [`Self::take_exact`] gave room for, with the rest of their buffer. It comes back
-    /// once the last reference is dropped.
-    pub(crate) fn share_exact(&self, mut bytes: BytesMut, rest: BytesMut) -> Bytes {
-        let len = bytes.len();
-        bytes.unsplit(rest);
-        self.share(bytes, len)
+        let mut slot = match found {
+            Some(buffer) => Slot::new(Lent::new(buffer, self)),
+            None => Slot::fresh(Lent::new(pages::aligned(room), self)),
+        };
+        drop(slot.split_off(len));
+        slot
     }
 
     /// Takes a buffer back, whole; the oldest ones make room.
-    pub(crate) fn give(&self, buffer: BytesMut) {
+    fn give(&self, buffer: BytesMut) {
         if buffer.is_empty() || buffer.len() > MAX_KEPT {
             return;
         }
@@ -80,26 +70,39 @@ impl Buffers {
             total -= kept.remove(0).len();
         }
     }
+}
 
-    /// The first `len` bytes of a whole buffer. It comes back once the last reference is dropped.
-    pub(crate) fn share(&self, buffer: BytesMut, len: usize) -> Bytes {
-        Bytes::from_owner(Shared { buffer, len, home: self.clone() })
+impl SlotProvider for Buffers {
+    fn lend(&self, len: usize) -> Result<Slot, NoMemory> {
+        Ok(Self::lend(self, len))
     }
 }
 
-struct Shared {
+/// A buffer while slots of it are about.
+struct Lent {
+    bytes: NonNull<[u8]>,
     buffer: BytesMut,
-    len: usize,
     home: Buffers,
 }
 
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        self.buffer.get(..self.len).unwrap_or_default()
+impl Lent {
+    fn new(mut buffer: BytesMut, home: &Buffers) -> Self {
+        Self { bytes: NonNull::from(&mut buffer[..]), buffer, home: home.clone() }
     }
 }
 
-impl Drop for Shared {
+// SAFETY: the pointer is into the buffer, which is not looked at before the drop.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+// SAFETY: the buffer's bytes are initialized and do not move with it; nobody else has it.
+unsafe impl HostMemory for Lent {
+    fn bytes(&self) -> NonNull<[u8]> {
+        self.bytes
+    }
+}
+
+impl Drop for Lent {
     fn drop(&mut self) {
         self.home.give(std::mem::take(&mut self.buffer));
     }
@@ -108,27 +111,27 @@ impl Drop for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn memory_comes_back_when_the_last_reference_goes() {
         let buffers = Buffers::new(700 << 10);
-        let buffer = buffers.take(400_000);
-        assert_eq!(buffer.len(), 448 << 10, "rounded");
-        let address = buffer.as_ptr();
+        let mut slot = buffers.take(400_000);
+        assert_eq!(slot.len(), 400_000);
+        let address = slot.as_ptr();
         assert_eq!(address.align_offset(pages::BLOCK), 0);
-        let bytes = buffers.share(buffer, 3);
+        let rest = slot.split_off(3);
+        let bytes = Bytes::from(slot);
         assert_eq!(bytes.len(), 3);
+        drop(rest);
         let clone = bytes.clone();
         drop(bytes);
         assert_ne!(buffers.take(400_000).as_ptr(), address);
         drop(clone);
         let again = buffers.take(430_000);
-        assert_eq!((again.as_ptr(), again.len()), (address, 448 << 10));
-        buffers.give(again);
-        let (exact, rest) = buffers.take_exact(420_000);
-        assert_eq!((exact.as_ptr(), exact.len()), (address, 420_000));
-        drop(buffers.share_exact(exact, rest));
-        assert_eq!(buffers.take(448 << 10).as_ptr(), address, "whole again");
+        assert_eq!((again.as_ptr(), again.len()), (address, 430_000));
+        drop(again);
+        assert_eq!(buffers.take(448 << 10).as_ptr(), address, "rounded, and whole again");
     }
 
     #[test]
@@ -138,8 +141,8 @@ mod tests {
         buffers.give(BytesMut::zeroed(500));
         assert_eq!(buffers.kept.lock().unwrap().len(), 1);
         let none = Buffers::new(0);
-        none.give(BytesMut::zeroed(600));
-        assert!(none.kept.lock().unwrap().is_empty() && !none.are_reused());
+        drop(none.take(600));
+        assert!(none.kept.lock().unwrap().is_empty());
         assert_eq!(none.take(400_000).len(), 400_000);
     }
 }

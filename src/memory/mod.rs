@@ -1,5 +1,7 @@
-//! Host memory: pages from the system, buffers that are used again, and the threads that fill them.
+//! Host memory: slots that destinations lend, buffers that are used again, pages from the system, and the
+//! threads that fill them.
 
 pub(crate) mod buffers;
 pub(crate) mod pages;
 pub(crate) mod pool;
+pub mod slot;

@@ -68,6 +68,11 @@ impl Queues {
     }
 }
 
+/// Cores that read and hash local files for one load: 2 to 8.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
+
 static POOL: LazyLock<Pool> = LazyLock::new(|| {
     let begin = |number: &usize| {
         let thread = thread::Builder::new().name(format!("tenpak-work-{number}"));

@@ -8,8 +8,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::BytesMut;
-
 use super::found::{Found, Units};
 use crate::chunk::codec;
 use crate::chunk::verified::VerifiedChunk;
@@ -18,7 +16,8 @@ use crate::format::grid::Grid;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
 use crate::format::limits::MAX_DEPTH;
 use crate::format::record::{Base, ChunkRecord};
-use crate::store::{ArtifactGraph, Placed, Store, StoreError, fetch_all};
+use crate::load::chunks::fetch_all;
+use crate::store::{ArtifactGraph, Placed, Store, StoreError};
 use crate::trust::TrustSet;
 
 /// Stored bytes of bases that one thread holds at a time, beyond those of one chunk.
@@ -218,7 +217,7 @@ impl Below {
         store: &Store,
         indexes: &[usize],
         usable: impl AsyncFn(&Linked) -> Result<bool, StoreError>,
-        scratch: &mut [BytesMut; 2],
+        scratch: &mut [Vec<u8>; 2],
         mut each: impl FnMut(usize, Option<(&Linked, &[u8])>),
     ) -> Result<(), StoreError> {
         let mut rest = indexes;
@@ -267,14 +266,13 @@ impl Below {
 /// it with its record.
 fn decode<'a>(
     chain: impl Iterator<Item = Option<&'a VerifiedChunk>>,
-    [decoded, below]: &mut [BytesMut; 2],
+    [decoded, below]: &mut [Vec<u8>; 2],
 ) -> Option<()> {
     let mut base = false;
     for chunk in chain {
         let chunk = chunk?;
         std::mem::swap(decoded, below);
-        decoded.clear();
-        decoded.reserve(chunk.record().decoded_len as usize);
+        decoded.resize(chunk.record().decoded_len as usize, 0);
         codec::decode(chunk, base.then_some(&below[..]), decoded).ok()?;
         if DecodedDigest::of(decoded) != chunk.record().decoded {
             return None;

@@ -4,13 +4,14 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fastcdc::v2020::StreamCDC;
 
 use super::held::Held;
 use crate::format::grid::{Grid, Rect};
 use crate::format::id::{ContentDigest, DecodedDigest};
 use crate::memory::buffers::Buffers;
+use crate::memory::slot::Slot;
 
 /// Content chunks: small enough that an edit costs little, large enough that records stay few.
 const MIN: usize = 64 << 10;
@@ -188,7 +189,7 @@ pub(super) fn groups(rects: &[Rect]) -> Option<Vec<Group>> {
 pub(super) fn read(
     unit: &Held,
     group: &Group,
-    rooms: &mut [BytesMut],
+    rooms: &mut [Slot],
     buffers: &Buffers,
 ) -> io::Result<Option<Bytes>> {
     // A chunk is at most 4 MiB.
@@ -211,12 +212,12 @@ pub(super) fn read(
     };
     let len = usize::try_from(run.end - run.start).map_err(io::Error::other)?;
     let mut whole = buffers.take(len);
-    unit.read_exact_at(&mut whole[..len], run.start)?;
+    unit.read_exact_at(&mut whole, run.start)?;
     for (room, rect) in rooms {
         let at = usize::try_from(rect.start - run.start).map_err(io::Error::other)?;
-        strips(&whole[at..len], rect, room);
+        strips(&whole[at..], rect, room);
     }
-    Ok(Some(buffers.share(whole, len)))
+    Ok(Some(whole.into()))
 }
 
 /// One chunk that lies in strips.
@@ -325,7 +326,7 @@ mod tests {
         let beyond = Group::alone(Rect { start: 0, rows: 1, width: 20_000, stride: 20_000 });
         for held in held {
             assert!(read(&held, &beyond, &mut rooms(&beyond), &buffers).is_err());
-            assert!(read(&held, &beyond, &mut [BytesMut::new()], &buffers).is_err(), "no room");
+            assert!(read(&held, &beyond, &mut [Slot::default()], &buffers).is_err(), "no room");
         }
     }
 

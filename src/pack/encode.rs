@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::base::{Below, Linked};
@@ -18,6 +18,7 @@ use crate::format::dtype::Dtype;
 use crate::format::id::DecodedDigest;
 use crate::format::record::{Base, ChunkRecord};
 use crate::memory::buffers::Buffers;
+use crate::memory::slot::Slot;
 use crate::store::StoreError;
 
 /// A chunk that was encoded, was read where it is stored, or was found.
@@ -36,7 +37,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    fn read(&self, rooms: &mut [BytesMut], buffers: &Buffers) -> Result<Option<Bytes>, PackError> {
+    fn read(&self, rooms: &mut [Slot], buffers: &Buffers) -> Result<Option<Bytes>, PackError> {
         let read = cut::read(&self.unit, &self.group, rooms, buffers);
         read.map_err(|error| self.unit.error(error))
     }
@@ -51,9 +52,8 @@ impl Reading {
         let mut bytes: Vec<_> = rooms.iter_mut().map(|r| std::mem::take(&mut r.bytes)).collect();
         let run = self.read(&mut bytes, buffers)?;
         // A chunk is at most 4 MiB.
-        let record = |chunk: &BytesMut| {
-            ChunkRecord::raw(self.element, chunk.len() as u32, blake3::hash(chunk))
-        };
+        let record =
+            |chunk: &Slot| ChunkRecord::raw(self.element, chunk.len() as u32, blake3::hash(chunk));
         turns.hash(run, &bytes);
         let records: Vec<_> = bytes.iter().map(record).collect();
         for (room, bytes) in rooms.iter_mut().zip(bytes) {
@@ -70,11 +70,10 @@ impl Reading {
         encode: impl FnOnce(&[Bytes]) -> Result<Vec<Chunk>, PackError>,
     ) -> Result<Vec<Chunk>, PackError> {
         // A chunk is at most 4 MiB.
-        let lengths = self.group.rects.iter().map(|rect| rect.len() as usize);
-        let mut rooms: Vec<_> = lengths.clone().map(|len| buffers.take(len)).collect();
+        let rects = self.group.rects.iter();
+        let mut rooms: Vec<_> = rects.map(|rect| buffers.take(rect.len() as usize)).collect();
         let run = self.read(&mut rooms, buffers)?;
-        let decoded: Vec<_> =
-            rooms.into_iter().zip(lengths).map(|(room, len)| buffers.share(room, len)).collect();
+        let decoded: Vec<_> = rooms.into_iter().map(Bytes::from).collect();
         turns.hash(run, &decoded);
         encode(&decoded)
     }

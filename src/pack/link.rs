@@ -23,8 +23,9 @@ use crate::format::layout::Place;
 use crate::format::limits::MAX_SMALL;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
+use crate::load::chunks::decoded;
 use crate::memory::buffers::Buffers;
-use crate::store::{ArtifactGraph, Placed, Store, StoreError, decoded};
+use crate::store::{ArtifactGraph, Placed, Store, StoreError};
 
 /// Looks units up by content.
 pub(super) struct Finder {
@@ -148,8 +149,7 @@ impl Finder {
             let mut room = [self.buffers.take(len)];
             let read = cut::read(unit, &group, &mut room, &self.buffers);
             let [room] = room;
-            let own = self.buffers.share(room, len);
-            if read.is_err() || DecodedDigest::of(&own) != linked.chunk.record.decoded {
+            if read.is_err() || DecodedDigest::of(&room) != linked.chunk.record.decoded {
                 return Ok(false);
             }
             if !linked.trusted && !self.compare(linked).await? {

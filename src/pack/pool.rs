@@ -5,8 +5,6 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::BytesMut;
-
 use crate::chunk::codec::Encoder;
 
 /// What each thread keeps from job to job.
@@ -15,7 +13,7 @@ pub(super) struct Worker {
     pub(super) encoder: Encoder,
     pub(super) buffer: Vec<u8>,
     /// A base, and the base of that.
-    pub(super) bases: [BytesMut; 2],
+    pub(super) bases: [Vec<u8>; 2],
 }
 
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;

@@ -20,8 +20,7 @@ use crate::format::page::{Extent, FileEntry, TensorEntry};
 use crate::load::{LoadError, LoadOptions, LoadStats, Loader};
 use crate::schedule::plan::TensorRequest;
 use crate::schedule::shard::ShardSlice;
-use crate::store::ArtifactGraph;
-use crate::transport::Transport;
+use crate::store::{ArtifactGraph, Store};
 
 /// Tensors above this size come in pieces, so that memory does not depend on them.
 const PIECE: u64 = 8 << 20;
@@ -46,7 +45,7 @@ pub enum UnpackError {
 /// outside the runtime that `runtime` drives.
 pub fn unpack(
     whole: &ArtifactGraph,
-    sources: Vec<Arc<dyn Transport>>,
+    store: &Store,
     out: &Path,
     runtime: &Handle,
     advance: &dyn Fn(u64),
@@ -63,7 +62,8 @@ pub fn unpack(
     }
     let options = LoadOptions { piece: Some(PIECE), ..LoadOptions::default() };
     let guard = runtime.enter();
-    let mut loader = Loader::start(whole.id, sources, wants, Default::default(), &options);
+    let mut loader =
+        Loader::start(store.clone(), Some(whole.id), wants, Default::default(), &options);
     drop(guard);
     for ((file, _), parts) in whole.files.iter().zip(per_file) {
         let mut target = Target::create(&root, out, file)?;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -15,6 +15,7 @@ use crate::format::pack::{PackIndex, Trailer};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::memory::buffers::Buffers;
+use crate::memory::slot::Slot;
 use crate::store::{Lease, Store, StoreError};
 
 /// A quarter of what the format allows: long enough for a request of its own, and a load that asks
@@ -36,15 +37,15 @@ pub(crate) struct Stored {
 
 /// Where a chunk of known stored length is read: its own place in its pack.
 pub(super) struct Room {
-    pub(super) bytes: BytesMut,
+    pub(super) bytes: Slot,
     /// If it begins a pack: the memory of the pack before that nothing was reserved of.
-    begins: Option<BytesMut>,
+    begins: Option<Slot>,
 }
 
 /// The pack that room is reserved in.
 #[derive(Default)]
 struct Reserving {
-    rest: BytesMut,
+    rest: Slot,
     len: u64,
     chunks: usize,
 }
@@ -56,8 +57,8 @@ pub(super) struct PackWriter {
     lease: Lease,
     runtime: Handle,
     index: PackIndex,
-    /// The chunks of `index`, back to back; if they did not come with room, further bytes behind them.
-    data: BytesMut,
+    /// The chunks of `index`, back to back, and further bytes behind them.
+    data: Slot,
     reserving: Reserving,
     buffers: Buffers,
     /// Chunks of packs that are not stored yet: their places are not known yet.
@@ -74,7 +75,7 @@ impl PackWriter {
             lease,
             runtime,
             index: PackIndex::new(0),
-            data: BytesMut::new(),
+            data: Slot::default(),
             reserving: Reserving::default(),
             buffers: Buffers::new((IN_FLIGHT + 1) * BUFFER),
             unplaced: HashSet::new(),
@@ -110,9 +111,15 @@ impl PackWriter {
         if let Some(rest) = room.begins {
             self.seal(rest)?;
         }
-        // Where one was left out, the chunks behind it are copied.
-        if self.is_new(&record) && self.index.push(record).is_some() {
-            self.data.unsplit(room.bytes);
+        let (from, len) = (self.data.len(), room.bytes.len());
+        // Rooms of a pack lie back to back; of one that is left out, the place is used by those behind it.
+        self.data.join(room.bytes).map_err(|_| PackError::Short)?;
+        if self.is_new(&record)
+            && let Some(offset) = self.index.push(record)
+        {
+            if offset as usize != from {
+                self.data.copy_within(from..from + len, offset as usize);
+            }
             self.unplaced.insert(record.stored);
         }
         Ok(())
@@ -126,14 +133,15 @@ impl PackWriter {
         }
         let full = self.index.data_len() + u64::from(record.stored_len) > TARGET;
         if full || !self.index.has_room(record.stored_len) {
-            self.seal(BytesMut::new())?;
+            self.seal(Slot::default())?;
         }
         // An empty pack has room for any chunk.
         if let Some(offset) = self.index.push(record) {
             if self.data.is_empty() {
                 self.data = self.buffers.take(BUFFER);
             }
-            put(&mut self.data, offset as usize, &stored);
+            let at = offset as usize;
+            self.data[at..at + stored.len()].copy_from_slice(&stored);
             self.unplaced.insert(record.stored);
         }
         Ok(())
@@ -144,22 +152,30 @@ impl PackWriter {
     }
 
     /// Stores the pack that is full; `rest` is its memory beyond what is in `data`.
-    fn seal(&mut self, rest: BytesMut) -> Result<(), PackError> {
+    fn seal(&mut self, rest: Slot) -> Result<(), PackError> {
         let index = std::mem::replace(&mut self.index, PackIndex::new(0));
         let mut data = std::mem::take(&mut self.data);
         let filled = index.data_len() as usize;
         if filled == 0 {
             return Ok(());
         }
-        data.unsplit(rest);
+        data.join(rest).map_err(|_| PackError::Short)?;
         while self.writing.len() >= IN_FLIGHT {
             self.settle_one()?;
         }
         let (store, lease) = (self.store.clone(), self.lease.clone());
-        let buffers = self.buffers.clone();
         let parts = move |end: Bytes| {
-            put(&mut data, filled, &end);
-            vec![buffers.share(data, filled + end.len())]
+            let mut behind = data.split_off(filled);
+            match behind.get_mut(..end.len()) {
+                Some(room) => {
+                    room.copy_from_slice(&end);
+                    drop(behind.split_off(end.len()));
+                    // They lie back to back.
+                    drop(data.join(behind));
+                    vec![data.into()]
+                }
+                None => vec![data.into(), end],
+            }
         };
         let write = write(store, lease, index, parts);
         self.writing.push_back(self.runtime.spawn(write));
@@ -196,15 +212,6 @@ impl Drop for PackWriter {
             drop(self.runtime.block_on(task));
         }
     }
-}
-
-/// Writes `bytes` at `at`; `data` grows where it must.
-fn put(data: &mut BytesMut, at: usize, bytes: &[u8]) {
-    let end = at + bytes.len();
-    if data.len() < end {
-        data.resize(end, 0);
-    }
-    data[at..end].copy_from_slice(bytes);
 }
 
 /// Stores one pack. It is in the lease before anything else looks at it, and never takes the name

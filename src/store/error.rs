@@ -4,6 +4,7 @@ use super::Store;
 use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::DigestMismatch;
 use crate::format::FormatError;
+use crate::format::id::ManifestId;
 use crate::transport::{ObjectPath, TransportError, TransportErrorKind};
 use crate::trust::TrustError;
 
@@ -42,6 +43,15 @@ pub enum StoreError {
     /// No artifact of that name or id.
     #[error("{location}: no artifact {artifact}")]
     NoArtifact { location: String, artifact: String },
+    /// No tensor matches a pattern.
+    #[error("a {what} called {pattern:?} of artifact {artifact} is not in {location}")]
+    NoTensor { location: String, what: &'static str, artifact: ManifestId, pattern: String },
+    /// A pattern that cannot be understood.
+    #[error("{pattern:?} is no pattern for tensor names: {why}")]
+    Pattern { pattern: String, why: String },
+    /// A file is not one that is read whole.
+    #[error("{path}: {why}")]
+    File { path: String, why: String },
     /// An id prefix that fits several artifacts.
     #[error("{location}: @{prefix} fits {count} artifacts; give more digits")]
     Ambiguous { location: String, prefix: String, count: usize },
@@ -76,6 +86,11 @@ impl StoreError {
             }
             other => other,
         }
+    }
+
+    /// Whether trying again may help.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Transport(error) if error.is_transient())
     }
 
     /// Whether the object is missing.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Store, StoreError};
+use super::{Rejected, Store, StoreError};
 use crate::format::FormatError;
 use crate::format::id::{DecodedDigest, ManifestId, StoredDigest, TableId};
 use crate::format::layout::{Layout, Place};
@@ -14,6 +14,7 @@ use crate::format::manifest::{Manifest, Totals};
 use crate::format::page::{Entries, Extent, FileEntry, Listed, Page, TensorEntry, distinct};
 use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
+use crate::transport::ReadRange;
 
 /// A chunk with its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,28 +54,72 @@ pub struct ArtifactGraph {
     bases: HashMap<(usize, DecodedDigest), usize>,
 }
 
+impl Store {
+    /// Where the layout of one transport says that an artifact's chunks lie.
+    pub(crate) async fn places_at(
+        &self,
+        transport: usize,
+        id: ManifestId,
+    ) -> Result<HashMap<StoredDigest, Place>, StoreError> {
+        let graph = ArtifactGraph::read(self, id).await?;
+        let records = graph.manifest.totals.records;
+        let only = Self {
+            transports: self.transports.get(transport).into_iter().cloned().collect(),
+            ..self.clone()
+        };
+        let (path, len) = (paths::layout(id), Layout::slice(0..records).end);
+        let parse = |bytes: Bytes| parse_layout(&bytes, id, records);
+        let places = only.read_checked(&path, &ReadRange::Full, len, parse).await?;
+        let chunks = graph.chunks.iter().zip(places);
+        Ok(chunks.map(|(chunk, place)| (chunk.record.stored, place)).collect())
+    }
+}
+
+/// The places of a layout that has one for each of `records`.
+fn parse_layout(bytes: &[u8], id: ManifestId, records: u64) -> Result<Vec<Place>, Rejected> {
+    let places = Layout::parse(bytes, id)?.places;
+    let have = places.len() as u64;
+    if have != records || have > MAX_RECORDS {
+        return Err(FormatError::Length { what: "layout", need: records, have }.into());
+    }
+    Ok(places)
+}
+
 impl ArtifactGraph {
     /// Reads the artifact's manifest, table and layout.
     pub async fn read(store: &Store, id: ManifestId) -> Result<Self, StoreError> {
-        let (manifest, manifest_bytes) = store.manifest(id).await?;
+        let (manifest, bytes) = store.manifest(id).await?;
+        Self::read_with(store, &manifest, &bytes).await
+    }
+
+    /// The same of a manifest that was read.
+    pub(super) async fn read_with(
+        store: &Store,
+        manifest: &Manifest,
+        manifest_bytes: &Bytes,
+    ) -> Result<Self, StoreError> {
+        let id = ManifestId::of(manifest_bytes);
         let by = format!("manifest {id}");
         let table_id = manifest.table().table;
         let (table_path, layout_path) = (paths::table(table_id), paths::layout(id));
         let layout_len = Layout::slice(0..manifest.totals.records).end;
         let table_len = manifest.table().length;
-        let (table, layout) = futures_util::try_join!(
-            store.read(&table_path, usize::try_from(table_len).unwrap_or(usize::MAX)),
-            store.read(&layout_path, usize::try_from(layout_len).unwrap_or(usize::MAX)),
+        let table = |bytes: Bytes| {
+            let found = TableId::of(&bytes);
+            if found == table_id {
+                return Ok(bytes);
+            }
+            let (expected, found) = (table_id.to_hex(), found.to_hex());
+            Err(FormatError::Digest { what: "table", expected, found }.into())
+        };
+        let records = manifest.totals.records;
+        let layout = |bytes: Bytes| parse_layout(&bytes, id, records);
+        let (table, places) = futures_util::try_join!(
+            store.read_checked(&table_path, &ReadRange::Full, table_len, table),
+            store.read_checked(&layout_path, &ReadRange::Full, layout_len, layout),
         )
         .map_err(|error| error.named_by(&by))?;
         let damaged_table = StoreError::format(store, &table_path);
-        let found = TableId::of(&table);
-        if found != table_id {
-            let (expected, found) = (table_id.to_hex(), found.to_hex());
-            return Err(damaged_table(FormatError::Digest { what: "table", expected, found }));
-        }
-        let damaged_layout = StoreError::format(store, &layout_path);
-        let places = Layout::parse(&layout, id).map_err(&damaged_layout)?.places;
         let mut whole = Self {
             id,
             tensors: Vec::new(),
@@ -82,13 +127,14 @@ impl ArtifactGraph {
             chunks: Vec::new(),
             pages: Vec::new(),
             bases: HashMap::new(),
-            manifest_bytes,
-            manifest,
+            manifest_bytes: manifest_bytes.clone(),
+            manifest: manifest.clone(),
         };
         let mut pages = Vec::new();
         for place in whole.manifest.table().places() {
             // The pages' lengths sum to the table's, whose digest is right.
-            let bytes = &table[place.bytes.start as usize..place.bytes.end as usize];
+            let (start, end) = (place.bytes.start as usize, place.bytes.end as usize);
+            let bytes = table.get(start..end).unwrap_or_default();
             let page = Page::parse(bytes, place.page.kind, place.page.blake3);
             let page = page.map_err(&damaged_table)?;
             if page.first() != place.page.first {
@@ -100,10 +146,6 @@ impl ArtifactGraph {
         }
         for (page, records) in pages {
             whole.add(page, records, &places).map_err(&damaged_table)?;
-        }
-        if whole.chunks.len() != places.len() || places.len() as u64 > MAX_RECORDS {
-            let (need, have) = (whole.chunks.len() as u64, places.len() as u64);
-            return Err(damaged_layout(FormatError::Length { what: "layout", need, have }));
         }
         whole.tensors.sort_by_key(|(tensor, _)| tensor.ordinal);
         whole.check().map_err(&damaged_table)?;

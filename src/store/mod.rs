@@ -1,10 +1,11 @@
 //! A store: typed objects over a transport. Everything read here is checked before it is returned.
 
-mod decode;
+pub mod artifact;
 mod ensure;
 mod error;
 mod graph;
 mod lease;
+mod read;
 mod refs;
 mod resolve;
 
@@ -13,20 +14,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::format::FormatError;
 use crate::format::id::{ManifestId, PackId};
 use crate::format::limits::{MAX_MANIFEST, MAX_SMALL};
 use crate::format::manifest::Manifest;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
-use crate::transport::small::{RetryPolicy, read_all};
-use crate::transport::{Expected, ObjectPath, ReadRange, Transport, TransportErrorKind};
+use crate::transport::small::RetryPolicy;
+use crate::transport::{Expected, ReadRange, Transport, TransportErrorKind};
 
-pub(crate) use decode::{decoded, fetch_all};
 pub use error::StoreError;
 pub use graph::{ArtifactGraph, Placed};
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};
+pub use read::ReadStats;
+pub(crate) use read::Rejected;
 pub use refs::{Lifetime, Published, RefPlaced};
 pub use resolve::{Resolved, ref_object};
 
@@ -35,22 +36,46 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// A store behind a backend.
+/// A store, and mirrors that hold copies of it. Whatever is read and can be checked comes from the first
+/// of them that has it right; only the store itself is written.
 #[derive(Debug, Clone)]
 pub struct Store {
-    transport: Arc<dyn Transport>,
+    /// The store, then its mirrors.
+    transports: Vec<Arc<dyn Transport>>,
     retry: RetryPolicy,
+    reads: Arc<read::ReadCounters>,
 }
 
 impl Store {
     /// A store that is there already; nothing is read yet.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, retry: RetryPolicy::default() }
+        Self { transports: vec![transport], retry: RetryPolicy::default(), reads: Arc::default() }
+    }
+
+    /// The store at an address: a path, `s3://`, `gs://`, `az://` or `http(s)://`.
+    pub fn open(location: &str) -> Result<Self, StoreError> {
+        Ok(Self::new(crate::transport::url::open(location)?))
+    }
+
+    /// The same store with further mirrors, in the order in which they are preferred.
+    pub fn with_mirrors(mut self, mirrors: impl IntoIterator<Item = Arc<dyn Transport>>) -> Self {
+        self.transports.extend(mirrors);
+        self
     }
 
     /// The same store, whose failures are waited out so.
     pub fn with_retry(self, retry: RetryPolicy) -> Self {
         Self { retry, ..self }
+    }
+
+    /// The same store and mirrors, told which artifact requests will be for (`name@id` or `@id`).
+    fn for_artifact(mut self, artifact: &str) -> Self {
+        for transport in &mut self.transports {
+            if let Some(told) = transport.for_artifact(artifact) {
+                *transport = told;
+            }
+        }
+        self
     }
 
     /// Makes the store's descriptor unless it is there. Returns whether the store is new.
@@ -67,7 +92,7 @@ impl Store {
         getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
         let descriptor = Descriptor::new(crate::format::id::to_hex(&id), STORE_VERSION);
         let bytes = descriptor.to_bytes().map_err(StoreError::format(self, &path))?;
-        match self.transport.put_if(&path, Expected::Absent, bytes.into()).await {
+        match self.transport().put_if(&path, Expected::Absent, bytes.into()).await {
             Ok(()) => Ok(true),
             // Another writer made it in between.
             Err(error) if error.kind == TransportErrorKind::Conflict => Ok(false),
@@ -75,9 +100,14 @@ impl Store {
         }
     }
 
-    /// The transport.
+    /// The store's own transport.
     pub fn transport(&self) -> &Arc<dyn Transport> {
-        &self.transport
+        self.transports.first().unwrap_or_else(|| unreachable!("a store is made with a transport"))
+    }
+
+    /// The transports of the store and its mirrors, in the order in which they are preferred.
+    pub fn transports(&self) -> &[Arc<dyn Transport>] {
+        &self.transports
     }
 
     /// How failures that may pass are waited out.
@@ -87,89 +117,60 @@ impl Store {
 
     /// The store's address, for messages.
     pub fn location(&self) -> &str {
-        self.transport.location()
-    }
-
-    /// A whole object of at most `limit` bytes.
-    pub async fn read(&self, path: &ObjectPath, limit: usize) -> Result<Bytes, StoreError> {
-        let limit = limit as u64;
-        match read_all(&*self.transport, path, ReadRange::Full, limit, &self.retry).await {
-            Ok((bytes, _)) => Ok(bytes),
-            // A body beyond the limit may be the host's fault, or the object may be too long.
-            Err(error) if error.kind == TransportErrorKind::Protocol => {
-                match self.transport.head(path).await {
-                    Ok(Some(info)) if info.size > limit => {
-                        let (what, value) = ("object", info.size);
-                        Err(StoreError::format(self, path)(FormatError::Limit {
-                            what,
-                            value,
-                            limit,
-                        }))
-                    }
-                    _ => Err(error.into()),
-                }
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// A whole object, or `None` if it is missing.
-    pub async fn read_optional(
-        &self,
-        path: &ObjectPath,
-        limit: usize,
-    ) -> Result<Option<Bytes>, StoreError> {
-        match self.read(path, limit).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Some bytes of an object.
-    pub async fn read_range(
-        &self,
-        path: &ObjectPath,
-        range: std::ops::Range<u64>,
-    ) -> Result<Bytes, StoreError> {
-        let len = range.end.saturating_sub(range.start);
-        let range = ReadRange::Bounded(range);
-        let (bytes, _) = read_all(&*self.transport, path, range, len, &self.retry).await?;
-        Ok(bytes)
+        self.transport().location()
     }
 
     /// A manifest and its exact bytes.
     pub async fn manifest(&self, id: ManifestId) -> Result<(Manifest, Bytes), StoreError> {
-        let path = paths::manifest(id);
-        let bytes = self.read(&path, MAX_MANIFEST).await?;
-        let manifest = Manifest::parse(&bytes, id).map_err(StoreError::format(self, &path))?;
-        Ok((manifest, bytes))
+        let parse = |bytes: Bytes| Ok((Manifest::parse(&bytes, id)?, bytes));
+        let (path, range) = (paths::manifest(id), ReadRange::Full);
+        self.read_checked(&path, &range, MAX_MANIFEST as u64, parse).await
     }
 
     /// The index of a pack, read from the pack's end.
     pub async fn pack_index(&self, id: PackId) -> Result<PackIndex, StoreError> {
         let path = paths::pack(id);
-        let wrong = StoreError::format(self, &path);
-        let suffix =
-            |len| read_all(&*self.transport, &path, ReadRange::Suffix(len), len, &self.retry);
         // One request for nearly every pack: 64 MiB of 1 MiB chunks have an index of 8 KiB.
-        let mut tail = suffix(16 << 10).await?.0;
-        let trailer_at = tail.len().saturating_sub(Trailer::LEN as usize);
-        let trailer = Trailer::parse(&tail[trailer_at..]).map_err(&wrong)?;
-        let need = u64::from(trailer.index_len) + Trailer::LEN;
-        if need > tail.len() as u64 {
-            tail = suffix(need).await?.0;
+        let mut len = 16 << 10;
+        loop {
+            let parse = |tail: Bytes| {
+                let trailer_at = tail.len().saturating_sub(Trailer::LEN as usize);
+                let trailer = Trailer::parse(&tail[trailer_at..])?;
+                let need = u64::from(trailer.index_len) + Trailer::LEN;
+                if need > tail.len() as u64 && len < need {
+                    return Ok(Err(need));
+                }
+                let start = (tail.len() as u64).saturating_sub(need) as usize;
+                Ok(Ok(PackIndex::parse(&tail[start..trailer_at], id)?))
+            };
+            match self.read_checked(&path, &ReadRange::Suffix(len), len, parse).await? {
+                Ok(index) => return Ok(index),
+                Err(need) => len = need,
+            }
         }
-        let start = (tail.len() as u64).saturating_sub(need) as usize;
-        let end = tail.len().saturating_sub(Trailer::LEN as usize);
-        PackIndex::parse(&tail[start..end], id).map_err(wrong)
     }
 
-    /// Every object below `prefix`, which ends in `/`.
+    /// Every object below `prefix`, which ends in `/`, of the store and its mirrors, sorted by path.
     pub async fn list(
         &self,
         prefix: &str,
     ) -> Result<Vec<crate::transport::ObjectInfo>, StoreError> {
-        Ok(self.transport.list(prefix).await?)
+        let (mut all, mut failed) = (std::collections::BTreeMap::new(), None);
+        let mut answered = false;
+        for transport in &self.transports {
+            match transport.list(prefix).await {
+                Ok(listed) => {
+                    answered = true;
+                    for info in listed {
+                        all.entry(info.path.clone()).or_insert(info);
+                    }
+                }
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        match failed {
+            Some(error) if !answered => Err(error.into()),
+            _ => Ok(all.into_values().collect()),
+        }
     }
 }

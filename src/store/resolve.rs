@@ -7,7 +7,7 @@ use crate::format::id::ManifestId;
 use crate::format::limits::{MAX_REF, MAX_SIGNATURE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{RefBody, ref_path};
-use crate::transport::ObjectPath;
+use crate::transport::{ObjectPath, ReadRange};
 use crate::trust::{
     Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, TrustSet, signature_path,
 };
@@ -49,7 +49,7 @@ impl Store {
         &self,
         artifact: &ArtifactSpec,
         trust: &TrustSet,
-        seen: &SeenRefs,
+        seen: Option<&SeenRefs>,
     ) -> Result<Resolved, StoreError> {
         self.find(artifact, (!trust.is_empty()).then_some((trust, seen))).await
     }
@@ -57,7 +57,7 @@ impl Store {
     async fn find(
         &self,
         artifact: &ArtifactSpec,
-        trust: Option<(&TrustSet, &SeenRefs)>,
+        trust: Option<(&TrustSet, Option<&SeenRefs>)>,
     ) -> Result<Resolved, StoreError> {
         let missing = || StoreError::NoArtifact {
             location: self.location().to_owned(),
@@ -66,16 +66,22 @@ impl Store {
         match artifact {
             ArtifactSpec::Named { name, tag } => {
                 let path = ref_object(name, tag);
-                let bytes = self.read_optional(&path, MAX_REF).await?.ok_or_else(missing)?;
-                let mut warning = None;
-                if let Some((trust, seen)) = trust {
-                    let vouched = trust.verify_ref(name, tag, &bytes, unix_now())?;
-                    if let SeenState::NotWritable { reason } = seen.check(&vouched)? {
-                        warning = Some(format!("a later rollback would go unnoticed: {reason}"));
+                let check = |bytes: Bytes| {
+                    let mut warning = None;
+                    if let Some((trust, seen)) = trust {
+                        let verified = trust.verify_ref(name, tag, &bytes, unix_now())?;
+                        let state = seen.map(|seen| seen.check(&verified)).transpose()?;
+                        if let Some(SeenState::NotWritable { reason }) = state {
+                            warning = Some(format!(
+                                "a rollback of {name}:{tag} would go unnoticed: {reason}"
+                            ));
+                        }
                     }
-                }
-                let envelope = self.parse_document::<RefBody>(&path, &bytes)?;
-                Ok(Resolved { manifest: envelope.body().manifest, by: Some(envelope), warning })
+                    let envelope = Envelope::<RefBody>::parse(&bytes)?;
+                    Ok(Resolved { manifest: envelope.body().manifest, by: Some(envelope), warning })
+                };
+                let read = self.read_checked(&path, &ReadRange::Full, MAX_REF as u64, check).await;
+                read.map_err(|error| if error.is_not_found() { missing() } else { error })
             }
             ArtifactSpec::Id(prefix) => {
                 let manifest = match prefix.exact() {
@@ -138,11 +144,41 @@ impl Store {
         id: ManifestId,
         manifest: &[u8],
     ) -> Result<Option<ManifestTrust>, StoreError> {
+        let signatures = self.signatures(id, trust.key_ids()).await?;
+        self.check_signatures(trust, name, id, manifest, signatures).await
+    }
+
+    /// The same of signatures that were read; where they do not suffice, those of the mirrors count too.
+    pub(super) async fn check_signatures(
+        &self,
+        trust: &TrustSet,
+        name: Option<&ArtifactName>,
+        id: ManifestId,
+        manifest: &[u8],
+        mut signatures: Vec<(KeyId, Method, Bytes)>,
+    ) -> Result<Option<ManifestTrust>, StoreError> {
         if trust.is_empty() {
             return Ok(None);
         }
-        let signatures = self.signatures(id, trust.key_ids()).await?;
-        Ok(Some(trust.verify_manifest(name, id, manifest, &signatures, unix_now())?))
+        let now = unix_now();
+        let verify = |signatures: &[_]| trust.verify_manifest(name, id, manifest, signatures, now);
+        let mut verdict = verify(&signatures);
+        let (_, mirrors) = self.transports().split_at(1);
+        if verdict.is_err() && !mirrors.is_empty() {
+            for mirror in mirrors {
+                for (key, method) in trust.key_ids() {
+                    let Some(path) = ObjectPath::new(signature_path(id, key, method)) else {
+                        continue;
+                    };
+                    let (range, limit) = (ReadRange::Full, MAX_SIGNATURE as u64);
+                    if let Ok(bytes) = self.read_from(&**mirror, &path, &range, limit).await {
+                        signatures.push((key.clone(), method, bytes));
+                    }
+                }
+            }
+            verdict = verify(&signatures);
+        }
+        Ok(Some(verdict?))
     }
 
     /// Whether a key that is trusted for every name signed the manifest: then what the artifact holds may

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
@@ -372,7 +372,7 @@ struct Nothing;
 
 #[async_trait]
 impl Body for Nothing {
-    async fn read_some(&mut self, _: &mut BytesMut, _: usize) -> Result<usize, TransportError> {
+    async fn read(&mut self, _: &mut [u8]) -> Result<usize, TransportError> {
         Ok(0)
     }
 }
@@ -392,8 +392,8 @@ struct FaultBody {
 
 #[async_trait]
 impl Body for FaultBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
-        let mut max = max;
+    async fn read(&mut self, out: &mut [u8]) -> Result<usize, TransportError> {
+        let mut max = out.len();
         for action in &self.actions {
             let left = |after: &u64| {
                 let left = after.saturating_sub(self.delivered);
@@ -423,11 +423,11 @@ impl Body for FaultBody {
                 _ => {}
             }
         }
-        let start = out.len();
-        let n = self.inner.read_some(out, max).await?;
+        let out = out.get_mut(..max).unwrap_or_default();
+        let n = self.inner.read(out).await?;
         self.waited = false;
         for action in &self.actions {
-            let Some(new) = out.get_mut(start..) else {
+            let Some(new) = out.get_mut(..n) else {
                 continue;
             };
             match action {

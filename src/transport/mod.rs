@@ -96,11 +96,40 @@ pub enum Expected {
 /// connection.
 #[async_trait]
 pub trait Body: Send {
-    /// Appends between 1 and `max` further bytes to `out` and returns how many; 0 only at the end
-    /// of the range. The bytes reach spare capacity first: `out` is not reallocated as long as it
-    /// has room for `max` bytes. A dropped future has either appended nothing and lost nothing, or
-    /// all that it appended is in `out`: `out.len()` tells, and the body can be read on.
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError>;
+    /// Writes further bytes to the beginning of `out` and returns how many, 0 only at the end of the
+    /// range or where `out` is empty. A future that is dropped before it is ready has read nothing.
+    async fn read(&mut self, out: &mut [u8]) -> Result<usize, TransportError>;
+
+    /// Appends between 1 and `max` further bytes to `out`, and returns how many; 0 only at the end.
+    async fn append(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
+        let keep = out.len();
+        out.resize(keep + max, 0);
+        let mut appending = Appending { out, keep };
+        let read = self.read(appending.out.get_mut(keep..).unwrap_or_default()).await?;
+        appending.keep += read;
+        Ok(read)
+    }
+}
+
+/// Bytes to which more are appended: however that ends, nothing is left but what was read.
+struct Appending<'a> {
+    out: &'a mut BytesMut,
+    keep: usize,
+}
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        self.out.truncate(self.keep);
+    }
+}
+
+/// Moves what fits of `held` to the beginning of `out`, and tells how much.
+pub(crate) fn move_bytes(held: &mut Bytes, out: &mut [u8]) -> usize {
+    let piece = held.split_to(out.len().min(held.len()));
+    if let Some(out) = out.get_mut(..piece.len()) {
+        out.copy_from_slice(&piece);
+    }
+    piece.len()
 }
 
 /// An opened read. `range` is what the body will deliver, checked against what was asked.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
@@ -384,8 +384,8 @@ impl StreamBody {
 
 #[async_trait]
 impl Body for StreamBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
-        if max == 0 {
+    async fn read(&mut self, out: &mut [u8]) -> Result<usize, TransportError> {
+        if out.is_empty() {
             return Ok(0);
         }
         while self.held.is_empty() {
@@ -402,8 +402,6 @@ impl Body for StreamBody {
                 }
             }
         }
-        let piece = self.held.split_to(max.min(self.held.len()));
-        out.extend_from_slice(&piece);
-        Ok(piece.len())
+        Ok(super::move_bytes(&mut self.held, out))
     }
 }

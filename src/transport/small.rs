@@ -146,7 +146,7 @@ async fn read_once(
             0 => left,
             skip => usize::try_from(skip).unwrap_or(usize::MAX),
         };
-        let step = body.read_some(&mut out, max.min(STEP));
+        let step = body.append(&mut out, max.min(STEP));
         let n = tokio::time::timeout(stall, step).await.map_err(stalled)??;
         if n == 0 {
             break;

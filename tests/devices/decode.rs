@@ -348,12 +348,18 @@ async fn streamed_by(
     let (route, loaded) = Route::new(&wanted, &*decoder, |_| false);
     assert_eq!((route.device, route.host), (1, 0));
     let inner = DeviceSink::new(gpu.clone(), &StreamOptions::default());
-    let mut sink = DecodeSink::new(inner, decoder, route);
+    let mut sink = DecodeSink::new(inner, decoder);
     let id = ManifestId::from_bytes([0; 32]);
     let options = LoadOptions::default();
-    let mut loader = Loader::start(id, vec![store], loaded, Default::default(), &options);
+    let mut loader = Loader::start(
+        tenpak::store::Store::new(store),
+        Some(id),
+        loaded,
+        Default::default(),
+        &options,
+    );
     let mut found = Vec::new();
-    drain(&mut loader, &mut sink, |one| found.extend(one)).await?;
+    drain(&mut loader, &mut sink, |one| found.push(one)).await?;
     assert_eq!((found.len(), sink.stats().tensors), (1, 1));
     let mut bytes = Vec::new();
     gpu.read_back(&found[0].memory, len, &mut |part| bytes.extend_from_slice(part)).unwrap();

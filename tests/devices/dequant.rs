@@ -8,13 +8,13 @@ use tenpak::dequant::config::Method;
 use tenpak::dequant::{Float, Layout, Nested, QuantError, Weight, dequantize, sample};
 use tenpak::format::dtype::Dtype;
 use tenpak::load::LoadOptions;
-use tenpak::load::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::load::sink::dequant::{Delivered, DequantSink, Made};
 use tenpak::load::sink::device::DeviceError;
 use tenpak::load::sink::drain;
 use tenpak::load::sink::stream::StreamOptions;
 use tenpak::load::sink::upload::Device;
 use tenpak::load::sink::wgpu::{Gpu, GpuMemory, GpuOptions};
+use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::transport::Transport;
 use tenpak::transport::object::ObjectBackend;
 
@@ -33,7 +33,9 @@ async fn load(
     let store: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let id = build(&store, tensors, CodecChoice::Raw, 4 << 20).await;
     let spec = format!("@{id}").parse().unwrap();
-    let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await.unwrap();
+    let artifact = Artifact::open(tenpak::store::Store::new(store), &spec, &OpenOptions::default())
+        .await
+        .unwrap();
     let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let gpu = Gpu::open(&GpuOptions::default())?;
     let mut streaming = StreamOptions::default();

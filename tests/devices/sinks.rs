@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use tenpak::chunk::codec::CodecChoice;
 use tenpak::format::dtype::Dtype;
-use tenpak::load::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
 use tenpak::load::sink::device::DeviceError;
 use tenpak::load::sink::drain;
 use tenpak::load::sink::resident::{Resident, ResidentOptions};
@@ -13,6 +12,7 @@ use tenpak::load::sink::stream::{DeviceSink, StreamOptions};
 use tenpak::load::sink::upload::{Device, Ring, Staging};
 use tenpak::load::sink::wgpu::{Gpu, GpuOptions};
 use tenpak::load::{LoadError, LoadOptions, Loader};
+use tenpak::store::artifact::{Artifact, OpenOptions, SelectedTensors, Selection};
 use tenpak::transport::Transport;
 use tenpak::transport::fault::{Action, Fault, FaultBackend};
 use tenpak::transport::object::ObjectBackend;
@@ -40,7 +40,10 @@ async fn load(faults: Vec<Fault>) -> (Vec<TestTensor>, Loader) {
     let id = build(&inner, &tensors, CodecChoice::Raw, 4 << 20).await;
     let source: Arc<dyn Transport> = Arc::new(FaultBackend::new(inner, faults));
     let spec = format!("@{id}").parse().unwrap();
-    let artifact = Artifact::open(vec![source], &spec, &OpenOptions::default()).await.unwrap();
+    let artifact =
+        Artifact::open(tenpak::store::Store::new(source), &spec, &OpenOptions::default())
+            .await
+            .unwrap();
     let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let mut options = LoadOptions::default();
     options.piece = Some(256 << 10);
@@ -145,7 +148,9 @@ async fn a_resident_set_keeps_device_memory_within_its_budget() {
     let store: Arc<dyn Transport> = Arc::new(ObjectBackend::memory());
     let id = build(&store, &tensors, CodecChoice::Float, 4 << 20).await;
     let spec = format!("@{id}").parse().unwrap();
-    let artifact = Artifact::open(vec![store], &spec, &OpenOptions::default()).await.unwrap();
+    let artifact = Artifact::open(tenpak::store::Store::new(store), &spec, &OpenOptions::default())
+        .await
+        .unwrap();
     let wanted = artifact.select(&Selection::All, None).await.unwrap();
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let fetch = move |tensors| {

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tenpak::load::artifact::{Artifact, OpenOptions};
 use tenpak::pack::{PackOptions, pack};
 use tenpak::quantize::produce::{
     Bits, Method, QuantizeOptions, QuantizeReport, RoundToNearest, quantize,
 };
 use tenpak::quantize::source::ModelSource;
+use tenpak::store::artifact::{Artifact, OpenOptions};
 use tenpak::trust::{Signer, TrustSet};
 
 use super::library::{Counted, check_store, name, runtime};
@@ -53,9 +53,8 @@ fn quantized(
 }
 
 fn artifact(counted: &Counted, name: &str) -> ModelSource {
-    let sources = vec![counted.store.transport().clone()];
     let (spec, options) = (name.parse().unwrap(), OpenOptions::default());
-    let opened = runtime().block_on(Artifact::open(sources, &spec, &options));
+    let opened = runtime().block_on(Artifact::open(counted.store.clone(), &spec, &options));
     let opened = opened.unwrap_or_else(|error| panic!("{error}"));
     ModelSource::artifact(opened, runtime().handle()).unwrap()
 }

@@ -89,7 +89,7 @@ async fn decoded_alone(store: &Store, chunk: Placed, base: Option<&[u8]>) -> Byt
 async fn verified(store: &Store, chunk: Placed) -> VerifiedChunk {
     let stored = store.read_range(&paths::pack(chunk.place.pack), chunk.range()).await;
     let stored = stored.unwrap_or_else(|error| panic!("{error}"));
-    let verified = VerifiedChunk::verify(chunk.record, BytesMut::from(stored));
+    let verified = VerifiedChunk::verify(chunk.record, stored);
     verified.unwrap_or_else(|bad| panic!("{}", bad.error))
 }
 

@@ -12,64 +12,54 @@ pub use error::{DecodeError, Malformed};
 pub use float::program::{BAD_INDEX, BAD_LENGTH, BAD_PADDING, Offsets, PARAMS, Program, Target};
 pub use payload::Payload;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::chunk::verified::VerifiedChunk;
+use crate::chunk::verified::{OwnedBytes, VerifiedChunk};
 use crate::format::dtype::Dtype;
 use crate::format::id::{DecodedDigest, StoredDigest};
 use crate::format::record::{Base, ChunkRecord, CodecId};
 
-/// Decodes `chunk` onto the end of `out`, which must have room for its decoded length, so that a
-/// region of a larger buffer can be filled without moving. `base` is what the base chunk decodes to,
-/// if there is one. Nothing is appended on an error.
-pub fn decode<M: AsRef<[u8]>>(
-    chunk: &VerifiedChunk<M>,
+/// Decodes `chunk` into `out`, which must be as long as its record says. `base` is what the base chunk
+/// decodes to, if there is one. On an error, `out` holds whatever was written by then.
+///
+/// # Errors
+///
+/// If the codec is not known, or the chunk, its base and `out` do not fit each other.
+pub fn decode<B: OwnedBytes>(
+    chunk: &VerifiedChunk<B>,
     base: Option<&[u8]>,
-    out: &mut BytesMut,
+    out: &mut [u8],
 ) -> Result<(), DecodeError> {
     let record = chunk.record();
     let (parameters, stored) = (&record.parameters, chunk.stored());
+    let need = record.decoded_len;
+    let malformed = |codec| move |why| DecodeError::Malformed { codec, why };
+    if out.len() != need as usize {
+        return Err(DecodeError::Length { codec: "any codec", need, have: out.len() });
+    }
     match record.codec {
         CodecId::RAW => {
-            check_raw(chunk)?;
-            out.extend_from_slice(stored);
+            check_raw(record, stored)?;
+            out.copy_from_slice(stored);
+            Ok(())
         }
-        CodecId::ZSTD => zstd::decode(stored, record.decoded_len, out)?,
+        CodecId::ZSTD => zstd::decode(stored, out),
         CodecId::PLANES => {
-            let decode = |out: &mut [u8]| float::decode(CodecId::PLANES, parameters, stored, out);
-            append("planes", record, out, decode)?;
+            float::decode(CodecId::PLANES, parameters, stored, out).map_err(malformed("planes"))
         }
         CodecId::PALETTE => {
-            let decode = |out: &mut [u8]| float::decode(CodecId::PALETTE, parameters, stored, out);
-            append("palette", record, out, decode)?;
+            float::decode(CodecId::PALETTE, parameters, stored, out).map_err(malformed("palette"))
         }
         CodecId::DELTA => {
             let base = check_base("delta", record, base)?;
-            append("delta", record, out, |out| delta::decode(parameters, stored, base, out))?;
+            delta::decode(parameters, stored, base, out).map_err(malformed("delta"))
         }
         CodecId::PATCH => {
             let base = check_base("patch", record, base)?;
-            append("patch", record, out, |out| patch::decode(parameters, stored, base, out))?;
+            patch::decode(parameters, stored, base, out).map_err(malformed("patch"))
         }
-        CodecId(number) => return Err(DecodeError::UnknownCodec(number)),
+        CodecId(number) => Err(DecodeError::UnknownCodec(number)),
     }
-    Ok(())
-}
-
-/// Appends as many bytes as the record says, which `decode` fills, or none.
-fn append(
-    codec: &'static str,
-    record: &ChunkRecord,
-    out: &mut BytesMut,
-    decode: impl FnOnce(&mut [u8]) -> Result<(), Malformed>,
-) -> Result<(), DecodeError> {
-    let start = out.len();
-    out.resize(start + record.decoded_len as usize, 0);
-    let decoded = decode(out.get_mut(start..).unwrap_or_default());
-    decoded.map_err(|why| {
-        out.truncate(start);
-        DecodeError::Malformed { codec, why }
-    })
 }
 
 impl Program {
@@ -117,8 +107,8 @@ fn check_base<'a>(
 }
 
 /// A record that was parsed says so; one that was put together need not.
-fn check_raw<M: AsRef<[u8]>>(chunk: &VerifiedChunk<M>) -> Result<(), DecodeError> {
-    let (need, have) = (chunk.record().decoded_len, chunk.stored().len());
+fn check_raw(record: &ChunkRecord, stored: &[u8]) -> Result<(), DecodeError> {
+    let (need, have) = (record.decoded_len, stored.len());
     match have == need as usize {
         true => Ok(()),
         false => Err(DecodeError::Length { codec: "raw", need, have }),
@@ -126,22 +116,33 @@ fn check_raw<M: AsRef<[u8]>>(chunk: &VerifiedChunk<M>) -> Result<(), DecodeError
 }
 
 /// The decoded bytes of `chunk`, without a copy where the codec is raw. `base` is as in [`decode`].
-pub fn into_decoded(chunk: VerifiedChunk, base: Option<&[u8]>) -> Result<Bytes, DecodeError> {
+///
+/// # Errors
+///
+/// As those of [`decode`].
+pub fn into_decoded<B: OwnedBytes + Into<Bytes>>(
+    chunk: VerifiedChunk<B>,
+    base: Option<&[u8]>,
+) -> Result<Bytes, DecodeError> {
     if chunk.record().codec == CodecId::RAW {
-        check_raw(&chunk)?;
-        return Ok(chunk.into_stored().freeze());
+        check_raw(chunk.record(), chunk.stored())?;
+        return Ok(chunk.into_stored().into());
     }
-    let mut out = BytesMut::with_capacity(chunk.record().decoded_len as usize);
+    let mut out = vec![0; chunk.record().decoded_len as usize];
     decode(&chunk, base, &mut out)?;
-    Ok(out.freeze())
+    Ok(out.into())
 }
 
 /// The decoded bytes of a shared chunk whose codec is raw: its own, not copied. `None` for other codecs.
-pub fn raw(chunk: &VerifiedChunk<Bytes>) -> Result<Option<Bytes>, DecodeError> {
+///
+/// # Errors
+///
+/// If its record contradicts itself.
+pub fn raw(chunk: &VerifiedChunk) -> Result<Option<Bytes>, DecodeError> {
     if chunk.record().codec != CodecId::RAW {
         return Ok(None);
     }
-    check_raw(chunk)?;
+    check_raw(chunk.record(), chunk.stored())?;
     Ok(Some(chunk.bytes()))
 }
 
@@ -282,8 +283,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn back(encoded: &Encoded, base: Option<&[u8]>) -> Bytes {
-        let stored = BytesMut::from(&encoded.stored[..]);
-        into_decoded(VerifiedChunk::verify(encoded.record, stored).unwrap(), base).unwrap()
+        let stored = Bytes::copy_from_slice(&encoded.stored[..]);
+        let chunk = VerifiedChunk::verify(encoded.record, stored).unwrap();
+        let decoded = into_decoded(chunk.clone(), base).unwrap();
+        // Memory that was used before shows nothing of that.
+        let mut used = vec![0xA5; decoded.len()];
+        decode(&chunk, base, &mut used).unwrap();
+        assert!(used == decoded[..]);
+        decoded
     }
 
     fn against(decoded: &[u8]) -> Against<'_> {
@@ -372,7 +379,7 @@ mod tests {
             encoder.encode(CodecChoice::Auto, Dtype::BF16, data.clone(), Some(against(base)));
         assert!(encoded.record.codec.has_base());
         let chunk = || {
-            let stored = BytesMut::from(&encoded.stored[..]);
+            let stored = Bytes::copy_from_slice(&encoded.stored[..]);
             VerifiedChunk::verify(encoded.record, stored).unwrap()
         };
         assert!(matches!(into_decoded(chunk(), None), Err(DecodeError::MissingBase { .. })));
@@ -400,11 +407,11 @@ mod tests {
             assert_eq!(encoded.record.codec, codec);
             for decoded_len in [99_999, 100_001] {
                 let record = ChunkRecord { decoded_len, ..encoded.record };
-                let stored = BytesMut::from(&encoded.stored[..]);
+                let stored = Bytes::copy_from_slice(&encoded.stored[..]);
                 let chunk = VerifiedChunk::verify(record, stored.clone()).unwrap();
-                let mut out = BytesMut::from(&b"kept"[..]);
-                assert!(decode(&chunk, None, &mut out).is_err());
-                assert_eq!(out, &b"kept"[..], "nothing is appended on an error");
+                for len in [99_999, 100_000, 100_001] {
+                    assert!(decode(&chunk, None, &mut vec![0; len]).is_err());
+                }
                 let chunk = VerifiedChunk::verify(record, stored).unwrap();
                 assert!(into_decoded(chunk, None).is_err());
             }
@@ -416,7 +423,7 @@ mod tests {
         let twice = |frame: &[u8]| [frame, frame].concat();
         let frame = ::zstd::bulk::compress(&[7; 1000], 3).unwrap();
         for bad in [twice(&frame), [&frame[..], b"x"].concat(), frame[..frame.len() - 1].to_vec()] {
-            let stored = BytesMut::from(&bad[..]);
+            let stored = Bytes::copy_from_slice(&bad[..]);
             let record = ChunkRecord {
                 codec: CodecId::ZSTD,
                 stored_len: bad.len() as u32,
@@ -429,7 +436,7 @@ mod tests {
             codec: CodecId(99),
             ..ChunkRecord::raw(Dtype::U8, 1, blake3::hash(b"x"))
         };
-        let chunk = VerifiedChunk::verify(unknown, BytesMut::from(&b"x"[..])).unwrap();
+        let chunk = VerifiedChunk::verify(unknown, Bytes::copy_from_slice(&b"x"[..])).unwrap();
         assert!(matches!(into_decoded(chunk, None), Err(DecodeError::UnknownCodec(99))));
     }
 }

@@ -1,6 +1,6 @@
 //! Zstandard frames: one per chunk, with content size, without dictionary.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
@@ -15,7 +15,9 @@ const WORTHWHILE: usize = 32;
 const SAMPLE: usize = 32 << 10;
 const MAX_WINDOW_LOG: u32 = 23;
 
-pub(super) fn decode(stored: &[u8], len: u32, out: &mut BytesMut) -> Result<(), DecodeError> {
+pub(super) fn decode(stored: &[u8], out: &mut [u8]) -> Result<(), DecodeError> {
+    // Chunks are at most 4 MiB.
+    let len = out.len() as u32;
     let malformed = |why| DecodeError::Malformed { codec: NAME, why };
     let size =
         zstd_safe::get_frame_content_size(stored).map_err(|_| malformed(Malformed::NoFrame))?;
@@ -32,15 +34,12 @@ pub(super) fn decode(stored: &[u8], len: u32, out: &mut BytesMut) -> Result<(), 
     }
     let mut decompressor =
         Decompressor::new().map_err(|e| malformed(Malformed::Zstd(e.to_string())))?;
-    let mut tail = out.split_off(out.len());
-    tail.resize(len as usize, 0);
     let have = decompressor
-        .decompress_to_buffer(stored, &mut tail[..])
+        .decompress_to_buffer(stored, out)
         .map_err(|error| malformed(Malformed::Zstd(error.to_string())))?;
     if have != len as usize {
         return Err(DecodeError::Length { codec: NAME, need: len, have });
     }
-    out.unsplit(tail);
     Ok(())
 }
 

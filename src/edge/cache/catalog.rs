@@ -158,11 +158,7 @@ impl Catalog {
         let spec = ArtifactSpec::Named { name: name.clone(), tag: tag.clone() };
         let mut last = None;
         for store in &self.stores {
-            let found = match &self.seen {
-                Some(seen) => store.resolve_trusted(&spec, &self.trust, seen).await,
-                None => store.resolve(&spec).await,
-            };
-            match found {
+            match store.resolve_trusted(&spec, &self.trust, self.seen.as_ref()).await {
                 Ok(found) => return Ok(found.manifest),
                 Err(error) => drop(last.get_or_insert(error)),
             }

@@ -7,17 +7,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::sync::watch;
 
-use crate::chunk::verified::VerifiedChunk;
+use crate::chunk::verified::{OwnedBytes, VerifiedChunk};
 use crate::edge::cache::budget::Budget;
 use crate::format::id::StoredDigest;
 use crate::transport::TransportError;
 
 /// A chunk that the cache and any number of answers hold.
-pub(crate) type Chunk = VerifiedChunk<Bytes>;
+pub(crate) type Chunk = VerifiedChunk;
 
 /// What became of a fill. Everybody who waited gets the same error.
 pub(crate) type Outcome = Result<Chunk, Arc<TransportError>>;
@@ -145,15 +145,11 @@ pub(crate) struct Claim {
 impl Claim {
     /// The chunk is there; gives it for several owners, in its memory as `share` hands it over. One that
     /// is not the claimed one is as if it were not.
-    pub(crate) fn fill(
-        self,
-        chunk: VerifiedChunk,
-        share: impl FnOnce(BytesMut) -> Bytes,
-    ) -> Option<Chunk> {
+    pub(crate) fn fill(self, chunk: VerifiedChunk<impl OwnedBytes + Into<Bytes>>) -> Option<Chunk> {
         if chunk.record().stored != self.digest {
             return None;
         }
-        let chunk = chunk.share(|own| self.cache.budget.hold(share(own)))?;
+        let chunk = chunk.hand_on(|own| self.cache.budget.hold(own.into()))?;
         self.cache.memory.insert(self.digest, chunk.clone());
         self.sender.send_replace(Some(Ok(chunk.clone())));
         Some(chunk)
@@ -177,11 +173,10 @@ mod tests {
     use crate::format::dtype::Dtype;
     use crate::format::record::ChunkRecord;
     use crate::transport::TransportErrorKind;
-    use bytes::BytesMut;
 
     fn chunk(bytes: &[u8]) -> VerifiedChunk {
         let record = ChunkRecord::raw(Dtype::U8, bytes.len() as u32, blake3::hash(bytes));
-        VerifiedChunk::verify(record, BytesMut::from(bytes)).unwrap()
+        VerifiedChunk::verify(record, Bytes::copy_from_slice(bytes)).unwrap()
     }
 
     #[tokio::test]
@@ -192,7 +187,7 @@ mod tests {
         let Found::Filling(first) = cache.get_or_claim(digest) else { panic!("it is claimed") };
         let Found::Filling(second) = cache.get_or_claim(digest) else { panic!("it is claimed") };
         let waiting = tokio::spawn(first.outcome());
-        claim.fill(chunk(b"abc"), BytesMut::freeze);
+        claim.fill(chunk(b"abc"));
         assert_eq!(waiting.await.unwrap().unwrap().unwrap().bytes(), &b"abc"[..]);
         assert_eq!(second.outcome().await.unwrap().unwrap().bytes(), &b"abc"[..]);
         assert!(
@@ -218,7 +213,7 @@ mod tests {
             panic!("failures are not kept")
         };
         // Another chunk than the claimed one does not get in under its name.
-        claim.fill(chunk(b"other"), BytesMut::freeze);
+        claim.fill(chunk(b"other"));
         assert!(matches!(cache.get_or_claim(digest), Found::Missing(_)));
     }
 
@@ -230,7 +225,7 @@ mod tests {
             let Found::Missing(claim) = cache.get_or_claim(StoredDigest::of(&bytes)) else {
                 continue;
             };
-            claim.fill(chunk(&bytes), BytesMut::freeze);
+            claim.fill(chunk(&bytes));
         }
         cache.memory.run_pending_tasks();
         assert!(cache.memory.weighted_size() <= 100_000 && cache.memory.weighted_size() > 0);

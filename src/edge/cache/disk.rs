@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use bytes::BytesMut;
-
 use crate::chunk::verified::VerifiedChunk;
 use crate::edge::cache::recency::Recency;
 use crate::format::id::StoredDigest;
 use crate::format::record::ChunkRecord;
 use crate::memory::buffers::Buffers;
+use crate::memory::slot::Slot;
 
 /// What names of unfinished files begin with.
 const UNFINISHED: &str = ".part-";
@@ -91,10 +90,6 @@ impl DiskTier {
     }
 
     /// What chunks are read into.
-    pub(crate) fn buffers(&self) -> &Buffers {
-        &self.buffers
-    }
-
     /// Bytes in the folder.
     pub(crate) fn used(&self) -> u64 {
         self.index().used()
@@ -105,8 +100,8 @@ impl DiskTier {
         self.index().contains(digest)
     }
 
-    /// Reads a chunk into one of the buffers; gives what that has beyond it, too. Blocks.
-    pub(crate) fn read(&self, record: &ChunkRecord) -> Option<(VerifiedChunk, BytesMut)> {
+    /// Reads a chunk into one of the buffers. Blocks.
+    pub(crate) fn read(&self, record: &ChunkRecord) -> Option<VerifiedChunk<Slot>> {
         let digest = record.stored;
         if !self.index().read(&digest) {
             return None;
@@ -130,7 +125,7 @@ impl DiskTier {
     }
 
     /// Reads a chunk as [`read`](Self::read) does, if no disk need be waited for: the system has it in memory.
-    pub(crate) fn read_at_once(&self, record: &ChunkRecord) -> Option<(VerifiedChunk, BytesMut)> {
+    pub(crate) fn read_at_once(&self, record: &ChunkRecord) -> Option<VerifiedChunk<Slot>> {
         if !self.has(&record.stored) {
             return None;
         }
@@ -211,7 +206,7 @@ fn read_file(
     path: &Path,
     record: &ChunkRecord,
     buffers: &Buffers,
-) -> io::Result<(VerifiedChunk, BytesMut)> {
+) -> io::Result<VerifiedChunk<Slot>> {
     let mut file = File::open(path)?;
     read_checked(record, buffers, |bytes| {
         file.read_exact(bytes)?;
@@ -228,7 +223,7 @@ fn read_cached_file(
     path: &Path,
     record: &ChunkRecord,
     buffers: &Buffers,
-) -> io::Result<(VerifiedChunk, BytesMut)> {
+) -> io::Result<VerifiedChunk<Slot>> {
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
     use rustix::io::{ReadWriteFlags, preadv2};
 
@@ -245,11 +240,7 @@ fn read_cached_file(
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_cached_file(
-    _: &Path,
-    _: &ChunkRecord,
-    _: &Buffers,
-) -> io::Result<(VerifiedChunk, BytesMut)> {
+fn read_cached_file(_: &Path, _: &ChunkRecord, _: &Buffers) -> io::Result<VerifiedChunk<Slot>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -258,15 +249,10 @@ fn read_checked(
     record: &ChunkRecord,
     buffers: &Buffers,
     read: impl FnOnce(&mut [u8]) -> io::Result<()>,
-) -> io::Result<(VerifiedChunk, BytesMut)> {
-    let (mut bytes, rest) = buffers.take_exact(record.stored_len as usize);
-    if let Err(error) = read(&mut bytes) {
-        bytes.unsplit(rest);
-        buffers.give(bytes);
-        return Err(error);
-    }
-    let chunk = VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))?;
-    Ok((chunk, rest))
+) -> io::Result<VerifiedChunk<Slot>> {
+    let mut bytes = buffers.take(record.stored_len as usize);
+    read(&mut bytes)?;
+    VerifiedChunk::verify(*record, bytes).map_err(|_| wrong("the file is damaged"))
 }
 
 fn wrong(why: &str) -> io::Error {
@@ -290,14 +276,14 @@ mod tests {
         let tier = DiskTier::open(dir.path(), 10_000).unwrap();
         assert!(tier.read(&record).is_none());
         tier.write(&record.stored, &bytes);
-        assert_eq!(tier.read(&record).unwrap().0.stored(), &bytes[..]);
+        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
         let path = tier.path(&record.stored);
         drop(tier);
 
         fs::write(path.parent().unwrap().join(".part-1-1"), b"half").unwrap();
         let tier = DiskTier::open(dir.path(), 10_000).unwrap();
         assert_eq!((tier.used(), tier.has(&record.stored)), (1000, true));
-        assert_eq!(tier.read(&record).unwrap().0.stored(), &bytes[..]);
+        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "leftovers go");
 
         for damage in [&bytes[..999], &[&bytes[..], b"x"].concat(), &vec![2; 1000], &[]] {
@@ -318,7 +304,7 @@ mod tests {
         let (record, bytes) = chunk(1);
         assert!(tier.read_at_once(&record).is_none(), "it is not there");
         tier.write(&record.stored, &bytes);
-        assert_eq!(tier.read_at_once(&record).unwrap().0.stored(), &bytes[..]);
+        assert_eq!(tier.read_at_once(&record).unwrap().stored(), &bytes[..]);
 
         let path = tier.path(&record.stored);
         let file = File::open(&path).unwrap();
@@ -327,7 +313,7 @@ mod tests {
         // A file system that lies in memory forgets nothing.
         let forgets = rustix::fs::fstatfs(&file).unwrap().f_type != libc::TMPFS_MAGIC;
         assert_eq!(tier.read_at_once(&record).is_none(), forgets);
-        assert_eq!(tier.read(&record).unwrap().0.stored(), &bytes[..]);
+        assert_eq!(tier.read(&record).unwrap().stored(), &bytes[..]);
         assert!(tier.read_at_once(&record).is_some());
 
         // Damage is left to whoever removes it.

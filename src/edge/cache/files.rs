@@ -211,7 +211,7 @@ impl Unit {
             return Ok(self.of(rect, &next(chain)?));
         }
         // At most a block.
-        let (mut out, room) = buffers.take_exact((self.wanted.end - self.wanted.start) as usize);
+        let mut out = buffers.take((self.wanted.end - self.wanted.start) as usize);
         let cut = ShardSlice::part(self.wanted.clone(), self.len);
         for (rect, chain) in &self.chunks {
             let decoded = next(chain)?;
@@ -227,7 +227,7 @@ impl Unit {
                 to.copy_from_slice(from);
             }
         }
-        Ok(buffers.share_exact(out, room))
+        Ok(out.into())
     }
 }
 
@@ -238,10 +238,9 @@ fn decoded(chain: &[Chunk], buffers: &Buffers) -> Result<Bytes, DecodeError> {
         let decoded = match codec::raw(chunk)? {
             Some(stored) => stored,
             None => {
-                let (mut out, room) = buffers.take_exact(chunk.record().decoded_len as usize);
-                out.clear();
+                let mut out = buffers.take(chunk.record().decoded_len as usize);
                 codec::decode(chunk, below.as_deref(), &mut out)?;
-                buffers.share_exact(out, room)
+                out.into()
             }
         };
         below = Some(decoded);

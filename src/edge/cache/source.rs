@@ -162,10 +162,10 @@ impl ChunkSource {
         pool::start(usize::try_from(len).unwrap_or(usize::MAX), urgency, move || {
             let mut run = run;
             let read = run.chunks.front().and_then(|(_, record, _)| disk.read_at_once(record));
-            if let Some((chunk, rest)) = read
+            if let Some(chunk) = read
                 && let Some((_, _, claim)) = run.chunks.pop_front()
             {
-                claim.fill(chunk, |own| disk.buffers().share_exact(own, rest));
+                claim.fill(chunk);
                 return;
             }
             waited.store(true, Ordering::Relaxed);
@@ -177,8 +177,8 @@ impl ChunkSource {
     fn read(self: Arc<Self>, disk: &DiskTier, run: Run) {
         let mut missing: Option<Run> = None;
         for (place, record, claim) in run.chunks {
-            if let Some((chunk, rest)) = disk.read(&record) {
-                claim.fill(chunk, |own| disk.buffers().share_exact(own, rest));
+            if let Some(chunk) = disk.read(&record) {
+                claim.fill(chunk);
                 continue;
             }
             let wanted = Wanted { pack: run.pack, place, record };
@@ -276,7 +276,7 @@ impl ChunkSource {
                 }
                 let to = if at < place.start { place.start } else { place.end };
                 let most = usize::try_from(to - at).unwrap_or(usize::MAX) - buffer.len();
-                let read = reader.body.read_some(&mut buffer, most.min(RUN as usize));
+                let read = reader.body.append(&mut buffer, most.min(RUN as usize));
                 let count =
                     tokio::time::timeout(self.retry.stall, read).await.map_err(stalled)??;
                 if count == 0 {
@@ -292,7 +292,7 @@ impl ChunkSource {
             match checked.map_err(|why| error(TransportErrorKind::Io, why.to_string()))? {
                 Ok(chunk) => {
                     if let Some((_, _, claim)) = run.chunks.pop_front()
-                        && let Some(chunk) = claim.fill(chunk, BytesMut::freeze)
+                        && let Some(chunk) = claim.fill(chunk)
                         && let Some(disk) = self.disk.clone()
                     {
                         let write = move || disk.write(&record.stored, chunk.stored());

@@ -86,7 +86,7 @@ impl Reading {
             let (transport, path) = (self.transport.clone(), self.path.clone());
             let handle = Handle::current();
             let reading = tokio::task::spawn_blocking(move || {
-                let read = handle.block_on(self.body.read_some(&mut self.buffer, max));
+                let read = handle.block_on(self.body.append(&mut self.buffer, max));
                 read.map(|_| self)
             });
             return reading.await.unwrap_or_else(|e| {
@@ -95,7 +95,7 @@ impl Reading {
                 Err(TransportError::new(TransportErrorKind::Io, location, &path, what).caused_by(e))
             });
         }
-        let read = self.body.read_some(&mut self.buffer, max);
+        let read = self.body.append(&mut self.buffer, max);
         match tokio::time::timeout(ORIGIN_STALL, read).await {
             Ok(read) => read.map(|_| self),
             Err(_) => Err(self.error(TransportErrorKind::Stalled, "the origin sends nothing more")),

@@ -6,11 +6,8 @@
 //! delivered. A chunk that is stored against a base comes right behind it, which the device decodes to
 //! memory of its own. Tensors that a device does not decode are decoded by the host, and counted.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
-
-use async_trait::async_trait;
-use bytes::BytesMut;
 
 use super::Sink;
 use super::device::DeviceError;
@@ -20,13 +17,12 @@ use crate::chunk::codec::{
     BAD_ESCAPES, BAD_INDEX, BAD_LENGTH, BAD_PADDING, BAD_STATE, BAD_WORDS, DecodeError,
     DeltaProgram, Malformed, Program,
 };
-use crate::format::dtype::{Dtype, Shape};
-use crate::format::grid::{Grid, Rect};
-use crate::format::id::{ContentDigest, DecodedDigest};
-use crate::format::page::TensorEntry;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::grid::Rect;
 use crate::format::record::{ChunkRecord, CodecId};
-use crate::load::Tensor;
-use crate::schedule::plan::TensorRequest;
+use crate::load::{StoredChunk, Tensor};
+use crate::schedule::plan::{Form, TensorRequest};
+use async_trait::async_trait;
 
 /// A chunk that is to be decoded to a place in a tensor.
 #[derive(Debug, Clone)]
@@ -79,19 +75,9 @@ pub trait Decoder<D: Device>: Send {
     fn delta_faults(&mut self) -> Result<u32, DeviceError>;
 }
 
-/// What is loaded to decode on a device, and what was wanted.
-#[derive(Debug, Clone)]
-enum Step {
-    /// Decoded by the host.
-    Host,
-    /// A chunk of a tensor, or the base of the next one; so many of the tensor's follow.
-    Chunk { of: Arc<TensorRequest>, at: usize, left: usize },
-}
-
 /// Which tensors are decoded where.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Route {
-    steps: VecDeque<Step>,
     /// Tensors that the device decodes.
     pub device: u64,
     /// Tensors that the host decodes, those that are stored as they are left out.
@@ -99,45 +85,32 @@ pub struct Route {
 }
 
 impl Route {
-    /// What to load for `wanted`, and how it is to be decoded. `read` says which tensors are wanted by
-    /// the host.
+    /// What to load for `wanted`: the chunks of what the device decodes as they are stored. `read` says
+    /// which tensors are wanted by the host.
     pub fn new<D: Device>(
         wanted: &[Arc<TensorRequest>],
         decoder: &dyn Decoder<D>,
         read: impl Fn(&TensorRequest) -> bool,
     ) -> (Self, Vec<Arc<TensorRequest>>) {
-        let (mut route, mut loaded) = (Self::default(), Vec::with_capacity(wanted.len()));
-        for request in wanted {
+        let mut route = Self::default();
+        let loaded = wanted.iter().map(|request| {
             let order = if read(request) { None } else { order(request, decoder) };
             let Some(order) = order else {
                 let encoded = request.records.iter().any(|record| record.codec != CodecId::RAW);
                 route.host += u64::from(encoded);
-                route.steps.push_back(Step::Host);
-                loaded.push(request.clone());
-                continue;
+                return request.clone();
             };
             route.device += 1;
-            for (left, &at) in (0..order.len()).rev().zip(&order) {
-                let Some(record) = request.records.get(at) else { continue };
-                route.steps.push_back(Step::Chunk { of: request.clone(), at, left });
-                let place = request.places.get(at).copied();
-                let entry = stored(&request.entry, record);
-                let records = vec![as_stored(record)];
-                loaded.push(Arc::new(TensorRequest::new(
-                    entry,
-                    records,
-                    place.into_iter().collect(),
-                    None,
-                )));
-            }
-        }
+            Arc::new(TensorRequest { form: Form::Stored(order), ..(**request).clone() })
+        });
+        let loaded = loaded.collect();
         (route, loaded)
     }
 }
 
 /// The chunks of a tensor, each behind its bases, if all of it is wanted, kernels decode all of it, to
 /// whole words, and no base is needed twice.
-fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option<Vec<usize>> {
+fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option<Vec<u32>> {
     let (grid, len) = (&request.entry.grid, request.entry.byte_len());
     let own = usize::try_from(grid.chunks()).ok()?;
     let coded = request.records.iter().any(|record| record.codec != CodecId::RAW);
@@ -173,7 +146,7 @@ fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option
             if !known || !taken.insert(at) || !decoder.fits(room, &run(room)) {
                 return None;
             }
-            order.push(at);
+            order.push(u32::try_from(at).ok()?);
             let below = |digest| usize::try_from(*bases.get(digest)?).ok();
             next = match &record.base {
                 Some(base) => Some(below(&base.decoded)?),
@@ -203,43 +176,16 @@ pub(super) fn words(rect: &Rect) -> Option<[u32; 3]> {
     Some([count(rect.start)?, row, count(rect.stride)?])
 }
 
-/// A chunk's stored bytes, as the loader sees them: a vector of bytes that are stored as they are.
-fn as_stored(record: &ChunkRecord) -> ChunkRecord {
-    ChunkRecord {
-        codec: CodecId::RAW,
-        element: Dtype::Bytes,
-        parameters: [0; 20],
-        base: None,
-        decoded_len: record.stored_len,
-        decoded: DecodedDigest::from_bytes(*record.stored.as_bytes()),
-        ..*record
-    }
-}
-
-fn stored(entry: &TensorEntry, record: &ChunkRecord) -> TensorEntry {
-    let len = u64::from(record.stored_len);
-    TensorEntry {
-        dtype: Dtype::Bytes,
-        shape: Shape::vector(len),
-        digest: ContentDigest::from_bytes(*record.stored.as_bytes()),
-        grid: Grid::run(len, len),
-        ..entry.clone()
-    }
-}
-
 /// Memory that is used again, and how much of it there is.
 type Room<M> = Option<(u64, M)>;
 
-/// Streams tensors into device memory, of which it decodes what a [`Route`] says.
+/// Streams tensors into device memory, and decodes there what comes as it is stored.
 pub struct DecodeSink<D: Device> {
     inner: DeviceSink<D>,
     decoder: Box<dyn Decoder<D>>,
-    steps: VecDeque<Step>,
     /// The tensor that is being decoded.
     memory: Option<D::Memory>,
-    /// The stored bytes of a chunk, as far as they have come.
-    bytes: BytesMut,
-    /// What is uploaded of it, and where to, behind those of other chunks of the tensor that wait for it.
+    /// What is uploaded of a chunk, and where to, behind those of other chunks of the tensor that wait for it.
     image: Vec<u8>,
     images: Room<D::Memory>,
     waiting: Vec<Placed>,
@@ -249,12 +195,12 @@ pub struct DecodeSink<D: Device> {
 }
 
 impl<D: Device> DecodeSink<D> {
-    /// A sink for what `route` says is loaded.
-    pub fn new(inner: DeviceSink<D>, decoder: Box<dyn Decoder<D>>, route: Route) -> Self {
-        let (bytes, image, steps) = (BytesMut::new(), Vec::new(), route.steps);
+    /// A sink for what a [`Route`] says is loaded.
+    pub fn new(inner: DeviceSink<D>, decoder: Box<dyn Decoder<D>>) -> Self {
+        let image = Vec::new();
         let (memory, images, base, spare) = (None, None, None, None);
         let waiting = Vec::new();
-        Self { inner, decoder, steps, memory, bytes, image, images, waiting, base, spare }
+        Self { inner, decoder, memory, image, images, waiting, base, spare }
     }
 
     /// What went to the device so far: stored bytes of what it decodes.
@@ -262,18 +208,18 @@ impl<D: Device> DecodeSink<D> {
         self.inner.stats()
     }
 
-    /// Passes over a tensor that somebody else takes.
-    pub fn skip(&mut self) {
-        self.steps.pop_front();
-    }
-
     /// Uploads the chunk that has come, and begins to decode it, or lets it wait for others: a base to memory
     /// of its own.
-    fn decode(&mut self, request: &TensorRequest, at: usize) -> Result<(), DeviceError> {
+    fn decode(
+        &mut self,
+        request: &TensorRequest,
+        at: usize,
+        chunk: &VerifiedChunk,
+    ) -> Result<(), DeviceError> {
         let wrong = |error| DeviceError::Decode { name: request.entry.name.clone(), error };
-        let Some(record) = request.records.get(at) else { return Err(missing()) };
-        let program = Coded::of(record, &self.bytes).map_err(wrong)?;
-        program.image(&self.bytes, &mut self.image);
+        let (record, stored) = (chunk.record(), chunk.stored());
+        let program = Coded::of(record, stored).map_err(wrong)?;
+        program.image(stored, &mut self.image);
         let own = (at as u64) < request.entry.grid.chunks();
         let program = match program {
             Coded::Alone(program) if own => {
@@ -414,48 +360,36 @@ fn missing() -> DeviceError {
 
 #[async_trait]
 impl<D: Device> Sink for DecodeSink<D> {
-    /// None for a chunk that is not the last of its tensor.
-    type Output = Option<DeviceTensor<D::Memory>>;
+    type Output = DeviceTensor<D::Memory>;
     type Error = DeviceError;
 
     async fn begin(&mut self, request: &Arc<TensorRequest>) -> Result<(), DeviceError> {
-        self.bytes.clear();
-        match self.steps.front() {
-            Some(Step::Host) => self.inner.begin(request).await,
-            Some(Step::Chunk { of, .. }) if self.memory.is_none() => {
-                self.waiting.clear();
-                self.memory = Some(self.inner.room(of)?);
-                Ok(())
-            }
-            Some(Step::Chunk { .. }) => Ok(()),
-            None => Err(missing()),
+        if request.form == Form::Decoded {
+            return self.inner.begin(request).await;
         }
+        self.waiting.clear();
+        self.memory = Some(self.inner.room(request)?);
+        Ok(())
     }
 
     async fn piece(&mut self, piece: Tensor) -> Result<(), DeviceError> {
-        if let Some(Step::Chunk { .. }) = self.steps.front() {
-            self.bytes.extend_from_slice(&piece.data);
-            return Ok(());
+        match &piece.stored {
+            Some(StoredChunk { record, chunk }) => {
+                self.decode(&piece.request, *record as usize, chunk)
+            }
+            None => self.inner.piece(piece).await,
         }
-        self.inner.piece(piece).await
     }
 
     async fn finish(&mut self, request: &Arc<TensorRequest>) -> Result<Self::Output, DeviceError> {
-        match self.steps.pop_front() {
-            Some(Step::Host) => self.inner.finish(request).await.map(Some),
-            Some(Step::Chunk { of, at, left }) => {
-                self.decode(&of, at)?;
-                if left > 0 {
-                    return Ok(None);
-                }
-                self.flush()?;
-                self.check(&of)?;
-                self.inner.whole();
-                let memory = self.memory.take().ok_or_else(missing)?;
-                Ok(Some(DeviceTensor { request: of, memory }))
-            }
-            None => Err(missing()),
+        if request.form == Form::Decoded {
+            return self.inner.finish(request).await;
         }
+        self.flush()?;
+        self.check(request)?;
+        self.inner.whole();
+        let memory = self.memory.take().ok_or_else(missing)?;
+        Ok(DeviceTensor { request: request.clone(), memory })
     }
 }
 

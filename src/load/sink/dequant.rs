@@ -17,7 +17,7 @@ use crate::dequant::config::{Facts, Method, Role};
 use crate::dequant::{Float, Part, QuantError, Weight};
 use crate::format::dtype::{Dtype, Shape};
 use crate::load::Tensor;
-use crate::load::artifact::modules;
+use crate::load::modules;
 use crate::schedule::plan::TensorRequest;
 
 /// A device that dequantizes and converts.

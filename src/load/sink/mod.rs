@@ -65,7 +65,7 @@ pub async fn drain<S: Sink>(
 /// If the sink fails.
 pub async fn take<S: Sink>(sink: &mut S, piece: Tensor) -> Result<Option<S::Output>, S::Error> {
     let (request, last) = (piece.request.clone(), piece.is_last_piece());
-    if piece.offset == 0 {
+    if piece.is_first_piece() {
         sink.begin(&request).await?;
     }
     sink.piece(piece).await?;

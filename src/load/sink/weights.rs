@@ -10,9 +10,10 @@ use super::decode::{DecodeSink, Decoder, Route};
 use super::dequant::{Delivered, DequantSink, Dequantize};
 use super::device::DeviceError;
 use super::stream::{DeviceSink, StreamOptions, UploadStats};
+use crate::load::AsFloats;
 use crate::load::Tensor;
-use crate::load::artifact::{AsFloats, SelectedTensors};
 use crate::schedule::plan::TensorRequest;
+use crate::store::artifact::SelectedTensors;
 
 /// Streams tensors or weights into device memory.
 pub struct WeightSink<D: Dequantize> {
@@ -46,7 +47,7 @@ impl<D: Dequantize + Clone> WeightSink<D> {
             wanted.tensors = loaded;
             sink.routed = Some((route.device, route.host));
             let inner = DeviceSink::new(device.clone(), options);
-            sink.decode = Some(DecodeSink::new(inner, decoder, route));
+            sink.decode = Some(DecodeSink::new(inner, decoder));
         }
         Ok((sink, wanted))
     }
@@ -81,7 +82,7 @@ impl<D: Dequantize> WeightSink<D> {
 
 #[async_trait]
 impl<D: Dequantize> Sink for WeightSink<D> {
-    /// None for a tensor that is not the last of its weight, and for a chunk that is not of its tensor.
+    /// None for a tensor that is not the last of its weight.
     type Output = Option<Delivered<D::Memory>>;
     type Error = DeviceError;
 
@@ -108,17 +109,12 @@ impl<D: Dequantize> Sink for WeightSink<D> {
         match (&mut self.decode, &mut self.dequant) {
             (Some(decode), dequant) if !reads => {
                 let tensor = decode.finish(request).await?;
-                match (tensor, dequant) {
-                    (Some(tensor), Some(dequant)) => dequant.arrived(tensor),
-                    (tensor, _) => Ok(tensor.map(Delivered::from)),
+                match dequant {
+                    Some(dequant) => dequant.arrived(tensor),
+                    None => Ok(Some(tensor.into())),
                 }
             }
-            (decode, Some(dequant)) => {
-                if let Some(decode) = decode {
-                    decode.skip();
-                }
-                dequant.finish(request).await
-            }
+            (_, Some(dequant)) => dequant.finish(request).await,
             (_, None) => Ok(Some(self.plain.finish(request).await?.into())),
         }
     }

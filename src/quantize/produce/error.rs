@@ -1,6 +1,6 @@
 //! Why nothing was produced.
 
-use crate::load::artifact::ArtifactError;
+use crate::load::ArtifactError;
 use crate::pack::PackError;
 use crate::quantize::calibrate::CalibrateError;
 use crate::quantize::encode::EncodeError;

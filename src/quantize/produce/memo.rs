@@ -18,11 +18,11 @@ use crate::format::dtype::Dtype;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId};
 use crate::format::name::ArtifactSpec;
 use crate::format::store as paths;
-use crate::load::artifact::{Artifact, OpenOptions, Selection};
 use crate::pack::left_behind;
 use crate::quantize::encode::Encoded;
 use crate::quantize::source::Stream;
 use crate::schedule::plan::TensorRequest;
+use crate::store::artifact::{Artifact, OpenOptions, Selection};
 use crate::store::{ArtifactGraph, Placed, Store, candidates};
 use crate::trust::TrustSet;
 
@@ -226,8 +226,7 @@ impl Known {
     /// The products of an artifact; `None` if it is not of this recipe, or cannot be read.
     async fn read(store: &Store, id: ManifestId, recipe: ContentDigest) -> Option<Self> {
         let spec: ArtifactSpec = format!("@{id}").parse().ok()?;
-        let sources = vec![store.transport().clone()];
-        let artifact = Artifact::open(sources, &spec, &OpenOptions::default()).await.ok()?;
+        let artifact = Artifact::open(store.clone(), &spec, &OpenOptions::default()).await.ok()?;
         let said = artifact.manifest().quantization.as_ref()?;
         if said.get("recipe")?.as_str()? != recipe.to_hex() || said.get("tool")?.as_str()? != TOOL {
             return None;

@@ -16,9 +16,10 @@ use crate::format::grid::Rect;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId};
 use crate::format::limits::MAX_SMALL;
 use crate::format::store as paths;
+use crate::load::chunks::decoded;
 use crate::quantize::encode::Encoded;
 use crate::schedule::tensor_parallel::choose_grid;
-use crate::store::{Placed, Store, decoded};
+use crate::store::{Placed, Store};
 
 /// Tensors up to this size are kept in the record itself.
 const SMALL: usize = 1024;

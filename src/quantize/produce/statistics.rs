@@ -14,8 +14,6 @@ use crate::format::dtype::{Dtype, Shape};
 use crate::format::id::{ContentDigest, ManifestId};
 use crate::format::json as canonical;
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
-use crate::load::ErrorKind;
-use crate::load::artifact::{Artifact, OpenOptions};
 use crate::pack::model::{Part, PartKind};
 use crate::pack::{
     GeneratedFile, Held, Input, Lineage, PackError, PackOptions, PartSource, pack_inputs,
@@ -25,7 +23,8 @@ use crate::quantize::calibrate::{
 };
 use crate::quantize::lm::Model;
 use crate::quantize::source::ModelSource;
-use crate::store::Store;
+use crate::store::artifact::{Artifact, OpenOptions};
+use crate::store::{Store, StoreError};
 
 /// The file of the statistics themselves.
 const FILE: &str = "statistics.safetensors";
@@ -118,10 +117,9 @@ fn kept(
     runtime: &Handle,
 ) -> Result<Option<(ManifestId, Statistics)>, ProduceError> {
     let spec = ArtifactSpec::Named { name: name.clone(), tag: tag.clone() };
-    let sources = vec![store.transport().clone()];
-    let artifact = match runtime.block_on(Artifact::open(sources, &spec, open)) {
+    let artifact = match runtime.block_on(Artifact::open(store.clone(), &spec, open)) {
         Ok(artifact) => artifact,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(StoreError::NoArtifact { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let said = runtime.block_on(artifact.file(ABOUT, MAX))?;

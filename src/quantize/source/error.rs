@@ -1,9 +1,10 @@
 //! Why a model cannot be read.
 
 use crate::dequant::QuantError;
-use crate::load::artifact::ArtifactError;
+use crate::load::ArtifactError;
 use crate::load::{ErrorKind, LoadError};
 use crate::pack::model::ModelError;
+use crate::store::StoreError;
 
 /// The list of shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -94,7 +95,7 @@ impl SourceError {
     /// Whether trying again may help.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Artifact(error) => error.kind() == ErrorKind::Network,
+            Self::Artifact(error) => error.may_pass(),
             Self::Load(error) => error.kind() == ErrorKind::Network,
             _ => false,
         }
@@ -104,6 +105,12 @@ impl SourceError {
 impl From<ArtifactError> for SourceError {
     fn from(error: ArtifactError) -> Self {
         Self::Artifact(Box::new(error))
+    }
+}
+
+impl From<StoreError> for SourceError {
+    fn from(error: StoreError) -> Self {
+        ArtifactError::from(error).into()
     }
 }
 

@@ -22,10 +22,10 @@ use tokio::runtime::Handle;
 use crate::dequant::config::{CONFIGS, Method};
 use crate::format::id::ManifestId;
 use crate::load::LoadOptions;
-use crate::load::artifact::{Artifact, Selection};
 use crate::pack::model::{self, ModelError, PartKind, SourceFile};
 use crate::pack::{GeneratedFile, Held, Input, View};
 use crate::schedule::plan::TensorRequest;
+use crate::store::artifact::{Artifact, Selection};
 
 use error::INDEX;
 pub use error::SourceError;

@@ -10,10 +10,10 @@ use super::listed::File;
 use crate::format::dtype::Shape;
 use crate::format::page::Extent;
 use crate::load::LoadOptions;
-use crate::load::artifact::{Artifact, ListedFile, SelectedTensors};
 use crate::pack::model::{Part, PartKind};
 use crate::schedule::plan::TensorRequest;
 use crate::schedule::shard::ShardSlice;
+use crate::store::artifact::{Artifact, ListedFile, SelectedTensors};
 
 /// A run of a file's bytes: where it begins, and what it is loaded by.
 pub(super) type Run = (u64, Arc<TensorRequest>);

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::error::SourceError;
-use crate::load::artifact::{Artifact, SelectedTensors};
 use crate::load::{LoadOptions, Loader};
 use crate::schedule::plan::TensorRequest;
+use crate::store::artifact::{Artifact, SelectedTensors};
 
 /// Tensors of an artifact, in an order of one's own.
 pub(in crate::quantize) struct Stream {

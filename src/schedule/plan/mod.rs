@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::format::dtype::Shape;
+use crate::format::dtype::{Dtype, Shape};
 use crate::format::id::{DecodedDigest, PackId};
 use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
@@ -29,6 +29,18 @@ pub struct TensorRequest {
     pub shape: Shape,
     /// Its bytes.
     pub cut: ShardSlice,
+    /// How they are delivered.
+    pub form: Form,
+}
+
+/// How what is requested is delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Its bytes, decoded.
+    #[default]
+    Decoded,
+    /// These of its records, chunk by chunk in this order, verified and as they are stored.
+    Stored(Vec<u32>),
 }
 
 impl TensorRequest {
@@ -44,7 +56,16 @@ impl TensorRequest {
             Some(shard) => shard.of(&entry.name, entry.dtype, &entry.shape, len),
             None => (entry.shape.clone(), ShardSlice::whole(len)),
         };
-        Self { entry, records, places, shape, cut }
+        Self { entry, records, places, shape, cut, form: Form::Decoded }
+    }
+
+    /// Chunks of whatever they are, one by one and as they are stored.
+    pub fn of_chunks(chunks: impl IntoIterator<Item = (ChunkRecord, Place)>) -> Self {
+        let (records, places): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
+        let none = ChunkRecord::raw(Dtype::Bytes, 0, blake3::hash(b""));
+        let entry = TensorEntry::of_content("", records.first().unwrap_or(&none));
+        let order = (0..records.len() as u32).collect();
+        Self { form: Form::Stored(order), ..Self::new(entry, records, places, None) }
     }
 
     /// Whether a chunk of it is stored against another.
@@ -164,6 +185,8 @@ pub struct Delivery {
     pub linked: Vec<u32>,
     /// Stored bytes of those.
     pub linked_bytes: u64,
+    /// The record that is delivered as it is stored; `None`: decoded bytes.
+    pub stored: Option<u32>,
 }
 
 impl Delivery {
@@ -227,6 +250,12 @@ impl Plan {
         options: &PlanOptions,
         packs: &mut Vec<PackId>,
     ) {
+        if let Form::Stored(order) = &request.form {
+            for &record in order {
+                self.deliver_stored(tensor, request, record, packs);
+            }
+            return;
+        }
         let bases = Bases { records: request.bases(), held: &options.held };
         let mut wanted: Vec<(Range<u64>, u32)> = request
             .entry
@@ -258,6 +287,37 @@ impl Plan {
                 break;
             }
         }
+    }
+
+    fn deliver_stored(
+        &mut self,
+        tensor: u32,
+        request: &TensorRequest,
+        chunk: u32,
+        packs: &mut Vec<PackId>,
+    ) {
+        let at = chunk as usize;
+        // A place per record: whoever made the request saw to it.
+        let (Some(place), Some(record)) = (request.places.get(at), request.records.get(at)) else {
+            return;
+        };
+        let (offset, len) = (place.offset, record.stored_len);
+        let first = ChunkUse { chunk, slot: Some(0) };
+        let (delivery, base) = (self.deliveries.len() as u32, PlannedBase::Nothing);
+        let planned =
+            PlannedChunk { delivery, first, more: Vec::new(), base, level: 0, offset, len };
+        self.chunks.push(planned);
+        packs.push(place.pack);
+        let range = 0..u64::from(len);
+        self.deliveries.push(Delivery {
+            tensor,
+            slots: vec![Slot { range: range.clone(), direct: true }],
+            range,
+            chunks: 1,
+            linked: Vec::new(),
+            linked_bytes: 0,
+            stored: Some(chunk),
+        });
     }
 
     fn deliver(
@@ -329,7 +389,16 @@ impl Plan {
         let linked_bytes = linked.iter().map(len).sum();
         let chunks = chunks.len() as u32;
         let slots = own;
-        self.deliveries.push(Delivery { tensor, range, slots, chunks, linked, linked_bytes });
+        let stored = None;
+        self.deliveries.push(Delivery {
+            tensor,
+            range,
+            slots,
+            chunks,
+            linked,
+            linked_bytes,
+            stored,
+        });
     }
 
     /// Says of the chunks from `first` on what they are stored against; returns all that wait for

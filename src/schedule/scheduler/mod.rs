@@ -40,6 +40,8 @@ pub struct Limits {
     pub longest_pause: Duration,
     /// How long a fetch runs before it may be found slow; `None` switches hedging off.
     pub hedge_after: Option<Duration>,
+    /// Whether a chunk that cannot be had ([`Action::Lost`]) leaves the rest of the load alone.
+    pub tolerant: bool,
     /// For the jitter of the pauses.
     pub seed: u64,
 }
@@ -56,6 +58,7 @@ impl Default for Limits {
             first_pause: Duration::from_millis(100),
             longest_pause: Duration::from_secs(5),
             hedge_after: Some(Duration::from_secs(2)),
+            tolerant: false,
             seed: 0,
         }
     }
@@ -72,6 +75,8 @@ pub enum Failure {
     Transient(Option<Duration>),
     /// It will fail again on this mirror.
     Permanent,
+    /// This mirror does not have what was asked for, or not all of it.
+    Absent,
 }
 
 /// What happened.
@@ -108,6 +113,8 @@ pub enum Action {
     Cancel { fetch: FetchId },
     /// The delivery is complete, and so are all before it.
     Deliver { delivery: u32 },
+    /// The chunk's delivery, which comes as if it were complete, lacks it.
+    Lost { chunk: u32, why: GaveUp },
     /// Nothing more will happen.
     Fail(GaveUp),
 }
@@ -355,13 +362,7 @@ impl Scheduler {
         active.last_byte = self.now;
         active.work.failures = 0;
         self.mirrors.worked(active.mirror);
-        let Some(chunk) = self.chunks.get(chunk as usize) else { return };
-        if let Some(delivery) = self.deliveries.get_mut(chunk.delivery as usize) {
-            delivery.missing -= 1;
-            if delivery.missing == 0 {
-                self.used -= delivery.linked;
-            }
-        }
+        self.arrived(chunk);
     }
 
     fn bad(&mut self, fetch: FetchId, index: u32) {
@@ -375,7 +376,8 @@ impl Scheduler {
         chunk.bad_mirrors |= mirror.bit();
         let tries = u32::from(chunk.bad);
         if tries >= self.limits.bad_chunks {
-            return self.fail(GaveUp::BadChunk { chunk: index, tries });
+            let why = GaveUp::BadChunk { chunk: index, tries };
+            return if self.limits.tolerant { self.lose(index, why) } else { self.fail(why) };
         }
         self.stats.refetched_chunks += 1;
         let avoid = chunk.bad_mirrors;
@@ -415,11 +417,15 @@ impl Scheduler {
                     self.queue.insert(first, Work { chunks: rest, ..work.clone() });
                 }
             }
-            (None, Some(Failure::Permanent)) => {
+            (None, Some(failure @ (Failure::Permanent | Failure::Absent))) => {
                 work.excluded |= mirror.bit();
-                self.mirrors.failed(mirror);
+                let absent = self.limits.tolerant && failure == Failure::Absent;
+                if !absent {
+                    self.mirrors.failed(mirror);
+                }
                 if self.mirrors.usable(work.excluded) == 0 {
-                    return self.fail(GaveUp::Fetch { chunk: first, mirror });
+                    let why = GaveUp::Fetch { chunk: first, mirror };
+                    return if absent { self.lack(work, why) } else { self.fail(why) };
                 }
                 self.stats.retries += 1;
             }
@@ -442,6 +448,33 @@ impl Scheduler {
             }
         }
         self.queue.insert(first, work);
+    }
+
+    /// No mirror has all of it: what it holds of the chunks, asking for each alone tells.
+    fn lack(&mut self, work: Work, why: GaveUp) {
+        if let [chunk] = work.chunks[..] {
+            return self.lose(chunk, why);
+        }
+        for &chunk in &work.chunks {
+            let (chunks, excluded) = (vec![chunk], 0);
+            self.queue.insert(chunk, Work { chunks, excluded, ..work.clone() });
+        }
+    }
+
+    fn lose(&mut self, index: u32, why: GaveUp) {
+        self.actions.push_back(Action::Lost { chunk: index, why });
+        self.arrived(index);
+    }
+
+    /// A chunk of a delivery is no longer waited for.
+    fn arrived(&mut self, index: u32) {
+        let Some(chunk) = self.chunks.get(index as usize) else { return };
+        if let Some(delivery) = self.deliveries.get_mut(chunk.delivery as usize) {
+            delivery.missing -= 1;
+            if delivery.missing == 0 {
+                self.used -= delivery.linked;
+            }
+        }
     }
 
     /// Half of it is chance, so that many loaders do not return together.

@@ -63,6 +63,7 @@ fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64, bases: bool) -> Plan
             chunks,
             linked_bytes: linked.len() as u64 * 10,
             linked,
+            stored: None,
         });
     }
     // Bases lie in a pack of their own. Some plans take every other chunk in a fetch of its own
@@ -103,6 +104,9 @@ struct World {
     used: u64,
     hoards: bool,
     failed: Option<GaveUp>,
+    lost: BTreeSet<u32>,
+    /// What a dead mirror says.
+    dead: Failure,
 }
 
 impl World {
@@ -118,6 +122,15 @@ impl World {
                     self.used += size;
                     assert_eq!(self.missing[self.admitted], plan.deliveries[self.admitted].chunks);
                     self.admitted += 1;
+                }
+                Action::Lost { chunk, .. } => {
+                    assert!(self.limits.tolerant && !self.done.contains(&chunk));
+                    assert!(self.lost.insert(chunk), "lost twice");
+                    let delivery = plan.chunks[chunk as usize].delivery as usize;
+                    self.missing[delivery] -= 1;
+                    if self.missing[delivery] == 0 {
+                        self.used -= self.sizes[delivery].1;
+                    }
                 }
                 Action::Start { fetch, mirror, chunks, .. } => {
                     for chunk in &chunks {
@@ -144,7 +157,8 @@ impl World {
                 Action::Deliver { delivery } => {
                     assert_eq!(delivery as usize, self.delivered, "out of order");
                     let own = plan.chunks.iter().zip(0..).filter(|(c, _)| c.delivery == delivery);
-                    assert!(own.clone().all(|(_, index)| self.done.contains(&index)));
+                    let there = |index| self.done.contains(&index) || self.lost.contains(&index);
+                    assert!(own.clone().all(|(_, index)| there(index)));
                     self.delivered += 1;
                 }
                 Action::Fail(why) => self.failed = Some(why),
@@ -202,7 +216,7 @@ impl World {
         }
         let nature = self.natures[fetch.mirror.get()];
         if nature == Nature::Dead {
-            self.end(id, Some(Failure::Permanent));
+            self.end(id, Some(self.dead));
             return true;
         }
         if fetch.at == fetch.chunks.len() {
@@ -253,7 +267,8 @@ proptest! {
         per_fetch in 1_usize..12,
         natures in prop::collection::vec(nature(), 1..4),
         (connections, budget, seed) in (1_usize..5, 1_u64..200, any::<u64>()),
-        (hoards, hedges, bases) in (any::<bool>(), any::<bool>(), any::<bool>()),
+        (hoards, hedges, bases, tolerant) in
+            (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
         let plan = plan(&deliveries, per_fetch, seed, bases);
         let limits = Limits {
@@ -262,6 +277,7 @@ proptest! {
             mirrors: natures.len(),
             seed,
             hedge_after: hedges.then_some(Duration::from_millis(50)),
+            tolerant,
             ..Limits::default()
         };
         let sizes = plan.deliveries.iter().map(|d| (d.len(), d.linked_bytes)).collect();
@@ -283,6 +299,8 @@ proptest! {
             used: 0,
             hoards,
             failed: None,
+            lost: BTreeSet::new(),
+            dead: if tolerant { Failure::Absent } else { Failure::Permanent },
         };
         let mut steps = 0;
         loop {
@@ -303,7 +321,9 @@ proptest! {
             prop_assert!(!one_good, "failed beside a good mirror: {:?} of {:?}", why, natures);
         } else {
             prop_assert_eq!(world.delivered, deliveries.len());
-            prop_assert_eq!(world.done.len(), plan.chunks.len());
+            prop_assert_eq!(world.done.len() + world.lost.len(), plan.chunks.len());
+            // Only what no mirror has right is lost.
+            prop_assert!(world.lost.is_empty() || !one_good, "lost beside a good mirror");
         }
         if all_good && !hedges && plan.fetches.len() == plan.chunks.len().div_ceil(per_fetch) {
             let stats = world.state.stats();

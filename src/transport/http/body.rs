@@ -6,13 +6,13 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 
 use super::Site;
 use super::connect::{body_error, socket_error};
-use super::direct::Payload;
-use crate::transport::{Body, TransportError, TransportErrorKind};
+use super::connections::Payload;
+use crate::transport::{Body, TransportError, TransportErrorKind, move_bytes};
 
 /// `range.end` of a body whose length the server does not tell.
 pub(super) const UNKNOWN_END: u64 = u64::MAX;
@@ -79,15 +79,15 @@ impl HttpBody {
 
 #[async_trait]
 impl Body for HttpBody {
-    async fn read_some(&mut self, out: &mut BytesMut, max: usize) -> Result<usize, TransportError> {
-        if max == 0 {
+    async fn read(&mut self, out: &mut [u8]) -> Result<usize, TransportError> {
+        if out.is_empty() {
             return Ok(0);
         }
         if let Payload::Socket(socket) = &mut self.payload {
             if self.ended || self.ahead.is_empty() {
                 return Ok(0);
             }
-            let read = socket.read(out, max).await;
+            let read = socket.read(out).await;
             let count = read.map_err(|e| socket_error(&self.site, e, self.ahead.start))?;
             if count == 0 {
                 self.ended = true;
@@ -99,8 +99,6 @@ impl Body for HttpBody {
         if !self.fill().await? {
             return Ok(0);
         }
-        let piece = self.held.split_to(max.min(self.held.len()));
-        out.extend_from_slice(&piece);
-        Ok(piece.len())
+        Ok(move_bytes(&mut self.held, out))
     }
 }

@@ -1,150 +1,223 @@
-//! Clients: two pools of hyper's, one for http and one for https, and what their errors mean.
-//!
-//! The read buffer is the one tuned thing: every socket read may take [`READ_BUFFER`] bytes, which
-//! is large enough to amortise the system call and small enough to stay in a core's cache until it
-//! is copied out.
+//! Connections: TCP, with TLS for https, and what their errors mean.
 
+use std::collections::HashSet;
 use std::error::Error;
-use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use url::Url;
 
-use super::direct::ExchangeError;
 use super::{HttpOptions, Site};
 use crate::transport::{TransportError, TransportErrorKind};
 
-/// The most that one read takes from a socket.
-pub(super) const READ_BUFFER: usize = 512 << 10;
-/// Flow-control window of one HTTP/2 stream.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// Flow-control window of one HTTP/2 connection.
-const CONNECTION_WINDOW: u32 = 32 << 20;
-/// The longest HTTP/2 data frame taken.
-const FRAME: u32 = 256 << 10;
-/// How long an unused connection is kept: less than the 60 s and more of common servers.
-const IDLE: Duration = Duration::from_secs(50);
+/// Weights flow best over several connections of HTTP/1.1: limits are per connection, and bodies come
+/// straight from the socket. HTTP/2 is spoken where a server speaks nothing else.
+const HTTP_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
 
-pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
-
-/// The pools of one store. The one for https is made on first use: it reads the system's roots.
-pub(super) struct Clients {
+/// Opens connections.
+#[derive(Debug)]
+pub(super) struct Connector {
     options: HttpOptions,
-    plain: OnceLock<HttpClient>,
-    secure: OnceLock<HttpClient>,
+    /// Made on first use: it reads the system's roots.
+    tls: OnceLock<Tls>,
+    /// Servers that take HTTP/2 alone.
+    http2: Mutex<HashSet<Arc<str>>>,
 }
 
-impl fmt::Debug for Clients {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Clients").finish_non_exhaustive()
+struct Tls {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
     }
-}
-
-impl Clients {
-    pub(super) fn new(options: HttpOptions) -> Self {
-        Self { options, plain: OnceLock::new(), secure: OnceLock::new() }
-    }
-
-    /// The client for URLs of `scheme`.
-    pub(super) fn of(&self, scheme: &str, site: &Site) -> Result<&HttpClient, TransportError> {
-        let secure = scheme == "https";
-        let cell = if secure { &self.secure } else { &self.plain };
-        if let Some(client) = cell.get() {
-            return Ok(client);
-        }
-        let roots = match (secure, &self.options.roots_pem) {
-            (false, _) => Roots::None,
-            (true, None) => Roots::Native,
-            (true, Some(pem)) => Roots::Pem(pem),
-        };
-        let made = make_client(&self.options, roots)
-            .map_err(|e| site.error(TransportErrorKind::Io, "TLS cannot be set up").caused_by(e))?;
-        Ok(cell.get_or_init(|| made))
-    }
-}
-
-enum Roots<'a> {
-    None,
-    Native,
-    Pem(&'a [u8]),
-}
-
-fn make_client(
-    options: &HttpOptions,
-    roots: Roots<'_>,
-) -> Result<HttpClient, Box<dyn Error + Send + Sync>> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(options.connect_timeout));
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls_config(roots)?)
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(tcp);
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder
-        .http1_read_buf_exact_size(READ_BUFFER)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_max_frame_size(FRAME)
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(64)
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new());
-    Ok(builder.build(connector))
-}
-
-fn tls_config(roots: Roots<'_>) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder: ConfigBuilder<ClientConfig, WantsVerifier> =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut store = RootCertStore::empty();
-    match roots {
-        Roots::None => {}
-        Roots::Native => {
-            use hyper_rustls::ConfigBuilderExt;
-            return Ok(builder.with_native_roots()?.with_no_client_auth());
-        }
-        Roots::Pem(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                store.add(certificate?)?;
-            }
-        }
-    }
-    Ok(builder.with_root_certificates(store).with_no_client_auth())
 }
 
 /// Why no answer came.
-pub(super) fn request_error(site: &Site, error: ClientError) -> TransportError {
-    let (kind, message) = match cause_of(&error) {
-        Cause::Certificate => {
-            (TransportErrorKind::Invalid, "the server's certificate is not trusted")
-        }
-        Cause::Protocol => (TransportErrorKind::Protocol, "the server's answer is malformed"),
-        _ if error.is_connect() => (TransportErrorKind::Transient, "cannot connect"),
-        _ => (TransportErrorKind::Transient, "the connection failed before an answer"),
-    };
-    site.error(kind, message).caused_by(error)
+#[derive(Debug)]
+pub(super) enum ExchangeError {
+    /// TLS cannot be set up on this machine.
+    Setup(Box<dyn Error + Send + Sync>),
+    /// No connection.
+    Connect(io::Error),
+    /// The connection broke, or the answer is malformed.
+    Http(hyper::Error),
 }
 
-/// Why no answer came over a plain connection.
+/// A connection.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl Connector {
+    pub(super) fn new(options: HttpOptions) -> Self {
+        Self { options, tls: OnceLock::new(), http2: Mutex::default() }
+    }
+
+    /// Connects to the server of `url`, an http or https address. Gives whether HTTP/2 is spoken.
+    pub(super) async fn connect(
+        &self,
+        url: &Url,
+        authority: &Arc<str>,
+    ) -> Result<(Stream, bool), ExchangeError> {
+        if url.scheme() != "https" {
+            return Ok((Stream::Plain(self.tcp(authority).await?), false));
+        }
+        let known = || self.http2.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut http2 = known().contains(authority);
+        loop {
+            match self.secure(url, authority, http2).await {
+                Err(ExchangeError::Connect(error)) if !http2 && wants_http2(&error) => {
+                    known().insert(authority.clone());
+                    http2 = true;
+                }
+                connected => return Ok((Stream::Secure(Box::new(connected?)), http2)),
+            }
+        }
+    }
+
+    async fn tcp(&self, authority: &Arc<str>) -> Result<TcpStream, ExchangeError> {
+        let stream = self.timely(TcpStream::connect(&**authority)).await?;
+        stream.set_nodelay(true).map_err(ExchangeError::Connect)?;
+        Ok(stream)
+    }
+
+    async fn secure(
+        &self,
+        url: &Url,
+        authority: &Arc<str>,
+        http2: bool,
+    ) -> Result<TlsStream<TcpStream>, ExchangeError> {
+        let tls = self.tls()?;
+        let config = if http2 { &tls.http2 } else { &tls.http1 };
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| ExchangeError::Connect(io::Error::other(error)))?;
+        let tcp = self.tcp(authority).await?;
+        self.timely(TlsConnector::from(config.clone()).connect(name, tcp)).await
+    }
+
+    async fn timely<T>(
+        &self,
+        connect: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, ExchangeError> {
+        match tokio::time::timeout(self.options.connect_timeout, connect).await {
+            Ok(connected) => connected.map_err(ExchangeError::Connect),
+            Err(_) => Err(ExchangeError::Connect(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    fn tls(&self) -> Result<&Tls, ExchangeError> {
+        if let Some(tls) = self.tls.get() {
+            return Ok(tls);
+        }
+        let made = self.options.roots_pem.as_deref();
+        let config = config(made).map_err(ExchangeError::Setup)?;
+        let speaking = |protocol: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Arc::new(config)
+        };
+        Ok(self.tls.get_or_init(|| Tls { http1: speaking(HTTP_1), http2: speaking(HTTP_2) }))
+    }
+}
+
+/// The roots are those given, or else the system's.
+fn config(roots_pem: Option<&[u8]>) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
+    let mut roots = RootCertStore::empty();
+    match roots_pem {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate?)?;
+            }
+        }
+        None => {
+            let native = rustls_native_certs::load_native_certs();
+            let (added, _) = roots.add_parsable_certificates(native.certs);
+            if added == 0 {
+                return Err("the system has no certificates to trust".into());
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Whether the server refused HTTP/1.1.
+fn wants_http2(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Secure(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Secure(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Why no answer came.
 pub(super) fn exchange_error(site: &Site, error: ExchangeError) -> TransportError {
     let error = match error {
+        ExchangeError::Setup(error) => {
+            return site.error(TransportErrorKind::Io, "TLS cannot be set up").caused_by(error);
+        }
         ExchangeError::Connect(error) => {
-            return site.error(TransportErrorKind::Transient, "cannot connect").caused_by(error);
+            let (kind, message) = match cause_of(&error) {
+                Cause::Certificate => {
+                    (TransportErrorKind::Invalid, "the server's certificate is not trusted")
+                }
+                _ => (TransportErrorKind::Transient, "cannot connect"),
+            };
+            return site.error(kind, message).caused_by(error);
         }
         ExchangeError::Http(error) => error,
     };

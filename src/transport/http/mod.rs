@@ -1,19 +1,18 @@
 //! Read-only stores on any web server that serves static files with `Range`.
 //!
 //! A response is matched against the request before its first byte is handed on: whatever the
-//! server claims, the body covers exactly `ObjectReader::range` or ends in an error. Bytes travel
-//! from the socket into hyper's buffer and from there, once, into the caller's.
+//! server claims, the body covers exactly `ObjectReader::range` or ends in an error.
 
 mod answer;
 mod body;
 mod connect;
-mod direct;
+mod connections;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue, LOCATION, RANGE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -25,8 +24,7 @@ use super::{
 };
 use answer::Answer;
 use body::HttpBody;
-use connect::Clients;
-use direct::{Connections, Payload};
+use connections::{Connections, Payload};
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
@@ -57,8 +55,7 @@ impl Default for HttpOptions {
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     base: Url,
-    clients: Arc<Clients>,
-    plain: Arc<Connections>,
+    connections: Arc<Connections>,
     /// Which artifact the requests are for, if that is known.
     artifact: Option<HeaderValue>,
     authorization: Option<HeaderValue>,
@@ -108,9 +105,8 @@ impl HttpBackend {
             }
             None => None,
         };
-        let plain = Arc::new(Connections::new(options.connect_timeout));
-        let clients = Arc::new(Clients::new(options));
-        Ok(Self { base: url, clients, plain, artifact: None, authorization })
+        let connections = Arc::new(Connections::new(options));
+        Ok(Self { base: url, connections, artifact: None, authorization })
     }
 
     fn site(&self, path: &ObjectPath) -> Site {
@@ -178,18 +174,12 @@ impl HttpBackend {
             }
             ReadRange::Suffix(last) => request.header(RANGE, format!("bytes=-{last}")),
         };
-        let request = request.body(http_body_util::Empty::<Bytes>::new()).map_err(|e| {
+        let request = request.body(()).map_err(|e| {
             site.error(TransportErrorKind::Invalid, "the request is malformed").caused_by(e)
         })?;
-        // An answer to HEAD has a length and no body: that is hyper's to know.
-        if url.scheme() == "http" && *method == Method::GET {
-            let (head, _) = request.into_parts();
-            let answer = self.plain.request(url, &head).await;
-            return answer.map_err(|e| connect::exchange_error(site, e));
-        }
-        let client = self.clients.of(url.scheme(), site)?;
-        let answer = client.request(request).await;
-        Ok(answer.map_err(|e| connect::request_error(site, e))?.map(Payload::Hyper))
+        let (head, ()) = request.into_parts();
+        let answer = self.connections.request(url, &head).await;
+        answer.map_err(|error| connect::exchange_error(site, error))
     }
 }
 
@@ -227,10 +217,8 @@ async fn drain(body: Payload) {
         match body {
             Payload::Hyper(body) => drop(Limited::new(body, MAX_DRAIN).collect().await),
             Payload::Socket(mut body) if body.remaining() <= MAX_DRAIN as u64 => {
-                let mut waste = BytesMut::new();
-                while body.read(&mut waste, MAX_DRAIN).await.is_ok_and(|count| count > 0) {
-                    waste.clear();
-                }
+                let mut waste = [0; 4096];
+                while body.read(&mut waste).await.is_ok_and(|count| count > 0) {}
             }
             Payload::Socket(_) => {}
         }

@@ -23,9 +23,10 @@ impl Pair {
 
     fn copy(&self, artifact: &str, target: &Store) -> CopyReport {
         runtime().block_on(async {
-            let found = self.bench.store().resolve(&artifact.parse().unwrap()).await.unwrap();
+            let (store, spec) = (self.bench.store().clone(), artifact.parse().unwrap());
+            let found = Artifact::open(store, &spec, &OpenOptions::default()).await.unwrap();
             let (trust, options) = (TrustSet::default(), CopyOptions::default());
-            copy(self.bench.store(), &found, target, &trust, &options, &()).await.unwrap()
+            copy(&found, target, &trust, &options, &()).await.unwrap()
         })
     }
 }

@@ -317,8 +317,9 @@ fn a_load_that_is_dropped_ends() {
     runtime().block_on(async {
         let spec: ArtifactSpec = format!("@{}", pair.tuned.1).parse().unwrap();
         let sources = vec![source.clone() as Arc<dyn Transport>];
-        let artifact = Artifact::open(sources, &spec, &OpenOptions::default()).await.unwrap();
-        let all = tenpak::load::artifact::Selection::All;
+        let artifact =
+            Artifact::open(store_of(sources), &spec, &OpenOptions::default()).await.unwrap();
+        let all = tenpak::store::artifact::Selection::All;
         let wanted = artifact.select(&all, None).await.unwrap();
         let mut options = options();
         options.budget = MIB;

@@ -17,9 +17,9 @@ use tempfile::TempDir;
 use tenpak::format::id::{ManifestId, StoredDigest};
 use tenpak::format::name::ArtifactSpec;
 use tenpak::format::record::ChunkRecord;
-use tenpak::load::artifact::{Artifact, OpenOptions};
 use tenpak::load::{LoadError, LoadOptions, LoadStats, Tensor as Loaded};
 use tenpak::pack::{PackOptions, PackReport};
+use tenpak::store::artifact::{Artifact, OpenOptions};
 use tenpak::store::{ArtifactGraph, Placed, Store};
 use tenpak::transport::Transport;
 use tenpak::transport::fault::{Fault, FaultBackend};
@@ -92,8 +92,9 @@ impl Bench {
         let all = sources.iter().map(|source| source.clone() as Arc<dyn Transport>).collect();
         runtime().block_on(async {
             let spec: ArtifactSpec = format!("@{id}").parse().unwrap();
-            let artifact = Artifact::open(all, &spec, &OpenOptions::default()).await.unwrap();
-            let names = tenpak::load::artifact::Selection::new(selection.0).unwrap();
+            let artifact =
+                Artifact::open(store_of(all), &spec, &OpenOptions::default()).await.unwrap();
+            let names = tenpak::store::artifact::Selection::new(selection.0).unwrap();
             let wanted = artifact.select(&names, selection.1).await.unwrap();
             let mut loader = artifact.load(wanted, options);
             let mut tensors = Vec::new();
@@ -214,4 +215,10 @@ impl Pair {
     fn whole(&self) -> ArtifactGraph {
         whole(self.bench.store(), self.tuned.1)
     }
+}
+
+/// The same store behind several transports, the first preferred.
+pub(super) fn store_of(transports: Vec<Arc<dyn Transport>>) -> tenpak::store::Store {
+    let mut transports = transports.into_iter();
+    tenpak::store::Store::new(transports.next().unwrap()).with_mirrors(transports)
 }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::error::ArtifactError;
 use crate::format::glob::Glob;
 use crate::format::limits::MAX_NAME;
 use crate::format::manifest::PageRef;
 use crate::format::page::PageKind;
+use crate::store::StoreError;
 
 /// The longest pattern in bytes.
 const MAX_PATTERN: usize = 4 * MAX_NAME;
@@ -26,7 +26,7 @@ impl Selection {
     ///
     /// # Errors
     /// If a pattern is none.
-    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, ArtifactError> {
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, StoreError> {
         if patterns.is_empty() {
             return Ok(Self::All);
         }
@@ -50,10 +50,10 @@ impl Pattern {
     ///
     /// # Errors
     /// If it is longer than four names, or no glob.
-    pub fn new(text: &str) -> Result<Self, ArtifactError> {
+    pub fn new(text: &str) -> Result<Self, StoreError> {
         let wrong = |why: String| {
             let pattern = text.chars().take(MAX_NAME).collect();
-            ArtifactError::Pattern { pattern, why }
+            StoreError::Pattern { pattern, why }
         };
         if text.len() > MAX_PATTERN {
             return Err(wrong(format!("it is longer than {MAX_PATTERN} bytes")));

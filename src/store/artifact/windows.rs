@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Artifact, ArtifactError, Gathered, SelectedTensors, Selection};
+use super::{Artifact, Gathered, SelectedTensors, Selection};
 use crate::schedule::shard::Shard;
+use crate::store::StoreError;
 
 /// The chunks of a window, at some 300 bytes each in memory.
 const MOST: u64 = 128 << 10;
@@ -47,7 +48,7 @@ impl Artifact {
         &self,
         selection: &Selection,
         shard: Option<Shard>,
-    ) -> Result<Windows, ArtifactError> {
+    ) -> Result<Windows, StoreError> {
         self.windows_of(selection, shard, MOST).await
     }
 
@@ -60,7 +61,7 @@ impl Artifact {
         selection: &Selection,
         shard: Option<Shard>,
         most: u64,
-    ) -> Result<Windows, ArtifactError> {
+    ) -> Result<Windows, StoreError> {
         let indexes = self.pages_of(selection);
         let pages = &self.manifest.table().pages;
         let records: u64 = indexes.iter().filter_map(|&i| pages.get(i)).map(|p| p.chunks).sum();
@@ -110,7 +111,7 @@ impl Artifact {
         window: &Window,
         selection: &Selection,
         shard: Option<Shard>,
-    ) -> Result<SelectedTensors, ArtifactError> {
+    ) -> Result<SelectedTensors, StoreError> {
         let Some(tensors) = &window.tensors else { return self.select(selection, shard).await };
         let mut gathered = Gathered::new(selection, shard);
         for (page, places) in self.pages(&window.pages).await? {

@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-
-use super::{Artifact, ArtifactError, Bases, SelectedTensors, add_bases};
+use super::{Artifact, Bases, add_bases};
 use crate::format::layout::Place;
 use crate::format::page::{Entries, Extent, FileEntry, Page, TensorEntry};
-use crate::load::LoadOptions;
 use crate::schedule::plan::TensorRequest;
+use crate::store::StoreError;
 
 /// A file of an artifact.
 #[derive(Debug)]
@@ -25,18 +23,22 @@ impl Artifact {
     ///
     /// # Errors
     /// If a page of the table or of the layout cannot be read, or is not what the manifest names.
-    pub async fn files(&self) -> Result<Vec<ListedFile>, ArtifactError> {
+    pub async fn files(&self) -> Result<Vec<ListedFile>, StoreError> {
         let pages = (self.tensor_pages()..self.manifest.table().pages.len()).collect();
         let pages = self.pages(&pages).await?;
         Ok(pages.into_iter().flat_map(|(page, places)| listed(page, &places)).collect())
     }
 
-    /// The bytes of the file `path`, which has no tensors and is at most `limit` bytes long; `None` if
-    /// there is no such file. Must be called within a tokio runtime.
+    /// What the file `path` is loaded by, which has no tensors and is at most `limit` bytes long; `None` if
+    /// there is no such file.
     ///
     /// # Errors
-    /// If the file is longer or holds tensors, or cannot be read.
-    pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
+    /// If the file is longer or holds tensors, or the table cannot be read.
+    pub async fn select_file(
+        &self,
+        path: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<Arc<TensorRequest>>>, StoreError> {
         let pages = &self.manifest.table().pages;
         let tensors = self.tensor_pages();
         let own = pages.get(tensors..).unwrap_or_default();
@@ -48,20 +50,14 @@ impl Artifact {
         let pages = self.pages(&BTreeSet::from([tensors + page])).await?;
         let mut files = pages.into_iter().flat_map(|(page, places)| listed(page, &places));
         let Some(file) = files.find(|file| file.entry.path == path) else { return Ok(None) };
-        let refuse = |why: String| ArtifactError::File { path: path.to_owned(), why };
+        let refuse = |why: String| StoreError::File { path: path.to_owned(), why };
         if file.entry.size > limit {
             return Err(refuse(format!("it has {} bytes, and {limit} are read", file.entry.size)));
         }
         if file.entry.extents.iter().any(|part| matches!(part, Extent::Tensor { .. })) {
             return Err(refuse("it holds tensors".to_owned()));
         }
-        let wanted = SelectedTensors { tensors: file.content, ..SelectedTensors::default() };
-        let mut loader = self.load(wanted, &LoadOptions::default());
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = loader.next().await {
-            bytes.extend_from_slice(&piece?.data);
-        }
-        Ok(Some(bytes.freeze()))
+        Ok(Some(file.content))
     }
 }
 

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{Artifact, ArtifactError, Pattern, SelectedTensors, Selection};
+use super::ArtifactError;
 use crate::dequant::Float;
 use crate::dequant::config::{CONFIGS, Method, Module, Stored};
 use crate::format::limits::MAX_MANIFEST;
 use crate::schedule::plan::TensorRequest;
 use crate::schedule::shard::Shard;
+use crate::store::StoreError;
+use crate::store::artifact::{Artifact, Pattern, SelectedTensors, Selection};
 
 /// As what weights are delivered.
 #[derive(Debug, Clone)]
@@ -27,13 +29,13 @@ impl Artifact {
     /// # Errors
     /// If a configuration cannot be read, or names a quantization that is not known.
     pub async fn quantization(&self) -> Result<Option<Method>, ArtifactError> {
-        let manifest = self.manifest.quantization.as_ref();
+        let manifest = self.manifest().quantization.as_ref();
         if let Some(method) = manifest.and_then(Method::of_manifest) {
             return Ok(Some(method));
         }
         for path in CONFIGS {
             let Some(bytes) = self.file(path, MAX_MANIFEST as u64).await? else { continue };
-            let refuse = |why: String| ArtifactError::File { path: path.to_owned(), why };
+            let refuse = |why: String| StoreError::File { path: path.to_owned(), why };
             let config = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
             let method = Method::of_config(&config).map_err(|e| refuse(e.to_string()))?;
             if method.is_some() {
@@ -59,12 +61,12 @@ impl Artifact {
             (Some(method), Selection::Patterns(patterns)) => {
                 let all = self.select(&Selection::All, shard).await?;
                 let tensors = ranked(method, patterns, all.tensors).map_err(|pattern| {
-                    let what = format!(
-                        "a tensor or weight called {:?} of artifact {}",
-                        pattern.as_str(),
-                        self.id
-                    );
-                    ArtifactError::NotFound { what, location: self.reader.location() }
+                    StoreError::NoTensor {
+                        location: self.store().location().to_owned(),
+                        what: "tensor or weight",
+                        artifact: self.id(),
+                        pattern: pattern.as_str().to_owned(),
+                    }
                 })?;
                 SelectedTensors { tensors, ..all }
             }

@@ -1,0 +1,50 @@
+//! Loading what was selected of an opened artifact.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{ErrorKind, LoadError, LoadOptions, Loader};
+use crate::store::StoreError;
+use crate::store::artifact::{Artifact, SelectedTensors};
+
+/// Why something of an artifact could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArtifactError {
+    /// It could not be opened, or what it lists not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its chunks could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl ArtifactError {
+    /// Whether trying again may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => error.may_pass(),
+            Self::Load(error) => error.kind() == ErrorKind::Network,
+        }
+    }
+}
+
+impl Artifact {
+    /// Loads what [`Self::select`] found. Must be called within a tokio runtime.
+    pub fn load(&self, selected: SelectedTensors, options: &LoadOptions) -> Loader {
+        let SelectedTensors { tensors, pack_ends } = selected;
+        Loader::start(self.store().clone(), Some(self.id()), tensors, pack_ends, options)
+    }
+
+    /// The bytes of the file `path`, which has no tensors and is at most `limit` bytes long; `None` if
+    /// there is no such file. Must be called within a tokio runtime.
+    pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
+        let Some(tensors) = self.select_file(path, limit).await? else { return Ok(None) };
+        let selected = SelectedTensors { tensors, ..SelectedTensors::default() };
+        let mut loader = self.load(selected, &LoadOptions::default());
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = loader.next().await {
+            bytes.extend_from_slice(&piece?.data);
+        }
+        Ok(Some(bytes.freeze()))
+    }
+}

@@ -1,0 +1,244 @@
+//! A load in progress, and what it does when the layout that it was planned with proves wrong: another
+//! mirror's may be right, for nothing commits to layouts.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::bases::KnownBases;
+use super::buffer::{Feedback, lock};
+use super::driver::{Delivered, Driver, Work};
+use super::error::LoadError;
+use super::options::LoadOptions;
+use super::tensor::{LoadStats, Tensor};
+use crate::format::id::{ManifestId, PackId};
+use crate::memory::buffers::Buffers;
+use crate::memory::pool::cores;
+use crate::memory::slot::SlotProvider;
+use crate::schedule::plan::{Form, Plan, PlanOptions, TensorRequest};
+use crate::schedule::scheduler::{Limits, MAX_MIRRORS};
+use crate::store::Store;
+use crate::transport::TransportErrorKind;
+
+/// The most that is kept of buffers that nobody uses.
+const POOL: usize = 64 << 20;
+
+/// A load in progress: a stream of tensors. Dropping it ends the load.
+#[derive(Debug)]
+pub struct Loader {
+    ready: UnboundedReceiver<Delivered>,
+    stats: Arc<Mutex<LoadStats>>,
+}
+
+impl Loader {
+    /// Begins to load `tensors` from a store and its mirrors, for an artifact if it is one. Must be called
+    /// within a tokio runtime with I/O and time; one thread is enough.
+    ///
+    /// `pack_ends` says where the known chunks of a pack end, for packs that may be asked for whole;
+    /// see [`PlanOptions::pack_ends`].
+    pub fn start(
+        store: Store,
+        artifact: Option<ManifestId>,
+        tensors: Vec<Arc<TensorRequest>>,
+        pack_ends: HashMap<PackId, u64>,
+        options: &LoadOptions,
+    ) -> Self {
+        let (deliver, ready) = unbounded_channel();
+        let stats = Arc::<Mutex<LoadStats>>::default();
+        let load = Load {
+            store,
+            artifact,
+            tensors,
+            pack_ends,
+            options: options.clone(),
+            deliver,
+            stats: stats.clone(),
+        };
+        tokio::spawn(load.run());
+        Self { ready, stats }
+    }
+
+    /// The next tensor; `None` after the last one, or after an error. A load that is tolerant goes on after
+    /// errors.
+    ///
+    /// # Errors
+    ///
+    /// If a chunk cannot be had, is damaged wherever it was asked for, or does not decode.
+    pub async fn next(&mut self) -> Option<Result<Tensor, LoadError>> {
+        std::future::poll_fn(|cx| self.poll_tensor(cx)).await
+    }
+
+    /// What the load has done so far.
+    pub fn stats(&self) -> LoadStats {
+        *lock(&self.stats)
+    }
+
+    fn poll_tensor(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Tensor, LoadError>>> {
+        self.ready.poll_recv(cx).map(|next| {
+            let Delivered { index, feedback, tensor } = next?;
+            // The driver may have ended: it has nothing left to admit then.
+            drop(feedback.send(Feedback::Taken(index)));
+            Some(tensor)
+        })
+    }
+}
+
+impl Stream for Loader {
+    type Item = Result<Tensor, LoadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_tensor(cx)
+    }
+}
+
+/// What is to be loaded.
+struct Load {
+    store: Store,
+    artifact: Option<ManifestId>,
+    tensors: Vec<Arc<TensorRequest>>,
+    pack_ends: HashMap<PackId, u64>,
+    options: LoadOptions,
+    deliver: UnboundedSender<Delivered>,
+    stats: Arc<Mutex<LoadStats>>,
+}
+
+impl Load {
+    async fn run(mut self) {
+        let known = Arc::new(KnownBases::of(&self.tensors, self.options.bases.clone()));
+        let memory = self.options.memory.clone().unwrap_or_else(|| {
+            // A consumer that keeps everything leaves nothing to use again.
+            let kept = if self.options.budget == u64::MAX { 0 } else { POOL };
+            Arc::new(Buffers::new(kept))
+        });
+        let (mut begun, mut mirror) = (None, 0);
+        loop {
+            let plan = Arc::new(Plan::new(self.tensors.clone(), &self.plan_options(&known)));
+            let driver = Driver::new(self.work(plan.clone(), known.clone(), memory.clone(), begun));
+            let Err(failed) = driver.run().await else { return };
+            let left = Left::of(&plan, failed.delivered, begun)
+                .filter(|_| is_misplaced(&failed.error) && self.store.transports().len() > 1);
+            let moved = match left {
+                Some(left) => self.relocate(left, &mut mirror).await,
+                None => None,
+            };
+            if let Some(left) = moved {
+                (self.tensors, begun) = (left.tensors, left.begun);
+                self.pack_ends.clear();
+                continue;
+            }
+            let (feedback, _) = unbounded_channel();
+            let tensor = Err(*failed.error);
+            // Nobody listening is no reason to go on either.
+            drop(self.deliver.send(Delivered { index: u32::MAX, feedback, tensor }));
+            return;
+        }
+    }
+
+    fn reads_block(&self) -> bool {
+        self.store.transports().iter().any(|transport| transport.reads_block())
+    }
+
+    fn plan_options(&self, known: &KnownBases) -> PlanOptions {
+        // A local file has no cache between that would like whole objects.
+        let pack_ends = if self.reads_block() { HashMap::new() } else { self.pack_ends.clone() };
+        PlanOptions {
+            held: known.contents().copied().collect(),
+            gap: self.options.gap,
+            segment: self.options.segment,
+            piece: self.options.piece,
+            pack_ends,
+        }
+    }
+
+    fn work(
+        &self,
+        plan: Arc<Plan>,
+        known: Arc<KnownBases>,
+        memory: Arc<dyn SlotProvider>,
+        begun: Option<u64>,
+    ) -> Work {
+        let (options, transports) = (&self.options, self.store.transports().to_vec());
+        // A local file's bytes are there as quickly as they are hashed, on a core for each request.
+        let usual = if self.reads_block() { cores() } else { 4 };
+        let limits = Limits {
+            budget: options.budget,
+            connections: options.connections.unwrap_or(usual).max(1),
+            mirrors: transports.len().min(MAX_MIRRORS),
+            stall: options.stall,
+            bad_chunks: options.bad_chunks,
+            failures: options.failures,
+            first_pause: options.first_pause,
+            hedge_after: options.hedge_after,
+            tolerant: options.tolerant,
+            seed: options.seed,
+            ..Limits::default()
+        };
+        let (deliver, stats) = (self.deliver.clone(), self.stats.clone());
+        let artifact = self.artifact;
+        Work { artifact, transports, plan, limits, memory, known, deliver, stats, begun }
+    }
+
+    /// What is left of the plan, where the layout of another mirror has it. `None` if no mirror knows other
+    /// places. `mirror` is the next whose layout is looked at.
+    async fn relocate(&self, left: Left, mirror: &mut usize) -> Option<Left> {
+        let artifact = self.artifact?;
+        while *mirror < self.store.transports().len() {
+            let at = *mirror;
+            *mirror += 1;
+            let Ok(places) = self.store.places_at(at, artifact).await else { continue };
+            let moved = left.tensors.iter().map(|request| {
+                let own = request.records.iter().zip(&request.places);
+                let own = own.map(|(record, old)| *places.get(&record.stored).unwrap_or(old));
+                Arc::new(TensorRequest { places: own.collect(), ..(**request).clone() })
+            });
+            let moved: Vec<_> = moved.collect();
+            if moved.iter().zip(&left.tensors).any(|(new, old)| new.places != old.places) {
+                return Some(Left { tensors: moved, ..left });
+            }
+        }
+        None
+    }
+}
+
+/// What a driver has left when it fails.
+struct Left {
+    tensors: Vec<Arc<TensorRequest>>,
+    /// Of the first tensor, if pieces of it were delivered: where they end.
+    begun: Option<u64>,
+}
+
+impl Left {
+    /// What is left of a plan whose first tensor had `begun` before it.
+    fn of(plan: &Plan, delivered: usize, begun: Option<u64>) -> Option<Self> {
+        let next = plan.deliveries.get(delivered)?;
+        let mut tensors = plan.tensors.get(next.tensor as usize..)?.to_vec();
+        let mut begun = begun.filter(|_| next.tensor == 0);
+        let before = plan.deliveries.get(..delivered)?;
+        let own: Vec<_> =
+            before.iter().rev().take_while(|delivery| delivery.tensor == next.tensor).collect();
+        let first = tensors.first_mut()?;
+        if let Form::Stored(order) = &first.form {
+            let form = Form::Stored(order.get(own.len()..)?.to_vec());
+            *first = Arc::new(TensorRequest { form, ..(**first).clone() });
+            begun = begun.max((!own.is_empty()).then_some(0));
+        } else {
+            begun = begun.max(own.iter().map(|delivery| delivery.range.end).max());
+        }
+        Some(Self { tensors, begun })
+    }
+}
+
+/// Whether chunks were not where they should be.
+fn is_misplaced(error: &LoadError) -> bool {
+    match error {
+        LoadError::Corrupt { .. } => true,
+        LoadError::Transport { error, .. } => {
+            matches!(error.kind, TransportErrorKind::NotFound | TransportErrorKind::OutOfRange)
+        }
+        _ => false,
+    }
+}

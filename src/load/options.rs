@@ -1,0 +1,70 @@
+//! How a load uses memory and the network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delta_base_cache::DeltaBaseCache;
+use crate::memory::slot::SlotProvider;
+use crate::schedule::plan::PlanOptions;
+use crate::schedule::scheduler::Limits;
+
+/// How a load uses memory and the network.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Bytes of tensors in flight, with the chunks that wait for their bases, and of delivered tensors
+    /// not yet dropped. A larger tensor is admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
+    pub budget: u64,
+    /// Requests at a time; by default 4, or where reads block (local files) one for each core, 2 to 8.
+    pub connections: Option<usize>,
+    /// How long a request may go without a byte before it is replaced.
+    pub stall: Duration,
+    /// Tensors larger than this are delivered in pieces of at most this size (or of one slot, if
+    /// that is larger); those cut into bands only if they are four times as long. By default tensors
+    /// are whole.
+    pub piece: Option<u64>,
+    /// Bytes of one request when a long run is divided.
+    pub segment: u64,
+    /// Unwanted bytes that a request may span.
+    pub gap: u64,
+    /// How often a damaged chunk is fetched before the load fails.
+    pub bad_chunks: u32,
+    /// How often a request may fail in a row before the load fails.
+    pub failures: u32,
+    /// The pause after a first failure; it doubles with each further one, up to 5 seconds.
+    pub first_pause: Duration,
+    /// How long a request runs before it may be found slow and be divided; `None`: never.
+    pub hedge_after: Option<Duration>,
+    /// For the jitter of pauses between retries.
+    pub seed: u64,
+    /// The destination: it lends the memory that tensors arrive in. By default the heap's.
+    pub memory: Option<Arc<dyn SlotProvider>>,
+    /// A chunk that cannot be had fails its own delivery only, and the load goes on.
+    pub tolerant: bool,
+    /// What this load decodes is kept there, and bases that are there are not fetched. Each chunk is
+    /// hashed and copied once more for it. By default nothing is kept.
+    pub bases: Option<Arc<DeltaBaseCache>>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let plan = PlanOptions::default();
+        Self {
+            budget: limits.budget,
+            connections: None,
+            stall: limits.stall,
+            piece: None,
+            segment: plan.segment,
+            gap: plan.gap,
+            bad_chunks: limits.bad_chunks,
+            failures: limits.failures,
+            first_pause: limits.first_pause,
+            hedge_after: limits.hedge_after,
+            seed: 0,
+            memory: None,
+            tolerant: false,
+            bases: None,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The connections of one store, http and https alike.
+//!
+//! hyper writes the request and reads the head of the answer. A body of known length is then taken
+//! from the connection itself, straight to where it belongs: a copy through hyper's buffer would cost
+//! half as much as hashing. Every other body, and all of HTTP/2, stays with hyper.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::http::{request, response};
+use hyper::{Method, Request, Response, Uri, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use url::Url;
+
+use super::HttpOptions;
+use super::connect::{Connector, ExchangeError, Stream};
+use crate::transport::move_bytes;
+
+/// Unused connections kept at a time.
+const MAX_IDLE: usize = 64;
+/// How long an unused connection is kept: less than the 60 s and more of common servers.
+const IDLE: Duration = Duration::from_secs(50);
+/// The longest head of an answer.
+const MAX_HEAD: usize = 128 << 10;
+/// Flow-control window of one HTTP/2 stream.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Flow-control window of one HTTP/2 connection.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// The longest HTTP/2 data frame taken.
+const FRAME: u32 = 256 << 10;
+
+/// The connections of one store.
+#[derive(Debug)]
+pub(super) struct Connections {
+    connector: Connector,
+    idle: Arc<Mutex<Vec<Idle>>>,
+    /// Those of HTTP/2, which serve many requests at a time.
+    shared: Mutex<HashMap<Arc<str>, http2::SendRequest<Empty<Bytes>>>>,
+}
+
+struct Idle {
+    home: Arc<str>,
+    stream: Stream,
+    since: Instant,
+}
+
+impl std::fmt::Debug for Idle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idle").field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer.
+pub(super) enum Payload {
+    /// hyper reads it.
+    Hyper(Incoming),
+    /// It is read from the connection.
+    Socket(Box<Socket>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connections {
+    pub(super) fn new(options: HttpOptions) -> Self {
+        Self { connector: Connector::new(options), idle: Arc::default(), shared: Mutex::default() }
+    }
+
+    /// Sends a request without a body for `url`, an http or https address.
+    pub(super) async fn request(
+        &self,
+        url: &Url,
+        head: &request::Parts,
+    ) -> Result<Response<Payload>, ExchangeError> {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or(80);
+        let authority: Arc<str> = format!("{host}:{port}").into();
+        // No connection of one scheme serves the other.
+        let home: Arc<str> = format!("{}://{authority}", url.scheme()).into();
+        // The server may have closed an unused connection just now: that is no failure.
+        if let Some(stream) = self.take(&home)
+            && let Ok(response) = self.exchange(stream, &home, url, head).await
+        {
+            return Ok(response);
+        }
+        let session = lock(&self.shared).get(&home).cloned();
+        if let Some(session) = session {
+            match ask(session, head).await {
+                Ok(response) => return Ok(response),
+                Err(_) => drop(lock(&self.shared).remove(&home)),
+            }
+        }
+        let (stream, is_http2) = self.connector.connect(url, &authority).await?;
+        if !is_http2 {
+            return self.exchange(stream, &home, url, head).await.map_err(ExchangeError::Http);
+        }
+        let session = session_of(stream).await.map_err(ExchangeError::Http)?;
+        lock(&self.shared).insert(home, session.clone());
+        ask(session, head).await.map_err(ExchangeError::Http)
+    }
+
+    /// An unused connection on which nothing has come since.
+    fn take(&self, home: &Arc<str>) -> Option<Stream> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|idle| idle.since.elapsed() < IDLE);
+        while let Some(at) = idle.iter().rposition(|idle| idle.home == *home) {
+            let stream = idle.remove(at).stream;
+            let tcp = match &stream {
+                Stream::Plain(tcp) => tcp,
+                Stream::Secure(tls) => tls.get_ref().0,
+            };
+            let mut byte = [0];
+            if tcp.try_read(&mut byte).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    async fn exchange(
+        &self,
+        stream: Stream,
+        home: &Arc<str>,
+        url: &Url,
+        head: &request::Parts,
+    ) -> Result<Response<Payload>, hyper::Error> {
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD);
+        let (mut sender, mut connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let mut request = Request::from_parts(head.clone(), Empty::<Bytes>::new());
+        // In the form that HTTP/1.1 sends to a server: path and host apart.
+        if let Ok(path) = url[url::Position::BeforePath..].parse::<Uri>() {
+            *request.uri_mut() = path;
+        }
+        let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
+        if let Ok(host) = HeaderValue::from_str(host) {
+            request.headers_mut().insert(HOST, host);
+        }
+        let answer = {
+            let mut answer = pin!(sender.send_request(request));
+            let mut ended = None;
+            poll_fn(|cx| {
+                if ended.is_none()
+                    && let Poll::Ready(end) = connection.poll_without_shutdown(cx)
+                {
+                    ended = Some(end);
+                }
+                match answer.as_mut().poll(cx) {
+                    Poll::Pending => match ended.take() {
+                        // Without a connection no answer comes; hyper has said so to `answer` too.
+                        Some(Err(error)) => Poll::Ready(Err(error)),
+                        Some(Ok(())) => {
+                            ended = Some(Ok(()));
+                            Poll::Pending
+                        }
+                        None => Poll::Pending,
+                    },
+                    ready => ready,
+                }
+            })
+            .await?
+        };
+        let (answered, mut body) = answer.into_parts();
+        let Some(remaining) = known_length(&head.method, &answered) else {
+            tokio::spawn(async move { drop(connection.await) });
+            return Ok(Response::from_parts(answered, Payload::Hyper(body)));
+        };
+        // What hyper has read of the body already comes first: frames, then its buffer.
+        let mut early = VecDeque::new();
+        while let Some(Some(frame)) = body.frame().now_or_never() {
+            if let Ok(data) = frame?.into_data() {
+                early.push_back(data);
+            }
+        }
+        let parts = connection.into_parts();
+        early.push_back(parts.read_buf);
+        let mut values = answered.headers.get_all(CONNECTION).iter();
+        let close = values
+            .any(|value| value.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close")));
+        let home = (!close).then(|| (self.idle.clone(), home.clone()));
+        let stream = Some(parts.io.into_inner());
+        let mut socket = Socket { stream, early, remaining, home };
+        if remaining == 0 {
+            socket.give_back();
+        }
+        Ok(Response::from_parts(answered, Payload::Socket(Box::new(socket))))
+    }
+}
+
+async fn session_of(stream: Stream) -> Result<http2::SendRequest<Empty<Bytes>>, hyper::Error> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME);
+    let (session, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(session)
+}
+
+async fn ask(
+    mut session: http2::SendRequest<Empty<Bytes>>,
+    head: &request::Parts,
+) -> Result<Response<Payload>, hyper::Error> {
+    session.ready().await?;
+    let request = Request::from_parts(head.clone(), Empty::new());
+    Ok(session.send_request(request).await?.map(Payload::Hyper))
+}
+
+/// The length of a body that its head alone delimits.
+fn known_length(method: &Method, head: &response::Parts) -> Option<u64> {
+    if *method == Method::HEAD {
+        return Some(0);
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(length), None) = (lengths.next(), lengths.next()) else { return None };
+    let bodiless = head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304);
+    let framed = head.headers.contains_key(TRANSFER_ENCODING);
+    if bodiless || framed || head.version != Version::HTTP_11 {
+        return None;
+    }
+    let length = length.to_str().ok()?.trim();
+    length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok())?
+}
+
+/// The unused connections, and which server this one is to.
+type Home = (Arc<Mutex<Vec<Idle>>>, Arc<str>);
+
+/// A body that is read from its connection.
+pub(super) struct Socket {
+    stream: Option<Stream>,
+    early: VecDeque<Bytes>,
+    remaining: u64,
+    /// Where the connection goes once the body was read to its end.
+    home: Option<Home>,
+}
+
+impl Socket {
+    /// Writes further bytes to the beginning of `out`; 0 at the end of the body, or where the connection
+    /// ends.
+    pub(super) async fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.remaining).unwrap_or(out.len()).min(out.len());
+        let out = out.get_mut(..most).unwrap_or_default();
+        while self.early.front().is_some_and(Bytes::is_empty) {
+            self.early.pop_front();
+        }
+        let count = match (self.early.front_mut(), &mut self.stream) {
+            _ if out.is_empty() => 0,
+            (Some(early), _) => move_bytes(early, out),
+            (None, Some(Stream::Plain(stream))) => read_ready(stream, out).await?,
+            (None, Some(stream)) => poll_fn(|cx| poll_fill(stream, cx, out)).await?,
+            (None, None) => 0,
+        };
+        self.remaining -= count as u64;
+        if self.remaining == 0 {
+            self.give_back();
+        }
+        Ok(count)
+    }
+
+    pub(super) fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// The body was read to its end: the connection can serve again, unless the server sent more.
+    fn give_back(&mut self) {
+        let unread = self.early.iter().any(|bytes| !bytes.is_empty());
+        let (Some(stream), Some((idle, home))) = (self.stream.take(), self.home.take()) else {
+            return;
+        };
+        let mut idle = lock(&idle);
+        if !unread && idle.len() < MAX_IDLE {
+            idle.push(Idle { home, stream, since: Instant::now() });
+        }
+    }
+}
+
+/// Reads what has come. Other than a poll, it does not take a short read for the end of what has come:
+/// while that was hashed, more did.
+async fn read_ready(stream: &TcpStream, out: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.try_read(out) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+            ended => return ended,
+        }
+    }
+}
+
+/// Reads all that has come, which TLS gives record by record.
+fn poll_fill(
+    stream: &mut Stream,
+    cx: &mut std::task::Context<'_>,
+    out: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut filled = ReadBuf::new(out);
+    while filled.remaining() > 0 {
+        let before = filled.filled().len();
+        match Pin::new(&mut *stream).poll_read(cx, &mut filled) {
+            Poll::Ready(Ok(())) if filled.filled().len() > before => {}
+            Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(error)),
+            Poll::Pending if before == 0 => return Poll::Pending,
+            // The end, a failure or a wait, which the next read finds again.
+            _ => break,
+        }
+    }
+    Poll::Ready(Ok(filled.filled().len()))
+}
