@@ -170,7 +170,7 @@ impl Fetch {
         };
         if let Some(pending) = running.pending.take() {
             // It has reported, or it has failed and the load hangs on it: that is noticed.
-            drop(pending.await);
+            let _ = pending.await;
         }
         if let (Some((room, _)), Some(job)) = (running.room.take(), running.queue.front_mut()) {
             job.give_back(room);
