@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
-use super::publishing::Publishing;
+use super::publishing::{Publishing, packed};
 use super::{Global, artifact, bytes};
 use crate::chunk::codec::CodecChoice;
 use crate::format::name::ArtifactSpec;
@@ -82,23 +82,10 @@ impl Pack {
         drop(bar);
         let seconds = start.elapsed().as_secs_f64();
         let totals = report.totals;
-        let object = json!({
-            "manifest": report.manifest,
-            "name": name,
-            "tag": tag,
-            "files": totals.files,
-            "tensors": totals.tensors,
-            "chunks": totals.chunks,
-            "raw_bytes": totals.raw_bytes,
-            "stored_bytes": totals.stored_bytes,
-            "new_bytes": report.new_bytes,
-            "linked": report.linked,
-            "base": base,
-            "deltas": report.deltas,
-            "version": report.published.version,
-            "expires": report.published.expires,
-            "seconds": seconds,
+        let more = json!({
+            "chunks": totals.chunks, "linked": report.linked, "base": base, "deltas": report.deltas,
         });
+        let object = packed(&report, (name, tag), seconds, more);
         output.result(object, || {
             let against = base.zip(self.base.as_ref()).map_or_else(String::new, |(id, base)| {
                 let digits = &id.to_hex()[..16];

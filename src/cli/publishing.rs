@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::Global;
 use super::error::Failure;
-use crate::pack::PackOptions;
+use crate::format::name::{ArtifactName, Tag};
+use crate::pack::{PackOptions, PackReport};
 use crate::store::Lifetime;
 use crate::trust::Signer;
 
@@ -40,6 +43,33 @@ impl Publishing {
         }
         Ok(options)
     }
+}
+
+/// What the result of every command that packs a whole model says.
+pub(super) fn packed(
+    report: &PackReport,
+    (name, tag): (&ArtifactName, &Tag),
+    seconds: f64,
+    more: Value,
+) -> Value {
+    let totals = report.totals;
+    let mut object = json!({
+        "manifest": report.manifest,
+        "name": name,
+        "tag": tag,
+        "files": totals.files,
+        "tensors": totals.tensors,
+        "raw_bytes": totals.raw_bytes,
+        "stored_bytes": totals.stored_bytes,
+        "new_bytes": report.new_bytes,
+        "version": report.published.version,
+        "expires": report.published.expires,
+        "seconds": seconds,
+    });
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
+    }
+    object
 }
 
 /// The lifetime that a number of days means.

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
-use super::publishing::Publishing;
+use super::publishing::{Publishing, packed};
 use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
@@ -147,10 +147,7 @@ impl Quantize {
                 })
             })
             .collect();
-        let object = json!({
-            "manifest": done.packed.manifest,
-            "name": name,
-            "tag": tag,
+        let more = json!({
             "quantization": done.quantization,
             "tensors_computed": done.computed,
             "tensors_linked": done.linked,
@@ -160,15 +157,8 @@ impl Quantize {
             "statistics": told,
             "kept": done.kept,
             "left_out": done.left_out,
-            "files": totals.files,
-            "tensors": totals.tensors,
-            "raw_bytes": totals.raw_bytes,
-            "stored_bytes": totals.stored_bytes,
-            "new_bytes": done.packed.new_bytes,
-            "version": done.packed.published.version,
-            "expires": done.packed.published.expires,
-            "seconds": seconds,
         });
+        let object = packed(&done.packed, (name, tag), seconds, more);
         for own in solved.iter().filter(|own| own.raised > 0) {
             output.note(format_args!(
                 "{}: the Hessian had no factor; its damping was raised {} times, to {}",

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
+use super::publishing;
 use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
@@ -111,20 +112,8 @@ impl ExternalArgs {
         let (packed, quantization) = external.run(&store, (name, tag), options, runtime, &bar)?;
         drop(bar);
         let (seconds, totals) = (start.elapsed().as_secs_f64(), packed.totals);
-        let object = json!({
-            "manifest": packed.manifest,
-            "name": name,
-            "tag": tag,
-            "quantization": quantization,
-            "files": totals.files,
-            "tensors": totals.tensors,
-            "raw_bytes": totals.raw_bytes,
-            "stored_bytes": totals.stored_bytes,
-            "new_bytes": packed.new_bytes,
-            "version": packed.published.version,
-            "expires": packed.published.expires,
-            "seconds": seconds,
-        });
+        let more = json!({ "quantization": quantization });
+        let object = publishing::packed(&packed, (name, tag), seconds, more);
         output.result(object, || {
             let said = |key: &str| quantization.get(key).and_then(|v| v.as_str()).unwrap_or("");
             format!(

@@ -5,6 +5,14 @@ use serde::Serialize;
 use super::ProduceError;
 use crate::format::json;
 
+/// A method or format that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there are {}", names.join(", "))]
+pub struct UnknownName {
+    /// Those that are.
+    pub names: Vec<&'static str>,
+}
+
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -25,14 +33,12 @@ macro_rules! names {
         }
 
         impl std::str::FromStr for $name {
-            type Err = String;
+            type Err = UnknownName;
 
-            fn from_str(text: &str) -> Result<Self, String> {
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
                 let found = Self::ALL.iter().find(|value| value.name() == text);
-                found.copied().ok_or_else(|| {
-                    let names: Vec<&str> = Self::ALL.iter().map(|value| value.name()).collect();
-                    format!("there are {}", names.join(", "))
-                })
+                let names = || Self::ALL.iter().map(|value| value.name()).collect();
+                found.copied().ok_or_else(|| UnknownName { names: names() })
             }
         }
     };
