@@ -551,7 +551,18 @@ fn usage_diff_and_inspection_tell_what_is_there() {
 fn a_directory_backend_sweeps_through_the_trait() {
     let dir = tempfile::tempdir().expect("a folder");
     let transport: Arc<dyn Transport> = Arc::new(DirBackend::new(dir.path().to_path_buf()));
-    assert_eq!(runtime().block_on(transport.sweep(Duration::ZERO)).expect("swept"), 0);
+    let sweep = |age| runtime().block_on(transport.sweep(age)).expect("swept");
+    assert_eq!(sweep(Duration::ZERO), 0, "nothing was begun");
+    // What a writer leaves that was killed.
+    let path = ObjectPath::new("packs/whole").expect("a path");
+    runtime().block_on(transport.put(&path, vec![b"x".as_slice().into()])).expect("written");
+    let folder = dir.path().join(".tmp");
+    let left = folder.join("1-2-3");
+    std::fs::write(&left, "half").expect("written");
+    assert_eq!(sweep(Duration::from_secs(3600)), 0, "its writer may live");
+    assert!(left.exists());
+    assert_eq!(sweep(Duration::ZERO), 1);
+    assert!(!left.exists() && dir.path().join("packs/whole").exists());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::json::MAX_INTEGER;
+use super::limits::{MAX_INDEX, MAX_REF};
 use super::name::{ArtifactName, Tag};
 use crate::format::id::ManifestId;
 
@@ -88,7 +89,7 @@ impl RefBody {
 
 impl SignedBody for RefBody {
     const DOMAIN: &'static [u8] = b"tenpak/v1/ref\0";
-    const LIMIT: usize = 64 << 10;
+    const LIMIT: usize = MAX_REF;
     const WHAT: &'static str = "ref";
 
     fn check(&self) -> Result<(), String> {
@@ -139,7 +140,7 @@ impl IndexBody {
 
 impl SignedBody for IndexBody {
     const DOMAIN: &'static [u8] = b"tenpak/v1/refs-index\0";
-    const LIMIT: usize = 16 << 20;
+    const LIMIT: usize = MAX_INDEX;
     const WHAT: &'static str = "index of refs";
 
     fn check(&self) -> Result<(), String> {

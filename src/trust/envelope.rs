@@ -15,10 +15,8 @@ use super::key::{KeyId, document_message};
 use super::signer::Signer;
 use crate::format::id::{from_hex, to_hex};
 use crate::format::json;
+use crate::format::limits::MAX_SIGNATURES;
 use crate::format::refs::SignedBody;
-
-/// The most signatures one document can carry.
-pub const MAX_SIGNATURES: usize = 16;
 
 /// More than [`MAX_SIGNATURES`] of them need: 64 + 128 digits, names and punctuation each.
 const MAX_SIGNATURES_BYTES: usize = MAX_SIGNATURES * 320;

@@ -10,8 +10,6 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 
 use crate::format::id::{ManifestId, from_hex, to_hex};
 
-/// The largest signature file.
-pub const MAX_SIGNATURE_FILE: usize = 64 << 10;
 /// What a line of a secret Ed25519 key begins with.
 pub(super) const SECRET_PREFIX: &str = "tenpak-ed25519-secret";
 /// What a line of a public Ed25519 key begins with.

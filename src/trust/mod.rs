@@ -21,15 +21,13 @@ mod signer;
 mod trust_file;
 mod verdict;
 
-pub use envelope::{Envelope, MAX_SIGNATURES};
+pub use envelope::Envelope;
 pub use error::TrustError;
 #[cfg(feature = "load")]
 pub(crate) use files::state_folder;
 #[cfg(feature = "load")]
 pub use files::{Keygen, keygen};
-pub use key::{
-    KeyId, MAX_SIGNATURE_FILE, Method, manifest_message, parse_public, public_key, signature_path,
-};
+pub use key::{KeyId, Method, manifest_message, parse_public, public_key, signature_path};
 #[cfg(feature = "openpgp")]
 pub use openpgp::check_signature_packets;
 #[cfg(feature = "load")]

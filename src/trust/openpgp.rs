@@ -16,8 +16,9 @@ use pgp::types::{
     KeyDetails, KeyVersion, Password, PublicParams, SecretParams, SigningKey, Tag, Timestamp,
 };
 
-use super::key::{KeyId, MAX_SIGNATURE_FILE, is_armored};
+use super::key::{KeyId, is_armored};
 use super::verdict::Refusal;
+use crate::format::limits::MAX_SIGNATURE;
 
 /// The most signature packets one file may hold.
 const MAX_PACKETS: usize = 16;
@@ -293,8 +294,8 @@ fn usable_algorithm(key: &impl KeyDetails) -> Result<(), Refusal> {
 }
 
 fn read_signatures(file: &[u8]) -> Result<Vec<Signature>, String> {
-    if file.len() > MAX_SIGNATURE_FILE {
-        return Err(format!("{} bytes exceed the limit of {MAX_SIGNATURE_FILE}", file.len()));
+    if file.len() > MAX_SIGNATURE {
+        return Err(format!("{} bytes exceed the limit of {MAX_SIGNATURE}", file.len()));
     }
     let found = read_all::<DetachedSignature>(file, MAX_PACKETS)?;
     Ok(found.into_iter().map(|detached| detached.signature).collect())

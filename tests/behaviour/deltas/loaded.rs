@@ -323,10 +323,18 @@ fn a_load_that_is_dropped_ends() {
         let wanted = artifact.select(&all, None).await.unwrap();
         let mut options = options();
         options.budget = MIB;
+        let idle = Arc::strong_count(&source);
         let mut loader = artifact.load(wanted, &options);
         let first = loader.next().await.unwrap().unwrap();
+        assert!(Arc::strong_count(&source) > idle, "a load holds on to what it reads from");
         drop(loader);
         assert_eq!(first.data.len() as u64, MIB);
+        let ended = async {
+            while Arc::strong_count(&source) > idle {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("its tasks have ended");
     });
     let read = source.stats().below("packs/").bytes_read;
     let all = pair.whole().manifest.totals.stored_bytes;

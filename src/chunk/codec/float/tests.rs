@@ -163,14 +163,13 @@ fn weights_are_stored_within_a_percent_of_their_entropy() {
     let mut random = Random(2);
     let mut decoded = Vec::new();
     let mut counts = [0_u32; 256];
-    for row in 0..128 {
+    for _ in 0..128 {
         let scale = 0.02 * (0.35 * random.normal()).exp();
         for _ in 0..2048 {
             let bits = ((random.normal() * scale).to_bits() >> 16) as u16;
             counts[usize::from(bits >> 7 & 0xff)] += 1;
             decoded.extend_from_slice(&bits.to_le_bytes());
         }
-        assert!(row < 128);
     }
     let n = decoded.len() as f64 / 2.0;
     let entropy: f64 = counts
@@ -181,6 +180,9 @@ fn weights_are_stored_within_a_percent_of_their_entropy() {
     let limit = (entropy + 8.0 * n) / 8.0 * 1.01;
     let stored = check(Dtype::BF16, &decoded).unwrap();
     assert!((stored as f64) < limit, "{stored} bytes, {limit} at most");
+    // The rest of a number is its sign and the top of its mantissa, all but noise: nothing that
+    // decodes again is much smaller.
+    assert!((stored as f64) > 0.97 * limit, "{stored} bytes cannot hold them");
 }
 
 #[test]
