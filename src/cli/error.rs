@@ -223,7 +223,6 @@ impl From<SourceError> for Failure {
         match error {
             SourceError::Model(error) => PackError::from(error).into(),
             SourceError::Artifact(error) => (*error).into(),
-            SourceError::Load(error) => (*error).into(),
             error => Self::failed(error),
         }
     }
@@ -287,7 +286,6 @@ impl From<ProduceError> for Failure {
         let message = format!("{error}{}", produce_advice(&error));
         match error {
             ProduceError::Source(error) => error.into(),
-            ProduceError::Artifact(error) => (*error).into(),
             ProduceError::Store(error) => error.into(),
             ProduceError::Pack(error) => error.into(),
             ProduceError::Skip { pattern, why } => Self::usage(format!("--skip {pattern}: {why}")),

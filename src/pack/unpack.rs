@@ -15,11 +15,9 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use tokio::runtime::Handle;
 
-use crate::format::dtype::Shape;
 use crate::format::page::{Extent, FileEntry, TensorEntry};
 use crate::load::{LoadError, LoadOptions, LoadStats, Loader};
 use crate::schedule::plan::TensorRequest;
-use crate::schedule::shard::ShardSlice;
 use crate::store::{ArtifactGraph, Store};
 
 /// Tensors above this size come in pieces, so that memory does not depend on them.
@@ -55,8 +53,8 @@ pub fn unpack(
     let root = File::open(out).map_err(failed)?;
     let mut wants = Vec::new();
     let mut per_file = Vec::with_capacity(whole.files.len());
-    for (index, (file, _)) in whole.files.iter().enumerate() {
-        let parts = file_parts(whole, index, &(0..file.size));
+    for (file, first) in &whole.files {
+        let parts = file_parts(whole, file, *first);
         per_file.push(parts.len());
         wants.extend(parts);
     }
@@ -83,33 +81,20 @@ pub fn unpack(
     Ok(loader.stats())
 }
 
-/// What is loaded for the bytes `wanted` of a file, in their order.
-pub(crate) fn file_parts(
+/// What is loaded for a file, whose chunks begin at `chunk`.
+fn file_parts(
     whole: &ArtifactGraph,
-    file: usize,
-    wanted: &Range<u64>,
+    file: &FileEntry,
+    mut chunk: usize,
 ) -> Vec<Arc<TensorRequest>> {
-    let Some((file, first)) = whole.files.get(file) else { return Vec::new() };
-    let (mut parts, mut chunk, mut start) = (Vec::new(), *first, 0);
+    let mut parts = Vec::new();
     let mut push = |entry: TensorEntry, own: Range<usize>| {
-        let (len, from) = (entry.byte_len(), start);
-        start += len;
-        let part = wanted.start.clamp(from, start) - from..wanted.end.clamp(from, start) - from;
-        // A tensor without bytes is in every file that lists it, and in no part of one.
-        if part.is_empty() && (len > 0 || wanted.start > 0) {
-            return;
-        }
         let mut seen = HashSet::new();
         let bases = own.clone().flat_map(|chunk| whole.bases_of(chunk));
         let bases: Vec<_> = bases.filter(|&base| seen.insert(base)).collect();
         let all = own.chain(bases).filter_map(|chunk| whole.chunks.get(chunk));
         let (records, places) = all.map(|chunk| (chunk.record, chunk.place)).unzip();
-        let mut request = TensorRequest::new(entry, records, places, None);
-        if part != (0..len) {
-            (request.shape, request.cut) =
-                (Shape::vector(part.end - part.start), ShardSlice::part(part, len));
-        }
-        parts.push(Arc::new(request));
+        parts.push(Arc::new(TensorRequest::new(entry, records, places, None)));
     };
     for extent in &file.extents {
         match *extent {

@@ -73,9 +73,6 @@ pub enum ProduceError {
     /// The model cannot be read, or is not whole.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The artifact of statistics cannot be read.
-    #[error(transparent)]
-    Artifact(Box<ArtifactError>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,7 +97,7 @@ pub enum ProduceError {
 
 impl From<ArtifactError> for ProduceError {
     fn from(error: ArtifactError) -> Self {
-        Self::Artifact(Box::new(error))
+        Self::Source(error.into())
     }
 }
 

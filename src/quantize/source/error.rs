@@ -2,9 +2,7 @@
 
 use crate::dequant::QuantError;
 use crate::load::ArtifactError;
-use crate::load::{ErrorKind, LoadError};
 use crate::pack::model::ModelError;
-use crate::store::StoreError;
 
 /// The list of shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -19,9 +17,6 @@ pub enum SourceError {
     /// The artifact cannot be read.
     #[error(transparent)]
     Artifact(Box<ArtifactError>),
-    /// Bytes of the artifact cannot be loaded.
-    #[error(transparent)]
-    Load(Box<LoadError>),
     /// A file that a model needs is not there.
     #[error("{path} is missing; a whole checkpoint has it beside its weights")]
     NoFile {
@@ -94,28 +89,12 @@ pub enum SourceError {
 impl SourceError {
     /// Whether trying again may help.
     pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Artifact(error) => error.may_pass(),
-            Self::Load(error) => error.kind() == ErrorKind::Network,
-            _ => false,
-        }
+        matches!(self, Self::Artifact(error) if error.may_pass())
     }
 }
 
-impl From<ArtifactError> for SourceError {
-    fn from(error: ArtifactError) -> Self {
-        Self::Artifact(Box::new(error))
-    }
-}
-
-impl From<StoreError> for SourceError {
-    fn from(error: StoreError) -> Self {
-        ArtifactError::from(error).into()
-    }
-}
-
-impl From<LoadError> for SourceError {
-    fn from(error: LoadError) -> Self {
-        Self::Load(Box::new(error))
+impl<E: Into<ArtifactError>> From<E> for SourceError {
+    fn from(error: E) -> Self {
+        Self::Artifact(Box::new(error.into()))
     }
 }
