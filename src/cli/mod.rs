@@ -111,20 +111,38 @@ pub fn main() -> ExitCode {
         }
     };
     let output = Output::new(cli.global.json, cli.global.quiet);
-    let result = run(cli, &output);
+    let result = log().and_then(|()| run(cli, &output));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.fail(&failure),
     }
 }
 
-/// Steps of tasks after which sockets are looked at. A step hashes and copies up to a megabyte: after the usual
-/// 61, whoever has asked meanwhile would have waited for tens of milliseconds.
-const EVENTS: u32 = 2;
+/// Where the library tells what it does: how much of it, from `error` to `trace`, goes to standard error.
+const LOG: &str = "TENPAK_LOG";
+
+fn log() -> Result<(), Failure> {
+    let Some(level) = std::env::var_os(LOG) else { return Ok(()) };
+    let level: Option<tracing_subscriber::filter::LevelFilter> =
+        level.to_str().and_then(|level| level.parse().ok());
+    let level = level.ok_or_else(|| {
+        Failure::usage(format!("{LOG}: expected off, error, warn, info, debug or trace"))
+    })?;
+    let told = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+    told.with_writer(std::io::stderr).try_init().map_err(Failure::failed)
+}
+
+/// Steps of tasks after which an edge looks at its sockets. A step copies up to half a megabyte into one, and
+/// then others have the core: after the usual 61, whoever has asked meanwhile would have waited for tens of
+/// milliseconds.
+const EDGE_EVENTS: u32 = 2;
 
 fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .event_interval(EVENTS)
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.command, Command::Edge(_)) {
+        runtime.event_interval(EDGE_EVENTS);
+    }
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("no runtime: {error}")))?;

@@ -235,6 +235,7 @@ impl Driver {
                     self.restore(chunk, target);
                 }
                 let mirror = self.active.get(&fetch).map_or(MirrorIndex::FIRST, |f| f.mirror);
+                tracing::warn!(artifact = self.artifact.map(tracing::field::display), %error, "chunk failed verification");
                 self.last_mismatch = Some((error, mirror));
                 self.tell(Event::Bad { fetch, chunk });
             }

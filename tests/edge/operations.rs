@@ -287,6 +287,35 @@ fn the_log_says_who_asked_for_what_and_keeps_secrets() {
 }
 
 #[test]
+fn what_happens_is_told_on_demand() {
+    let folder = fresh_folder("told");
+    let errors = folder.join("errors");
+    let served = Served::new("told-edge");
+    let store = served.folder.join("store");
+    let load = |level: Option<&str>| {
+        let mut load = command(&["load", "org/m", "--quiet", "--store", text(&store)]);
+        level.map(|level| load.env("TENPAK_LOG", level));
+        load.stderr(std::fs::File::create(&errors).expect("a file"));
+        let ended = load.status().expect("a process");
+        (ended.code(), std::fs::read_to_string(&errors).expect("text"))
+    };
+    assert_eq!(load(None), (Some(0), String::new()));
+    let (status, told) = load(Some("debug"));
+    assert!(status == Some(0) && told.contains("opened"), "{told}");
+    assert_eq!(load(Some("loud")).0, Some(2));
+    // A chunk that is damaged is told of, whatever becomes of the load.
+    let names = super::run::names(&store, "packs/");
+    let size = |name: &&String| store.join(name).metadata().expect("a pack").len();
+    let pack = store.join(names.iter().max_by_key(size).expect("a pack"));
+    let mut bytes = std::fs::read(&pack).expect("a pack");
+    bytes[1000] ^= 1;
+    std::fs::write(&pack, bytes).expect("written");
+    let (status, told) = load(Some("warn"));
+    assert_eq!(status, Some(4), "{told}");
+    assert!(told.contains("WARN") && told.contains("chunk failed verification"), "{told}");
+}
+
+#[test]
 fn operators_fill_and_empty_the_cache() {
     let folder = fresh_folder("admin");
     let (tokens, cache) = (folder.join("tokens"), folder.join("cache"));

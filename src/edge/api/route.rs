@@ -11,6 +11,7 @@ use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tracing::Instrument;
 
 use crate::edge::api::admin;
 use crate::edge::api::admin::Task;
@@ -128,8 +129,13 @@ pub(crate) async fn answer(
                         wait(StatusCode::SERVICE_UNAVAILABLE, BUSY)
                     }
                     (_, Some(refused)) => refused,
-                    _ if who.is_anybody() => routed(edge, route, &who, request).await,
-                    _ => private(routed(edge, route, &who, request).await),
+                    _ => {
+                        let (method, path) = (request.method(), request.uri().path());
+                        // The query is left out: signatures stand there.
+                        let span = tracing::debug_span!("request", %method, path, who = who.name());
+                        let answer = routed(edge, route, &who, request).instrument(span).await;
+                        if who.is_anybody() { answer } else { private(answer) }
+                    }
                 }
             }
         },

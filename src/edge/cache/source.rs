@@ -218,7 +218,10 @@ impl ChunkSource {
                 }
                 match self.fill_from(origin, &mut run).await {
                     Ok(()) => return,
-                    Err(error) => last = Some(worse(last, error)),
+                    Err(error) => {
+                        tracing::debug!(pack = %run.pack, %error, "chunks not fetched");
+                        last = Some(worse(last, error));
+                    }
                 }
             }
             let error = last.get_or_insert_with(|| {
@@ -300,6 +303,8 @@ impl ChunkSource {
                     }
                 }
                 Err(bad) => {
+                    let (why, from, offset) = (&bad.error, location(answered), place.start);
+                    tracing::warn!(%path, offset, from, %why, "chunk failed verification");
                     self.stats.damaged.fetch_add(1, Ordering::Relaxed);
                     let what = format!("damaged at offset {}: {}", place.start, bad.error);
                     return Err(error(TransportErrorKind::Protocol, what));

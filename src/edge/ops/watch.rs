@@ -40,6 +40,8 @@ pub(crate) struct Watch {
     /// Answers that ended before their last byte.
     pub(crate) broken: AtomicU64,
     pub(crate) log: Option<AccessLog>,
+    /// Whether other processes have a turn, too.
+    pub(crate) yields: bool,
     /// Set once the server runs, and taken at its end.
     pub(crate) tracer: RwLock<Option<Tracer>>,
 }
@@ -86,9 +88,9 @@ fn short(text: &str) -> String {
 }
 
 /// Bytes of one answer after which others have their turn: a fast client takes its bytes as quickly as they are
-/// sent, and who has asked meanwhile would wait for all of them. Others are other answers, and whatever else
-/// wants the core: a client on this machine would otherwise wait until the system ends the thread's slice,
-/// milliseconds later.
+/// sent, and who has asked meanwhile would wait for all of them. Others are other answers and, where the edge is
+/// all that its process does, whatever else wants the core: a client on this machine would otherwise wait until
+/// the system ends the thread's slice, milliseconds later.
 const TURN: u64 = 512 << 10;
 /// The most that is handed to a socket at a time: it copies all that it has room for, and a turn would be as long
 /// as that takes.
@@ -170,7 +172,9 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
         if self.turn >= TURN {
             self.turn = 0;
-            std::thread::yield_now();
+            if self.watch.yields {
+                std::thread::yield_now();
+            }
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

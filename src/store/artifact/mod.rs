@@ -98,6 +98,7 @@ impl Artifact {
             warnings.extend(verdict.rejected.iter().map(ToString::to_string));
             keys = verdict.keys;
         }
+        tracing::debug!(artifact = %id, location = store.location(), "opened");
         Ok(Self { manifest, manifest_bytes, resolved, keys, warnings, store })
     }
 
