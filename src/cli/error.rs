@@ -14,7 +14,7 @@ use crate::quantize::produce::ProduceError;
 use crate::quantize::source::SourceError;
 use crate::store::StoreError;
 use crate::transport::{TransportError, TransportErrorKind};
-use crate::trust::TrustError;
+use crate::trust::{KeyError, TrustError};
 
 /// The command could not do what it was asked.
 pub(super) const FAILED: u8 = 1;
@@ -117,7 +117,7 @@ fn trust_advice(error: &TrustError) -> &'static str {
         }
         TrustError::Expired { .. } => " (`tenpak sign` renews a ref)",
         TrustError::CannotSign { .. } => " (`tenpak keygen` makes one)",
-        TrustError::BadKey { reason, .. } if reason.contains("method is hmac") => {
+        TrustError::BadKey { reason: KeyError::Unknown, .. } => {
             " (--method hmac); `tenpak keygen` makes a key"
         }
         _ => "",

@@ -154,7 +154,8 @@ fn hinted(whole: &ArtifactGraph) -> Vec<(ContentDigest, Vec<StoredDigest>)> {
     for file in units(whole) {
         for (i, unit) in file.into_iter().enumerate() {
             if unit.len >= MIN_HINT || (i == 0 && unit.len > 0) {
-                let chunks = whole.chunks.get(unit.chunks.clone()).unwrap_or_default();
+                // A unit whose chunks the artifact lacks has nothing to hint at.
+                let Some(chunks) = whole.chunks.get(unit.chunks.clone()) else { continue };
                 let stored = chunks.iter().map(|chunk| chunk.record.stored).collect();
                 hinted.push((unit.digest, stored));
             }

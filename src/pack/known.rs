@@ -88,8 +88,9 @@ impl KnownFile {
 
     fn fits(&self, options: &PackOptions) -> bool {
         let fits = |(unit, chunks): &(Unit, Range<usize>)| {
-            let chunks = self.whole.chunks.get(chunks.clone()).unwrap_or_default();
-            chunks.iter().all(|chunk| link::fits(&chunk.record, unit.element, options.codec))
+            self.whole.chunks.get(chunks.clone()).is_some_and(|chunks| {
+                chunks.iter().all(|chunk| link::fits(&chunk.record, unit.element, options.codec))
+            })
         };
         self.units(0).is_some_and(|units| units.iter().all(fits))
     }

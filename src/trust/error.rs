@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::key::{KeyId, Method};
+use super::key_error::KeyError;
 use crate::format::id::ManifestId;
 
 /// A refusal, or a key or record that could not be used.
@@ -59,7 +60,7 @@ pub enum TrustError {
     Malformed { what: String, reason: String },
     /// A key or trust file that cannot be used.
     #[error("{}: {reason}", path.display())]
-    BadKey { path: PathBuf, reason: String },
+    BadKey { path: PathBuf, reason: KeyError },
     /// A key that cannot sign this kind of thing.
     #[error("a key of method {method} cannot sign {what}: {advice}")]
     CannotSign { method: Method, what: &'static str, advice: &'static str },

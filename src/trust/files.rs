@@ -13,6 +13,7 @@ use super::error::TrustError;
 use super::key::{
     KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, hmac_secret, is_openpgp, parse_public, public_key,
 };
+use super::key_error::KeyError;
 use super::set::TrustSet;
 use super::signer::Signer;
 use super::trust_file::{TrustFile, TrustLine};
@@ -48,7 +49,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
     let file = fs::File::open(path).map_err(failed)?;
     file.take(MAX_KEY_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_KEY_FILE {
-        let reason = format!("longer than the {MAX_KEY_FILE} bytes that a key file may have");
+        let reason = KeyError::TooLong(MAX_KEY_FILE);
         return Err(TrustError::BadKey { path: path.to_owned(), reason });
     }
     Ok(bytes)
@@ -140,12 +141,12 @@ impl TrustSet {
         }
         let path = Path::new(argument);
         let bytes = read_file(path)?;
-        let bad = |reason: String| TrustError::BadKey { path: path.to_owned(), reason };
+        let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
         if bytes.starts_with(SECRET_PREFIX.as_bytes()) {
-            return Err(bad("this is a secret key: trust its public half, the `.pub` file".into()));
+            return Err(bad(KeyError::SecretHalf));
         }
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) {
-            let text = std::str::from_utf8(&bytes).map_err(|_| bad("not a line of text".into()))?;
+            let text = std::str::from_utf8(&bytes).map_err(|_| bad(KeyError::NotText))?;
             let key = parse_public(text).map_err(bad)?;
             return self.add_ed25519(key, None).map_err(bad);
         }
@@ -163,7 +164,7 @@ impl TrustSet {
     fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
         let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        for line in TrustFile::parse(bytes).map_err(bad)?.lines {
+        for line in TrustFile::parse(bytes).map_err(|why| bad(KeyError::TrustFile(why)))?.lines {
             match line {
                 TrustLine::Ed25519 { key, names } => {
                     let key = public_key(&key).map_err(bad)?;

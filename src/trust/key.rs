@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
+use super::key_error::KeyError;
 use crate::format::id::{ManifestId, from_hex, to_hex};
 
 /// What a line of a secret Ed25519 key begins with.
@@ -146,34 +147,32 @@ pub fn signature_path(id: ManifestId, key: &KeyId, method: Method) -> String {
 }
 
 /// The 32 bytes of a line `PREFIX HEX [comment]`.
-fn key_line(text: &str, prefix: &str) -> Result<[u8; 32], String> {
+fn key_line(text: &str, prefix: &'static str) -> Result<[u8; 32], KeyError> {
     let mut words = text.split_whitespace();
     if words.next() != Some(prefix) {
-        return Err(format!("expected a line beginning with `{prefix}`"));
+        return Err(KeyError::Prefix(prefix));
     }
     if text.trim_end().lines().count() != 1 {
-        return Err("expected one line, found several".to_owned());
+        return Err(KeyError::SeveralLines);
     }
     let digits = words.next().unwrap_or_default();
-    from_hex(digits).ok_or_else(|| {
-        format!("expected 64 lowercase hexadecimal digits after `{prefix}`, found {}", digits.len())
-    })
+    from_hex(digits).ok_or(KeyError::Digits { prefix, found: digits.len() })
 }
 
 /// Takes the bytes of a public key; weak ones, which verify forgeries, are refused.
-pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, String> {
+pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     match VerifyingKey::from_bytes(bytes) {
         Ok(key) if !key.is_weak() => Ok(key),
-        _ => Err("these digits are no usable Ed25519 public key".to_owned()),
+        _ => Err(KeyError::Weak),
     }
 }
 
 /// Reads a line of a public Ed25519 key, as `keygen` writes it.
-pub fn parse_public(text: &str) -> Result<VerifyingKey, String> {
+pub fn parse_public(text: &str) -> Result<VerifyingKey, KeyError> {
     public_key(&key_line(text, PUBLIC_PREFIX)?)
 }
 
-pub(super) fn parse_secret(text: &str) -> Result<SigningKey, String> {
+pub(super) fn parse_secret(text: &str) -> Result<SigningKey, KeyError> {
     Ok(SigningKey::from_bytes(&key_line(text, SECRET_PREFIX)?))
 }
 
@@ -187,13 +186,10 @@ pub(super) fn is_armored(bytes: &[u8]) -> bool {
 }
 
 /// The secret in the bytes of an HMAC key file: all of them but one trailing newline.
-pub(super) fn hmac_secret(file: &[u8]) -> Result<&[u8], String> {
+pub(super) fn hmac_secret(file: &[u8]) -> Result<&[u8], KeyError> {
     let secret = file.strip_suffix(b"\n").unwrap_or(file);
     if secret.len() < MIN_HMAC_SECRET {
-        return Err(format!(
-            "an HMAC secret of {} bytes is too short: at least {MIN_HMAC_SECRET} are needed",
-            secret.len()
-        ));
+        return Err(KeyError::ShortSecret { have: secret.len(), least: MIN_HMAC_SECRET });
     }
     Ok(secret)
 }

@@ -12,6 +12,7 @@ mod error;
 #[cfg(feature = "load")]
 mod files;
 mod key;
+mod key_error;
 #[cfg_attr(not(feature = "openpgp"), path = "no_openpgp.rs")]
 mod openpgp;
 #[cfg(feature = "load")]
@@ -28,6 +29,7 @@ pub(crate) use files::state_folder;
 #[cfg(feature = "load")]
 pub use files::{Keygen, keygen};
 pub use key::{KeyId, Method, manifest_message, parse_public, public_key, signature_path};
+pub use key_error::KeyError;
 #[cfg(feature = "openpgp")]
 pub use openpgp::check_signature_packets;
 #[cfg(feature = "load")]

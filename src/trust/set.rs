@@ -14,6 +14,7 @@ use hmac::Mac as _;
 use super::envelope::{RawEnvelope, is_signed_by};
 use super::error::TrustError;
 use super::key::{KeyId, Method, manifest_message};
+use super::key_error::KeyError;
 use super::openpgp::Certificate;
 use super::signer::hmac_tag;
 use super::verdict::{Refusal, Verdict, Verdicts};
@@ -45,12 +46,12 @@ enum Scope {
 }
 
 impl Scope {
-    fn new(names: Option<Vec<String>>) -> Result<Self, String> {
+    fn new(names: Option<Vec<String>>) -> Result<Self, KeyError> {
         let Some(globs) = names else {
             return Ok(Self::Every);
         };
         let glob = |text: &String| {
-            Glob::of_path(text).map_err(|error| format!("the pattern {text:?}: {error}"))
+            Glob::of_path(text).map_err(|error| KeyError::Names { pattern: text.clone(), error })
         };
         Ok(Self::Names(globs.iter().map(glob).collect::<Result<_, _>>()?))
     }
@@ -122,13 +123,17 @@ impl TrustSet {
         &mut self,
         key: VerifyingKey,
         names: Option<Vec<String>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), KeyError> {
         self.add(KeyId::of_ed25519(&key), Material::Ed25519(key), names)
     }
 
     /// Trusts every certificate in an OpenPGP key file, armored or binary.
-    pub fn add_openpgp(&mut self, bytes: &[u8], names: Option<Vec<String>>) -> Result<(), String> {
-        for certificate in Certificate::parse_all(bytes)? {
+    pub fn add_openpgp(
+        &mut self,
+        bytes: &[u8],
+        names: Option<Vec<String>>,
+    ) -> Result<(), KeyError> {
+        for certificate in Certificate::parse_all(bytes).map_err(KeyError::OpenPgp)? {
             let id = certificate.key_id();
             self.add(id, Material::OpenPgp(vec![certificate]), names.clone())?;
         }
@@ -136,7 +141,7 @@ impl TrustSet {
     }
 
     /// Trusts an HMAC secret: whoever holds it can sign.
-    pub fn add_hmac(&mut self, secret: &[u8], names: Option<Vec<String>>) -> Result<(), String> {
+    pub fn add_hmac(&mut self, secret: &[u8], names: Option<Vec<String>>) -> Result<(), KeyError> {
         self.add(KeyId::of_hmac(secret), Material::Hmac(secret.to_vec()), names)
     }
 
@@ -150,7 +155,7 @@ impl TrustSet {
         id: KeyId,
         material: Material,
         names: Option<Vec<String>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), KeyError> {
         let scope = Scope::new(names)?;
         let trusted = match self.keys.remove(&id) {
             None => Trusted { material, scope },

@@ -12,6 +12,7 @@ use super::key::{
     KeyId, Method, PUBLIC_PREFIX, SECRET_PREFIX, document_message, hmac_secret, is_openpgp,
     manifest_message, parse_secret,
 };
+use super::key_error::KeyError;
 use super::openpgp;
 use crate::format::id::ManifestId;
 
@@ -40,31 +41,27 @@ pub(super) fn hmac_tag(secret: &[u8], message: &[u8]) -> Result<Hmac<Sha256>, St
 
 impl Signer {
     /// Reads a secret key from the bytes of its file. Without a method, the content tells Ed25519
-    /// from OpenPGP; an HMAC secret can be any bytes and must be named as such. The text of the
-    /// error says what is wrong with them.
-    pub fn parse(bytes: &[u8], method: Option<Method>) -> Result<Self, String> {
+    /// from OpenPGP; an HMAC secret can be any bytes and must be named as such.
+    pub fn parse(bytes: &[u8], method: Option<Method>) -> Result<Self, KeyError> {
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) && method != Some(Method::Hmac) {
-            return Err("this is a public key: sign with its secret half, the file whose name \
-                        lacks `.pub`"
-                .to_owned());
+            return Err(KeyError::PublicHalf);
         }
         let method = match method {
             Some(method) => method,
             None if bytes.starts_with(SECRET_PREFIX.as_bytes()) => Method::Ed25519,
             None if is_openpgp(bytes) => Method::OpenPgp,
-            None => {
-                return Err("neither a tenpak nor an OpenPGP secret key: if this is \
-                            an HMAC secret, say that the method is hmac"
-                    .to_owned());
-            }
+            None => return Err(KeyError::Unknown),
         };
         match method {
             Method::Ed25519 => {
-                let text = std::str::from_utf8(bytes).map_err(|_| "not a line of text")?;
+                let text = std::str::from_utf8(bytes).map_err(|_| KeyError::NotText)?;
                 Ok(Self::Ed25519(parse_secret(text)?))
             }
             Method::Hmac => Ok(Self::Hmac(hmac_secret(bytes)?.to_vec())),
-            Method::OpenPgp => Ok(Self::OpenPgp(Box::new(openpgp::SecretKey::parse(bytes)?))),
+            Method::OpenPgp => {
+                let key = openpgp::SecretKey::parse(bytes).map_err(KeyError::OpenPgp)?;
+                Ok(Self::OpenPgp(Box::new(key)))
+            }
         }
     }
 
@@ -187,9 +184,11 @@ mod tests {
         let line = format!("{SECRET_PREFIX} {}\n", to_hex(&[1; 32]));
         assert_eq!(Signer::parse(line.as_bytes(), None).unwrap().method(), Method::Ed25519);
         let public = format!("{PUBLIC_PREFIX} {}\n", to_hex(&[1; 32]));
-        assert!(Signer::parse(public.as_bytes(), None).unwrap_err().contains("public"));
+        assert!(Signer::parse(public.as_bytes(), None).unwrap_err().to_string().contains("public"));
         let secret = b"sixteen bytes or more\n";
-        assert!(Signer::parse(secret, None).unwrap_err().contains("the method is hmac"));
+        assert!(
+            Signer::parse(secret, None).unwrap_err().to_string().contains("the method is hmac")
+        );
         let signer = Signer::parse(secret, Some(Method::Hmac)).unwrap();
         assert_eq!(signer.key_id(), KeyId::of_hmac(b"sixteen bytes or more"));
         assert!(Signer::parse(secret, Some(Method::Ed25519)).is_err());
