@@ -123,7 +123,7 @@ impl Quantize {
         }
         let mut calibrating = prepared
             .filter(|_| recipe.method.is_calibrated())
-            .map(|own| Calibrating::new(own.model, own.draws, &recipe, own.float, bits.clone()));
+            .map(|own| Calibrating::new(own.model, own.samples, &recipe, own.float, bits.clone()));
         let (mut nearest, mut hqq) = (RoundToNearest, Hqq);
         let solver: &mut dyn Solver = match &mut calibrating {
             Some(calibrating) => calibrating,
@@ -195,16 +195,16 @@ impl Quantize {
         };
         let tokenizer = model.tokenizer().map_err(Failure::failed)?;
         let size = (self.external.samples as usize, self.external.sample_length as usize);
-        let draws = CalibrationSamples::new(&text, &tokenizer, model.config(), size, self.seed)
+        let samples = CalibrationSamples::new(&text, &tokenizer, model.config(), size, self.seed)
             .map_err(Failure::failed)?;
-        Ok(Prepared { model, draws, float })
+        Ok(Prepared { model, samples, float })
     }
 
     /// Statistics of the model, and the bits that they lead to; with what the result says of them.
     fn measure(
         &self,
         checkpoint: &ModelSource,
-        Prepared { model, draws, float }: &Prepared,
+        Prepared { model, samples, float }: &Prepared,
         recipe: &Recipe,
         (global, store, runtime): (&Global, &Store, &Handle),
     ) -> Result<(Bits, Value), Failure> {
@@ -218,7 +218,7 @@ impl Quantize {
             }),
             Some(_) => return Err(Failure::usage("--statistics takes a name, not an id")),
         };
-        let obtained = statistics(checkpoint, model, draws, keeping, runtime)?;
+        let obtained = statistics(checkpoint, model, samples, keeping, runtime)?;
         let bits = allocate_bits(model, &obtained.statistics, recipe, *float, &self.skip)?;
         let Obtained { manifest, reused, .. } = obtained;
         Ok((bits, json!({ "manifest": manifest, "reused": reused })))
@@ -266,7 +266,7 @@ impl Quantize {
 /// A model that can be run, and what it is fed with.
 struct Prepared {
     model: Model,
-    draws: CalibrationSamples,
+    samples: CalibrationSamples,
     /// The type of its weights.
     float: Float,
 }

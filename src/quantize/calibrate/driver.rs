@@ -55,13 +55,13 @@ impl CalibrateOptions {
 /// If the model cannot be run, a layer has no solution, or `take` fails.
 pub fn calibrate(
     model: &Model,
-    draws: &CalibrationSamples,
+    samples: &CalibrationSamples,
     options: &CalibrateOptions,
     scheme: &dyn Fn(&str) -> Option<Scheme>,
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
 ) -> Result<(), CalibrateError> {
     let layers = model.config().layers;
-    let mut states = begin(model, draws, options.budget)?;
+    let mut states = begin(model, samples, options.budget)?;
     let contexts = Contexts::new(model);
     let contexts = |tokens| contexts.of(tokens);
     for index in 0..layers {
@@ -83,10 +83,10 @@ pub fn calibrate(
 /// The states that enter the first block.
 pub(super) fn begin(
     model: &Model,
-    draws: &CalibrationSamples,
+    samples: &CalibrationSamples,
     budget: usize,
 ) -> Result<States, CalibrateError> {
-    let runs: Vec<&[u32]> = draws.runs().iter().map(Vec::as_slice).collect();
+    let runs: Vec<&[u32]> = samples.runs().iter().map(Vec::as_slice).collect();
     States::new(model.embed(&runs)?.into_iter().map(Ok), budget)
 }
 

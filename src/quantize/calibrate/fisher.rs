@@ -16,7 +16,7 @@ use crate::quantize::lm::{LmError, Model};
 /// predict something.
 pub(super) fn add(
     model: &Model,
-    draws: &CalibrationSamples,
+    samples: &CalibrationSamples,
     entering: Vec<Runs>,
     last: &Runs,
     statistics: &mut Statistics,
@@ -24,7 +24,7 @@ pub(super) fn add(
     let contexts = Contexts::new(model);
     let head = model.head()?;
     let gradient = |run: usize| {
-        let next = draws.runs().get(run).and_then(|run| run.get(1..)).unwrap_or_default();
+        let next = samples.runs().get(run).and_then(|run| run.get(1..)).unwrap_or_default();
         Ok(head.gradient(&last.get(run)?, next)?)
     };
     let mut gradients = Runs::new((0..last.len()).map(gradient))?;

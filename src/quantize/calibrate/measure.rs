@@ -14,8 +14,8 @@ use crate::quantize::lm::{LmError, Model, Tap};
 ///
 /// # Errors
 /// If the model cannot be run, or gives numbers that are not finite.
-pub fn measure(model: &Model, draws: &CalibrationSamples) -> Result<Statistics, CalibrateError> {
-    let runs: Vec<&[u32]> = draws.runs().iter().map(Vec::as_slice).collect();
+pub fn measure(model: &Model, samples: &CalibrationSamples) -> Result<Statistics, CalibrateError> {
+    let runs: Vec<&[u32]> = samples.runs().iter().map(Vec::as_slice).collect();
     let mut states = Runs::new(model.embed(&runs)?.into_iter().map(Ok))?;
     let contexts = Contexts::new(model);
     let mut statistics = Statistics::default();
@@ -40,7 +40,7 @@ pub fn measure(model: &Model, draws: &CalibrationSamples) -> Result<Statistics, 
         }
     }
     if model.config().is_causal() {
-        fisher::add(model, draws, entering, &states, &mut statistics)?;
+        fisher::add(model, samples, entering, &states, &mut statistics)?;
     }
     Ok(statistics)
 }

@@ -57,7 +57,7 @@ pub(super) fn take_over(
 /// The digests of what is produced; `None` if an artifact does not have all of it.
 fn produced(from: &[From], surveyed: &Survey) -> Option<Vec<Option<ContentDigest>>> {
     let of = |surveyed: Option<&Surveyed>, own: usize| match surveyed?.hit.as_ref()? {
-        Hit::Artifact { wants, .. } => wants.get(own).map(|want| Some(want.entry.digest)),
+        Hit::Artifact { requests, .. } => requests.get(own).map(|want| Some(want.entry.digest)),
         Hit::Left(_) => None,
     };
     let one = |from: &From| match *from {

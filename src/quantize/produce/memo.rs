@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::products::{self, Kept, Key};
+use super::products::{self, Key, ProductTensor};
 use super::record::{Record, Written, gather};
 use super::{ProduceError, TOOL};
 use crate::format::dtype::Dtype;
@@ -39,9 +39,9 @@ struct Known {
 #[derive(Debug, Clone)]
 pub(super) enum Hit {
     /// Tensors of an artifact.
-    Artifact { known: usize, wants: Vec<Arc<TensorRequest>> },
+    Artifact { known: usize, requests: Vec<Arc<TensorRequest>> },
     /// Chunks that an interrupted run left.
-    Left(Vec<(Kept, LeftBytes)>),
+    Left(Vec<(ProductTensor, LeftBytes)>),
 }
 
 /// Where the bytes of a tensor are that an interrupted run wrote.
@@ -53,16 +53,16 @@ pub(super) enum LeftBytes {
 
 impl Hit {
     /// The tensors of the product.
-    pub(super) fn tensors(&self) -> Vec<Kept> {
+    pub(super) fn tensors(&self) -> Vec<ProductTensor> {
         match self {
-            Self::Artifact { wants, .. } => {
-                let kept = |request: &Arc<TensorRequest>| Kept {
+            Self::Artifact { requests, .. } => {
+                let kept = |request: &Arc<TensorRequest>| ProductTensor {
                     name: request.entry.name.clone(),
                     dtype: request.entry.dtype,
                     dims: request.entry.shape.dims().to_vec(),
                     digest: request.entry.digest,
                 };
-                wants.iter().map(kept).collect()
+                requests.iter().map(kept).collect()
             }
             Self::Left(tensors) => tensors.iter().map(|(kept, _)| kept.clone()).collect(),
         }
@@ -113,12 +113,12 @@ impl Memo {
     /// Where the product of this key is, if all of it is.
     pub(super) fn find(&self, key: &Key) -> Option<Hit> {
         for (known, artifact) in self.known.iter().enumerate() {
-            if let Some(wants) = artifact.products.get(key) {
-                return Some(Hit::Artifact { known, wants: wants.clone() });
+            if let Some(requests) = artifact.products.get(key) {
+                return Some(Hit::Artifact { known, requests: requests.clone() });
             }
         }
         let tensor = |written: &Written| {
-            let kept = Kept {
+            let kept = ProductTensor {
                 name: written.name.clone(),
                 dtype: Dtype::from_name(&written.dtype)?,
                 dims: written.dims.clone(),
@@ -152,10 +152,10 @@ impl Memo {
         let mut wanted: Vec<Vec<Arc<TensorRequest>>> =
             self.known.iter().map(|_| Vec::new()).collect();
         for hit in hits {
-            if let Hit::Artifact { known, wants } = hit
+            if let Hit::Artifact { known, requests } = hit
                 && let Some(own) = wanted.get_mut(*known)
             {
-                own.extend(wants.iter().cloned());
+                own.extend(requests.iter().cloned());
             }
         }
         let streams = self.known.iter().zip(wanted);
@@ -172,11 +172,11 @@ impl Memo {
         hit: &Hit,
     ) -> Result<Option<Vec<Bytes>>, ProduceError> {
         match hit {
-            Hit::Artifact { known, wants } => {
+            Hit::Artifact { known, requests } => {
                 let defect = || ProduceError::Defect(format!("product {known}"));
                 let stream = streams.0.get_mut(*known).and_then(Option::as_mut);
                 let stream = stream.ok_or_else(defect)?;
-                let read = wants.iter().map(|request| stream.read(&request.entry.name));
+                let read = requests.iter().map(|request| stream.read(&request.entry.name));
                 Ok(Some(read.collect::<Result<_, _>>()?))
             }
             Hit::Left(tensors) => {

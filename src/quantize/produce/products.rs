@@ -20,7 +20,7 @@ pub(super) type Key = ContentDigest;
 
 /// A tensor of a product.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct ProductTensor {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) dims: Vec<u64>,

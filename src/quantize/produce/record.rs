@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::ProduceError;
-use super::products::{Kept, Key};
+use super::products::{Key, ProductTensor};
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::grid::Rect;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId};
@@ -189,7 +189,11 @@ fn strips(rect: Rect) -> impl Iterator<Item = std::ops::Range<usize>> {
 }
 
 /// A tensor out of its chunks; `None` unless all of them are there and it is what was noted.
-pub(super) async fn gather(store: &Store, kept: &Kept, chunks: &[Placed]) -> Option<Bytes> {
+pub(super) async fn gather(
+    store: &Store,
+    kept: &ProductTensor,
+    chunks: &[Placed],
+) -> Option<Bytes> {
     let shape = Shape::new(kept.dims.clone())?;
     let mut bytes = vec![0; usize::try_from(shape.byte_len(kept.dtype)?).ok()?];
     let rects = rects(&kept.name, kept.dtype, &kept.dims)?;

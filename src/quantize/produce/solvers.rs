@@ -74,7 +74,7 @@ struct Spooled {
 /// leads to, because files list layers in another order than the model runs them.
 pub struct Calibrating {
     model: Model,
-    draws: CalibrationSamples,
+    samples: CalibrationSamples,
     recipe: Recipe,
     /// The type of the model's weights.
     float: Float,
@@ -94,20 +94,20 @@ impl Calibrating {
     /// of each layer, where layers have numbers of their own.
     pub fn new(
         model: Model,
-        draws: CalibrationSamples,
+        samples: CalibrationSamples,
         recipe: &Recipe,
         float: Float,
         bits: Bits,
     ) -> Self {
         let mut key = blake3::Hasher::new();
-        key.update(draws.digest().as_bytes());
+        key.update(samples.digest().as_bytes());
         // What a layer is fed depends on the bits of those before it.
         for (layer, bits) in &bits {
             key.update(format!("{layer} {bits}\n").as_bytes());
         }
         Self {
             model,
-            draws,
+            samples,
             recipe: recipe.clone(),
             float,
             key,
@@ -169,7 +169,7 @@ impl Calibrating {
             }
             Ok(())
         };
-        calibrate(&self.model, &self.draws, &CalibrateOptions::new(solver), &wanted, &mut take)?;
+        calibrate(&self.model, &self.samples, &CalibrateOptions::new(solver), &wanted, &mut take)?;
         self.spool = Some((file, layers));
         Ok(())
     }

@@ -66,19 +66,19 @@ pub struct Keeping<'a> {
 pub fn statistics(
     checkpoint: &ModelSource,
     model: &Model,
-    draws: &CalibrationSamples,
+    samples: &CalibrationSamples,
     keeping: Option<Keeping<'_>>,
     runtime: &Handle,
 ) -> Result<Obtained, ProduceError> {
     let Some(Keeping { store, name, open, pack }) = keeping else {
-        let statistics = measure(model, draws)?;
+        let statistics = measure(model, samples)?;
         return Ok(Obtained { statistics, manifest: None, reused: false });
     };
-    let about = about(checkpoint, draws, pack.threads)?;
+    let about = about(checkpoint, samples, pack.threads)?;
     if let Some((manifest, statistics)) = kept(store, name, &open, &about, runtime)? {
         return Ok(Obtained { statistics, manifest: Some(manifest), reused: true });
     }
-    let statistics = measure(model, draws)?;
+    let statistics = measure(model, samples)?;
     let manifest = keep(&statistics, about, checkpoint, store, name, pack, runtime)?;
     Ok(Obtained { statistics, manifest: Some(manifest), reused: false })
 }
@@ -86,7 +86,7 @@ pub fn statistics(
 /// What tells statistics from others: canonical JSON.
 fn about(
     checkpoint: &ModelSource,
-    draws: &CalibrationSamples,
+    samples: &CalibrationSamples,
     threads: usize,
 ) -> Result<Vec<u8>, ProduceError> {
     let mut names: Vec<_> = checkpoint.tensors().iter().map(|tensor| &*tensor.name).collect();
@@ -99,7 +99,7 @@ fn about(
         source.update(b"\n").update(name.as_bytes()).update(b"\n").update(digest.as_bytes());
     }
     let object = json!({
-        "calibration": draws.digest(),
+        "calibration": samples.digest(),
         "format": FORMAT,
         "source": ContentDigest::from_hash(source.finalize()),
         "tool": TOOL,
