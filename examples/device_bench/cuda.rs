@@ -57,7 +57,7 @@ pub fn measure(rows: u32, cols: u32, table: &mut Vec<Row>) -> Result<(), Failure
         let mut at = 0;
         while at + ring.size() <= size {
             let mut buffer = ring.take()?;
-            buffer.write(0, &bytes);
+            buffer.write(0, &bytes)?;
             ring.copy(buffer, bytes.len(), &mut memory, at as u64)?;
             at += bytes.len();
         }

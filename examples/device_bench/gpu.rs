@@ -47,7 +47,7 @@ pub fn measure(rows: &dyn Fn(u32) -> u32, cols: u32, table: &mut Vec<Row>) -> Re
         let mut at = 0;
         while at + bytes.len() as u64 <= len {
             let mut buffer = ring.take()?;
-            buffer.write(0, &bytes);
+            buffer.write(0, &bytes)?;
             ring.copy(buffer, bytes.len(), &mut memory, at)?;
             at += bytes.len() as u64;
         }

@@ -152,9 +152,9 @@ impl Load {
             digest: self.digest,
             decode: self.decode == Decode::Device,
         };
-        let begin = |wanted| {
+        let begin = |wanted, memory| {
             let _guard = runtime.enter();
-            artifact.load(wanted, &options)
+            artifact.load(wanted, &LoadOptions { memory, ..options.clone() })
         };
         let job = Job { wanted, begin: &begin, begun: None, runtime, bar: &bar, how, floats };
         let (delivered, load) = match self.device {
@@ -251,7 +251,7 @@ fn into_host(
     let mut hasher = blake3::Hasher::new();
     let mut next = Some(Ok(wanted));
     while let Some(wanted) = next {
-        let mut loader = begin(wanted?);
+        let mut loader = begin(wanted?, None);
         while let Some(piece) = runtime.block_on(loader.next()) {
             let piece = piece?;
             delivered.raw_bytes += piece.data.len() as u64;

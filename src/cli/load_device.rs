@@ -2,6 +2,7 @@
 //! as weights of one type.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::load::sink::stream::{StreamOptions, UploadStats};
 use crate::load::sink::take;
 use crate::load::sink::weights::WeightSink;
 use crate::load::{LoadStats, Loader, Tensor};
+use crate::memory::slot::SlotProvider;
 use crate::store::artifact::SelectedTensors;
 
 /// What was delivered.
@@ -67,7 +69,7 @@ pub(super) struct How {
 pub(super) struct Job<'a> {
     pub(super) wanted: SelectedTensors,
     /// Begins the load.
-    pub(super) begin: &'a dyn Fn(SelectedTensors) -> Loader,
+    pub(super) begin: &'a dyn Fn(SelectedTensors, Option<Arc<dyn SlotProvider>>) -> Loader,
     /// The load, if it has begun.
     pub(super) begun: Option<Loader>,
     pub(super) runtime: &'a Handle,
@@ -86,7 +88,7 @@ impl Job<'_> {
     )]
     pub(super) fn ahead(mut self) -> Self {
         if !self.how.decode {
-            self.begun = Some((self.begin)(self.wanted.clone()));
+            self.begun = Some((self.begin)(self.wanted.clone(), None));
         }
         self
     }
@@ -100,12 +102,16 @@ impl Job<'_> {
     ) -> Result<(Delivered, LoadStats), Failure> {
         let Self { wanted, begin, begun, runtime, bar, how, floats } = self;
         let raw_bytes = wanted.tensors.iter().map(|request| request.cut.len()).sum();
-        let (options, floats) = (StreamOptions::default(), floats.as_ref());
+        let floats = floats.as_ref();
+        let mut options = StreamOptions::default();
+        // A load that began while the device was opened has memory already.
+        let lender = device.lender().filter(|_| begun.is_none());
+        options.lent = lender.is_some();
         let (mut sink, wanted) = WeightSink::new(device, &options, wanted, floats, decoder)?;
         let mut delivered = Delivered { routed: sink.routed(), raw_bytes, ..Delivered::default() };
         let mut made = Summary { dtype: floats.map(|floats| floats.dtype), ..Summary::default() };
         let mut kept = Vec::new();
-        let mut loader = begun.unwrap_or_else(|| begin(wanted));
+        let mut loader = begun.unwrap_or_else(|| begin(wanted, lender));
         while let Some(piece) = runtime.block_on(loader.next()) {
             let piece = piece?;
             bar.advance(piece.data.len() as u64);

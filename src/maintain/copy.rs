@@ -19,9 +19,9 @@ use crate::format::store::{self as paths, ByTensor};
 use crate::pack::Progress;
 use crate::store::artifact::Artifact;
 use crate::store::{
-    ArtifactGraph, Lease, Lifetime, Placed, RefPlaced, Store, StoreError, candidates,
+    ArtifactGraph, Lease, Lifetime, Placed, RefPlaced, Store, StoreError, candidates, unix_now,
 };
-use crate::transport::{ObjectPath, TransportErrorKind};
+use crate::transport::{ObjectPath, ReadRange, TransportErrorKind};
 use crate::trust::{KeyId, Method, Signer, TrustSet, signature_path};
 
 /// Units below this size have no hint.
@@ -112,8 +112,7 @@ pub async fn copy(
     };
     let layout: Vec<Place> = whole.chunks.iter().map(place).collect::<Result<_, _>>()?;
     let table = whole.manifest.table();
-    let table_len = usize::try_from(table.length).unwrap_or(usize::MAX);
-    let table_bytes = source.read(&paths::table(table.table), table_len).await?;
+    let table_bytes = source.table(table.table, table.length).await?;
     let objects = [
         (paths::table(table.table), table_bytes),
         (paths::layout(id), Layout { manifest: id, places: layout }.to_bytes().into()),
@@ -313,9 +312,24 @@ pub async fn signatures(
     }
     let mut signatures = Vec::new();
     for path in paths {
-        if let Some(bytes) = source.read_optional(&path, MAX_SIGNATURE).await? {
-            signatures.push((path, bytes));
-        }
+        // The one that a trusted key made, if a mirror has it; else as it is.
+        let right = |bytes: Bytes| {
+            let known = trust
+                .key_ids()
+                .find(|(key, method)| signature_path(id, key, *method) == path.as_str());
+            if let Some((key, method)) = known {
+                let one = [(key.clone(), method, bytes.clone())];
+                let (name, manifest) = (found.name(), artifact.manifest_bytes());
+                trust.verify_manifest(name, id, manifest, &one, unix_now())?;
+            }
+            Ok(bytes)
+        };
+        let (range, limit) = (ReadRange::Full, MAX_SIGNATURE as u64);
+        let read = match source.read_checked(&path, &range, limit, right).await {
+            Ok(bytes) => Some(bytes),
+            Err(_) => source.read_optional(&path, MAX_SIGNATURE).await?,
+        };
+        signatures.extend(read.map(|bytes| (path, bytes)));
     }
     Ok(signatures)
 }

@@ -10,7 +10,7 @@ use super::packs::distinct;
 use super::verify::ref_paths;
 use crate::format::id::{ManifestId, PackId};
 use crate::format::layout::Place;
-use crate::format::refs::{RefBody, SignedBody};
+use crate::format::refs::RefBody;
 use crate::store::{ArtifactGraph, Store};
 
 /// An artifact's room.
@@ -66,9 +66,8 @@ pub struct StoreUsage {
 pub(super) async fn named(store: &Store) -> Result<BTreeSet<ManifestId>, MaintainError> {
     let mut named = BTreeSet::new();
     for path in ref_paths(store).await? {
-        if let Some(bytes) = store.read_optional(&path, RefBody::LIMIT).await? {
-            named.insert(store.parse_document::<RefBody>(&path, &bytes)?.body().manifest);
-        }
+        let found = store.document::<RefBody>(&path).await?;
+        named.extend(found.map(|envelope| envelope.body().manifest));
     }
     Ok(named)
 }

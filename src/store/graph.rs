@@ -55,6 +55,19 @@ pub struct ArtifactGraph {
 }
 
 impl Store {
+    /// A table of at most `len` bytes, whole.
+    pub(crate) async fn table(&self, id: TableId, len: u64) -> Result<Bytes, StoreError> {
+        let check = |bytes: Bytes| {
+            let found = TableId::of(&bytes);
+            if found == id {
+                return Ok(bytes);
+            }
+            let (expected, found) = (id.to_hex(), found.to_hex());
+            Err(FormatError::Digest { what: "table", expected, found }.into())
+        };
+        self.read_checked(&paths::table(id), &ReadRange::Full, len, check).await
+    }
+
     /// Where the layout of one transport says that an artifact's chunks lie.
     pub(crate) async fn places_at(
         &self,
@@ -104,18 +117,10 @@ impl ArtifactGraph {
         let (table_path, layout_path) = (paths::table(table_id), paths::layout(id));
         let layout_len = Layout::slice(0..manifest.totals.records).end;
         let table_len = manifest.table().length;
-        let table = |bytes: Bytes| {
-            let found = TableId::of(&bytes);
-            if found == table_id {
-                return Ok(bytes);
-            }
-            let (expected, found) = (table_id.to_hex(), found.to_hex());
-            Err(FormatError::Digest { what: "table", expected, found }.into())
-        };
         let records = manifest.totals.records;
         let layout = |bytes: Bytes| parse_layout(&bytes, id, records);
         let (table, places) = futures_util::try_join!(
-            store.read_checked(&table_path, &ReadRange::Full, table_len, table),
+            store.table(table_id, table_len),
             store.read_checked(&layout_path, &ReadRange::Full, layout_len, layout),
         )
         .map_err(|error| error.named_by(&by))?;

@@ -87,8 +87,7 @@ impl Store {
         }
         let index = object_path(INDEX_PATH, IndexBody::WHAT)?;
         let (mut listed, mut signed) = (None, false);
-        if let Some(bytes) = self.read_optional(&index, IndexBody::LIMIT).await? {
-            let index = self.parse_document::<IndexBody>(&index, &bytes)?;
+        if let Some(index) = self.document::<IndexBody>(&index).await? {
             signed = index.claimed_keys().next().is_some();
             listed = index.body().get(name, tag).cloned();
         }
@@ -167,10 +166,7 @@ impl Store {
                 continue;
             }
             // Removed since it was listed: not there.
-            let Some(bytes) = self.read_optional(&info.path, RefBody::LIMIT).await? else {
-                continue;
-            };
-            refs.push(self.parse_document(&info.path, &bytes)?);
+            refs.extend(self.document(&info.path).await?);
         }
         Ok(refs)
     }
@@ -181,10 +177,32 @@ impl Store {
         path: &ObjectPath,
         bytes: &[u8],
     ) -> Result<Envelope<T>, StoreError> {
+        Ok(self.parse(path, bytes)?)
+    }
+
+    fn parse<T: SignedBody>(
+        &self,
+        path: &ObjectPath,
+        bytes: &[u8],
+    ) -> Result<Envelope<T>, TrustError> {
         Envelope::parse(bytes).map_err(|error| {
             let what = format!("{}/{path}", self.location().trim_end_matches('/'));
-            StoreError::Trust(TrustError::Malformed { what, reason: error.to_string() })
+            TrustError::Malformed { what, reason: error.to_string() }
         })
+    }
+
+    /// A signed document, if there is one, from the first transport where it is one; nothing of it is
+    /// verified yet.
+    pub async fn document<T: SignedBody>(
+        &self,
+        path: &ObjectPath,
+    ) -> Result<Option<Envelope<T>>, StoreError> {
+        let parse = |bytes: Bytes| Ok(self.parse(path, &bytes)?);
+        match self.read_checked(path, &ReadRange::Full, T::LIMIT as u64, parse).await {
+            Ok(envelope) => Ok(Some(envelope)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn update_index(

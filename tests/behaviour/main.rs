@@ -24,5 +24,6 @@ mod gguf;
 mod interrupted;
 mod limits;
 mod matrix;
+mod mirrors;
 mod same;
 mod trust;

@@ -134,7 +134,7 @@ fn on_a_device<D: Device + Clone>(
     let mut chunk = device.allocate(image.len() as u64).unwrap();
     let mut ring = Ring::new(device.clone(), 1, image.len());
     let mut buffer = ring.take().unwrap();
-    buffer.write(0, &image);
+    buffer.write(0, &image).unwrap();
     ring.copy(buffer, image.len(), &mut chunk, 0).unwrap();
     let len = u64::from(record.decoded_len);
     let rect = Rect { start: 1204, rows: 1, width: len, stride: len };

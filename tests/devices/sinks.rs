@@ -127,9 +127,9 @@ fn a_ring_makes_so_many_buffers_and_uses_them_again() {
     let mut memory = gpu.allocate(1024 * 50).unwrap();
     for round in 0..50_u8 {
         let mut buffer = ring.take().unwrap();
-        buffer.write(0, &[round; 1024]);
-        // Beyond the end: nothing.
-        buffer.write(1020, &[0xff; 8]);
+        buffer.write(0, &[round; 1024]).unwrap();
+        // Beyond the end: refused.
+        assert!(buffer.write(1020, &[0xff; 8]).is_err());
         ring.copy(buffer, 1024, &mut memory, 1024 * u64::from(round)).unwrap();
     }
     let got = read(&gpu, &memory, 1024 * 50);

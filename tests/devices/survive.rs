@@ -15,7 +15,7 @@ fn a_lost_device_is_an_error_from_then_on() {
     let mut ring = Ring::new(gpu.clone(), 1, 4096);
     let mut memory = gpu.allocate(4096).unwrap();
     let mut buffer = ring.take().unwrap();
-    buffer.write(0, &[1; 4096]);
+    buffer.write(0, &[1; 4096]).unwrap();
     // What a driver does that gives up.
     gpu.device().destroy();
     // Noticed by the first wait, which no load ends without, and said by all that follows.

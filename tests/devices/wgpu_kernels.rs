@@ -77,7 +77,7 @@ fn conversions_are_the_references_bit_for_bit_in_one_buffer_and_in_several() {
             let mut at = 0;
             for part in bytes.chunks(ring.size()) {
                 let mut buffer = ring.take().unwrap();
-                buffer.write(0, part);
+                buffer.write(0, part).unwrap();
                 ring.copy(buffer, part.len(), &mut memory, at).unwrap();
                 at += part.len() as u64;
             }

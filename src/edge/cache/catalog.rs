@@ -13,7 +13,7 @@ use crate::edge::cache::revision::Revision;
 use crate::edge::options::{ABSENT, Clock, EdgeOptions, Validity};
 use crate::format::id::{ManifestId, StoredDigest, TableId};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
-use crate::format::refs::{INDEX_PATH, IndexBody, SignedBody};
+use crate::format::refs::{INDEX_PATH, IndexBody};
 use crate::store::{ArtifactGraph, Store, StoreError};
 use crate::transport::{ObjectPath, Transport};
 use crate::trust::{SeenRefs, TrustSet};
@@ -314,9 +314,8 @@ impl Catalog {
 async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
     let index = ObjectPath::new(INDEX_PATH);
     if let Some(path) = index
-        && let Some(bytes) = store.read_optional(&path, IndexBody::LIMIT).await?
+        && let Some(index) = store.document::<IndexBody>(&path).await?
     {
-        let index = store.parse_document::<IndexBody>(&path, &bytes)?;
         return Ok(index.body().refs.iter().map(|e| (e.name.clone(), e.tag.clone())).collect());
     }
     let refs = store.refs().await?;

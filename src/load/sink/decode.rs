@@ -404,7 +404,7 @@ impl<D: Device> DeviceSink<D> {
         let size = self.ring().size();
         for (number, part) in bytes.chunks(size).enumerate() {
             let mut buffer = self.ring().take()?;
-            buffer.write(0, part);
+            buffer.write(0, part)?;
             self.ring().copy(buffer, part.len(), memory, at + (number * size) as u64)?;
             self.count(part.len());
         }

@@ -109,3 +109,10 @@ pub enum DeviceError {
     #[error("{0}")]
     Internal(String),
 }
+
+impl DeviceError {
+    /// A write or a copy that goes beyond a buffer: a defect.
+    pub(crate) fn beyond() -> Self {
+        Self::Internal("a copy that a buffer does not hold".to_owned())
+    }
+}

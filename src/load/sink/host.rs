@@ -12,6 +12,8 @@ use super::device::DeviceError;
 use super::upload::{Device, Staging};
 use crate::dequant::{self, Float, Part, Parts, Weight};
 use crate::load::{LoadError, Tensor};
+use crate::memory::buffers::Buffers;
+use crate::memory::slot::SlotProvider;
 use crate::schedule::plan::TensorRequest;
 
 /// Tensors in host memory. A tensor that comes whole is not copied; one that comes in pieces is
@@ -60,12 +62,18 @@ impl Staging for Vec<u8> {
         Self::len(self)
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) {
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         let place = self.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
-        if let Some(place) = place {
-            place.copy_from_slice(bytes);
-        }
+        place.ok_or_else(DeviceError::beyond)?.copy_from_slice(bytes);
+        Ok(())
     }
+}
+
+/// The most that is kept of memory that nobody uses.
+const KEPT: usize = 64 << 20;
+
+fn place(at: u64) -> Result<usize, DeviceError> {
+    usize::try_from(at).map_err(|_| DeviceError::beyond())
 }
 
 impl Host {
@@ -82,7 +90,7 @@ impl Host {
 impl Device for Host {
     type Memory = Vec<u8>;
     type Staging = Vec<u8>;
-    type InFlight = Vec<u8>;
+    type InFlight = Option<Vec<u8>>;
 
     fn name(&self) -> String {
         "host memory".to_owned()
@@ -102,18 +110,26 @@ impl Device for Host {
         len: usize,
         to: &mut Vec<u8>,
         at: u64,
-    ) -> Result<Vec<u8>, DeviceError> {
-        let place = usize::try_from(at).ok().and_then(|at| to.get_mut(at..)?.get_mut(..len));
-        match (place, from.get(..len)) {
-            (Some(place), Some(bytes)) => place.copy_from_slice(bytes),
-            _ => {
-                return Err(DeviceError::Internal("a copy that a buffer does not hold".to_owned()));
-            }
-        }
-        Ok(from)
+    ) -> Result<Option<Vec<u8>>, DeviceError> {
+        to.write(place(at)?, from.get(..len).ok_or_else(DeviceError::beyond)?)?;
+        Ok(Some(from))
     }
 
-    fn complete(&self, flying: Vec<u8>) -> Result<Vec<u8>, DeviceError> {
+    fn lender(&self) -> Option<Arc<dyn SlotProvider>> {
+        Some(Arc::new(Buffers::new(KEPT)))
+    }
+
+    fn copy_lent(
+        &self,
+        from: Bytes,
+        to: &mut Vec<u8>,
+        at: u64,
+    ) -> Result<Option<Vec<u8>>, DeviceError> {
+        to.write(place(at)?, &from)?;
+        Ok(None)
+    }
+
+    fn complete(&self, flying: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, DeviceError> {
         Ok(flying)
     }
 

@@ -14,6 +14,9 @@ use super::upload::{Device, Ring, Staging};
 use crate::load::Tensor;
 use crate::schedule::plan::TensorRequest;
 
+/// What copies begin at multiples of.
+const ALIGN: u64 = 256;
+
 /// How a stream uses memory.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -24,11 +27,14 @@ pub struct StreamOptions {
     pub buffer_size: usize,
     /// The most device memory that one tensor may take.
     pub budget: u64,
+    /// Whether the load was given the device's [`Device::lender`]: then pieces are copied to the device from
+    /// where they were verified.
+    pub lent: bool,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { buffers: 4, buffer_size: 4 << 20, budget: u64::MAX }
+        Self { buffers: 4, buffer_size: 4 << 20, budget: u64::MAX, lent: false }
     }
 }
 
@@ -65,6 +71,8 @@ struct Begun<D: Device> {
 /// Streams tensors into device memory.
 pub struct DeviceSink<D: Device> {
     ring: Ring<D>,
+    /// Whether pieces lie in memory that the device copies from.
+    lends: bool,
     begun: Option<Begun<D>>,
     budget: u64,
     stats: UploadStats,
@@ -73,8 +81,9 @@ pub struct DeviceSink<D: Device> {
 impl<D: Device> DeviceSink<D> {
     /// A sink for a device.
     pub fn new(device: D, options: &StreamOptions) -> Self {
+        let lends = options.lent;
         let ring = Ring::new(device, options.buffers, options.buffer_size);
-        Self { ring, begun: None, budget: options.budget, stats: UploadStats::default() }
+        Self { ring, lends, begun: None, budget: options.budget, stats: UploadStats::default() }
     }
 
     /// The device.
@@ -137,7 +146,7 @@ impl<D: Device> DeviceSink<D> {
             };
             let room = buffer.len().saturating_sub(begun.filled).min(bytes.len());
             let (now, later) = bytes.split_at(room);
-            buffer.write(begun.filled, now);
+            buffer.write(begun.filled, now)?;
             begun.filled += room;
             bytes = later;
             if begun.filled == buffer.len() {
@@ -164,7 +173,17 @@ impl<D: Device> Sink for DeviceSink<D> {
     }
 
     async fn piece(&mut self, piece: Tensor) -> Result<(), DeviceError> {
-        self.add(&piece.data)
+        let Some(begun) = &mut self.begun else {
+            return Err(DeviceError::Internal("a piece of no tensor".to_owned()));
+        };
+        if !self.lends || begun.filled > 0 || !begun.at.is_multiple_of(ALIGN) {
+            return self.add(&piece.data);
+        }
+        let len = piece.data.len();
+        self.ring.copy_lent(piece.data, &mut begun.memory, begun.at)?;
+        begun.at += len as u64;
+        self.count(len);
+        Ok(())
     }
 
     async fn finish(&mut self, request: &Arc<TensorRequest>) -> Result<Self::Output, DeviceError> {

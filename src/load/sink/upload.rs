@@ -9,9 +9,9 @@
 //! use tenpak::load::sink::upload::{Device, Staging};
 //!
 //! fn corrupt<D: Device>(device: &D, mut buffer: D::Staging, memory: &mut D::Memory) {
-//!     buffer.write(0, b"first");
+//!     buffer.write(0, b"first").unwrap();
 //!     let flying = device.copy(buffer, 5, memory, 0);
-//!     buffer.write(0, b"second");
+//!     buffer.write(0, b"second").unwrap();
 //! }
 //! ```
 //!
@@ -25,18 +25,24 @@
 //!     device: &D,
 //!     mut buffer: D::Staging,
 //!     memory: &mut D::Memory,
-//! ) -> Result<D::Staging, DeviceError> {
-//!     buffer.write(0, b"first");
+//! ) -> Result<Option<D::Staging>, DeviceError> {
+//!     buffer.write(0, b"first")?;
 //!     let flying = device.copy(buffer, 5, memory, 0)?;
 //!     let mut buffer = device.complete(flying)?;
-//!     buffer.write(0, b"second");
+//!     if let Some(buffer) = &mut buffer {
+//!         buffer.write(0, b"second")?;
+//!     }
 //!     Ok(buffer)
 //! }
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::device::DeviceError;
+use crate::memory::slot::SlotProvider;
 
 /// Host memory that a device reads from, while it is ours.
 pub trait Staging: Send {
@@ -48,8 +54,12 @@ pub trait Staging: Send {
         self.len() == 0
     }
 
-    /// Writes `bytes` at `at`. What would go beyond the end is not written; callers keep within.
-    fn write(&mut self, at: usize, bytes: &[u8]);
+    /// Writes `bytes` at `at`.
+    ///
+    /// # Errors
+    ///
+    /// If they would go beyond the end, or the memory cannot be written; nothing of it counts then.
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), DeviceError>;
 }
 
 /// A device that tensors are streamed into.
@@ -79,8 +89,33 @@ pub trait Device: Send + Sync {
         at: u64,
     ) -> Result<Self::InFlight, DeviceError>;
 
-    /// Waits until the device has read the buffer.
-    fn complete(&self, flying: Self::InFlight) -> Result<Self::Staging, DeviceError>;
+    /// The destination that loads are given, so that what they deliver is copied to the device from where it
+    /// was verified ([`Self::copy_lent`]); `None` where it is gathered in buffers first.
+    fn lender(&self) -> Option<Arc<dyn SlotProvider>> {
+        None
+    }
+
+    /// Begins to copy all of `from` to `at` in `to`: a multiple of 256. What flies owns the bytes, so that
+    /// their memory is not used again before it has landed.
+    ///
+    /// # Errors
+    ///
+    /// If the device has no [`Self::lender`], or fails.
+    fn copy_lent(
+        &self,
+        _from: Bytes,
+        _to: &mut Self::Memory,
+        _at: u64,
+    ) -> Result<Self::InFlight, DeviceError> {
+        Err(DeviceError::Internal("a device that lends no memory".to_owned()))
+    }
+
+    /// Waits until the device has read what flies, and gives the buffer back, if it was one of the device's.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    fn complete(&self, flying: Self::InFlight) -> Result<Option<Self::Staging>, DeviceError>;
 
     /// Waits until the device has done all that it was given.
     fn wait(&self) -> Result<(), DeviceError>;
@@ -99,6 +134,7 @@ pub trait Device: Send + Sync {
 pub struct Ring<D: Device> {
     device: D,
     size: usize,
+    most: usize,
     left: usize,
     free: Vec<D::Staging>,
     flying: VecDeque<D::InFlight>,
@@ -108,7 +144,8 @@ impl<D: Device> Ring<D> {
     /// `count` buffers of `size` bytes, rounded up to a multiple of 256.
     pub fn new(device: D, count: usize, size: usize) -> Self {
         let size = size.max(1).next_multiple_of(256);
-        Self { device, size, left: count.max(1), free: Vec::new(), flying: VecDeque::new() }
+        let most = count.max(1);
+        Self { device, size, most, left: most, free: Vec::new(), flying: VecDeque::new() }
     }
 
     /// The device.
@@ -130,10 +167,32 @@ impl<D: Device> Ring<D> {
             self.left -= 1;
             return self.device.staging(self.size);
         }
-        match self.flying.pop_front() {
-            Some(flying) => self.device.complete(flying),
-            None => Err(DeviceError::Internal("every buffer of the ring was taken".to_owned())),
+        while let Some(flying) = self.flying.pop_front() {
+            if let Some(staging) = self.device.complete(flying)? {
+                return Ok(staging);
+            }
         }
+        Err(DeviceError::Internal("every buffer of the ring was taken".to_owned()))
+    }
+
+    /// Begins to copy memory that the device lent; as many copies as buffers may be under way.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn copy_lent(
+        &mut self,
+        from: Bytes,
+        to: &mut D::Memory,
+        at: u64,
+    ) -> Result<(), DeviceError> {
+        if self.flying.len() >= self.most
+            && let Some(first) = self.flying.pop_front()
+        {
+            self.free.extend(self.device.complete(first)?);
+        }
+        self.flying.push_back(self.device.copy_lent(from, to, at)?);
+        Ok(())
     }
 
     /// Begins to copy a buffer; the ring gets it back.

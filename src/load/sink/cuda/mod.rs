@@ -6,6 +6,7 @@
 pub mod delta;
 mod kernels;
 pub mod nvrtc;
+mod pinned;
 pub mod planes;
 mod upload;
 

@@ -1,13 +1,18 @@
 //! Tensors through CUDA: pinned buffers, copied by the device in the order of its stream.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use cudarc::driver::{CudaEvent, CudaSlice, DevicePtrMut, PinnedHostSlice};
 use rayon::prelude::*;
 
 use super::super::dequant::Dequantize;
 use super::super::device::DeviceError;
 use super::super::upload::{Device, Staging};
+use super::pinned::PinnedMemory;
 use super::{Cuda, CudaParts};
 use crate::dequant::{Float, Weight};
+use crate::memory::slot::SlotProvider;
 
 /// What one thread copies at a time: one alone copies a fifth of what the device takes.
 const PART: usize = 512 << 10;
@@ -21,20 +26,60 @@ impl Staging for CudaStaging {
         self.0.len()
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        let whole = self.0.as_mut_slice().ok();
-        if let Some(to) = whole.and_then(|whole| whole.get_mut(at..)?.get_mut(..bytes.len())) {
-            let parts = to.par_chunks_mut(PART).zip(bytes.par_chunks(PART));
-            parts.for_each(|(to, from)| to.copy_from_slice(from));
-        }
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let whole = self.0.as_mut_slice();
+        let whole = whole.map_err(|error| DeviceError::Internal(error.to_string()))?;
+        let to = whole.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
+        let to = to.ok_or_else(DeviceError::beyond)?;
+        let parts = to.par_chunks_mut(PART).zip(bytes.par_chunks(PART));
+        parts.for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(())
     }
 }
 
-/// A pinned buffer that the device reads, until the event.
+/// Memory that the device reads, until the event.
 #[derive(Debug)]
 pub struct CudaInFlight {
-    buffer: PinnedHostSlice<u8>,
+    from: From,
     read: CudaEvent,
+}
+
+#[derive(Debug)]
+enum From {
+    Staging(PinnedHostSlice<u8>),
+    /// Held until the device has read it.
+    Lent {
+        _bytes: Bytes,
+    },
+}
+
+impl Cuda {
+    /// Begins to copy `bytes` to `at` in `to`; they have been read when the event has passed.
+    ///
+    /// # Safety
+    ///
+    /// Until then they must be neither written nor freed.
+    unsafe fn copy_bytes(
+        &self,
+        bytes: &[u8],
+        to: &mut CudaSlice<u8>,
+        at: u64,
+    ) -> Result<CudaEvent, DeviceError> {
+        let start = usize::try_from(at).ok();
+        let range = start.and_then(|at| Some(at..at.checked_add(bytes.len())?));
+        let range = range.filter(|range| range.end <= to.len()).ok_or_else(DeviceError::beyond)?;
+        let stream = self.stream();
+        {
+            let mut target = to.slice_mut(range);
+            let (pointer, _write) = target.device_ptr_mut(stream);
+            // SAFETY: the target has room for the bytes, which stay as they are, as the caller says.
+            let begun = unsafe {
+                cudarc::driver::result::memcpy_htod_async(pointer, bytes, stream.cu_stream())
+            };
+            self.done(begun)?;
+        }
+        self.done(stream.record_event(None))
+    }
 }
 
 impl Device for Cuda {
@@ -66,32 +111,36 @@ impl Device for Cuda {
         to: &mut CudaSlice<u8>,
         at: u64,
     ) -> Result<CudaInFlight, DeviceError> {
-        let end = usize::try_from(at).ok().and_then(|at| Some(at..at.checked_add(len)?));
-        let fits = |range: &std::ops::Range<usize>| len <= from.0.len() && range.end <= to.len();
-        let range = end.filter(fits);
-        let range =
-            range.ok_or(DeviceError::Internal("a copy that a buffer does not hold".to_owned()))?;
-        let stream = self.stream();
-        let buffer = from.0;
-        {
-            let mut target = to.slice_mut(range);
-            let (pointer, _write) = target.device_ptr_mut(stream);
-            let bytes = self.done(buffer.as_slice())?;
-            let bytes = bytes.get(..len).unwrap_or_default();
-            // SAFETY: the target has `len` bytes; the source is pinned, belongs to the value returned,
-            // and is neither written nor freed before `read` has passed.
-            let begun = unsafe {
-                cudarc::driver::result::memcpy_htod_async(pointer, bytes, stream.cu_stream())
-            };
-            self.done(begun)?;
-        }
-        let read = self.done(stream.record_event(None))?;
-        Ok(CudaInFlight { buffer, read })
+        let bytes = self.done(from.0.as_slice())?;
+        let bytes = bytes.get(..len).ok_or_else(DeviceError::beyond)?;
+        // SAFETY: the bytes are pinned, belong to the value returned, and are neither written nor freed
+        // before `read` has passed.
+        let read = unsafe { self.copy_bytes(bytes, to, at)? };
+        Ok(CudaInFlight { from: From::Staging(from.0), read })
     }
 
-    fn complete(&self, flying: CudaInFlight) -> Result<CudaStaging, DeviceError> {
+    fn lender(&self) -> Option<Arc<dyn SlotProvider>> {
+        Some(Arc::new(PinnedMemory::new(self.context().clone())))
+    }
+
+    fn copy_lent(
+        &self,
+        from: Bytes,
+        to: &mut CudaSlice<u8>,
+        at: u64,
+    ) -> Result<CudaInFlight, DeviceError> {
+        // SAFETY: the bytes belong to the value returned, and are not freed before `read` has passed;
+        // nobody writes what is shared.
+        let read = unsafe { self.copy_bytes(&from, to, at)? };
+        Ok(CudaInFlight { from: From::Lent { _bytes: from }, read })
+    }
+
+    fn complete(&self, flying: CudaInFlight) -> Result<Option<CudaStaging>, DeviceError> {
         self.done(flying.read.synchronize())?;
-        Ok(CudaStaging(flying.buffer))
+        Ok(match flying.from {
+            From::Staging(buffer) => Some(CudaStaging(buffer)),
+            From::Lent { .. } => None,
+        })
     }
 
     fn wait(&self) -> Result<(), DeviceError> {

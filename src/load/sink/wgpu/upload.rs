@@ -1,5 +1,8 @@
 //! Tensors through wgpu: mapped buffers, copied by the device. A tensor larger than the device's
 //! largest buffer is several.
+//!
+//! Mapped memory is not lent to loads: it may only be written, and what is verified must be read. A tensor
+//! is copied into it once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,16 +54,21 @@ impl Staging for GpuStaging {
         self.len
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        if bytes.is_empty() || at.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
-            return;
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        if at.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+            return Err(DeviceError::beyond());
+        }
+        if bytes.is_empty() {
+            return Ok(());
         }
         // Mapped ranges begin and end on multiples of 8 and 4.
         let (start, end) = (at / 8 * 8, (at + bytes.len()).next_multiple_of(4));
-        // It is mapped: `Staging` is made of nothing else.
-        if let Ok(mut view) = self.buffer.get_mapped_range_mut(start as u64..end as u64) {
-            view.slice(at - start..at - start + bytes.len()).copy_from_slice(bytes);
-        }
+        let mut view = self
+            .buffer
+            .get_mapped_range_mut(start as u64..end as u64)
+            .map_err(|error| DeviceError::Internal(error.to_string()))?;
+        view.slice(at - start..at - start + bytes.len()).copy_from_slice(bytes);
+        Ok(())
     }
 }
 
@@ -138,7 +146,7 @@ impl Device for Gpu {
         Ok(GpuInFlight { buffer, submission, mapped })
     }
 
-    fn complete(&self, flying: GpuInFlight) -> Result<GpuStaging, DeviceError> {
+    fn complete(&self, flying: GpuInFlight) -> Result<Option<GpuStaging>, DeviceError> {
         let wait =
             wgpu::PollType::Wait { submission_index: Some(flying.submission), timeout: None };
         let polled = self.0.device.poll(wait);
@@ -148,7 +156,7 @@ impl Device for Gpu {
             return Err(DeviceError::Internal("a buffer is not mapped again".to_owned()));
         }
         let len = flying.buffer.size() as usize;
-        Ok(GpuStaging { buffer: flying.buffer, len })
+        Ok(Some(GpuStaging { buffer: flying.buffer, len }))
     }
 
     fn wait(&self) -> Result<(), DeviceError> {
