@@ -4,15 +4,11 @@ use std::sync::PoisonError;
 
 use super::super::device::DeviceError;
 use super::super::upload::Device;
-use super::{Gpu, GpuMemory};
+use super::{Gpu, GpuMemory, GpuParts};
 use crate::dequant::kernel::{Launch, Program};
 use crate::dequant::pieces::pieces;
 use crate::dequant::split::{self, Limits, Run};
 use crate::dequant::{Float, Part, Weight};
-
-/// The stored tensors of a weight in device memory, in the order of [`Part::ALL`].
-#[derive(Debug, Clone)]
-pub struct GpuParts(pub [Option<wgpu::Buffer>; 5]);
 
 /// A dispatch has at most this many blocks in a dimension, on every device.
 const MAX_BLOCKS: u64 = 65535;

@@ -5,13 +5,15 @@
 
 mod delta;
 mod kernels;
+mod memory;
 mod planes;
 mod upload;
 
 pub use delta::GpuDeltaDecoder;
-pub use kernels::{GpuParts, Prepared};
+pub use kernels::Prepared;
+pub use memory::{GpuMemory, GpuParts};
 pub use planes::GpuDecoder;
-pub use upload::{GpuInFlight, GpuMemory, GpuStaging};
+pub use upload::{GpuInFlight, GpuStaging};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

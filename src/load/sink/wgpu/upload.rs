@@ -10,37 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::super::dequant::Dequantize;
 use super::super::device::DeviceError;
 use super::super::upload::{Device, Staging};
-use super::{Gpu, GpuParts};
+use super::{Gpu, GpuMemory, GpuParts};
 use crate::dequant::{Float, Part, QuantError, Weight};
-
-/// A tensor in device memory: buffers that follow each other, all but the last of the same size.
-#[derive(Debug, Clone)]
-pub struct GpuMemory {
-    buffers: Vec<wgpu::Buffer>,
-    /// Bytes of each buffer but the last.
-    segment: u64,
-}
-
-impl GpuMemory {
-    /// The buffers, and how many bytes of the tensor each but the last has.
-    pub fn buffers(&self) -> (&[wgpu::Buffer], u64) {
-        (&self.buffers, self.segment)
-    }
-
-    /// The one buffer of a tensor that has no more.
-    pub fn whole(&self) -> Option<&wgpu::Buffer> {
-        match self.buffers.as_slice() {
-            [buffer] => Some(buffer),
-            _ => None,
-        }
-    }
-}
-
-impl From<wgpu::Buffer> for GpuMemory {
-    fn from(buffer: wgpu::Buffer) -> Self {
-        Self { buffers: vec![buffer], segment: u64::MAX }
-    }
-}
 
 /// A buffer that is mapped.
 #[derive(Debug)]
