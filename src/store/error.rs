@@ -1,11 +1,10 @@
 //! What can go wrong with a store.
 
-use super::Store;
 use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::DigestMismatch;
 use crate::format::FormatError;
 use crate::format::id::ManifestId;
-use crate::transport::{ObjectPath, TransportError, TransportErrorKind};
+use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
 
 /// A failed operation on a store.
@@ -64,16 +63,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// An error constructor for a damaged object.
-    pub fn format(store: &Store, object: &ObjectPath) -> impl Fn(FormatError) -> Self + use<> {
-        let (location, object) = (store.location().to_owned(), object.to_string());
-        move |error| Self::Damaged {
-            location: location.clone(),
-            object: object.clone(),
-            source: Box::new(error),
-        }
-    }
-
     /// The same error, where a missing object means that the store is damaged.
     pub fn named_by(self, by: impl ToString) -> Self {
         match self {

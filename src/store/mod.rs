@@ -4,173 +4,18 @@ pub mod artifact;
 mod ensure;
 mod error;
 mod graph;
+mod handle;
 mod lease;
 mod read;
 mod refs;
 mod resolve;
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use bytes::Bytes;
-
-use crate::format::id::{ManifestId, PackId};
-use crate::format::limits::{MAX_MANIFEST, MAX_SMALL};
-use crate::format::manifest::Manifest;
-use crate::format::pack::{PackIndex, Trailer};
-use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
-use crate::transport::small::RetryPolicy;
-use crate::transport::{Expected, ReadRange, Transport, TransportErrorKind};
-
 pub use error::StoreError;
 pub use graph::{ArtifactGraph, Placed};
+pub use handle::{Store, unix_now};
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};
 pub use read::ReadStats;
 pub(crate) use read::Rejected;
 pub use refs::{Lifetime, Published, RefPlaced};
 pub use resolve::{Resolved, ref_object};
-
-/// The Unix time in seconds.
-pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// A store, and mirrors that hold copies of it. Whatever is read and can be checked comes from the first
-/// of them that has it right; only the store itself is written.
-#[derive(Debug, Clone)]
-pub struct Store {
-    /// The store, then its mirrors.
-    transports: Vec<Arc<dyn Transport>>,
-    retry: RetryPolicy,
-    reads: Arc<read::ReadCounters>,
-}
-
-impl Store {
-    /// A store that is there already; nothing is read yet.
-    pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transports: vec![transport], retry: RetryPolicy::default(), reads: Arc::default() }
-    }
-
-    /// The store at an address: a path, `s3://`, `gs://`, `az://` or `http(s)://`.
-    pub fn open(location: &str) -> Result<Self, StoreError> {
-        Ok(Self::new(crate::transport::url::open(location)?))
-    }
-
-    /// The same store with further mirrors, in the order in which they are preferred.
-    pub fn with_mirrors(mut self, mirrors: impl IntoIterator<Item = Arc<dyn Transport>>) -> Self {
-        self.transports.extend(mirrors);
-        self
-    }
-
-    /// The same store, whose failures are waited out so.
-    pub fn with_retry(self, retry: RetryPolicy) -> Self {
-        Self { retry, ..self }
-    }
-
-    /// The same store and mirrors, told which artifact requests will be for (`name@id` or `@id`).
-    fn for_artifact(mut self, artifact: &str) -> Self {
-        for transport in &mut self.transports {
-            if let Some(told) = transport.for_artifact(artifact) {
-                *transport = told;
-            }
-        }
-        self
-    }
-
-    /// Makes the store's descriptor unless it is there. Returns whether the store is new.
-    pub async fn create(&self) -> Result<bool, StoreError> {
-        let path = paths::descriptor();
-        if let Some(bytes) = self.read_optional(&path, MAX_SMALL).await? {
-            let descriptor = Descriptor::parse(&bytes);
-            return descriptor
-                .and_then(|d| d.check())
-                .map(|()| false)
-                .map_err(StoreError::format(self, &path));
-        }
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
-        let descriptor = Descriptor::new(crate::format::id::to_hex(&id), STORE_VERSION);
-        let bytes = descriptor.to_bytes().map_err(StoreError::format(self, &path))?;
-        match self.transport().put_if(&path, Expected::Absent, bytes.into()).await {
-            Ok(()) => Ok(true),
-            // Another writer made it in between.
-            Err(error) if error.kind == TransportErrorKind::Conflict => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The store's own transport.
-    pub fn transport(&self) -> &Arc<dyn Transport> {
-        self.transports.first().unwrap_or_else(|| unreachable!("a store is made with a transport"))
-    }
-
-    /// The transports of the store and its mirrors, in the order in which they are preferred.
-    pub fn transports(&self) -> &[Arc<dyn Transport>] {
-        &self.transports
-    }
-
-    /// How failures that may pass are waited out.
-    pub fn retry(&self) -> &RetryPolicy {
-        &self.retry
-    }
-
-    /// The store's address, for messages.
-    pub fn location(&self) -> &str {
-        self.transport().location()
-    }
-
-    /// A manifest and its exact bytes.
-    pub async fn manifest(&self, id: ManifestId) -> Result<(Manifest, Bytes), StoreError> {
-        let parse = |bytes: Bytes| Ok((Manifest::parse(&bytes, id)?, bytes));
-        let (path, range) = (paths::manifest(id), ReadRange::Full);
-        self.read_checked(&path, &range, MAX_MANIFEST as u64, parse).await
-    }
-
-    /// The index of a pack, read from the pack's end.
-    pub async fn pack_index(&self, id: PackId) -> Result<PackIndex, StoreError> {
-        let path = paths::pack(id);
-        // One request for nearly every pack: 64 MiB of 1 MiB chunks have an index of 8 KiB.
-        let mut len = 16 << 10;
-        loop {
-            let parse = |tail: Bytes| {
-                let trailer_at = tail.len().saturating_sub(Trailer::LEN as usize);
-                let trailer = Trailer::parse(&tail[trailer_at..])?;
-                let need = u64::from(trailer.index_len) + Trailer::LEN;
-                if need > tail.len() as u64 && len < need {
-                    return Ok(Err(need));
-                }
-                let start = (tail.len() as u64).saturating_sub(need) as usize;
-                Ok(Ok(PackIndex::parse(&tail[start..trailer_at], id)?))
-            };
-            match self.read_checked(&path, &ReadRange::Suffix(len), len, parse).await? {
-                Ok(index) => return Ok(index),
-                Err(need) => len = need,
-            }
-        }
-    }
-
-    /// Every object below `prefix`, which ends in `/`, of the store and its mirrors, sorted by path.
-    pub async fn list(
-        &self,
-        prefix: &str,
-    ) -> Result<Vec<crate::transport::ObjectInfo>, StoreError> {
-        let (mut all, mut failed) = (std::collections::BTreeMap::new(), None);
-        let mut answered = false;
-        for transport in &self.transports {
-            match transport.list(prefix).await {
-                Ok(listed) => {
-                    answered = true;
-                    for info in listed {
-                        all.entry(info.path.clone()).or_insert(info);
-                    }
-                }
-                Err(error) => drop(failed.get_or_insert(error)),
-            }
-        }
-        match failed {
-            Some(error) if !answered => Err(error.into()),
-            _ => Ok(all.into_values().collect()),
-        }
-    }
-}

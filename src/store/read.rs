@@ -1,6 +1,6 @@
 //! Reading small objects: from the store or, where what it gives is missing or wrong, from a mirror.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -21,12 +21,6 @@ pub struct ReadStats {
     pub requests: u64,
     /// Bytes received.
     pub bytes: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct ReadCounters {
-    requests: AtomicU64,
-    bytes: AtomicU64,
 }
 
 /// Why an object does not count although it could be read.
