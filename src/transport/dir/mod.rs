@@ -4,6 +4,7 @@
 //! the new one. What a killed writer leaves lies in `.tmp/` and is never listed. Names that start
 //! with a dot belong to this module, and no directory is entered through a symbolic link.
 
+mod failure;
 mod read;
 mod write;
 
@@ -22,6 +23,7 @@ use super::{
     Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
     TransportErrorKind,
 };
+use failure::Failure;
 use read::{FileBody, hashed, stat_version};
 use write::{Temp, make_parent, sync_parent};
 
@@ -78,39 +80,6 @@ impl DirBackend {
             Err(e) => Failure::from(io::Error::other(e)),
         };
         Err(self.inner.error(object, failure))
-    }
-}
-
-/// What failed, before it is known for which object.
-struct Failure {
-    kind: TransportErrorKind,
-    message: String,
-    cause: Option<io::Error>,
-}
-
-impl Failure {
-    fn new(kind: TransportErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), cause: None }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        let (kind, message) = match error.kind() {
-            io::ErrorKind::NotFound => (TransportErrorKind::NotFound, "no such object"),
-            io::ErrorKind::PermissionDenied => (TransportErrorKind::Denied, "access denied"),
-            io::ErrorKind::ReadOnlyFilesystem => {
-                (TransportErrorKind::ReadOnly, "the file system takes no writes")
-            }
-            _ => (TransportErrorKind::Io, "the file system failed"),
-        };
-        Self { kind, message: message.to_owned(), cause: Some(error) }
-    }
-}
-
-impl From<rustix::io::Errno> for Failure {
-    fn from(error: rustix::io::Errno) -> Self {
-        io::Error::from(error).into()
     }
 }
 

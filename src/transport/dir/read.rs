@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::transport::{
     Body, ObjectPath, ObjectReader, TransportError, TransportErrorKind, Version,
 };

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::memory::pages::BLOCK;
 
 /// From this length on, bytes that begin at a block of memory go to the disk without a copy in the

@@ -11,8 +11,8 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Response};
 
-use super::Site;
 use super::body::UNKNOWN_END;
+use super::site::Site;
 use crate::transport::{ReadRange, TransportError, TransportErrorKind, Version};
 
 /// The longest text of a server that a message repeats.

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 
-use super::Site;
 use super::connect::{body_error, socket_error};
 use super::connections::Payload;
+use super::site::Site;
 use crate::transport::{Body, TransportError, TransportErrorKind, move_bytes};
 
 /// `range.end` of a body whose length the server does not tell.

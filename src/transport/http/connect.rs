@@ -16,7 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
 
-use super::{HttpOptions, Site};
+use super::options::HttpOptions;
+use super::site::Site;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// Weights flow best over several connections of HTTP/1.1: limits are per connection, and bodies come

@@ -25,8 +25,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::HttpOptions;
 use super::connect::{Connector, ExchangeError, Stream};
+use super::options::HttpOptions;
 use crate::transport::move_bytes;
 
 /// Unused connections kept at a time.

@@ -7,6 +7,8 @@ mod answer;
 mod body;
 mod connect;
 mod connections;
+mod options;
+mod site;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,6 +27,8 @@ use super::{
 use answer::Answer;
 use body::HttpBody;
 use connections::{Connections, Payload};
+pub use options::HttpOptions;
+use site::Site;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
@@ -32,24 +36,6 @@ const MAX_REDIRECTS: usize = 10;
 const MAX_DRAIN: usize = 64 << 10;
 /// How long such a body may take.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
-
-/// How a client connects.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct HttpOptions {
-    /// How long a connection may take to be made.
-    pub connect_timeout: Duration,
-    /// Certificates (PEM) to trust in place of the system's.
-    pub roots_pem: Option<Vec<u8>>,
-    /// A bearer token for the server, which no other one is shown on a redirect.
-    pub token: Option<String>,
-}
-
-impl Default for HttpOptions {
-    fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(10), roots_pem: None, token: None }
-    }
-}
 
 /// A store below an `http://` or `https://` address.
 #[derive(Debug, Clone)]
@@ -64,19 +50,6 @@ pub struct HttpBackend {
 /// The header that tells an edge which artifact a request is for, as `name@id` or `@id`: one that did
 /// not see the artifact opened then knows which manifest to look at.
 pub const ARTIFACT_HEADER: HeaderName = HeaderName::from_static("tenpak-artifact");
-
-/// What an error has to name.
-#[derive(Clone)]
-struct Site {
-    location: Arc<str>,
-    object: Arc<str>,
-}
-
-impl Site {
-    fn error(&self, kind: TransportErrorKind, message: impl Into<String>) -> TransportError {
-        TransportError::new(kind, &*self.location, &self.object, message)
-    }
-}
 
 impl HttpBackend {
     /// A store whose objects lie below `base`. Nothing is asked of the server yet.

@@ -1,0 +1,21 @@
+//! How a client connects.
+
+use std::time::Duration;
+
+/// How a client connects.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HttpOptions {
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// Certificates (PEM) to trust in place of the system's.
+    pub roots_pem: Option<Vec<u8>>,
+    /// A bearer token for the server, which no other one is shown on a redirect.
+    pub token: Option<String>,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self { connect_timeout: Duration::from_secs(10), roots_pem: None, token: None }
+    }
+}
