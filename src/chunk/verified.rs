@@ -1,7 +1,7 @@
 //! The border between bytes that arrived and bytes that are known.
 //!
 //! A [`VerifiedChunk`] comes of nothing but hashing and owns its bytes, so that nobody can change them
-//! after the check. In memory that is shared, it has as many owners as need it. Decoders take nothing
+//! after the check; bytes that are hashed on arrival ([`Arriving`]) are out of reach from then on. In memory that is shared, it has as many owners as need it. Decoders take nothing
 //! else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,7 +73,16 @@ impl<M: OwnedBytes> VerifiedChunk<M> {
     ///
     /// If they are other bytes than the record names, with the bytes.
     pub fn verify(record: ChunkRecord, stored: M) -> Result<Self, Box<Unverified<M>>> {
-        let (found, len) = (StoredDigest::of(stored.as_ref()), stored.as_ref().len());
+        let found = StoredDigest::of(stored.as_ref());
+        Self::compare(record, stored, found)
+    }
+
+    fn compare(
+        record: ChunkRecord,
+        stored: M,
+        found: StoredDigest,
+    ) -> Result<Self, Box<Unverified<M>>> {
+        let len = stored.as_ref().len();
         HASHED.fetch_add(len as u64, Ordering::Relaxed);
         if found == record.stored && len == record.stored_len as usize {
             return Ok(Self { record, stored });
@@ -124,6 +133,72 @@ impl VerifiedChunk {
     }
 }
 
+/// Memory that is divided and joined again without a copy.
+pub trait Divisible: OwnedBytes + AsMut<[u8]> + Default {
+    /// Takes the first `at` bytes.
+    fn divide(&mut self, at: usize) -> Self;
+
+    /// Joins the memory with what lies right behind it; with other memory, it need not.
+    fn rejoin(&mut self, next: Self);
+}
+
+/// What is hashed at a time while more is to come: whole subtrees of BLAKE3 in full vectors.
+const STEP: usize = 64 << 10;
+
+/// A chunk whose stored bytes are still coming: hashed while the rest travels and what came is in the
+/// cache.
+#[derive(Debug)]
+pub struct Arriving<M: Divisible> {
+    record: ChunkRecord,
+    /// What has come and nobody else can reach; the first `hashed` bytes of it went into `hasher`.
+    taken: M,
+    hasher: blake3::Hasher,
+    hashed: usize,
+    /// The room behind it.
+    room: M,
+}
+
+impl<M: Divisible> Arriving<M> {
+    /// A chunk of which nothing has come, which is to fill `room`.
+    pub fn new(record: ChunkRecord, room: M) -> Self {
+        Self { record, taken: M::default(), hasher: blake3::Hasher::new(), hashed: 0, room }
+    }
+
+    /// Where its further bytes belong.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.room.as_mut()
+    }
+
+    /// Takes the first `count` bytes of the room, which have come, and hashes what makes whole steps.
+    pub fn take_in(&mut self, count: usize) {
+        self.taken.rejoin(self.room.divide(count));
+        let steps = self.taken.as_ref().len() / STEP * STEP;
+        if let Some(new) = self.taken.as_ref().get(self.hashed..steps) {
+            self.hasher.update(new);
+            self.hashed = steps;
+        }
+    }
+
+    /// Hashes the rest, and compares with the record.
+    ///
+    /// # Errors
+    ///
+    /// If other bytes have come than the record names, with the memory.
+    pub fn verify(mut self) -> Result<VerifiedChunk<M>, Box<Unverified<M>>> {
+        self.hasher.update(self.taken.as_ref().get(self.hashed..).unwrap_or_default());
+        let found = StoredDigest::from_hash(self.hasher.finalize());
+        let (record, stored) = (self.record, self.abandon());
+        VerifiedChunk::compare(record, stored, found)
+    }
+
+    /// Gives up, and keeps the memory.
+    pub fn abandon(self) -> M {
+        let mut whole = self.taken;
+        whole.rejoin(self.room);
+        whole
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +214,43 @@ mod tests {
         }
         let lying = ChunkRecord { stored_len: 4, ..record };
         assert!(VerifiedChunk::verify(lying, BytesMut::from(&b"chunk"[..])).is_err());
+    }
+
+    impl Divisible for BytesMut {
+        fn divide(&mut self, at: usize) -> Self {
+            self.split_to(at)
+        }
+
+        fn rejoin(&mut self, next: Self) {
+            self.unsplit(next);
+        }
+    }
+
+    #[test]
+    fn bytes_are_hashed_as_they_arrive() {
+        let data: Vec<u8> = (0..300_000_u32).map(|i| (i ^ (i >> 8)) as u8).collect();
+        let record = ChunkRecord::raw(Dtype::Bytes, data.len() as u32, blake3::hash(&data));
+        for step in [1, 1000, STEP, STEP + 1, data.len()] {
+            for damaged in [None, Some(0), Some(STEP), Some(data.len() - 1)] {
+                let mut arriving = Arriving::new(record, BytesMut::zeroed(data.len()));
+                let mut wire = data.clone();
+                if let Some(at) = damaged {
+                    wire[at] ^= 1;
+                }
+                for part in wire.chunks(step) {
+                    arriving.room()[..part.len()].copy_from_slice(part);
+                    arriving.take_in(part.len());
+                }
+                assert!(arriving.room().is_empty());
+                match arriving.verify() {
+                    Ok(chunk) => assert!(damaged.is_none() && chunk.stored() == data),
+                    Err(bad) => assert!(damaged.is_some() && bad.bytes == wire),
+                }
+            }
+        }
+        let mut arriving = Arriving::new(record, BytesMut::zeroed(data.len()));
+        arriving.take_in(70_000);
+        assert_eq!(arriving.abandon().len(), data.len(), "its memory comes back whole");
     }
 
     #[test]

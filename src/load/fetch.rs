@@ -13,7 +13,7 @@ use super::bases::KnownBases;
 use super::buffer::Target;
 use super::links::{Links, Ready};
 use crate::chunk::codec::DecodeError;
-use crate::chunk::verified::{DigestMismatch, VerifiedChunk};
+use crate::chunk::verified::{Arriving, DigestMismatch, VerifiedChunk};
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::memory::buffers::Buffers;
 use crate::memory::pool::{self, Job, Urgency};
@@ -23,9 +23,11 @@ use crate::transport::{
     ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
 };
 
-/// The most that one read asks for, and the bytes after which others have their turn: whoever else runs on
-/// this thread waits no longer than these take to be copied.
-const TURN: usize = 1 << 20;
+/// The most that one read asks for: what was read is hashed while it is in the cache.
+const READ: usize = 1 << 20;
+/// Bytes after which others have their turn: whoever else runs on this thread waits no longer than these take
+/// to be copied and hashed.
+const TURN: usize = 4 << 20;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
 const TAIL: u64 = 1 << 20;
 
@@ -138,9 +140,9 @@ struct Running {
     queue: VecDeque<ChunkJob>,
     /// Where the next byte of the body lies in the object.
     at: u64,
-    /// The memory of the first chunk of the queue, and how much of it has come.
-    room: Option<(Slot, usize)>,
-    /// The chunk before, while it is hashed and decoded.
+    /// What has come of the first chunk of the queue.
+    arriving: Option<Arriving<Slot>>,
+    /// The chunk before, while it is decoded.
     pending: Option<Job<ControlFlow<()>>>,
     /// For bytes that nobody wants.
     waste: Slot,
@@ -157,7 +159,7 @@ impl Fetch {
         let mut running = Running {
             queue: VecDeque::new(),
             at: 0,
-            room: None,
+            arriving: None,
             pending: None,
             waste: Slot::default(),
             turn: 0,
@@ -172,8 +174,8 @@ impl Fetch {
             // It has reported, or it has failed and the load hangs on it: that is noticed.
             let _ = pending.await;
         }
-        if let (Some((room, _)), Some(job)) = (running.room.take(), running.queue.front_mut()) {
-            job.give_back(room);
+        if let (Some(some), Some(job)) = (running.arriving.take(), running.queue.front_mut()) {
+            job.give_back(some.abandon());
         }
         let mut unfinished: Vec<_> = running.queue.into();
         self.jobs.close();
@@ -213,7 +215,7 @@ impl Fetch {
         if reader.range.end.saturating_sub(running.at) > TAIL {
             return Ok(());
         }
-        while self.discard(reader, running, TURN).await? > 0 {}
+        while self.discard(reader, running, READ).await? > 0 {}
         Ok(())
     }
 
@@ -225,9 +227,9 @@ impl Fetch {
         max: usize,
     ) -> Step<usize> {
         if running.waste.is_empty() {
-            running.waste = self.finisher.scratch.take(TURN);
+            running.waste = self.finisher.scratch.take(READ);
         }
-        let out = running.waste.get_mut(..max.min(TURN)).unwrap_or_default();
+        let out = running.waste.get_mut(..max.min(READ)).unwrap_or_default();
         let count = self.read_some(reader, out, &mut running.turn).await?;
         running.at += count as u64;
         Ok(count)
@@ -247,7 +249,7 @@ impl Fetch {
             *turn = 0;
             tokio::task::yield_now().await;
         }
-        let most = out.len().min(TURN);
+        let most = out.len().min(READ);
         let out = out.get_mut(..most).unwrap_or_default();
         let count = reader.body.read(out).await.map_err(Some)?;
         *turn += count;
@@ -261,7 +263,7 @@ impl Fetch {
             return Err(Some(self.error(TransportErrorKind::Protocol, what)));
         }
         while running.at < to {
-            let most = usize::try_from(to - running.at).unwrap_or(TURN);
+            let most = usize::try_from(to - running.at).unwrap_or(READ);
             if self.discard(reader, running, most).await? == 0 {
                 let what = format!("the body ends at byte {}", running.at);
                 return Err(Some(self.error(TransportErrorKind::Protocol, what)));
@@ -276,35 +278,37 @@ impl Fetch {
         let offset = job.offset;
         self.skip(reader, running, offset).await?;
         let Some(job) = running.queue.front_mut() else { return Ok(()) };
-        let room = job.room(&self.finisher.scratch);
-        let (room, came) = running.room.insert((room, 0));
-        while let Some(rest) = room.get_mut(*came..).filter(|rest| !rest.is_empty()) {
-            let missing = rest.len();
-            let count = self.read_some(reader, rest, &mut running.turn).await?;
+        let (record, room) = (job.record, job.room(&self.finisher.scratch));
+        let arriving = running.arriving.insert(Arriving::new(record, room));
+        while !arriving.room().is_empty() {
+            let missing = arriving.room().len();
+            let count = self.read_some(reader, arriving.room(), &mut running.turn).await?;
             if count == 0 {
                 let what = format!("the body ends {missing} bytes too early");
                 return Err(Some(self.error(TransportErrorKind::Protocol, what)));
             }
-            *came += count;
+            // As much as one read brings is hashed here, while it is in the cache: elsewhere it would
+            // take half as long again.
+            arriving.take_in(count);
         }
-        running.at += room.len() as u64;
+        running.at += u64::from(record.stored_len);
         Ok(())
     }
 
-    /// Has the chunk that has come verified and placed, while the next one is read. It leaves the queue
+    /// Verifies the chunk that has come, and has it decoded while the next one is read. It leaves the queue
     /// when nothing can come between that and its report.
     async fn finish(&self, running: &mut Running) -> Step<()> {
         // Reports come in the order of the chunks.
         self.settle(running).await?;
-        let (Some(job), Some((room, _))) = (running.queue.pop_front(), running.room.take()) else {
+        let (Some(job), Some(chunk)) = (running.queue.pop_front(), running.arriving.take()) else {
             return Ok(());
         };
-        if self.transport.reads_block() {
-            return ended(self.finisher.finish(job, room));
+        if self.transport.reads_block() || job.is_in_place() {
+            return ended(self.finisher.finish(job, chunk));
         }
         let finisher = self.finisher.clone();
         let len = job.record.stored_len.max(job.record.decoded_len) as usize;
-        let finish = move || finisher.finish(job, room);
+        let finish = move || finisher.finish(job, chunk);
         running.pending = Some(pool::spawn(len, Urgency::Now, finish));
         Ok(())
     }
@@ -326,7 +330,7 @@ fn ended(flow: ControlFlow<()>) -> Step<()> {
     }
 }
 
-/// Verifies, decodes and reports what a fetch has read.
+/// Decodes and reports what a fetch has read.
 #[derive(Debug, Clone)]
 pub(super) struct Finisher {
     pub(super) fetch: FetchId,
@@ -342,9 +346,10 @@ impl Finisher {
         drop(self.reports.send(report));
     }
 
-    fn finish(&self, mut job: ChunkJob, room: Slot) -> ControlFlow<()> {
+    fn finish(&self, mut job: ChunkJob, chunk: Arriving<Slot>) -> ControlFlow<()> {
+        let verified = chunk.verify();
         let (fetch, chunk) = (self.fetch, job.chunk);
-        let verified = match VerifiedChunk::verify(job.record, room) {
+        let verified = match verified {
             Ok(verified) => verified,
             Err(unverified) => {
                 let error = unverified.error;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::pages;
-use crate::chunk::verified::OwnedBytes;
+use crate::chunk::verified::{Divisible, OwnedBytes};
 
 /// Memory that can be lent.
 ///
@@ -126,6 +126,23 @@ impl Default for Slot {
     /// No bytes.
     fn default() -> Self {
         Self { memory: None, start: NonNull::dangling(), len: 0, fresh: false }
+    }
+}
+
+impl AsMut<[u8]> for Slot {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+impl Divisible for Slot {
+    fn divide(&mut self, at: usize) -> Self {
+        self.split_to(at)
+    }
+
+    fn rejoin(&mut self, next: Self) {
+        // What is not behind it is let go.
+        drop(self.join(next));
     }
 }
 
