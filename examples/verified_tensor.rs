@@ -1,10 +1,7 @@
 //! Loads one tensor, verified against a trusted key, from any store:
 //! `verified_tensor STORE ARTIFACT TENSOR PUBLIC_KEY`.
 
-use tenpak::load::LoadOptions;
-use tenpak::store::Store;
-use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
-use tenpak::trust::TrustSet;
+use tenpak::{Artifact, LoadOptions, OpenOptions, Selection, Store, TrustSet};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

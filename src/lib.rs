@@ -7,7 +7,7 @@
 //!
 //! Lower layers first; a module imports only what stands before it. Without any feature the crate is
 //! its core: bytes to bytes, no I/O, no runtime. A module of another row needs that row's feature
-//! (`tests/layers.rs` holds all three):
+//! (`tests/layers/` holds all three):
 //!
 //! | modules | feature | what they do |
 //! |---|---|---|
@@ -18,8 +18,8 @@
 //! | [`trust`] | core | keys, signatures, who may sign what; with `load`, their files and the versions seen; with `openpgp`, its keys |
 //! | [`memory`] | load | slots that destinations lend, buffers that are used again, threads that hash |
 //! | [`transport`] | load | directories and web servers behind one trait; with `cloud`, buckets |
-//! | [`store`] | load | typed objects, refs, leases |
-//! | [`load`] | load | opening an artifact, and streaming its tensors into memory; with `cuda` and `wgpu`, into devices |
+//! | [`store`] | load | a store and its mirrors: typed objects, refs, leases; opening an artifact |
+//! | [`load`] | load | streaming verified tensors into memory; with `cuda` and `wgpu`, into devices |
 //! | [`pack`] | pack | folders into a store and back |
 //! | [`quantize`] | models | language models, and what is measured of them; with `produce`, new artifacts from old ones: quantized checkpoints, deltas |
 //! | [`maintain`] | pack | keeping a store: verify, copy, collect, repack |
@@ -30,16 +30,13 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tenpak::store::artifact;
-//! use tenpak::load::LoadOptions;
-//! use tenpak::store::Store;
-//! use tenpak::trust::TrustSet;
+//! use tenpak::{Artifact, LoadOptions, OpenOptions, Selection, Store, TrustSet};
 //!
 //! let trust = TrustSet::load(&["org.pub".to_owned()])?;
-//! let options = artifact::OpenOptions { trust, ..Default::default() };
+//! let options = OpenOptions { trust, ..Default::default() };
 //! let store = Store::open("https://weights.example.com/store/")?;
-//! let model = artifact::Artifact::open(store, &"org/model".parse()?, &options).await?;
-//! let wanted = model.select(&artifact::Selection::new(&["lm_head.weight"])?, None).await?;
+//! let model = Artifact::open(store, &"org/model".parse()?, &options).await?;
+//! let wanted = model.select(&Selection::new(&["lm_head.weight"])?, None).await?;
 //! let mut load = model.load(wanted, &LoadOptions::default());
 //! while let Some(tensor) = load.next().await {
 //!     let tensor = tensor?;
@@ -76,3 +73,15 @@ pub mod store;
 #[cfg(feature = "load")]
 pub mod transport;
 pub mod trust;
+
+pub use format::id::ManifestId;
+pub use format::name::ArtifactSpec;
+#[cfg(feature = "load")]
+pub use load::{ArtifactError, LoadError, LoadOptions, LoadStats, Loader, Tensor};
+pub use schedule::plan::TensorRequest;
+pub use schedule::shard::Shard;
+#[cfg(feature = "load")]
+pub use store::artifact::{Artifact, OpenOptions, Selection};
+#[cfg(feature = "load")]
+pub use store::{Store, StoreError};
+pub use trust::{TrustError, TrustSet};

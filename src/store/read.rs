@@ -104,9 +104,11 @@ impl Store {
                 Ok(bytes)
             }
             // A body beyond the limit may be the host's fault, or the object may be too long.
-            Err(error) if error.kind == TransportErrorKind::Protocol => {
+            Err(error)
+                if error.kind == TransportErrorKind::Protocol && *range == ReadRange::Full =>
+            {
                 match transport.head(path).await {
-                    Ok(Some(info)) if *range == ReadRange::Full && info.size > limit => {
+                    Ok(Some(info)) if info.size > limit => {
                         let source = FormatError::Limit { what: "object", value: info.size, limit };
                         let (location, object) = (transport.location(), path.to_string());
                         let (location, source) = (location.to_owned(), Box::new(source));

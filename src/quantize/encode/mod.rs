@@ -1,8 +1,8 @@
-//! From weights to what each family stores: the inverse of [`dequantize`](super::dequantize). Pure.
+//! From weights to what each family stores: the inverse of [`dequantize`](crate::dequant::dequantize). Pure.
 //!
 //! Byte for byte what the family's own library stores (`tests/judges/` holds the comparison). A weight is a
 //! [`Matrix`]; a method either encodes it at once ([`nf4`], [`int8`], [`fp8`], [`gguf`]) or gives
-//! [`Codes`](super::codes::Codes) ([`rtn`] here, or a solver), which a layout packs ([`gptq`], [`awq`],
+//! [`Codes`](crate::dequant::codes::Codes) ([`rtn`] here, or a solver), which a layout packs ([`gptq`], [`awq`],
 //! [`packed`]). The bytes are the same whatever the number of threads.
 
 pub mod awq;

@@ -102,7 +102,7 @@ impl Artifact {
         Ok(Windows { windows, bytes: Some(bytes) })
     }
 
-    /// The tensors of a window, as [`Self::want`] gives all of them.
+    /// The tensors of a window, as [`Self::select`] gives all of them.
     ///
     /// # Errors
     /// If the table or the layout cannot be read.

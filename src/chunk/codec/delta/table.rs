@@ -16,7 +16,7 @@ pub(super) const SYMBOLS: usize = 2 * HALF;
 
 /// What a slot decodes to: bits 0 to 10 the symbol's frequency, 11 to 20 the slot's place within
 /// the symbol, 21 to 23 how many raw bits lie beside it, 24 whether the sign changes, 25 to 31 the
-/// quotient as a signed number; of an escape, [`ESCAPE_QUOTIENT`].
+/// quotient as a signed number; of an escape, `ESCAPE_QUOTIENT`.
 pub(super) type Entry = u32;
 
 pub(super) const FREQUENCY_MASK: u32 = 0x7ff;

@@ -14,7 +14,7 @@ pub(super) struct Scratch {
     pub(super) symbols: Vec<u16>,
     /// Of each element, its raw bits.
     pub(super) raw: Vec<u32>,
-    /// See [`write`].
+    /// See `write`.
     pub(super) words: Vec<u16>,
 }
 
