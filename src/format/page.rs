@@ -1,5 +1,7 @@
 //! Pages of a chunk table: entries for tensors or files, and the records of their chunks
 //! (sections 5.1, 5.2, 5.4). A page is read and verified alone.
+//!
+//! One file: reading and writing of an entry stand side by side, so that neither changes alone.
 
 use serde::{Deserialize, Serialize};
 

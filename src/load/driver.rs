@@ -1,5 +1,7 @@
 //! The driver: one task that turns the state's actions into fetches, memory and deliveries, and
 //! what comes back into the state's events.
+//!
+//! One file: every step changes the same state, between two events of one task.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,6 @@
 //! The packer: units of files, looked up and linked or encoded, until all of them have records.
+//!
+//! One file: its steps share the state of one pack run.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;

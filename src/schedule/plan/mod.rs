@@ -4,6 +4,8 @@
 //! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
 //! tensor's bytes, cut into slots that are filled independently of each other. The bases that
 //! its chunks are stored against belong to the delivery too, and fill nothing.
+//!
+//! One file: the fields of a plan state what the functions below them ensure.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

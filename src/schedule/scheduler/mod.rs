@@ -3,6 +3,9 @@
 //!
 //! Every chunk has at most one owner at any time: it waits in the queue, or one fetch has it, or it
 //! is done. Memory is admitted in delivery order, so what is needed first can always go on.
+//!
+//! One file: every event may change any part of the one state; `mirror` holds what one mirror's
+//! answers say of it.
 
 mod mirror;
 #[cfg(test)]
