@@ -27,7 +27,7 @@ use crate::transport::{
 const READ: usize = 1 << 20;
 /// Bytes after which others have their turn: whoever else runs on this thread waits no longer than these take
 /// to be copied and hashed.
-const TURN: usize = 2 << 20;
+const TURN: usize = 1 << 20;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
 const TAIL: u64 = 1 << 20;
 
