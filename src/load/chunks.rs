@@ -99,16 +99,11 @@ pub(crate) async fn fetch_all(
                     *slot = Some(chunk);
                 }
             }
-            Err(LoadError::Corrupt { .. }) => {}
-            Err(LoadError::Transport { error, .. }) if is_absent(error.kind) => {}
+            Err(error) if error.is_misplaced() => {}
             Err(error) => return Err(store_error(error)),
         }
     }
     Ok(all)
-}
-
-fn is_absent(kind: TransportErrorKind) -> bool {
-    matches!(kind, TransportErrorKind::NotFound | TransportErrorKind::OutOfRange)
 }
 
 /// Fetches, verifies and decodes a chunk; `bases` are what it is stored against, nearest first.

@@ -252,12 +252,10 @@ impl Driver {
                 for job in unfinished {
                     self.take_back(job);
                 }
-                let failure = error.as_ref().map(|error| match error.kind {
-                    _ if error.is_transient() => Failure::Transient(error.retry_after),
-                    TransportErrorKind::NotFound | TransportErrorKind::OutOfRange => {
-                        Failure::Absent
-                    }
-                    _ => Failure::Permanent,
+                let failure = error.as_ref().map(|error| match () {
+                    () if error.is_transient() => Failure::Transient(error.retry_after),
+                    () if error.is_absent() => Failure::Absent,
+                    () => Failure::Permanent,
                 });
                 if let Some(error) = error {
                     self.last_error = Some(error);

@@ -115,4 +115,13 @@ impl LoadError {
             Self::Memory(_) | Self::Internal(_) => ErrorKind::Other,
         }
     }
+
+    /// Whether a chunk is not where it should be: other bytes are there, or none.
+    pub(crate) fn is_misplaced(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Transport { error, .. } => error.is_absent(),
+            _ => false,
+        }
+    }
 }

@@ -22,7 +22,6 @@ use crate::memory::slot::SlotProvider;
 use crate::schedule::plan::{Form, Plan, PlanOptions, TensorRequest};
 use crate::schedule::scheduler::{Limits, MAX_MIRRORS};
 use crate::store::Store;
-use crate::transport::TransportErrorKind;
 
 /// The most that is kept of buffers that nobody uses.
 const POOL: usize = 64 << 20;
@@ -120,7 +119,7 @@ impl Load {
             let driver = Driver::new(self.work(plan.clone(), known.clone(), memory.clone(), begun));
             let Err(failed) = driver.run().await else { return };
             let left = Left::of(&plan, failed.delivered, begun)
-                .filter(|_| is_misplaced(&failed.error) && self.store.transports().len() > 1);
+                .filter(|_| failed.error.is_misplaced() && self.store.transports().len() > 1);
             let moved = match left {
                 Some(left) => self.relocate(left, &mut mirror).await,
                 None => None,
@@ -229,16 +228,5 @@ impl Left {
             begun = begun.max(own.iter().map(|delivery| delivery.range.end).max());
         }
         Some(Self { tensors, begun })
-    }
-}
-
-/// Whether chunks were not where they should be.
-fn is_misplaced(error: &LoadError) -> bool {
-    match error {
-        LoadError::Corrupt { .. } => true,
-        LoadError::Transport { error, .. } => {
-            matches!(error.kind, TransportErrorKind::NotFound | TransportErrorKind::OutOfRange)
-        }
-        _ => false,
     }
 }

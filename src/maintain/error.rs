@@ -2,7 +2,7 @@
 
 use crate::format::id::ManifestId;
 use crate::store::StoreError;
-use crate::transport::{TransportError, TransportErrorKind};
+use crate::transport::TransportError;
 
 /// A failed operation of maintenance.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +51,7 @@ pub(super) fn is_damage(error: &StoreError) -> bool {
         | StoreError::Incomplete { .. }
         | StoreError::Chunk { .. }
         | StoreError::Decode { .. } => true,
-        StoreError::Transport(error) => {
-            matches!(error.kind, TransportErrorKind::NotFound | TransportErrorKind::OutOfRange)
-        }
+        StoreError::Transport(error) => error.is_absent(),
         StoreError::Trust(error) => {
             error.is_refusal() || matches!(error, crate::trust::TrustError::Malformed { .. })
         }

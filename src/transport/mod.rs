@@ -299,4 +299,10 @@ impl TransportError {
         use TransportErrorKind::*;
         matches!(self.kind, Protocol | Stalled | Transient)
     }
+
+    /// Whether the bytes asked for are not there: no such object, or a shorter one.
+    pub fn is_absent(&self) -> bool {
+        use TransportErrorKind::*;
+        matches!(self.kind, NotFound | OutOfRange)
+    }
 }
