@@ -12,6 +12,7 @@ use std::sync::Arc;
 use matmul::{Failure, numbers};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use tenpak::dequant::Float;
+use tenpak::dequant::codes::NF4;
 use tenpak::dequant::config::Method;
 use tenpak::load::LoadOptions;
 use tenpak::load::sink::dequant::{Delivered, DequantSink, Dequantize, Made};
@@ -26,25 +27,6 @@ use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::transport::Transport;
 use tenpak::transport::object::ObjectBackend;
 
-/// The code book of NF4.
-const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
 /// Elements per absmax.
 const BLOCK: usize = 64;
 
