@@ -30,7 +30,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::format::name::{ArtifactName, Tag};
-use crate::store::{Lease, Store, StoreError};
+use crate::store::{Lease, Store};
 
 pub use error::PackError;
 pub use held::Held;
@@ -82,7 +82,7 @@ pub fn pack_inputs(
         }
         Err(error) => {
             let may_pass = match &error {
-                PackError::Store(StoreError::Transport(error)) => error.is_transient(),
+                PackError::Store(error) => error.may_pass(),
                 PackError::NotGenerated => maker.may_pass(),
                 _ => false,
             };

@@ -77,7 +77,7 @@ impl StoreError {
         }
     }
 
-    /// Whether trying again may help.
+    /// Whether trying again may help: the store could not be asked, rather than that it said something.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Transport(error) if error.is_transient())
     }

@@ -142,7 +142,7 @@ impl Catalog {
                 self.absent.insert(key, error.clone()).await;
                 Err(error)
             }
-            Err(error) if is_outage(&error) => {
+            Err(error) if error.may_pass() => {
                 let known = self.stale.get(&key).await;
                 let known = known.filter(|meaning| age(meaning.said) < fresh + stale);
                 let meaning = known.ok_or(error)?;
@@ -325,9 +325,4 @@ async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
 /// Whether the origin says that there is no such name.
 fn is_missing(error: &StoreError) -> bool {
     error.is_not_found() || matches!(error, StoreError::NoArtifact { .. })
-}
-
-/// Whether the origin could not be asked, rather than that it said something.
-fn is_outage(error: &StoreError) -> bool {
-    matches!(error, StoreError::Transport(error) if error.is_transient())
 }

@@ -112,7 +112,7 @@ impl ProduceError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Source(error) => error.may_pass(),
-            Self::Store(StoreError::Transport(error)) => error.is_transient(),
+            Self::Store(error) => error.may_pass(),
             _ => false,
         }
     }
