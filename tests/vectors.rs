@@ -147,11 +147,12 @@ fn packs_are_written_as_read() {
         let parsed = PackIndex::parse(index, id.parse::<PackId>().unwrap()).unwrap();
         assert_eq!(parsed.data_len(), data.len() as u64);
         let mut again = PackIndex::new(parsed.nonce());
-        for (range, record) in parsed.places() {
+        for placed in parsed.placed(id.parse().unwrap()) {
+            let (record, range) = (placed.record, placed.range());
             let chunk = &data[range.start as usize..range.end as usize];
-            assert!(VerifiedChunk::verify(*record, BytesMut::from(chunk)).is_ok());
-            assert_eq!(again.push(*record).map(u64::from), Some(range.start));
-            assert_eq!(&ChunkRecord::parse(&record.to_bytes()).unwrap(), record);
+            assert!(VerifiedChunk::verify(record, BytesMut::from(chunk)).is_ok());
+            assert_eq!(again.push(record).map(u64::from), Some(range.start));
+            assert_eq!(ChunkRecord::parse(&record.to_bytes()).unwrap(), record);
         }
         let trailer = Trailer { index_len: again.to_bytes().len() as u32 };
         assert_eq!([data, &again.to_bytes(), &trailer.to_bytes()].concat(), bytes);

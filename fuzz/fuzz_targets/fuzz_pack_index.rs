@@ -6,9 +6,10 @@ use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::id::PackId;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(index) = PackIndex::parse(data, PackId::of(data)) {
+    let id = PackId::of(data);
+    if let Ok(index) = PackIndex::parse(data, id) {
         assert_eq!(index.to_bytes(), data);
-        assert!(index.places().all(|(range, _)| range.end <= index.data_len()));
+        assert!(index.placed(id).all(|chunk| chunk.range().end <= index.data_len()));
     }
     if let Ok(trailer) = Trailer::parse(data) {
         assert_eq!(trailer.to_bytes(), data);

@@ -11,6 +11,9 @@ use crate::format::glob::GlobError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EdgeError {
+    /// An edge without an origin.
+    #[error("no origin was given")]
+    NoOrigin,
     /// The system gives no more connections.
     #[error("cannot accept connections")]
     Accept(#[source] io::Error),

@@ -73,10 +73,9 @@ impl Edge {
         let disk = options.disk.take().map(open).transpose()?;
         let cache = ChunkCache::new(options.memory, options.answer_memory);
         let catalog = Catalog::new(&origins, &mut options);
-        let origins = Origins::new(origins);
-        let retry = options.retry;
-        let chunks = ChunkSource::new(origins.clone(), retry.clone(), cache.clone(), disk.clone());
-        let (packs, files) = (Packs::new(chunks.clone(), retry), Files::new(chunks.clone()));
+        let origins = Origins::new(origins, options.retry).ok_or(EdgeError::NoOrigin)?;
+        let chunks = ChunkSource::new(origins.clone(), cache.clone(), disk.clone());
+        let (packs, files) = (Packs::new(chunks.clone()), Files::new(chunks.clone()));
         let relay = Relay::new(origins, options.names, options.clock);
         Ok(Arc::new(Self {
             relay,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::error::FormatError;
 use super::limits::{MAX_PACK, MAX_RECORDS};
+use super::record::ChunkRecord;
 use super::wire::{Cursor, at_most};
 use crate::format::id::{ManifestId, PackId};
 
@@ -41,6 +42,23 @@ impl Place {
         c.finish()?;
         at_most("layout entry offset", u64::from(offset), MAX_PACK)?;
         Ok(Self { pack, offset })
+    }
+}
+
+/// A chunk with its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// What it is.
+    pub record: ChunkRecord,
+    /// Where the layout says it lies.
+    pub place: Place,
+}
+
+impl Placed {
+    /// Its bytes in the pack.
+    pub fn range(&self) -> Range<u64> {
+        let start = u64::from(self.place.offset);
+        start..start + u64::from(self.record.stored_len)
     }
 }
 

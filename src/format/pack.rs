@@ -1,8 +1,7 @@
 //! Packs: chunks back to back, then their index, then a trailer (section 4).
 
-use std::ops::Range;
-
 use super::error::FormatError;
+use super::layout::{Place, Placed};
 use super::limits::MAX_PACK;
 use super::record::ChunkRecord;
 use super::wire::{Cursor, at_most};
@@ -50,12 +49,12 @@ impl PackIndex {
         &self.chunks
     }
 
-    /// The chunks with the bytes of the pack that hold them.
-    pub fn places(&self) -> impl Iterator<Item = (Range<u64>, &ChunkRecord)> {
-        self.chunks.iter().scan(0, |at, record| {
-            let start = *at;
-            *at += u64::from(record.stored_len);
-            Some((start..*at, record))
+    /// The chunks with their places in `pack`, which has this index.
+    pub fn placed(&self, pack: PackId) -> impl Iterator<Item = Placed> {
+        self.chunks.iter().scan(0, move |at, record| {
+            let offset = *at;
+            *at += record.stored_len;
+            Some(Placed { record: *record, place: Place { pack, offset } })
         })
     }
 
@@ -172,7 +171,7 @@ mod tests {
         let bytes = index().to_bytes();
         let id = PackId::of(&bytes);
         assert_eq!(PackIndex::parse(&bytes, id).unwrap(), index());
-        assert_eq!(index().places().map(|(r, _)| r).collect::<Vec<_>>(), [0..5, 5..6]);
+        assert_eq!(index().placed(id).map(|chunk| chunk.range()).collect::<Vec<_>>(), [0..5, 5..6]);
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::error::{ErrorKind, LoadError};
 use super::loader::Loader;
 use super::options::LoadOptions;
+use super::tensor::LoadStats;
 use crate::chunk::codec;
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::id::{DecodedDigest, ManifestId};
@@ -51,6 +52,11 @@ impl ChunkStream {
         };
         let loader = Loader::start(store.clone(), artifact, requests, Default::default(), &options);
         Self { loader, order: order.into() }
+    }
+
+    /// What was fetched so far, and from whom.
+    pub(crate) fn stats(&self) -> LoadStats {
+        self.loader.stats()
     }
 
     /// The next chunk, and which of those wanted it is.

@@ -75,6 +75,10 @@ pub struct LoadStats {
     pub dropped_mirrors: u64,
     /// From the start to the first delivery.
     pub first_tensor: Option<Duration>,
+    /// Sources that were asked, as bits in the order of the store's transports, and those of them of which a
+    /// request failed in a way that may pass, or sent a damaged chunk.
+    pub(crate) asked: u64,
+    pub(crate) faulty: u64,
 }
 
 /// Of one load after the other.
@@ -89,6 +93,8 @@ impl std::ops::AddAssign for LoadStats {
         self.refetched_chunks += next.refetched_chunks;
         self.dropped_mirrors += next.dropped_mirrors;
         self.first_tensor = self.first_tensor.or(next.first_tensor);
+        self.asked |= next.asked;
+        self.faulty |= next.faulty;
     }
 }
 
@@ -100,5 +106,7 @@ impl LoadStats {
         self.hedges = before.hedges + state.hedges;
         self.refetched_chunks = before.refetched_chunks + state.refetched_chunks;
         self.dropped_mirrors = before.dropped_mirrors + state.dropped_mirrors;
+        self.asked = before.asked | state.asked;
+        self.faulty = before.faulty | state.faulty;
     }
 }

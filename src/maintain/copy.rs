@@ -234,10 +234,9 @@ async fn look(
     let mut found = stream::iter(look).buffered(AT_ONCE);
     while let Some(found) = found.try_next().await? {
         let Some((pack, index)) = found else { continue };
-        for (range, record) in index.places() {
+        for Placed { record, place } in index.placed(pack) {
             if wanted.contains(&record.stored) {
-                let offset = u32::try_from(range.start).unwrap_or(u32::MAX);
-                places.entry(record.stored).or_insert(Place { pack, offset });
+                places.entry(record.stored).or_insert(place);
             }
         }
     }

@@ -47,11 +47,7 @@ pub(super) async fn copy_pack(
     lease: &Lease,
     progress: &dyn Progress,
 ) -> Result<Written, MaintainError> {
-    let place = |(range, record): (std::ops::Range<u64>, &crate::format::record::ChunkRecord)| {
-        let offset = u32::try_from(range.start).unwrap_or(u32::MAX);
-        Placed { record: *record, place: Place { pack: id, offset } }
-    };
-    let chunks: Vec<Placed> = index.places().map(place).collect();
+    let chunks: Vec<_> = index.placed(id).collect();
     let parts = fetch_right(source, artifact, &chunks).await?;
     let bytes = index.data_len();
     let mut written = Written::default();

@@ -19,7 +19,6 @@ use super::writer::Linkable;
 use crate::chunk::codec;
 use crate::format::dtype::Dtype;
 use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
-use crate::format::layout::Place;
 use crate::format::limits::MAX_SMALL;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
@@ -183,10 +182,8 @@ pub(crate) async fn left_behind(
             Err(error) if error.is_not_found() => continue,
             Err(error) => return Err(error),
         };
-        for (range, record) in index.places() {
-            let offset = u32::try_from(range.start).unwrap_or(u32::MAX);
-            let placed = Placed { record: *record, place: Place { pack, offset } };
-            chunks.entry(record.decoded).or_insert(placed);
+        for placed in index.placed(pack) {
+            chunks.entry(placed.record.decoded).or_insert(placed);
         }
     }
     Ok(chunks)

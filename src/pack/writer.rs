@@ -223,10 +223,6 @@ pub(crate) async fn write(
     mut index: PackIndex,
     parts: impl FnOnce(Bytes) -> Vec<Bytes> + Send,
 ) -> Result<Stored, StoreError> {
-    let mut places = Vec::with_capacity(index.chunks().len());
-    for (range, record) in index.places() {
-        places.push((record.stored, u32::try_from(range.start).unwrap_or(u32::MAX)));
-    }
     loop {
         let bytes = index.to_bytes();
         let id = PackId::of(&bytes);
@@ -239,6 +235,8 @@ pub(crate) async fn write(
         }
         let trailer = Trailer { index_len: bytes.len() as u32 };
         let len = index.data_len() + bytes.len() as u64 + Trailer::LEN;
+        let placed = index.placed(id);
+        let places = placed.map(|chunk| (chunk.record.stored, chunk.place.offset)).collect();
         let present = store.transport().head(&path).await?;
         if present.as_ref().is_some_and(|info| info.size == len) {
             return Ok(Stored { id, places, new_bytes: 0 });

@@ -1,37 +1,18 @@
 //! An artifact's whole graph: manifest, table and layout, read and checked against each other.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::{Rejected, Store, StoreError};
 use crate::format::FormatError;
 use crate::format::id::{DecodedDigest, ManifestId, StoredDigest, TableId};
-use crate::format::layout::{Layout, Place};
+use crate::format::layout::{Layout, Place, Placed};
 use crate::format::limits::MAX_RECORDS;
 use crate::format::manifest::{Manifest, Totals};
 use crate::format::page::{Entries, Extent, FileEntry, Listed, Page, TensorEntry, distinct};
-use crate::format::record::ChunkRecord;
 use crate::format::store as paths;
 use crate::transport::ReadRange;
-
-/// A chunk with its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
-    /// What it is.
-    pub record: ChunkRecord,
-    /// Where the layout says it lies.
-    pub place: Place,
-}
-
-impl Placed {
-    /// Its bytes in the pack.
-    pub fn range(&self) -> Range<u64> {
-        let start = u64::from(self.place.offset);
-        start..start + u64::from(self.record.stored_len)
-    }
-}
 
 /// An artifact's whole graph. Entries refer to `chunks` by ranges.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ mod read;
 mod refs;
 mod resolve;
 
+pub use crate::format::layout::Placed;
 pub use error::StoreError;
-pub use graph::{ArtifactGraph, Placed};
+pub use graph::ArtifactGraph;
 pub use handle::{Store, unix_now};
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;
 pub use lease::{Lease, candidates};

@@ -115,10 +115,8 @@ pub fn check_store(store: &Store) -> usize {
             let id = info.path.as_str().trim_start_matches("packs/");
             let pack: PackId = id.parse().unwrap_or_else(|_| panic!("{id} in packs/"));
             let index = store.pack_index(pack).await.unwrap_or_else(|error| panic!("{error}"));
-            for (range, record) in index.places() {
-                let place = tenpak::format::layout::Place { pack, offset: range.start as u32 };
-                let chunk = Placed { record: *record, place };
-                match record.base {
+            for chunk in index.placed(pack) {
+                match chunk.record.base {
                     None => drop(decoded(store, chunk, &[]).await),
                     // Where its base lies, only an artifact that names it says.
                     Some(_) => drop(verified(store, chunk).await),

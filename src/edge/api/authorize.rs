@@ -71,7 +71,7 @@ pub(crate) async fn pack(
         Arc::new(chunks)
     });
     let mut wanted = ranges.iter().flat_map(|range| map.chunks(range));
-    wanted.all(|(_, record)| own.contains(&record.stored))
+    wanted.all(|chunk| own.contains(&chunk.record.stored))
 }
 
 /// The artifact that the request is for, if `who` may read the repository and it is of it.

@@ -105,7 +105,7 @@ async fn pack(
     }
     let admitted = || {
         let mut chunks = ranges.iter().flat_map(|range| map.chunks(range));
-        chunks.all(|(_, record)| edge.catalog.admits(&record.stored))
+        chunks.all(|chunk| edge.catalog.admits(&chunk.record.stored))
     };
     if !admitted() {
         // Another edge may have seen the artifact opened: the client says which one it is.
@@ -115,7 +115,7 @@ async fn pack(
         }
     }
     let packs = edge.packs.clone();
-    let read = move |range| packs.read(pack, &map, range).boxed();
+    let read = move |range| packs.read(&map, range).boxed();
     object::answer(&facts, plan, request.method(), read)
 }
 

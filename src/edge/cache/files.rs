@@ -18,7 +18,7 @@ use crate::chunk::codec::{self, DecodeError};
 use crate::edge::cache::budget::Share;
 use crate::edge::cache::chunks::Chunk;
 use crate::edge::cache::reader::ChunkReader;
-use crate::edge::cache::source::{ChunkSource, Wanted};
+use crate::edge::cache::source::ChunkSource;
 use crate::format::grid::{Grid, Rect};
 use crate::format::page::Extent;
 use crate::memory::buffers::Buffers;
@@ -283,12 +283,7 @@ impl Ahead {
         let graph = whole.clone();
         let coming = all().flat_map(move |unit| {
             let placed = unit.indexes().filter_map(|index| graph.chunks.get(index));
-            let wanted = placed.map(|chunk| Wanted {
-                pack: chunk.place.pack,
-                place: chunk.range(),
-                record: chunk.record,
-            });
-            wanted.collect::<Vec<_>>()
+            placed.copied().collect::<Vec<_>>()
         });
         Self {
             files: files.clone(),

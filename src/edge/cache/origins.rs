@@ -9,8 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::load::LoadStats;
+use crate::store::{Store, StoreError};
+use crate::transport::small::RetryPolicy;
 use crate::transport::{
-    ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
+    Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
+    TransportErrorKind,
 };
 
 /// Failures in a row after which an origin rests.
@@ -32,6 +39,7 @@ const SHARE: u64 = 20;
 #[derive(Debug)]
 pub(crate) struct Origins {
     all: Vec<Origin>,
+    retry: RetryPolicy,
     started: Instant,
     /// The usual time to an answer, in microseconds.
     usual: AtomicU64,
@@ -56,16 +64,41 @@ pub(crate) struct Opened {
 }
 
 impl Origins {
-    pub(crate) fn new(backends: Vec<Arc<dyn Transport>>) -> Arc<Self> {
+    /// `None` without any.
+    pub(crate) fn new(backends: Vec<Arc<dyn Transport>>, retry: RetryPolicy) -> Option<Arc<Self>> {
         let origin =
             |transport| Origin { transport, failures: AtomicU32::new(0), until: AtomicU64::new(0) };
-        Arc::new(Self {
+        let origins = Self {
             all: backends.into_iter().map(origin).collect(),
+            retry,
             started: Instant::now(),
             usual: AtomicU64::new(micros(USUAL)),
             requests: AtomicU64::new(0),
             hedges: AtomicU64::new(0),
-        })
+        };
+        (!origins.all.is_empty()).then(|| Arc::new(origins))
+    }
+
+    /// The origins as one store and its mirrors, in the order in which to ask, which comes beside it.
+    pub(crate) fn store(self: &Arc<Self>) -> (Vec<usize>, Store) {
+        let order = self.in_order();
+        let asked = |&own: &usize| -> Arc<dyn Transport> {
+            Arc::new(Hedged { origins: self.clone(), own })
+        };
+        let mut transports = order.iter().map(asked);
+        // There is one at least.
+        let first = transports.next().unwrap_or_else(|| asked(&0));
+        let store = Store::new(first).with_mirrors(transports).with_retry(self.retry.clone());
+        (order, store)
+    }
+
+    /// Hears how those went that a fetch asked in this order.
+    pub(crate) fn judge(&self, order: &[usize], stats: &LoadStats) {
+        for (bit, &origin) in order.iter().enumerate() {
+            if stats.asked >> bit & 1 == 1 {
+                self.settle(origin, stats.faulty >> bit & 1 == 1);
+            }
+        }
     }
 
     pub(crate) fn requests(&self) -> &AtomicU64 {
@@ -86,11 +119,6 @@ impl Origins {
         self.all.first().map_or("", |origin| origin.transport.location())
     }
 
-    /// Whether reads block their thread.
-    pub(crate) fn reads_block(&self) -> bool {
-        self.all.iter().any(|origin| origin.transport.reads_block())
-    }
-
     /// The origins in the order in which to ask: the preferred first, those that rest last.
     pub(crate) fn in_order(&self) -> Vec<usize> {
         let now = self.now();
@@ -106,8 +134,12 @@ impl Origins {
 
     /// Hears how a request went. That something is not there is an answer, too.
     pub(crate) fn tell(&self, origin: usize, error: Option<&TransportError>) {
-        let origin = &self.all[origin];
         let failed = error.is_some_and(|e| e.is_transient() || e.kind == TransportErrorKind::Io);
+        self.settle(origin, failed);
+    }
+
+    fn settle(&self, origin: usize, failed: bool) {
+        let origin = &self.all[origin];
         if !failed {
             origin.failures.store(0, Ordering::Relaxed);
             origin.until.store(0, Ordering::Relaxed);
@@ -185,6 +217,79 @@ impl Origins {
     }
 }
 
+/// One of the origins, as a fetch asks it: another one answers where it is late.
+#[derive(Debug)]
+struct Hedged {
+    origins: Arc<Origins>,
+    own: usize,
+}
+
+impl Hedged {
+    fn transport(&self) -> &Arc<dyn Transport> {
+        self.origins.transport(self.own)
+    }
+}
+
+#[async_trait]
+impl Transport for Hedged {
+    fn location(&self) -> &str {
+        self.transport().location()
+    }
+
+    async fn open(
+        &self,
+        path: &ObjectPath,
+        range: ReadRange,
+    ) -> Result<ObjectReader, TransportError> {
+        Ok(self.origins.open(self.own, path, &range).await?.reader)
+    }
+
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, TransportError> {
+        self.transport().head(path).await
+    }
+
+    async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), TransportError> {
+        self.transport().put(path, parts).await
+    }
+
+    async fn put_if(
+        &self,
+        path: &ObjectPath,
+        expected: Expected,
+        content: Bytes,
+    ) -> Result<(), TransportError> {
+        self.transport().put_if(path, expected, content).await
+    }
+
+    async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError> {
+        self.transport().delete(path).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, TransportError> {
+        self.transport().list(prefix).await
+    }
+
+    fn reads_block(&self) -> bool {
+        self.transport().reads_block()
+    }
+}
+
+/// What a store says, as its transport would.
+pub(crate) fn transport_error(error: StoreError) -> TransportError {
+    match error {
+        StoreError::Transport(error) => error,
+        StoreError::Damaged { ref location, ref object, .. } => {
+            let kind = TransportErrorKind::Protocol;
+            TransportError::new(kind, location, object, error.to_string())
+        }
+        StoreError::Chunk { ref location, ref pack, .. } => {
+            let object = format!("packs/{pack}");
+            TransportError::new(TransportErrorKind::Protocol, location, object, error.to_string())
+        }
+        error => TransportError::new(TransportErrorKind::Protocol, "", "packs", error.to_string()),
+    }
+}
+
 /// The more telling of two failures: that something is wrong says more than that it is not there.
 pub(crate) fn worse(last: Option<TransportError>, next: TransportError) -> TransportError {
     match last {
@@ -220,7 +325,8 @@ mod tests {
         memory.put(&path(), vec!["abc".into()]).await.unwrap();
         let first = Arc::new(FaultBackend::new(memory.clone(), faults));
         let second = Arc::new(FaultBackend::counting(memory));
-        (Origins::new(vec![first.clone(), second.clone()]), first, second)
+        let origins = Origins::new(vec![first.clone(), second.clone()], RetryPolicy::default());
+        (origins.unwrap(), first, second)
     }
 
     fn path() -> ObjectPath {
@@ -257,9 +363,9 @@ mod tests {
         assert_eq!((opened.origin, second.stats().total().reads), (0, 1));
     }
 
-    #[test]
-    fn second_requests_are_few() {
-        let origins = Origins::new(Vec::new());
+    #[tokio::test]
+    async fn second_requests_are_few() {
+        let (origins, ..) = two(Vec::new()).await;
         let allowed = (0..SHARE * 100).filter(|_| {
             origins.requests.fetch_add(1, Ordering::Relaxed);
             origins.may_hedge()

@@ -11,16 +11,13 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use moka::future::Cache;
 
-use crate::edge::cache::origins::worse;
+use crate::edge::cache::origins::transport_error;
 use crate::edge::cache::reader::ChunkReader;
-use crate::edge::cache::source::{ChunkSource, Wanted};
+use crate::edge::cache::source::ChunkSource;
 use crate::edge::options::ABSENT;
 use crate::format::id::PackId;
 use crate::format::pack::{PackIndex, Trailer};
-use crate::format::record::ChunkRecord;
-use crate::format::store as paths;
-use crate::store::{Store, StoreError};
-use crate::transport::small::RetryPolicy;
+use crate::store::Placed;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// What is sent at a time where memory is short.
@@ -34,7 +31,6 @@ const INDEXES: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct Packs {
     source: Arc<ChunkSource>,
-    retry: RetryPolicy,
     indexes: Cache<PackId, Arc<PackMap>>,
     /// Packs that no origin had a moment ago.
     absent: Cache<PackId, Arc<TransportError>>,
@@ -43,15 +39,15 @@ pub(crate) struct Packs {
 /// Where a pack's chunks lie.
 #[derive(Debug)]
 pub(crate) struct PackMap {
-    /// The chunks with their places, in order.
-    chunks: Vec<(Range<u64>, ChunkRecord)>,
+    /// The chunks, in order.
+    chunks: Vec<Placed>,
     /// What follows the chunks.
     tail: Bytes,
 }
 
 impl PackMap {
-    fn new(index: &PackIndex) -> Self {
-        let chunks = index.places().map(|(range, record)| (range, *record)).collect();
+    fn new(pack: PackId, index: &PackIndex) -> Self {
+        let chunks = index.placed(pack).collect();
         let mut tail = index.to_bytes();
         // An index is shorter than a pack, which is at most 64 MiB.
         let trailer = Trailer { index_len: tail.len() as u32 };
@@ -60,7 +56,7 @@ impl PackMap {
     }
 
     fn data_len(&self) -> u64 {
-        self.chunks.last().map_or(0, |(range, _)| range.end)
+        self.chunks.last().map_or(0, |chunk| chunk.range().end)
     }
 
     /// Bytes of the pack.
@@ -70,13 +66,13 @@ impl PackMap {
 
     /// Which chunks hold bytes of `wanted`.
     fn range(&self, wanted: &Range<u64>) -> Range<usize> {
-        let from = self.chunks.partition_point(|(range, _)| range.end <= wanted.start);
-        let to = self.chunks.partition_point(|(range, _)| range.start < wanted.end);
+        let from = self.chunks.partition_point(|chunk| chunk.range().end <= wanted.start);
+        let to = self.chunks.partition_point(|chunk| chunk.range().start < wanted.end);
         from..to.max(from)
     }
 
     /// The chunks that hold bytes of `wanted`.
-    pub(crate) fn chunks(&self, wanted: &Range<u64>) -> &[(Range<u64>, ChunkRecord)] {
+    pub(crate) fn chunks(&self, wanted: &Range<u64>) -> &[Placed] {
         self.chunks.get(self.range(wanted)).unwrap_or_default()
     }
 }
@@ -92,10 +88,9 @@ struct Reading {
 }
 
 impl Packs {
-    pub(crate) fn new(source: Arc<ChunkSource>, retry: RetryPolicy) -> Arc<Self> {
+    pub(crate) fn new(source: Arc<ChunkSource>) -> Arc<Self> {
         Arc::new(Self {
             source,
-            retry,
             indexes: Cache::new(INDEXES),
             absent: Cache::builder().max_capacity(INDEXES).time_to_live(ABSENT).build(),
         })
@@ -104,20 +99,10 @@ impl Packs {
     /// Where the chunks of a pack lie, from the first origin whose index is the one that the pack's
     /// name commits to.
     pub(crate) async fn map(&self, pack: PackId) -> Result<Arc<PackMap>, Arc<TransportError>> {
-        let origins = self.source.origins();
         let read = async {
-            let mut last = None;
-            for origin in origins.in_order() {
-                let index = Store::new(origins.transport(origin).clone());
-                let index = index.with_retry(self.retry.clone());
-                match read_index(&index, pack).await {
-                    Ok(index) => return Ok(Arc::new(PackMap::new(&index))),
-                    Err(error) => last = Some(worse(last, error)),
-                }
-            }
-            let (kind, path) = (TransportErrorKind::NotFound, paths::pack(pack));
-            let none = || TransportError::new(kind, origins.location(), path, "no origin");
-            Err(last.unwrap_or_else(none))
+            let (_, origins) = self.source.origins().store();
+            let index = origins.pack_index(pack).await;
+            index.map(|index| Arc::new(PackMap::new(pack, &index))).map_err(transport_error)
         };
         if let Some(error) = self.absent.get(&pack).await {
             return Err(error);
@@ -134,7 +119,6 @@ impl Packs {
     /// The bytes `wanted` of a pack, which must lie in it, as they become known to be right.
     pub(crate) fn read(
         &self,
-        pack: PackId,
         map: &Arc<PackMap>,
         wanted: Range<u64>,
     ) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
@@ -144,10 +128,7 @@ impl Packs {
         let tail = (!tail.is_empty())
             .then(|| map.tail.slice((tail.start - data) as usize..(tail.end - data) as usize));
         let (source, own, map) = (self.source.clone(), map.range(&wanted), map.clone());
-        let coming = own.filter_map(move |at| {
-            let (place, record) = map.chunks.get(at)?;
-            Some(Wanted { pack, place: place.clone(), record: *record })
-        });
+        let coming = own.filter_map(move |at| map.chunks.get(at).copied());
         let chunks = ChunkReader::new(source.clone(), Box::new(coming));
         let reading = Reading { source, chunks, left: wanted, tail };
         stream::try_unfold(reading, |mut reading| async move {
@@ -160,7 +141,7 @@ impl Reading {
     /// The next bytes; `None` behind the last.
     async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
         let Some((wanted, chunk)) = self.chunks.front().await? else { return Ok(self.tail.take()) };
-        let (budget, place) = (self.source.budget(), wanted.place);
+        let (budget, place) = (self.source.budget(), wanted.range());
         let is_tight = budget.is_tight();
         let start = self.left.start.max(place.start);
         let mut end = self.left.end.min(place.end);
@@ -180,19 +161,4 @@ impl Reading {
             false => part,
         }))
     }
-}
-
-async fn read_index(store: &Store, pack: PackId) -> Result<PackIndex, TransportError> {
-    store.pack_index(pack).await.map_err(|error| match error {
-        StoreError::Transport(error) => error,
-        error => {
-            let what = error.to_string();
-            TransportError::new(
-                TransportErrorKind::Protocol,
-                store.location(),
-                paths::pack(pack),
-                what,
-            )
-        }
-    })
 }

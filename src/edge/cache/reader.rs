@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::edge::cache::chunks::{Chunk, Found};
-use crate::edge::cache::source::{ChunkSource, Run, Wanted};
+use crate::edge::cache::source::{ChunkSource, Run};
 use crate::format::id::StoredDigest;
 use crate::memory::pool::Urgency;
+use crate::store::Placed;
 use crate::transport::TransportError;
 
 /// How far ahead of a reader chunks are fetched from an origin.
@@ -20,14 +21,14 @@ const DISK_AHEAD: u64 = 4 << 20;
 const CACHED_AHEAD: u64 = 1 << 20;
 
 /// The chunks that somebody will want.
-pub(crate) type Coming = Box<dyn Iterator<Item = Wanted> + Send>;
+pub(crate) type Coming = Box<dyn Iterator<Item = Placed> + Send>;
 
 /// Somebody who wants chunks, one after the other.
 pub(crate) struct ChunkReader {
     source: Arc<ChunkSource>,
     coming: Peekable<Coming>,
     /// Those that were looked for, and their bytes.
-    looked: VecDeque<Wanted>,
+    looked: VecDeque<Placed>,
     ahead: u64,
     /// Whether a disk or an origin had to be waited for.
     waited: Arc<AtomicBool>,
@@ -42,12 +43,12 @@ impl ChunkReader {
     }
 
     /// The chunk whose turn it is, until [`Self::advance`]; `None` behind the last.
-    pub(crate) async fn front(&mut self) -> Result<Option<(Wanted, Chunk)>, TransportError> {
+    pub(crate) async fn front(&mut self) -> Result<Option<(Placed, Chunk)>, TransportError> {
         self.look_ahead();
-        let Some(wanted) = self.looked.front() else { return Ok(None) };
+        let Some(&wanted) = self.looked.front() else { return Ok(None) };
         let chunk = self.source.get(wanted, self.urgency(), &self.waited).await?;
         self.given = true;
-        Ok(Some((wanted.clone(), chunk)))
+        Ok(Some((wanted, chunk)))
     }
 
     /// Done with the chunk whose turn it was.
@@ -93,8 +94,8 @@ impl ChunkReader {
                 let alone = most == CACHED_AHEAD;
                 let run = runs.iter_mut().find(|run| !alone && run.is_before(&wanted));
                 match run {
-                    Some(run) => run.push(&wanted, claim),
-                    None => runs.push(Run::of(&wanted, claim)),
+                    Some(run) => run.push(wanted, claim),
+                    None => runs.push(Run::of(wanted, claim)),
                 }
             }
             self.looked.push_back(wanted);

@@ -6,21 +6,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::BytesMut;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::chunk::verified::VerifiedChunk;
 use crate::edge::cache::budget::Budget;
 use crate::edge::cache::chunks::{Chunk, ChunkCache, Claim, Found};
 use crate::edge::cache::disk::DiskTier;
-use crate::edge::cache::origins::{Opened, Origins, copy, worse};
-use crate::format::id::{PackId, StoredDigest};
-use crate::format::record::ChunkRecord;
-use crate::format::store as paths;
+use crate::edge::cache::origins::{Origins, copy, transport_error};
+use crate::format::id::StoredDigest;
+use crate::load::chunks::{ChunkStream, store_error};
+use crate::load::{LoadError, LoadStats};
 use crate::memory::pool::{self, Urgency};
-use crate::transport::small::RetryPolicy;
-use crate::transport::{ReadRange, TransportError, TransportErrorKind};
+use crate::store::Placed;
+use crate::transport::TransportError;
 
 /// The most that one request to the origin asks for.
 const RUN: u64 = 8 << 20;
@@ -38,65 +36,59 @@ pub(crate) struct OriginStats {
     pub(crate) retries: AtomicU64,
 }
 
+impl OriginStats {
+    /// Counts what a fetch has done since `seen`.
+    fn count(&self, seen: &mut LoadStats, now: LoadStats) {
+        self.bytes.fetch_add(now.fetched_bytes - seen.fetched_bytes, Ordering::Relaxed);
+        self.damaged.fetch_add(now.refetched_chunks - seen.refetched_chunks, Ordering::Relaxed);
+        self.retries.fetch_add(now.retries - seen.retries, Ordering::Relaxed);
+        *seen = now;
+    }
+}
+
 /// The chunks of a store.
 #[derive(Debug)]
 pub(crate) struct ChunkSource {
     origins: Arc<Origins>,
-    retry: RetryPolicy,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
     requests: Semaphore,
     stats: OriginStats,
 }
 
-/// A chunk that somebody wants, and where it lies.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    pub(crate) pack: PackId,
-    /// Its bytes in the pack.
-    pub(crate) place: Range<u64>,
-    pub(crate) record: ChunkRecord,
-}
-
 /// Neighbours in one pack that are to be filled: one request.
-pub(crate) struct Run {
-    pack: PackId,
-    chunks: VecDeque<(Range<u64>, ChunkRecord, Claim)>,
-}
+pub(crate) struct Run(VecDeque<(Placed, Claim)>);
 
 impl Run {
-    pub(crate) fn of(wanted: &Wanted, claim: Claim) -> Self {
-        let chunk = (wanted.place.clone(), wanted.record, claim);
-        Self { pack: wanted.pack, chunks: VecDeque::from([chunk]) }
+    pub(crate) fn of(wanted: Placed, claim: Claim) -> Self {
+        Self(VecDeque::from([(wanted, claim)]))
     }
 
     fn range(&self) -> Range<u64> {
-        let ends =
-            |chunk: Option<&(Range<u64>, _, _)>| chunk.map_or(0..0, |(place, ..)| place.clone());
-        ends(self.chunks.front()).start..ends(self.chunks.back()).end
+        let ends = |chunk: Option<&(Placed, Claim)>| chunk.map_or(0..0, |(chunk, _)| chunk.range());
+        ends(self.0.front()).start..ends(self.0.back()).end
     }
 
     /// Whether the chunk is the next in the pack, and a request may be as long.
-    pub(crate) fn is_before(&self, wanted: &Wanted) -> bool {
-        let range = self.range();
-        (self.pack, range.end) == (wanted.pack, wanted.place.start)
-            && wanted.place.end - range.start <= RUN
+    pub(crate) fn is_before(&self, wanted: &Placed) -> bool {
+        let (own, next) = (self.range(), wanted.range());
+        let pack = self.0.front().map(|(chunk, _)| chunk.place.pack);
+        (pack, own.end) == (Some(wanted.place.pack), next.start) && next.end - own.start <= RUN
     }
 
-    pub(crate) fn push(&mut self, wanted: &Wanted, claim: Claim) {
-        self.chunks.push_back((wanted.place.clone(), wanted.record, claim));
+    pub(crate) fn push(&mut self, wanted: Placed, claim: Claim) {
+        self.0.push_back((wanted, claim));
     }
 }
 
 impl ChunkSource {
     pub(crate) fn new(
         origins: Arc<Origins>,
-        retry: RetryPolicy,
         cache: Arc<ChunkCache>,
         disk: Option<Arc<DiskTier>>,
     ) -> Arc<Self> {
         let (requests, stats) = (Semaphore::new(ORIGIN_REQUESTS), OriginStats::default());
-        Arc::new(Self { origins, retry, cache, disk, requests, stats })
+        Arc::new(Self { origins, cache, disk, requests, stats })
     }
 
     pub(crate) fn stats(&self) -> &OriginStats {
@@ -111,7 +103,7 @@ impl ChunkSource {
         self.cache.budget()
     }
 
-    pub(crate) fn origins(&self) -> &Origins {
+    pub(crate) fn origins(&self) -> &Arc<Origins> {
         &self.origins
     }
 
@@ -123,7 +115,7 @@ impl ChunkSource {
     /// A chunk for whom a look was counted before. `waited` is as in [`Self::fill`].
     pub(crate) async fn get(
         self: &Arc<Self>,
-        wanted: &Wanted,
+        wanted: Placed,
         urgency: Urgency,
         waited: &Arc<AtomicBool>,
     ) -> Result<Chunk, TransportError> {
@@ -146,13 +138,13 @@ impl ChunkSource {
     pub(crate) fn fill(self: &Arc<Self>, run: Run, urgency: Urgency, waited: &Arc<AtomicBool>) {
         let disk = self.disk.clone();
         let on_disk =
-            |disk: &Arc<DiskTier>| run.chunks.iter().any(|(_, record, _)| disk.has(&record.stored));
+            |disk: &Arc<DiskTier>| run.0.iter().any(|(chunk, _)| disk.has(&chunk.record.stored));
         let Some(disk) = disk.filter(on_disk) else {
             waited.store(true, Ordering::Relaxed);
             return self.clone().fetch(run);
         };
         let (source, waited, runtime) = (self.clone(), waited.clone(), Handle::current());
-        if run.chunks.len() > 1 {
+        if run.0.len() > 1 {
             waited.store(true, Ordering::Relaxed);
             runtime.spawn_blocking(move || source.read(&disk, run));
             return;
@@ -161,9 +153,9 @@ impl ChunkSource {
         let len = run.range().end - run.range().start;
         pool::start(usize::try_from(len).unwrap_or(usize::MAX), urgency, move || {
             let mut run = run;
-            let read = run.chunks.front().and_then(|(_, record, _)| disk.read_at_once(record));
+            let read = run.0.front().and_then(|(chunk, _)| disk.read_at_once(&chunk.record));
             if let Some(chunk) = read
-                && let Some((_, _, claim)) = run.chunks.pop_front()
+                && let Some((_, claim)) = run.0.pop_front()
             {
                 claim.fill(chunk);
                 return;
@@ -176,16 +168,15 @@ impl ChunkSource {
     /// Fills what is on disk, and fetches the rest. Blocks.
     fn read(self: Arc<Self>, disk: &DiskTier, run: Run) {
         let mut missing: Option<Run> = None;
-        for (place, record, claim) in run.chunks {
-            if let Some(chunk) = disk.read(&record) {
+        for (wanted, claim) in run.0 {
+            if let Some(chunk) = disk.read(&wanted.record) {
                 claim.fill(chunk);
                 continue;
             }
-            let wanted = Wanted { pack: run.pack, place, record };
             match &mut missing {
-                Some(run) if run.is_before(&wanted) => run.push(&wanted, claim),
+                Some(run) if run.is_before(&wanted) => run.push(wanted, claim),
                 _ => {
-                    if let Some(run) = missing.replace(Run::of(&wanted, claim)) {
+                    if let Some(run) = missing.replace(Run::of(wanted, claim)) {
                         self.clone().fetch(run);
                     }
                 }
@@ -198,119 +189,42 @@ impl ChunkSource {
 
     /// Fetches a run from the origins, in the background.
     fn fetch(self: Arc<Self>, run: Run) {
-        let runtime = Handle::current();
-        // A directory's reads block their thread.
-        if self.origins.reads_block() {
-            runtime.clone().spawn_blocking(move || runtime.block_on(self.fill_run(run)));
-        } else {
-            runtime.spawn(async move { self.fill_run(run).await });
-        }
+        Handle::current().spawn(async move { self.fill_run(run).await });
     }
 
-    async fn fill_run(&self, mut run: Run) {
+    async fn fill_run(&self, run: Run) {
         // Only closed with the edge itself.
         let Ok(_permit) = self.requests.acquire().await else { return };
-        let (mut last, mut round) = (None, 0);
-        let error = loop {
-            for origin in self.origins.in_order() {
-                if last.is_some() {
-                    self.stats.retries.fetch_add(1, Ordering::Relaxed);
+        let (wanted, mut claims): (Vec<_>, VecDeque<_>) = run.0.into_iter().unzip();
+        let (order, origins) = self.origins.store();
+        let mut chunks = ChunkStream::start(&origins, None, &wanted, false);
+        let mut seen = LoadStats::default();
+        let failed = loop {
+            let next = chunks.next().await;
+            self.stats.count(&mut seen, chunks.stats());
+            let (chunk, claim) = match (next, claims.pop_front()) {
+                (Some((_, Ok(chunk))), Some(claim)) => (chunk, claim),
+                (Some((_, Err(error))), claim) => {
+                    claims.extend(claim);
+                    break Some(error);
                 }
-                match self.fill_from(origin, &mut run).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::debug!(pack = %run.pack, %error, "chunks not fetched");
-                        last = Some(worse(last, error));
-                    }
-                }
+                _ => break None,
+            };
+            if let Some(chunk) = claim.fill(chunk)
+                && let Some(disk) = self.disk.clone()
+            {
+                let write = move || disk.write(&chunk.record().stored, chunk.stored());
+                tokio::task::spawn_blocking(write);
             }
-            let error = last.get_or_insert_with(|| {
-                let (kind, path) = (TransportErrorKind::NotFound, paths::pack(run.pack));
-                TransportError::new(kind, self.origins.location(), path, "no origin")
-            });
-            let jitter = fastrand::f64();
-            match self.retry.pause(round, jitter, error.retry_after) {
-                Some(pause) if error.is_transient() => tokio::time::sleep(pause).await,
-                _ => break Arc::new(copy(error)),
-            }
-            round += 1;
         };
-        for (_, _, claim) in run.chunks {
+        self.origins.judge(&order, &seen);
+        let Some(error) = failed else { return };
+        if matches!(error, LoadError::Corrupt { .. }) {
+            self.stats.damaged.fetch_add(1, Ordering::Relaxed);
+        }
+        let error = Arc::new(transport_error(store_error(error)));
+        for claim in claims {
             claim.fail(error.clone());
         }
-    }
-
-    /// Fills what is left of a run from one origin, as far as that is right.
-    async fn fill_from(&self, origin: usize, run: &mut Run) -> Result<(), TransportError> {
-        let mut origin = origin;
-        let filled = self.fill_some(&mut origin, run).await;
-        self.origins.tell(origin, filled.as_ref().err());
-        filled
-    }
-
-    /// The same; `origin` becomes the one that answered.
-    async fn fill_some(&self, origin: &mut usize, run: &mut Run) -> Result<(), TransportError> {
-        if run.chunks.is_empty() {
-            return Ok(());
-        }
-        let path = paths::pack(run.pack);
-        let location = |origin: usize| self.origins.transport(origin).location();
-        let late = |_| {
-            let what = "no answer came";
-            TransportError::new(TransportErrorKind::Stalled, location(*origin), &path, what)
-        };
-        let range = ReadRange::Bounded(run.range());
-        let opened = self.origins.open(*origin, &path, &range);
-        let Opened { mut reader, origin: answered } =
-            tokio::time::timeout(self.retry.stall, opened).await.map_err(late)??;
-        *origin = answered;
-        let error = |kind, what: String| TransportError::new(kind, location(answered), &path, what);
-        let stalled = |_| error(TransportErrorKind::Stalled, "no byte came".to_owned());
-        let mut at = reader.range.start;
-        let mut buffer = BytesMut::new();
-        while let Some((place, record, _)) = run.chunks.front() {
-            let (place, record) = (place.clone(), *record);
-            // A server that ignores ranges sends what lies before, too.
-            buffer.reserve(record.stored_len as usize);
-            while at + (buffer.len() as u64) < place.end {
-                if at < place.start && !buffer.is_empty() {
-                    at += buffer.len() as u64;
-                    buffer.clear();
-                }
-                let to = if at < place.start { place.start } else { place.end };
-                let most = usize::try_from(to - at).unwrap_or(usize::MAX) - buffer.len();
-                let read = reader.body.append(&mut buffer, most.min(RUN as usize));
-                let count =
-                    tokio::time::timeout(self.retry.stall, read).await.map_err(stalled)??;
-                if count == 0 {
-                    let what = format!("the body ends at byte {}", at + buffer.len() as u64);
-                    return Err(error(TransportErrorKind::Protocol, what));
-                }
-                self.stats.bytes.fetch_add(count as u64, Ordering::Relaxed);
-            }
-            at = place.end;
-            let arrived = buffer.split();
-            let check = move || VerifiedChunk::verify(record, arrived);
-            let checked = pool::spawn(record.stored_len as usize, Urgency::Now, check).await;
-            match checked.map_err(|why| error(TransportErrorKind::Io, why.to_string()))? {
-                Ok(chunk) => {
-                    if let Some((_, _, claim)) = run.chunks.pop_front()
-                        && let Some(chunk) = claim.fill(chunk)
-                        && let Some(disk) = self.disk.clone()
-                    {
-                        let write = move || disk.write(&record.stored, chunk.stored());
-                        tokio::task::spawn_blocking(write);
-                    }
-                }
-                Err(bad) => {
-                    let (why, from, offset) = (&bad.error, location(answered), place.start);
-                    tracing::warn!(%path, offset, from, %why, "chunk failed verification");
-                    self.stats.damaged.fetch_add(1, Ordering::Relaxed);
-                    let what = format!("damaged at offset {}: {}", place.start, bad.error);
-                    return Err(error(TransportErrorKind::Protocol, what));
-                }
-            }
-        }
-        Ok(())
     }
 }

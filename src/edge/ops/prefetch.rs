@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::edge::cache::reader::ChunkReader;
-use crate::edge::cache::source::Wanted;
 use crate::edge::state::Edge;
 use crate::format::name::ArtifactSpec;
-use crate::store::{ArtifactGraph, StoreError};
+use crate::store::StoreError;
 
 impl Edge {
     /// Fetches every chunk of an artifact that is not in the cache; gives their stored bytes. With
@@ -18,7 +17,10 @@ impl Edge {
     ) -> Result<u64, Arc<StoreError>> {
         let (id, name) = self.catalog.spec(artifact).await?;
         let whole = self.catalog.artifact(id, name).await?;
-        let mut chunks = ChunkReader::new(self.chunks.clone(), Box::new(in_order(&whole)));
+        // As they lie in their packs.
+        let mut distinct = whole.distinct();
+        distinct.sort_unstable_by_key(|chunk| chunk.place);
+        let mut chunks = ChunkReader::new(self.chunks.clone(), Box::new(distinct.into_iter()));
         let mut bytes = 0;
         let failed = |error| Arc::new(StoreError::Transport(error));
         while let Some((_, chunk)) = chunks.front().await.map_err(failed)? {
@@ -32,15 +34,4 @@ impl Edge {
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
-}
-
-/// Each chunk of an artifact once, as they lie in their packs.
-fn in_order(whole: &ArtifactGraph) -> impl Iterator<Item = Wanted> + use<> {
-    let mut chunks = whole.distinct();
-    chunks.sort_unstable_by_key(|chunk| chunk.place);
-    chunks.into_iter().map(|chunk| Wanted {
-        pack: chunk.place.pack,
-        place: chunk.range(),
-        record: chunk.record,
-    })
 }

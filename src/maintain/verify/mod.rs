@@ -260,10 +260,8 @@ impl<'a> Verifier<'a> {
             self.report.packs += 1;
             self.report.damaged.append(&mut damaged);
             let held = |index: PackIndex| {
-                let place = |(range, record): (std::ops::Range<u64>, &ChunkRecord)| {
-                    (u32::try_from(range.start).unwrap_or(u32::MAX), key(record))
-                };
-                Arc::new(index.places().map(place).collect())
+                let chunks = index.placed(id);
+                Arc::new(chunks.map(|chunk| (chunk.place.offset, key(&chunk.record))).collect())
             };
             self.packs.insert(id, index.map(held));
         }
@@ -316,14 +314,8 @@ async fn check_pack(
         let wrong = FormatError::Length { what: "pack", need, have: info.size };
         damaged.push(damage(&StoreError::format(store, &path)(wrong)));
     }
-    let foreign: Vec<Placed> = index
-        .places()
-        .filter_map(|(range, record)| {
-            let offset = u32::try_from(range.start).ok()?;
-            let place = crate::format::layout::Place { pack: id, offset };
-            (!own.contains(&offset)).then_some(Placed { record: *record, place })
-        })
-        .collect();
+    let foreign = index.placed(id).filter(|chunk| !own.contains(&chunk.place.offset));
+    let foreign: Vec<Placed> = foreign.collect();
     for group in
         foreign.chunk_by(|a, b| u64::from(a.place.offset) >> 23 == u64::from(b.place.offset) >> 23)
     {

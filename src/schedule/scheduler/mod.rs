@@ -33,9 +33,9 @@ pub struct Limits {
     pub mirrors: usize,
     /// How long a fetch may go without a byte.
     pub stall: Duration,
-    /// How often one chunk may arrive damaged before the load fails.
+    /// How often one chunk may arrive damaged before the load fails, if no mirror is left that was not asked.
     pub bad_chunks: u32,
-    /// How often a request may fail in a row, without a chunk in between, before the load fails.
+    /// How often a request may fail in a row on every mirror, without a chunk in between, before the load fails.
     pub failures: u32,
     /// The pause after a first failure; it doubles with each further one.
     pub first_pause: Duration,
@@ -147,6 +147,10 @@ pub struct SchedulerStats {
     pub refetched_chunks: u64,
     /// Mirrors given up.
     pub dropped_mirrors: u64,
+    /// Mirrors that were asked, as bits.
+    pub(crate) asked: u64,
+    /// Mirrors of which a request failed in a way that may pass, or sent a damaged chunk, as bits.
+    pub(crate) faulty: u64,
 }
 
 /// Chunks that wait for a request.
@@ -374,11 +378,14 @@ impl Scheduler {
         active.last_byte = self.now;
         let (mirror, pack) = (active.mirror, active.work.pack);
         self.mirrors.lied(mirror);
+        self.stats.faulty |= mirror.bit();
         let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
         chunk.bad += 1;
         chunk.bad_mirrors |= mirror.bit();
         let tries = u32::from(chunk.bad);
-        if tries >= self.limits.bad_chunks {
+        // A mirror that has not been asked may have it right.
+        let all_bad = self.mirrors.usable(chunk.bad_mirrors) == 0;
+        if tries >= self.limits.bad_chunks && all_bad {
             let why = GaveUp::BadChunk { chunk: index, tries };
             return if self.limits.tolerant { self.lose(index, why) } else { self.fail(why) };
         }
@@ -433,20 +440,25 @@ impl Scheduler {
                 self.stats.retries += 1;
             }
             (cancelled, failure) => {
-                work.failures += 1;
                 work.avoid |= mirror.bit();
                 self.mirrors.failed(mirror);
-                if work.failures > self.limits.failures {
-                    return self.fail(GaveUp::Fetch { chunk: first, mirror });
-                }
+                self.stats.faulty |= mirror.bit();
                 self.stats.retries += 1;
-                // A stall has waited long enough already.
-                if cancelled.is_none() {
-                    let wish = match failure {
-                        Some(Failure::Transient(wish)) => wish,
-                        _ => None,
-                    };
-                    work.not_before = self.now + self.pause(work.failures, wish);
+                // Another mirror is asked at once; when each has failed, the round is over.
+                if self.mirrors.usable(work.excluded | work.avoid) == 0 {
+                    work.failures += 1;
+                    work.avoid = mirror.bit();
+                    if work.failures > self.limits.failures {
+                        return self.fail(GaveUp::Fetch { chunk: first, mirror });
+                    }
+                    // A stall has waited long enough already.
+                    if cancelled.is_none() {
+                        let wish = match failure {
+                            Some(Failure::Transient(wish)) => wish,
+                            _ => None,
+                        };
+                        work.not_before = self.now + self.pause(work.failures, wish);
+                    }
                 }
             }
         }
@@ -574,6 +586,7 @@ impl Scheduler {
             let fetch = FetchId(self.next_fetch);
             self.next_fetch += 1;
             self.stats.requests += 1;
+            self.stats.asked |= mirror.bit();
             self.actions.push_back(Action::Start {
                 fetch,
                 mirror,
