@@ -29,6 +29,7 @@ mod flips;
 mod hostile;
 mod hub;
 mod kills;
+mod mirrors;
 mod objects;
 mod operations;
 mod parts;
