@@ -280,8 +280,7 @@ fn a_hosts_timers_go_on_beside_a_load() {
             () = timer => unreachable!("it ends with the load"),
         }
     });
-    // One in twenty may hold what the system does meanwhile: it makes pages on this thread's account.
     turns.sort_unstable();
-    let longest = turns[turns.len() * 19 / 20];
+    let longest = turns[turns.len() - 1];
     assert!(turns.len() > 20 && longest <= Duration::from_millis(30), "{longest:?} of {turns:?}");
 }

@@ -195,7 +195,6 @@ impl Settings {
             rate: self.rate,
             log,
             traces,
-            yields: true,
             drain: Duration::from_secs(self.drain.unwrap_or(2)),
             ..defaults
         })

@@ -132,17 +132,8 @@ fn log() -> Result<(), Failure> {
     told.with_writer(std::io::stderr).try_init().map_err(Failure::failed)
 }
 
-/// Steps of tasks after which an edge looks at its sockets. A step copies up to half a megabyte into one, and
-/// then others have the core: after the usual 61, whoever has asked meanwhile would have waited for tens of
-/// milliseconds.
-const EDGE_EVENTS: u32 = 2;
-
 fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if matches!(cli.command, Command::Edge(_)) {
-        runtime.event_interval(EDGE_EVENTS);
-    }
-    let runtime = runtime
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("no runtime: {error}")))?;

@@ -105,9 +105,6 @@ pub struct EdgeOptions {
     pub traces: Option<TraceTarget>,
     /// How long a client may take nothing of what it is sent.
     pub client_stall: Duration,
-    /// Whether whoever sends to a fast client lets other processes have the core now and then: for a
-    /// process that does nothing else, beside clients on the same machine.
-    pub yields: bool,
     /// How long connections are still accepted, and told to close, before the server ends.
     pub drain: Duration,
 }
@@ -130,7 +127,6 @@ impl Default for EdgeOptions {
             log: None,
             traces: None,
             client_stall: CLIENT_STALL,
-            yields: false,
             drain: Duration::ZERO,
         }
     }

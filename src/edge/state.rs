@@ -88,7 +88,7 @@ impl Edge {
             owned: moka::sync::Cache::new(OWNED),
             access: options.access,
             limits: Limits::new(options.max_requests, options.rate),
-            watch: Arc::new(Watch { log: options.log, yields: options.yields, ..Watch::default() }),
+            watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
             traces: options.traces,
             traffic: Traffic::default(),
             started: Instant::now(),

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{Notify, Semaphore};
 
 use super::bases::KnownBases;
 use super::buffer::Target;
@@ -16,6 +16,7 @@ use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::{Arriving, DigestMismatch, VerifiedChunk};
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::memory::buffers::Buffers;
+use crate::memory::pages;
 use crate::memory::pool::{self, Job, Urgency};
 use crate::memory::slot::Slot;
 use crate::schedule::scheduler::FetchId;
@@ -26,8 +27,10 @@ use crate::transport::{
 /// The most that one read asks for: what was read is hashed while it is in the cache.
 const READ: usize = 1 << 20;
 /// Bytes after which others have their turn: whoever else runs on this thread waits no longer than these take
-/// to be copied and hashed.
+/// to be copied and hashed, or than it takes to make their pages.
 const TURN: usize = 1 << 20;
+/// How many fetches have a turn before others have theirs.
+const TURNS: usize = 2;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
 const TAIL: u64 = 1 << 20;
 
@@ -62,16 +65,12 @@ impl ChunkJob {
         }
     }
 
-    /// The memory that its stored bytes are read into.
+    /// The memory that its stored bytes are read into; its pages may be missing.
     fn room(&mut self, scratch: &Buffers) -> Slot {
         let place = if self.is_in_place() { self.place() } else { None };
         match place {
-            Some(place) => {
-                let mut room = std::mem::take(place);
-                room.touch();
-                room
-            }
-            None => scratch.take(self.record.stored_len as usize),
+            Some(place) => std::mem::take(place),
+            None => scratch.lend(self.record.stored_len as usize),
         }
     }
 
@@ -162,7 +161,8 @@ impl Fetch {
             arriving: None,
             pending: None,
             waste: Slot::default(),
-            turn: 0,
+            // It begins when it is its turn: many begin at once.
+            turn: TURN,
         };
         let shared = self.shared.clone();
         let error = tokio::select! {
@@ -247,7 +247,7 @@ impl Fetch {
         }
         if *turn >= TURN {
             *turn = 0;
-            tokio::task::yield_now().await;
+            take_turns().await;
         }
         let most = out.len().min(READ);
         let out = out.get_mut(..most).unwrap_or_default();
@@ -278,15 +278,25 @@ impl Fetch {
         let offset = job.offset;
         self.skip(reader, running, offset).await?;
         let Some(job) = running.queue.front_mut() else { return Ok(()) };
-        let (record, room) = (job.record, job.room(&self.finisher.scratch));
+        let (record, mut room) = (job.record, job.room(&self.finisher.scratch));
+        // The pages of a large room are made as they are needed: all at once would be one long turn.
+        let mut made = if room.take_fresh() { 0 } else { room.len() };
         let arriving = running.arriving.insert(Arriving::new(record, room));
         while !arriving.room().is_empty() {
-            let missing = arriving.room().len();
-            let count = self.read_some(reader, arriving.room(), &mut running.turn).await?;
+            let room = arriving.room();
+            let missing = room.len();
+            if made == 0 {
+                made = missing.min(READ);
+                pages::populate(room.get_mut(..made).unwrap_or_default());
+                running.turn += made;
+            }
+            let room = room.get_mut(..made).unwrap_or_default();
+            let count = self.read_some(reader, room, &mut running.turn).await?;
             if count == 0 {
                 let what = format!("the body ends {missing} bytes too early");
                 return Err(Some(self.error(TransportErrorKind::Protocol, what)));
             }
+            made -= count;
             // As much as one read brings is hashed here, while it is in the cache: elsewhere it would
             // take half as long again.
             arriving.take_in(count);
@@ -321,6 +331,16 @@ impl Fetch {
         // A panic below is a defect; the load then fails on the chunk that is never reported.
         ended(flow.unwrap_or(ControlFlow::Break(())))
     }
+}
+
+/// Lets others have their turn, and comes back when the runtime has looked at its timers and sockets: after that,
+/// at most [`TURNS`] fetches have theirs on this thread before it looks again.
+async fn take_turns() {
+    thread_local!(static GATE: Arc<Semaphore> = Arc::new(Semaphore::new(TURNS)));
+    let gate = GATE.with(Arc::clone);
+    // It is never closed.
+    let _place = gate.acquire().await;
+    tokio::task::yield_now().await;
 }
 
 fn ended(flow: ControlFlow<()>) -> Step<()> {

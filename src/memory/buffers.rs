@@ -1,11 +1,10 @@
 //! Memory that is used again: fresh pages cost the system as much as hashing what they hold.
 
+use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::BytesMut;
-
-use super::pages;
+use super::pages::Block;
 use super::slot::{HostMemory, NoMemory, Slot, SlotProvider};
 
 /// Larger buffers go back to the system: their bytes may be needed in another size.
@@ -14,17 +13,93 @@ const MAX_KEPT: usize = 64 << 20;
 /// turns in them. Memory that nobody touches costs nothing.
 const ROUNDED: usize = 256 << 10;
 
-/// Buffers that nobody uses at the moment. Clones share them.
-#[derive(Debug, Clone)]
-pub(crate) struct Buffers {
-    kept: Arc<Mutex<Vec<BytesMut>>>,
+/// Memory of one kind that nobody uses at the moment. Clones share it.
+pub(crate) struct Spare<M> {
+    kept: Arc<Mutex<Vec<M>>>,
     limit: usize,
 }
+
+impl<M: HostMemory> Spare<M> {
+    /// Keeps at most `limit` bytes; with 0, none is ever used again.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { kept: Arc::default(), limit }
+    }
+
+    /// The smallest that has `len` bytes, and at most about twice `room`; of several the one that was used last.
+    pub(crate) fn take(&self, len: usize, room: usize) -> Option<M> {
+        let fits = |size: usize| size >= len && size / 2 <= room;
+        let mut kept = self.lock();
+        let sizes = kept.iter().map(|memory| memory.bytes().len()).enumerate().rev();
+        let best = sizes.filter(|(_, size)| fits(*size)).min_by_key(|(_, size)| *size);
+        best.map(|(at, _)| kept.remove(at))
+    }
+
+    /// The same memory, which comes back once the last slot of it is dropped.
+    pub(crate) fn lent(&self, memory: M) -> impl HostMemory + use<M> {
+        Lent { memory: Some(memory), home: self.clone() }
+    }
+
+    /// Takes memory back; the oldest makes room.
+    fn give(&self, memory: M) {
+        let size = |memory: &M| memory.bytes().len();
+        if size(&memory) == 0 || size(&memory) > MAX_KEPT {
+            return;
+        }
+        let mut kept = self.lock();
+        kept.push(memory);
+        let mut total: usize = kept.iter().map(size).sum();
+        while total > self.limit && !kept.is_empty() {
+            total -= size(&kept.remove(0));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<M>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M> Clone for Spare<M> {
+    fn clone(&self) -> Self {
+        Self { kept: self.kept.clone(), limit: self.limit }
+    }
+}
+
+impl<M> fmt::Debug for Spare<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spare").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// Memory while slots of it are about.
+struct Lent<M: HostMemory> {
+    /// `None` only while it is dropped.
+    memory: Option<M>,
+    home: Spare<M>,
+}
+
+// SAFETY: the bytes are those of the memory, which stays until the drop, when no slot of it is left.
+unsafe impl<M: HostMemory> HostMemory for Lent<M> {
+    fn bytes(&self) -> NonNull<[u8]> {
+        self.memory.as_ref().map_or_else(|| NonNull::from(&mut []), M::bytes)
+    }
+}
+
+impl<M: HostMemory> Drop for Lent<M> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.home.give(memory);
+        }
+    }
+}
+
+/// Buffers of the heap that nobody uses at the moment. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Buffers(Spare<Block>);
 
 impl Buffers {
     /// Keeps at most `limit` bytes while they are unused; with 0, buffers are never used again.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { kept: Arc::default(), limit }
+        Self(Spare::new(limit))
     }
 
     /// A slot of `len` bytes, whatever they hold, which begins at a block; its pages are there. Its memory
@@ -38,37 +113,17 @@ impl Buffers {
     /// The same, whose pages may be missing: whoever fills a part of it makes them
     /// ([`Slot::touch`]).
     pub(crate) fn lend(&self, len: usize) -> Slot {
-        let reused = self.limit > 0;
-        let room = match reused && (ROUNDED..=MAX_KEPT).contains(&len) {
+        let room = match self.0.limit > 0 && (ROUNDED..=MAX_KEPT).contains(&len) {
             // A quarter more at most.
             true => len.next_multiple_of(len.next_power_of_two() / 8),
             false => len,
         };
-        let fits = |buffer: &BytesMut| buffer.len() >= len && buffer.len() / 2 <= room;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let best = kept.iter().enumerate().rev().filter(|(_, buffer)| fits(buffer));
-        let best = best.min_by_key(|(_, buffer)| buffer.len()).map(|(at, _)| at);
-        let found = best.map(|at| kept.remove(at));
-        drop(kept);
-        let mut slot = match found {
-            Some(buffer) => Slot::new(Lent::new(buffer, self)),
-            None => Slot::fresh(Lent::new(pages::aligned(room), self)),
+        let mut slot = match self.0.take(len, room) {
+            Some(block) => Slot::new(self.0.lent(block)),
+            None => Slot::fresh(self.0.lent(Block::new(room))),
         };
         drop(slot.split_off(len));
         slot
-    }
-
-    /// Takes a buffer back, whole; the oldest ones make room.
-    fn give(&self, buffer: BytesMut) {
-        if buffer.is_empty() || buffer.len() > MAX_KEPT {
-            return;
-        }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push(buffer);
-        let mut total: usize = kept.iter().map(BytesMut::len).sum();
-        while total > self.limit && !kept.is_empty() {
-            total -= kept.remove(0).len();
-        }
     }
 }
 
@@ -78,39 +133,17 @@ impl SlotProvider for Buffers {
     }
 }
 
-/// A buffer while slots of it are about.
-struct Lent {
-    bytes: NonNull<[u8]>,
-    buffer: BytesMut,
-    home: Buffers,
-}
-
-impl Lent {
-    fn new(mut buffer: BytesMut, home: &Buffers) -> Self {
-        Self { bytes: NonNull::from(&mut buffer[..]), buffer, home: home.clone() }
-    }
-}
-
-// SAFETY: the pointer is into the buffer, which is not looked at before the drop.
-unsafe impl Send for Lent {}
-// SAFETY: as above.
-unsafe impl Sync for Lent {}
-// SAFETY: the buffer's bytes are initialized and do not move with it; nobody else has it.
-unsafe impl HostMemory for Lent {
+// SAFETY: a block's bytes are initialized and do not move with it; nobody else has it.
+unsafe impl HostMemory for Block {
     fn bytes(&self) -> NonNull<[u8]> {
         self.bytes
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.buffer));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::pages::BLOCK;
     use bytes::Bytes;
 
     #[test]
@@ -119,7 +152,7 @@ mod tests {
         let mut slot = buffers.take(400_000);
         assert_eq!(slot.len(), 400_000);
         let address = slot.as_ptr();
-        assert_eq!(address.align_offset(pages::BLOCK), 0);
+        assert_eq!(address.align_offset(BLOCK), 0);
         let rest = slot.split_off(3);
         let bytes = Bytes::from(slot);
         assert_eq!(bytes.len(), 3);
@@ -137,12 +170,12 @@ mod tests {
     #[test]
     fn the_oldest_make_room_and_nothing_is_kept_without_a_limit() {
         let buffers = Buffers::new(1000);
-        buffers.give(BytesMut::zeroed(600));
-        buffers.give(BytesMut::zeroed(500));
-        assert_eq!(buffers.kept.lock().unwrap().len(), 1);
+        buffers.0.give(Block::new(600));
+        buffers.0.give(Block::new(500));
+        assert_eq!(buffers.0.lock().len(), 1);
         let none = Buffers::new(0);
         drop(none.take(600));
-        assert!(none.kept.lock().unwrap().is_empty());
+        assert!(none.0.lock().is_empty());
         assert_eq!(none.take(400_000).len(), 400_000);
     }
 }

@@ -1,14 +1,15 @@
 //! What the system is asked about memory: the pages of fresh buffers in one call instead of a fault for
 //! each, and freed buffers back at once. The one place with `unsafe` for it.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
+use memmap2::MmapMut;
 
 /// Blocks of this size and more are mapped on their own, so that freeing one gives it back.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const OWN_MAPPING: i32 = 1 << 20;
+const OWN_MAPPING: usize = 1 << 20;
 
 /// Keeps the C allocator from raising the size from which it returns freed blocks: it would keep tens
 /// of megabytes that nobody uses. For programs, at their start; a library leaves its host alone.
@@ -17,7 +18,7 @@ pub(crate) fn return_freed_buffers() {
     // SAFETY: sets one number of the allocator, before other threads start; a refusal (0) only
     // leaves the default.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING as i32);
     }
 }
 
@@ -42,19 +43,50 @@ fn large_pages_are_fast() -> bool {
     TAKEN.load(Ordering::Relaxed) <= MADE.load(Ordering::Relaxed) * ORDINARY + PATIENCE
 }
 
-/// `len` zeros, which begin at a block, in large pages where they fit and are fast; the system makes
-/// the pages when they are first touched.
-pub(crate) fn aligned(len: usize) -> BytesMut {
-    let large = len >= LARGE_PAGE && large_pages_are_fast();
-    let align = if large { LARGE_PAGE } else { BLOCK };
-    let mut buffer = BytesMut::zeroed(len + align);
-    let skip = buffer.as_ptr().align_offset(align);
-    buffer.advance(skip.min(align));
-    buffer.truncate(len);
-    if large {
-        advise(&mut buffer[..len / LARGE_PAGE * LARGE_PAGE], Advice::Large);
+/// Initialized bytes that are reached through their pointer alone, and do not move with it.
+pub(crate) struct Block {
+    pub(super) bytes: NonNull<[u8]>,
+    _owner: Owner,
+}
+
+enum Owner {
+    Heap { _buffer: BytesMut },
+    Mapping { _map: MmapMut },
+}
+
+impl Block {
+    /// `len` zeros, which begin at a block, in large pages where they fit and are fast; the system makes the pages
+    /// of large blocks when they are first touched.
+    pub(crate) fn new(len: usize) -> Self {
+        let large = len >= LARGE_PAGE && large_pages_are_fast();
+        let align = if large { LARGE_PAGE } else { BLOCK };
+        // What an allocator has at hand, it clears at once: that is long where it is much.
+        let map = if len > OWN_MAPPING { MmapMut::map_anon(len + align).ok() } else { None };
+        match map {
+            Some(mut map) => {
+                let bytes = part(&mut map, len, align);
+                if large {
+                    advise(&mut bytes[..len / LARGE_PAGE * LARGE_PAGE], Advice::Large);
+                }
+                Self { bytes: NonNull::from(bytes), _owner: Owner::Mapping { _map: map } }
+            }
+            None => {
+                let mut buffer = BytesMut::zeroed(len + BLOCK);
+                let bytes = NonNull::from(part(&mut buffer, len, BLOCK));
+                Self { bytes, _owner: Owner::Heap { _buffer: buffer } }
+            }
+        }
     }
-    buffer
+}
+
+// SAFETY: the pointer is into the owner, which goes with it and is not looked at.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+/// The `len` bytes of `room` that begin at a multiple of `align`, which it has to spare.
+fn part(room: &mut [u8], len: usize, align: usize) -> &mut [u8] {
+    let skip = room.as_ptr().align_offset(align).min(align);
+    &mut room[skip..skip + len]
 }
 
 /// Makes the pages behind `fresh`, bytes that were never touched, in one call: a fault for each costs

@@ -94,9 +94,14 @@ impl Slot {
 
     /// Makes the pages, if they were never touched, in one call.
     pub(crate) fn touch(&mut self) {
-        if std::mem::take(&mut self.fresh) {
+        if self.take_fresh() {
             pages::populate(self);
         }
+    }
+
+    /// Whether its pages were never touched; whoever asks makes them.
+    pub(crate) fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 }
 

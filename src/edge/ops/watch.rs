@@ -1,8 +1,9 @@
 //! Every answer, watched until its last byte has gone out: what the log, the metrics and the limits
 //! need to know of it.
 
+use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{self, Poll, ready};
@@ -15,6 +16,7 @@ use hyper::header::{CONTENT_LENGTH, RANGE, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::yield_now;
 
 use crate::edge::http::answer::Answer;
 use crate::edge::ops::histogram::{Api, Histograms, Outcome};
@@ -40,8 +42,6 @@ pub(crate) struct Watch {
     /// Answers that ended before their last byte.
     pub(crate) broken: AtomicU64,
     pub(crate) log: Option<AccessLog>,
-    /// Whether other processes have a turn, too.
-    pub(crate) yields: bool,
     /// Set once the server runs, and taken at its end.
     pub(crate) tracer: RwLock<Option<Tracer>>,
 }
@@ -88,9 +88,7 @@ fn short(text: &str) -> String {
 }
 
 /// Bytes of one answer after which others have their turn: a fast client takes its bytes as quickly as they are
-/// sent, and who has asked meanwhile would wait for all of them. Others are other answers and, where the edge is
-/// all that its process does, whatever else wants the core: a client on this machine would otherwise wait until
-/// the system ends the thread's slice, milliseconds later.
+/// sent, and who has asked meanwhile would wait for all of them.
 const TURN: u64 = 512 << 10;
 /// The most that is handed to a socket at a time: it copies all that it has room for, and a turn would be as long
 /// as that takes.
@@ -172,11 +170,8 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
         if self.turn >= TURN {
             self.turn = 0;
-            if self.watch.yields {
-                std::thread::yield_now();
-            }
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            // Its next turn comes when every task that can go on had one, and the sockets were looked at.
+            return pin!(yield_now()).poll(context).map(|()| None);
         }
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
