@@ -1,7 +1,7 @@
 # The project's commands. `make test`, `make demo` and `make bench` install what
 # they need themselves (as root on Debian; elsewhere they say what is missing).
 
-.PHONY: build test test-fast soak fuzz judges cache-tests bench demo deny features fmt lint clean-data
+.PHONY: build test test-fast soak fuzz judges cache-tests bench demo deny features wasm fmt lint clean-data
 
 build:
 	cargo build --release --locked
@@ -76,6 +76,10 @@ features:
 	for feature in $(FEATURES); do \
 		cargo check --lib --locked --no-default-features --features $$feature || exit 1; \
 	done
+
+# The library without features, for WebAssembly: needs clang, and `rustup target add wasm32-unknown-unknown`.
+wasm:
+	cargo check --lib --locked --no-default-features --target wasm32-unknown-unknown
 
 # Needs cargo-deny (cargo install cargo-deny) and, for advisories, the network. tests/dependencies.rs holds
 # licences, sources and duplicates without either.

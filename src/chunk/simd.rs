@@ -35,7 +35,7 @@ impl Simd {
             [avx2.then_some(Self::Avx2(Has(()))), avx512.then_some(Self::Avx512(Has(())))]
         };
         #[cfg(not(target_arch = "x86_64"))]
-        let found = [];
+        let found: [Option<Self>; 0] = [];
         std::iter::once(Self::Portable).chain(found.into_iter().flatten())
     }
 
