@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::command::Served;
-use super::run::{command, fresh_folder, text};
+use super::run::{command, fresh_folder, python_command, text};
 use super::serving::{Edge, path};
 use serde_json::Value;
 use tenpak::edge::EdgeOptions;
@@ -284,6 +284,44 @@ fn the_log_says_who_asked_for_what_and_keeps_secrets() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "no {line} in {metrics}");
     }
+}
+
+/// Every metric, as dashboards and alerts name it. The parser leaves `_total` out of a counter's name.
+const METRICS: &str = "\
+counter answers_broken, counter cache_collapsed, counter cache_hits, counter cache_misses, counter disk_damaged, \
+counter disk_hits, counter disk_unwritten, counter hashed_bytes, counter log_lost, counter origin_bytes, \
+counter origin_hedges, counter origin_requests, counter origin_retries, counter prefetch_failures, \
+counter prefetched, counter requests_limited, counter requests_saturated, counter sent_bytes, \
+counter verify_failures, gauge answer_bytes, gauge disk_bytes, gauge in_flight, gauge origins_resting, \
+gauge prefetching, gauge spans_lost, histogram first_byte_seconds";
+
+#[test]
+fn prometheus_own_parser_reads_every_metric() {
+    const READ: &str = "import sys, urllib.request as r\n\
+        from prometheus_client.parser import text_string_to_metric_families as read\n\
+        answer = r.urlopen(sys.argv[1])\n\
+        assert answer.headers['content-type'].startswith('text/plain; version=0.0.4'), answer.headers\n\
+        found = list(read(answer.read().decode()))\n\
+        assert all(f.documentation[-1] == '.' for f in found)\n\
+        assert all(s.labels == {} for f in found[:-1] for s in f.samples)\n\
+        ok = {'face': 'hub', 'outcome': 'ok'}\n\
+        of = lambda end: [s.value for s in found[-1].samples if ok.items() <= s.labels.items() and s.name.endswith(end)]\n\
+        buckets = of('_bucket')\n\
+        assert len(buckets) == 14 and buckets == sorted(buckets) and buckets[-1:] == of('_count') == [2], buckets\n\
+        assert 0 < of('_sum')[0] < 60\n\
+        print(', '.join(sorted(f.type + f.name.replace('tenpak_edge_', ' ') for f in found)))";
+    let folder = fresh_folder("parsed");
+    let (log, cache) = (folder.join("access.log"), folder.join("cache"));
+    let more = ["--access-log", text(&log), "--cache-dir", text(&cache)];
+    let served = Served::with("parsed-edge", &more);
+    for _ in 0..2 {
+        served.ask("GET /org/m/resolve/main/config.json", "", "");
+    }
+    let url = format!("http://{}/metrics", served.address);
+    let read = python_command().args(["-c", READ, &url]).output().expect("python");
+    let error = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{error}");
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), METRICS);
 }
 
 #[test]
