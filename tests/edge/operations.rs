@@ -511,5 +511,31 @@ async fn each_request_is_a_span_at_the_collector() {
     let nano = |name: &str| big[name].as_str().and_then(|n| n.parse::<u128>().ok()).expect(name);
     assert!(nano("startTimeUnixNano") < nano("endTimeUnixNano"));
     let other = of("/nowhere");
-    assert!(other["parentSpanId"].is_null() && other["traceId"] != trace, "{other}");
+    // OTLP writes what is not there as nothing.
+    assert!(other["parentSpanId"] == "" && other["traceId"] != trace, "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_costs_spans_and_no_answer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let target = tenpak::edge::TraceTarget::new(&url).expect("a collector");
+    let options = EdgeOptions { traces: Some(target), ..EdgeOptions::default() };
+    let edge = Edge::with(vec![store(1000).await], options).await;
+    for _ in 0..3 {
+        assert_eq!(status(&edge.ask("GET /tables/big", "").await.0), 200);
+    }
+    // The three, and those of asking for the counts.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let told = String::from_utf8(edge.ask("GET /metrics", "").await.1).expect("text");
+        let lost = told.lines().find_map(|line| line.strip_prefix("tenpak_edge_spans_lost "));
+        if lost.expect("the count").parse::<u64>().expect("a number") >= 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    edge.end().await;
 }

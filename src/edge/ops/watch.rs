@@ -20,7 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::edge::http::answer::Answer;
 use crate::edge::ops::log::AccessLog;
-use crate::edge::ops::trace::{Context, Span, Tracer};
+use crate::edge::ops::trace::{Answered, Parent, Tracer};
 use crate::transport::TransportError;
 
 /// The longest text of a request that the log repeats, in bytes.
@@ -111,7 +111,7 @@ pub(crate) struct Asked {
     range: Option<String>,
     agent: Option<String>,
     /// If requests are traced.
-    trace: Option<Context>,
+    trace: Option<Parent>,
 }
 
 impl Asked {
@@ -128,7 +128,7 @@ impl Asked {
             path: short(request.uri().path()),
             range: text(RANGE),
             agent: text(USER_AGENT),
-            trace: traced.then(|| Context::of(request.headers())),
+            trace: traced.then(|| Parent::of(request.headers())),
         }
     }
 
@@ -278,11 +278,11 @@ impl Drop for Watched {
         if !self.ended {
             self.watch.broken.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(context) = &self.asked.trace
+        if let Some(parent) = &self.asked.trace
             && let Some(tracer) = &*self.watch.tracer.read().unwrap_or_else(PoisonError::into_inner)
         {
-            tracer.record(&Span {
-                context,
+            tracer.record(&Answered {
+                parent,
                 took: self.asked.started.elapsed(),
                 method: &self.asked.method,
                 path: &self.asked.path,
