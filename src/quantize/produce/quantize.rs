@@ -98,7 +98,7 @@ pub fn quantize(
     };
     if let Some(artifact) = checkpoint.as_artifact() {
         // What stays the same is linked, however short, if it is in this store at all.
-        let here = runtime.block_on(store.manifest(artifact.id())).is_ok();
+        let here = runtime.block_on(store.has_graph(artifact.id()));
         options.base = options.base.or(here.then(|| artifact.id()));
         options.model_id = options.model_id.take().or_else(|| artifact.manifest().model_id.clone());
     }
