@@ -70,9 +70,7 @@ pub fn quantize(
     let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
-    checkpoint.check_whole()?;
-    layers::check_config(checkpoint.config()?)?;
-    layers::check_names(checkpoint.tensors().iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
+    layers::check_source(checkpoint)?;
     let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
