@@ -88,7 +88,7 @@ pub(crate) struct Answered<'a> {
 
 impl Answered<'_> {
     /// A server's span that ends now.
-    fn to_span(&self, end_time: SystemTime) -> SpanData {
+    fn into_span(self, end_time: SystemTime) -> SpanData {
         let (parent, ids) = (&self.parent.0, RandomIdGenerator::default());
         let trace = if parent.is_valid() { parent.trace_id() } else { ids.new_trace_id() };
         let (id, state) = (ids.new_span_id(), TraceState::NONE);
@@ -104,7 +104,7 @@ impl Answered<'_> {
             attributes: vec![
                 KeyValue::new("http.request.method", self.method.to_owned()),
                 KeyValue::new("url.path", self.path.to_owned()),
-                KeyValue::new("client.address", self.client.clone()),
+                KeyValue::new("client.address", self.client),
                 KeyValue::new("tenpak.face", self.face),
                 KeyValue::new("http.response.status_code", i64::from(self.status)),
                 KeyValue::new("http.response.body.size", self.bytes.cast_signed()),
@@ -161,9 +161,9 @@ impl Tracer {
     }
 
     /// Queues a span, if its trace is sampled.
-    pub(crate) fn record(&self, answered: &Answered<'_>) {
+    pub(crate) fn record(&self, answered: Answered<'_>) {
         if answered.parent.is_sampled()
-            && self.spans.try_send(answered.to_span(SystemTime::now())).is_err()
+            && self.spans.try_send(answered.into_span(SystemTime::now())).is_err()
         {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }

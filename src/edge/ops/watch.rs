@@ -281,7 +281,7 @@ impl Drop for Watched {
         if let Some(parent) = &self.asked.trace
             && let Some(tracer) = &*self.watch.tracer.read().unwrap_or_else(PoisonError::into_inner)
         {
-            tracer.record(&Answered {
+            tracer.record(Answered {
                 parent,
                 took: self.asked.started.elapsed(),
                 method: &self.asked.method,
