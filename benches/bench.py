@@ -116,13 +116,15 @@ class Bench:
     def peer(self, program: str, *arguments: object, stdin: str = "") -> Sample:
         return sampling.run_peer(self.python, HERE / "peers" / program, *map(str, arguments), stdin=stdin)
 
-    def curl(self, base: str, connections: int) -> Sample:
+    def curl(self, base: str, connections: int, *flags: object) -> Sample:
         urls = "\n".join(f"{base}/{p.relative_to(self.data)}" for p in self.packs)
-        return self.counted(lambda: self.peer("curl_fetch.py", connections, stdin=urls))
+        return self.counted(lambda: self.peer("curl_fetch.py", connections, *flags, stdin=urls))
 
     def load(self, store: str, *flags: str, name: str = MODEL_NAME) -> Sample:
         self.require_store()
-        return self.counted(lambda: sampling.run([str(self.tenpak), "load", name, "--store", store, "--json", *flags]))
+        command = [str(self.tenpak), "load", name, "--store", store, "--json", *flags]
+        environment = self.origin.environment if self.origin else {}
+        return self.counted(lambda: sampling.run(command, environment=environment))
 
     def load_unverified(self, store: str) -> Sample:
         self.require_store()

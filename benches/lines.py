@@ -15,6 +15,7 @@ import time
 
 from bench import GIB, MIB, Bench, Verdict, unmeasured
 from link import Delay, Link
+from origin import Origin
 from sampling import Failed, Sample, Unavailable, run
 
 GIGABIT = 1e9
@@ -58,6 +59,39 @@ def http_load(bench: Bench) -> list[Verdict]:
         if peer != "curl":
             limit = "; ".join(filter(None, (limit, f"{moved(ours)}, theirs {moved(best[1])}")))
         verdicts.append(Verdict(line, wanted, f"{ratio:.2f} ({best[0]})", ratio >= target, limit))
+    return verdicts
+
+
+def https_load(bench: Bench) -> list[Verdict]:
+    """Verified load over HTTPS against curl, over HTTP/1.1 and over HTTP/2."""
+    versions = {"HTTP/1.1": "--http1.1", "HTTP/2": "--http2"}
+    plain = bench.origin
+    try:
+        with Origin(bench.data, tls=True) as bench.origin:
+            ca = ("--cacert", bench.origin.certificate)
+            names = {version: [f"curl, {version}, {count}" for count in (1, 2, 4)] for version in versions}
+            curls = {
+                name: lambda count=int(name[-1]), flag=flag: bench.curl(bench.url(), count, flag, *ca)
+                for version, flag in versions.items() for name in names[version]
+            }
+            runs = bench.interleave("load over HTTPS (curl: version, connections)", {
+                "tenpak load": lambda: bench.load(bench.store_url()),
+                **curls,
+                "BLAKE3 of the file": lambda: bench.peer("blake3_hash.py", bench.weights, 1),
+            })
+    finally:
+        bench.origin = plain
+    ours, verdicts = runs.get("tenpak load"), []
+    for version in versions:
+        line, target = f"HTTPS load, throughput / curl's over {version}", ">= 0.85"
+        best = runs.best(*names[version])
+        if not ours or not best:
+            verdicts.append(unmeasured(line, target, reason(runs, "tenpak load", *names[version])))
+            continue
+        ratio = best[1].median("process_s") / ours.median("process_s")
+        cpu = ours.median("cpu_s") / best[1].median("cpu_s")
+        measured = f"{ratio:.2f} ({best[0]}), {cpu:.2f} times its CPU time"
+        verdicts.append(Verdict(line, target, measured, ratio >= 0.85, http_limit(runs, best, best)))
     return verdicts
 
 
@@ -335,6 +369,7 @@ def reason(runs, *names: str | bool) -> str:
 
 LINES = {
     "http": http_load,
+    "https": https_load,
     "local": local_load,
     "verification": verification,
     "link": limited_link,

@@ -2,7 +2,8 @@
 
 What a client fetched is taken from the server's access log, never from the
 client: `mark()` before, `since(mark)` after. nginx runs in the foreground under
-this process with its own configuration and leaves nothing behind.
+this process with its own configuration and leaves nothing behind. With TLS it
+speaks HTTP/1.1 and HTTP/2 under a certificate made for the occasion.
 """
 
 import argparse
@@ -34,7 +35,8 @@ http {{
     client_body_temp_path {run}/body; proxy_temp_path {run}/proxy; fastcgi_temp_path {run}/fastcgi;
     uwsgi_temp_path {run}/uwsgi; scgi_temp_path {run}/scgi;
     server {{
-        listen 127.0.0.1:{port} backlog=1024;
+        listen 127.0.0.1:{port} {tls} backlog=1024;
+        {certificate}
         root {root};
     }}
 }}
@@ -83,22 +85,44 @@ def free_port() -> int:
 
 
 class Origin:
-    def __init__(self, root: pathlib.Path, port: int = 0):
+    def __init__(self, root: pathlib.Path, port: int = 0, tls: bool = False):
         self.root = root.resolve()
         self.port = port or free_port()
+        self.tls = tls
         self.run = pathlib.Path(tempfile.mkdtemp(prefix="origin-"))
         self.process: subprocess.Popen | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def certificate(self) -> pathlib.Path:
+        return self.run / "certificate.pem"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a client that trusts the system's certificates trust this server's."""
+        return {"SSL_CERT_FILE": str(self.certificate)} if self.tls else {}
+
+    def _certify(self) -> str:
+        """Makes a certificate; gives nginx's lines for it."""
+        key = self.run / "key.pem"
+        subprocess.run([
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+            "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+            "-keyout", key, "-out", self.certificate,
+        ], check=True, capture_output=True)
+        return f"ssl_certificate {self.certificate}; ssl_certificate_key {key};"
 
     def __enter__(self) -> "Origin":
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
         # Workers must read what this user wrote; as root that means staying root.
         user = "user root;" if os.getuid() == 0 else ""
         config = self.run / "nginx.conf"
-        config.write_text(CONFIGURATION.format(run=self.run, root=self.root, port=self.port, user=user))
+        tls, certificate = ("ssl http2", self._certify()) if self.tls else ("", "")
+        config.write_text(CONFIGURATION.format(
+            run=self.run, root=self.root, port=self.port, user=user, tls=tls, certificate=certificate))
         self.process = subprocess.Popen([nginx, "-p", str(self.run), "-e", str(self.run / "error.log"), "-c", str(config)])
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:

@@ -51,7 +51,7 @@ class Sample:
     report: dict = dataclasses.field(default_factory=dict)
 
 
-def run(command: list[str], stdin: str = "", expected: int = 0) -> Sample:
+def run(command: list[str], stdin: str = "", expected: int = 0, environment: dict[str, str] | None = None) -> Sample:
     """Runs a program whose last line of standard output is one JSON object, to the status expected."""
     if not pathlib.Path(command[0]).exists():
         raise Unavailable(f"{pathlib.Path(command[0]).name} is not built")
@@ -61,7 +61,7 @@ def run(command: list[str], stdin: str = "", expected: int = 0) -> Sample:
         # In a process of its own: a child's peak memory starts at its parent's.
         subprocess.run([sys.executable, "-S", "-c", TOUCH], check=True)
         start = time.perf_counter()
-        child = subprocess.Popen(command, stdin=inp, stdout=out, stderr=err)
+        child = subprocess.Popen(command, stdin=inp, stdout=out, stderr=err, env=os.environ | (environment or {}))
         status, usage = wait_with_timeout(child, command)
         wall = time.perf_counter() - start
         out.seek(0)

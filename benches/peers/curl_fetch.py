@@ -1,4 +1,4 @@
-"""curl fetching URLs to /dev/null over N connections at once, one process each."""
+"""curl, with further flags, fetching URLs to /dev/null over N connections at once, one process each."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ from measured import measured
 
 
 def main() -> None:
-    connections, urls = int(sys.argv[1]), sys.stdin.read().split()
+    connections, flags, urls = int(sys.argv[1]), sys.argv[2:], sys.stdin.read().split()
     shares = [urls[i::connections] for i in range(connections)]
     with measured() as result:
         running = []
         for share in filter(None, shares):
             config = "".join(f'url = "{u}"\noutput = "/dev/null"\n' for u in share)
-            command = ["curl", "-sS", "--fail", "-K", "-", "-w", "%{size_download}\\n"]
+            command = ["curl", "-sS", "--fail", *flags, "-K", "-", "-w", "%{size_download}\\n"]
             child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             child.stdin.write(config)
             child.stdin.close()

@@ -19,7 +19,8 @@ use crate::quantize::lm::Model;
 use crate::quantize::produce::external::calibration_text;
 use crate::quantize::produce::{
     Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
-    QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, quantize, statistics,
+    QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, check_source, quantize,
+    statistics,
 };
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
@@ -109,7 +110,7 @@ impl Quantize {
         recipe.check()?;
         let store = global.store()?;
         let checkpoint = Arc::new(global.model(source, runtime, output)?);
-        checkpoint.check_whole()?;
+        check_source(&checkpoint)?;
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {
             true => Some(self.prepare(&checkpoint)?),

@@ -93,7 +93,8 @@ impl ExternalArgs {
             let whole = runtime.block_on(artifact.graph())?;
             let folder = scratch.0.join("model");
             unpack(&whole, artifact.store(), &folder, runtime, &|_| {})?;
-            options.base = Some(whole.id);
+            // What the tool leaves as it is is linked, if it is in this store at all.
+            options.base = runtime.block_on(store.has_graph(whole.id)).then_some(whole.id);
             options.model_id = whole.manifest.model_id.clone();
             (folder, Some(whole.id))
         };

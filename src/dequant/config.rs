@@ -4,7 +4,7 @@
 //! Numbers are taken from shapes where shapes say them, so that rules for single modules (GPTQ's
 //! `dynamic`, compressed-tensors' `config_groups`) need not be interpreted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -54,7 +54,7 @@ pub enum Method {
         /// Rows and columns of a block, if scales are by block.
         block: Option<[u32; 2]>,
     },
-    /// GGUF: rows of blocks. Which ones, no configuration and no shape tells.
+    /// GGUF: rows of blocks. Which ones, a manifest or the file's header tells.
     Gguf(Block),
 }
 
@@ -105,11 +105,20 @@ pub struct Module {
 pub struct Facts(HashMap<Role, (Dtype, Vec<u64>, Vec<u8>)>);
 
 impl Method {
-    /// What a manifest says of the blocks of a GGUF file, which no file of the checkpoint tells.
+    /// What a manifest says of the blocks of a GGUF file.
     pub fn of_manifest(quantization: &Map<String, Value>) -> Option<Self> {
         let text = |key: &str| quantization.get(key).and_then(Value::as_str);
         let method = text("method").filter(|_| text("format") == Some("gguf"))?;
         Block::named(method).map(Self::Gguf)
+    }
+
+    /// What the types of blocks in GGUF files say, by their numbers; none if nothing is quantized.
+    pub fn of_blocks(numbers: &BTreeSet<u32>) -> Result<Option<Self>, QuantError> {
+        let Some(number) = numbers.first() else { return Ok(None) };
+        match Block::numbered(*number).filter(|_| numbers.len() == 1) {
+            Some(block) => Ok(Some(Self::Gguf(block))),
+            None => Err(QuantError::Unsupported("GGUF blocks other than q4_0, q8_0 or q4_k alone")),
+        }
     }
 
     /// What `config.json` (or `quantize_config.json`) says; none if nothing is quantized.

@@ -24,6 +24,16 @@ impl Block {
         })
     }
 
+    /// The type that GGUF files number so.
+    pub fn numbered(number: u32) -> Option<Self> {
+        Some(match number {
+            2 => Self::Q4_0,
+            8 => Self::Q8_0,
+            12 => Self::Q4K,
+            _ => return None,
+        })
+    }
+
     /// The layout of a weight of such blocks.
     pub fn layout(self) -> Layout {
         match self {

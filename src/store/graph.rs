@@ -49,6 +49,11 @@ impl Store {
         self.read_checked(&paths::table(id), &ReadRange::Full, len, check).await
     }
 
+    /// Whether an artifact's manifest, table and layout are here and right.
+    pub(crate) async fn has_graph(&self, id: ManifestId) -> bool {
+        ArtifactGraph::read(self, id).await.is_ok()
+    }
+
     /// Where the layout of one transport says that an artifact's chunks lie.
     pub(crate) async fn places_at(
         &self,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::command::Served;
-use super::run::{command, fresh_folder, text};
+use super::run::{command, fresh_folder, python_command, text};
 use super::serving::{Edge, path};
 use serde_json::Value;
 use tenpak::edge::EdgeOptions;
@@ -286,6 +286,44 @@ fn the_log_says_who_asked_for_what_and_keeps_secrets() {
     }
 }
 
+/// Every metric, as dashboards and alerts name it. The parser leaves `_total` out of a counter's name.
+const METRICS: &str = "\
+counter answers_broken, counter cache_collapsed, counter cache_hits, counter cache_misses, counter disk_damaged, \
+counter disk_hits, counter disk_unwritten, counter hashed_bytes, counter log_lost, counter origin_bytes, \
+counter origin_hedges, counter origin_requests, counter origin_retries, counter prefetch_failures, \
+counter prefetched, counter requests_limited, counter requests_saturated, counter sent_bytes, \
+counter verify_failures, gauge answer_bytes, gauge disk_bytes, gauge in_flight, gauge origins_resting, \
+gauge prefetching, gauge spans_lost, histogram first_byte_seconds";
+
+#[test]
+fn prometheus_own_parser_reads_every_metric() {
+    const READ: &str = "import sys, urllib.request as r\n\
+        from prometheus_client.parser import text_string_to_metric_families as read\n\
+        answer = r.urlopen(sys.argv[1])\n\
+        assert answer.headers['content-type'].startswith('text/plain; version=0.0.4'), answer.headers\n\
+        found = list(read(answer.read().decode()))\n\
+        assert all(f.documentation[-1] == '.' for f in found)\n\
+        assert all(s.labels == {} for f in found[:-1] for s in f.samples)\n\
+        ok = {'face': 'hub', 'outcome': 'ok'}\n\
+        of = lambda end: [s.value for s in found[-1].samples if ok.items() <= s.labels.items() and s.name.endswith(end)]\n\
+        buckets = of('_bucket')\n\
+        assert len(buckets) == 14 and buckets == sorted(buckets) and buckets[-1:] == of('_count') == [2], buckets\n\
+        assert 0 < of('_sum')[0] < 60\n\
+        print(', '.join(sorted(f.type + f.name.replace('tenpak_edge_', ' ') for f in found)))";
+    let folder = fresh_folder("parsed");
+    let (log, cache) = (folder.join("access.log"), folder.join("cache"));
+    let more = ["--access-log", text(&log), "--cache-dir", text(&cache)];
+    let served = Served::with("parsed-edge", &more);
+    for _ in 0..2 {
+        served.ask("GET /org/m/resolve/main/config.json", "", "");
+    }
+    let url = format!("http://{}/metrics", served.address);
+    let read = python_command().args(["-c", READ, &url]).output().expect("python");
+    let error = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{error}");
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), METRICS);
+}
+
 #[test]
 fn what_happens_is_told_on_demand() {
     let folder = fresh_folder("told");
@@ -473,5 +511,31 @@ async fn each_request_is_a_span_at_the_collector() {
     let nano = |name: &str| big[name].as_str().and_then(|n| n.parse::<u128>().ok()).expect(name);
     assert!(nano("startTimeUnixNano") < nano("endTimeUnixNano"));
     let other = of("/nowhere");
-    assert!(other["parentSpanId"].is_null() && other["traceId"] != trace, "{other}");
+    // OTLP writes what is not there as nothing.
+    assert!(other["parentSpanId"] == "" && other["traceId"] != trace, "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_costs_spans_and_no_answer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let target = tenpak::edge::TraceTarget::new(&url).expect("a collector");
+    let options = EdgeOptions { traces: Some(target), ..EdgeOptions::default() };
+    let edge = Edge::with(vec![store(1000).await], options).await;
+    for _ in 0..3 {
+        assert_eq!(status(&edge.ask("GET /tables/big", "").await.0), 200);
+    }
+    // The three, and those of asking for the counts.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let told = String::from_utf8(edge.ask("GET /metrics", "").await.1).expect("text");
+        let lost = told.lines().find_map(|line| line.strip_prefix("tenpak_edge_spans_lost "));
+        if lost.expect("the count").parse::<u64>().expect("a number") >= 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    edge.end().await;
 }

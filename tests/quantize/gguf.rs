@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::calibrated::fixture;
 use super::model::{llama, write};
-use super::run::{done, fresh_folder, pack, python_command, reader_agrees, text};
+use super::run::{done, fresh_folder, pack, python_command, reader_agrees, tenpak, text};
 use super::{quantize, quantized};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_attention_heads":4,"num_key_value_heads":4,"hidden_size":256,
@@ -159,9 +159,35 @@ fn what_is_written_is_read_as_weights() {
         assert!((own / other - 1.0).abs() < 1e-5, "{method}: {own}, as weights {other}");
         assert!((own / exact - 1.0).abs() < most, "{method}: {own}, the model itself {exact}");
     }
-    for preset in ["bnb_nf4", "gptq_quality"] {
-        let run = quantize(&store, "q8_0", "again", &["--preset", preset]);
-        let says = ".weight: this model is quantized already (GGUF)";
-        assert!(run.status == Some(1) && run.error.contains(says), "{}", run.error);
+    // An artifact that another tool's files were packed into says nothing of their blocks; its header does.
+    let folder = folder.join("q4_k");
+    pack(&store, &folder, "packed", &[]);
+    let (own, packed) = (perplexity("q4_k"), perplexity("packed"));
+    assert!((own / packed - 1.0).abs() < 1e-5, "{own}, packed again {packed}");
+    let file = folder.join("model.gguf");
+    for source in ["q8_0", "packed", text(&folder), text(&file)] {
+        for more in [
+            &["--preset", "bnb_nf4"][..],
+            &["--preset", "gptq_quality"],
+            &["--preset", "gptq_quality", "--average-bits", "4.5", "--statistics", "s"],
+        ] {
+            let run = quantize(&store, source, "again", more);
+            let says = ".weight: this model is quantized already (GGUF)";
+            assert!(run.status == Some(1) && run.error.contains(says), "{source}: {}", run.error);
+        }
     }
+    // Blocks that are not dequantized here are named so.
+    let mut mixed = std::fs::read(&file).unwrap();
+    let (name, number) = (b"blk.1.attn_q.weight", 12_u32.to_le_bytes());
+    let at = mixed.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+    let at = at + 4 + 2 * 8;
+    assert_eq!(mixed[at..at + 4], number);
+    // Of the same length: IQ4_XS has smaller blocks.
+    mixed[at] = 23;
+    std::fs::write(&file, mixed).unwrap();
+    pack(&store, &folder, "mixed", &[]);
+    let few = ["eval", "ppl", "mixed", "--store", text(&store), "--text", text(&few)];
+    let run = tenpak(&few);
+    let says = "model.gguf: quantization: GGUF blocks other than";
+    assert!(run.status == Some(1) && run.error.contains(says), "{}", run.error);
 }

@@ -1,7 +1,6 @@
 //! What keeps an edge running: limits, the access log, metrics and traces, filling and emptying the
 //! cache.
 
-pub(crate) mod histogram;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod metrics;

@@ -6,22 +6,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderName};
-use hyper::{HeaderMap, Method, Request};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use serde_json::{Value, json};
+use hyper::HeaderMap;
+use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::{
+    SpanContext, SpanKind, Status, TraceContextExt, TraceFlags, TraceState,
+};
+use opentelemetry::{Context, InstrumentationScope, KeyValue};
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanExporter as _, SpanLinks,
+};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::edge::error::SettingError;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Spans that wait.
 const QUEUE: usize = 8192;
 /// Spans of one batch.
@@ -33,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where traces go.
 #[derive(Debug, Clone)]
-pub struct TraceTarget(hyper::Uri);
+pub struct TraceTarget(String);
 
 impl TraceTarget {
     /// The collector at this address (`http(s)://HOST:PORT`), below which `/v1/traces` lies.
@@ -48,105 +53,77 @@ impl TraceTarget {
             return Err(wrong());
         }
         let full = format!("{}/v1/traces", url.trim_end_matches('/'));
-        full.parse().map(Self).map_err(|_| wrong())
+        full.parse::<hyper::Uri>().map(|_| Self(full)).map_err(|_| wrong())
     }
 }
 
-/// The trace that a request belongs to.
+/// What a request says of the trace that it belongs to; without any, it begins one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Context {
-    trace: String,
-    parent: Option<String>,
-    sampled: bool,
-}
+pub(crate) struct Parent(SpanContext);
 
-impl Context {
-    /// The trace that a request names, or a new one.
+impl Parent {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let given = headers.get(TRACEPARENT).and_then(|given| given.to_str().ok());
-        given.and_then(Self::parse).unwrap_or_else(|| Self {
-            trace: format!("{:032x}", fastrand::u128(..)),
-            parent: None,
-            sampled: true,
-        })
+        let given = HeaderExtractor(headers);
+        let given = TraceContextPropagator::new().extract_with_context(&Context::new(), &given);
+        Self(given.span().span_context().clone())
     }
 
-    /// `00-<trace>-<parent>-<flags>`.
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.trim().split('-');
-        let (version, trace) = (fields.next()?, fields.next()?);
-        let (parent, flags) = (fields.next()?, fields.next()?);
-        let hex = |text: &str, len: usize| {
-            text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let any = |text: &str| text.bytes().any(|b| b != b'0');
-        // A later version may say more behind the flags.
-        let fits = hex(version, 2)
-            && version != "ff"
-            && (version != "00" || fields.next().is_none())
-            && hex(trace, 32)
-            && any(trace)
-            && hex(parent, 16)
-            && any(parent)
-            && hex(flags, 2);
-        let sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
-        let (trace, parent) = (trace.to_owned(), Some(parent.to_owned()));
-        fits.then_some(Self { trace, parent, sampled })
+    fn is_sampled(&self) -> bool {
+        !self.0.is_valid() || self.0.is_sampled()
     }
 }
 
 /// What became of a request.
-pub(crate) struct Span<'a> {
-    pub(crate) context: &'a Context,
+pub(crate) struct Answered<'a> {
+    pub(crate) parent: &'a Parent,
     pub(crate) took: Duration,
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
-    pub(crate) face: &'a str,
+    pub(crate) face: &'static str,
     pub(crate) client: String,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
     pub(crate) complete: bool,
 }
 
-impl Span<'_> {
-    /// As OTLP writes a span that ends now.
-    fn to_json(&self, now: SystemTime) -> Value {
-        let end = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let start = end.saturating_sub(self.took);
-        let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
-        // 64-bit integers are strings in OTLP's JSON.
-        let number =
-            |key: &str, value: u64| json!({"key": key, "value": {"intValue": value.to_string()}});
+impl Answered<'_> {
+    /// A server's span that ends now.
+    fn into_span(self, end_time: SystemTime) -> SpanData {
+        let (parent, ids) = (&self.parent.0, RandomIdGenerator::default());
+        let trace = if parent.is_valid() { parent.trace_id() } else { ids.new_trace_id() };
+        let (id, state) = (ids.new_span_id(), TraceState::NONE);
         let failed = self.status >= 500 || !self.complete;
-        let mut span = json!({
-            "traceId": self.context.trace,
-            "spanId": format!("{:016x}", fastrand::u64(..)),
-            "name": format!("{} {}", self.method, self.face),
-            // A server's.
-            "kind": 2,
-            "startTimeUnixNano": start.as_nanos().to_string(),
-            "endTimeUnixNano": end.as_nanos().to_string(),
-            "attributes": [
-                text("http.request.method", self.method),
-                text("url.path", self.path),
-                text("client.address", &self.client),
-                text("tenpak.face", self.face),
-                number("http.response.status_code", u64::from(self.status)),
-                number("http.response.body.size", self.bytes),
+        SpanData {
+            span_context: SpanContext::new(trace, id, TraceFlags::SAMPLED, false, state),
+            parent_span_id: parent.span_id(),
+            parent_span_is_remote: parent.is_valid(),
+            span_kind: SpanKind::Server,
+            name: format!("{} {}", self.method, self.face).into(),
+            start_time: end_time.checked_sub(self.took).unwrap_or(end_time),
+            end_time,
+            attributes: vec![
+                KeyValue::new("http.request.method", self.method.to_owned()),
+                KeyValue::new("url.path", self.path.to_owned()),
+                KeyValue::new("client.address", self.client),
+                KeyValue::new("tenpak.face", self.face),
+                KeyValue::new("http.response.status_code", i64::from(self.status)),
+                KeyValue::new("http.response.body.size", self.bytes.cast_signed()),
             ],
-            "status": {"code": if failed { 2 } else { 0 }},
-        });
-        if let Some(parent) = &self.context.parent {
-            span["parentSpanId"] = parent.as_str().into();
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: if failed { Status::error("") } else { Status::Unset },
+            instrumentation_scope: InstrumentationScope::builder("tenpak")
+                .with_version(env!("CARGO_PKG_VERSION"))
+                .build(),
         }
-        span
     }
 }
 
 /// Spans on their way to the collector.
 #[derive(Debug)]
 pub(crate) struct Tracer {
-    spans: Sender<Value>,
+    spans: Sender<SpanData>,
     lost: Arc<AtomicU64>,
 }
 
@@ -167,16 +144,27 @@ impl Tracer {
             .https_or_http()
             .enable_http1()
             .build();
-        let client = Client::builder(TokioExecutor::new()).build(https);
+        let mut exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(HyperClient::new(https, PATIENCE, None))
+            .with_endpoint(target.0)
+            .with_protocol(Protocol::HttpJson)
+            .with_timeout(PATIENCE)
+            .build()
+            .map_err(std::io::Error::other)?;
+        let name = Resource::builder_empty().with_service_name("tenpak-edge");
+        exporter.set_resource(&name.build());
         let (spans, queue) = channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(send_all(client, target, queue, lost.clone()));
+        let task = tokio::spawn(send_all(exporter, queue, lost.clone()));
         Ok((Self { spans, lost }, task))
     }
 
     /// Queues a span, if its trace is sampled.
-    pub(crate) fn record(&self, span: &Span<'_>) {
-        if span.context.sampled && self.spans.try_send(span.to_json(SystemTime::now())).is_err() {
+    pub(crate) fn record(&self, answered: Answered<'_>) {
+        if answered.parent.is_sampled()
+            && self.spans.try_send(answered.into_span(SystemTime::now())).is_err()
+        {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -187,14 +175,8 @@ impl Tracer {
     }
 }
 
-type Collector = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
-async fn send_all(
-    client: Collector,
-    target: TraceTarget,
-    mut queue: Receiver<Value>,
-    lost: Arc<AtomicU64>,
-) {
+/// The SDK's own queue drops spans without telling how many.
+async fn send_all(exporter: SpanExporter, mut queue: Receiver<SpanData>, lost: Arc<AtomicU64>) {
     while let Some(first) = queue.recv().await {
         let mut spans = vec![first];
         let more = async {
@@ -207,27 +189,11 @@ async fn send_all(
         // The end of the wait, or of the queue, sends what is there.
         tokio::time::timeout(WAIT, more).await.unwrap_or_default();
         let count = spans.len() as u64;
-        let sent = tokio::time::timeout(PATIENCE, send(&client, &target, spans)).await;
-        if !matches!(sent, Ok(true)) {
+        let sent = tokio::time::timeout(PATIENCE, exporter.export(spans)).await;
+        if !matches!(sent, Ok(Ok(()))) {
             lost.fetch_add(count, Ordering::Relaxed);
         }
     }
-}
-
-async fn send(client: &Collector, target: &TraceTarget, spans: Vec<Value>) -> bool {
-    let name = json!({"key": "service.name", "value": {"stringValue": "tenpak-edge"}});
-    let scope = json!({"name": "tenpak", "version": env!("CARGO_PKG_VERSION")});
-    let body = json!({"resourceSpans": [{
-        "resource": {"attributes": [name]},
-        "scopeSpans": [{"scope": scope, "spans": spans}],
-    }]});
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(&target.0)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body.to_string())));
-    let Ok(request) = request else { return false };
-    client.request(request).await.is_ok_and(|answer| answer.status().is_success())
 }
 
 #[cfg(test)]
@@ -238,13 +204,21 @@ mod tests {
     fn a_request_joins_the_trace_that_it_names() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = "00f067aa0ba902b7";
-        let right =
-            Context { trace: trace.to_owned(), parent: Some(parent.to_owned()), sampled: true };
-        let of = |text: &str| Context::parse(text);
-        assert_eq!(of(&format!("00-{trace}-{parent}-01")), Some(right.clone()));
-        assert_eq!(of(&format!("cc-{trace}-{parent}-03-more")), Some(right.clone()));
-        let unsampled = Context { sampled: false, ..right };
-        assert_eq!(of(&format!("00-{trace}-{parent}-00")), Some(unsampled));
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", text.parse().unwrap());
+            Parent::of(&headers)
+        };
+        for right in [
+            format!("00-{trace}-{parent}-01"),
+            format!("cc-{trace}-{parent}-03-more"),
+            format!("00-{trace}-{parent}-00"),
+        ] {
+            let Parent(found) = of(&right);
+            assert_eq!(found.trace_id().to_string(), trace);
+            assert_eq!(found.span_id().to_string(), parent);
+            assert_eq!(found.is_sampled(), !right.ends_with("-00"), "{right}");
+        }
         for bad in [
             String::new(),
             "00".to_owned(),
@@ -254,14 +228,12 @@ mod tests {
             format!("00-{trace}-{}-01", "0".repeat(16)),
             format!("00-{}-{parent}-01", trace.to_uppercase()),
             format!("00-{trace}-{parent}-zz"),
-            format!("00-{trace}-{parent}-+1"),
         ] {
-            assert_eq!(of(&bad), None, "{bad}");
+            let begun = of(&bad);
+            assert!(begun == Parent::of(&HeaderMap::new()) && begun.is_sampled(), "{bad}");
         }
-        let (one, two) = (Context::of(&HeaderMap::new()), Context::of(&HeaderMap::new()));
-        assert!(one.sampled && one.trace != two.trace && one.trace.len() == 32);
         assert!(TraceTarget::new("collector:4318").is_err());
         let target = TraceTarget::new("http://collector:4318/").unwrap();
-        assert_eq!(target.0.to_string(), "http://collector:4318/v1/traces");
+        assert_eq!(target.0, "http://collector:4318/v1/traces");
     }
 }

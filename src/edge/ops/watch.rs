@@ -7,30 +7,85 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{self, Poll, ready};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_LENGTH, RANGE, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 
 use crate::edge::http::answer::Answer;
-use crate::edge::ops::histogram::{Api, Histograms, Outcome};
 use crate::edge::ops::log::AccessLog;
-use crate::edge::ops::trace::{Context, Span, Tracer};
+use crate::edge::ops::trace::{Answered, Parent, Tracer};
 use crate::transport::TransportError;
 
 /// The longest text of a request that the log repeats, in bytes.
 const MAX_TEXT: usize = 512;
 
+/// Upper bounds of the buckets of times to first byte, in seconds; the last has none.
+const BOUNDS: [f64; 13] =
+    [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// The interface that answers, as metrics call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    Native,
+    Hub,
+    S3,
+    Own,
+}
+
+impl Api {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "pack",
+            Self::Hub => "hub",
+            Self::S3 => "s3",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// What became of a request: it got what it asked for, has it already, should not have asked so, or the
+/// edge or its origin could not.
+fn outcome(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..=299 => "ok",
+        304 => "unchanged",
+        500.. => "failed",
+        _ => "refused",
+    }
+}
+
+type Labels = [(&'static str, &'static str); 2];
+
+/// Times to first byte, by interface and outcome: of those alone that there were.
+#[derive(Debug, Clone)]
+pub(crate) struct FirstByte(pub(crate) Family<Labels, Histogram, fn() -> Histogram>);
+
+impl Default for FirstByte {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(|| Histogram::new(BOUNDS)))
+    }
+}
+
+impl FirstByte {
+    fn observe(&self, api: Api, status: StatusCode, took: Duration) {
+        let labels = [("face", api.as_str()), ("outcome", outcome(status))];
+        self.0.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+}
+
 /// What is counted over all answers.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    pub(crate) first_byte: Histograms,
+    pub(crate) first_byte: FirstByte,
     /// Bytes of bodies that went out.
     pub(crate) sent: AtomicU64,
     /// Answers that are under way.
@@ -56,7 +111,7 @@ pub(crate) struct Asked {
     range: Option<String>,
     agent: Option<String>,
     /// If requests are traced.
-    trace: Option<Context>,
+    trace: Option<Parent>,
 }
 
 impl Asked {
@@ -73,7 +128,7 @@ impl Asked {
             path: short(request.uri().path()),
             range: text(RANGE),
             agent: text(USER_AGENT),
-            trace: traced.then(|| Context::of(request.headers())),
+            trace: traced.then(|| Parent::of(request.headers())),
         }
     }
 
@@ -154,8 +209,7 @@ impl Watched {
     fn first(&mut self) {
         if !self.first {
             self.first = true;
-            let outcome = Outcome::of(self.status);
-            self.watch.first_byte.observe(self.api, outcome, self.asked.started.elapsed());
+            self.watch.first_byte.observe(self.api, self.status, self.asked.started.elapsed());
         }
     }
 }
@@ -219,11 +273,11 @@ impl Drop for Watched {
         if !self.ended {
             self.watch.broken.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(context) = &self.asked.trace
+        if let Some(parent) = &self.asked.trace
             && let Some(tracer) = &*self.watch.tracer.read().unwrap_or_else(PoisonError::into_inner)
         {
-            tracer.record(&Span {
-                context,
+            tracer.record(Answered {
+                parent,
                 took: self.asked.started.elapsed(),
                 method: &self.asked.method,
                 path: &self.asked.path,

@@ -6,7 +6,7 @@
 //! Types of whole elements keep them. A type of blocks is `U8`, with the bytes of a row as the last
 //! dimension, because a row is a whole number of blocks.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 
@@ -127,7 +127,11 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn read(file: &[u8]) -> Option<Vec<Part>> {
+/// A tensor as the header names it: its name, its type, its dimensions, the innermost first, and where it lies.
+type Named<'a> = (&'a str, u32, Vec<u64>, u64);
+
+/// What the header names, and where it says that tensors begin.
+fn header(file: &[u8]) -> Option<(Vec<Named<'_>>, u64)> {
     let mut cursor = Cursor(file);
     if cursor.take(4)? != MAGIC || ![2, 3].contains(&cursor.u32()?) {
         return None;
@@ -143,17 +147,34 @@ fn read(file: &[u8]) -> Option<Vec<Part>> {
         }
     }
     let mut found = Vec::new();
-    let mut names = HashSet::new();
     for _ in 0..tensors {
-        let name = std::str::from_utf8(cursor.text()?).ok()?.to_owned();
+        let name = std::str::from_utf8(cursor.text()?).ok()?;
+        let rank = Some(cursor.u32()?).filter(|rank| *rank <= 8)?;
+        let dims = (0..rank).map(|_| cursor.u64()).collect::<Option<Vec<u64>>>()?;
+        found.push((name, cursor.u32()?, dims, cursor.u64()?));
+    }
+    let data = (file.len() - cursor.0.len()) as u64;
+    Some((found, data.checked_next_multiple_of(alignment)?))
+}
+
+/// The types of blocks among the tensors of a file that begins so, by their numbers; `None` if this is not a
+/// whole header.
+pub(crate) fn block_types(file: &[u8]) -> Option<BTreeSet<u32>> {
+    let (tensors, _) = header(file)?;
+    let blocks = tensors.iter().map(|(_, number, ..)| *number);
+    Some(blocks.filter(|number| matches!(kind(*number), Some(Kind::Block(..)))).collect())
+}
+
+fn read(file: &[u8]) -> Option<Vec<Part>> {
+    let (tensors, data) = header(file)?;
+    let mut found = Vec::new();
+    let mut names = HashSet::new();
+    for (name, number, mut dims, offset) in tensors {
         let valid = !name.is_empty() && name.len() <= MAX_NAME && !name.contains(char::is_control);
-        if !valid || !names.insert(name.clone()) {
+        if !valid || !names.insert(name) {
             return None;
         }
-        let rank = Some(cursor.u32()?).filter(|rank| *rank <= 8)?;
-        // The innermost dimension comes first.
-        let mut dims = (0..rank).map(|_| cursor.u64()).collect::<Option<Vec<u64>>>()?;
-        let dtype = match kind(cursor.u32()?)? {
+        let dtype = match kind(number)? {
             Kind::Element(dtype) => dtype,
             Kind::Block(elements, bytes) => {
                 let row = dims.first_mut().filter(|row| row.is_multiple_of(elements))?;
@@ -164,10 +185,9 @@ fn read(file: &[u8]) -> Option<Vec<Part>> {
         dims.reverse();
         let shape = Shape::new(dims)?;
         let len = shape.byte_len(dtype)?;
-        found.push((cursor.u64()?, len, PartKind::Tensor { name, dtype, shape }));
+        found.push((offset, len, PartKind::Tensor { name: name.to_owned(), dtype, shape }));
     }
     let size = file.len() as u64;
-    let data = (size - cursor.0.len() as u64).checked_next_multiple_of(alignment)?;
     found.sort_by_key(|(offset, len, _)| (*offset, *len));
     let mut parts: Vec<Part> = Vec::new();
     let mut at = 0;
@@ -234,6 +254,9 @@ mod tests {
             .collect();
         let expected = [("a", Dtype::F32, &[2, 5][..]), ("b", Dtype::U8, &[3, 36])];
         assert_eq!(tensors, expected);
+        // The header alone tells the types.
+        let found = block_types(&bytes[..bytes.len() - 128 - 108 - 10]).unwrap();
+        assert_eq!(found, BTreeSet::from([2]));
     }
 
     #[test]

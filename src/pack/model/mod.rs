@@ -9,5 +9,6 @@ mod tree;
 
 pub use error::ModelError;
 pub use file::SourceFile;
+pub(crate) use gguf::block_types;
 pub use part::{Part, PartKind};
 pub use tree::walk;

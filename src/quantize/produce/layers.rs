@@ -11,6 +11,7 @@ use crate::format::dtype::Dtype;
 use crate::format::dtype::Shape;
 use crate::format::glob::Glob;
 use crate::quantize::lm::gguf;
+use crate::quantize::source::ModelSource;
 
 /// Models whose linear weights are stored transposed.
 const TRANSPOSED: [&str; 3] = ["gpt2", "openai-gpt", "imagegpt"];
@@ -66,8 +67,19 @@ pub fn kind(name: &str, dtype: Dtype, shape: &Shape, skip: &Skip) -> Kind {
     }
 }
 
-/// Refuses a model whose weights are stored in a way that is not known here.
-pub fn check_config(config: &Value) -> Result<(), ProduceError> {
+/// Refuses a model that is not whole, or whose weights are quantized or stored in a way that is not known here.
+///
+/// # Errors
+/// If it is refused, or a file that tells cannot be read.
+pub fn check_source(source: &ModelSource) -> Result<(), ProduceError> {
+    // First, as a GGUF file alone has no configuration.
+    check_names(source.tensors().iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
+    source.check_whole()?;
+    check_config(source.config()?)
+}
+
+/// Refuses a model whose configuration says that its weights are stored in a way that is not known here.
+fn check_config(config: &Value) -> Result<(), ProduceError> {
     let unsupported = |why: String| Err(ProduceError::Unsupported(why));
     for key in ["quantization_config", "compression_config"] {
         if let Some(method) = config.get(key).filter(|own| !own.is_null()) {
@@ -86,9 +98,7 @@ pub fn check_config(config: &Value) -> Result<(), ProduceError> {
 }
 
 /// Refuses a model whose weights are blocks of a GGUF file.
-pub fn check_names<'t>(
-    tensors: impl Iterator<Item = (&'t str, Dtype)>,
-) -> Result<(), ProduceError> {
+fn check_names<'t>(tensors: impl Iterator<Item = (&'t str, Dtype)>) -> Result<(), ProduceError> {
     let mut blocks = tensors.filter(|(_, dtype)| *dtype == Dtype::U8);
     match blocks.find(|(name, _)| gguf::original(name).is_some()) {
         Some((name, _)) => Err(ProduceError::Unsupported(format!(

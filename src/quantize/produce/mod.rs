@@ -29,6 +29,7 @@ mod survey;
 
 pub use driver::Events;
 pub use error::ProduceError;
+pub use layers::check_source;
 pub use method::{Layer, RoundToNearest, Solver};
 pub use outline::Bits;
 pub use preset::{PRESETS, Preset};

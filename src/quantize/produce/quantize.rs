@@ -70,9 +70,7 @@ pub fn quantize(
     let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
-    checkpoint.check_whole()?;
-    layers::check_config(checkpoint.config()?)?;
-    layers::check_names(checkpoint.tensors().iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
+    layers::check_source(checkpoint)?;
     let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
@@ -98,7 +96,7 @@ pub fn quantize(
     };
     if let Some(artifact) = checkpoint.as_artifact() {
         // What stays the same is linked, however short, if it is in this store at all.
-        let here = runtime.block_on(store.manifest(artifact.id())).is_ok();
+        let here = runtime.block_on(store.has_graph(artifact.id()));
         options.base = options.base.or(here.then(|| artifact.id()));
         options.model_id = options.model_id.take().or_else(|| artifact.manifest().model_id.clone());
     }

@@ -73,11 +73,11 @@ pub enum SourceError {
         /// The file.
         path: String,
     },
-    /// The configuration names a quantization that is not known.
+    /// A configuration, or a GGUF file, has a quantization that is not known.
     #[error("{path}: quantization: {error}")]
     Quantization {
         /// The file.
-        path: &'static str,
+        path: String,
         /// What is wrong.
         error: QuantError,
     },

@@ -9,7 +9,7 @@ mod listed;
 mod stored;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -176,10 +176,11 @@ impl ModelSource {
         Ok(self.config.get_or_init(|| config))
     }
 
-    /// How the model's weights are quantized, if they are: what the manifest or a configuration says.
+    /// How the model's weights are quantized, if they are: what the manifest, a configuration or, where all
+    /// weights lie in GGUF files, their headers say.
     ///
     /// # Errors
-    /// If a configuration cannot be read, or names a quantization that is not known.
+    /// If one of these cannot be read, or has a quantization that is not known.
     pub fn quantization(&self) -> Result<Option<Method>, SourceError> {
         let manifest = self.as_artifact().and_then(|own| own.manifest().quantization.as_ref());
         if let Some(method) = manifest.and_then(Method::of_manifest) {
@@ -188,12 +189,35 @@ impl ModelSource {
         for path in CONFIGS {
             let Some(config) = self.json(path)? else { continue };
             let method = Method::of_config(&config);
+            let path = path.to_owned();
             let method = method.map_err(|error| SourceError::Quantization { path, error })?;
             if method.is_some() {
                 return Ok(method);
             }
         }
-        Ok(None)
+        self.gguf()
+    }
+
+    /// What the headers of GGUF files say, if all weights lie in such.
+    fn gguf(&self) -> Result<Option<Method>, SourceError> {
+        let weights = || self.files.iter().enumerate().filter(|(_, file)| file.has_tensors());
+        let (mut types, mut first) = (BTreeSet::new(), None);
+        for (number, file) in weights() {
+            // Its header comes before its tensors.
+            let header = file.parts.first().filter(|part| part.kind == PartKind::Content);
+            let Some(header) = header.filter(|_| file.path.ends_with(".gguf")) else {
+                return Ok(None);
+            };
+            let (path, limit) = (|| file.path.clone(), MAX_CONTENT);
+            if header.len > limit {
+                return Err(SourceError::Large { path: path(), size: header.len, limit });
+            }
+            let own = model::block_types(&self.read(number, 0..header.len)?);
+            types.extend(own.unwrap_or_default());
+            first = first.or_else(|| Some(path()));
+        }
+        let path = first.unwrap_or_default();
+        Method::of_blocks(&types).map_err(|error| SourceError::Quantization { path, error })
     }
 
     /// A small file of JSON, if there is one.
