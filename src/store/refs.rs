@@ -13,7 +13,7 @@ use crate::format::refs::{
 };
 use crate::transport::small::read_all;
 use crate::transport::{Expected, ObjectPath, ReadRange, TransportErrorKind};
-use crate::trust::{Envelope, Method, Signer, TrustError};
+use crate::trust::{DocumentError, Envelope, Method, Signer, TrustError};
 
 /// How often a lost race is run again.
 const TRIES: u32 = 32;
@@ -185,9 +185,12 @@ impl Store {
         path: &ObjectPath,
         bytes: &[u8],
     ) -> Result<Envelope<T>, TrustError> {
-        Envelope::parse(bytes).map_err(|error| {
-            let what = format!("{}/{path}", self.location().trim_end_matches('/'));
-            TrustError::Malformed { what, reason: error.to_string() }
+        Envelope::parse(bytes).map_err(|error| match error {
+            TrustError::Malformed { reason, .. } => {
+                let what = format!("{}/{path}", self.location().trim_end_matches('/'));
+                TrustError::Malformed { what, reason }
+            }
+            error => error,
         })
     }
 
@@ -269,7 +272,7 @@ impl Store {
 
 fn object_path(path: &str, what: &str) -> Result<ObjectPath, StoreError> {
     ObjectPath::new(path).ok_or_else(|| {
-        let reason = format!("{path:?} is no object path");
+        let reason = DocumentError::Path(path.to_owned());
         StoreError::Trust(TrustError::Malformed { what: what.to_owned(), reason })
     })
 }
@@ -278,7 +281,7 @@ fn version_after(previous: Option<u64>, what: &str) -> Result<u64, StoreError> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     next_version(previous, now).ok_or_else(|| {
-        let reason = "its version is the highest there is".to_owned();
+        let reason = DocumentError::LastVersion;
         StoreError::Trust(TrustError::Malformed { what: what.to_owned(), reason })
     })
 }

@@ -164,7 +164,7 @@ impl TrustSet {
     fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
         let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        for line in TrustFile::parse(bytes).map_err(|why| bad(KeyError::TrustFile(why)))?.lines {
+        for line in TrustFile::parse(bytes).map_err(bad)?.lines {
             match line {
                 TrustLine::Ed25519 { key, names } => {
                     let key = public_key(&key).map_err(bad)?;

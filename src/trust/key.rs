@@ -51,13 +51,13 @@ impl fmt::Display for Method {
 }
 
 impl FromStr for Method {
-    type Err = String;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         Self::ALL
             .into_iter()
             .find(|method| method.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is no method: expected ed25519, hmac or openpgp"))
+            .ok_or_else(|| KeyError::Method(text.to_owned()))
     }
 }
 
@@ -106,15 +106,14 @@ impl fmt::Debug for KeyId {
 }
 
 impl FromStr for KeyId {
-    type Err = String;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         if matches!(text.len(), 32 | 40 | 64) && text.as_bytes().iter().all(hex) {
             return Ok(Self(text.to_owned()));
         }
-        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-        Err(format!("`{shown}` is no key id: expected 32, 40 or 64 lowercase hexadecimal digits"))
+        Err(KeyError::Id(text.chars().take(80).flat_map(char::escape_debug).collect()))
     }
 }
 
