@@ -49,12 +49,92 @@ pub enum EncodeError {
         /// NaN or an infinity; or a number beyond what the method computes in.
         value: f32,
     },
-    /// A method or layout does not take this shape or these numbers.
-    #[error("{0}")]
-    Unsupported(String),
-    /// What gives the codes gave none.
-    #[error("{0}")]
-    Solver(String),
+    /// A weight without elements.
+    #[error("{rows} x {columns} elements; leave this layer out")]
+    Empty {
+        /// Rows.
+        rows: u64,
+        /// Columns.
+        columns: u64,
+    },
+    /// A layout does not take so many bits.
+    #[error("{layout} has {has} bits, not {bits}")]
+    Bits {
+        /// The layout.
+        layout: &'static str,
+        /// Those that it takes.
+        has: &'static str,
+        /// Those that were asked for.
+        bits: u32,
+    },
+    /// There are no such codes.
+    #[error("{bits} bits in groups of {group}: codes have 1 to 8 bits, groups at least one column")]
+    Scheme {
+        /// Bits of a code.
+        bits: u32,
+        /// Columns of a group.
+        group: usize,
+    },
+    /// Codes that `int-quantized` cannot hold.
+    #[error("int-quantized has 8 bits, symmetric, groups in order")]
+    Int8Codes,
+    /// Codes that AWQ cannot hold.
+    #[error("AWQ has 4 bits and zero points, and groups in order")]
+    AwqCodes,
+    /// Rows that do not divide into groups.
+    #[error(
+        "{columns} inputs in groups of {group}: take a group size that divides the inputs, or the gptq \
+         format, or leave this layer out"
+    )]
+    Groups {
+        /// Columns.
+        columns: u64,
+        /// Columns of a group.
+        group: u64,
+    },
+    /// Rows that do not divide into GGUF's blocks.
+    #[error("{columns} inputs in blocks of {block}: leave this layer out, or take another method")]
+    Blocks {
+        /// Columns.
+        columns: u64,
+        /// Columns of a block.
+        block: u64,
+    },
+    /// A shape that GPTQ cannot hold.
+    #[error(
+        "GPTQ packs whole words, outputs and inputs in multiples of 32, not {rows} x {columns}; leave this \
+         layer out, or take another format"
+    )]
+    GptqShape {
+        /// Rows.
+        rows: u64,
+        /// Columns.
+        columns: u64,
+    },
+    /// A zero point that GPTQ cannot hold.
+    #[error(
+        "row {row}, group {group}: a zero point of 0, which the format gptq cannot hold; take gptq_v2, or \
+         symmetric codes"
+    )]
+    GptqZero {
+        /// Which row.
+        row: usize,
+        /// Which group of it.
+        group: usize,
+    },
+    /// A shape that AWQ cannot hold.
+    #[error(
+        "AWQ packs eights of outputs and whole groups of inputs, not {rows} x {columns} in groups of \
+         {group}; leave this layer out, or take another format or group size"
+    )]
+    AwqShape {
+        /// Rows.
+        rows: u64,
+        /// Columns.
+        columns: u64,
+        /// Columns of a group.
+        group: u64,
+    },
     /// The bytes are not those of the shape.
     #[error("{got} bytes where {rows} x {columns} elements take {want}")]
     Length {
@@ -67,12 +147,6 @@ pub enum EncodeError {
         /// Columns.
         columns: usize,
     },
-}
-
-impl EncodeError {
-    fn unsupported(why: impl Into<String>) -> Self {
-        Self::Unsupported(why.into())
-    }
 }
 
 /// An error unless there are as many codes, scales and zero points as the shape has.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::dequant::QuantError;
 use crate::quantize::source::SourceError;
 
@@ -15,11 +17,32 @@ pub enum LmError {
     )]
     Architecture(String),
     /// The architecture is known, and this model has a feature that is not.
-    #[error("config.json: {0} is not supported")]
-    Feature(String),
+    #[error("config.json: {what} {value} is not supported")]
+    Feature {
+        /// The feature.
+        what: &'static str,
+        /// What the model has of it.
+        value: String,
+    },
     /// `config.json` lacks something or contradicts itself.
     #[error("config.json: {0}")]
-    Config(String),
+    Config(#[from] ConfigError),
+    /// Longer sequences than the model reads, or too short ones.
+    #[error("{tokens} tokens in a sequence, and the model reads {least} to {most}")]
+    Sequence {
+        /// As many were asked for.
+        tokens: usize,
+        /// The fewest.
+        least: usize,
+        /// The most.
+        most: usize,
+    },
+    /// A text of no words.
+    #[error("a text of {0} tokens; two at least are needed")]
+    Short(usize),
+    /// Layers that cannot be what they are said to be: all read the same.
+    #[error("{0} reads inputs of unequal width")]
+    Unequal(String),
     /// A tensor that the architecture needs is not there.
     #[error("tensor {0} is missing; is a shard of the checkpoint missing?")]
     Missing(String),
@@ -52,9 +75,9 @@ pub enum LmError {
         /// What is wrong.
         error: QuantError,
     },
-    /// The tokenizer is damaged or cannot encode the text.
+    /// The tokenizer is damaged or cannot encode the text, as its library says.
     #[error("tokenizer.json: {0}")]
-    Tokenizer(String),
+    Tokenizer(Box<dyn std::error::Error + Send + Sync>),
     /// A token that the model has no embedding for.
     #[error("token {id}: the vocabulary has {vocabulary}; is this the model's own tokenizer?")]
     Token {
@@ -64,12 +87,12 @@ pub enum LmError {
         vocabulary: usize,
     },
     /// A text that cannot be read.
-    #[error("{}: {why}", path.display())]
+    #[error("{}: {error}", path.display())]
     Text {
         /// Where it lies.
         path: PathBuf,
-        /// What is wrong, and what to do.
-        why: String,
+        /// What is wrong.
+        error: TextError,
     },
     /// The model cannot be read.
     #[error(transparent)]
@@ -83,6 +106,52 @@ pub enum LmError {
     /// The computation failed.
     #[error("computing: {0}")]
     Compute(Box<candle_core::Error>),
+    /// A rule of the computation itself does not hold.
+    #[error("{0}; this is a defect of tenpak, please report it")]
+    Defect(&'static str),
+}
+
+/// What of `config.json` makes no sense.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A key that is needed.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A number that is none of rows, columns or the like.
+    #[error("{key} is {value}, not a dimension")]
+    Dimension { key: &'static str, value: Value },
+    /// Heads that do not divide among those of keys.
+    #[error("num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")]
+    KvHeads { heads: usize, kv_heads: usize },
+    /// Heads of no whole width.
+    #[error("hidden_size {hidden} is no multiple of num_attention_heads {heads}")]
+    Heads { hidden: usize, heads: usize },
+    /// Heads that cannot be turned by pairs.
+    #[error("head_dim {0} is odd")]
+    OddHead(usize),
+    /// Scaled positions without a number of theirs.
+    #[error("rope scaling without {0}")]
+    Scaling(&'static str),
+    /// Positions without a base.
+    #[error("rope_theta is {0}")]
+    Theta(f64),
+}
+
+/// Why a file gives no text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// It is not UTF-8, from this byte on.
+    #[error("not UTF-8 at byte {0}; convert it, or give another text")]
+    NotUtf8(usize),
+    /// There are no words in it.
+    #[error("it is empty; give a file with text")]
+    Empty,
 }
 
 impl From<SourceError> for LmError {

@@ -1,5 +1,12 @@
 //! Why nothing was produced.
 
+use std::path::PathBuf;
+
+use super::delta::NotFinite;
+use super::recipe::{Format, Method};
+use crate::format::dtype::{Dtype, Shape};
+use crate::format::glob::GlobError;
+use crate::format::json::JsonError;
 use crate::load::ArtifactError;
 use crate::pack::PackError;
 use crate::quantize::calibrate::CalibrateError;
@@ -11,16 +18,27 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProduceError {
-    /// These numbers do not go together.
-    #[error("{0}")]
-    Recipe(String),
-    /// A pattern for layers that are left out, which is none or matches none.
+    /// Numbers of a recipe that do not go together.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// What is kept of a recipe has no canonical form.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A pattern for layers that are left out, which is none.
     #[error("{pattern:?} for layers that are left out: {why}")]
     Skip {
         /// The pattern.
         pattern: String,
         /// What is wrong with it.
-        why: String,
+        why: GlobError,
+    },
+    /// Patterns for layers that are left out, of which none matches.
+    #[error("{patterns:?} for layers that are left out: no linear layer of {} is called so", model.display())]
+    NoneSkipped {
+        /// The patterns.
+        patterns: String,
+        /// The model.
+        model: PathBuf,
     },
     /// A number of a lossy method for deltas that makes no sense.
     #[error(
@@ -43,7 +61,7 @@ pub enum ProduceError {
     Transposed(String),
     /// A layer of which nothing is known.
     #[error(
-        "tensor {0}: no block of the model runs this layer, so that nothing is known of how many bits it needs"
+        "tensor {0}: no block of the model runs this layer, so that calibration says nothing of it"
     )]
     NotRun(String),
     /// The Python of another tool does not start.
@@ -56,9 +74,84 @@ pub enum ProduceError {
         /// Why it does not.
         source: std::io::Error,
     },
-    /// The model is not one that this can be done to.
-    #[error("{0}")]
-    Unsupported(String),
+    /// The configuration says that the weights are codes.
+    #[error(
+        "config.json says that this model is quantized already ({0}); quantize the model that it was made from"
+    )]
+    Quantized(String),
+    /// The weights are GGUF's blocks.
+    #[error(
+        "tensor {0}: this model is quantized already (GGUF); quantize the model that it was made from"
+    )]
+    Blocks(String),
+    /// There is nothing to quantize in a model of this type.
+    #[error(
+        "no linear layer of f32, f16 or bf16 in numbered blocks was found in this model of type {0}; its \
+         architecture is not supported, or every layer is skipped"
+    )]
+    NoLayers(String),
+    /// A weight whose rows GGUF permutes, and that are not those of heads.
+    #[error("tensor {0}: its rows are not those of heads")]
+    NoHeads(String),
+    /// A type of model that is not written as GGUF.
+    #[error(
+        "GGUF is written for models of type llama, mistral, qwen2 and qwen3, not {0:?}; take another format"
+    )]
+    GgufModel(String),
+    /// Rotary positions that are not written as GGUF.
+    #[error(
+        "GGUF is written for plain rotary positions, not scaled ones ({0}); take another format"
+    )]
+    GgufPositions(String),
+    /// A tensor that GGUF has no name for.
+    #[error("tensor {0}: GGUF has no name for it")]
+    GgufName(String),
+    /// A tensor that GGUF stores in another order.
+    #[error(
+        "tensor {0}: GGUF permutes its rows, which is done where it is quantized; do not leave it out"
+    )]
+    GgufRows(String),
+    /// A tensor that GGUF has no type for.
+    #[error("tensor {name}: GGUF has no type {dtype}")]
+    GgufType {
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        dtype: Dtype,
+    },
+    /// A base that lies in no store.
+    #[error("the base is no artifact; pack it first")]
+    NoBase,
+    /// The base of another model.
+    #[error(
+        "{0} has no tensor of this model's names; name the base that it was tuned from, or pack it without \
+         one"
+    )]
+    OtherBase(String),
+    /// A tensor of the base has another shape or type.
+    #[error(
+        "tensor {name}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
+         pack it without one", own.0, own.1.dims(), base.0, base.1.dims()
+    )]
+    OtherShape {
+        /// The tensor.
+        name: String,
+        /// What it is.
+        own: (Dtype, Shape),
+        /// What it is in the base.
+        base: (Dtype, Shape),
+    },
+    /// A number that no difference can be formed with.
+    #[error(
+        "tensor {name}: element {} is not finite in the {}; repair it, or take the lossless method",
+        at.element, if at.of_base { "base" } else { "fine-tune" }
+    )]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// Where the number is.
+        at: NotFinite,
+    },
     /// A tensor cannot be encoded.
     #[error("tensor {name}: {source}")]
     Layer {
@@ -79,7 +172,7 @@ pub enum ProduceError {
     /// The result was not packed.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// Another tool failed.
+    /// Another tool failed, as it says.
     #[error("{tool}: {why}")]
     Tool {
         /// Which.
@@ -93,6 +186,56 @@ pub enum ProduceError {
     /// A tensor was made in another shape than announced.
     #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
     Defect(String),
+}
+
+/// What of a recipe does not go together.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// A format that the method's codes do not fit.
+    #[error("{} is not stored as {}; take {}", method.name(), format.name(), names(take, Format::name, " or "))]
+    Format { method: Method, format: Format, take: &'static [Format] },
+    /// A method whose numbers are fixed.
+    #[error("{} has {bits} bits and groups of its own; leave both out", method.name())]
+    Fixed { method: Method, bits: u32 },
+    /// A group of no columns.
+    #[error("a group has at least one column; -1 is the whole row")]
+    Group,
+    /// Absmax that the method does not have.
+    #[error("only nf4 quantizes its absmax in their turn")]
+    DoubleQuant,
+    /// An order that the method does not have.
+    #[error("only gptq orders columns by activations")]
+    ActOrder,
+    /// Bits on average, where all layers have the same.
+    #[error(
+        "layers of {} in {} have all the same bits; bits on average go with rtn, hqq and gptq in \
+         compressed-tensors, gptq or gptq_v2", method.name(), format.name()
+    )]
+    SameBits { method: Method, format: Format },
+    /// More or fewer bits on average than a layer can have.
+    #[error("{average} bits on average: give {least} to 8")]
+    Average { average: f64, least: u32 },
+    /// Fewer bits on average than the layers of this model need.
+    #[error("{0} bits on average are too few for any layer")]
+    TooFew(f64),
+    /// Bits that the format does not have.
+    #[error("{} has {has} bits, not {bits}", format.name())]
+    Bits { format: Format, has: &'static str, bits: u32 },
+    /// Numbers that AWQ does not have.
+    #[error("awq has 4 bits and zero points, and so is asymmetric")]
+    Awq,
+    /// A method that a tool does not do.
+    #[error("{tool} does not do {}; it does {}", method.name(), names(does, Method::name, ", "))]
+    Backend { tool: &'static str, method: Method, does: &'static [Method] },
+    /// A format that a tool does not write.
+    #[error("gptqmodel stores gptq")]
+    GptqModel,
+}
+
+fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
+    all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(between)
 }
 
 impl From<ArtifactError> for ProduceError {

@@ -26,8 +26,8 @@ impl Skip {
     /// Patterns for names of weights or of their layers, as a shell has them; `*` spans dots.
     pub fn new(patterns: &[String]) -> Result<Self, ProduceError> {
         let glob = |pattern: &String| {
-            let skip = |why: String| ProduceError::Skip { pattern: pattern.clone(), why };
-            Glob::new(pattern).map_err(|error| skip(error.to_string()))
+            let skip = |why| ProduceError::Skip { pattern: pattern.clone(), why };
+            Glob::new(pattern).map_err(skip)
         };
         Ok(Self(patterns.iter().map(glob).collect::<Result<_, _>>()?))
     }
@@ -68,14 +68,10 @@ pub fn kind(name: &str, dtype: Dtype, shape: &Shape, skip: &Skip) -> Kind {
 
 /// Refuses a model whose weights are stored in a way that is not known here.
 pub fn check_config(config: &Value) -> Result<(), ProduceError> {
-    let unsupported = |why: String| Err(ProduceError::Unsupported(why));
     for key in ["quantization_config", "compression_config"] {
         if let Some(method) = config.get(key).filter(|own| !own.is_null()) {
             let method = method.get("quant_method").and_then(Value::as_str).unwrap_or("some way");
-            return unsupported(format!(
-                "config.json says that this model is quantized already ({method}); quantize the model \
-                 that it was made from"
-            ));
+            return Err(ProduceError::Quantized(method.to_owned()));
         }
     }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
@@ -91,9 +87,7 @@ pub fn check_names<'t>(
 ) -> Result<(), ProduceError> {
     let mut blocks = tensors.filter(|(_, dtype)| *dtype == Dtype::U8);
     match blocks.find(|(name, _)| gguf::original(name).is_some()) {
-        Some((name, _)) => Err(ProduceError::Unsupported(format!(
-            "tensor {name}: this model is quantized already (GGUF); quantize the model that it was made from"
-        ))),
+        Some((name, _)) => Err(ProduceError::Blocks(name.to_owned())),
         None => Ok(()),
     }
 }

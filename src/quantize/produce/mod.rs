@@ -28,7 +28,7 @@ mod statistics;
 mod survey;
 
 pub use driver::Events;
-pub use error::ProduceError;
+pub use error::{ProduceError, RecipeError};
 pub use method::{Layer, RoundToNearest, Solver};
 pub use outline::Bits;
 pub use preset::{PRESETS, Preset};

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::ProduceError;
-use crate::format::json;
+use super::RecipeError;
+use crate::format::json::{self, JsonError};
 
 /// A method or format that is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,15 +146,13 @@ impl Method {
 }
 
 impl Recipe {
-    /// An error that says what does not go together.
+    /// Whether its numbers go together.
     ///
     /// # Errors
     /// If they do not; the first reason is given.
-    pub fn check(&self) -> Result<(), ProduceError> {
+    pub fn check(&self) -> Result<(), RecipeError> {
         let Self { method, format, bits, group_size, symmetric, .. } = *self;
-        let wrong = |why: String| Err(ProduceError::Recipe(why));
-        let (of, to) = (method.name(), format.name());
-        let formats: &[Format] = match method {
+        let take: &[Format] = match method {
             Method::Nf4 | Method::Int8 => &[Format::Bitsandbytes],
             Method::Fp8 => &[Format::CompressedTensors],
             Method::Q4_0 | Method::Q8_0 | Method::Q4K => &[Format::Gguf],
@@ -163,9 +161,8 @@ impl Recipe {
                 &[Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq]
             }
         };
-        if !formats.contains(&format) {
-            let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
-            return wrong(format!("{of} is not stored as {to}; take {}", names.join(" or ")));
+        if !take.contains(&format) {
+            return Err(RecipeError::Format { method, format, take });
         }
         let fixed = match method {
             Method::Nf4 => Some((4, Some(64))),
@@ -177,39 +174,32 @@ impl Recipe {
         if let Some((own, group)) = fixed
             && (bits, group_size) != (own, group)
         {
-            return wrong(format!("{of} has {own} bits and groups of its own; leave both out"));
+            return Err(RecipeError::Fixed { method, bits: own });
         }
         if group_size == Some(0) {
-            return wrong("a group has at least one column; -1 is the whole row".to_owned());
+            return Err(RecipeError::Group);
         }
         if self.double_quant && method != Method::Nf4 {
-            return wrong("only nf4 quantizes its absmax in their turn".to_owned());
+            return Err(RecipeError::DoubleQuant);
         }
         if self.act_order && method != Method::Gptq {
-            return wrong("only gptq orders columns by activations".to_owned());
+            return Err(RecipeError::ActOrder);
         }
         if let Some(average) = self.average_bits {
-            let least = u64::from(self.numbers_of_bits().first().copied().unwrap_or(0)) * 100;
-            if self.numbers_of_bits().is_empty() {
-                return wrong(format!(
-                    "layers of {of} in {to} have all the same bits; bits on average go with rtn, hqq and \
-                     gptq in compressed-tensors, gptq or gptq_v2"
-                ));
-            }
-            if !(least..=800).contains(&u64::from(average)) {
-                let average = f64::from(average) / 100.0;
-                return wrong(format!("{average} bits on average: give {} to 8", least / 100));
+            let Some(&least) = self.numbers_of_bits().first() else {
+                return Err(RecipeError::SameBits { method, format });
+            };
+            if !(least * 100..=800).contains(&average) {
+                return Err(RecipeError::Average { average: f64::from(average) / 100.0, least });
             }
         }
         match format {
             Format::Gptq | Format::GptqV2 if ![2, 3, 4, 8].contains(&bits) => {
-                wrong(format!("{to} has 2, 3, 4 or 8 bits, not {bits}"))
+                Err(RecipeError::Bits { format, has: "2, 3, 4 or 8", bits })
             }
-            Format::Awq if bits != 4 || symmetric => {
-                wrong("awq has 4 bits and zero points, and so is asymmetric".to_owned())
-            }
+            Format::Awq if bits != 4 || symmetric => Err(RecipeError::Awq),
             Format::CompressedTensors if !(1..=8).contains(&bits) => {
-                wrong(format!("{to} has 1 to 8 bits, not {bits}"))
+                Err(RecipeError::Bits { format, has: "1 to 8", bits })
             }
             _ => Ok(()),
         }
@@ -238,10 +228,8 @@ impl Recipe {
     ///
     /// # Errors
     /// If the recipe has no canonical form.
-    pub fn digest(&self) -> Result<blake3::Hash, ProduceError> {
-        let bytes =
-            json::to_bytes(self).map_err(|error| ProduceError::Recipe(error.to_string()))?;
-        Ok(blake3::hash(&bytes))
+    pub fn digest(&self) -> Result<blake3::Hash, JsonError> {
+        Ok(blake3::hash(&json::to_bytes(self)?))
     }
 
     /// How much smaller a bf16 weight becomes, scales and zero points counted.
