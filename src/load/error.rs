@@ -9,6 +9,7 @@ use crate::transport::{TransportError, TransportErrorKind};
 
 /// What kind of failure it is: programs end with a status of their own for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// An object, a ref or a tensor is missing.
     NotFound,

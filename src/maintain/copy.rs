@@ -33,6 +33,7 @@ const PACKS: usize = 2;
 
 /// How to copy.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct CopyOptions {
     /// Replace the target's ref even if it is newer.
     pub force: bool,

@@ -16,6 +16,7 @@ use crate::store::{ArtifactGraph, Lease, Placed, Store};
 
 /// When to repack.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct RepackOptions {
     /// An artifact is rewritten if it lies in more runs than this per GiB, beyond the first.
     pub runs_per_gib: f64,

@@ -3,6 +3,7 @@
 use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::DigestMismatch;
 use crate::format::FormatError;
+use crate::format::glob::GlobError;
 use crate::format::id::ManifestId;
 use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
@@ -47,8 +48,8 @@ pub enum StoreError {
     NoTensor { location: String, what: &'static str, artifact: ManifestId, pattern: String },
     /// A pattern that cannot be understood.
     #[error("{pattern:?} is no pattern for tensor names: {why}")]
-    Pattern { pattern: String, why: String },
-    /// A file is not one that is read whole.
+    Pattern { pattern: String, why: GlobError },
+    /// A file is not one that is read whole, as its reader says.
     #[error("{path}: {why}")]
     File { path: String, why: String },
     /// An id prefix that fits several artifacts.
@@ -59,7 +60,7 @@ pub enum StoreError {
     LeaseEnded { location: String, lease: String },
     /// The system gave no random bytes.
     #[error("no random bytes from the system: {0}")]
-    Random(String),
+    Random(getrandom::Error),
 }
 
 impl StoreError {

@@ -82,7 +82,7 @@ impl Store {
                 .map_err(StoreError::format(self, &path));
         }
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
+        getrandom::fill(&mut id).map_err(StoreError::Random)?;
         let descriptor = Descriptor::new(crate::format::id::to_hex(&id), STORE_VERSION);
         let bytes = descriptor.to_bytes().map_err(StoreError::format(self, &path))?;
         match self.transport().put_if(&path, Expected::Absent, bytes.into()).await {

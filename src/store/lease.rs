@@ -31,7 +31,7 @@ impl Lease {
     /// Takes a lease, before the first look at what the store holds.
     pub async fn take(store: &Store) -> Result<Self, StoreError> {
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
+        getrandom::fill(&mut id).map_err(StoreError::Random)?;
         let lease = Self {
             store: store.clone(),
             path: paths::lease(&id),

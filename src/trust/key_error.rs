@@ -42,7 +42,7 @@ pub enum KeyError {
         "neither a tenpak nor an OpenPGP secret key: if this is an HMAC secret, say that the method is hmac"
     )]
     Unknown,
-    /// What is wrong with a key of OpenPGP, as its library says.
+    /// What is wrong with a key or a signature of OpenPGP, as its library says.
     #[error("{0}")]
     OpenPgp(String),
     /// No method.

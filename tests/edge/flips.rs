@@ -146,10 +146,11 @@ fn a_bit_flipped_on_disk_reaches_nobody() {
     let world = World::of(TENSORS);
     let right = Right::of(&world);
     let folder = world.dir.path().join("cache");
-    let options = || EdgeOptions {
-        disk: Some((folder.clone(), 1 << 30)),
-        memory: 1,
-        ..EdgeOptions::default()
+    let options = || {
+        let mut options = EdgeOptions::default();
+        options.disk = Some((folder.clone(), 1 << 30));
+        options.memory = 1;
+        options
     };
     let used = || -> u64 {
         let metadata = |file: &PathBuf| file.metadata().map_or(0, |metadata| metadata.len());

@@ -8,6 +8,7 @@ use crate::quantize::lm::{Block, Context, LmError, Model, NoTap};
 
 /// How a text is read.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PerplexityOptions {
     /// Tokens of a window; by default 2048, or as many as the model reads if that is less.
     pub context: Option<usize>,

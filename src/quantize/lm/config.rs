@@ -285,7 +285,7 @@ mod tests {
         for (key, value, said) in [
             ("model_type", json!("mamba"), "\"mamba\""),
             ("hidden_act", json!("relu"), "relu"),
-            ("num_key_value_heads", json!(3), "4 heads do not share 3"),
+            ("num_key_value_heads", json!(3), "4 is no multiple of num_key_value_heads 3"),
             ("hidden_size", json!(0), "hidden_size is 0"),
             ("hidden_size", json!(null), "hidden_size is missing"),
             ("rope_scaling", json!({"rope_type": "yarn", "factor": 2}), "yarn"),

@@ -103,6 +103,7 @@ const BANDED: u64 = 4;
 
 /// How fetches are formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlanOptions {
     /// Unwanted bytes between two chunks that are fetched rather than asked around.
     pub gap: u64,

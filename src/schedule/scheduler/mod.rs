@@ -22,6 +22,7 @@ pub use mirror::{MAX_MIRRORS, MirrorIndex};
 
 /// What bounds a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes of deliveries that are being filled, wait to be taken, or are held by the consumer; with
     /// those that are filled, of the chunks that wait for their bases. A delivery beyond it is

@@ -42,6 +42,7 @@ const PARALLEL: usize = 4;
 
 /// Whom to trust.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct OpenOptions {
     /// The keys that count; with none of them, signatures are not looked at.
     pub trust: TrustSet,

@@ -23,6 +23,7 @@ use crate::store::Store;
 
 /// How to write a delta.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct DeltaOptions {
     /// What becomes of the weights.
     pub method: DeltaMethod,
@@ -30,6 +31,13 @@ pub struct DeltaOptions {
     pub base_name: String,
     /// How the result is packed; its base and lineage are filled in here.
     pub pack: PackOptions,
+}
+
+impl DeltaOptions {
+    /// Packs against the base called `base_name`, as `pack` says.
+    pub const fn new(method: DeltaMethod, base_name: String, pack: PackOptions) -> Self {
+        Self { method, base_name, pack }
+    }
 }
 
 /// What became of a tensor that differs from the base's.
