@@ -66,6 +66,9 @@ pub struct Collected {
 }
 
 /// Collects the garbage of the store.
+///
+/// # Errors
+/// If what is needed cannot be told, or the store fails.
 pub async fn collect(store: &Store, options: CollectOptions) -> Result<Collected, MaintainError> {
     let now = if options.dry_run { unix_now() } else { now(store).await? };
     let leases = leases(store, now).await?;

@@ -46,6 +46,9 @@ pub struct Repacked {
 }
 
 /// Rewrites the artifact's chunks in load order if it is fragmented.
+///
+/// # Errors
+/// If a chunk cannot be had, or the store fails.
 pub async fn repack(
     store: &Store,
     id: ManifestId,

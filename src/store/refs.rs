@@ -57,6 +57,9 @@ pub enum RefPlaced {
 
 impl Store {
     /// Puts a ref that another store published here, as it is, unless a newer one is here.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn place_ref(
         &self,
         envelope: &Envelope<RefBody>,
@@ -108,6 +111,9 @@ impl Store {
 
     /// Points `name:tag` to `manifest`, signed by those of `signers` that can sign refs, and brings
     /// the index up to date. A lost race is run again on what the winner wrote.
+    ///
+    /// # Errors
+    /// If others win every race, or the store fails.
     pub async fn publish(
         &self,
         name: &ArtifactName,
@@ -144,6 +150,9 @@ impl Store {
     }
 
     /// Removes the ref and its line in the index. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If others win every race, or the store fails.
     pub async fn unpublish(
         &self,
         name: &ArtifactName,
@@ -159,6 +168,9 @@ impl Store {
     }
 
     /// Every ref of the store, read one by one where the store can list, else from the index.
+    ///
+    /// # Errors
+    /// If one is malformed, or the store fails.
     pub async fn refs(&self) -> Result<Vec<Envelope<RefBody>>, StoreError> {
         let mut refs = Vec::new();
         for info in self.list("refs/").await? {
@@ -172,6 +184,9 @@ impl Store {
     }
 
     /// Reads a signed document; nothing of it is verified yet.
+    ///
+    /// # Errors
+    /// If it is malformed.
     pub fn parse_document<T: SignedBody>(
         &self,
         path: &ObjectPath,
@@ -196,6 +211,9 @@ impl Store {
 
     /// A signed document, if there is one, from the first transport where it is one; nothing of it is
     /// verified yet.
+    ///
+    /// # Errors
+    /// If it is malformed, or the store fails.
     pub async fn document<T: SignedBody>(
         &self,
         path: &ObjectPath,

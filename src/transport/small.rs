@@ -60,6 +60,9 @@ impl RetryPolicy {
 
 /// Reads `range` of an object of which it may deliver at most `limit` bytes; a longer one is
 /// [`TransportErrorKind::Protocol`], since nothing well-formed is that long.
+///
+/// # Errors
+/// If it is missing, longer, or the transport fails, retries included.
 pub async fn read_all(
     transport: &dyn Transport,
     path: &ObjectPath,

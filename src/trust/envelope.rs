@@ -122,6 +122,9 @@ pub struct Envelope<T> {
 
 impl<T: SignedBody> Envelope<T> {
     /// A document without signatures.
+    ///
+    /// # Errors
+    /// If the body breaks a rule.
     pub fn new(body: T) -> Result<Self, TrustError> {
         body.check().map_err(malformed::<T>)?;
         let signed = json::to_bytes(&body).map_err(malformed::<T>)?;
@@ -129,6 +132,9 @@ impl<T: SignedBody> Envelope<T> {
     }
 
     /// Reads a document, as it lies in a store.
+    ///
+    /// # Errors
+    /// If it is malformed.
     pub fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
         let raw = RawEnvelope::split::<T>(bytes).map_err(malformed::<T>)?;
         let body = raw.body().map_err(malformed::<T>)?;
@@ -151,6 +157,9 @@ impl<T: SignedBody> Envelope<T> {
     }
 
     /// Adds the signature of `signer`, or replaces the one that this key made before.
+    ///
+    /// # Errors
+    /// If the key cannot sign documents, or the document has no room for another.
     pub fn sign(&mut self, signer: &Signer) -> Result<(), TrustError> {
         let signature = signer.sign_document(T::DOMAIN, &self.signed)?;
         let key = signer.key_id();
@@ -176,6 +185,9 @@ impl<T: SignedBody> Envelope<T> {
     }
 
     /// The document as it lies in a store.
+    ///
+    /// # Errors
+    /// If it is longer than its kind may be.
     pub fn to_bytes(&self) -> Result<Vec<u8>, TrustError> {
         let signatures = self.signatures.iter().map(|(key, signature)| WireSignature {
             key: key.clone(),

@@ -159,6 +159,9 @@ fn key_line(text: &str, prefix: &'static str) -> Result<[u8; 32], KeyError> {
 }
 
 /// Takes the bytes of a public key; weak ones, which verify forgeries, are refused.
+///
+/// # Errors
+/// If they are none, or weak.
 pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     match VerifyingKey::from_bytes(bytes) {
         Ok(key) if !key.is_weak() => Ok(key),
@@ -167,6 +170,9 @@ pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
 }
 
 /// Reads a line of a public Ed25519 key, as `keygen` writes it.
+///
+/// # Errors
+/// If it is none.
 pub fn parse_public(text: &str) -> Result<VerifyingKey, KeyError> {
     public_key(&key_line(text, PUBLIC_PREFIX)?)
 }

@@ -66,6 +66,9 @@ impl SeenRefs {
 
     /// Refuses a verified ref that is older than what was seen, or differs from what was seen with
     /// the same version; otherwise remembers it, for each key that signed it.
+    ///
+    /// # Errors
+    /// If it is refused, or the record of what was seen is damaged or cannot be read.
     pub fn check(&self, vouched: &Verified<RefBody>) -> Result<SeenState, TrustError> {
         let Some(dir) = &self.dir else {
             let reason = "neither XDG_STATE_HOME nor HOME names a directory".to_owned();

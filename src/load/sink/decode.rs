@@ -50,6 +50,9 @@ pub trait Decoder<D: Device>: Send {
     fn batch(&self) -> u64;
 
     /// Begins to decode chunks, whose images are in `images`, to their places in `to`.
+    ///
+    /// # Errors
+    /// If they do not fit, or the device fails.
     fn decode(
         &mut self,
         chunks: &[Placed],
@@ -59,6 +62,9 @@ pub trait Decoder<D: Device>: Send {
 
     /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against what `base` begins
     /// with, to its place in `to`.
+    ///
+    /// # Errors
+    /// If it does not fit, or the device fails.
     fn decode_against(
         &mut self,
         program: &DeltaProgram,
@@ -69,9 +75,15 @@ pub trait Decoder<D: Device>: Send {
     ) -> Result<(), DeviceError>;
 
     /// Waits, and says what was wrong with the chunks since the last time: [`BAD_LENGTH`] and others.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn faults(&mut self) -> Result<u32, DeviceError>;
 
     /// The same of chunks that are stored against bases: [`BAD_WORDS`] and others.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn delta_faults(&mut self) -> Result<u32, DeviceError>;
 }
 
