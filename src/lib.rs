@@ -26,6 +26,8 @@
 //! | [`edge`] | edge | serving a store |
 //! | [`cli`] | cli | the command |
 //!
+//! [`format`]: mod@format
+//!
 //! One tensor, verified:
 //!
 //! ```no_run

@@ -2,7 +2,7 @@
 //!
 //! Byte for byte what the family's own library stores (`tests/judges/` holds the comparison). A weight is a
 //! [`Matrix`]; a method either encodes it at once ([`nf4`], [`int8`], [`fp8`], [`gguf`]) or gives
-//! [`Codes`](crate::dequant::codes::Codes) ([`rtn`] here, or a solver), which a layout packs ([`gptq`], [`awq`],
+//! [`Codes`] ([`rtn`] here, or a solver), which a layout packs ([`gptq`], [`awq`],
 //! [`packed`]). The bytes are the same whatever the number of threads.
 
 pub mod awq;

@@ -102,7 +102,7 @@ pub struct External<'a> {
     pub source: &'a Path,
     /// The artifact that lies there, if it is one.
     pub artifact: Option<ManifestId>,
-    /// Patterns of layers that stay as they are, as [`Skip`] has them.
+    /// Patterns of layers that stay as they are, as a shell has them.
     pub skip: &'a [String],
     /// The text to calibrate with.
     pub calibration: Option<PathBuf>,
