@@ -10,7 +10,7 @@ mod read;
 mod refs;
 mod resolve;
 
-pub use error::StoreError;
+pub use error::{FileError, StoreError};
 pub use graph::{ArtifactGraph, Placed};
 pub use handle::{Store, unix_now};
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::delta::NotFinite;
-use super::recipe::{Format, Method};
+use super::recipe::RecipeError;
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::glob::GlobError;
 use crate::format::json::JsonError;
@@ -143,14 +142,16 @@ pub enum ProduceError {
     },
     /// A number that no difference can be formed with.
     #[error(
-        "tensor {name}: element {} is not finite in the {}; repair it, or take the lossless method",
-        at.element, if at.of_base { "base" } else { "fine-tune" }
+        "tensor {name}: element {element} is not finite in the {}; repair it, or take the lossless method",
+        if *of_base { "base" } else { "fine-tune" }
     )]
     NotFinite {
         /// The tensor.
         name: String,
         /// Where the number is.
-        at: NotFinite,
+        element: usize,
+        /// Whether it is the base's.
+        of_base: bool,
     },
     /// A tensor cannot be encoded.
     #[error("tensor {name}: {source}")]
@@ -186,56 +187,6 @@ pub enum ProduceError {
     /// A tensor was made in another shape than announced.
     #[error("tensor {0}: not what was announced; this is a defect of tenpak, please report it")]
     Defect(String),
-}
-
-/// What of a recipe does not go together.
-#[expect(missing_docs, reason = "the messages say what the fields are")]
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecipeError {
-    /// A format that the method's codes do not fit.
-    #[error("{} is not stored as {}; take {}", method.name(), format.name(), names(take, Format::name, " or "))]
-    Format { method: Method, format: Format, take: &'static [Format] },
-    /// A method whose numbers are fixed.
-    #[error("{} has {bits} bits and groups of its own; leave both out", method.name())]
-    Fixed { method: Method, bits: u32 },
-    /// A group of no columns.
-    #[error("a group has at least one column; -1 is the whole row")]
-    Group,
-    /// Absmax that the method does not have.
-    #[error("only nf4 quantizes its absmax in their turn")]
-    DoubleQuant,
-    /// An order that the method does not have.
-    #[error("only gptq orders columns by activations")]
-    ActOrder,
-    /// Bits on average, where all layers have the same.
-    #[error(
-        "layers of {} in {} have all the same bits; bits on average go with rtn, hqq and gptq in \
-         compressed-tensors, gptq or gptq_v2", method.name(), format.name()
-    )]
-    SameBits { method: Method, format: Format },
-    /// More or fewer bits on average than a layer can have.
-    #[error("{average} bits on average: give {least} to 8")]
-    Average { average: f64, least: u32 },
-    /// Fewer bits on average than the layers of this model need.
-    #[error("{0} bits on average are too few for any layer")]
-    TooFew(f64),
-    /// Bits that the format does not have.
-    #[error("{} has {has} bits, not {bits}", format.name())]
-    Bits { format: Format, has: &'static str, bits: u32 },
-    /// Numbers that AWQ does not have.
-    #[error("awq has 4 bits and zero points, and so is asymmetric")]
-    Awq,
-    /// A method that a tool does not do.
-    #[error("{tool} does not do {}; it does {}", method.name(), names(does, Method::name, ", "))]
-    Backend { tool: &'static str, method: Method, does: &'static [Method] },
-    /// A format that a tool does not write.
-    #[error("gptqmodel stores gptq")]
-    GptqModel,
-}
-
-fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
-    all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(between)
 }
 
 impl From<ArtifactError> for ProduceError {

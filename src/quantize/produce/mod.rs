@@ -28,12 +28,12 @@ mod statistics;
 mod survey;
 
 pub use driver::Events;
-pub use error::{ProduceError, RecipeError};
+pub use error::ProduceError;
 pub use method::{Layer, RoundToNearest, Solver};
 pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
-pub use recipe::{Format, Method, Recipe, UnknownName};
+pub use recipe::{Format, Method, Recipe, RecipeError, UnknownName};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
 

@@ -265,7 +265,8 @@ impl Approximating<'_> {
 }
 
 pub(super) fn not_finite(tensor: &str, at: NotFinite) -> ProduceError {
-    ProduceError::NotFinite { name: tensor.to_owned(), at }
+    let NotFinite { element, of_base } = at;
+    ProduceError::NotFinite { name: tensor.to_owned(), element, of_base }
 }
 
 impl PartSource for Approximating<'_> {
