@@ -7,6 +7,7 @@ use crate::quantize::solve::SolveError;
 pub(super) const LEAST: usize = 64;
 
 /// Why a model was not calibrated.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CalibrateError {
@@ -15,12 +16,7 @@ pub enum CalibrateError {
     Model(#[from] LmError),
     /// A layer has no solution.
     #[error("{layer}: {error}")]
-    Layer {
-        /// The layer.
-        layer: String,
-        /// What is wrong.
-        error: SolveError,
-    },
+    Layer { layer: String, error: SolveError },
     /// The text gives too little.
     #[error("the calibration text has {0} tokens; {least} at least are needed: give a longer one", least = LEAST)]
     Short(usize),
@@ -40,12 +36,7 @@ pub enum CalibrateError {
     Lengths(String),
     /// Statistics that lack a layer.
     #[error("statistics: they say nothing of the {columns} inputs of {layer}")]
-    NoStatistics {
-        /// The layer.
-        layer: String,
-        /// Its inputs.
-        columns: usize,
-    },
+    NoStatistics { layer: String, columns: usize },
     /// What was solved was not taken.
     #[error(transparent)]
     Taken(Box<dyn std::error::Error + Send + Sync>),

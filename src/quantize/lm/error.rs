@@ -8,6 +8,7 @@ use crate::dequant::QuantError;
 use crate::quantize::source::SourceError;
 
 /// Why a model is not run.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LmError {
@@ -18,25 +19,13 @@ pub enum LmError {
     Architecture(String),
     /// The architecture is known, and this model has a feature that is not.
     #[error("config.json: {what} {value} is not supported")]
-    Feature {
-        /// The feature.
-        what: &'static str,
-        /// What the model has of it.
-        value: String,
-    },
+    Feature { what: &'static str, value: String },
     /// `config.json` lacks something or contradicts itself.
     #[error("config.json: {0}")]
     Config(#[from] ConfigError),
     /// Longer sequences than the model reads, or too short ones.
-    #[error("{tokens} tokens in a sequence, and the model reads {least} to {most}")]
-    Sequence {
-        /// As many were asked for.
-        tokens: usize,
-        /// The fewest.
-        least: usize,
-        /// The most.
-        most: usize,
-    },
+    #[error("sequences of {tokens} tokens, and the model reads {least} to {most}")]
+    Sequence { tokens: usize, least: usize, most: usize },
     /// A text of no words.
     #[error("a text of {0} tokens; two at least are needed")]
     Short(usize),
@@ -48,61 +37,31 @@ pub enum LmError {
     Missing(String),
     /// A tensor of another shape than the configuration says.
     #[error("tensor {name}: its shape is {got:?}, and config.json makes it {want:?}")]
-    Shape {
-        /// The tensor.
-        name: String,
-        /// As it is.
-        got: Vec<usize>,
-        /// As it should be.
-        want: Vec<usize>,
-    },
+    Shape { name: String, got: Vec<usize>, want: Vec<usize> },
     /// A tensor of an element type that is not a float.
     #[error("tensor {name}: element type {dtype} is not computed with")]
-    Dtype {
-        /// The tensor.
-        name: String,
-        /// Its type.
-        dtype: String,
-    },
+    Dtype { name: String, dtype: String },
     /// A number that is not finite.
     #[error("{0}: it holds NaN or Inf; the model does not compute with such numbers")]
     NotFinite(String),
     /// A quantized weight that is not what its configuration says.
     #[error("weight {name}: {error}")]
-    Weight {
-        /// The weight.
-        name: String,
-        /// What is wrong.
-        error: QuantError,
-    },
+    Weight { name: String, error: QuantError },
     /// The tokenizer is damaged or cannot encode the text, as its library says.
     #[error("tokenizer.json: {0}")]
     Tokenizer(Box<dyn std::error::Error + Send + Sync>),
     /// A token that the model has no embedding for.
     #[error("token {id}: the vocabulary has {vocabulary}; is this the model's own tokenizer?")]
-    Token {
-        /// The token.
-        id: u32,
-        /// Rows of the embedding.
-        vocabulary: usize,
-    },
+    Token { id: u32, vocabulary: usize },
     /// A text that cannot be read.
     #[error("{}: {error}", path.display())]
-    Text {
-        /// Where it lies.
-        path: PathBuf,
-        /// What is wrong.
-        error: TextError,
-    },
+    Text { path: PathBuf, error: TextError },
     /// The model cannot be read.
     #[error(transparent)]
     Source(Box<SourceError>),
     /// What is too large to be held could not be put into a file.
     #[error("a file in {}: {source}; TMPDIR may name another folder", std::env::temp_dir().display())]
-    Spool {
-        /// What the system says.
-        source: std::io::Error,
-    },
+    Spool { source: std::io::Error },
     /// The computation failed.
     #[error("computing: {0}")]
     Compute(Box<candle_core::Error>),

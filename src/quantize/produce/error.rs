@@ -14,6 +14,7 @@ use crate::quantize::source::SourceError;
 use crate::store::StoreError;
 
 /// A model that was not quantized. The store has no new artifact.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProduceError {
@@ -25,31 +26,16 @@ pub enum ProduceError {
     Json(#[from] JsonError),
     /// A pattern for layers that are left out, which is none.
     #[error("{pattern:?} for layers that are left out: {why}")]
-    Skip {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        why: GlobError,
-    },
+    Skip { pattern: String, why: GlobError },
     /// Patterns for layers that are left out, of which none matches.
     #[error("{patterns:?} for layers that are left out: no linear layer of {} is called so", model.display())]
-    NoneSkipped {
-        /// The patterns.
-        patterns: String,
-        /// The model.
-        model: PathBuf,
-    },
+    NoneSkipped { patterns: String, model: PathBuf },
     /// A number of a lossy method for deltas that makes no sense.
     #[error(
         "{what} {number}: give a number between 0 and 100, in units of the root mean square of a tensor's \
          differences"
     )]
-    OutOfRange {
-        /// What the method calls it.
-        what: &'static str,
-        /// The number.
-        number: f32,
-    },
+    OutOfRange { what: &'static str, number: f32 },
     /// A calibrated method without a text.
     #[error("{0} is calibrated, and no text is given")]
     NoText(&'static str),
@@ -65,14 +51,7 @@ pub enum ProduceError {
     NotRun(String),
     /// The Python of another tool does not start.
     #[error("{tool}: {python}: {source}")]
-    NoPython {
-        /// The tool.
-        tool: &'static str,
-        /// The Python.
-        python: String,
-        /// Why it does not.
-        source: std::io::Error,
-    },
+    NoPython { tool: &'static str, python: String, source: std::io::Error },
     /// The configuration says that the weights are codes.
     #[error(
         "config.json says that this model is quantized already ({0}); quantize the model that it was made from"
@@ -112,12 +91,7 @@ pub enum ProduceError {
     GgufRows(String),
     /// A tensor that GGUF has no type for.
     #[error("tensor {name}: GGUF has no type {dtype}")]
-    GgufType {
-        /// The tensor.
-        name: String,
-        /// Its element type.
-        dtype: Dtype,
-    },
+    GgufType { name: String, dtype: Dtype },
     /// A base that lies in no store.
     #[error("the base is no artifact; pack it first")]
     NoBase,
@@ -132,35 +106,16 @@ pub enum ProduceError {
         "tensor {name}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
          pack it without one", own.0, own.1.dims(), base.0, base.1.dims()
     )]
-    OtherShape {
-        /// The tensor.
-        name: String,
-        /// What it is.
-        own: (Dtype, Shape),
-        /// What it is in the base.
-        base: (Dtype, Shape),
-    },
+    OtherShape { name: String, own: (Dtype, Shape), base: (Dtype, Shape) },
     /// A number that no difference can be formed with.
     #[error(
         "tensor {name}: element {element} is not finite in the {}; repair it, or take the lossless method",
         if *of_base { "base" } else { "fine-tune" }
     )]
-    NotFinite {
-        /// The tensor.
-        name: String,
-        /// Where the number is.
-        element: usize,
-        /// Whether it is the base's.
-        of_base: bool,
-    },
+    NotFinite { name: String, element: usize, of_base: bool },
     /// A tensor cannot be encoded.
     #[error("tensor {name}: {source}")]
-    Layer {
-        /// The weight's name.
-        name: String,
-        /// Why.
-        source: EncodeError,
-    },
+    Layer { name: String, source: EncodeError },
     /// The configuration lacks a number.
     #[error("config.json has no number {0}, which GGUF asks for")]
     Number(&'static str),
@@ -175,12 +130,7 @@ pub enum ProduceError {
     Pack(#[from] PackError),
     /// Another tool failed, as it says.
     #[error("{tool}: {why}")]
-    Tool {
-        /// Which.
-        tool: &'static str,
-        /// What it said.
-        why: String,
-    },
+    Tool { tool: &'static str, why: String },
     /// The model cannot be calibrated.
     #[error(transparent)]
     Calibrate(Box<CalibrateError>),
