@@ -21,6 +21,7 @@ const SLOWEST: u64 = 4 << 10;
 
 /// How failures that may pass are waited out.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// Tries after the first.
     pub retries: u32,

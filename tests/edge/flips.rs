@@ -192,7 +192,8 @@ fn a_client_that_is_cut_off_has_no_whole_answer() {
     let faults = vec![Fault::always("packs/", Action::FlipBit(size / 3, 1))];
     let origin = Arc::new(FaultBackend::new(world.memory.clone(), faults));
     let served = world.serve(vec![origin], EdgeOptions::default());
-    let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+    let mut policy = RetryPolicy::default();
+    policy.retries = 0;
     let read = read_all(&*served.client, &path, ReadRange::Full, 1 << 30, &policy);
     assert!(world.runtime.block_on(read).is_err());
 }
