@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Model::open(ModelSource::folder(Path::new(model))?)?;
     let runs: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(tokens)?)?;
     let text = model.tokenizer()?.encode(&Text::read(Path::new(text))?)?;
-    let options = PerplexityOptions { context: Some(context.parse()?), ..Default::default() };
+    let mut options = PerplexityOptions::default();
+    options.context = Some(context.parse()?);
     let gptq = |order| Solver::Gptq { damping: 0.01, order };
     let solver = match method.as_str() {
         "plain" => None,

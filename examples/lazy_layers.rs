@@ -86,6 +86,9 @@ fn on_the_host(passes: u32) -> Vec<f64> {
 }
 
 /// Runs the layers so many times over.
+///
+/// # Errors
+/// If there is no device, or something fails.
 pub fn run(passes: u32) -> Result<Report, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let folder = tempfile::tempdir()?;

@@ -12,7 +12,8 @@ use tenpak::transport::object::ObjectBackend;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut path = None;
-    let mut options = PackOptions { codec: CodecChoice::Raw, ..PackOptions::default() };
+    let mut options = PackOptions::default();
+    options.codec = CodecChoice::Raw;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {

@@ -108,6 +108,9 @@ async fn load<D: Dequantize>(
 }
 
 /// Multiplies every dequantized weight of an artifact, or of one made here.
+///
+/// # Errors
+/// If there is no device, or something fails.
 pub fn run(stored: Option<(&str, &str)>) -> Result<Report, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let (transport, name): (Arc<dyn Transport>, &str) = match stored {

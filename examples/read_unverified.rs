@@ -32,10 +32,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     )
     .await?;
     let wanted = artifact.select(&Selection::All, None).await?;
-    let options = PlanOptions {
-        pack_ends: if transport.reads_block() { Default::default() } else { wanted.pack_ends },
-        ..PlanOptions::default()
-    };
+    let mut options = PlanOptions::default();
+    options.pack_ends = if transport.reads_block() { Default::default() } else { wanted.pack_ends };
     let plan = Plan::new(wanted.tensors, &options);
     let work = plan.fetches.iter().map(|fetch| {
         let range = match fetch.whole {

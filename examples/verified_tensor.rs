@@ -10,7 +10,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: verified_tensor STORE ARTIFACT TENSOR PUBLIC_KEY".into());
     };
     let trust = TrustSet::load(std::slice::from_ref(key))?;
-    let options = OpenOptions { trust, ..OpenOptions::default() };
+    let mut options = OpenOptions::default();
+    options.trust = trust;
     let artifact = Artifact::open(Store::open(store)?, &name.parse()?, &options).await?;
     let wanted = artifact.select(&Selection::new(&[tensor])?, None).await?;
     let mut loader = artifact.load(wanted, &LoadOptions::default());

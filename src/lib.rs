@@ -26,6 +26,8 @@
 //! | [`edge`] | edge | serving a store |
 //! | [`cli`] | cli | the command |
 //!
+//! [`format`]: mod@format
+//!
 //! One tensor, verified:
 //!
 //! ```no_run
@@ -33,7 +35,8 @@
 //! use tenpak::{Artifact, LoadOptions, OpenOptions, Selection, Store, TrustSet};
 //!
 //! let trust = TrustSet::load(&["org.pub".to_owned()])?;
-//! let options = OpenOptions { trust, ..Default::default() };
+//! let mut options = OpenOptions::default();
+//! options.trust = trust;
 //! let store = Store::open("https://weights.example.com/store/")?;
 //! let model = Artifact::open(store, &"org/model".parse()?, &options).await?;
 //! let wanted = model.select(&Selection::new(&["lm_head.weight"])?, None).await?;

@@ -33,12 +33,10 @@ async fn read_of(
     range: ReadRange,
     retries: u32,
 ) -> Result<Bytes, TransportErrorKind> {
-    let policy = RetryPolicy {
-        retries,
-        first_pause: Duration::from_millis(1),
-        stall: Duration::from_millis(200),
-        ..RetryPolicy::default()
-    };
+    let mut policy = RetryPolicy::default();
+    policy.retries = retries;
+    policy.first_pause = Duration::from_millis(1);
+    policy.stall = Duration::from_millis(200);
     let read = read_all(b, &path("packs/a"), range, 1 << 20, &policy).await;
     read.map(|(bytes, _)| bytes).map_err(|e| e.kind)
 }

@@ -35,12 +35,12 @@ fn transport(url: &str) -> HttpBackend {
 
 /// Tries again at once, and takes half a second of silence for a stall.
 fn eager(retries: u32) -> RetryPolicy {
-    RetryPolicy {
-        retries,
-        first_pause: Duration::from_millis(1),
-        longest_pause: Duration::from_millis(5),
-        stall: Duration::from_millis(500),
-    }
+    let mut policy = RetryPolicy::default();
+    policy.retries = retries;
+    policy.first_pause = Duration::from_millis(1);
+    policy.longest_pause = Duration::from_millis(5);
+    policy.stall = Duration::from_millis(500);
+    policy
 }
 
 async fn get(url: &str, range: ReadRange) -> Result<(Bytes, Option<Version>), TransportError> {

@@ -55,7 +55,9 @@ impl World {
     }
 
     fn collect(&self, grace: u64) -> Collected {
-        let options = CollectOptions { grace: Duration::from_secs(grace), dry_run: false };
+        let mut options = CollectOptions::default();
+        options.grace = Duration::from_secs(grace);
+        options.dry_run = false;
         self.runtime.block_on(collect(&self.store, options)).expect("collected")
     }
 
@@ -78,7 +80,8 @@ impl World {
 
     fn copy(&self, name: &str, target: &Store, force: bool) -> Result<CopyReport, MaintainError> {
         let spec: ArtifactSpec = name.parse().expect("an artifact");
-        let options = CopyOptions { force, ..CopyOptions::default() };
+        let mut options = CopyOptions::default();
+        options.force = force;
         self.runtime.block_on(async {
             let open = tenpak::store::artifact::OpenOptions::default();
             let artifact = Artifact::open(self.store.clone(), &spec, &open).await?;
@@ -257,7 +260,9 @@ fn a_dry_run_changes_nothing_and_says_what_a_run_does() {
     world.remove("gone");
     world.collect(0);
     let before = world.paths("tombstones/");
-    let options = CollectOptions { grace: Duration::ZERO, dry_run: true };
+    let mut options = CollectOptions::default();
+    options.grace = Duration::ZERO;
+    options.dry_run = true;
     let dry = world.runtime.block_on(collect(&world.store, options)).expect("collected");
     assert_eq!(world.paths("tombstones/"), before);
     let wet = world.collect(0);
@@ -281,7 +286,9 @@ fn nothing_is_deleted_while_one_ref_cannot_be_followed() {
         world.rewrite(&path, |bytes| sound.clone_from(bytes));
         world.rewrite(&path, |bytes| bytes.truncate(bytes.len() / 2));
         let before = world.paths("packs/");
-        let options = CollectOptions { grace: Duration::ZERO, dry_run: false };
+        let mut options = CollectOptions::default();
+        options.grace = Duration::ZERO;
+        options.dry_run = false;
         let error = world.runtime.block_on(collect(&world.store, options));
         assert!(matches!(error, Err(MaintainError::Unmarkable { .. })), "{path}: {error:?}");
         assert_eq!(world.paths("packs/"), before);
@@ -498,7 +505,8 @@ fn repacking_mends_the_order_and_keeps_the_artifact() {
         world.runtime.block_on(read).expect("a manifest")
     };
     let before: Bytes = manifest(&world);
-    let options = RepackOptions { force: true, ..RepackOptions::default() };
+    let mut options = RepackOptions::default();
+    options.force = true;
     let done = world.runtime.block_on(repack(&world.store, id, options, &())).expect("repacked");
     assert!(done.rewritten && done.runs_after == 1 && done.runs_before > 1, "{done:?}");
     assert_eq!(manifest(&world), before);

@@ -37,7 +37,10 @@ static SERVED: LazyLock<Served> = LazyLock::new(|| {
     let key = UrlKey::new(&[b'k'; 32]).expect("a key");
     let access = Access::default().with_tokens(TOKENS).expect("tokens").with_url_key(key);
     let traces = Some(TraceTarget::new("http://127.0.0.1:9").expect("an address"));
-    Served::new(memory, EdgeOptions { access, traces, ..EdgeOptions::default() })
+    let mut options = EdgeOptions::default();
+    options.access = access;
+    options.traces = traces;
+    Served::new(memory, options)
 });
 
 async fn fill(memory: &ObjectBackend, root: &Path, folder: &Path) {

@@ -290,7 +290,9 @@ impl From<ProduceError> for Failure {
             ProduceError::Pack(error) => error.into(),
             ProduceError::Skip { pattern, why } => Self::usage(format!("--skip {pattern}: {why}")),
             ProduceError::OutOfRange { .. } => Self::usage(format!("--{message}")),
-            ProduceError::Recipe(_) | ProduceError::NoText(_) => Self::usage(message),
+            ProduceError::Recipe(_)
+            | ProduceError::NoText(_)
+            | ProduceError::NoneSkipped { .. } => Self::usage(message),
             _ => Self::failed(message),
         }
     }

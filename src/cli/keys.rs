@@ -47,20 +47,11 @@ pub(super) struct Sign {
     #[arg(long)]
     key: PathBuf,
     /// The signature method [default: that of the key file]
-    #[arg(long, value_parser = method)]
+    #[arg(long)]
     method: Option<Method>,
     /// Days until the name must be signed again
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
     expires: u32,
-}
-
-fn method(text: &str) -> Result<Method, String> {
-    match text {
-        "ed25519" => Ok(Method::Ed25519),
-        "hmac" => Ok(Method::Hmac),
-        "openpgp" => Ok(Method::OpenPgp),
-        _ => Err("no such method; there are ed25519, hmac, openpgp".to_owned()),
-    }
 }
 
 impl Sign {

@@ -15,8 +15,7 @@ use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
-use crate::quantize::lm::Model;
-use crate::quantize::produce::external::calibration_text;
+use crate::quantize::lm::{Model, Text};
 use crate::quantize::produce::{
     Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
     QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, check_source, quantize,
@@ -107,7 +106,7 @@ impl Quantize {
                 pack,
             );
         }
-        recipe.check()?;
+        recipe.check().map_err(Failure::usage)?;
         let store = global.store()?;
         let checkpoint = Arc::new(global.model(source, runtime, output)?);
         check_source(&checkpoint)?;
@@ -191,7 +190,7 @@ impl Quantize {
         let float = wide.and_then(|tensor| Float::of_dtype(tensor.dtype)).unwrap_or(Float::BF16);
         let model = Model::open(source.clone()).map_err(Failure::failed)?;
         let text = match &self.external.calibration {
-            Some(path) => calibration_text(path)?,
+            Some(path) => Text::read(path).map_err(Failure::failed)?,
             None => BUILT_IN.to_owned(),
         };
         let tokenizer = model.tokenizer().map_err(Failure::failed)?;

@@ -14,8 +14,9 @@ use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
 use crate::pack::unpack::unpack;
+use crate::quantize::lm::Text;
 use crate::quantize::produce::Recipe;
-use crate::quantize::produce::external::{Backend, External, calibration_text};
+use crate::quantize::produce::external::{Backend, External};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExternalArgs {
@@ -79,7 +80,7 @@ impl ExternalArgs {
     ) -> Result<(), Failure> {
         let recipe = backend.recipe(recipe)?;
         if let Some(text) = &self.calibration {
-            calibration_text(text)?;
+            Text::read(text).map_err(Failure::failed)?;
         }
         let store = global.store()?;
         let scratch = Scratch::new(self.work.as_deref())?;

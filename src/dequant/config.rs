@@ -122,6 +122,9 @@ impl Method {
     }
 
     /// What `config.json` (or `quantize_config.json`) says; none if nothing is quantized.
+    ///
+    /// # Errors
+    /// If the method is not known here, or a number of it makes no sense.
     pub fn of_config(config: &Value) -> Result<Option<Self>, QuantError> {
         let nested = config.get("quantization_config").or_else(|| config.get("compression_config"));
         let own = config.get("quant_method").is_some() || config.get("bits").is_some();
@@ -257,6 +260,9 @@ impl Method {
 
     /// The weight that the facts of a module's tensors make, and the bytes of its code book and its
     /// index, as kernels take them.
+    ///
+    /// # Errors
+    /// If the tensors do not fit each other or the method.
     pub fn weight(self, facts: &Facts) -> Result<(Weight, Vec<u8>, Vec<u8>), QuantError> {
         let codes = facts.dims(Part::Codes)?;
         let index = facts.bytes(Role::Part(Part::Index));

@@ -201,6 +201,9 @@ pub struct Weight {
 impl Weight {
     /// Checks that the layout exists for `rows` outputs of `cols` inputs. `scale` is the type of the
     /// scales where a layout leaves it open (GPTQ, AWQ, compressed-tensors, FP8).
+    ///
+    /// # Errors
+    /// If it does not exist.
     pub fn new(layout: Layout, rows: u32, cols: u32, scale: Float) -> Result<Self, QuantError> {
         let elements = u64::from(rows) * u64::from(cols);
         let fault = match layout {
@@ -251,6 +254,9 @@ impl Weight {
     }
 
     /// The same weight with a group index (`g_idx`) that names the group of each column.
+    ///
+    /// # Errors
+    /// If the layout has none.
     pub fn indexed(mut self) -> Result<Self, QuantError> {
         match self.layout {
             Layout::Gptq { .. } | Layout::Packed { .. } => {
@@ -379,6 +385,9 @@ impl Weight {
 
     /// Checks the sizes of the parts, and that the group index names groups that exist. Everything
     /// that reads parts, here or on a device, asks for this first.
+    ///
+    /// # Errors
+    /// If a part has another size, or a group does not exist.
     pub fn check(&self, parts: &Parts<'_>) -> Result<(), QuantError> {
         for part in Part::ALL {
             let (got, want) = (parts.get(part).len() as u64, self.part_len(part));
@@ -390,6 +399,9 @@ impl Weight {
     }
 
     /// Checks that the group index names groups that exist.
+    ///
+    /// # Errors
+    /// If one does not.
     pub fn check_index(&self, index: &[u8]) -> Result<(), QuantError> {
         let groups = self.groups();
         let (words, _) = index.as_chunks::<4>();

@@ -38,6 +38,9 @@ pub type Side = (Float, u64);
 
 /// The pieces of `elements` floats, of which a device binds `binding` bytes at a time. Buffers are
 /// multiples of 512 bytes, or the only one.
+///
+/// # Errors
+/// If the device binds too little for one piece.
 pub fn pieces(elements: u64, from: Side, to: Side, binding: u64) -> Result<Vec<Piece>, QuantError> {
     let most = (binding / 4 / UNIT * UNIT).min(MAX);
     if most == 0 {

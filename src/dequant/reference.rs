@@ -7,6 +7,9 @@ use super::float::{Float, byte, e4m3, short, word};
 use super::{Layout, Parts, QuantError, Weight};
 
 /// The weight as `rows x cols` elements of `out`, row-major.
+///
+/// # Errors
+/// If the parts are not of the weight's sizes.
 pub fn dequantize(weight: &Weight, parts: &Parts<'_>, out: Float) -> Result<Vec<u8>, QuantError> {
     weight.check(parts)?;
     let bytes = usize::try_from(weight.elements() * out.size())

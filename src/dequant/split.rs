@@ -35,6 +35,9 @@ pub struct Run {
 }
 
 /// The runs of `weight` on a device with `limits`.
+///
+/// # Errors
+/// If a row, or what it shares with others, is more than the device binds.
 pub fn runs(weight: &Weight, out: Float, limits: Limits) -> Result<Vec<Run>, QuantError> {
     if limits.align > 256 || !limits.align.is_power_of_two() {
         return Err(QuantError::Unsupported("bindings aligned to more than 256 bytes"));

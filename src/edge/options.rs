@@ -74,6 +74,7 @@ impl Clock {
 
 /// How an edge serves.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct EdgeOptions {
     /// The keys that count; with any, only what they signed is served.
     pub trust: TrustSet,

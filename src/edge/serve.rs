@@ -42,6 +42,9 @@ const HEADERS: u32 = 64 << 10;
 const CONNECTION_BYTES: usize = 128 << 10;
 
 /// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.
+///
+/// # Errors
+/// If the system gives no more connections, or traces cannot be sent.
 pub async fn serve(
     edge: Arc<Edge>,
     listener: TcpListener,

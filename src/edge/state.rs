@@ -60,8 +60,10 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// An edge over `origins`, which hold the same store; the first is preferred. Fails if the folder
-    /// of its chunks cannot be used.
+    /// An edge over `origins`, which hold the same store; the first is preferred.
+    ///
+    /// # Errors
+    /// If the folder of its chunks cannot be used.
     pub fn new(
         origins: Vec<Arc<dyn Transport>>,
         mut options: EdgeOptions,

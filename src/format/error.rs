@@ -1,6 +1,7 @@
 //! What is wrong with bytes that claim to be in the format.
 
 use super::json::JsonError;
+use super::name::{ArtifactName, Tag};
 
 /// Bytes that are not what the format says. The caller adds which object they came from.
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -28,6 +29,9 @@ pub enum FormatError {
     /// The digest is not the one that was promised.
     #[error("{what}: the digest is {found}, not {expected}")]
     Digest { what: &'static str, expected: String, found: String },
+    /// An index whose refs do not ascend.
+    #[error("{name}:{tag} is out of order or listed twice")]
+    RefOrder { name: ArtifactName, tag: Tag },
     /// A JSON object is malformed.
     #[error("{what}: {source}")]
     Json { what: &'static str, source: JsonError },

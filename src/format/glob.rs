@@ -29,6 +29,9 @@ pub enum GlobError {
     /// A backslash that ends the pattern.
     #[error("dangling '\\'")]
     DanglingEscape,
+    /// More bytes than whoever matches names allows.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
     /// Too many groups inside each other.
     #[error("groups are nested more than {MAX_DEPTH} deep")]
     TooDeep,

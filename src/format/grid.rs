@@ -71,6 +71,9 @@ impl Grid {
     }
 
     /// Checks the rules for a tensor of `len` bytes. Every other method relies on them.
+    ///
+    /// # Errors
+    /// If one is broken.
     pub fn validate(&self, len: u64, dtype: Dtype) -> Result<(), FormatError> {
         let wrong = |why| Err(FormatError::invalid("grid", format!("{why}: {self:?}")));
         if len == 0 || *self == Self::EMPTY {

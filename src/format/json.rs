@@ -31,6 +31,9 @@ pub enum JsonError {
 }
 
 /// The canonical bytes of `value`.
+///
+/// # Errors
+/// If it holds a number that is no integer within 2^53 - 1.
 pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, JsonError> {
     let value = serde_json::to_value(value)?;
     let mut out = Vec::new();
@@ -39,6 +42,9 @@ pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, JsonError> {
 }
 
 /// Reads canonical JSON of at most `limit` bytes; any other spelling is refused.
+///
+/// # Errors
+/// If they are too long, not canonical, or not of this type.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, JsonError> {
     if bytes.len() > limit {
         return Err(JsonError::TooLong { length: bytes.len(), limit });

@@ -25,6 +25,9 @@ impl Place {
     pub const LEN: u64 = 40;
 
     /// Reads back-to-back entries that fill `bytes`.
+    ///
+    /// # Errors
+    /// If they do not fill it.
     pub fn parse_all(bytes: &[u8]) -> Result<Vec<Self>, FormatError> {
         let (entries, rest) = bytes.as_chunks::<{ Self::LEN as usize }>();
         if !rest.is_empty() {
@@ -98,6 +101,9 @@ impl Layout {
     }
 
     /// Reads a whole layout and checks that it belongs to `manifest`.
+    ///
+    /// # Errors
+    /// If it is malformed or another's.
     pub fn parse(bytes: &[u8], manifest: ManifestId) -> Result<Self, FormatError> {
         let what = "layout";
         let mut c = Cursor::new(what, bytes);

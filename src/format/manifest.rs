@@ -157,6 +157,9 @@ impl Manifest {
     }
 
     /// The canonical bytes, whose digest is the artifact's identifier.
+    ///
+    /// # Errors
+    /// If a string or number has no canonical form.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         let bytes = json::to_bytes(self).map_err(FormatError::json("manifest"))?;
         at_most("manifest", bytes.len() as u64, MAX_MANIFEST as u64)?;
@@ -164,6 +167,9 @@ impl Manifest {
     }
 
     /// Reads a manifest and checks it against the artifact's identifier.
+    ///
+    /// # Errors
+    /// If it is malformed, or another than the identifier's.
     pub fn parse(bytes: &[u8], id: ManifestId) -> Result<Self, FormatError> {
         let what = "manifest";
         at_most(what, bytes.len() as u64, MAX_MANIFEST as u64)?;

@@ -90,6 +90,9 @@ impl PackIndex {
     }
 
     /// Reads an index and checks it against the pack's name.
+    ///
+    /// # Errors
+    /// If it is malformed, or another than the name's.
     pub fn parse(bytes: &[u8], id: PackId) -> Result<Self, FormatError> {
         let what = "pack index";
         at_most(what, bytes.len() as u64, MAX_PACK)?;
@@ -141,6 +144,9 @@ impl Trailer {
     }
 
     /// Reads a trailer.
+    ///
+    /// # Errors
+    /// If it is none.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut c = Cursor::new("pack trailer", bytes);
         let index_len = c.u32()?;

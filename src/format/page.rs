@@ -136,6 +136,9 @@ pub struct Page {
 
 impl Page {
     /// Reads a page and checks it against the digest that the manifest gives.
+    ///
+    /// # Errors
+    /// If it is malformed, or another than the digest's.
     pub fn parse(bytes: &[u8], kind: PageKind, digest: PageDigest) -> Result<Self, FormatError> {
         let what = "table page";
         at_most(what, bytes.len() as u64, MAX_PAGE)?;

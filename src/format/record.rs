@@ -93,6 +93,9 @@ impl ChunkRecord {
     }
 
     /// Reads one record and checks every rule that concerns it alone.
+    ///
+    /// # Errors
+    /// If one is broken.
     pub fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, FormatError> {
         let what = "chunk record";
         let mut c = Cursor::new(what, bytes);

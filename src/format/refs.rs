@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::error::FormatError;
 use super::json::MAX_INTEGER;
 use super::limits::{MAX_INDEX, MAX_REF};
 use super::name::{ArtifactName, Tag};
@@ -41,8 +42,11 @@ pub trait SignedBody: Serialize + DeserializeOwned {
     /// What it is, for messages.
     const WHAT: &'static str;
 
-    /// Rules beyond the types; the text says which one is broken.
-    fn check(&self) -> Result<(), String>;
+    /// Rules beyond the types.
+    ///
+    /// # Errors
+    /// If one is broken.
+    fn check(&self) -> Result<(), FormatError>;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +96,7 @@ impl SignedBody for RefBody {
     const LIMIT: usize = MAX_REF;
     const WHAT: &'static str = "ref";
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), FormatError> {
         Ok(())
     }
 }
@@ -143,12 +147,12 @@ impl SignedBody for IndexBody {
     const LIMIT: usize = MAX_INDEX;
     const WHAT: &'static str = "index of refs";
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), FormatError> {
         for pair in self.refs.windows(2) {
             if let [a, b] = pair
                 && (&a.name, &a.tag) >= (&b.name, &b.tag)
             {
-                return Err(format!("{}:{} is out of order or listed twice", b.name, b.tag));
+                return Err(FormatError::RefOrder { name: b.name.clone(), tag: b.tag.clone() });
             }
         }
         Ok(())
@@ -180,7 +184,7 @@ mod tests {
         };
         let mut index =
             IndexBody::new(vec![entry("b", "x"), entry("a", "y"), entry("a", "x")], 1, 2);
-        assert_eq!(index.check(), Ok(()));
+        assert!(index.check().is_ok());
         assert_eq!(index.get(&"a".parse().unwrap(), &"y".parse().unwrap()), Some(&entry("a", "y")));
         assert_eq!(index.get(&"b".parse().unwrap(), &"y".parse().unwrap()), None);
         index.refs.swap(0, 1);

@@ -83,11 +83,17 @@ macro_rules! documents {
             }
 
             /// Its canonical bytes.
+            ///
+            /// # Errors
+            /// If a number has no canonical form.
             pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
                 json::to_bytes(self).map_err(FormatError::json($format))
             }
 
             /// Reads it.
+            ///
+            /// # Errors
+            /// If it is malformed.
             pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
                 let document: Self =
                     json::parse(bytes, $limit).map_err(FormatError::json($format))?;
@@ -136,6 +142,9 @@ documents! {
 
 impl Descriptor {
     /// Refuses a store of a version that this release does not know.
+    ///
+    /// # Errors
+    /// If it is one.
     pub fn check(&self) -> Result<(), FormatError> {
         if crate::format::id::from_hex::<16>(&self.store_id).is_none() {
             let why = format!("{:?} is no store id", self.store_id);

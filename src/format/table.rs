@@ -39,6 +39,9 @@ pub struct Table {
 
 impl Entries {
     /// Sorts the entries and writes the table.
+    ///
+    /// # Errors
+    /// If an entry breaks a rule or a limit of the format.
     pub fn into_table(mut self) -> Result<Table, FormatError> {
         self.tensors.sort_by(|(a, _), (b, _)| (&a.name, a.file).cmp(&(&b.name, b.file)));
         self.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));

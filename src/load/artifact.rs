@@ -37,6 +37,9 @@ impl Artifact {
 
     /// The bytes of the file `path`, which has no tensors and is at most `limit` bytes long; `None` if
     /// there is no such file. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the file is longer or has tensors, or its bytes cannot be had.
     pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
         let Some(tensors) = self.select_file(path, limit).await? else { return Ok(None) };
         let selected = SelectedTensors { tensors, ..SelectedTensors::default() };

@@ -13,14 +13,14 @@ use crate::format::grid::Rect;
 use crate::format::record::CodecId;
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::Slot;
-use crate::schedule::plan;
+use crate::schedule::plan::{self, DeliveryIndex, List, SlotIndex};
 use crate::schedule::shard::ShardSlice;
 
 /// What the consumer tells the driver.
 #[derive(Debug)]
 pub(super) enum Feedback {
-    Taken(u32),
-    Released(u32),
+    Taken(DeliveryIndex),
+    Released(DeliveryIndex),
 }
 
 /// A lock whose holder cannot panic halfway: copying bytes only.
@@ -32,7 +32,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(super) enum Target {
     /// All of them into this buffer, which is exactly as large and has no other owner.
-    Direct { slot: u32, piece: Slot },
+    Direct { slot: SlotIndex, piece: Slot },
     /// Parts of them into slots that other chunks fill too.
     Scatter(Vec<Scatter>),
     /// As they are stored, into all of the delivery's memory.
@@ -102,7 +102,7 @@ impl Scatter {
 
 /// A delivery that is being filled.
 #[derive(Debug)]
-pub(super) struct Filling(Vec<Part>);
+pub(super) struct Filling(List<SlotIndex, Part>);
 
 #[derive(Debug)]
 enum Part {
@@ -113,7 +113,7 @@ enum Part {
 
 impl Filling {
     /// Divides the memory of a delivery.
-    pub(super) fn new(mut memory: Slot, slots: &[plan::Slot]) -> Self {
+    pub(super) fn new(mut memory: Slot, slots: &List<SlotIndex, plan::Slot>) -> Self {
         let mut parts: Vec<_> = Vec::with_capacity(slots.len());
         for slot in slots.iter().rev() {
             // They lie back to back.
@@ -123,40 +123,39 @@ impl Filling {
                 false => Part::Shared(Arc::new(Mutex::new(part))),
             });
         }
-        parts.reverse();
-        Self(parts)
+        Self(parts.into_iter().rev().collect())
     }
 
     /// The slot for the one fetch that fills it.
-    pub(super) fn lend(&mut self, slot: u32) -> Option<Slot> {
-        match self.0.get_mut(slot as usize) {
+    pub(super) fn lend(&mut self, slot: SlotIndex) -> Option<Slot> {
+        match self.0.get_mut(slot) {
             Some(Part::Direct(part)) => part.take(),
             _ => None,
         }
     }
 
     /// The slot that several chunks fill.
-    pub(super) fn share(&self, slot: u32) -> Option<Arc<Mutex<Slot>>> {
-        match self.0.get(slot as usize) {
+    pub(super) fn share(&self, slot: SlotIndex) -> Option<Arc<Mutex<Slot>>> {
+        match self.0.get(slot) {
             Some(Part::Shared(part)) => Some(part.clone()),
             _ => None,
         }
     }
 
     /// Takes back what [`Self::lend`] gave.
-    pub(super) fn restore(&mut self, slot: u32, memory: Slot) {
-        if let Some(Part::Direct(part)) = self.0.get_mut(slot as usize) {
+    pub(super) fn restore(&mut self, slot: SlotIndex, memory: Slot) {
+        if let Some(Part::Direct(part)) = self.0.get_mut(slot) {
             *part = Some(memory);
         }
     }
 
     /// The whole again; `None` if a part is missing.
-    pub(super) fn join(self) -> Option<Slot> {
+    pub(super) fn join(mut self) -> Option<Slot> {
         let mut whole = Slot::default();
-        for part in self.0 {
+        for part in self.0.iter_mut() {
             let part = match part {
-                Part::Direct(part) => part?,
-                Part::Shared(part) => std::mem::take(&mut *lock(&part)),
+                Part::Direct(part) => part.take()?,
+                Part::Shared(part) => std::mem::take(&mut *lock(part)),
             };
             whole.join(part).ok()?;
         }
@@ -166,7 +165,7 @@ impl Filling {
 
 /// What was delivered: let go, and told, when the last `Bytes` of it is dropped.
 struct Held {
-    delivery: u32,
+    delivery: DeliveryIndex,
     data: Slot,
     feedback: UnboundedSender<Feedback>,
 }
@@ -187,13 +186,18 @@ impl Drop for Held {
 }
 
 /// The delivery's bytes; dropping the last reference to them lets their memory go.
-pub(super) fn hold(delivery: u32, data: Slot, feedback: UnboundedSender<Feedback>) -> Bytes {
+pub(super) fn hold(
+    delivery: DeliveryIndex,
+    data: Slot,
+    feedback: UnboundedSender<Feedback>,
+) -> Bytes {
     Bytes::from_owner(Held { delivery, data, feedback })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::plan::ListIndex;
 
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {
@@ -202,13 +206,15 @@ mod tests {
         let address = memory.as_ptr();
         let slot = |range, direct| plan::Slot { range, direct };
         let slots = [slot(0..30, true), slot(30..60, false), slot(60..100, true)];
+        let slots = slots.into_iter().collect();
         let mut filling = Filling::new(memory, &slots);
-        let mut piece = filling.lend(2).unwrap();
-        assert!(filling.lend(2).is_none(), "a slot has one owner");
+        let last = SlotIndex::at(2);
+        let mut piece = filling.lend(last).unwrap();
+        assert!(filling.lend(last).is_none(), "a slot has one owner");
         piece.fill(3);
-        filling.restore(2, piece);
+        filling.restore(last, piece);
         let scatter = Scatter {
-            slot: filling.share(1).unwrap(),
+            slot: filling.share(SlotIndex::at(1)).unwrap(),
             start: 30,
             cut: ShardSlice::whole(100),
             rect: Rect { start: 30, rows: 1, width: 30, stride: 100 },
@@ -219,12 +225,13 @@ mod tests {
         assert_eq!(&whole[28..62], [&[0; 2][..], &[2; 30], &[3; 2]].concat());
 
         let (feedback, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let bytes = hold(7, whole, feedback);
+        let delivery = DeliveryIndex::at(7);
+        let bytes = hold(delivery, whole, feedback);
         assert_eq!(bytes.len(), 100);
         drop(bytes.clone());
         assert!(told.try_recv().is_err());
         drop(bytes);
-        assert!(matches!(told.try_recv(), Ok(Feedback::Released(7))));
+        assert!(matches!(told.try_recv(), Ok(Feedback::Released(told)) if told == delivery));
         assert_eq!(pool.take(100).as_ptr(), address, "used again");
     }
 }

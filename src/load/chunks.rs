@@ -62,7 +62,7 @@ impl ChunkStream {
     /// The next chunk, and which of those wanted it is.
     pub(crate) async fn next(&mut self) -> Option<(usize, Result<VerifiedChunk, LoadError>)> {
         let delivered = self.loader.next().await?;
-        let index = self.order.pop_front().unwrap_or_default();
+        let index = self.order.pop_front()?;
         let chunk = delivered.and_then(|tensor| {
             let stored = tensor.stored.map(|stored| stored.chunk);
             stored.ok_or(LoadError::Internal("a chunk that was not asked for"))

@@ -22,7 +22,7 @@ use crate::format::id::{ManifestId, PackId};
 use crate::format::store;
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::{Slot, SlotProvider};
-use crate::schedule::plan::{Delivery, Plan};
+use crate::schedule::plan::{ChunkIndex, DeliveryIndex, ListIndex, Plan, SlotIndex, TensorIndex};
 use crate::schedule::scheduler::{
     Action, Event, Failure, FetchId, GaveUp, Limits, MirrorIndex, Scheduler,
 };
@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A fetch in flight.
 struct Active {
     mirror: MirrorIndex,
-    chunks: Vec<u32>,
+    chunks: Vec<ChunkIndex>,
     granted: usize,
     jobs: UnboundedSender<Vec<ChunkJob>>,
     shared: Arc<Shared>,
@@ -47,8 +47,8 @@ struct Active {
 /// What is delivered, and to whom is told that it was taken.
 #[derive(Debug)]
 pub(super) struct Delivered {
-    pub(super) index: u32,
-    pub(super) feedback: UnboundedSender<Feedback>,
+    /// `None` of what is no delivery: the end of a load that failed.
+    pub(super) taken: Option<(DeliveryIndex, UnboundedSender<Feedback>)>,
     pub(super) tensor: Result<Tensor, LoadError>,
 }
 
@@ -56,8 +56,8 @@ pub(super) struct Delivered {
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: Box<LoadError>,
-    /// Deliveries that were made before.
-    pub(super) delivered: usize,
+    /// The first delivery that was not made.
+    pub(super) delivered: DeliveryIndex,
 }
 
 /// What a driver works with.
@@ -82,15 +82,15 @@ pub(super) struct Driver {
     started: Instant,
     memory: Arc<dyn SlotProvider>,
     scratch: Buffers,
-    filling: BTreeMap<u32, Filling>,
+    filling: BTreeMap<DeliveryIndex, Filling>,
     /// Chunks that are delivered as they are stored.
-    stored: BTreeMap<u32, VerifiedChunk<Slot>>,
+    stored: BTreeMap<DeliveryIndex, VerifiedChunk<Slot>>,
     /// Deliveries that lack something.
-    lost: BTreeMap<u32, LoadError>,
+    lost: BTreeMap<DeliveryIndex, LoadError>,
     begun: Option<u64>,
-    delivered: usize,
+    delivered: DeliveryIndex,
     /// The chunks of deliveries being filled that wait for each other.
-    links: BTreeMap<u32, Arc<Links>>,
+    links: BTreeMap<DeliveryIndex, Arc<Links>>,
     known: Arc<KnownBases>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
@@ -123,7 +123,7 @@ impl Driver {
             stored: BTreeMap::new(),
             lost: BTreeMap::new(),
             begun: work.begun,
-            delivered: 0,
+            delivered: DeliveryIndex::FIRST,
             links: BTreeMap::new(),
             known: work.known,
             active: BTreeMap::new(),
@@ -226,7 +226,7 @@ impl Driver {
                 self.tell(Event::Verified { fetch, chunk });
             }
             Report::Stored { fetch, chunk, stored } => {
-                if let Some(planned) = self.plan.chunks.get(chunk as usize) {
+                if let Some(planned) = self.plan.chunks.get(chunk) {
                     self.stored.insert(planned.delivery, stored);
                 }
                 self.tell(Event::Verified { fetch, chunk });
@@ -242,10 +242,9 @@ impl Driver {
                 self.tell(Event::Bad { fetch, chunk });
             }
             Report::Undecodable { chunk, error } => {
-                let Some(error) = error else {
+                let (Some(error), Some(site)) = (error, self.site(chunk)) else {
                     return Err(Box::new(LoadError::Internal("a chunk does not fit its slot")));
                 };
-                let site = self.site(chunk);
                 return Err(Box::new(LoadError::Decode { site, error }));
             }
             Report::Ended { fetch, error, unfinished } => {
@@ -267,11 +266,11 @@ impl Driver {
         Ok(())
     }
 
-    fn restore(&mut self, chunk: u32, target: Target) {
-        let Some(planned) = self.plan.chunks.get(chunk as usize) else { return };
+    fn restore(&mut self, chunk: ChunkIndex, target: Target) {
+        let Some(planned) = self.plan.chunks.get(chunk) else { return };
         let (slot, memory) = match target {
             Target::Direct { slot, piece } => (slot, piece),
-            Target::Stored(memory) => (0, memory),
+            Target::Stored(memory) => (SlotIndex::FIRST, memory),
             Target::Scatter(_) => return,
         };
         if let Some(filling) = self.filling.get_mut(&planned.delivery) {
@@ -301,7 +300,7 @@ impl Driver {
                 Action::Deliver { delivery } => self.deliver(delivery)?,
                 Action::Lost { chunk, why } => {
                     let error = self.failure(why);
-                    if let Some(planned) = self.plan.chunks.get(chunk as usize) {
+                    if let Some(planned) = self.plan.chunks.get(chunk) {
                         self.lost.insert(planned.delivery, error);
                     }
                 }
@@ -311,8 +310,8 @@ impl Driver {
         Ok(())
     }
 
-    fn admit(&mut self, index: u32) -> Result<(), Box<LoadError>> {
-        let Some(delivery) = self.plan.deliveries.get(index as usize) else { return Ok(()) };
+    fn admit(&mut self, index: DeliveryIndex) -> Result<(), Box<LoadError>> {
+        let Some(delivery) = self.plan.deliveries.get(index) else { return Ok(()) };
         if let Some(links) = Links::new(&self.plan, &delivery.linked) {
             self.links.insert(index, links);
         }
@@ -333,7 +332,7 @@ impl Driver {
         mirror: MirrorIndex,
         pack: PackId,
         whole: bool,
-        chunks: Vec<u32>,
+        chunks: Vec<ChunkIndex>,
     ) -> Result<(), Box<LoadError>> {
         let Some(transport) = self.transports.get(mirror.get()).cloned() else {
             return Err(Box::new(LoadError::Internal("no such source")));
@@ -376,17 +375,14 @@ impl Driver {
         let contradiction = || Box::new(LoadError::Internal("a slot has two owners"));
         let Some(active) = self.active.get_mut(&id) else { return Ok(()) };
         let mut jobs = Vec::with_capacity(count);
-        let chunks = active.chunks.get(active.granted..active.granted + count).unwrap_or_default();
-        for &chunk in chunks {
-            let planned = self.plan.chunks.get(chunk as usize).ok_or_else(contradiction)?;
-            let delivery =
-                self.plan.deliveries.get(planned.delivery as usize).ok_or_else(contradiction)?;
-            let request =
-                self.plan.tensors.get(delivery.tensor as usize).ok_or_else(contradiction)?;
+        let granted = active.granted..active.granted + count;
+        for &chunk in active.chunks.get(granted).ok_or_else(contradiction)? {
+            let planned = self.plan.chunks.get(chunk).ok_or_else(contradiction)?;
+            let delivery = self.plan.deliveries.get(planned.delivery).ok_or_else(contradiction)?;
+            let request = self.plan.tensors.get(delivery.tensor).ok_or_else(contradiction)?;
             let filling = self.filling.get_mut(&planned.delivery).ok_or_else(contradiction)?;
-            let record =
-                *request.records.get(planned.first.chunk as usize).ok_or_else(contradiction)?;
-            let slot_of = |slot: u32| delivery.slots.get(slot as usize).ok_or_else(contradiction);
+            let (&record, _) = request.record(planned.first.record).ok_or_else(contradiction)?;
+            let slot_of = |slot| delivery.slots.get(slot).ok_or_else(contradiction);
             let target = match planned.first.slot {
                 None => None,
                 Some(slot) if delivery.stored.is_some() => {
@@ -397,13 +393,13 @@ impl Driver {
                     piece: filling.lend(slot).ok_or_else(contradiction)?,
                 }),
                 Some(_) => {
-                    let uses = planned.uses().filter_map(|u| Some((u.chunk, u.slot?)));
-                    let scatter = uses.map(|(chunk, slot)| {
+                    let uses = planned.uses().filter_map(|u| Some((u.record, u.slot?)));
+                    let scatter = uses.map(|(record, slot)| {
                         Ok(Scatter {
                             slot: filling.share(slot).ok_or_else(contradiction)?,
                             start: delivery.range.start + slot_of(slot)?.range.start,
                             cut: request.cut,
-                            rect: request.entry.grid.rect(u64::from(chunk)),
+                            rect: request.rect(record).ok_or_else(contradiction)?,
                         })
                     });
                     Some(Target::Scatter(scatter.collect::<Result<_, Box<LoadError>>>()?))
@@ -427,15 +423,15 @@ impl Driver {
         Ok(())
     }
 
-    fn deliver(&mut self, index: u32) -> Result<(), Box<LoadError>> {
+    fn deliver(&mut self, index: DeliveryIndex) -> Result<(), Box<LoadError>> {
         let contradiction = || Box::new(LoadError::Internal("a delivery is incomplete"));
-        let delivery = self.plan.deliveries.get(index as usize).ok_or_else(contradiction)?;
-        let request = self.plan.tensors.get(delivery.tensor as usize).ok_or_else(contradiction)?;
+        let delivery = self.plan.deliveries.get(index).ok_or_else(contradiction)?;
+        let request = self.plan.tensors.get(delivery.tensor).ok_or_else(contradiction)?;
         let (offset, len) = (delivery.range.start, delivery.len());
-        let begun = self.begun.filter(|_| delivery.tensor == 0);
+        let begun = self.begun.filter(|_| delivery.tensor == TensorIndex::FIRST);
         let skipped = begun.is_some_and(|end| delivery.range.end <= end && len > 0);
         self.links.remove(&index);
-        self.delivered += 1;
+        self.delivered = index.next();
         let filling = self.filling.remove(&index).ok_or_else(contradiction)?;
         let lost = self.lost.remove(&index);
         if skipped || lost.is_some() {
@@ -465,13 +461,12 @@ impl Driver {
                 (chunk.bytes(), Some(StoredChunk { record, chunk }))
             }
         };
-        let at = index as usize;
-        let other = |at| {
-            let neighbour = self.plan.deliveries.get(at);
-            neighbour.is_none_or(|next: &Delivery| next.tensor != delivery.tensor)
+        let other = |neighbour| {
+            let neighbour = self.plan.deliveries.get(neighbour);
+            neighbour.is_none_or(|next| next.tensor != delivery.tensor)
         };
-        let is_first = begun.is_none() && at.checked_sub(1).is_none_or(other);
-        let is_last = other(at + 1);
+        let is_first = begun.is_none() && index.previous().is_none_or(other);
+        let is_last = other(index.next());
         let request = request.clone();
         let tensor = Tensor { request, offset, data, stored, is_first, is_last };
         {
@@ -484,31 +479,30 @@ impl Driver {
         Ok(())
     }
 
-    fn hand_out(&self, index: u32, tensor: Result<Tensor, LoadError>) {
-        let feedback = self.feedback.clone();
+    fn hand_out(&self, index: DeliveryIndex, tensor: Result<Tensor, LoadError>) {
+        let taken = Some((index, self.feedback.clone()));
         // A loader that was dropped is noticed.
-        drop(self.deliver.send(Delivered { index, feedback, tensor }));
+        drop(self.deliver.send(Delivered { taken, tensor }));
     }
 
-    fn site(&self, chunk: u32) -> Box<ChunkSite> {
-        let planned = self.plan.chunks.get(chunk as usize);
-        let delivery = planned.and_then(|p| self.plan.deliveries.get(p.delivery as usize));
-        let request = delivery.and_then(|d| self.plan.tensors.get(d.tensor as usize));
-        let record = planned.map_or(chunk, |planned| planned.first.chunk);
-        let place = request.and_then(|request| request.places.get(record as usize));
+    /// Where a chunk of the plan was to come from and go to.
+    fn site(&self, chunk: ChunkIndex) -> Option<Box<ChunkSite>> {
+        let planned = self.plan.chunks.get(chunk)?;
+        let delivery = self.plan.deliveries.get(planned.delivery)?;
+        let request = self.plan.tensors.get(delivery.tensor)?;
+        let (_, place) = request.record(planned.first.record)?;
         // A base is told by what needs it.
-        let is_base = planned.is_some_and(|planned| planned.level > 0);
-        let top = self.links.get(&planned.map_or(0, |planned| planned.delivery));
-        let top = top.filter(|_| is_base).and_then(|links| links.needs(chunk));
-        let top = top.and_then(|top| self.plan.chunks.get(top as usize));
-        Box::new(ChunkSite {
+        let is_base = planned.level > 0;
+        let links = self.links.get(&planned.delivery).filter(|_| is_base);
+        let top = links.and_then(|links| links.needs(chunk)).unwrap_or(chunk);
+        Some(Box::new(ChunkSite {
             artifact: self.artifact,
-            tensor: request.map_or_else(String::new, |request| request.entry.name.clone()),
-            chunk: top.map_or(record, |top| top.first.chunk),
+            tensor: request.entry.name.clone(),
+            chunk: self.plan.chunks.get(top)?.first.record,
             is_base,
-            pack: place.map_or(PackId::from_bytes([0; 32]), |place| place.pack),
-            offset: place.map_or(0, |place| place.offset),
-        })
+            pack: place.pack,
+            offset: place.offset,
+        }))
     }
 
     fn location(&self, mirror: MirrorIndex) -> String {
@@ -516,18 +510,23 @@ impl Driver {
     }
 
     fn failure(&mut self, why: GaveUp) -> LoadError {
+        let (GaveUp::BadChunk { chunk, .. }
+        | GaveUp::Fetch { chunk, .. }
+        | GaveUp::Hung { chunk, .. }) = why;
+        let Some(site) = self.site(chunk) else {
+            return LoadError::Internal("a chunk that is not of the plan failed");
+        };
         match why {
-            GaveUp::BadChunk { chunk, tries } => match self.last_mismatch.take() {
+            GaveUp::BadChunk { tries, .. } => match self.last_mismatch.take() {
                 Some((error, mirror)) => LoadError::Corrupt {
-                    site: self.site(chunk),
+                    site,
                     tries,
                     location: self.location(mirror),
                     error: Box::new(error),
                 },
                 None => LoadError::Internal("a damaged chunk without a report"),
             },
-            GaveUp::Fetch { chunk, mirror } => {
-                let site = self.site(chunk);
+            GaveUp::Fetch { mirror, .. } => {
                 let location = self.location(mirror);
                 let error = self.last_error.take().unwrap_or_else(|| {
                     let object = store::pack(site.pack);
@@ -540,8 +539,8 @@ impl Driver {
                 });
                 LoadError::Transport { site, error }
             }
-            GaveUp::Hung { chunk, mirror } => {
-                LoadError::Hung { site: self.site(chunk), location: self.location(mirror) }
+            GaveUp::Hung { mirror, .. } => {
+                LoadError::Hung { site, location: self.location(mirror) }
             }
         }
     }

@@ -4,10 +4,12 @@ use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::DigestMismatch;
 use crate::format::id::{ManifestId, PackId};
 use crate::memory::slot::NoMemory;
+use crate::schedule::plan::{ListIndex, RecordIndex};
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// What kind of failure it is: programs end with a status of their own for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// An object, a ref or a tensor is missing.
     NotFound,
@@ -43,7 +45,7 @@ pub struct ChunkSite {
     /// The tensor.
     pub tensor: String,
     /// Which of its chunks.
-    pub chunk: u32,
+    pub chunk: RecordIndex,
     /// Whether it is about a chunk that this one is stored against.
     pub is_base: bool,
     /// The pack.
@@ -62,7 +64,7 @@ impl std::fmt::Display for ChunkSite {
         if !tensor.is_empty() {
             write!(f, "tensor {tensor:?}: ")?;
         }
-        write!(f, "{of} {chunk} (pack {pack} at {offset})")
+        write!(f, "{of} {} (pack {pack} at {offset})", chunk.get())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::memory::buffers::Buffers;
 use crate::memory::pages;
 use crate::memory::pool::{self, Job, Urgency};
 use crate::memory::slot::Slot;
+use crate::schedule::plan::ChunkIndex;
 use crate::schedule::scheduler::FetchId;
 use crate::transport::{
     ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
@@ -37,7 +38,7 @@ const TAIL: u64 = 1 << 20;
 /// A chunk and its place.
 #[derive(Debug)]
 pub(super) struct ChunkJob {
-    pub(super) chunk: u32,
+    pub(super) chunk: ChunkIndex,
     pub(super) record: ChunkRecord,
     pub(super) offset: u64,
     /// If it waits for others: where it is kept until all that it is decoded with is there.
@@ -89,15 +90,15 @@ impl ChunkJob {
 pub(super) enum Report {
     /// The chunk is verified and in its place, which comes back if it was lent; or it is kept until it
     /// can be decoded, and its place with it.
-    Verified { fetch: FetchId, chunk: u32, target: Option<Target> },
+    Verified { fetch: FetchId, chunk: ChunkIndex, target: Option<Target> },
     /// The chunk is verified, and wanted as it is stored.
-    Stored { fetch: FetchId, chunk: u32, stored: VerifiedChunk<Slot> },
+    Stored { fetch: FetchId, chunk: ChunkIndex, stored: VerifiedChunk<Slot> },
     /// A chunk that was kept is in its place, which comes back if it was lent.
-    Decoded { chunk: u32, target: Target },
+    Decoded { chunk: ChunkIndex, target: Target },
     /// The chunk is damaged; its place comes back.
-    Bad { fetch: FetchId, chunk: u32, target: Option<Target>, error: DigestMismatch },
+    Bad { fetch: FetchId, chunk: ChunkIndex, target: Option<Target>, error: DigestMismatch },
     /// The chunk is what the manifest names and still of no use: no retry can help.
-    Undecodable { chunk: u32, error: Option<DecodeError> },
+    Undecodable { chunk: ChunkIndex, error: Option<DecodeError> },
     /// The fetch is over; these places come back.
     Ended { fetch: FetchId, error: Option<TransportError>, unfinished: Vec<ChunkJob> },
 }
@@ -405,14 +406,14 @@ impl Finisher {
         }
     }
 
-    fn undecodable(&self, chunk: u32, error: Option<DecodeError>) -> ControlFlow<()> {
+    fn undecodable(&self, chunk: ChunkIndex, error: Option<DecodeError>) -> ControlFlow<()> {
         self.tell(Report::Undecodable { chunk, error });
         ControlFlow::Break(())
     }
 
     /// Decodes what `chunk` was the last missing part of, and then reports that chunk: once all
     /// chunks of a delivery are reported, all are in their places.
-    fn decode_linked(&self, chunk: u32, ready: Vec<Ready>) -> ControlFlow<()> {
+    fn decode_linked(&self, chunk: ChunkIndex, ready: Vec<Ready>) -> ControlFlow<()> {
         for mut ready in ready {
             match ready.place(&self.known, &self.scratch) {
                 Ok(true) => {

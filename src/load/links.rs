@@ -17,17 +17,17 @@ use crate::format::id::DecodedDigest;
 use crate::format::record::CodecId;
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::Slot;
-use crate::schedule::plan::{Plan, PlannedBase};
+use crate::schedule::plan::{ChunkIndex, Plan, PlannedBase};
 
-/// The linked chunks of a delivery, by their places in the plan.
+/// The linked chunks of a delivery.
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<HashMap<u32, Link>>);
+pub(super) struct Links(Mutex<HashMap<ChunkIndex, Link>>);
 
 #[derive(Debug)]
 struct Link {
     base: PlannedBase,
     /// The chunks that fill something and need this one; it may be one of them.
-    needed_by: Vec<u32>,
+    needed_by: Vec<ChunkIndex>,
     /// How many of them are still to be decoded.
     pending: usize,
     arrived: Option<Arc<VerifiedChunk<Slot>>>,
@@ -36,7 +36,7 @@ struct Link {
 
 /// A chunk that can be decoded now.
 pub(super) struct Ready {
-    pub(super) chunk: u32,
+    pub(super) chunk: ChunkIndex,
     /// It, its base, the base of that, and so on.
     chain: Vec<Arc<VerifiedChunk<Slot>>>,
     /// The content of what the last of them is stored against.
@@ -46,19 +46,19 @@ pub(super) struct Ready {
 
 impl Links {
     /// What waits for each other in a delivery; `None` if nothing does.
-    pub(super) fn new(plan: &Plan, linked: &[u32]) -> Option<Arc<Self>> {
+    pub(super) fn new(plan: &Plan, linked: &[ChunkIndex]) -> Option<Arc<Self>> {
         if linked.is_empty() {
             return None;
         }
-        let planned = |index: u32| plan.chunks.get(index as usize);
-        let link = |&index: &u32| {
-            let base = planned(index).map_or(PlannedBase::Nothing, |chunk| chunk.base);
+        let link = |&index: &ChunkIndex| {
+            let base = plan.chunks.get(index).map_or(PlannedBase::Nothing, |chunk| chunk.base);
             let (needed_by, pending) = (Vec::new(), 0);
             (index, Link { base, needed_by, pending, arrived: None, target: None })
         };
-        let mut links: HashMap<u32, Link> = linked.iter().map(link).collect();
+        let mut links: HashMap<ChunkIndex, Link> = linked.iter().map(link).collect();
         for &top in linked {
-            let fills = planned(top).is_some_and(|chunk| chunk.uses().any(|u| u.slot.is_some()));
+            let planned = plan.chunks.get(top);
+            let fills = planned.is_some_and(|chunk| chunk.uses().any(|u| u.slot.is_some()));
             let mut next = fills.then_some(top);
             while let Some(link) = next.and_then(|index| links.get_mut(&index)) {
                 link.needed_by.push(top);
@@ -73,7 +73,7 @@ impl Links {
     }
 
     /// The first of the chunks that fill something and are decoded with this one.
-    pub(super) fn needs(&self, index: u32) -> Option<u32> {
+    pub(super) fn needs(&self, index: ChunkIndex) -> Option<ChunkIndex> {
         lock(&self.0).get(&index)?.needed_by.first().copied()
     }
 
@@ -81,7 +81,7 @@ impl Links {
     /// now that it is there.
     pub(super) fn arrived(
         &self,
-        index: u32,
+        index: ChunkIndex,
         chunk: VerifiedChunk<Slot>,
         target: Option<Target>,
     ) -> Vec<Ready> {
@@ -94,7 +94,7 @@ impl Links {
 }
 
 /// Takes what fills something, if all that it needs is there.
-fn ready(links: &mut HashMap<u32, Link>, top: u32) -> Option<Ready> {
+fn ready(links: &mut HashMap<ChunkIndex, Link>, top: ChunkIndex) -> Option<Ready> {
     let (mut chain, mut members) = (Vec::new(), Vec::new());
     let (mut next, mut bottom) = (Some(top), None);
     while let Some(index) = next {

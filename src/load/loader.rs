@@ -19,7 +19,9 @@ use crate::format::id::{ManifestId, PackId};
 use crate::memory::buffers::Buffers;
 use crate::memory::pool::cores;
 use crate::memory::slot::SlotProvider;
-use crate::schedule::plan::{Form, Plan, PlanOptions, TensorRequest};
+use crate::schedule::plan::{
+    DeliveryIndex, Form, ListIndex, Plan, PlanOptions, TensorIndex, TensorRequest,
+};
 use crate::schedule::scheduler::{Limits, MAX_MIRRORS};
 use crate::store::Store;
 
@@ -78,9 +80,11 @@ impl Loader {
 
     fn poll_tensor(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Tensor, LoadError>>> {
         self.ready.poll_recv(cx).map(|next| {
-            let Delivered { index, feedback, tensor } = next?;
-            // The driver may have ended: it has nothing left to admit then.
-            drop(feedback.send(Feedback::Taken(index)));
+            let Delivered { taken, tensor } = next?;
+            if let Some((index, feedback)) = taken {
+                // The driver may have ended: it has nothing left to admit then.
+                drop(feedback.send(Feedback::Taken(index)));
+            }
             Some(tensor)
         })
     }
@@ -129,10 +133,9 @@ impl Load {
                 self.pack_ends.clear();
                 continue;
             }
-            let (feedback, _) = unbounded_channel();
             let tensor = Err(*failed.error);
             // Nobody listening is no reason to go on either.
-            drop(self.deliver.send(Delivered { index: u32::MAX, feedback, tensor }));
+            drop(self.deliver.send(Delivered { taken: None, tensor }));
             return;
         }
     }
@@ -212,13 +215,12 @@ struct Left {
 
 impl Left {
     /// What is left of a plan whose first tensor had `begun` before it.
-    fn of(plan: &Plan, delivered: usize, begun: Option<u64>) -> Option<Self> {
+    fn of(plan: &Plan, delivered: DeliveryIndex, begun: Option<u64>) -> Option<Self> {
         let next = plan.deliveries.get(delivered)?;
-        let mut tensors = plan.tensors.get(next.tensor as usize..)?.to_vec();
-        let mut begun = begun.filter(|_| next.tensor == 0);
-        let before = plan.deliveries.get(..delivered)?;
-        let own: Vec<_> =
-            before.iter().rev().take_while(|delivery| delivery.tensor == next.tensor).collect();
+        let mut tensors: Vec<_> = plan.tensors.iter().skip(next.tensor.get()).cloned().collect();
+        let mut begun = begun.filter(|_| next.tensor == TensorIndex::FIRST);
+        let before = plan.deliveries.iter().take(delivered.get()).rev();
+        let own: Vec<_> = before.take_while(|delivery| delivery.tensor == next.tensor).collect();
         let first = tensors.first_mut()?;
         if let Form::Stored(order) = &first.form {
             let form = Form::Stored(order.get(own.len()..)?.to_vec());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::chunk::verified::VerifiedChunk;
-use crate::schedule::plan::TensorRequest;
+use crate::schedule::plan::{RecordIndex, TensorRequest};
 use crate::schedule::scheduler::SchedulerStats;
 
 /// A verified tensor, a rank's part of one, or a piece of either.
@@ -31,7 +31,7 @@ pub struct Tensor {
 #[derive(Debug, Clone)]
 pub struct StoredChunk {
     /// Which of the request's records.
-    pub record: u32,
+    pub record: RecordIndex,
     /// The chunk.
     pub chunk: VerifiedChunk,
 }

@@ -35,9 +35,9 @@ impl Artifact {
         }
         for path in CONFIGS {
             let Some(bytes) = self.file(path, MAX_MANIFEST as u64).await? else { continue };
-            let refuse = |why: String| StoreError::File { path: path.to_owned(), why };
-            let config = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
-            let method = Method::of_config(&config).map_err(|e| refuse(e.to_string()))?;
+            let refuse = |error| StoreError::File { path: path.to_owned(), error };
+            let config = serde_json::from_slice(&bytes).map_err(|e| refuse(e.into()))?;
+            let method = Method::of_config(&config).map_err(|e| refuse(e.into()))?;
             if method.is_some() {
                 return Ok(method);
             }

@@ -33,6 +33,7 @@ const PACKS: usize = 2;
 
 /// How to copy.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct CopyOptions {
     /// Replace the target's ref even if it is newer.
     pub force: bool,
@@ -64,6 +65,9 @@ impl CopyReport {
 
 /// Copies an artifact to `target`. Whose signatures are looked for in a source that cannot list is said
 /// by `trust`.
+///
+/// # Errors
+/// If something of it is missing or damaged, or a store fails.
 pub async fn copy(
     artifact: &Artifact,
     target: &Store,
@@ -284,6 +288,9 @@ async fn split(
 
 /// The signature files of the artifact: all, or, where the source cannot list, those by keys that
 /// are trusted or signed the ref.
+///
+/// # Errors
+/// If the store fails.
 pub async fn signatures(
     artifact: &Artifact,
     trust: &TrustSet,

@@ -34,6 +34,7 @@ const STALE: Duration = crate::transport::dir::STALE_AGE;
 
 /// How to collect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CollectOptions {
     /// How long after its tombstone an object may be deleted.
     pub grace: Duration,
@@ -65,6 +66,9 @@ pub struct Collected {
 }
 
 /// Collects the garbage of the store.
+///
+/// # Errors
+/// If what is needed cannot be told, or the store fails.
 pub async fn collect(store: &Store, options: CollectOptions) -> Result<Collected, MaintainError> {
     let now = if options.dry_run { unix_now() } else { now(store).await? };
     let leases = leases(store, now).await?;
@@ -113,7 +117,7 @@ pub async fn collect(store: &Store, options: CollectOptions) -> Result<Collected
 /// The time: the earlier of ours and the store's, which its word on a new object tells.
 async fn now(store: &Store) -> Result<u64, MaintainError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
+    getrandom::fill(&mut id).map_err(StoreError::Random)?;
     let (path, own) = (paths::lease(&id), unix_now());
     let lease = LeaseDocument::new(own, Vec::new(), own).to_bytes()?;
     store.transport().put(&path, vec![lease.into()]).await?;

@@ -16,6 +16,7 @@ use crate::store::{ArtifactGraph, Lease, Placed, Store};
 
 /// When to repack.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct RepackOptions {
     /// An artifact is rewritten if it lies in more runs than this per GiB, beyond the first.
     pub runs_per_gib: f64,
@@ -45,6 +46,9 @@ pub struct Repacked {
 }
 
 /// Rewrites the artifact's chunks in load order if it is fragmented.
+///
+/// # Errors
+/// If a chunk cannot be had, or the store fails.
 pub async fn repack(
     store: &Store,
     id: ManifestId,

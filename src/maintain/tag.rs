@@ -17,8 +17,10 @@ use crate::trust::Signer;
 /// Small requests at a time.
 const AT_ONCE: usize = 16;
 
-/// Points `name:tag` to an artifact of the store. A missing object is an error, and then no ref is
-/// written.
+/// Points `name:tag` to an artifact of the store.
+///
+/// # Errors
+/// If an object is missing, or the store fails: no ref is written then.
 pub async fn tag(
     store: &Store,
     id: ManifestId,

@@ -126,6 +126,9 @@ impl Owners {
 }
 
 /// The room of one artifact beside all that the store's refs name.
+///
+/// # Errors
+/// If a ref or a graph cannot be read, or the store fails.
 pub async fn artifact_usage(store: &Store, id: ManifestId) -> Result<ArtifactUsage, MaintainError> {
     let mut ids = named(store).await?;
     ids.insert(id);
@@ -135,6 +138,9 @@ pub async fn artifact_usage(store: &Store, id: ManifestId) -> Result<ArtifactUsa
 }
 
 /// The room of everything in a store that can list what it holds.
+///
+/// # Errors
+/// If a graph cannot be read, or the store cannot list or fails.
 pub async fn store_usage(store: &Store) -> Result<StoreUsage, MaintainError> {
     let owners = Owners::of(store, named(store).await?).await?;
     let mut live = Live::default();

@@ -71,6 +71,9 @@ impl Slot {
     }
 
     /// Joins the slot with the one that lies right behind it, which is given back if it does not.
+    ///
+    /// # Errors
+    /// If it does not: the next one, as it was.
     pub fn join(&mut self, next: Self) -> Result<(), Self> {
         if next.len == 0 {
             return Ok(());

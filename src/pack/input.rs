@@ -68,8 +68,10 @@ impl Input {
 
 /// Makes the parts of files, one after the other in the order of files and parts.
 pub trait PartSource {
-    /// The bytes of a part, of the length that was announced. [`PackError::NotGenerated`] if it cannot be
-    /// made: the maker knows why.
+    /// The bytes of a part, of the length that was announced.
+    ///
+    /// # Errors
+    /// [`PackError::NotGenerated`] if it cannot be made: the maker knows why.
     fn make(&mut self, file: usize, part: usize) -> Result<Held, PackError>;
 
     /// Whether the failure to make a part may pass, so that what was stored so far is worth keeping for the
@@ -79,6 +81,9 @@ pub trait PartSource {
     }
 
     /// Everything is made and stored, and nothing published: the last chance to say no.
+    ///
+    /// # Errors
+    /// If nothing is to be published.
     fn finish(&mut self) -> Result<(), PackError> {
         Ok(())
     }

@@ -44,6 +44,9 @@ pub use pool::WorkerFailed;
 
 /// Packs the folder or file at `path` and publishes it as `name:tag`. Blocks; call it from outside
 /// the runtime that `runtime` drives.
+///
+/// # Errors
+/// If a file cannot be read or is malformed, or the store fails.
 pub fn pack(
     path: &Path,
     store: &Store,
@@ -59,6 +62,9 @@ pub fn pack(
 
 /// Packs files, which rise by their paths, and publishes them as `name:tag`; `maker` makes the parts of
 /// those that lie nowhere yet. Blocks; call it from outside the runtime that `runtime` drives.
+///
+/// # Errors
+/// If a file cannot be read or a part not be made, or the store fails.
 pub fn pack_inputs(
     files: &[Input],
     maker: &mut dyn PartSource,

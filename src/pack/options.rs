@@ -9,6 +9,7 @@ use crate::trust::{Signer, TrustSet};
 
 /// How to pack.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct PackOptions {
     /// The codecs to choose from.
     pub codec: CodecChoice,

@@ -41,6 +41,9 @@ pub enum UnpackError {
 
 /// Writes the files of `whole` below `out`, which is made if it is missing. Blocks; call it from
 /// outside the runtime that `runtime` drives.
+///
+/// # Errors
+/// If a file cannot be written, or a chunk cannot be had.
 pub fn unpack(
     whole: &ArtifactGraph,
     store: &Store,

@@ -9,6 +9,9 @@ use crate::transport::ObjectPath;
 impl Store {
     /// Writes the object unless it is there just so, and takes away a tombstone. Returns the bytes
     /// written.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn ensure(&self, path: &ObjectPath, bytes: &Bytes) -> Result<u64, StoreError> {
         let tombstone = paths::tombstone(path);
         if self.transport().head(&tombstone).await?.is_some() {

@@ -2,7 +2,9 @@
 
 use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::DigestMismatch;
+use crate::dequant::QuantError;
 use crate::format::FormatError;
+use crate::format::glob::GlobError;
 use crate::format::id::ManifestId;
 use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
@@ -47,10 +49,10 @@ pub enum StoreError {
     NoTensor { location: String, what: &'static str, artifact: ManifestId, pattern: String },
     /// A pattern that cannot be understood.
     #[error("{pattern:?} is no pattern for tensor names: {why}")]
-    Pattern { pattern: String, why: String },
+    Pattern { pattern: String, why: GlobError },
     /// A file is not one that is read whole.
-    #[error("{path}: {why}")]
-    File { path: String, why: String },
+    #[error("{path}: {error}")]
+    File { path: String, error: FileError },
     /// An id prefix that fits several artifacts.
     #[error("{location}: @{prefix} fits {count} artifacts; give more digits")]
     Ambiguous { location: String, prefix: String, count: usize },
@@ -59,7 +61,26 @@ pub enum StoreError {
     LeaseEnded { location: String, lease: String },
     /// The system gave no random bytes.
     #[error("no random bytes from the system: {0}")]
-    Random(String),
+    Random(getrandom::Error),
+}
+
+/// Why a file of an artifact is of no use.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// It is longer than whoever asked will read.
+    #[error("it has {size} bytes, and {limit} are read")]
+    Large { size: u64, limit: u64 },
+    /// Tensors are read by their names.
+    #[error("it holds tensors")]
+    Tensors,
+    /// It is no JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// It names a quantization that is not known.
+    #[error(transparent)]
+    Quantization(#[from] QuantError),
 }
 
 impl StoreError {

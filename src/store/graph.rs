@@ -86,6 +86,9 @@ fn parse_layout(bytes: &[u8], id: ManifestId, records: u64) -> Result<Vec<Place>
 
 impl ArtifactGraph {
     /// Reads the artifact's manifest, table and layout.
+    ///
+    /// # Errors
+    /// If one is missing or malformed, or the store fails.
     pub async fn read(store: &Store, id: ManifestId) -> Result<Self, StoreError> {
         let (manifest, bytes) = store.manifest(id).await?;
         Self::read_with(store, &manifest, &bytes).await

@@ -46,6 +46,9 @@ impl Store {
     }
 
     /// The store at an address: a path, `s3://`, `gs://`, `az://` or `http(s)://`.
+    ///
+    /// # Errors
+    /// If it is none.
     pub fn open(location: &str) -> Result<Self, StoreError> {
         Ok(Self::new(crate::transport::url::open(location)?))
     }
@@ -72,6 +75,9 @@ impl Store {
     }
 
     /// Makes the store's descriptor unless it is there. Returns whether the store is new.
+    ///
+    /// # Errors
+    /// If the store fails, or has a version that this release does not know.
     pub async fn create(&self) -> Result<bool, StoreError> {
         let path = paths::descriptor();
         if let Some(bytes) = self.read_optional(&path, MAX_SMALL).await? {
@@ -82,7 +88,7 @@ impl Store {
                 .map_err(StoreError::format(self, &path));
         }
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
+        getrandom::fill(&mut id).map_err(StoreError::Random)?;
         let descriptor = Descriptor::new(crate::format::id::to_hex(&id), STORE_VERSION);
         let bytes = descriptor.to_bytes().map_err(StoreError::format(self, &path))?;
         match self.transport().put_if(&path, Expected::Absent, bytes.into()).await {
@@ -114,6 +120,9 @@ impl Store {
     }
 
     /// A manifest and its exact bytes.
+    ///
+    /// # Errors
+    /// If it is missing or malformed, or the store fails.
     pub async fn manifest(&self, id: ManifestId) -> Result<(Manifest, Bytes), StoreError> {
         let parse = |bytes: Bytes| Ok((Manifest::parse(&bytes, id)?, bytes));
         let (path, range) = (paths::manifest(id), ReadRange::Full);
@@ -121,6 +130,9 @@ impl Store {
     }
 
     /// The index of a pack, read from the pack's end.
+    ///
+    /// # Errors
+    /// If it is missing or malformed, or the store fails.
     pub async fn pack_index(&self, id: PackId) -> Result<PackIndex, StoreError> {
         let path = paths::pack(id);
         // One request for nearly every pack: 64 MiB of 1 MiB chunks have an index of 8 KiB.
@@ -144,6 +156,9 @@ impl Store {
     }
 
     /// Every object below `prefix`, which ends in `/`, of the store and its mirrors, sorted by path.
+    ///
+    /// # Errors
+    /// If the store cannot list, or fails.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let (mut all, mut failed) = (std::collections::BTreeMap::new(), None);
         let mut answered = false;

@@ -29,9 +29,12 @@ pub struct Lease {
 
 impl Lease {
     /// Takes a lease, before the first look at what the store holds.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn take(store: &Store) -> Result<Self, StoreError> {
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| StoreError::Random(error.to_string()))?;
+        getrandom::fill(&mut id).map_err(StoreError::Random)?;
         let lease = Self {
             store: store.clone(),
             path: paths::lease(&id),
@@ -45,6 +48,9 @@ impl Lease {
 
     /// Lists further objects and renews the lease. Once this returns, no collection deletes them. An error once
     /// the lease was given back: what still runs for a writer that has failed does not bring it back.
+    ///
+    /// # Errors
+    /// If the lease was given back, or the store fails.
     pub async fn add(
         &self,
         objects: impl IntoIterator<Item = ObjectPath>,
@@ -74,6 +80,9 @@ impl Lease {
     /// Another writer lists what it links in a lease, then looks for tombstones, and publishes its ref before
     /// it gives the lease back. So once all tombstones are there, whoever has linked an object is seen by a
     /// lease that lists it, or by a ref that is no older than the object.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn undo(self) -> Result<bool, StoreError> {
         *self.objects.lock().await = None;
         let transport = self.store.transport();
@@ -127,6 +136,9 @@ impl Lease {
     }
 
     /// Gives the lease back, when everything that it lists is named by a ref.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn release(self) -> Result<(), StoreError> {
         *self.objects.lock().await = None;
         Ok(self.store.transport().delete(&self.path).await?)
@@ -134,6 +146,9 @@ impl Lease {
 }
 
 /// The packs that leases list: what interrupted writers may have left. Nothing of it is trusted.
+///
+/// # Errors
+/// If the store fails.
 pub async fn candidates(store: &Store) -> Result<Vec<PackId>, StoreError> {
     let mut packs = Vec::new();
     for info in store.list("leases/").await? {

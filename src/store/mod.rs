@@ -11,7 +11,7 @@ mod refs;
 mod resolve;
 
 pub use crate::format::layout::Placed;
-pub use error::StoreError;
+pub use error::{FileError, StoreError};
 pub use graph::ArtifactGraph;
 pub use handle::{Store, unix_now};
 pub(crate) use lease::LIFETIME as LEASE_LIFETIME;

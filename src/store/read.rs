@@ -122,11 +122,17 @@ impl Store {
     }
 
     /// A whole object of at most `limit` bytes, from the first transport that has it.
+    ///
+    /// # Errors
+    /// If it is missing or longer, or the store fails.
     pub async fn read(&self, path: &ObjectPath, limit: usize) -> Result<Bytes, StoreError> {
         self.read_checked(path, &ReadRange::Full, limit as u64, Ok).await
     }
 
     /// A whole object, or `None` if it is missing.
+    ///
+    /// # Errors
+    /// If it is longer, or the store fails.
     pub async fn read_optional(
         &self,
         path: &ObjectPath,
@@ -140,6 +146,9 @@ impl Store {
     }
 
     /// Some bytes of an object.
+    ///
+    /// # Errors
+    /// If they are not there, or the store fails.
     pub async fn read_range(
         &self,
         path: &ObjectPath,

@@ -13,7 +13,7 @@ use crate::format::refs::{
 };
 use crate::transport::small::read_all;
 use crate::transport::{Expected, ObjectPath, ReadRange, TransportErrorKind};
-use crate::trust::{Envelope, Method, Signer, TrustError};
+use crate::trust::{DocumentError, Envelope, Method, Signer, TrustError};
 
 /// How often a lost race is run again.
 const TRIES: u32 = 32;
@@ -57,6 +57,9 @@ pub enum RefPlaced {
 
 impl Store {
     /// Puts a ref that another store published here, as it is, unless a newer one is here.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn place_ref(
         &self,
         envelope: &Envelope<RefBody>,
@@ -108,6 +111,9 @@ impl Store {
 
     /// Points `name:tag` to `manifest`, signed by those of `signers` that can sign refs, and brings
     /// the index up to date. A lost race is run again on what the winner wrote.
+    ///
+    /// # Errors
+    /// If others win every race, or the store fails.
     pub async fn publish(
         &self,
         name: &ArtifactName,
@@ -144,6 +150,9 @@ impl Store {
     }
 
     /// Removes the ref and its line in the index. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If others win every race, or the store fails.
     pub async fn unpublish(
         &self,
         name: &ArtifactName,
@@ -159,6 +168,9 @@ impl Store {
     }
 
     /// Every ref of the store, read one by one where the store can list, else from the index.
+    ///
+    /// # Errors
+    /// If one is malformed, or the store fails.
     pub async fn refs(&self) -> Result<Vec<Envelope<RefBody>>, StoreError> {
         let mut refs = Vec::new();
         for info in self.list("refs/").await? {
@@ -172,6 +184,9 @@ impl Store {
     }
 
     /// Reads a signed document; nothing of it is verified yet.
+    ///
+    /// # Errors
+    /// If it is malformed.
     pub fn parse_document<T: SignedBody>(
         &self,
         path: &ObjectPath,
@@ -185,14 +200,20 @@ impl Store {
         path: &ObjectPath,
         bytes: &[u8],
     ) -> Result<Envelope<T>, TrustError> {
-        Envelope::parse(bytes).map_err(|error| {
-            let what = format!("{}/{path}", self.location().trim_end_matches('/'));
-            TrustError::Malformed { what, reason: error.to_string() }
+        Envelope::parse(bytes).map_err(|error| match error {
+            TrustError::Malformed { reason, .. } => {
+                let what = format!("{}/{path}", self.location().trim_end_matches('/'));
+                TrustError::Malformed { what, reason }
+            }
+            error => error,
         })
     }
 
     /// A signed document, if there is one, from the first transport where it is one; nothing of it is
     /// verified yet.
+    ///
+    /// # Errors
+    /// If it is malformed, or the store fails.
     pub async fn document<T: SignedBody>(
         &self,
         path: &ObjectPath,
@@ -269,7 +290,7 @@ impl Store {
 
 fn object_path(path: &str, what: &str) -> Result<ObjectPath, StoreError> {
     ObjectPath::new(path).ok_or_else(|| {
-        let reason = format!("{path:?} is no object path");
+        let reason = DocumentError::Path(path.to_owned());
         StoreError::Trust(TrustError::Malformed { what: what.to_owned(), reason })
     })
 }
@@ -278,7 +299,7 @@ fn version_after(previous: Option<u64>, what: &str) -> Result<u64, StoreError> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     next_version(previous, now).ok_or_else(|| {
-        let reason = "its version is the highest there is".to_owned();
+        let reason = DocumentError::LastVersion;
         StoreError::Trust(TrustError::Malformed { what: what.to_owned(), reason })
     })
 }

@@ -38,6 +38,9 @@ pub fn ref_object(name: &ArtifactName, tag: &Tag) -> ObjectPath {
 
 impl Store {
     /// Finds the artifact, without trusting or distrusting anybody.
+    ///
+    /// # Errors
+    /// If it is not there, or the store fails.
     pub async fn resolve(&self, artifact: &ArtifactSpec) -> Result<Resolved, StoreError> {
         self.find(artifact, None).await
     }
@@ -45,6 +48,9 @@ impl Store {
     /// Finds the artifact. If anybody is trusted, its ref must be signed by one of them, valid now,
     /// and no older than what this user has seen. The manifest's own signatures are for
     /// [`Self::check_manifest`].
+    ///
+    /// # Errors
+    /// If it is not there or does not count, or the store fails.
     pub async fn resolve_trusted(
         &self,
         artifact: &ArtifactSpec,
@@ -112,6 +118,9 @@ impl Store {
     }
 
     /// The signature files of a manifest by these keys; missing ones are left out.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub async fn signatures(
         &self,
         id: ManifestId,
@@ -137,6 +146,9 @@ impl Store {
 
     /// Checks that a key trusted for `name` signed the manifest. Trusting nobody, nothing is
     /// checked, and nobody is named.
+    ///
+    /// # Errors
+    /// If none did.
     pub async fn check_manifest(
         &self,
         trust: &TrustSet,

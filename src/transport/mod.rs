@@ -244,6 +244,7 @@ pub enum TransportErrorKind {
 /// A failed operation on one object.
 #[derive(Debug, thiserror::Error)]
 #[error("{location}: {object}: {message}")]
+#[non_exhaustive]
 pub struct TransportError {
     /// What went wrong.
     pub kind: TransportErrorKind,

@@ -57,6 +57,9 @@ impl ObjectBackend {
     }
 
     /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment.
+    ///
+    /// # Errors
+    /// If the address or the credentials cannot be understood.
     pub fn bucket(
         location: &str,
         scheme: &str,

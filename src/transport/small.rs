@@ -21,6 +21,7 @@ const SLOWEST: u64 = 4 << 10;
 
 /// How failures that may pass are waited out.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// Tries after the first.
     pub retries: u32,
@@ -60,6 +61,9 @@ impl RetryPolicy {
 
 /// Reads `range` of an object of which it may deliver at most `limit` bytes; a longer one is
 /// [`TransportErrorKind::Protocol`], since nothing well-formed is that long.
+///
+/// # Errors
+/// If it is missing, longer, or the transport fails, retries included.
 pub async fn read_all(
     transport: &dyn Transport,
     path: &ObjectPath,

@@ -15,6 +15,9 @@ use super::{Transport, TransportError, TransportErrorKind};
 /// `az://container/prefix`, `http://`, `https://` or `memory://` address. Nothing is read or made
 /// yet. Credentials come from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`; for `http` and `https` a
 /// bearer token in `TENPAK_TOKEN`).
+///
+/// # Errors
+/// If the address or the credentials cannot be understood.
 pub fn open(location: &str) -> Result<Arc<dyn Transport>, TransportError> {
     let invalid =
         |why: String| TransportError::new(TransportErrorKind::Invalid, location, "store", why);

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use super::error::TrustError;
+use super::error::{DocumentError, TrustError};
 use super::key::{KeyId, document_message};
 use super::signer::Signer;
 use crate::format::id::{from_hex, to_hex};
-use crate::format::json;
+use crate::format::json::{self, JsonError};
 use crate::format::limits::MAX_SIGNATURES;
 use crate::format::refs::SignedBody;
 
@@ -51,36 +51,33 @@ pub(super) struct RawEnvelope<'a> {
 }
 
 impl<'a> RawEnvelope<'a> {
-    /// Takes a document apart; the text of the error says what is wrong with it.
-    pub(super) fn split<T: SignedBody>(bytes: &'a [u8]) -> Result<Self, String> {
-        if bytes.len() > T::LIMIT {
-            return Err(format!("{} bytes exceed the limit of {}", bytes.len(), T::LIMIT));
-        }
+    /// Takes a document apart.
+    pub(super) fn split<T: SignedBody>(bytes: &'a [u8]) -> Result<Self, DocumentError> {
+        within::<T>(bytes.len())?;
         // The signatures hold neither brackets nor quotes inside their strings, so the first
         // match ends them; were it not the end, what precedes it would not parse.
         let window = bytes.get(..MAX_SIGNATURES_BYTES).unwrap_or(bytes);
         let at = window
             .windows(HEAD_END.len())
             .position(|window| window == HEAD_END)
-            .ok_or("expected `{\"signatures\":[..],\"signed\":{..}}`")?;
+            .ok_or(DocumentError::Head)?;
         let (head, rest) = bytes.split_at(at);
         let signed = rest
             .strip_prefix(HEAD_END)
             .and_then(|rest| rest.strip_suffix(b"}"))
-            .ok_or("expected `}` at the end")?;
+            .ok_or(DocumentError::End)?;
         let head = [head, b"]}"].concat();
-        let head: WireHead =
-            json::parse(&head, MAX_SIGNATURES_BYTES + 2).map_err(|error| error.to_string())?;
+        let head: WireHead = json::parse(&head, MAX_SIGNATURES_BYTES + 2)?;
         if head.signatures.len() > MAX_SIGNATURES {
-            return Err(format!("more than {MAX_SIGNATURES} signatures"));
+            return Err(DocumentError::Signatures);
         }
         let mut signatures = BTreeMap::new();
         for WireSignature { key, method: WireMethod::Ed25519, signature } in head.signatures {
             let Some(signature) = from_hex(&signature) else {
-                return Err(format!("the signature of {key} is not 128 hexadecimal digits"));
+                return Err(DocumentError::Digits(key));
             };
             if signatures.last_key_value().is_some_and(|(last, _)| *last >= key) {
-                return Err(format!("the signature of {key} is out of order or listed twice"));
+                return Err(DocumentError::Order(key));
             }
             signatures.insert(key, signature);
         }
@@ -88,11 +85,20 @@ impl<'a> RawEnvelope<'a> {
     }
 
     /// Reads the body.
-    pub(super) fn body<T: SignedBody>(&self) -> Result<T, String> {
-        let body: T = json::parse(self.signed, T::LIMIT).map_err(|error| error.to_string())?;
+    pub(super) fn body<T: SignedBody>(&self) -> Result<T, DocumentError> {
+        let body: T = json::parse(self.signed, T::LIMIT)?;
         body.check()?;
         Ok(body)
     }
+}
+
+fn within<T: SignedBody>(length: usize) -> Result<(), JsonError> {
+    let limit = T::LIMIT;
+    if length > limit { Err(JsonError::TooLong { length, limit }) } else { Ok(()) }
+}
+
+fn malformed<T: SignedBody>(reason: impl Into<DocumentError>) -> TrustError {
+    TrustError::Malformed { what: T::WHAT.to_owned(), reason: reason.into() }
 }
 
 /// Whether `signature` over `signed` is by `key`.
@@ -116,18 +122,22 @@ pub struct Envelope<T> {
 
 impl<T: SignedBody> Envelope<T> {
     /// A document without signatures.
+    ///
+    /// # Errors
+    /// If the body breaks a rule.
     pub fn new(body: T) -> Result<Self, TrustError> {
-        let malformed = |reason| TrustError::Malformed { what: T::WHAT.to_owned(), reason };
-        body.check().map_err(malformed)?;
-        let signed = json::to_bytes(&body).map_err(|error| malformed(error.to_string()))?;
+        body.check().map_err(malformed::<T>)?;
+        let signed = json::to_bytes(&body).map_err(malformed::<T>)?;
         Ok(Self { body, signed, signatures: BTreeMap::new() })
     }
 
     /// Reads a document, as it lies in a store.
+    ///
+    /// # Errors
+    /// If it is malformed.
     pub fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
-        let malformed = |reason| TrustError::Malformed { what: T::WHAT.to_owned(), reason };
-        let raw = RawEnvelope::split::<T>(bytes).map_err(malformed)?;
-        let body = raw.body().map_err(malformed)?;
+        let raw = RawEnvelope::split::<T>(bytes).map_err(malformed::<T>)?;
+        let body = raw.body().map_err(malformed::<T>)?;
         Ok(Self { body, signed: raw.signed.to_vec(), signatures: raw.signatures })
     }
 
@@ -147,6 +157,9 @@ impl<T: SignedBody> Envelope<T> {
     }
 
     /// Adds the signature of `signer`, or replaces the one that this key made before.
+    ///
+    /// # Errors
+    /// If the key cannot sign documents, or the document has no room for another.
     pub fn sign(&mut self, signer: &Signer) -> Result<(), TrustError> {
         let signature = signer.sign_document(T::DOMAIN, &self.signed)?;
         let key = signer.key_id();
@@ -172,23 +185,23 @@ impl<T: SignedBody> Envelope<T> {
     }
 
     /// The document as it lies in a store.
+    ///
+    /// # Errors
+    /// If it is longer than its kind may be.
     pub fn to_bytes(&self) -> Result<Vec<u8>, TrustError> {
-        let malformed = |reason| TrustError::Malformed { what: T::WHAT.to_owned(), reason };
         let signatures = self.signatures.iter().map(|(key, signature)| WireSignature {
             key: key.clone(),
             method: WireMethod::Ed25519,
             signature: to_hex(signature),
         });
         let head = WireHead { signatures: signatures.collect() };
-        let mut out = json::to_bytes(&head).map_err(|error| malformed(error.to_string()))?;
+        let mut out = json::to_bytes(&head).map_err(malformed::<T>)?;
         // `{"signatures":[..]}` is opened again at its last brace.
         out.truncate(out.len().saturating_sub(1));
         out.extend_from_slice(b",\"signed\":");
         out.extend_from_slice(&self.signed);
         out.push(b'}');
-        if out.len() > T::LIMIT {
-            return Err(malformed(format!("{} bytes exceed the limit of {}", out.len(), T::LIMIT)));
-        }
+        within::<T>(out.len()).map_err(malformed::<T>)?;
         Ok(out)
     }
 }

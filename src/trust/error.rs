@@ -4,7 +4,46 @@ use std::path::PathBuf;
 
 use super::key::{KeyId, Method};
 use super::key_error::KeyError;
+use crate::format::FormatError;
 use crate::format::id::ManifestId;
+use crate::format::json::JsonError;
+use crate::format::limits::MAX_SIGNATURES;
+
+/// What is wrong with a signed document, or with the record of one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// It does not begin with its signatures.
+    #[error("expected `{{\"signatures\":[..],\"signed\":{{..}}}}`")]
+    Head,
+    /// It goes on behind what is signed, or ends before.
+    #[error("expected `}}` at the end")]
+    End,
+    /// It is too long, or not the JSON that it should be.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// More signatures than a document may have.
+    #[error("more than {MAX_SIGNATURES} signatures")]
+    Signatures,
+    /// A signature that is none.
+    #[error("the signature of {0} is not 128 hexadecimal digits")]
+    Digits(KeyId),
+    /// Signatures do not ascend by key.
+    #[error("the signature of {0} is out of order or listed twice")]
+    Order(KeyId),
+    /// What is signed breaks a rule.
+    #[error(transparent)]
+    Rule(#[from] FormatError),
+    /// Its name is none that an object of a store can have.
+    #[error("{0:?} is no object path")]
+    Path(String),
+    /// No version can follow.
+    #[error("its version is the highest there is")]
+    LastVersion,
+    /// The record of another ref.
+    #[error("it is about another ref")]
+    OtherRef,
+}
 
 /// A refusal, or a key or record that could not be used.
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -14,7 +53,8 @@ pub enum TrustError {
     /// Nobody signed it.
     #[error("{what} is unsigned")]
     Unsigned { what: String },
-    /// A signature names a trusted key, but that key did not make it over these bytes.
+    /// A signature names a trusted key, but that key did not make it over these bytes. For OpenPGP, the
+    /// reason may be its library's.
     #[error(
         "{what}: the signature by key {key} is wrong ({reason}): the object or its signature was altered; fetch it again or from another mirror"
     )]
@@ -57,21 +97,21 @@ pub enum TrustError {
     Mismatch { what: String, field: &'static str, expected: String, got: String },
     /// Not the canonical form of such a document.
     #[error("{what} is malformed: {reason}")]
-    Malformed { what: String, reason: String },
+    Malformed { what: String, reason: DocumentError },
     /// A key or trust file that cannot be used.
     #[error("{}: {reason}", path.display())]
     BadKey { path: PathBuf, reason: KeyError },
     /// A key that cannot sign this kind of thing.
     #[error("a key of method {method} cannot sign {what}: {advice}")]
     CannotSign { method: Method, what: &'static str, advice: &'static str },
-    /// Signing failed.
+    /// Signing failed, as the library of the key's method says.
     #[error("signing with key {key} failed: {reason}")]
     SigningFailed { key: KeyId, reason: String },
     /// A remembered version that cannot be read back.
     #[error(
         "{}: the record of the ref versions seen is damaged ({reason}): restore it, or remove it to forget what was seen of that ref", path.display()
     )]
-    DamagedRecord { path: PathBuf, reason: String },
+    DamagedRecord { path: PathBuf, reason: DocumentError },
     /// The local system failed.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: std::io::Error },

@@ -67,6 +67,9 @@ pub struct Keygen {
 }
 
 /// Makes an Ed25519 key pair: `out`, and `out` with `.pub` added. Neither may exist.
+///
+/// # Errors
+/// If one does, or cannot be written.
 pub fn keygen(out: &Path) -> Result<Keygen, TrustError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| TrustError::Io {
@@ -114,6 +117,9 @@ fn create(path: &Path, mode: u32, line: &str) -> Result<(), TrustError> {
 impl TrustSet {
     /// Reads what `--trust` was given: `hmac:FILE`, a public key, or a trust file. Without any,
     /// the user's default trust file is read if there is one; the set may stay empty.
+    ///
+    /// # Errors
+    /// If one cannot be read or understood.
     pub fn load(arguments: &[String]) -> Result<Self, TrustError> {
         let mut set = Self::default();
         for argument in arguments {
@@ -164,7 +170,7 @@ impl TrustSet {
     fn add_lines(&mut self, path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
         let bad = |reason| TrustError::BadKey { path: path.to_owned(), reason };
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        for line in TrustFile::parse(bytes).map_err(|why| bad(KeyError::TrustFile(why)))?.lines {
+        for line in TrustFile::parse(bytes).map_err(bad)?.lines {
             match line {
                 TrustLine::Ed25519 { key, names } => {
                     let key = public_key(&key).map_err(bad)?;
@@ -196,6 +202,9 @@ impl TrustSet {
 
 impl Signer {
     /// Reads a secret key file, as [`Self::parse`] says.
+    ///
+    /// # Errors
+    /// If it cannot be read or understood.
     pub fn load(path: &Path, method: Option<Method>) -> Result<Self, TrustError> {
         let bytes = read_file(path)?;
         Self::parse(&bytes, method)

@@ -51,13 +51,13 @@ impl fmt::Display for Method {
 }
 
 impl FromStr for Method {
-    type Err = String;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         Self::ALL
             .into_iter()
             .find(|method| method.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is no method: expected ed25519, hmac or openpgp"))
+            .ok_or_else(|| KeyError::Method(text.to_owned()))
     }
 }
 
@@ -106,15 +106,14 @@ impl fmt::Debug for KeyId {
 }
 
 impl FromStr for KeyId {
-    type Err = String;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         if matches!(text.len(), 32 | 40 | 64) && text.as_bytes().iter().all(hex) {
             return Ok(Self(text.to_owned()));
         }
-        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-        Err(format!("`{shown}` is no key id: expected 32, 40 or 64 lowercase hexadecimal digits"))
+        Err(KeyError::Id(text.chars().take(80).flat_map(char::escape_debug).collect()))
     }
 }
 
@@ -160,6 +159,9 @@ fn key_line(text: &str, prefix: &'static str) -> Result<[u8; 32], KeyError> {
 }
 
 /// Takes the bytes of a public key; weak ones, which verify forgeries, are refused.
+///
+/// # Errors
+/// If they are none, or weak.
 pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     match VerifyingKey::from_bytes(bytes) {
         Ok(key) if !key.is_weak() => Ok(key),
@@ -168,6 +170,9 @@ pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
 }
 
 /// Reads a line of a public Ed25519 key, as `keygen` writes it.
+///
+/// # Errors
+/// If it is none.
 pub fn parse_public(text: &str) -> Result<VerifyingKey, KeyError> {
     public_key(&key_line(text, PUBLIC_PREFIX)?)
 }

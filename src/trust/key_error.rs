@@ -42,10 +42,40 @@ pub enum KeyError {
         "neither a tenpak nor an OpenPGP secret key: if this is an HMAC secret, say that the method is hmac"
     )]
     Unknown,
-    /// What is wrong with a key of OpenPGP.
+    /// What is wrong with a key or a signature of OpenPGP, as its library says.
     #[error("{0}")]
     OpenPgp(String),
-    /// What is wrong with a trust file, and in which line.
-    #[error("{0}")]
-    TrustFile(String),
+    /// No method.
+    #[error("`{0}` is no method: expected ed25519, hmac or openpgp")]
+    Method(String),
+    /// No key id.
+    #[error("`{0}` is no key id: expected 32, 40 or 64 lowercase hexadecimal digits")]
+    Id(String),
+    /// Bytes where a trust file could be.
+    #[error("neither a key nor a trust file: it is not text")]
+    NoTrustFile,
+    /// A line of a trust file.
+    #[error("line {line}: {error}")]
+    Line { line: usize, error: Box<KeyError> },
+    /// A line that says nothing known.
+    #[error("`{0}` is not understood: expected `ed25519`, `openpgp`, `hmac` or `revoked`")]
+    Kind(String),
+    /// A line that ends too early.
+    #[error("`{0}` needs a value")]
+    NoValue(String),
+    /// A line that goes on.
+    #[error("unexpected `{}`", .0.escape_debug())]
+    Word(String),
+    /// A word where only names can be.
+    #[error("unexpected `{}`: expected `names=GLOB,GLOB`", .0.escape_debug())]
+    NoNames(String),
+    /// An empty one of several names.
+    #[error("an empty name in `names=`")]
+    EmptyName,
+    /// An Ed25519 key in a trust file that is none.
+    #[error("expected 64 lowercase hexadecimal digits")]
+    KeyDigits,
+    /// A key that is to be revoked for some names.
+    #[error("a key is revoked for every name: `names=` cannot limit it")]
+    RevokedNames,
 }

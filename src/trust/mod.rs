@@ -23,7 +23,7 @@ mod trust_file;
 mod verdict;
 
 pub use envelope::Envelope;
-pub use error::TrustError;
+pub use error::{DocumentError, TrustError};
 #[cfg(feature = "load")]
 pub(crate) use files::state_folder;
 #[cfg(feature = "load")]

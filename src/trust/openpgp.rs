@@ -17,6 +17,7 @@ use pgp::types::{
 };
 
 use super::key::{KeyId, is_armored};
+use super::key_error::KeyError;
 use super::verdict::Refusal;
 use crate::format::limits::MAX_SIGNATURE;
 
@@ -302,10 +303,14 @@ fn read_signatures(file: &[u8]) -> Result<Vec<Signature>, String> {
 }
 
 /// The binary form of a signature file, armored or binary: what a store keeps.
-pub fn check_signature_packets(file: &[u8]) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// If it is no OpenPGP signature.
+pub fn check_signature_packets(file: &[u8]) -> Result<Vec<u8>, KeyError> {
     let mut out = Vec::new();
-    for signature in read_signatures(file)? {
-        DetachedSignature::new(signature).to_writer(&mut out).map_err(|error| error.to_string())?;
+    for signature in read_signatures(file).map_err(KeyError::OpenPgp)? {
+        let written = DetachedSignature::new(signature).to_writer(&mut out);
+        written.map_err(|error| KeyError::OpenPgp(error.to_string()))?;
     }
     Ok(out)
 }

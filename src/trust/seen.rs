@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::error::TrustError;
+use super::error::{DocumentError, TrustError};
 use super::files::xdg;
 use super::key::KeyId;
 use super::set::Verified;
@@ -66,6 +66,9 @@ impl SeenRefs {
 
     /// Refuses a verified ref that is older than what was seen, or differs from what was seen with
     /// the same version; otherwise remembers it, for each key that signed it.
+    ///
+    /// # Errors
+    /// If it is refused, or the record of what was seen is damaged or cannot be read.
     pub fn check(&self, vouched: &Verified<RefBody>) -> Result<SeenState, TrustError> {
         let Some(dir) = &self.dir else {
             let reason = "neither XDG_STATE_HOME nor HOME names a directory".to_owned();
@@ -178,10 +181,9 @@ impl Record {
         };
         let mut bytes = Vec::new();
         file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        let seen: Self =
-            json::parse(&bytes, MAX_RECORD).map_err(|error| damaged(error.to_string()))?;
+        let seen: Self = json::parse(&bytes, MAX_RECORD).map_err(|error| damaged(error.into()))?;
         if seen.key != self.key || seen.name != self.name || seen.tag != self.tag {
-            return Err(damaged("it is about another ref".to_owned()));
+            return Err(damaged(DocumentError::OtherRef));
         }
         Ok(Some(seen))
     }
@@ -189,7 +191,7 @@ impl Record {
     fn write(&self, dir: &Path, path: &Path) -> Result<(), TrustError> {
         let bytes = json::to_bytes(self).map_err(|error| TrustError::Malformed {
             what: format!("ref {}:{}", self.name, self.tag),
-            reason: error.to_string(),
+            reason: error.into(),
         })?;
         // The lock makes this name ours; a leftover of a killed process is overwritten.
         let temporary = path.with_extension("tmp");

@@ -119,6 +119,9 @@ impl fmt::Debug for TrustSet {
 
 impl TrustSet {
     /// Trusts an Ed25519 key, for these names or for every name.
+    ///
+    /// # Errors
+    /// If a name is no pattern.
     pub fn add_ed25519(
         &mut self,
         key: VerifyingKey,
@@ -128,6 +131,9 @@ impl TrustSet {
     }
 
     /// Trusts every certificate in an OpenPGP key file, armored or binary.
+    ///
+    /// # Errors
+    /// If there is none in it, or a name is no pattern.
     pub fn add_openpgp(
         &mut self,
         bytes: &[u8],
@@ -141,6 +147,9 @@ impl TrustSet {
     }
 
     /// Trusts an HMAC secret: whoever holds it can sign.
+    ///
+    /// # Errors
+    /// If a name is no pattern.
     pub fn add_hmac(&mut self, secret: &[u8], names: Option<Vec<String>>) -> Result<(), KeyError> {
         self.add(KeyId::of_hmac(secret), Material::Hmac(secret.to_vec()), names)
     }
@@ -191,6 +200,9 @@ impl TrustSet {
 
     /// Finds a valid signature of a manifest by a key that counts for `name`, or by one without a
     /// limit if the artifact was addressed by its id. `now` is the Unix time in seconds.
+    ///
+    /// # Errors
+    /// If there is none: the gravest reason why.
     pub fn verify_manifest(
         &self,
         name: Option<&ArtifactName>,
@@ -227,6 +239,9 @@ impl TrustSet {
 
     /// Verifies a ref against what was asked for. Older versions are for [`super::SeenRefs`] to
     /// notice, with the keys that this returns.
+    ///
+    /// # Errors
+    /// If it is malformed, expired, about something else, or signed by nobody who counts.
     pub fn verify_ref(
         &self,
         name: &ArtifactName,
@@ -255,6 +270,9 @@ impl TrustSet {
 
     /// Verifies the index of refs. A key with a limit vouches only for the entries whose names it
     /// may sign; entries that no key vouches for are left out.
+    ///
+    /// # Errors
+    /// If it is malformed, expired, or signed by nobody who is trusted.
     pub fn verify_index(&self, bytes: &[u8], now: u64) -> Result<Verified<IndexBody>, TrustError> {
         let what = "the index of refs".to_owned();
         let mut vouched: Verified<IndexBody> = self.verify_document(&what, None, bytes)?;

@@ -42,6 +42,9 @@ pub(super) fn hmac_tag(secret: &[u8], message: &[u8]) -> Result<Hmac<Sha256>, St
 impl Signer {
     /// Reads a secret key from the bytes of its file. Without a method, the content tells Ed25519
     /// from OpenPGP; an HMAC secret can be any bytes and must be named as such.
+    ///
+    /// # Errors
+    /// If they are no secret key of that method.
     pub fn parse(bytes: &[u8], method: Option<Method>) -> Result<Self, KeyError> {
         if bytes.starts_with(PUBLIC_PREFIX.as_bytes()) && method != Some(Method::Hmac) {
             return Err(KeyError::PublicHalf);
@@ -93,6 +96,9 @@ impl Signer {
 
     /// The content of the signature file of a manifest. `bytes` are the manifest's own; `now` is
     /// the Unix time in seconds, of which only OpenPGP takes note.
+    ///
+    /// # Errors
+    /// If `bytes` are another manifest's, or an OpenPGP key may not sign.
     pub fn sign_manifest(
         &self,
         id: ManifestId,
@@ -116,6 +122,9 @@ impl Signer {
     }
 
     /// Signs the canonical bytes of a ref or an index, which only Ed25519 can.
+    ///
+    /// # Errors
+    /// If the key is another.
     pub fn sign_document(&self, domain: &[u8], signed: &[u8]) -> Result<[u8; 64], TrustError> {
         match self {
             Self::Ed25519(key) => Ok(key.sign(&document_message(domain, signed)).to_bytes()),

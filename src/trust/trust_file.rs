@@ -13,6 +13,7 @@
 use std::path::PathBuf;
 
 use super::key::KeyId;
+use super::key_error::KeyError;
 use crate::format::id::from_hex;
 
 /// One line that says something.
@@ -52,64 +53,57 @@ pub struct TrustFile {
 }
 
 impl TrustFile {
-    /// Reads the content of a trust file. The text of the error names the line.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| "neither a key nor a trust file: it is not text".to_owned())?;
+    /// Reads the content of a trust file.
+    ///
+    /// # Errors
+    /// If it is no text, or a line of it is not understood: [`KeyError::Line`] says which.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| KeyError::NoTrustFile)?;
         let mut lines = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let parsed = parse_line(line);
-            lines.push(parsed.map_err(|reason| format!("line {}: {reason}", number + 1))?);
+            let in_line = |error| KeyError::Line { line: number + 1, error: Box::new(error) };
+            lines.push(parse_line(line).map_err(in_line)?);
         }
         Ok(Self { lines })
     }
 }
 
-fn parse_line(line: &str) -> Result<TrustLine, String> {
+fn parse_line(line: &str) -> Result<TrustLine, KeyError> {
     let mut words = line.split_whitespace();
     let (kind, value) = (words.next().unwrap_or_default(), words.next());
     if !matches!(kind, "ed25519" | "openpgp" | "hmac" | "revoked") {
-        let kind: String = kind.chars().take(40).flat_map(char::escape_debug).collect();
-        return Err(format!(
-            "`{kind}` is not understood: expected `ed25519`, `openpgp`, `hmac` or `revoked`"
-        ));
+        let kind = kind.chars().take(40).flat_map(char::escape_debug).collect();
+        return Err(KeyError::Kind(kind));
     }
-    let Some(value) = value else {
-        return Err(format!("`{kind}` needs a value"));
-    };
+    let value = value.ok_or_else(|| KeyError::NoValue(kind.to_owned()))?;
     let names = match words.next() {
         None => None,
         Some(word) => Some(parse_names(word)?),
     };
     if let Some(word) = words.next() {
-        return Err(format!("unexpected `{}`", word.escape_debug()));
+        return Err(KeyError::Word(word.to_owned()));
     }
     Ok(match kind {
-        "ed25519" => TrustLine::Ed25519 {
-            key: from_hex(value).ok_or("expected 64 lowercase hexadecimal digits")?,
-            names,
-        },
+        "ed25519" => TrustLine::Ed25519 { key: from_hex(value).ok_or(KeyError::KeyDigits)?, names },
         "openpgp" => TrustLine::OpenPgp { path: value.into(), names },
         "hmac" => TrustLine::Hmac { path: value.into(), names },
-        _ if names.is_some() => {
-            return Err("a key is revoked for every name: `names=` cannot limit it".to_owned());
-        }
+        _ if names.is_some() => return Err(KeyError::RevokedNames),
         // GnuPG prints fingerprints in upper case.
         _ => TrustLine::Revoked(value.to_ascii_lowercase().parse()?),
     })
 }
 
-fn parse_names(word: &str) -> Result<Vec<String>, String> {
+fn parse_names(word: &str) -> Result<Vec<String>, KeyError> {
     let Some(list) = word.strip_prefix("names=") else {
-        return Err(format!("unexpected `{}`: expected `names=GLOB,GLOB`", word.escape_debug()));
+        return Err(KeyError::NoNames(word.to_owned()));
     };
     let globs: Vec<String> = list.split(',').map(str::to_owned).collect();
     if globs.iter().any(String::is_empty) {
-        return Err("an empty name in `names=`".to_owned());
+        return Err(KeyError::EmptyName);
     }
     Ok(globs)
 }
@@ -159,7 +153,7 @@ mod tests {
         ] {
             let text = format!("# first\n{bad}\n");
             let error = TrustFile::parse(text.as_bytes()).unwrap_err();
-            assert!(error.starts_with("line 2: "), "{bad:?}: {error}");
+            assert!(matches!(error, KeyError::Line { line: 2, .. }), "{bad:?}: {error}");
         }
         assert!(TrustFile::parse(b"\xff\xfe").is_err());
     }

@@ -31,7 +31,11 @@ impl Bench {
         let signer = Signer::load(&self.key, None).unwrap();
         let mut trust = TrustSet::default();
         trust.add_ed25519(signer.verifying_key().unwrap(), None).unwrap();
-        PackOptions { signers: vec![signer], trust, codec: CodecChoice::Zstd, ..Default::default() }
+        let mut options = PackOptions::default();
+        options.signers = vec![signer];
+        options.trust = trust;
+        options.codec = CodecChoice::Zstd;
+        options
     }
 
     /// Packs the model; only what this did is counted afterwards.
@@ -222,7 +226,11 @@ fn without_trust_chunks_are_compared_before_they_are_linked() {
     fs::create_dir(&input).unwrap();
     model.write(&input);
     let store = &bench.counted.store;
-    let options = || PackOptions { codec: CodecChoice::Zstd, ..Default::default() };
+    let options = || {
+        let mut options = PackOptions::default();
+        options.codec = CodecChoice::Zstd;
+        options
+    };
     let first = packed(store, &input, "org/model", options());
     bench.counted.transport.reset_stats();
     let second = packed(store, &input, "org/model", options());
@@ -243,7 +251,8 @@ fn a_base_is_searched_chunk_by_chunk() {
     fs::create_dir(&input).unwrap();
     Model::of(tensors).write(&input);
     bench.counted.transport.reset_stats();
-    let options = PackOptions { base: Some(first.manifest), ..bench.options() };
+    let mut options = bench.options();
+    options.base = Some(first.manifest);
     let second = packed(&bench.counted.store, &input, "tuned", options);
     let written = bench.bytes_written("packs/");
     assert!(written < 4 << 20, "{written} bytes for one changed chunk");

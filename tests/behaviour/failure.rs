@@ -16,7 +16,9 @@ use super::model::Model;
 use super::run::{command, limited, pack, reader_agrees, text};
 
 fn options() -> PackOptions {
-    PackOptions { codec: CodecChoice::Raw, ..Default::default() }
+    let mut options = PackOptions::default();
+    options.codec = CodecChoice::Raw;
+    options
 }
 
 /// Every request for every kind of object fails once, in a store with and without an artifact.

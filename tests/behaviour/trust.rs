@@ -83,7 +83,8 @@ impl Bench {
         };
         Model::of((0..3).map(tensor).collect()).write(&input);
         let honest = Counted::memory();
-        let options = PackOptions { codec, ..Default::default() };
+        let mut options = PackOptions::default();
+        options.codec = codec;
         let report = packed(&honest.store, &input, "org/model", options);
         let counted = Counted::memory();
         runtime().block_on(counted.store.create()).unwrap();
@@ -186,10 +187,13 @@ fn poisoned_hints_are_not_followed() {
         for signed in [false, true] {
             let bench = Bench::new(codec);
             let evil = bench.poison(signed.then(|| bench.key("attacker")));
-            let plain = PackOptions { codec, ..Default::default() };
+            let mut plain = PackOptions::default();
+            plain.codec = codec;
             bench.pack_unharmed(plain, &evil);
             let trust = bench.trusting("own");
-            let options = PackOptions { codec, trust, ..Default::default() };
+            let mut options = PackOptions::default();
+            options.codec = codec;
+            options.trust = trust;
             bench.pack_unharmed(options, &evil);
         }
     }
@@ -202,9 +206,15 @@ fn a_base_that_lies_is_of_no_use() {
     for signed in [false, true] {
         let bench = Bench::new(CodecChoice::Auto);
         let (base, evil) = bench.poisoned(signed.then(|| bench.key("attacker")));
-        let options = || PackOptions { base: Some(base), ..Default::default() };
+        let options = || {
+            let mut options = PackOptions::default();
+            options.base = Some(base);
+            options
+        };
         bench.pack_unharmed(options(), &evil);
-        bench.pack_unharmed(PackOptions { trust: bench.trusting("own"), ..options() }, &evil);
+        let mut trusting = options();
+        trusting.trust = bench.trusting("own");
+        bench.pack_unharmed(trusting, &evil);
         // Nor where what its chunks really decode to is nearly what is packed: whoever holds what they
         // claim to decode to would get other bytes.
         let honest = whole(&bench.honest.store, bench.report.manifest);
@@ -238,7 +248,9 @@ fn an_honest_base_is_of_use_without_trust() {
     };
     Model::of((0..3).map(tensor).collect()).write(&bench.input);
     let base = Some(bench.report.manifest);
-    let options = PackOptions { base, trust: bench.trusting("own"), ..Default::default() };
+    let mut options = PackOptions::default();
+    options.base = base;
+    options.trust = bench.trusting("own");
     let tuned = packed(&bench.honest.store, &bench.input, "tuned", options);
     assert!(tuned.deltas >= 9, "{tuned:?}");
     assert_eq!(check_store(&bench.honest.store), 2);
@@ -250,7 +262,9 @@ fn whom_one_trusts_one_believes() {
     let bench = Bench::new(CodecChoice::Zstd);
     let evil = bench.poison(Some(bench.key("friend")));
     let trust = bench.trusting("friend");
-    let options = PackOptions { codec: CodecChoice::Zstd, trust, ..Default::default() };
+    let mut options = PackOptions::default();
+    options.codec = CodecChoice::Zstd;
+    options.trust = trust;
     let report = packed(&bench.counted.store, &bench.input, "org/model", options);
     let result = whole(&bench.counted.store, report.manifest);
     assert!(result.chunks.iter().any(|c| evil.contains(&c.record.stored)));
@@ -270,11 +284,16 @@ fn poisoned_leftovers_are_not_taken_over() {
         put(store, &paths::lease(&[7; 16]), lease);
         let evil: Vec<_> = claims.iter().map(|(record, _)| record.stored).collect();
         bench.counted.transport.reset_stats();
-        bench.pack_unharmed(PackOptions { codec, ..Default::default() }, &evil);
+        let mut options = PackOptions::default();
+        options.codec = codec;
+        bench.pack_unharmed(options, &evil);
         // They were looked at, and turned down.
         assert!(bench.counted.transport.stats().below(paths::pack(pack).as_str()).reads > 0);
         let trust = bench.trusting("own");
-        bench.pack_unharmed(PackOptions { codec, trust, ..Default::default() }, &evil);
+        let mut options = PackOptions::default();
+        options.codec = codec;
+        options.trust = trust;
+        bench.pack_unharmed(options, &evil);
     }
 }
 
@@ -315,7 +334,8 @@ fn packs_that_are_gone_are_written_again() {
     for info in runtime().block_on(store.list("packs/")).unwrap() {
         runtime().block_on(store.transport().delete(&info.path)).unwrap();
     }
-    let options = PackOptions { codec: CodecChoice::Zstd, ..Default::default() };
+    let mut options = PackOptions::default();
+    options.codec = CodecChoice::Zstd;
     let report = packed(store, &bench.input, "org/model", options);
     assert_eq!(report.manifest, bench.report.manifest);
     assert!(report.new_bytes >= report.totals.stored_bytes);
@@ -332,7 +352,8 @@ fn packs_that_are_marked_are_not_linked() {
         let tombstone = paths::Tombstone::new(unix_now()).to_bytes().unwrap();
         put(store, &paths::tombstone(&info.path), tombstone);
     }
-    let options = PackOptions { codec: CodecChoice::Zstd, ..Default::default() };
+    let mut options = PackOptions::default();
+    options.codec = CodecChoice::Zstd;
     let report = packed(store, &bench.input, "org/model", options);
     assert_eq!(report.manifest, bench.report.manifest, "places are no part of an artifact");
     let result = whole(store, report.manifest);

@@ -146,10 +146,11 @@ fn a_bit_flipped_on_disk_reaches_nobody() {
     let world = World::of(TENSORS);
     let right = Right::of(&world);
     let folder = world.dir.path().join("cache");
-    let options = || EdgeOptions {
-        disk: Some((folder.clone(), 1 << 30)),
-        memory: 1,
-        ..EdgeOptions::default()
+    let options = || {
+        let mut options = EdgeOptions::default();
+        options.disk = Some((folder.clone(), 1 << 30));
+        options.memory = 1;
+        options
     };
     let used = || -> u64 {
         let metadata = |file: &PathBuf| file.metadata().map_or(0, |metadata| metadata.len());
@@ -191,7 +192,8 @@ fn a_client_that_is_cut_off_has_no_whole_answer() {
     let faults = vec![Fault::always("packs/", Action::FlipBit(size / 3, 1))];
     let origin = Arc::new(FaultBackend::new(world.memory.clone(), faults));
     let served = world.serve(vec![origin], EdgeOptions::default());
-    let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+    let mut policy = RetryPolicy::default();
+    policy.retries = 0;
     let read = read_all(&*served.client, &path, ReadRange::Full, 1 << 30, &policy);
     assert!(world.runtime.block_on(read).is_err());
 }

@@ -22,7 +22,8 @@ fn what_the_first_origin_lacks_or_holds_wrong_comes_from_the_second() {
     let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
     let public = key.verifying_key();
     let (name, tag) = ("org/signed".parse().expect("a name"), "latest".parse().expect("a tag"));
-    let options = PackOptions { signers: vec![Signer::Ed25519(key)], ..PackOptions::default() };
+    let mut options = PackOptions::default();
+    options.signers.push(Signer::Ed25519(key));
     let store = Store::new(world.memory.clone());
     let packed = pack(&model, &store, (&name, &tag), options, world.runtime.handle(), &());
     let id = packed.expect("packed").manifest;
@@ -44,7 +45,8 @@ fn what_the_first_origin_lacks_or_holds_wrong_comes_from_the_second() {
             let first = Arc::new(FaultBackend::new(world.memory.clone(), faults));
             let mut trust = TrustSet::default();
             trust.add_ed25519(public, None).expect("a key");
-            let mut options = EdgeOptions { trust, ..EdgeOptions::default() };
+            let mut options = EdgeOptions::default();
+            options.trust = trust;
             options.retry.first_pause = std::time::Duration::from_millis(1);
             let served = world.serve(vec![first.clone(), world.memory.clone()], options);
             let ask = |text: String| world.try_read(&*served.client, &path(text), ReadRange::Full);

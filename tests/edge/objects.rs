@@ -147,7 +147,8 @@ async fn an_origins_failure_is_never_a_short_object() {
                 assert!(body.len() < 100);
             }
             None => {
-                let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+                let mut policy = RetryPolicy::default();
+                policy.retries = 0;
                 let client = edge.client();
                 let whole = ReadRange::Full;
                 let read = read_all(&client, &path("tables/a"), whole, 1 << 30, &policy).await;

@@ -31,7 +31,8 @@ fn status(head: &str) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_too_many_is_told_to_come_back() {
     const SIZE: usize = 64 << 20;
-    let options = EdgeOptions { max_requests: 2, ..EdgeOptions::default() };
+    let mut options = EdgeOptions::default();
+    options.max_requests = 2;
     let edge = Edge::with(vec![store(SIZE).await], options).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
@@ -70,7 +71,9 @@ async fn one_request_too_many_is_told_to_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_loses_its_place() {
     let client_stall = Duration::from_millis(300);
-    let options = EdgeOptions { max_requests: 1, client_stall, ..EdgeOptions::default() };
+    let mut options = EdgeOptions::default();
+    options.max_requests = 1;
+    options.client_stall = client_stall;
     let edge = Edge::with(vec![store(64 << 20).await], options).await;
     let mut stuck = tokio::net::TcpStream::connect(&edge.address).await.expect("the edge");
     let request = b"GET /tables/big HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -89,7 +92,8 @@ async fn a_client_that_takes_nothing_loses_its_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_over_its_rate_waits() {
-    let options = EdgeOptions { rate: Some(0.5), ..EdgeOptions::default() };
+    let mut options = EdgeOptions::default();
+    options.rate = Some(0.5);
     let edge = Edge::with(vec![store(10).await], options).await;
     assert_eq!(status(&edge.ask("GET /refs/m/@a", "").await.0), 200);
     let (head, _) = edge.ask("GET /refs/m/@a", "").await;
@@ -487,7 +491,8 @@ async fn each_request_is_a_span_at_the_collector() {
         }
     });
     let target = tenpak::edge::TraceTarget::new(&url).expect("a collector");
-    let options = EdgeOptions { traces: Some(target), ..EdgeOptions::default() };
+    let mut options = EdgeOptions::default();
+    options.traces = Some(target);
     let edge = Edge::with(vec![store(1000).await], options).await;
     let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
     let joined = format!("traceparent: 00-{trace}-{parent}-01\r\n");
@@ -521,7 +526,8 @@ async fn a_collector_that_is_away_costs_spans_and_no_answer() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
     let target = tenpak::edge::TraceTarget::new(&url).expect("a collector");
-    let options = EdgeOptions { traces: Some(target), ..EdgeOptions::default() };
+    let mut options = EdgeOptions::default();
+    options.traces = Some(target);
     let edge = Edge::with(vec![store(1000).await], options).await;
     for _ in 0..3 {
         assert_eq!(status(&edge.ask("GET /tables/big", "").await.0), 200);

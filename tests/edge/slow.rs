@@ -29,7 +29,9 @@ fn answers_begin_only_while_there_is_memory_for_them() {
     });
     let pack = format!("/{}", largest.expect("a pack"));
     world.runtime.block_on(async {
-        let options = EdgeOptions { memory: 1, answer_memory: LIMIT, ..EdgeOptions::default() };
+        let mut options = EdgeOptions::default();
+        options.memory = 1;
+        options.answer_memory = LIMIT;
         let edge = Edge::with(vec![world.memory.clone()], options).await;
         let mut slow = Vec::new();
         let mut refused = 0;

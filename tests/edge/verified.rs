@@ -13,7 +13,7 @@ use tenpak::store::{ArtifactGraph, Store};
 use tenpak::transport::fault::{Action, Fault, FaultBackend};
 use tenpak::transport::small::{RetryPolicy, read_all};
 use tenpak::transport::{ObjectPath, ReadRange, Transport, TransportErrorKind};
-use tenpak::trust::{Signer, TrustSet};
+use tenpak::trust::Signer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
@@ -106,11 +106,12 @@ fn with_anybody_trusted_only_what_they_signed_is_served() {
     let name = ("org/signed".parse().expect("a name"), "latest".parse().expect("a tag"));
     let public = key.verifying_key();
     let closed = || {
-        let mut trust = TrustSet::default();
-        trust.add_ed25519(public, None).expect("a key");
-        EdgeOptions { trust, ..EdgeOptions::default() }
+        let mut options = EdgeOptions::default();
+        options.trust.add_ed25519(public, None).expect("a key");
+        options
     };
-    let options = PackOptions { signers: vec![Signer::Ed25519(key)], ..PackOptions::default() };
+    let mut options = PackOptions::default();
+    options.signers = vec![Signer::Ed25519(key)];
     let handle = world.runtime.handle();
     let report = pack(&signed, &store, (&name.0, &name.1), options, handle, &()).expect("packed");
     let own =
@@ -157,7 +158,9 @@ fn what_lies_on_disk_is_not_asked_of_the_origin_again() {
     let folder = world.dir.path().join("cache");
     let serve = |origin: &Arc<FaultBackend>, memory| {
         let disk = Some((folder.clone(), 1 << 30));
-        let options = EdgeOptions { disk, memory, ..EdgeOptions::default() };
+        let mut options = EdgeOptions::default();
+        options.disk = disk;
+        options.memory = memory;
         world.serve(vec![origin.clone()], options)
     };
     let origin = Arc::new(FaultBackend::counting(world.memory.clone()));
@@ -239,7 +242,9 @@ fn what_was_resolved_is_served_while_the_origin_is_away() {
     let origin = Arc::new(FaultBackend::new(world.memory.clone(), Vec::new()));
     let hour = Duration::from_secs(60 * 60);
     let (names, clock) = (Validity { fresh: hour, stale: 2 * hour }, Clock::default());
-    let mut options = EdgeOptions { names, clock: clock.clone(), ..EdgeOptions::default() };
+    let mut options = EdgeOptions::default();
+    options.names = names;
+    options.clock = clock.clone();
     options.retry.first_pause = Duration::from_millis(1);
     let served = world.serve(vec![origin.clone()], options);
     let targets = ["/org/m/resolve/main/config.json", "/refs/org/m/@latest"];

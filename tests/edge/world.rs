@@ -86,7 +86,8 @@ impl World {
         path: &ObjectPath,
         range: ReadRange,
     ) -> Result<Bytes, tenpak::transport::TransportError> {
-        let policy = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+        let mut policy = RetryPolicy::default();
+        policy.retries = 0;
         let read = read_all(from, path, range, 1 << 30, &policy);
         self.runtime.block_on(read).map(|(bytes, _)| bytes)
     }

@@ -64,7 +64,8 @@ fn calibrated(
 fn measured(model: &Model, made: &Made) -> f64 {
     let text = std::fs::read_to_string(fixture("test.txt")).unwrap();
     let tokens = model.tokenizer().unwrap().encode(&text).unwrap();
-    let options = PerplexityOptions { context: Some(256), ..PerplexityOptions::default() };
+    let mut options = PerplexityOptions::default();
+    options.context = Some(256);
     let mut block = |index: usize| {
         let mut block = model.block(index)?;
         for which in 0..2 {

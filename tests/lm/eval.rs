@@ -109,7 +109,7 @@ fn what_cannot_be_measured_is_named() {
         (text("latin.txt", b"caf\xe9"), "64", 2, "latin.txt: not UTF-8 at byte 3"),
         (text("short.txt", b"a"), "64", 1, "a text of 1 tokens"),
         (text("plain.txt", b"It is a truth"), "513", 1, "the model reads 2 to 512"),
-        (text("plain.txt", b"It is a truth"), "1", 1, "a context of 1 tokens"),
+        (text("plain.txt", b"It is a truth"), "1", 1, "sequences of 1 tokens"),
     ] {
         let run = perplexity(&store, &path, context);
         assert!(run.status == Some(status) && run.error.contains(said), "{run:?}");

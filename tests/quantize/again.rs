@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tenpak::pack::{PackOptions, pack};
 use tenpak::quantize::produce::{
-    Bits, Method, QuantizeOptions, QuantizeReport, RoundToNearest, quantize,
+    Method, QuantizeOptions, QuantizeReport, RoundToNearest, quantize,
 };
 use tenpak::quantize::source::ModelSource;
 use tenpak::store::artifact::{Artifact, OpenOptions};
@@ -40,12 +40,7 @@ fn quantized(
     to: &str,
     pack: PackOptions,
 ) -> QuantizeReport {
-    let options = QuantizeOptions {
-        recipe: Method::Int8.recipe(),
-        skip: Vec::new(),
-        bits: Bits::new(),
-        pack,
-    };
+    let options = QuantizeOptions::new(Method::Int8.recipe(), pack);
     let (name, tag) = name(to);
     let runtime = runtime().handle();
     quantize(source, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &())
@@ -108,7 +103,10 @@ fn on_a_trusted_word_nothing_is_read() {
         let mut trust = TrustSet::default();
         trust.add_ed25519(signer.verifying_key().unwrap(), None).unwrap();
         let signers = if signs { vec![signer] } else { Vec::new() };
-        PackOptions { trust, signers, ..PackOptions::default() }
+        let mut options = PackOptions::default();
+        options.trust = trust;
+        options.signers = signers;
+        options
     };
     let home = PathBuf::from(std::env::var_os("HOME").unwrap());
     let forget = || std::fs::remove_dir_all(home.join(".local/state/tenpak")).unwrap();
@@ -156,12 +154,7 @@ fn what_is_not_the_same_is_made() {
     let again = source(&tensors);
     let options = PackOptions::default();
     let (name, tag) = name("q:again");
-    let options = QuantizeOptions {
-        recipe: Method::Int8.recipe(),
-        skip: Vec::new(),
-        bits: Bits::new(),
-        pack: options,
-    };
+    let options = QuantizeOptions::new(Method::Int8.recipe(), options);
     let runtime = runtime().handle();
     let made =
         quantize(&again, &counted.store, (&name, &tag), options, &mut RoundToNearest, runtime, &());

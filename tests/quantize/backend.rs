@@ -157,7 +157,7 @@ fn what_fails_is_told_and_changes_nothing() {
     for (more, environment, status, says) in [
         (&["--calibration", text(&words)][..], &[("FAIL", "1")][..], 1, "the tool is broken"),
         (&["--calibration", text(&short)], &[], 1, "has 2 tokens, and one sample takes 4"),
-        (&["--calibration", text(&empty)], &[], 1, "empty.txt: no text to calibrate with"),
+        (&["--calibration", text(&empty)], &[], 1, "empty.txt: it is empty"),
         (&["--calibration", text(&binary)], &[], 1, "binary.txt: not UTF-8"),
         (&["--calibration", "none.txt"], &[], 1, "none.txt: "),
         (&[], &[], 2, "--calibration FILE"),

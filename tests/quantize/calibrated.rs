@@ -92,7 +92,7 @@ fn what_cannot_be_calibrated_is_refused_and_the_store_untouched() {
     std::fs::write(bert.join("config.json"), config).expect("a file");
     let base = "base".to_owned();
     for (source, calibration, says) in [
-        (&base, write("empty", b" \n"), "no text to calibrate with"),
+        (&base, write("empty", b" \n"), "it is empty"),
         (&base, write("binary", &[0xff, 0xfe, 0x80, 0x41]), "UTF-8"),
         (&base, write("short", b"Three words only."), "64 at least are needed"),
         (&base, folder.join("missing"), "missing"),

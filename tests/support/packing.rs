@@ -29,6 +29,7 @@ pub fn pack_as(
     name: &str,
 ) -> PackReport {
     let (name, tag) = (name.parse().expect("a name"), "latest".parse().expect("a tag"));
-    let options = PackOptions { threads: 2, ..PackOptions::default() };
+    let mut options = PackOptions::default();
+    options.threads = 2;
     pack(model, store, (&name, &tag), options, runtime.handle(), &()).expect("packed")
 }

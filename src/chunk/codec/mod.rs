@@ -65,6 +65,9 @@ pub fn decode<B: OwnedBytes>(
 impl Program {
     /// How a device decodes the chunk of `record`, whose stored bytes were verified; `None` if no kernel
     /// decodes its codec.
+    ///
+    /// # Errors
+    /// If the chunk is malformed, or larger than kernels count.
     pub fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Option<Self>, DecodeError> {
         let codec = match record.codec {
             CodecId::RAW => return Ok(Some(Self::raw(record.decoded_len))),
@@ -80,6 +83,9 @@ impl Program {
 
 impl DeltaProgram {
     /// How a device decodes the chunk of `record` against its base; `None` if it is stored against none.
+    ///
+    /// # Errors
+    /// If the chunk is malformed, or larger than kernels count.
     pub fn of(record: &ChunkRecord, stored: &[u8]) -> Result<Option<Self>, DecodeError> {
         let codec = match record.codec {
             CodecId::DELTA => "delta",

@@ -27,6 +27,9 @@ struct Shared {
 
 impl AccessLog {
     /// Appends to a file, or writes to standard error if it is `-`.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let out: Box<dyn Write + Send> = match path.as_os_str() == "-" {
             true => Box::new(io::stderr()),

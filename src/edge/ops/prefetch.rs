@@ -11,6 +11,9 @@ use crate::store::StoreError;
 impl Edge {
     /// Fetches every chunk of an artifact that is not in the cache; gives their stored bytes. With
     /// anybody trusted, the artifact must count.
+    ///
+    /// # Errors
+    /// If the artifact is not there, does not count, or a chunk of it cannot be had.
     pub async fn prefetch(
         self: &Arc<Self>,
         artifact: &ArtifactSpec,

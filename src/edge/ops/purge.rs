@@ -9,6 +9,9 @@ use crate::store::StoreError;
 impl Edge {
     /// Removes an artifact's chunks from memory and disk and forgets its graph and its ref; gives how
     /// many chunks it had. What another artifact shares with it is fetched again.
+    ///
+    /// # Errors
+    /// If the artifact cannot be found or read.
     pub async fn purge(self: &Arc<Self>, artifact: &ArtifactSpec) -> Result<u64, Arc<StoreError>> {
         let (id, name) = self.catalog.spec(artifact).await?;
         let whole = self.catalog.artifact(id, name).await?;

@@ -21,7 +21,7 @@ use crate::chunk::verified::VerifiedChunk;
 use crate::format::grid::Rect;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::load::{StoredChunk, Tensor};
-use crate::schedule::plan::{Form, TensorRequest};
+use crate::schedule::plan::{Form, ListIndex, RecordIndex, TensorRequest};
 use async_trait::async_trait;
 
 /// A chunk that is to be decoded to a place in a tensor.
@@ -50,6 +50,9 @@ pub trait Decoder<D: Device>: Send {
     fn batch(&self) -> u64;
 
     /// Begins to decode chunks, whose images are in `images`, to their places in `to`.
+    ///
+    /// # Errors
+    /// If they do not fit, or the device fails.
     fn decode(
         &mut self,
         chunks: &[Placed],
@@ -59,6 +62,9 @@ pub trait Decoder<D: Device>: Send {
 
     /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against what `base` begins
     /// with, to its place in `to`.
+    ///
+    /// # Errors
+    /// If it does not fit, or the device fails.
     fn decode_against(
         &mut self,
         program: &DeltaProgram,
@@ -69,9 +75,15 @@ pub trait Decoder<D: Device>: Send {
     ) -> Result<(), DeviceError>;
 
     /// Waits, and says what was wrong with the chunks since the last time: [`BAD_LENGTH`] and others.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn faults(&mut self) -> Result<u32, DeviceError>;
 
     /// The same of chunks that are stored against bases: [`BAD_WORDS`] and others.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn delta_faults(&mut self) -> Result<u32, DeviceError>;
 }
 
@@ -110,7 +122,7 @@ impl Route {
 
 /// The chunks of a tensor, each behind its bases, if all of it is wanted, kernels decode all of it, to
 /// whole words, and no base is needed twice.
-fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option<Vec<u32>> {
+fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option<Vec<RecordIndex>> {
     let (grid, len) = (&request.entry.grid, request.entry.byte_len());
     let own = usize::try_from(grid.chunks()).ok()?;
     let coded = request.records.iter().any(|record| record.codec != CodecId::RAW);
@@ -132,11 +144,11 @@ fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option
     }
     let (bases, mut taken) = (request.bases(), HashSet::new());
     let mut order = Vec::with_capacity(request.records.len());
-    for at in 0..own {
+    for at in (0..own).map(RecordIndex::at) {
         let first = order.len();
         let mut next = Some(at);
         while let Some(at) = next {
-            let record = request.records.get(at)?;
+            let (record, _) = request.record(at)?;
             let known = match record.codec {
                 CodecId::RAW | CodecId::PLANES | CodecId::PALETTE => record.base.is_none(),
                 CodecId::DELTA | CodecId::PATCH => record.base.is_some(),
@@ -146,14 +158,13 @@ fn order<D: Device>(request: &TensorRequest, decoder: &dyn Decoder<D>) -> Option
             if !known || !taken.insert(at) || !decoder.fits(room, &run(room)) {
                 return None;
             }
-            order.push(u32::try_from(at).ok()?);
-            let below = |digest| usize::try_from(*bases.get(digest)?).ok();
+            order.push(at);
             next = match &record.base {
-                Some(base) => Some(below(&base.decoded)?),
+                Some(base) => Some(*bases.get(&base.decoded)?),
                 None => None,
             };
-            let same = |below: &ChunkRecord| below.decoded_len == record.decoded_len;
-            if next.is_some_and(|next| !request.records.get(next).is_some_and(same)) {
+            let same = |(below, _): (&ChunkRecord, _)| below.decoded_len == record.decoded_len;
+            if next.is_some_and(|next| !request.record(next).is_some_and(same)) {
                 return None;
             }
         }
@@ -213,29 +224,28 @@ impl<D: Device> DecodeSink<D> {
     fn decode(
         &mut self,
         request: &TensorRequest,
-        at: usize,
+        index: RecordIndex,
         chunk: &VerifiedChunk,
     ) -> Result<(), DeviceError> {
         let wrong = |error| DeviceError::Decode { name: request.entry.name.clone(), error };
         let (record, stored) = (chunk.record(), chunk.stored());
         let program = Coded::of(record, stored).map_err(wrong)?;
         program.image(stored, &mut self.image);
-        let own = (at as u64) < request.entry.grid.chunks();
-        let program = match program {
-            Coded::Alone(program) if own => {
+        let own = request.rect(index);
+        let program = match (program, own) {
+            (Coded::Alone(program), Some(rect)) => {
                 let batch = self.decoder.batch();
                 let place = self.upload(request, batch)?;
-                let rect = request.entry.grid.rect(at as u64);
                 self.waiting.push(Placed { program, at: place, rect });
                 let is_full = place + self.image.len() as u64 >= batch;
                 return if is_full { self.flush() } else { Ok(()) };
             }
-            other => other,
+            (other, _) => other,
         };
         self.flush()?;
         let place = self.upload(request, 0)?;
-        let (to, rect) = if own {
-            (self.memory.as_mut().ok_or_else(missing)?, request.entry.grid.rect(at as u64))
+        let (to, rect) = if let Some(rect) = own {
+            (self.memory.as_mut().ok_or_else(missing)?, rect)
         } else {
             let rect = run(record.decoded_len.into());
             let spare = room(self.inner.device(), self.spare.take(), rect.len())?;
@@ -251,7 +261,7 @@ impl<D: Device> DecodeSink<D> {
                 self.decoder.decode_against(&program, images, base, to, &rect)?;
             }
         }
-        if !own {
+        if own.is_none() {
             std::mem::swap(&mut self.base, &mut self.spare);
         }
         Ok(())
@@ -374,9 +384,7 @@ impl<D: Device> Sink for DecodeSink<D> {
 
     async fn piece(&mut self, piece: Tensor) -> Result<(), DeviceError> {
         match &piece.stored {
-            Some(StoredChunk { record, chunk }) => {
-                self.decode(&piece.request, *record as usize, chunk)
-            }
+            Some(StoredChunk { record, chunk }) => self.decode(&piece.request, *record, chunk),
             None => self.inner.piece(piece).await,
         }
     }

@@ -24,6 +24,9 @@ use crate::schedule::plan::TensorRequest;
 pub trait Dequantize: Device {
     /// Dequantizes a weight whose parts were checked, each in device memory, in the order of
     /// [`Part::ALL`].
+    ///
+    /// # Errors
+    /// If no kernel reads the layout, or the device fails.
     fn dequantize_parts(
         &self,
         weight: &Weight,
@@ -32,6 +35,9 @@ pub trait Dequantize: Device {
     ) -> Result<Self::Memory, DeviceError>;
 
     /// Makes `elements` floats `from` another type of `to`, as [`crate::dequant::convert`] does.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn convert(
         &self,
         memory: Self::Memory,
@@ -108,6 +114,9 @@ pub struct DequantSink<D: Dequantize> {
 impl<D: Dequantize> DequantSink<D> {
     /// A sink for the tensors `wanted` of a checkpoint quantized by `method`, if it is, into floats
     /// `out`. Parts of quantized weights, which ranks want, are refused.
+    ///
+    /// # Errors
+    /// If a part of a quantized weight is wanted, or its tensors do not make one.
     pub fn new(
         device: D,
         options: &StreamOptions,
@@ -255,6 +264,9 @@ impl<D: Dequantize> DequantSink<D> {
     }
 
     /// A tensor that came into device memory another way.
+    ///
+    /// # Errors
+    /// If it does not make a weight with those before it, or the device fails.
     pub fn arrived(
         &mut self,
         tensor: DeviceTensor<D::Memory>,
@@ -302,6 +314,9 @@ impl<D: Dequantize> DequantSink<D> {
 
 impl<D: Device> DeviceSink<D> {
     /// New device memory with `bytes` in it, through the ring.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or fails.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<D::Memory, DeviceError> {
         let mut memory = self.device().allocate(bytes.len() as u64)?;
         self.fill(&mut memory, 0, bytes)?;

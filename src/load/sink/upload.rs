@@ -75,12 +75,21 @@ pub trait Device: Send + Sync {
     fn name(&self) -> String;
 
     /// Device memory for a tensor.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or fails.
     fn allocate(&self, len: u64) -> Result<Self::Memory, DeviceError>;
 
     /// A new buffer of `len` bytes, a multiple of 256.
+    ///
+    /// # Errors
+    /// If there is no memory for it, or the device fails.
     fn staging(&self, len: usize) -> Result<Self::Staging, DeviceError>;
 
     /// Begins to copy the first `len` bytes of `from` to `at` in `to`: a multiple of 256.
+    ///
+    /// # Errors
+    /// If it goes beyond one of them, or the device fails.
     fn copy(
         &self,
         from: Self::Staging,
@@ -118,9 +127,15 @@ pub trait Device: Send + Sync {
     fn complete(&self, flying: Self::InFlight) -> Result<Option<Self::Staging>, DeviceError>;
 
     /// Waits until the device has done all that it was given.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn wait(&self) -> Result<(), DeviceError>;
 
     /// Gives the first `len` bytes of a tensor to `take`, in order, in parts.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn read_back(
         &self,
         memory: &Self::Memory,
@@ -159,6 +174,9 @@ impl<D: Device> Ring<D> {
     }
 
     /// A buffer to write: a free one, a new one, or the first that the device lets go.
+    ///
+    /// # Errors
+    /// If there is no memory for it, or the device fails.
     pub fn take(&mut self) -> Result<D::Staging, DeviceError> {
         if let Some(staging) = self.free.pop() {
             return Ok(staging);
@@ -196,6 +214,9 @@ impl<D: Device> Ring<D> {
     }
 
     /// Begins to copy a buffer; the ring gets it back.
+    ///
+    /// # Errors
+    /// If it goes beyond the memory, or the device fails.
     pub fn copy(
         &mut self,
         from: D::Staging,

@@ -14,8 +14,8 @@ use super::super::error::MaintainError;
 use super::super::order::{Step, Unit, steps, units};
 use super::report::{BUDGET, Damage};
 use crate::chunk::codec;
-use crate::format::id::{ContentDigest, DecodedDigest};
-use crate::format::record::ChunkRecord;
+use crate::chunk::verified::VerifiedChunk;
+use crate::format::id::{ContentDigest, DecodedDigest, StoredDigest};
 use crate::pack::Progress;
 use crate::store::{ArtifactGraph, Placed, Store, StoreError};
 
@@ -30,15 +30,20 @@ pub(super) fn cost(chunk: &Placed) -> u64 {
     u64::from(chunk.record.stored_len) + u64::from(chunk.record.decoded_len)
 }
 
-fn wrong_content(record: &ChunkRecord) -> String {
-    format!("the chunk {} decodes to other bytes than its record says", record.stored)
+/// What can be wrong with a chunk.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Wrong {
+    #[error("the chunk {0} decodes to other bytes than its record says")]
+    Content(StoredDigest),
+    #[error("it is stored against another chunk: {0}")]
+    Base(Box<Wrong>),
+    #[error(transparent)]
+    Store(Arc<StoreError>),
 }
 
 /// Whether a chunk of somebody else is what its record says. Of one that is stored against another,
 /// which may lie anywhere, its stored bytes were compared, and nothing more is known.
-pub(super) fn check_foreign(
-    chunk: crate::chunk::verified::VerifiedChunk,
-) -> Result<Result<(), String>, codec::DecodeError> {
+pub(super) fn check_foreign(chunk: VerifiedChunk) -> Result<Result<(), Wrong>, codec::DecodeError> {
     if chunk.record().base.is_some() {
         return Ok(Ok(()));
     }
@@ -46,16 +51,16 @@ pub(super) fn check_foreign(
 }
 
 /// The decoded bytes of bases, or what is wrong with one, by content.
-type Bases = HashMap<DecodedDigest, Result<Bytes, String>>;
+type Bases = HashMap<DecodedDigest, Result<Bytes, Wrong>>;
 
 /// The decoded bytes, if they are those that the record names, or what is wrong.
 fn decoded(
-    chunk: crate::chunk::verified::VerifiedChunk,
+    chunk: VerifiedChunk,
     bases: &Bases,
-) -> Result<Result<Bytes, String>, codec::DecodeError> {
+) -> Result<Result<Bytes, Wrong>, codec::DecodeError> {
     let record = *chunk.record();
     let base = match record.base.and_then(|base| bases.get(&base.decoded)) {
-        Some(Err(why)) => return Ok(Err(format!("it is stored against another chunk: {why}"))),
+        Some(Err(why)) => return Ok(Err(Wrong::Base(Box::new(why.clone())))),
         Some(Ok(base)) => Some(&base[..]),
         None => None,
     };
@@ -63,7 +68,7 @@ fn decoded(
     // Where both digests are one, that one has been compared.
     let right = record.stored.as_bytes() == record.decoded.as_bytes()
         || DecodedDigest::of(&bytes) == record.decoded;
-    Ok(if right { Ok(bytes) } else { Err(wrong_content(&record)) })
+    Ok(if right { Ok(bytes) } else { Err(Wrong::Content(record.stored)) })
 }
 
 /// What the chunks at `indexes` are stored against, decoded, the deepest first.
@@ -91,8 +96,8 @@ async fn bases_of(
 }
 
 /// A chunk's bytes, or all that can be wrong with it.
-pub(super) fn right<T>(result: Result<Result<T, String>, StoreError>) -> Result<T, String> {
-    result.unwrap_or_else(|error| Err(error.to_string()))
+pub(super) fn right<T>(result: Result<Result<T, Wrong>, StoreError>) -> Result<T, Wrong> {
+    result.unwrap_or_else(|error| Err(Wrong::Store(Arc::new(error))))
 }
 
 /// What putting files together found.

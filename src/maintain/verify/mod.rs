@@ -39,6 +39,9 @@ pub use report::{Damage, VerifyReport};
 const PACKS: usize = 4;
 
 /// Verifies one artifact; `name` is the name that led to it, which decides whose signature counts.
+///
+/// # Errors
+/// If the store could not be asked: damage is in the report.
 pub async fn verify(
     store: &Store,
     id: ManifestId,
@@ -52,6 +55,9 @@ pub async fn verify(
 }
 
 /// Verifies every ref of the store and all that they name.
+///
+/// # Errors
+/// If the store could not be asked: damage is in the report.
 pub async fn verify_store(
     store: &Store,
     trust: &TrustSet,

@@ -28,6 +28,9 @@ pub struct SourceFile {
 
 impl SourceFile {
     /// Opens the file at `location`, which the artifact will call `path`, and finds its parts.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is malformed.
     pub fn open(path: String, location: PathBuf) -> Result<Self, ModelError> {
         let file = File::open(&location).map_err(ModelError::io(&location))?;
         let metadata = file.metadata().map_err(ModelError::io(&location))?;
@@ -48,7 +51,10 @@ impl SourceFile {
         Ok(Self { path, location, file, size, executable, parts, modified })
     }
 
-    /// An error if the file is no longer what it was when it was opened.
+    /// Checks that the file is still what it was when it was opened.
+    ///
+    /// # Errors
+    /// If it is not, or cannot be looked at.
     pub fn check_unchanged(&self) -> Result<(), ModelError> {
         let metadata = self.file.metadata().map_err(ModelError::io(&self.location))?;
         if metadata.len() == self.size && metadata.modified().ok() == self.modified {

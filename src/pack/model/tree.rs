@@ -12,6 +12,9 @@ use crate::format::page::is_valid_path;
 const IGNORED: [&str; 2] = [".git", ".cache"];
 
 /// The files at `path`, a folder or a single file, sorted by their path in the artifact.
+///
+/// # Errors
+/// If one cannot be read, or the format cannot hold its name.
 pub fn walk(path: &Path) -> Result<Vec<SourceFile>, ModelError> {
     let metadata = fs::metadata(path).map_err(ModelError::io(path))?;
     let mut found = Vec::new();

@@ -30,10 +30,7 @@ pub(super) fn solve(
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
 ) -> Result<(), CalibrateError> {
     let Some(givers) = block.givers() else {
-        return Err(CalibrateError::Method(format!(
-            "AWQ of {:?}: its norms feed the residual too, so that no scale can be folded into them; use gptq",
-            model.config().architecture
-        )));
+        return Err(CalibrateError::NoScale(model.config().architecture));
     };
     let names: Vec<String> = block.linears().iter().map(|linear| linear.name.clone()).collect();
     let scheme = |at: &usize| scheme(names.get(*at)?);

@@ -1,12 +1,13 @@
 //! Why a model was not calibrated.
 
-use crate::quantize::lm::LmError;
+use crate::quantize::lm::{Architecture, LmError};
 use crate::quantize::solve::SolveError;
 
 /// The fewest tokens that say anything.
 pub(super) const LEAST: usize = 64;
 
 /// Why a model was not calibrated.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CalibrateError {
@@ -15,21 +16,27 @@ pub enum CalibrateError {
     Model(#[from] LmError),
     /// A layer has no solution.
     #[error("{layer}: {error}")]
-    Layer {
-        /// The layer.
-        layer: String,
-        /// What is wrong.
-        error: SolveError,
-    },
+    Layer { layer: String, error: SolveError },
     /// The text gives too little.
     #[error("the calibration text has {0} tokens; {least} at least are needed: give a longer one", least = LEAST)]
     Short(usize),
-    /// The method does not fit the model.
-    #[error("{0}")]
-    Method(String),
-    /// Statistics that are not ones.
-    #[error("statistics: {0}")]
-    Statistics(String),
+    /// AWQ does not fit the model.
+    #[error(
+        "AWQ of {0:?}: its norms feed the residual too, so that no scale can be folded into them; use gptq"
+    )]
+    NoScale(Architecture),
+    /// A tensor that is none of statistics.
+    #[error("statistics: tensor {0} is none of calibration's")]
+    Foreign(String),
+    /// A tensor of statistics with a number that is negative or not finite.
+    #[error("statistics: tensor {0} holds what is no mean of magnitudes")]
+    NoMean(String),
+    /// Statistics of a layer that contradict each other.
+    #[error("statistics: {0} has squares and means of unequal length")]
+    Lengths(String),
+    /// Statistics that lack a layer.
+    #[error("statistics: they say nothing of the {columns} inputs of {layer}")]
+    NoStatistics { layer: String, columns: usize },
     /// What was solved was not taken.
     #[error(transparent)]
     Taken(Box<dyn std::error::Error + Send + Sync>),

@@ -28,8 +28,7 @@ impl Sums {
             (self.squares, self.magnitudes) = (vec![0.0; columns], vec![0.0; columns]);
         }
         if self.squares.len() != columns {
-            let layers = layers.join(", ");
-            return Err(LmError::Config(format!("{layers} reads inputs of unequal width")));
+            return Err(LmError::Unequal(layers.join(", ")));
         }
         if input.iter().any(|value| !value.is_finite()) {
             return Err(LmError::NotFinite(format!("the input of {}", layers.join(", "))));

@@ -42,13 +42,12 @@ impl Runs {
     pub(super) fn put(&mut self, run: usize, tensor: &Tensor) -> Result<(), CalibrateError> {
         let (offset, shape) = self.place(run)?;
         if tensor.dims2()? != shape {
-            return Err(LmError::Config(format!("run {run} changes its shape")).into());
+            return Err(LmError::Defect("a run changes its shape").into());
         }
         Ok(self.file.write(offset, tensor)?)
     }
 
     fn place(&self, run: usize) -> Result<(u64, (usize, usize)), CalibrateError> {
-        let place = self.places.get(run).copied();
-        place.ok_or_else(|| LmError::Config(format!("there is no run {run}")).into())
+        self.places.get(run).copied().ok_or(LmError::Defect("there is no such run").into())
     }
 }

@@ -48,10 +48,9 @@ fn add(
 ) -> Result<(), CalibrateError> {
     let (rows, columns) = linear.weight.dims2()?;
     let known = statistics.layers.get(&linear.name);
-    let known = known.filter(|known| known.squares.len() == columns).ok_or_else(|| {
-        let name = &linear.name;
-        CalibrateError::Statistics(format!("they say nothing of the {columns} inputs of {name}"))
-    })?;
+    let known = known
+        .filter(|known| known.squares.len() == columns)
+        .ok_or_else(|| CalibrateError::NoStatistics { layer: linear.name.clone(), columns })?;
     let weight: Vec<f32> = linear.weight.flatten_all()?.to_vec1()?;
     let has_gradients = known.gradients.len() == rows;
     let square = |of: &dyn Fn(usize) -> f32| -> f64 {

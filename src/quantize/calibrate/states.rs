@@ -3,7 +3,9 @@
 use candle_core::Tensor;
 
 use super::CalibrateError;
-use crate::quantize::lm::{Passage, Spool};
+use crate::quantize::lm::{LmError, Passage, Spool};
+
+const MISSING: LmError = LmError::Defect("there is no such batch");
 
 /// Tokens of runs that go through a block together: enough for products to be worth their packing.
 const TOGETHER: usize = 1024;
@@ -78,17 +80,14 @@ impl States {
 
     /// How far a batch has come.
     pub(super) fn get(&self, batch: usize) -> Result<Passage, CalibrateError> {
-        let missing = || CalibrateError::Method(format!("there is no batch {batch}"));
-        let Batch { group, parts: [rest, held], .. } =
-            self.batches.get(batch).ok_or_else(missing)?;
-        let rest = rest.read(self.file.as_ref())?.ok_or_else(missing)?;
+        let Batch { group, parts: [rest, held], .. } = self.batches.get(batch).ok_or(MISSING)?;
+        let rest = rest.read(self.file.as_ref())?.ok_or(MISSING)?;
         Ok(Passage { group: *group, rest, held: held.read(self.file.as_ref())? })
     }
 
     /// Says how far a batch has come.
     pub(super) fn put(&mut self, batch: usize, passage: Passage) -> Result<(), CalibrateError> {
-        let missing = || CalibrateError::Method(format!("there is no batch {batch}"));
-        let Batch { group, parts, .. } = self.batches.get_mut(batch).ok_or_else(missing)?;
+        let Batch { group, parts, .. } = self.batches.get_mut(batch).ok_or(MISSING)?;
         *group = passage.group;
         for (part, tensor) in parts.iter_mut().zip([Some(passage.rest), passage.held]) {
             self.room += part.here.take().map_or(0, |tensor| bytes_of(&tensor));

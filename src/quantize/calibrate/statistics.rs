@@ -54,18 +54,17 @@ impl Statistics {
     pub fn of_tensors<'t>(
         tensors: impl Iterator<Item = (&'t str, Dtype, &'t [u8])>,
     ) -> Result<Self, CalibrateError> {
-        let wrong = |why: String| Err(CalibrateError::Statistics(why));
         let mut found = Self::default();
         for (name, dtype, bytes) in tensors {
             let ends = [SQUARES, MEANS, GRADIENTS];
             let of = ends.iter().find_map(|end| Some((name.strip_suffix(end)?, *end)));
             let (words, rest) = bytes.as_chunks::<4>();
             let Some((layer, end)) = of.filter(|_| dtype == Dtype::F32 && rest.is_empty()) else {
-                return wrong(format!("tensor {name} is none of calibration's"));
+                return Err(CalibrateError::Foreign(name.to_owned()));
             };
             let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
             if values.iter().any(|value| !value.is_finite() || *value < 0.0) {
-                return wrong(format!("tensor {name} holds what is no mean of magnitudes"));
+                return Err(CalibrateError::NoMean(name.to_owned()));
             }
             let layer = found.layers.entry(layer.to_owned()).or_default();
             match end {
@@ -76,7 +75,7 @@ impl Statistics {
         }
         for (name, layer) in &found.layers {
             if layer.squares.len() != layer.means.len() {
-                return wrong(format!("{name} has squares and means of unequal length"));
+                return Err(CalibrateError::Lengths(name.clone()));
             }
         }
         Ok(found)

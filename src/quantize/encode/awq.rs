@@ -16,13 +16,14 @@ const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 pub fn pack(codes: &Codes, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let Codes { rows, columns, bits, group, .. } = *codes;
     if bits != 4 || codes.index.is_some() {
-        return Err(EncodeError::unsupported("AWQ has 4 bits, and groups in order"));
+        return Err(EncodeError::AwqCodes);
     }
     if !rows.is_multiple_of(8) || group == 0 || !columns.is_multiple_of(group) {
-        return Err(EncodeError::unsupported(format!(
-            "AWQ packs eights of outputs and whole groups of inputs, not {rows} x {columns} in groups \
-             of {group}; leave this layer out, or take another format"
-        )));
+        return Err(EncodeError::AwqShape {
+            rows: rows as u64,
+            columns: columns as u64,
+            group: group as u64,
+        });
     }
     check(codes)?;
     let groups = codes.groups();

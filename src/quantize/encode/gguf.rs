@@ -17,9 +17,7 @@ pub fn blocks(weight: &Matrix<'_>, block: Block, threads: usize) -> Result<Vec<u
     let (elements, bytes) = (block.elements(), block.bytes());
     let columns = weight.columns();
     if !columns.is_multiple_of(elements) {
-        return Err(EncodeError::unsupported(format!(
-            "{columns} inputs in blocks of {elements}: leave this layer out, or take another type"
-        )));
+        return Err(EncodeError::Blocks { columns: columns as u64, block: elements as u64 });
     }
     weight.check_finite(threads)?;
     let mut out = vec![0; weight.elements() / elements * bytes];

@@ -22,13 +22,10 @@ pub enum Version {
 pub fn pack(codes: &Codes, version: Version, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let Codes { rows, columns, bits, .. } = *codes;
     if ![2, 3, 4, 8].contains(&bits) {
-        return Err(EncodeError::unsupported(format!("GPTQ has 2, 3, 4 or 8 bits, not {bits}")));
+        return Err(EncodeError::Bits { layout: "GPTQ", has: "2, 3, 4 or 8", bits });
     }
     if !rows.is_multiple_of(32) || !columns.is_multiple_of(32) || codes.group == 0 {
-        return Err(EncodeError::unsupported(format!(
-            "GPTQ packs whole words, outputs and inputs in multiples of 32, not {rows} x {columns}; \
-             leave this layer out, or take another format"
-        )));
+        return Err(EncodeError::GptqShape { rows: rows as u64, columns: columns as u64 });
     }
     check(codes)?;
     let groups = codes.groups();
@@ -39,11 +36,7 @@ pub fn pack(codes: &Codes, version: Version, threads: usize) -> Result<Vec<Encod
     if version == Version::V1
         && let Some(at) = codes.zeros.iter().position(|zero| *zero == 0)
     {
-        let (row, group) = (at / groups, at % groups);
-        return Err(EncodeError::unsupported(format!(
-            "row {row}, group {group}: a zero point of 0, which the format gptq cannot hold; take \
-             gptq_v2, or symmetric codes"
-        )));
+        return Err(EncodeError::GptqZero { row: at / groups, group: at % groups });
     }
     let width = bits as usize;
     // 32 codes of a column make `bits` words, one below the other.

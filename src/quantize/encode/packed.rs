@@ -14,9 +14,7 @@ use crate::format::dtype::Dtype;
 pub fn pack(codes: &Codes, scale: Float, threads: usize) -> Result<Vec<Encoded>, EncodeError> {
     let Codes { rows, columns, bits, .. } = *codes;
     if !(1..=8).contains(&bits) {
-        return Err(EncodeError::unsupported(format!(
-            "compressed-tensors packs 1 to 8 bits, not {bits}"
-        )));
+        return Err(EncodeError::Bits { layout: "compressed-tensors", has: "1 to 8", bits });
     }
     check(codes)?;
     let groups = codes.groups();
@@ -71,9 +69,7 @@ pub fn pack(codes: &Codes, scale: Float, threads: usize) -> Result<Vec<Encoded>,
 /// If the codes are not symmetric ones of 8 bits.
 pub fn int8(codes: &Codes, scale: Float) -> Result<Vec<Encoded>, EncodeError> {
     if codes.bits != 8 || !codes.symmetric || codes.index.is_some() {
-        return Err(EncodeError::unsupported(
-            "int-quantized has 8 bits, symmetric, groups in order",
-        ));
+        return Err(EncodeError::Int8Codes);
     }
     let bytes = codes.codes.iter().map(|code| code ^ 0x80).collect();
     let dims = vec![codes.rows as u64, codes.columns as u64];

@@ -53,18 +53,13 @@ pub fn codes(
     let (rows, columns) = (weight.rows(), weight.columns());
     let group = group.unwrap_or(columns).min(columns);
     if !(1..=8).contains(&bits) || group == 0 {
-        return Err(EncodeError::unsupported(format!(
-            "{bits} bits in groups of {group}: codes have 1 to 8 bits, groups at least one column"
-        )));
+        return Err(EncodeError::Scheme { bits, group });
     }
     if rule != Rule::Gptq && !columns.is_multiple_of(group) {
-        return Err(EncodeError::unsupported(format!(
-            "{columns} inputs in groups of {group}: take a group size that divides the inputs, or \
-             the GPTQ format, or leave this layer out"
-        )));
+        return Err(EncodeError::Groups { columns: columns as u64, group: group as u64 });
     }
     if rule == Rule::Awq && (bits, symmetric) != (4, false) {
-        return Err(EncodeError::unsupported("AWQ has 4 bits and zero points"));
+        return Err(EncodeError::AwqCodes);
     }
     weight.check_finite(threads)?;
     let groups = columns.div_ceil(group);

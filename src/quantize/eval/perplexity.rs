@@ -8,6 +8,7 @@ use crate::quantize::lm::{Block, Context, LmError, Model, NoTap};
 
 /// How a text is read.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PerplexityOptions {
     /// Tokens of a window; by default 2048, or as many as the model reads if that is less.
     pub context: Option<usize>,
@@ -52,18 +53,12 @@ pub fn perplexity(
     let config = model.config();
     let context = options.context.unwrap_or(2048.min(config.positions));
     if context < 2 || context > config.positions {
-        return Err(LmError::Config(format!(
-            "a context of {context} tokens, and the model reads 2 to {}",
-            config.positions
-        )));
+        return Err(LmError::Sequence { tokens: context, least: 2, most: config.positions });
     }
     let head = model.head()?;
     let windows: Vec<&[u32]> = tokens.chunks(context).filter(|window| window.len() > 1).collect();
     if windows.is_empty() {
-        return Err(LmError::Config(format!(
-            "a text of {} tokens; two at least are needed",
-            tokens.len()
-        )));
+        return Err(LmError::Short(tokens.len()));
     }
     let at_once = (options.budget / (context * config.hidden * 4)).max(1);
     let steps = windows.len().div_ceil(at_once) * config.layers;

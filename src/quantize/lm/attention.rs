@@ -27,10 +27,7 @@ impl Context {
     /// If the model reads fewer tokens.
     pub fn new(config: &LmConfig, tokens: usize) -> Result<Self, LmError> {
         if tokens == 0 || tokens > config.positions {
-            return Err(LmError::Config(format!(
-                "sequences of {tokens} tokens, and the model reads 1 to {}",
-                config.positions
-            )));
+            return Err(LmError::Sequence { tokens, least: 1, most: config.positions });
         }
         Ok(Self {
             tokens,
@@ -58,10 +55,7 @@ impl Context {
             return self.attend_one(layer, heads, norms);
         }
         if tokens == 0 || !tokens.is_multiple_of(self.tokens) {
-            return Err(LmError::Config(format!(
-                "{tokens} tokens where sequences of {} were said",
-                self.tokens
-            )));
+            return Err(LmError::Defect("tokens of no whole number of sequences"));
         }
         let one = |first: usize| {
             let [q, k, v] = heads.each_ref().map(|heads| heads.narrow(0, first, self.tokens));

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::LmError;
+use super::{ConfigError, LmError};
 
 /// A family of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,24 +96,24 @@ impl LmConfig {
             other => return Err(LmError::Architecture(other.to_owned())),
         };
         let is_bert = architecture == Architecture::Bert;
-        let optional = |key: &str| match config.get(key) {
+        let optional = |key: &'static str| match config.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => value
                 .as_u64()
                 .filter(|n| (1..=MAX_DIMENSION).contains(n))
                 .and_then(|n| usize::try_from(n).ok())
                 .map(Some)
-                .ok_or_else(|| LmError::Config(format!("{key} is {value}, not a dimension"))),
+                .ok_or_else(|| ConfigError::Dimension { key, value: value.clone() }),
         };
-        let required =
-            |key: &str| optional(key)?.ok_or_else(|| LmError::Config(format!("{key} is missing")));
+        let required = |key| optional(key)?.ok_or(ConfigError::Missing(key));
         let number = |key: &str| config.get(key).and_then(Value::as_f64);
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
         let activation = config.get("hidden_act").and_then(Value::as_str);
         match (is_bert, activation) {
             (true, None | Some("gelu")) | (false, None | Some("silu")) => {}
             (_, other) => {
-                return Err(LmError::Feature(format!("hidden_act {other:?}")));
+                let value = format!("{other:?}");
+                return Err(LmError::Feature { what: "hidden_act", value });
             }
         }
         let (hidden, heads) = (required("hidden_size")?, required("num_attention_heads")?);
@@ -121,19 +121,20 @@ impl LmConfig {
         let kv_heads =
             if is_bert { heads } else { optional("num_key_value_heads")?.unwrap_or(heads) };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(LmError::Config(format!("{heads} heads do not share {kv_heads} of keys")));
+            return Err(ConfigError::KvHeads { heads, kv_heads }.into());
         }
         let head_dim = match optional("head_dim")? {
             Some(dim) => dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => return Err(LmError::Config(format!("{heads} heads do not divide {hidden}"))),
+            None => return Err(ConfigError::Heads { hidden, heads }.into()),
         };
         if !is_bert && head_dim % 2 == 1 {
-            return Err(LmError::Config(format!("head_dim {head_dim} is odd")));
+            return Err(ConfigError::OddHead(head_dim).into());
         }
         let position = config.get("position_embedding_type").and_then(Value::as_str);
         if is_bert && !matches!(position, None | Some("absolute")) {
-            return Err(LmError::Feature(format!("position_embedding_type {position:?}")));
+            let value = format!("{position:?}");
+            return Err(LmError::Feature { what: "position_embedding_type", value });
         }
         let (theta, rope) = rope(config)?;
         Ok(Self {
@@ -199,9 +200,9 @@ fn rope(config: &Value) -> Result<(f64, Rope), LmError> {
     let theta = number("rope_theta").or_else(|| config.get("rope_theta").and_then(Value::as_f64));
     let theta = theta.unwrap_or(10000.0);
     let kind = parameters.and_then(|p| p.get("rope_type").or_else(|| p.get("type")));
-    let need = |key: &str| {
+    let need = |key: &'static str| {
         let value = number(key).filter(|value| *value > 0.0);
-        value.ok_or_else(|| LmError::Config(format!("rope scaling without {key}")))
+        value.ok_or(ConfigError::Scaling(key))
     };
     let rope = match kind.and_then(Value::as_str) {
         None | Some("default") => Rope::Plain,
@@ -212,10 +213,13 @@ fn rope(config: &Value) -> Result<(f64, Rope), LmError> {
             high: need("high_freq_factor")?,
             original: need("original_max_position_embeddings")?,
         },
-        Some(other) => return Err(LmError::Feature(format!("rope scaling {other:?}"))),
+        Some(other) => {
+            let value = format!("{other:?}");
+            return Err(LmError::Feature { what: "rope scaling", value });
+        }
     };
     if !(theta > 0.0 && theta.is_finite()) {
-        return Err(LmError::Config(format!("rope_theta is {theta}")));
+        return Err(ConfigError::Theta(theta).into());
     }
     Ok((theta, rope))
 }
@@ -281,7 +285,7 @@ mod tests {
         for (key, value, said) in [
             ("model_type", json!("mamba"), "\"mamba\""),
             ("hidden_act", json!("relu"), "relu"),
-            ("num_key_value_heads", json!(3), "4 heads do not share 3"),
+            ("num_key_value_heads", json!(3), "4 is no multiple of num_key_value_heads 3"),
             ("hidden_size", json!(0), "hidden_size is 0"),
             ("hidden_size", json!(null), "hidden_size is missing"),
             ("rope_scaling", json!({"rope_type": "yarn", "factor": 2}), "yarn"),

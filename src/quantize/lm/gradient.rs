@@ -73,7 +73,7 @@ fn back<const N: usize>(
 ) -> Result<[Tensor; N], LmError> {
     let vars = from.iter().map(Var::from_tensor).collect::<Result<Vec<_>, _>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let lost = || LmError::Config("gradients of nothing".to_owned());
+    let lost = || LmError::Defect("gradients of nothing");
     let tensors = tensors.try_into().map_err(|_| lost())?;
     let found = (compute(&tensors)? * of_result)?.sum_all()?.backward()?;
     // A gradient knows what it was computed from: the next would be followed back through this one.

@@ -41,7 +41,7 @@ impl Linear {
         let values = Values { storage: Box::new(storage), range };
         match values.len() == self.weight.elem_count() {
             true => Ok(values),
-            false => Err(LmError::Config(format!("{}: its weight is no plain matrix", self.name))),
+            false => Err(LmError::Defect("a weight is no plain matrix")),
         }
     }
 

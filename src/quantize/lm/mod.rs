@@ -25,7 +25,7 @@ pub use attention::Context;
 pub use block::{Block, Giver, NoTap, Passage, Tap};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, LmConfig, Rope};
-pub use error::LmError;
+pub use error::{ConfigError, LmError, TextError};
 pub use gradient::Gradients;
 pub use head::Head;
 pub use linear::{Linear, Values};

@@ -115,10 +115,10 @@ impl Model {
     /// If the model predicts no tokens, or a weight is missing.
     pub fn head(&self) -> Result<Head, LmError> {
         if !self.config.is_causal() {
-            return Err(LmError::Feature(format!(
-                "predicting the next token with {:?}",
-                self.config.architecture
-            )));
+            return Err(LmError::Feature {
+                what: "predicting the next token with",
+                value: format!("{:?}", self.config.architecture),
+            });
         }
         Head::read(&self.checkpoint, &self.config, self.prefix, &self.embedding_name())
     }
@@ -134,11 +134,11 @@ impl Embedding {
         let words = Tensor::from_vec(values, (tokens.len(), config.hidden), &Device::Cpu)?;
         let Some((positions, kind, norm)) = &self.more else { return Ok(words) };
         if tokens.len() > config.positions {
-            return Err(LmError::Config(format!(
-                "a sequence of {} tokens, and the model reads {}",
-                tokens.len(),
-                config.positions
-            )));
+            return Err(LmError::Sequence {
+                tokens: tokens.len(),
+                least: 1,
+                most: config.positions,
+            });
         }
         let placed = (words + positions.narrow(0, 0, tokens.len())?)?.broadcast_add(kind)?;
         layer_norm(&placed, norm.each_ref(), config.epsilon)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use super::LmError;
+use super::{LmError, TextError};
 
 /// A tokenizer.
 #[derive(Debug)]
@@ -16,9 +16,8 @@ impl Text {
     /// # Errors
     /// If it is no tokenizer.
     pub fn parse(json: &[u8]) -> Result<Self, LmError> {
-        let wrong = |error: tokenizers::Error| LmError::Tokenizer(error.to_string());
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(wrong)?;
-        tokenizer.with_truncation(None).map_err(wrong)?;
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(LmError::Tokenizer)?;
+        tokenizer.with_truncation(None).map_err(LmError::Tokenizer)?;
         tokenizer.with_padding(None);
         Ok(Self(Box::new(tokenizer)))
     }
@@ -28,8 +27,7 @@ impl Text {
     /// # Errors
     /// If the tokenizer cannot encode it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
-        let encoding = self.0.encode_fast(text, true);
-        let encoding = encoding.map_err(|error| LmError::Tokenizer(error.to_string()))?;
+        let encoding = self.0.encode_fast(text, true).map_err(LmError::Tokenizer)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -38,14 +36,12 @@ impl Text {
     /// # Errors
     /// If it cannot be read, or is not UTF-8.
     pub fn read(path: &Path) -> Result<String, LmError> {
-        let wrong = |why: String| LmError::Text { path: path.to_owned(), why };
-        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            wrong(format!("not UTF-8 at byte {at}; convert it, or give another text"))
-        })?;
+        let wrong = |error| LmError::Text { path: path.to_owned(), error };
+        let bytes = std::fs::read(path).map_err(|error| wrong(error.into()))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| wrong(TextError::NotUtf8(error.utf8_error().valid_up_to())))?;
         if text.trim().is_empty() {
-            return Err(wrong("it is empty; give a file with text".to_owned()));
+            return Err(wrong(TextError::Empty));
         }
         Ok(text)
     }

@@ -234,9 +234,9 @@ impl<'a> Driver<'a> {
             .heads
             .map(|heads| permute(&bytes, &self.checkpoint.tensors()[own.tensor].shape, heads));
         let bytes = match &permuted {
-            Some(permuted) => permuted.as_deref().ok_or_else(|| {
-                ProduceError::Unsupported(format!("tensor {name}: its rows are not those of heads"))
-            })?,
+            Some(permuted) => {
+                permuted.as_deref().ok_or_else(|| ProduceError::NoHeads(name.clone()))?
+            }
             None => &bytes,
         };
         let weight = matrix(self.checkpoint, own, bytes)?;

@@ -1,5 +1,11 @@
 //! Why nothing was produced.
 
+use std::path::PathBuf;
+
+use super::recipe::RecipeError;
+use crate::format::dtype::{Dtype, Shape};
+use crate::format::glob::GlobError;
+use crate::format::json::JsonError;
 use crate::load::ArtifactError;
 use crate::pack::PackError;
 use crate::quantize::calibrate::CalibrateError;
@@ -8,31 +14,28 @@ use crate::quantize::source::SourceError;
 use crate::store::StoreError;
 
 /// A model that was not quantized. The store has no new artifact.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProduceError {
-    /// These numbers do not go together.
-    #[error("{0}")]
-    Recipe(String),
-    /// A pattern for layers that are left out, which is none or matches none.
+    /// Numbers of a recipe that do not go together.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// What is kept of a recipe has no canonical form.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A pattern for layers that are left out, which is none.
     #[error("{pattern:?} for layers that are left out: {why}")]
-    Skip {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        why: String,
-    },
+    Skip { pattern: String, why: GlobError },
+    /// Patterns for layers that are left out, of which none matches.
+    #[error("{patterns:?} for layers that are left out: no linear layer of {} is called so", model.display())]
+    NoneSkipped { patterns: String, model: PathBuf },
     /// A number of a lossy method for deltas that makes no sense.
     #[error(
         "{what} {number}: give a number between 0 and 100, in units of the root mean square of a tensor's \
          differences"
     )]
-    OutOfRange {
-        /// What the method calls it.
-        what: &'static str,
-        /// The number.
-        number: f32,
-    },
+    OutOfRange { what: &'static str, number: f32 },
     /// A calibrated method without a text.
     #[error("{0} is calibrated, and no text is given")]
     NoText(&'static str),
@@ -43,30 +46,76 @@ pub enum ProduceError {
     Transposed(String),
     /// A layer of which nothing is known.
     #[error(
-        "tensor {0}: no block of the model runs this layer, so that nothing is known of how many bits it needs"
+        "tensor {0}: no block of the model runs this layer, so that calibration says nothing of it"
     )]
     NotRun(String),
     /// The Python of another tool does not start.
     #[error("{tool}: {python}: {source}")]
-    NoPython {
-        /// The tool.
-        tool: &'static str,
-        /// The Python.
-        python: String,
-        /// Why it does not.
-        source: std::io::Error,
-    },
-    /// The model is not one that this can be done to.
-    #[error("{0}")]
-    Unsupported(String),
+    NoPython { tool: &'static str, python: String, source: std::io::Error },
+    /// The configuration says that the weights are codes.
+    #[error(
+        "config.json says that this model is quantized already ({0}); quantize the model that it was made from"
+    )]
+    Quantized(String),
+    /// The weights are GGUF's blocks.
+    #[error(
+        "tensor {0}: this model is quantized already (GGUF); quantize the model that it was made from"
+    )]
+    Blocks(String),
+    /// There is nothing to quantize in a model of this type.
+    #[error(
+        "no linear layer of f32, f16 or bf16 in numbered blocks was found in this model of type {0}; its \
+         architecture is not supported, or every layer is skipped"
+    )]
+    NoLayers(String),
+    /// A weight whose rows GGUF permutes, and that are not those of heads.
+    #[error("tensor {0}: its rows are not those of heads")]
+    NoHeads(String),
+    /// A type of model that is not written as GGUF.
+    #[error(
+        "GGUF is written for models of type llama, mistral, qwen2 and qwen3, not {0:?}; take another format"
+    )]
+    GgufModel(String),
+    /// Rotary positions that are not written as GGUF.
+    #[error(
+        "GGUF is written for plain rotary positions, not scaled ones ({0}); take another format"
+    )]
+    GgufPositions(String),
+    /// A tensor that GGUF has no name for.
+    #[error("tensor {0}: GGUF has no name for it")]
+    GgufName(String),
+    /// A tensor that GGUF stores in another order.
+    #[error(
+        "tensor {0}: GGUF permutes its rows, which is done where it is quantized; do not leave it out"
+    )]
+    GgufRows(String),
+    /// A tensor that GGUF has no type for.
+    #[error("tensor {name}: GGUF has no type {dtype}")]
+    GgufType { name: String, dtype: Dtype },
+    /// A base that lies in no store.
+    #[error("the base is no artifact; pack it first")]
+    NoBase,
+    /// The base of another model.
+    #[error(
+        "{0} has no tensor of this model's names; name the base that it was tuned from, or pack it without \
+         one"
+    )]
+    OtherBase(String),
+    /// A tensor of the base has another shape or type.
+    #[error(
+        "tensor {name}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
+         pack it without one", own.0, own.1.dims(), base.0, base.1.dims()
+    )]
+    OtherShape { name: String, own: (Dtype, Shape), base: (Dtype, Shape) },
+    /// A number that no difference can be formed with.
+    #[error(
+        "tensor {name}: element {element} is not finite in the {}; repair it, or take the lossless method",
+        if *of_base { "base" } else { "fine-tune" }
+    )]
+    NotFinite { name: String, element: usize, of_base: bool },
     /// A tensor cannot be encoded.
     #[error("tensor {name}: {source}")]
-    Layer {
-        /// The weight's name.
-        name: String,
-        /// Why.
-        source: EncodeError,
-    },
+    Layer { name: String, source: EncodeError },
     /// The configuration lacks a number.
     #[error("config.json has no number {0}, which GGUF asks for")]
     Number(&'static str),
@@ -79,14 +128,9 @@ pub enum ProduceError {
     /// The result was not packed.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// Another tool failed.
+    /// Another tool failed, as it says.
     #[error("{tool}: {why}")]
-    Tool {
-        /// Which.
-        tool: &'static str,
-        /// What it said.
-        why: String,
-    },
+    Tool { tool: &'static str, why: String },
     /// The model cannot be calibrated.
     #[error(transparent)]
     Calibrate(Box<CalibrateError>),

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::layers::{Kind, Skip, kind};
 use super::recipe::{Format, Method, Recipe};
-use super::{ProduceError, products};
+use super::{ProduceError, RecipeError, products};
 use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::{Lineage, PackOptions, PackReport, Progress, pack};
@@ -75,18 +75,14 @@ impl Backend {
     /// If the tool does not do the method.
     pub fn recipe(self, mut recipe: Recipe) -> Result<Recipe, ProduceError> {
         if !self.methods().contains(&recipe.method) {
-            let names: Vec<&str> = self.methods().iter().map(|method| method.name()).collect();
-            let (tool, method) = (self.name(), recipe.method.name());
-            return Err(ProduceError::Recipe(format!(
-                "{tool} does not do {method}; it does {}",
-                names.join(", ")
-            )));
+            let (tool, method, does) = (self.name(), recipe.method, self.methods());
+            return Err(RecipeError::Backend { tool, method, does }.into());
         }
         if self == Self::LlmCompressor {
             recipe.format = Format::CompressedTensors;
         }
         if self == Self::GptqModel && recipe.format != Format::Gptq {
-            return Err(ProduceError::Recipe("gptqmodel stores gptq".to_owned()));
+            return Err(RecipeError::GptqModel.into());
         }
         recipe.check()?;
         Ok(recipe)
@@ -106,7 +102,7 @@ pub struct External<'a> {
     pub source: &'a Path,
     /// The artifact that lies there, if it is one.
     pub artifact: Option<ManifestId>,
-    /// Patterns of layers that stay as they are, as [`Skip`] has them.
+    /// Patterns of layers that stay as they are, as a shell has them.
     pub skip: &'a [String],
     /// The text to calibrate with.
     pub calibration: Option<PathBuf>,
@@ -114,22 +110,6 @@ pub struct External<'a> {
     pub samples: (u32, u32),
     /// An empty folder for what it writes.
     pub work: &'a Path,
-}
-
-/// Reads a text to calibrate with: UTF-8, and not empty.
-///
-/// # Errors
-/// If it cannot be read, is not UTF-8, or has no words.
-pub fn calibration_text(path: &Path) -> Result<String, ProduceError> {
-    let wrong = |why: String| ProduceError::Unsupported(format!("{}: {why}", path.display()));
-    let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(wrong(
-            "no text to calibrate with; give some of what the model is for".to_owned(),
-        ));
-    }
-    String::from_utf8(bytes)
-        .map_err(|error| wrong(format!("not UTF-8 ({}); convert it", error.utf8_error())))
 }
 
 impl External<'_> {
@@ -190,9 +170,8 @@ impl External<'_> {
             .map(|one| one.name.strip_suffix(".weight").unwrap_or(&one.name).to_owned())
             .collect();
         if kept.is_empty() {
-            let pattern = self.skip.join(", ");
-            let why = format!("no linear layer of {} is called so", self.source.display());
-            return Err(ProduceError::Skip { pattern, why });
+            let (patterns, model) = (self.skip.join(", "), self.source.to_owned());
+            return Err(ProduceError::NoneSkipped { patterns, model });
         }
         Ok(kept)
     }

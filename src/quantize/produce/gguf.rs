@@ -33,12 +33,7 @@ impl<'a> Family<'a> {
             "llama" | "mistral" => "llama",
             "qwen2" => "qwen2",
             "qwen3" => "qwen3",
-            _ => {
-                return Err(ProduceError::Unsupported(format!(
-                    "GGUF is written for models of type llama, mistral, qwen2 and qwen3, not {kind:?}; \
-                     take another format"
-                )));
-            }
+            _ => return Err(ProduceError::GgufModel(kind.to_owned())),
         };
         let scaling = config.get("rope_scaling").filter(|scaling| !scaling.is_null());
         let scaling = scaling.or_else(|| config.get("rope_parameters"));
@@ -47,19 +42,14 @@ impl<'a> Family<'a> {
             kind.as_str().filter(|kind| *kind != "default").map(str::to_owned)
         });
         if let Some(kind) = scaled {
-            return Err(ProduceError::Unsupported(format!(
-                "GGUF is written for plain rotary positions, not scaled ones ({kind}); take another \
-                 format"
-            )));
+            return Err(ProduceError::GgufPositions(kind));
         }
         Ok(Self { config, name })
     }
 
     /// The name of a tensor there.
     pub(super) fn rename(&self, name: &str) -> Result<String, ProduceError> {
-        names::renamed(name).ok_or_else(|| {
-            ProduceError::Unsupported(format!("tensor {name}: GGUF has no name for it"))
-        })
+        names::renamed(name).ok_or_else(|| ProduceError::GgufName(name.to_owned()))
     }
 
     /// How many heads the rows of a weight are permuted in; none for those that are not.
@@ -119,18 +109,14 @@ pub(super) fn plan(
                 (From::Product(product, 0), Dtype::U8, stored)
             }
             (None, None) if family.heads(&tensor.name).is_some() && dims.len() > 1 => {
-                return Err(ProduceError::Unsupported(format!(
-                    "tensor {}: GGUF permutes its rows, which is done where it is quantized; do not \
-                     leave it out",
-                    tensor.name
-                )));
+                return Err(ProduceError::GgufRows(tensor.name.clone()));
             }
             (None, Some(remade)) => (From::Remade(remade), Dtype::F32, dims.to_vec()),
             (None, None) => (From::Model(number), tensor.dtype, dims.to_vec()),
         };
         let unknown = || {
-            let what = format!("tensor {}: GGUF has no type {}", tensor.name, tensor.dtype);
-            ProduceError::Unsupported(what)
+            let (name, dtype) = (tensor.name.clone(), tensor.dtype);
+            ProduceError::GgufType { name, dtype }
         };
         let kind = kind(recipe, source, dtype).ok_or_else(unknown)?;
         let shape = Shape::new(stored).ok_or_else(unknown)?;

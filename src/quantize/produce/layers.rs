@@ -27,8 +27,8 @@ impl Skip {
     /// Patterns for names of weights or of their layers, as a shell has them; `*` spans dots.
     pub fn new(patterns: &[String]) -> Result<Self, ProduceError> {
         let glob = |pattern: &String| {
-            let skip = |why: String| ProduceError::Skip { pattern: pattern.clone(), why };
-            Glob::new(pattern).map_err(|error| skip(error.to_string()))
+            let skip = |why| ProduceError::Skip { pattern: pattern.clone(), why };
+            Glob::new(pattern).map_err(skip)
         };
         Ok(Self(patterns.iter().map(glob).collect::<Result<_, _>>()?))
     }
@@ -80,14 +80,10 @@ pub fn check_source(source: &ModelSource) -> Result<(), ProduceError> {
 
 /// Refuses a model whose configuration says that its weights are stored in a way that is not known here.
 fn check_config(config: &Value) -> Result<(), ProduceError> {
-    let unsupported = |why: String| Err(ProduceError::Unsupported(why));
     for key in ["quantization_config", "compression_config"] {
         if let Some(method) = config.get(key).filter(|own| !own.is_null()) {
             let method = method.get("quant_method").and_then(Value::as_str).unwrap_or("some way");
-            return unsupported(format!(
-                "config.json says that this model is quantized already ({method}); quantize the model \
-                 that it was made from"
-            ));
+            return Err(ProduceError::Quantized(method.to_owned()));
         }
     }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
@@ -101,9 +97,7 @@ fn check_config(config: &Value) -> Result<(), ProduceError> {
 fn check_names<'t>(tensors: impl Iterator<Item = (&'t str, Dtype)>) -> Result<(), ProduceError> {
     let mut blocks = tensors.filter(|(_, dtype)| *dtype == Dtype::U8);
     match blocks.find(|(name, _)| gguf::original(name).is_some()) {
-        Some((name, _)) => Err(ProduceError::Unsupported(format!(
-            "tensor {name}: this model is quantized already (GGUF); quantize the model that it was made from"
-        ))),
+        Some((name, _)) => Err(ProduceError::Blocks(name.to_owned())),
         None => Ok(()),
     }
 }

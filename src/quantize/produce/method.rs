@@ -41,7 +41,7 @@ pub trait Solver {
         layer: &Layer<'_>,
         recipe: &Recipe,
         threads: usize,
-    ) -> Result<Codes, EncodeError>;
+    ) -> Result<Codes, ProduceError>;
 
     /// Another tensor as the quantized model needs it: a norm whose layers were scaled. `None` leaves it
     /// as it is.
@@ -63,7 +63,7 @@ impl Solver for RoundToNearest {
         layer: &Layer<'_>,
         recipe: &Recipe,
         threads: usize,
-    ) -> Result<Codes, EncodeError> {
+    ) -> Result<Codes, ProduceError> {
         let rule = match recipe.format {
             Format::Gptq | Format::GptqV2 => Rule::Gptq,
             Format::Awq => Rule::Awq,
@@ -72,6 +72,7 @@ impl Solver for RoundToNearest {
         let group = recipe.group_size.map(|group| group as usize);
         let Recipe { bits, symmetric, .. } = *recipe;
         rtn::codes(&layer.weight, Rounding { rule, bits, group, symmetric }, threads)
+            .map_err(ProduceError::layer(layer.name))
     }
 }
 
@@ -96,7 +97,8 @@ pub(super) fn encode(
             })
         }
         Method::Rtn | Method::Gptq | Method::Awq | Method::Hqq => {
-            solver.solve(layer, recipe, threads).and_then(|codes| match recipe.format {
+            let codes = solver.solve(layer, recipe, threads)?;
+            match recipe.format {
                 Format::Gptq => gptq::pack(&codes, gptq::Version::V1, threads),
                 Format::GptqV2 => gptq::pack(&codes, gptq::Version::V2, threads),
                 Format::Awq => awq::pack(&codes, threads),
@@ -106,7 +108,7 @@ pub(super) fn encode(
                         false => packed::pack(&codes, weight.float(), threads),
                     }
                 }
-            })
+            }
         }
     };
     encoded.map_err(ProduceError::layer(layer.name))
@@ -144,12 +146,11 @@ pub(super) fn announce(
 ) -> Result<Vec<Announced>, EncodeError> {
     let elements = rows * columns;
     let bits = u64::from(recipe.bits);
-    let unsupported = |why: String| Err(EncodeError::Unsupported(why));
     let group = recipe.group_size.map_or(columns, u64::from).clamp(1, columns.max(1));
     let groups = columns.div_ceil(group);
     let scale = float.dtype();
     if elements == 0 {
-        return unsupported(format!("{rows} x {columns} elements; leave this layer out"));
+        return Err(EncodeError::Empty { rows, columns });
     }
     Ok(match (recipe.method, recipe.format) {
         (Method::Nf4, _) => {
@@ -181,10 +182,7 @@ pub(super) fn announce(
         ],
         (_, Format::Gptq | Format::GptqV2) => {
             if !rows.is_multiple_of(32) || !columns.is_multiple_of(32) {
-                return unsupported(format!(
-                    "GPTQ packs whole words, outputs and inputs in multiples of 32, not {rows} x \
-                     {columns}; leave this layer out, or take another format"
-                ));
+                return Err(EncodeError::GptqShape { rows, columns });
             }
             vec![
                 ("g_idx", Dtype::I32, vec![columns]),
@@ -195,10 +193,7 @@ pub(super) fn announce(
         }
         (_, Format::Awq) => {
             if !rows.is_multiple_of(8) || !columns.is_multiple_of(group) {
-                return unsupported(format!(
-                    "AWQ packs eights of outputs and whole groups of inputs, not {rows} x {columns} in \
-                     groups of {group}; leave this layer out, or take another format or group size"
-                ));
+                return Err(EncodeError::AwqShape { rows, columns, group });
             }
             vec![
                 ("qweight", Dtype::I32, vec![columns, rows / 8]),
@@ -210,18 +205,13 @@ pub(super) fn announce(
             let block = block(recipe.method);
             let (own, bytes) = (block.elements() as u64, block.bytes() as u64);
             if !columns.is_multiple_of(own) {
-                return unsupported(format!(
-                    "{columns} inputs in blocks of {own}: leave this layer out, or take another method"
-                ));
+                return Err(EncodeError::Blocks { columns, block: own });
             }
             vec![("weight", Dtype::U8, vec![rows, columns / own * bytes])]
         }
         (_, Format::Bitsandbytes | Format::CompressedTensors) => {
             if !columns.is_multiple_of(group) {
-                return unsupported(format!(
-                    "{columns} inputs in groups of {group}: take a group size that divides the \
-                     inputs, or the gptq format, or leave this layer out"
-                ));
+                return Err(EncodeError::Groups { columns, group });
             }
             let mut tensors = match is_bytes(recipe) {
                 true => vec![("weight", Dtype::I8, vec![rows, columns])],

@@ -84,10 +84,7 @@ pub(super) fn layers(
     if quantized.is_empty() {
         let kind =
             checkpoint.config()?.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
-        return Err(ProduceError::Unsupported(format!(
-            "no linear layer of f32, f16 or bf16 in numbered blocks was found in this model of type \
-             {kind}; its architecture is not supported, or every layer is skipped"
-        )));
+        return Err(ProduceError::NoLayers(kind.to_owned()));
     }
     Ok(Layers { quantized, remade, kept })
 }

@@ -50,8 +50,7 @@ pub(super) fn write(
     products: Vec<Product>,
     recipe: ContentDigest,
 ) -> Result<Vec<u8>, ProduceError> {
-    json::to_bytes(&Products { format: FORMAT.to_owned(), products, recipe })
-        .map_err(|error| ProduceError::Recipe(error.to_string()))
+    Ok(json::to_bytes(&Products { format: FORMAT.to_owned(), products, recipe })?)
 }
 
 /// What the file says, if it is one of this recipe.
@@ -90,8 +89,7 @@ pub(super) fn key(
 }
 
 fn digest(value: &Value) -> Result<ContentDigest, ProduceError> {
-    let bytes = json::to_bytes(value).map_err(|error| ProduceError::Recipe(error.to_string()))?;
-    Ok(ContentDigest::of(&bytes))
+    Ok(ContentDigest::of(&json::to_bytes(value)?))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::store::Store;
 
 /// How to quantize.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct QuantizeOptions {
     /// The recipe.
     pub recipe: Recipe,
@@ -32,6 +33,13 @@ pub struct QuantizeOptions {
     pub bits: Bits,
     /// How the result is packed; its lineage is filled in here.
     pub pack: PackOptions,
+}
+
+impl QuantizeOptions {
+    /// Quantizes every layer alike, and packs as `pack` says.
+    pub const fn new(recipe: Recipe, pack: PackOptions) -> Self {
+        Self { recipe, skip: Vec::new(), bits: Bits::new(), pack }
+    }
 }
 
 /// What quantizing did.

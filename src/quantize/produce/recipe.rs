@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::ProduceError;
-use crate::format::json;
+use crate::format::json::{self, JsonError};
 
 /// A method or format that is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,16 +144,64 @@ impl Method {
     }
 }
 
+/// What of a recipe does not go together.
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// A format that the method's codes do not fit.
+    #[error("{} is not stored as {}; take {}", method.name(), format.name(), names(take, Format::name, " or "))]
+    Format { method: Method, format: Format, take: &'static [Format] },
+    /// A method whose numbers are fixed.
+    #[error("{} has {bits} bits and groups of its own; leave both out", method.name())]
+    Fixed { method: Method, bits: u32 },
+    /// A group of no columns.
+    #[error("a group has at least one column; -1 is the whole row")]
+    Group,
+    /// Absmax that the method does not have.
+    #[error("only nf4 quantizes its absmax in their turn")]
+    DoubleQuant,
+    /// An order that the method does not have.
+    #[error("only gptq orders columns by activations")]
+    ActOrder,
+    /// Bits on average, where all layers have the same.
+    #[error(
+        "layers of {} in {} have all the same bits; bits on average go with rtn, hqq and gptq in \
+         compressed-tensors, gptq or gptq_v2", method.name(), format.name()
+    )]
+    SameBits { method: Method, format: Format },
+    /// More or fewer bits on average than a layer can have.
+    #[error("{average} bits on average: give {least} to 8")]
+    Average { average: f64, least: u32 },
+    /// Fewer bits on average than the layers of this model need.
+    #[error("{0} bits on average are too few for any layer")]
+    TooFew(f64),
+    /// Bits that the format does not have.
+    #[error("{} has {has} bits, not {bits}", format.name())]
+    Bits { format: Format, has: &'static str, bits: u32 },
+    /// Numbers that AWQ does not have.
+    #[error("awq has 4 bits and zero points, and so is asymmetric")]
+    Awq,
+    /// A method that a tool does not do.
+    #[error("{tool} does not do {}; it does {}", method.name(), names(does, Method::name, ", "))]
+    Backend { tool: &'static str, method: Method, does: &'static [Method] },
+    /// A format that a tool does not write.
+    #[error("gptqmodel stores gptq")]
+    GptqModel,
+}
+
+fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
+    all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(between)
+}
+
 impl Recipe {
-    /// An error that says what does not go together.
+    /// Whether its numbers go together.
     ///
     /// # Errors
     /// If they do not; the first reason is given.
-    pub fn check(&self) -> Result<(), ProduceError> {
+    pub fn check(&self) -> Result<(), RecipeError> {
         let Self { method, format, bits, group_size, symmetric, .. } = *self;
-        let wrong = |why: String| Err(ProduceError::Recipe(why));
-        let (of, to) = (method.name(), format.name());
-        let formats: &[Format] = match method {
+        let take: &[Format] = match method {
             Method::Nf4 | Method::Int8 => &[Format::Bitsandbytes],
             Method::Fp8 => &[Format::CompressedTensors],
             Method::Q4_0 | Method::Q8_0 | Method::Q4K => &[Format::Gguf],
@@ -163,9 +210,8 @@ impl Recipe {
                 &[Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq]
             }
         };
-        if !formats.contains(&format) {
-            let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
-            return wrong(format!("{of} is not stored as {to}; take {}", names.join(" or ")));
+        if !take.contains(&format) {
+            return Err(RecipeError::Format { method, format, take });
         }
         let fixed = match method {
             Method::Nf4 => Some((4, Some(64))),
@@ -177,39 +223,32 @@ impl Recipe {
         if let Some((own, group)) = fixed
             && (bits, group_size) != (own, group)
         {
-            return wrong(format!("{of} has {own} bits and groups of its own; leave both out"));
+            return Err(RecipeError::Fixed { method, bits: own });
         }
         if group_size == Some(0) {
-            return wrong("a group has at least one column; -1 is the whole row".to_owned());
+            return Err(RecipeError::Group);
         }
         if self.double_quant && method != Method::Nf4 {
-            return wrong("only nf4 quantizes its absmax in their turn".to_owned());
+            return Err(RecipeError::DoubleQuant);
         }
         if self.act_order && method != Method::Gptq {
-            return wrong("only gptq orders columns by activations".to_owned());
+            return Err(RecipeError::ActOrder);
         }
         if let Some(average) = self.average_bits {
-            let least = u64::from(self.numbers_of_bits().first().copied().unwrap_or(0)) * 100;
-            if self.numbers_of_bits().is_empty() {
-                return wrong(format!(
-                    "layers of {of} in {to} have all the same bits; bits on average go with rtn, hqq and \
-                     gptq in compressed-tensors, gptq or gptq_v2"
-                ));
-            }
-            if !(least..=800).contains(&u64::from(average)) {
-                let average = f64::from(average) / 100.0;
-                return wrong(format!("{average} bits on average: give {} to 8", least / 100));
+            let Some(&least) = self.numbers_of_bits().first() else {
+                return Err(RecipeError::SameBits { method, format });
+            };
+            if !(least * 100..=800).contains(&average) {
+                return Err(RecipeError::Average { average: f64::from(average) / 100.0, least });
             }
         }
         match format {
             Format::Gptq | Format::GptqV2 if ![2, 3, 4, 8].contains(&bits) => {
-                wrong(format!("{to} has 2, 3, 4 or 8 bits, not {bits}"))
+                Err(RecipeError::Bits { format, has: "2, 3, 4 or 8", bits })
             }
-            Format::Awq if bits != 4 || symmetric => {
-                wrong("awq has 4 bits and zero points, and so is asymmetric".to_owned())
-            }
+            Format::Awq if bits != 4 || symmetric => Err(RecipeError::Awq),
             Format::CompressedTensors if !(1..=8).contains(&bits) => {
-                wrong(format!("{to} has 1 to 8 bits, not {bits}"))
+                Err(RecipeError::Bits { format, has: "1 to 8", bits })
             }
             _ => Ok(()),
         }
@@ -238,10 +277,8 @@ impl Recipe {
     ///
     /// # Errors
     /// If the recipe has no canonical form.
-    pub fn digest(&self) -> Result<blake3::Hash, ProduceError> {
-        let bytes =
-            json::to_bytes(self).map_err(|error| ProduceError::Recipe(error.to_string()))?;
-        Ok(blake3::hash(&bytes))
+    pub fn digest(&self) -> Result<blake3::Hash, JsonError> {
+        Ok(blake3::hash(&json::to_bytes(self)?))
     }
 
     /// How much smaller a bf16 weight becomes, scales and zero points counted.

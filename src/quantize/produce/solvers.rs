@@ -13,7 +13,6 @@ use crate::format::id::ContentDigest;
 use crate::quantize::calibrate::{
     CalibrateError, CalibrateOptions, Calibrated, CalibrationSamples, Solver as Solving, calibrate,
 };
-use crate::quantize::encode::EncodeError;
 use crate::quantize::lm::{LmError, Model, Spool};
 use crate::quantize::solve::gptq::Order;
 use crate::quantize::solve::{Scheme, hqq};
@@ -31,12 +30,12 @@ impl Solver for Hqq {
         layer: &Layer<'_>,
         recipe: &Recipe,
         _: usize,
-    ) -> Result<Codes, EncodeError> {
+    ) -> Result<Codes, ProduceError> {
         let (rows, columns) = (layer.weight.rows(), layer.weight.columns());
         let mut weight = vec![0.0; layer.weight.elements()];
         layer.weight.read(0, &mut weight);
         hqq::solve(&weight, rows, columns, &scheme(recipe, layer.weight.float()))
-            .map_err(|error| EncodeError::Solver(error.to_string()))
+            .map_err(|error| CalibrateError::Layer { layer: layer.name.to_owned(), error }.into())
     }
 }
 
@@ -207,14 +206,11 @@ impl Solver for Calibrating {
         Some(*key.finalize().as_bytes())
     }
 
-    fn solve(&mut self, layer: &Layer<'_>, _: &Recipe, _: usize) -> Result<Codes, EncodeError> {
-        let failed = |error: String| EncodeError::Solver(error);
-        self.run().map_err(|error| failed(error.to_string()))?;
+    fn solve(&mut self, layer: &Layer<'_>, _: &Recipe, _: usize) -> Result<Codes, ProduceError> {
+        self.run()?;
         let name = layer.name.strip_suffix(".weight").unwrap_or(layer.name);
-        let read = self.read(name);
-        let read =
-            read.ok_or_else(|| failed("no block of the model runs this layer".to_owned()))?;
-        read.map_err(|error| failed(format!("its codes could not be read back: {error}")))
+        let read = self.read(name).ok_or_else(|| ProduceError::NotRun(layer.name.to_owned()))?;
+        Ok(read.map_err(CalibrateError::from)?)
     }
 
     fn change(&mut self, name: &str, bytes: &[u8]) -> Result<Option<Vec<u8>>, ProduceError> {

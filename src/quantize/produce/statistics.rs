@@ -8,7 +8,7 @@ use super::header::{self, Entry};
 use super::outline::Bits;
 use super::recipe::Recipe;
 use super::survey::Digests;
-use super::{ProduceError, TOOL, VERSION, layers, solvers};
+use super::{ProduceError, RecipeError, TOOL, VERSION, layers, solvers};
 use crate::dequant::Float;
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::id::{ContentDigest, ManifestId};
@@ -105,7 +105,7 @@ fn about(
         "tool": TOOL,
         "tool_version": VERSION,
     });
-    canonical::to_bytes(&object).map_err(|error| ProduceError::Recipe(error.to_string()))
+    Ok(canonical::to_bytes(&object)?)
 }
 
 /// What is kept under that name, if it is of just this.
@@ -203,8 +203,6 @@ pub fn allocate_bits(
     let bits: Vec<u32> = recipe.numbers_of_bits().iter().copied().filter(small).collect();
     let scheme = solvers::scheme(recipe, float);
     let found = sensitivities(model, statistics, &wanted, &scheme, &bits)?;
-    let spent = allocate(&found, average).ok_or_else(|| {
-        ProduceError::Recipe(format!("{average} bits on average are too few for any layer"))
-    })?;
+    let spent = allocate(&found, average).ok_or(RecipeError::TooFew(average))?;
     Ok(spent.bits.into_iter().collect())
 }

@@ -7,16 +7,20 @@
 //!
 //! One file: the fields of a plan state what the functions below them ensure.
 
-use std::collections::{HashMap, HashSet};
+mod index;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::format::dtype::{Dtype, Shape};
+use crate::format::grid::Rect;
 use crate::format::id::{DecodedDigest, PackId};
 use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
 use crate::schedule::shard::{Shard, ShardSlice};
+pub use index::{ChunkIndex, DeliveryIndex, List, ListIndex, RecordIndex, SlotIndex, TensorIndex};
 
 /// A tensor that is wanted, or a rank's part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub enum Form {
     #[default]
     Decoded,
     /// These of its records, chunk by chunk in this order, verified and as they are stored.
-    Stored(Vec<u32>),
+    Stored(Vec<RecordIndex>),
 }
 
 impl TensorRequest {
@@ -66,7 +70,7 @@ impl TensorRequest {
         let (records, places): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
         let none = ChunkRecord::raw(Dtype::Bytes, 0, blake3::hash(b""));
         let entry = TensorEntry::of_content("", records.first().unwrap_or(&none));
-        let order = (0..records.len() as u32).collect();
+        let order = (0..records.len()).map(RecordIndex::at).collect();
         Self { form: Form::Stored(order), ..Self::new(entry, records, places, None) }
     }
 
@@ -76,9 +80,21 @@ impl TensorRequest {
     }
 
     /// The records of bases, by content; none for most artifacts.
-    pub(crate) fn bases(&self) -> HashMap<DecodedDigest, u32> {
+    pub(crate) fn bases(&self) -> HashMap<DecodedDigest, RecordIndex> {
         let own = usize::try_from(self.entry.grid.chunks()).unwrap_or(usize::MAX);
-        (0..).zip(&self.records).skip(own).map(|(index, base)| (base.decoded, index)).collect()
+        let bases = self.records.iter().enumerate().skip(own);
+        bases.map(|(index, base)| (base.decoded, RecordIndex::at(index))).collect()
+    }
+
+    /// One of its records, and where it lies.
+    pub fn record(&self, index: RecordIndex) -> Option<(&ChunkRecord, Place)> {
+        Some((self.records.get(index.get())?, *self.places.get(index.get())?))
+    }
+
+    /// The bytes of the tensor that a record is of; `None` for a base.
+    pub(crate) fn rect(&self, index: RecordIndex) -> Option<Rect> {
+        let (grid, chunk) = (&self.entry.grid, index.get() as u64);
+        (chunk < grid.chunks()).then(|| grid.rect(chunk))
     }
 }
 
@@ -87,6 +103,7 @@ const BANDED: u64 = 4;
 
 /// How fetches are formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlanOptions {
     /// Unwanted bytes between two chunks that are fetched rather than asked around.
     pub gap: u64,
@@ -118,10 +135,10 @@ impl Default for PlanOptions {
 /// A chunk within a tensor, and the slot of its delivery that it fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkUse {
-    /// Which of the want's records.
-    pub chunk: u32,
+    /// Which of the request's records.
+    pub record: RecordIndex,
     /// Which of the delivery's slots; `None` for a base, which others are decoded with.
-    pub slot: Option<u32>,
+    pub slot: Option<SlotIndex>,
 }
 
 /// What a planned chunk is stored against.
@@ -130,7 +147,7 @@ pub enum PlannedBase {
     /// Nothing: it is decoded alone.
     Nothing,
     /// Another of the plan's chunks, of the same delivery.
-    Fetched(u32),
+    Fetched(ChunkIndex),
     /// A chunk of this content, which is held already.
     Held(DecodedDigest),
 }
@@ -139,7 +156,7 @@ pub enum PlannedBase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedChunk {
     /// The delivery it is for.
-    pub delivery: u32,
+    pub delivery: DeliveryIndex,
     /// What it fills.
     pub first: ChunkUse,
     /// What else the same stored bytes fill in this delivery.
@@ -175,20 +192,20 @@ pub struct Slot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// Which of the plan's tensors.
-    pub tensor: u32,
+    pub tensor: TensorIndex,
     /// Its bytes among the wanted ones.
     pub range: Range<u64>,
     /// The parts, which cover it.
-    pub slots: Vec<Slot>,
+    pub slots: List<SlotIndex, Slot>,
     /// Chunks to fetch for it.
     pub chunks: u32,
     /// Those of them that are kept as they are stored until what they are stored against is there
-    /// too, or what is stored against them, as places in the plan.
-    pub linked: Vec<u32>,
+    /// too, or what is stored against them.
+    pub linked: Vec<ChunkIndex>,
     /// Stored bytes of those.
     pub linked_bytes: u64,
     /// The record that is delivered as it is stored; `None`: decoded bytes.
-    pub stored: Option<u32>,
+    pub stored: Option<RecordIndex>,
 }
 
 impl Delivery {
@@ -211,18 +228,18 @@ pub struct PlannedFetch {
     /// The whole pack is asked for, without a range.
     pub whole: bool,
     /// Chunks of the plan, in rising offset.
-    pub chunks: Vec<u32>,
+    pub chunks: Vec<ChunkIndex>,
 }
 
 /// The work of one load.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// What is wanted, in order.
-    pub tensors: Vec<Arc<TensorRequest>>,
+    pub tensors: List<TensorIndex, Arc<TensorRequest>>,
     /// What is delivered, in order.
-    pub deliveries: Vec<Delivery>,
+    pub deliveries: List<DeliveryIndex, Delivery>,
     /// What is fetched.
-    pub chunks: Vec<PlannedChunk>,
+    pub chunks: List<ChunkIndex, PlannedChunk>,
     /// The requests, in the order in which their first chunk is needed.
     pub fetches: Vec<PlannedFetch>,
 }
@@ -231,9 +248,10 @@ impl Plan {
     /// Plans the load of `tensors` in this order.
     pub fn new(tensors: Vec<Arc<TensorRequest>>, options: &PlanOptions) -> Self {
         let mut plan = Self::default();
-        let mut packs = Vec::new();
-        for (index, request) in tensors.iter().enumerate() {
-            plan.add(index as u32, request, options, &mut packs);
+        let mut packs = List::default();
+        let tensors = List::from_iter(tensors);
+        for (index, request) in tensors.pairs() {
+            plan.add(index, request, options, &mut packs);
         }
         plan.fetches = fetches(&plan.chunks, &packs, options);
         plan.tensors = tensors;
@@ -241,16 +259,16 @@ impl Plan {
     }
 
     /// The bytes of the pack that a request for `chunks` of the plan covers.
-    pub fn range_of(&self, chunks: &[u32]) -> Range<u64> {
+    pub fn range_of(&self, chunks: &[ChunkIndex]) -> Range<u64> {
         span(&self.chunks, chunks)
     }
 
     fn add(
         &mut self,
-        tensor: u32,
+        tensor: TensorIndex,
         request: &TensorRequest,
         options: &PlanOptions,
-        packs: &mut Vec<PackId>,
+        packs: &mut Packs,
     ) {
         if let Form::Stored(order) = &request.form {
             for &record in order {
@@ -259,15 +277,15 @@ impl Plan {
             return;
         }
         let bases = Bases { records: request.bases(), held: &options.held };
-        let mut wanted: Vec<(Range<u64>, u32)> = request
+        let mut wanted: Vec<(Range<u64>, RecordIndex)> = request
             .entry
             .grid
             .rects()
-            .zip(0..)
-            .map(|(rect, chunk)| (request.cut.span(&rect), chunk))
+            .enumerate()
+            .map(|(at, rect)| (request.cut.span(&rect), RecordIndex::at(at)))
             .filter(|(span, _)| !span.is_empty())
             .collect();
-        wanted.sort_by_key(|(span, chunk)| (span.start, *chunk));
+        wanted.sort_by_key(|(span, record)| (span.start, *record));
         let slots = slots(request, wanted);
         let piece = options.piece.unwrap_or(u64::MAX);
         // The rows of a piece lie in every band: each piece would be as many requests.
@@ -293,19 +311,16 @@ impl Plan {
 
     fn deliver_stored(
         &mut self,
-        tensor: u32,
+        tensor: TensorIndex,
         request: &TensorRequest,
-        chunk: u32,
-        packs: &mut Vec<PackId>,
+        index: RecordIndex,
+        packs: &mut Packs,
     ) {
-        let at = chunk as usize;
         // A place per record: whoever made the request saw to it.
-        let (Some(place), Some(record)) = (request.places.get(at), request.records.get(at)) else {
-            return;
-        };
+        let Some((record, place)) = request.record(index) else { return };
         let (offset, len) = (place.offset, record.stored_len);
-        let first = ChunkUse { chunk, slot: Some(0) };
-        let (delivery, base) = (self.deliveries.len() as u32, PlannedBase::Nothing);
+        let first = ChunkUse { record: index, slot: Some(SlotIndex::FIRST) };
+        let (delivery, base) = (self.deliveries.end(), PlannedBase::Nothing);
         let planned =
             PlannedChunk { delivery, first, more: Vec::new(), base, level: 0, offset, len };
         self.chunks.push(planned);
@@ -313,39 +328,35 @@ impl Plan {
         let range = 0..u64::from(len);
         self.deliveries.push(Delivery {
             tensor,
-            slots: vec![Slot { range: range.clone(), direct: true }],
+            slots: [Slot { range: range.clone(), direct: true }].into_iter().collect(),
             range,
             chunks: 1,
             linked: Vec::new(),
             linked_bytes: 0,
-            stored: Some(chunk),
+            stored: Some(index),
         });
     }
 
     fn deliver(
         &mut self,
-        tensor: u32,
+        tensor: TensorIndex,
         (request, bases): (&TensorRequest, &Bases<'_>),
         range: Range<u64>,
-        slots: Vec<(Slot, Vec<u32>)>,
-        packs: &mut Vec<PackId>,
+        slots: Vec<(Slot, Vec<RecordIndex>)>,
+        packs: &mut Packs,
     ) {
-        let delivery = self.deliveries.len() as u32;
-        let mut own = Vec::with_capacity(slots.len());
+        let delivery = self.deliveries.end();
+        let mut own = List::default();
         let mut uses = Vec::new();
         let mut seen = HashSet::new();
-        for (n, (slot, chunks)) in slots.into_iter().enumerate() {
+        for (slot, records) in slots {
             let relative = slot.range.start - range.start..slot.range.end - range.start;
-            own.push(Slot { range: relative, ..slot });
-            for chunk in chunks {
-                let at = chunk as usize;
-                // A place per record: whoever made the want saw to it.
-                let (Some(place), Some(record)) = (request.places.get(at), request.records.get(at))
-                else {
-                    continue;
-                };
-                let chunk_use = ChunkUse { chunk, slot: Some(n as u32) };
-                uses.push(Use { place: *place, record, chunk_use, level: 0 });
+            let slot = Some(own.push(Slot { range: relative, ..slot }));
+            for index in records {
+                // A place per record: whoever made the request saw to it.
+                let Some((record, place)) = request.record(index) else { continue };
+                let chunk_use = ChunkUse { record: index, slot };
+                uses.push(Use { place, record, chunk_use, level: 0 });
                 bases.below(request, record, &mut seen, &mut uses);
             }
         }
@@ -356,14 +367,14 @@ impl Plan {
             order.entry(place.pack).or_insert(next);
         }
         uses.sort_by_key(|u| {
-            (order.get(&u.place.pack).copied(), u.place.offset, u.chunk_use.chunk)
+            (order.get(&u.place.pack).copied(), u.place.offset, u.chunk_use.record)
         });
-        let first = self.chunks.len();
+        let first = self.chunks.end();
         let mut last_record: Option<&ChunkRecord> = None;
         for Use { place, record, chunk_use, level } in uses {
             let len = record.stored_len;
             // The same stored bytes are two chunks if they are stored against different bases.
-            if let Some(last) = self.chunks.get_mut(first..).and_then(|own| own.last_mut())
+            if let Some(last) = self.chunks.last_mut().filter(|last| last.delivery == delivery)
                 && packs.last() == Some(&place.pack)
                 && (last.offset, last.len) == (place.offset, len)
                 && last_record.is_some_and(|r| (r.decoded, r.base) == (record.decoded, record.base))
@@ -378,16 +389,16 @@ impl Plan {
             packs.push(place.pack);
         }
         let linked = self.link(first, request, bases);
-        let chunks = self.chunks.get(first..).unwrap_or_default();
+        let chunks = self.chunks.iter().skip(first.get());
         // Twins are copied from one buffer, so that none of them is read in place.
-        for shared in chunks.iter().filter(|chunk| !chunk.more.is_empty()) {
+        for shared in chunks.clone().filter(|chunk| !chunk.more.is_empty()) {
             for slot in shared.uses().filter_map(|chunk_use| chunk_use.slot) {
-                if let Some(slot) = own.get_mut(slot as usize) {
+                if let Some(slot) = own.get_mut(slot) {
                     slot.direct = false;
                 }
             }
         }
-        let len = |&index: &u32| self.chunks.get(index as usize).map_or(0, |c| u64::from(c.len));
+        let len = |&index: &ChunkIndex| self.chunks.get(index).map_or(0, |c| u64::from(c.len));
         let linked_bytes = linked.iter().map(len).sum();
         let chunks = chunks.len() as u32;
         let slots = own;
@@ -405,19 +416,25 @@ impl Plan {
 
     /// Says of the chunks from `first` on what they are stored against; returns all that wait for
     /// each other.
-    fn link(&mut self, first: usize, request: &TensorRequest, bases: &Bases<'_>) -> Vec<u32> {
+    fn link(
+        &mut self,
+        first: ChunkIndex,
+        request: &TensorRequest,
+        bases: &Bases<'_>,
+    ) -> Vec<ChunkIndex> {
         if bases.records.is_empty() {
             return Vec::new();
         }
-        let own = self.chunks.get_mut(first..).unwrap_or_default();
         let mut planned = HashMap::new();
-        for (index, chunk) in (first as u32..).zip(own.iter()) {
-            planned.extend(chunk.uses().map(|chunk_use| (chunk_use.chunk, index)));
+        for (at, chunk) in self.chunks.iter().enumerate().skip(first.get()) {
+            let index = ChunkIndex::at(at);
+            planned.extend(chunk.uses().map(|chunk_use| (chunk_use.record, index)));
         }
-        let mut linked = std::collections::BTreeSet::new();
-        for (index, chunk) in (first as u32..).zip(own) {
-            let record = request.records.get(chunk.first.chunk as usize);
-            let Some(base) = record.and_then(|record| record.base) else { continue };
+        let mut linked = BTreeSet::new();
+        for (at, chunk) in self.chunks.iter_mut().enumerate().skip(first.get()) {
+            let index = ChunkIndex::at(at);
+            let record = request.record(chunk.first.record);
+            let Some(base) = record.and_then(|(record, _)| record.base) else { continue };
             linked.insert(index);
             if bases.held.contains(&base.decoded) {
                 chunk.base = PlannedBase::Held(base.decoded);
@@ -432,9 +449,9 @@ impl Plan {
     }
 }
 
-/// The bases of one want.
+/// The bases of one request.
 struct Bases<'a> {
-    records: HashMap<DecodedDigest, u32>,
+    records: HashMap<DecodedDigest, RecordIndex>,
     held: &'a HashSet<DecodedDigest>,
 }
 
@@ -452,70 +469,73 @@ impl Bases<'_> {
         &self,
         request: &'a TensorRequest,
         record: &ChunkRecord,
-        seen: &mut HashSet<u32>,
+        seen: &mut HashSet<RecordIndex>,
         uses: &mut Vec<Use<'a>>,
     ) {
         let mut next = record.base;
         let mut level = 0;
         while let Some(base) = next.take_if(|base| !self.held.contains(&base.decoded)) {
-            let Some(&chunk) = self.records.get(&base.decoded) else { return };
-            let at = chunk as usize;
-            let (Some(place), Some(record)) = (request.places.get(at), request.records.get(at))
-            else {
-                return;
-            };
-            if !seen.insert(chunk) {
+            let Some(&index) = self.records.get(&base.decoded) else { return };
+            let Some((record, place)) = request.record(index) else { return };
+            if !seen.insert(index) {
                 return;
             }
             level += 1;
-            let chunk_use = ChunkUse { chunk, slot: None };
-            uses.push(Use { place: *place, record, chunk_use, level });
+            let chunk_use = ChunkUse { record: index, slot: None };
+            uses.push(Use { place, record, chunk_use, level });
             next = record.base;
         }
     }
 }
 
 /// Groups chunks whose spans overlap; `wanted` is sorted by the spans' starts.
-fn slots(request: &TensorRequest, wanted: Vec<(Range<u64>, u32)>) -> Vec<(Slot, Vec<u32>)> {
-    let mut slots: Vec<(Slot, Vec<u32>)> = Vec::new();
-    for (span, chunk) in wanted {
+fn slots(
+    request: &TensorRequest,
+    wanted: Vec<(Range<u64>, RecordIndex)>,
+) -> Vec<(Slot, Vec<RecordIndex>)> {
+    let mut slots: Vec<(Slot, Vec<RecordIndex>)> = Vec::new();
+    for (span, record) in wanted {
         match slots.last_mut() {
-            Some((slot, chunks)) if span.start < slot.range.end => {
+            Some((slot, records)) if span.start < slot.range.end => {
                 slot.range.end = slot.range.end.max(span.end);
                 slot.direct = false;
-                chunks.push(chunk);
+                records.push(record);
             }
             _ => {
-                let rect = request.entry.grid.rect(u64::from(chunk));
-                let direct = span.end - span.start == rect.len()
-                    && request.cut.copies(rect).take(2).count() == 1;
-                slots.push((Slot { range: span, direct }, vec![chunk]));
+                let direct = request.rect(record).is_some_and(|rect| {
+                    span.end - span.start == rect.len()
+                        && request.cut.copies(rect).take(2).count() == 1
+                });
+                slots.push((Slot { range: span, direct }, vec![record]));
             }
         }
     }
     slots
 }
 
-fn span(chunks: &[PlannedChunk], of: &[u32]) -> Range<u64> {
-    let ends = |index: Option<&u32>| {
-        let chunk = index.and_then(|&index| chunks.get(index as usize));
+type Chunks = List<ChunkIndex, PlannedChunk>;
+type Packs = List<ChunkIndex, PackId>;
+
+fn span(chunks: &Chunks, of: &[ChunkIndex]) -> Range<u64> {
+    let ends = |index: Option<&ChunkIndex>| {
+        let chunk = index.and_then(|&index| chunks.get(index));
         chunk.map_or(0..0, |c| u64::from(c.offset)..u64::from(c.offset) + u64::from(c.len))
     };
     ends(of.first()).start..ends(of.last()).end
 }
 
-fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> Vec<PlannedFetch> {
+fn fetches(chunks: &Chunks, packs: &Packs, options: &PlanOptions) -> Vec<PlannedFetch> {
     let whole = whole_packs(chunks, packs, options);
     let mut started = HashSet::new();
     let mut fetches: Vec<PlannedFetch> = Vec::new();
     // Chunks and their bases lie in different packs: runs of each go on beside the other's.
     let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
     for level in 0..=levels {
-        let mut run: Vec<u32> = Vec::new();
+        let mut run = Vec::new();
         let mut end = 0;
         let mut run_pack = None;
-        let own = (0_u32..).zip(chunks.iter().zip(packs)).filter(|(_, (c, _))| c.level == level);
-        for (index, (chunk, pack)) in own {
+        let own = chunks.pairs().zip(packs.iter()).filter(|((_, c), _)| c.level == level);
+        for ((index, chunk), pack) in own {
             if let Some(all) = whole.get(pack)
                 && all.binary_search(&index).is_ok()
             {
@@ -542,23 +562,23 @@ fn fetches(chunks: &[PlannedChunk], packs: &[PackId], options: &PlanOptions) -> 
 
 /// The chunks of each pack that is worth asking for whole, by offset.
 fn whole_packs(
-    chunks: &[PlannedChunk],
-    packs: &[PackId],
+    chunks: &Chunks,
+    packs: &Packs,
     options: &PlanOptions,
-) -> HashMap<PackId, Vec<u32>> {
-    let mut by_pack: HashMap<PackId, Vec<u32>> = HashMap::new();
+) -> HashMap<PackId, Vec<ChunkIndex>> {
+    let mut by_pack: HashMap<PackId, Vec<ChunkIndex>> = HashMap::new();
     if options.pack_ends.is_empty() {
         return by_pack;
     }
-    for (index, pack) in (0..).zip(packs) {
+    for (index, pack) in packs.pairs() {
         by_pack.entry(*pack).or_default().push(index);
     }
     by_pack.retain(|pack, own| {
         let (mut at, mut wanted) = (0, 0);
         // What does not rise in the order of need (a chunk that an earlier tensor shares, mostly)
         // is asked for apart.
-        own.retain(|index| {
-            let Some(chunk) = chunks.get(*index as usize) else { return false };
+        own.retain(|&index| {
+            let Some(chunk) = chunks.get(index) else { return false };
             let start = u64::from(chunk.offset);
             if start < at {
                 return false;
@@ -574,9 +594,9 @@ fn whole_packs(
 
 /// Cuts a run into equal segments at chunk borders.
 fn divide(
-    chunks: &[PlannedChunk],
+    chunks: &Chunks,
     pack: Option<PackId>,
-    run: &[u32],
+    run: &[ChunkIndex],
     segment: u64,
     fetches: &mut Vec<PlannedFetch>,
 ) {

@@ -97,7 +97,7 @@ proptest! {
         for (t, request) in wants.iter().enumerate() {
             for (c, rect) in request.entry.grid.rects().enumerate() {
                 if request.cut.copies(rect).next().is_some() {
-                    expected.insert((t as u32, c as u32));
+                    expected.insert((TensorIndex::at(t), RecordIndex::at(c)));
                 }
             }
         }
@@ -105,11 +105,11 @@ proptest! {
         let mut fetched = BTreeSet::new();
         for fetch in &plan.fetches {
             let mut end = 0;
-            let mut delivery = 0;
+            let mut delivery = DeliveryIndex::FIRST;
             for &index in &fetch.chunks {
-                prop_assert!(fetched.insert(index), "chunk {} is in two fetches", index);
-                let chunk = &plan.chunks[index as usize];
-                let tensor = plan.deliveries[chunk.delivery as usize].tensor;
+                prop_assert!(fetched.insert(index), "{:?} is in two fetches", index);
+                let chunk = &plan.chunks[index.get()];
+                let tensor = plan.deliveries[chunk.delivery.get()].tensor;
                 prop_assert!(chunk.delivery >= delivery);
                 delivery = chunk.delivery;
                 prop_assert!(u64::from(chunk.offset) >= end, "offsets rise without overlap");
@@ -118,15 +118,15 @@ proptest! {
                 }
                 end = u64::from(chunk.offset + chunk.len);
                 for chunk_use in chunk.uses() {
-                    let request = &wants[tensor as usize];
-                    let place = request.places[chunk_use.chunk as usize];
+                    let request = &wants[tensor.get()];
+                    let (_, place) = request.record(chunk_use.record).unwrap();
                     prop_assert_eq!(place, Place { pack: fetch.pack, offset: chunk.offset });
-                    prop_assert!(seen.insert((tensor, chunk_use.chunk)), "a chunk twice");
+                    prop_assert!(seen.insert((tensor, chunk_use.record)), "a chunk twice");
                 }
             }
             let range = plan.range_of(&fetch.chunks);
             if !fetch.whole {
-                let most = segment.max(u64::from(plan.chunks[fetch.chunks[0] as usize].len));
+                let most = segment.max(u64::from(plan.chunks[fetch.chunks[0].get()].len));
                 let chunk = 12 * 40;
                 prop_assert!(range.end - range.start <= most + chunk + allowed);
             }
@@ -136,29 +136,29 @@ proptest! {
         prop_assert!(plan.fetches.is_sorted_by_key(|f| f.chunks[0]));
 
         // Deliveries cover each wanted tensor in order, and slots cover each delivery.
-        let mut at = (0, 0);
-        for (n, delivery) in plan.deliveries.iter().enumerate() {
+        let mut at = (TensorIndex::FIRST, 0);
+        for (index, delivery) in plan.deliveries.pairs() {
             if delivery.tensor != at.0 {
-                prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
+                prop_assert_eq!(at.1, wants[at.0.get()].cut.len());
                 at = (delivery.tensor, 0);
             }
             prop_assert_eq!(delivery.range.start, at.1);
             at.1 = delivery.range.end;
             let mut slot_at = 0;
-            for slot in &delivery.slots {
+            for slot in delivery.slots.iter() {
                 prop_assert_eq!(slot.range.start, slot_at);
                 slot_at = slot.range.end;
             }
             prop_assert_eq!(slot_at, delivery.len());
-            let own = plan.chunks.iter().filter(|c| c.delivery as usize == n).count();
+            let own = plan.chunks.iter().filter(|c| c.delivery == index).count();
             prop_assert_eq!(own, delivery.chunks as usize);
             if let Some(piece) = piece {
-                let bands = wants[delivery.tensor as usize].entry.grid.bands();
+                let bands = wants[delivery.tensor.get()].entry.grid.bands();
                 let most = if bands > 1 { BANDED * piece + BANDED } else { piece };
                 prop_assert!(delivery.slots.len() == 1 || delivery.len() <= most);
             }
         }
-        prop_assert_eq!(at.1, wants[at.0 as usize].cut.len());
+        prop_assert_eq!(at.1, wants[at.0.get()].cut.len());
     }
 }
 
@@ -194,17 +194,18 @@ fn based() -> Arc<TensorRequest> {
 fn bases_belong_to_the_delivery_of_what_needs_them() {
     let options = PlanOptions { piece: Some(30), ..Default::default() };
     let plan = Plan::new(vec![based()], &options);
-    let of = |n: u32| -> Vec<_> {
-        let own = plan.chunks.iter().filter(|chunk| chunk.delivery == n);
-        own.map(|chunk| (chunk.first.chunk, chunk.level)).collect()
+    let of = |n: usize| -> Vec<_> {
+        let own = plan.chunks.iter().filter(|chunk| chunk.delivery.get() == n);
+        own.map(|chunk| (chunk.first.record.get(), chunk.level)).collect()
     };
     // Each piece brings the bases that it needs, once, by offset behind its own chunks.
     assert_eq!(of(0), [(0, 0), (1, 0), (2, 0), (7, 2), (6, 1)]);
     assert_eq!(of(1), [(8, 1), (3, 0), (4, 0), (5, 0), (7, 2), (6, 1)]);
-    let base = |record: u32, delivery: u32| {
-        let same = |c: &&PlannedChunk| c.delivery == delivery && c.first.chunk == record;
+    let base = |record: usize, delivery: usize| {
+        let at = |c: &PlannedChunk| (c.first.record.get(), c.delivery.get());
+        let same = |c: &&PlannedChunk| at(c) == (record, delivery);
         match plan.chunks.iter().find(same).unwrap().base {
-            PlannedBase::Fetched(index) => Some(plan.chunks[index as usize].first.chunk),
+            PlannedBase::Fetched(index) => Some(plan.chunks[index.get()].first.record.get()),
             PlannedBase::Nothing => None,
             PlannedBase::Held(_) => panic!("nothing is held"),
         }
@@ -227,17 +228,17 @@ fn bases_belong_to_the_delivery_of_what_needs_them() {
     // The runs of the two packs, and of bases and their bases, go on beside each other.
     let runs: Vec<_> = plan.fetches.iter().map(|f| f.chunks.len()).collect();
     assert_eq!(runs.iter().sum::<usize>(), 11, "{:?}", plan.fetches);
-    assert!(plan.fetches[0].chunks.iter().all(|&c| plan.chunks[c as usize].level == 0));
+    assert!(plan.fetches[0].chunks.iter().all(|&c| plan.chunks[c.get()].level == 0));
 }
 
 #[test]
 fn chunks_that_the_tensor_holds_too_are_fetched_once() {
     let plan = Plan::new(vec![based()], &PlanOptions::default());
     let first = &plan.chunks[0];
-    assert_eq!((first.first.chunk, first.more.len(), first.level), (0, 1, 0));
+    assert_eq!((first.first.record.get(), first.more.len(), first.level), (0, 1, 0));
     assert!(!plan.deliveries[0].slots[0].direct, "others are decoded with it");
-    let last = plan.chunks.iter().find(|chunk| chunk.first.chunk == 5).unwrap();
-    assert_eq!(last.base, PlannedBase::Fetched(0));
+    let last = plan.chunks.iter().find(|chunk| chunk.first.record.get() == 5).unwrap();
+    assert_eq!(last.base, PlannedBase::Fetched(ChunkIndex::FIRST));
     assert_eq!(plan.chunks.len(), 8);
 }
 
@@ -247,7 +248,7 @@ fn equal_differences_are_not_equal_chunks() {
     let mut request = Arc::unwrap_or_clone(based());
     request.places[5] = request.places[4];
     let plan = Plan::new(vec![Arc::new(request)], &PlanOptions::default());
-    let of = |record| plan.chunks.iter().find(|chunk| chunk.first.chunk == record).unwrap();
+    let of = |record| plan.chunks.iter().find(|chunk| chunk.first.record.get() == record).unwrap();
     assert_eq!((of(4).more.len(), of(5).more.len()), (0, 0));
     assert_ne!(of(4).base, of(5).base);
 }

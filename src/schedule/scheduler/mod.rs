@@ -15,13 +15,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::format::id::PackId;
-use crate::schedule::plan::Plan;
+use crate::schedule::plan::{ChunkIndex, DeliveryIndex, List, ListIndex, Plan};
 use crate::schedule::random::SplitMix;
 use mirror::Mirrors;
 pub use mirror::{MAX_MIRRORS, MirrorIndex};
 
 /// What bounds a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes of deliveries that are being filled, wait to be taken, or are held by the consumer; with
     /// those that are filled, of the chunks that wait for their bases. A delivery beyond it is
@@ -89,15 +90,15 @@ pub enum Event {
     /// Bytes of the body arrived.
     Bytes { fetch: FetchId, count: u64 },
     /// The next chunk of the fetch is verified and in its place, or kept for what it is decoded with.
-    Verified { fetch: FetchId, chunk: u32 },
+    Verified { fetch: FetchId, chunk: ChunkIndex },
     /// The next chunk of the fetch is damaged; its place is free again.
-    Bad { fetch: FetchId, chunk: u32 },
+    Bad { fetch: FetchId, chunk: ChunkIndex },
     /// The fetch has ended and given back every place it held.
     Ended { fetch: FetchId, failure: Option<Failure> },
     /// The consumer took a delivery.
-    Taken { delivery: u32 },
+    Taken { delivery: DeliveryIndex },
     /// The memory of a delivery is free.
-    Released { delivery: u32 },
+    Released { delivery: DeliveryIndex },
     /// Time has passed.
     Tick,
 }
@@ -107,17 +108,23 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Reserve the memory of a delivery, and of its chunks that wait for each other.
-    Admit { delivery: u32 },
+    Admit { delivery: DeliveryIndex },
     /// Send a request. Chunks are read as they are granted, in this order.
-    Start { fetch: FetchId, mirror: MirrorIndex, pack: PackId, whole: bool, chunks: Vec<u32> },
+    Start {
+        fetch: FetchId,
+        mirror: MirrorIndex,
+        pack: PackId,
+        whole: bool,
+        chunks: Vec<ChunkIndex>,
+    },
     /// The next `count` chunks of the fetch may be read.
     Grant { fetch: FetchId, count: usize },
     /// End the fetch as soon as it can be.
     Cancel { fetch: FetchId },
     /// The delivery is complete, and so are all before it.
-    Deliver { delivery: u32 },
+    Deliver { delivery: DeliveryIndex },
     /// The chunk's delivery, which comes as if it were complete, lacks it.
-    Lost { chunk: u32, why: GaveUp },
+    Lost { chunk: ChunkIndex, why: GaveUp },
     /// Nothing more will happen.
     Fail(GaveUp),
 }
@@ -127,11 +134,11 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GaveUp {
     /// The chunk arrived damaged too often.
-    BadChunk { chunk: u32, tries: u32 },
+    BadChunk { chunk: ChunkIndex, tries: u32 },
     /// The request for this chunk and those after it failed too often.
-    Fetch { chunk: u32, mirror: MirrorIndex },
+    Fetch { chunk: ChunkIndex, mirror: MirrorIndex },
     /// A cancelled fetch does not end.
-    Hung { chunk: u32, mirror: MirrorIndex },
+    Hung { chunk: ChunkIndex, mirror: MirrorIndex },
 }
 
 /// Counts for people.
@@ -158,7 +165,7 @@ pub struct SchedulerStats {
 struct Work {
     pack: PackId,
     whole: bool,
-    chunks: Vec<u32>,
+    chunks: Vec<ChunkIndex>,
     failures: u32,
     hedges: u32,
     not_before: Duration,
@@ -201,14 +208,14 @@ impl Fetch {
         self.finished == self.granted
     }
 
-    fn next_chunk(&self) -> Option<u32> {
+    fn next_chunk(&self) -> Option<ChunkIndex> {
         self.work.chunks.get(self.finished).copied()
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
-    delivery: u32,
+    delivery: DeliveryIndex,
     bad: u16,
     bad_mirrors: u64,
 }
@@ -228,13 +235,16 @@ pub struct Scheduler {
     limits: Limits,
     now: Duration,
     random: SplitMix,
-    chunks: Vec<Chunk>,
-    deliveries: Vec<Pending>,
-    admitted: usize,
-    delivered: usize,
-    taken: usize,
+    chunks: List<ChunkIndex, Chunk>,
+    deliveries: List<DeliveryIndex, Pending>,
+    /// The next to admit.
+    admitted: DeliveryIndex,
+    /// The next to hand out.
+    delivered: DeliveryIndex,
+    /// The next that the consumer takes.
+    taken: DeliveryIndex,
     used: u64,
-    queue: BTreeMap<u32, Work>,
+    queue: BTreeMap<ChunkIndex, Work>,
     active: BTreeMap<FetchId, Fetch>,
     next_fetch: u64,
     mirrors: Mirrors,
@@ -277,9 +287,9 @@ impl Scheduler {
             now: Duration::ZERO,
             chunks: plan.chunks.iter().map(chunk).collect(),
             deliveries: plan.deliveries.iter().map(pending).collect(),
-            admitted: 0,
-            delivered: 0,
-            taken: 0,
+            admitted: DeliveryIndex::FIRST,
+            delivered: DeliveryIndex::FIRST,
+            taken: DeliveryIndex::FIRST,
             used: 0,
             queue: plan.fetches.iter().filter_map(|f| Some((first(f)?, work(f)))).collect(),
             active: BTreeMap::new(),
@@ -300,7 +310,7 @@ impl Scheduler {
 
     /// Whether every delivery was handed out.
     pub fn is_complete(&self) -> bool {
-        self.delivered == self.deliveries.len()
+        self.delivered == self.deliveries.end()
     }
 
     /// The next thing to do.
@@ -350,9 +360,9 @@ impl Scheduler {
             Event::Verified { fetch, chunk } => self.verified(fetch, chunk),
             Event::Bad { fetch, chunk } => self.bad(fetch, chunk),
             Event::Ended { fetch, failure } => self.ended(fetch, failure),
-            Event::Taken { delivery } => self.taken = self.taken.max(delivery as usize + 1),
+            Event::Taken { delivery } => self.taken = self.taken.max(delivery.next()),
             Event::Released { delivery } => {
-                if let Some(pending) = self.deliveries.get_mut(delivery as usize)
+                if let Some(pending) = self.deliveries.get_mut(delivery)
                     && !std::mem::replace(&mut pending.released, true)
                 {
                     self.used -= pending.size;
@@ -363,7 +373,7 @@ impl Scheduler {
         self.advance();
     }
 
-    fn verified(&mut self, fetch: FetchId, chunk: u32) {
+    fn verified(&mut self, fetch: FetchId, chunk: ChunkIndex) {
         let Some(active) = self.active.get_mut(&fetch) else { return };
         active.finished += 1;
         active.last_byte = self.now;
@@ -372,14 +382,14 @@ impl Scheduler {
         self.arrived(chunk);
     }
 
-    fn bad(&mut self, fetch: FetchId, index: u32) {
+    fn bad(&mut self, fetch: FetchId, index: ChunkIndex) {
         let Some(active) = self.active.get_mut(&fetch) else { return };
         active.finished += 1;
         active.last_byte = self.now;
         let (mirror, pack) = (active.mirror, active.work.pack);
         self.mirrors.lied(mirror);
         self.stats.faulty |= mirror.bit();
-        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        let Some(chunk) = self.chunks.get_mut(index) else { return };
         chunk.bad += 1;
         chunk.bad_mirrors |= mirror.bit();
         let tries = u32::from(chunk.bad);
@@ -476,15 +486,15 @@ impl Scheduler {
         }
     }
 
-    fn lose(&mut self, index: u32, why: GaveUp) {
+    fn lose(&mut self, index: ChunkIndex, why: GaveUp) {
         self.actions.push_back(Action::Lost { chunk: index, why });
         self.arrived(index);
     }
 
     /// A chunk of a delivery is no longer waited for.
-    fn arrived(&mut self, index: u32) {
-        let Some(chunk) = self.chunks.get(index as usize) else { return };
-        if let Some(delivery) = self.deliveries.get_mut(chunk.delivery as usize) {
+    fn arrived(&mut self, index: ChunkIndex) {
+        let Some(chunk) = self.chunks.get(index) else { return };
+        if let Some(delivery) = self.deliveries.get_mut(chunk.delivery) {
             delivery.missing -= 1;
             if delivery.missing == 0 {
                 self.used -= delivery.linked;
@@ -552,18 +562,18 @@ impl Scheduler {
                 break;
             }
             self.used += needs;
-            self.actions.push_back(Action::Admit { delivery: self.admitted as u32 });
-            self.admitted += 1;
+            self.actions.push_back(Action::Admit { delivery: self.admitted });
+            self.admitted = self.admitted.next();
         }
     }
 
-    fn is_admitted(&self, chunk: Option<&u32>) -> bool {
-        let chunk = chunk.and_then(|&chunk| self.chunks.get(chunk as usize));
-        chunk.is_some_and(|chunk| (chunk.delivery as usize) < self.admitted)
+    fn is_admitted(&self, chunk: Option<&ChunkIndex>) -> bool {
+        let chunk = chunk.and_then(|&chunk| self.chunks.get(chunk));
+        chunk.is_some_and(|chunk| chunk.delivery < self.admitted)
     }
 
     /// The first work that can be sent now.
-    fn next_work(&self) -> Option<u32> {
+    fn next_work(&self) -> Option<ChunkIndex> {
         // The queue is in the order of need: nothing far behind an unadmitted chunk is admitted.
         let near = self.queue.iter().take(64);
         let mut ready = near.filter(|(_, work)| {
@@ -638,10 +648,8 @@ impl Scheduler {
 
     fn grant(&mut self) {
         let (now, admitted, chunks) = (self.now, self.admitted, &self.chunks);
-        let is_admitted = |chunk: &u32| {
-            let chunk = chunks.get(*chunk as usize);
-            chunk.is_some_and(|chunk| (chunk.delivery as usize) < admitted)
-        };
+        let is_admitted =
+            |&chunk: &ChunkIndex| chunks.get(chunk).is_some_and(|chunk| chunk.delivery < admitted);
         for (&fetch, active) in self.active.iter_mut().filter(|(_, f)| f.cancelled.is_none()) {
             let rest = active.work.chunks.get(active.granted..).unwrap_or_default();
             let count = rest.iter().take_while(|chunk| is_admitted(chunk)).count();
@@ -697,8 +705,8 @@ impl Scheduler {
             if next.missing > 0 || self.delivered >= self.admitted {
                 break;
             }
-            self.actions.push_back(Action::Deliver { delivery: self.delivered as u32 });
-            self.delivered += 1;
+            self.actions.push_back(Action::Deliver { delivery: self.delivered });
+            self.delivered = self.delivered.next();
         }
     }
 }

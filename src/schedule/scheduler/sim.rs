@@ -8,7 +8,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::schedule::plan::{ChunkUse, Delivery, PlannedBase, PlannedChunk, PlannedFetch};
+use crate::schedule::plan::{
+    ChunkUse, Delivery, PlannedBase, PlannedChunk, PlannedFetch, RecordIndex, SlotIndex,
+    TensorIndex,
+};
 
 /// How a mirror of the simulation behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +28,7 @@ enum Nature {
 }
 
 struct Running {
-    chunks: Vec<u32>,
+    chunks: Vec<ChunkIndex>,
     granted: usize,
     at: usize,
     mirror: MirrorIndex,
@@ -37,29 +40,29 @@ struct Running {
 /// `bases`, every third chunk is one that the chunk before it is stored against.
 fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64, bases: bool) -> Plan {
     let mut plan = Plan::default();
-    for (delivery, &chunks) in (0..).zip(deliveries) {
-        let (mut linked, mut filled) = (Vec::new(), 0);
+    for &chunks in deliveries {
+        let (mut linked, mut filled) = (Vec::new(), SlotIndex::FIRST);
         for chunk in 0..chunks {
-            let index = plan.chunks.len() as u32;
+            let index = plan.chunks.end();
             let is_base = bases && chunk % 3 == 2;
             let needs = bases && chunk % 3 == 1 && chunk + 1 < chunks;
             linked.extend((is_base || needs).then_some(index));
             let slot = (!is_base).then_some(filled);
-            filled += u32::from(!is_base);
+            filled = if is_base { filled } else { filled.next() };
             plan.chunks.push(PlannedChunk {
-                delivery,
-                first: ChunkUse { chunk, slot },
+                delivery: plan.deliveries.end(),
+                first: ChunkUse { record: RecordIndex::at(chunk as usize), slot },
                 more: Vec::new(),
-                base: if needs { PlannedBase::Fetched(index + 1) } else { PlannedBase::Nothing },
+                base: if needs { PlannedBase::Fetched(index.next()) } else { PlannedBase::Nothing },
                 level: u8::from(is_base),
-                offset: index * 10,
+                offset: index.get() as u32 * 10,
                 len: 10,
             });
         }
         plan.deliveries.push(Delivery {
-            tensor: 0,
-            range: 0..u64::from(filled) * 10,
-            slots: Vec::new(),
+            tensor: TensorIndex::FIRST,
+            range: 0..filled.get() as u64 * 10,
+            slots: List::default(),
             chunks,
             linked_bytes: linked.len() as u64 * 10,
             linked,
@@ -68,12 +71,12 @@ fn plan(deliveries: &[u32], per_fetch: usize, shuffle: u64, bases: bool) -> Plan
     }
     // Bases lie in a pack of their own. Some plans take every other chunk in a fetch of its own
     // pack, as foreign layouts may.
-    let all: Vec<u32> = (0..plan.chunks.len() as u32).collect();
-    let apart = |c: &u32| match bases {
-        true => plan.chunks[*c as usize].level > 0,
-        false => shuffle.is_multiple_of(3) && c % 2 == 1,
+    let all: Vec<_> = plan.chunks.pairs().map(|(index, _)| index).collect();
+    let apart = |c: &ChunkIndex| match bases {
+        true => plan.chunks[c.get()].level > 0,
+        false => shuffle.is_multiple_of(3) && c.get() % 2 == 1,
     };
-    let (b, a): (Vec<u32>, Vec<u32>) = all.iter().partition(|c| apart(c));
+    let (b, a): (Vec<_>, Vec<_>) = all.iter().partition(|c| apart(c));
     for (chunks, pack) in [(a, 1), (b, 2)] {
         for part in chunks.chunks(per_fetch) {
             let pack = PackId::of(&[pack]);
@@ -95,8 +98,8 @@ struct World {
     rng: StdRng,
     now: Duration,
     running: BTreeMap<FetchId, Running>,
-    owner: HashMap<u32, FetchId>,
-    done: BTreeSet<u32>,
+    owner: HashMap<ChunkIndex, FetchId>,
+    done: BTreeSet<ChunkIndex>,
     admitted: usize,
     delivered: usize,
     taken: usize,
@@ -104,7 +107,7 @@ struct World {
     used: u64,
     hoards: bool,
     failed: Option<GaveUp>,
-    lost: BTreeSet<u32>,
+    lost: BTreeSet<ChunkIndex>,
     /// What a dead mirror says.
     dead: Failure,
 }
@@ -114,7 +117,7 @@ impl World {
         while let Some(action) = self.state.poll_action() {
             match action {
                 Action::Admit { delivery } => {
-                    assert_eq!(delivery as usize, self.admitted);
+                    assert_eq!(delivery.get(), self.admitted);
                     let (own, linked) = self.sizes[self.admitted];
                     let size = own + linked;
                     let fits = self.used + size <= self.limits.budget;
@@ -126,7 +129,7 @@ impl World {
                 Action::Lost { chunk, .. } => {
                     assert!(self.limits.tolerant && !self.done.contains(&chunk));
                     assert!(self.lost.insert(chunk), "lost twice");
-                    let delivery = plan.chunks[chunk as usize].delivery as usize;
+                    let delivery = plan.chunks[chunk.get()].delivery.get();
                     self.missing[delivery] -= 1;
                     if self.missing[delivery] == 0 {
                         self.used -= self.sizes[delivery].1;
@@ -147,7 +150,7 @@ impl World {
                     let running = self.running.get_mut(&fetch).unwrap();
                     running.granted += count;
                     for &chunk in &running.chunks[..running.granted] {
-                        let delivery = plan.chunks[chunk as usize].delivery as usize;
+                        let delivery = plan.chunks[chunk.get()].delivery.get();
                         assert!(delivery < self.admitted, "granted without memory");
                     }
                 }
@@ -155,10 +158,10 @@ impl World {
                     self.running.get_mut(&fetch).unwrap().cancelled = true;
                 }
                 Action::Deliver { delivery } => {
-                    assert_eq!(delivery as usize, self.delivered, "out of order");
-                    let own = plan.chunks.iter().zip(0..).filter(|(c, _)| c.delivery == delivery);
+                    assert_eq!(delivery.get(), self.delivered, "out of order");
+                    let own = plan.chunks.pairs().filter(|(_, c)| c.delivery == delivery);
                     let there = |index| self.done.contains(&index) || self.lost.contains(&index);
-                    assert!(own.clone().all(|(_, index)| there(index)));
+                    assert!(own.map(|(index, _)| index).all(there));
                     self.delivered += 1;
                 }
                 Action::Fail(why) => self.failed = Some(why),
@@ -180,7 +183,7 @@ impl World {
         if self.taken < self.delivered && self.rng.gen_bool(0.3) {
             self.held.insert(self.taken);
             self.taken += 1;
-            let delivery = self.taken as u32 - 1;
+            let delivery = DeliveryIndex::at(self.taken - 1);
             self.state.handle(self.now, Event::Taken { delivery });
             return;
         }
@@ -189,7 +192,8 @@ impl World {
             && let Some(delivery) = self.held.pop_first()
         {
             self.used -= self.sizes[delivery].0;
-            self.state.handle(self.now, Event::Released { delivery: delivery as u32 });
+            let delivery = DeliveryIndex::at(delivery);
+            self.state.handle(self.now, Event::Released { delivery });
             return;
         }
         let mut ids: Vec<_> = self.running.keys().copied().collect();
@@ -239,7 +243,7 @@ impl World {
             self.state.handle(self.now, Event::Bad { fetch: id, chunk });
         } else {
             assert!(self.done.insert(chunk), "verified twice");
-            let delivery = plan.chunks[chunk as usize].delivery as usize;
+            let delivery = plan.chunks[chunk.get()].delivery.get();
             self.missing[delivery] -= 1;
             if self.missing[delivery] == 0 {
                 // All is decoded, and nothing waits any more.
@@ -356,9 +360,9 @@ fn decoded_deliveries_make_room_for_the_next() {
         }
         (admitted, fetches.clone())
     };
-    for chunk in 0..3 {
+    for chunk in (0..3).map(ChunkIndex::at) {
         let (admitted, fetches) = act(&mut state);
-        assert_eq!(admitted, 1, "before chunk {chunk}");
+        assert_eq!(admitted, 1, "before {chunk:?}");
         let fetch = fetches[&chunk];
         state.handle(Duration::ZERO, Event::Verified { fetch, chunk });
     }
@@ -391,7 +395,7 @@ fn failures_back_off_and_then_end_the_load() {
             }
         }
     };
-    assert_eq!(gave_up, GaveUp::Fetch { chunk: 0, mirror: MirrorIndex::FIRST });
+    assert_eq!(gave_up, GaveUp::Fetch { chunk: ChunkIndex::FIRST, mirror: MirrorIndex::FIRST });
     assert_eq!(pauses.len(), 5, "five failures are waited out, the sixth ends it");
     for (n, pause) in pauses.iter().enumerate() {
         let full = Duration::from_millis(100 << n);

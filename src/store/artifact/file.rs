@@ -7,7 +7,7 @@ use super::{Artifact, Bases, add_bases};
 use crate::format::layout::Place;
 use crate::format::page::{Entries, Extent, FileEntry, Page, TensorEntry};
 use crate::schedule::plan::TensorRequest;
-use crate::store::StoreError;
+use crate::store::{FileError, StoreError};
 
 /// A file of an artifact.
 #[derive(Debug)]
@@ -50,12 +50,13 @@ impl Artifact {
         let pages = self.pages(&BTreeSet::from([tensors + page])).await?;
         let mut files = pages.into_iter().flat_map(|(page, places)| listed(page, &places));
         let Some(file) = files.find(|file| file.entry.path == path) else { return Ok(None) };
-        let refuse = |why: String| StoreError::File { path: path.to_owned(), why };
-        if file.entry.size > limit {
-            return Err(refuse(format!("it has {} bytes, and {limit} are read", file.entry.size)));
+        let refuse = |error| StoreError::File { path: path.to_owned(), error };
+        let size = file.entry.size;
+        if size > limit {
+            return Err(refuse(FileError::Large { size, limit }));
         }
         if file.entry.extents.iter().any(|part| matches!(part, Extent::Tensor { .. })) {
-            return Err(refuse("it holds tensors".to_owned()));
+            return Err(refuse(FileError::Tensors));
         }
         Ok(Some(file.content))
     }

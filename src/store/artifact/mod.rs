@@ -42,6 +42,7 @@ const PARALLEL: usize = 4;
 
 /// Whom to trust.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct OpenOptions {
     /// The keys that count; with none of them, signatures are not looked at.
     pub trust: TrustSet,
@@ -71,6 +72,9 @@ pub struct SelectedTensors {
 
 impl Artifact {
     /// Finds the artifact in the store or a mirror of it.
+    ///
+    /// # Errors
+    /// If it is not there, does not count, is malformed, or the store fails.
     pub async fn open(
         store: Store,
         spec: &ArtifactSpec,
@@ -148,11 +152,17 @@ impl Artifact {
     }
 
     /// Its whole graph: every file and tensor with all chunks.
+    ///
+    /// # Errors
+    /// If a part of it is missing or malformed, or the store fails.
     pub async fn graph(&self) -> Result<ArtifactGraph, StoreError> {
         ArtifactGraph::read_with(&self.store, &self.manifest, &self.manifest_bytes).await
     }
 
     /// The selected tensors, or a rank's part of each: pattern by pattern, in load order within one.
+    ///
+    /// # Errors
+    /// If a pattern matches nothing, a page is missing or malformed, or the store fails.
     pub async fn select(
         &self,
         selection: &Selection,
@@ -235,6 +245,9 @@ impl Artifact {
     }
 
     /// Every page of the table with the places of its records, in table order.
+    ///
+    /// # Errors
+    /// If one is missing or malformed, or the store fails.
     pub async fn all_pages(&self) -> Result<Vec<(Page, Vec<Place>)>, StoreError> {
         let all = (0..self.manifest.table().pages.len()).collect();
         self.pages(&all).await

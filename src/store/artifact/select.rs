@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::format::glob::Glob;
+use crate::format::glob::{Glob, GlobError};
 use crate::format::limits::MAX_NAME;
 use crate::format::manifest::PageRef;
 use crate::format::page::PageKind;
@@ -51,17 +51,17 @@ impl Pattern {
     /// # Errors
     /// If it is longer than four names, or no glob.
     pub fn new(text: &str) -> Result<Self, StoreError> {
-        let wrong = |why: String| {
+        let wrong = |why| {
             let pattern = text.chars().take(MAX_NAME).collect();
             StoreError::Pattern { pattern, why }
         };
         if text.len() > MAX_PATTERN {
-            return Err(wrong(format!("it is longer than {MAX_PATTERN} bytes")));
+            return Err(wrong(GlobError::TooLong(MAX_PATTERN)));
         }
         let literal = text.find(['*', '?', '[', ']', '{', '}', '\\']);
         let glob = match literal {
             None => None,
-            Some(_) => Some(Glob::new(text).map_err(|error| wrong(error.to_string()))?),
+            Some(_) => Some(Glob::new(text).map_err(wrong)?),
         };
         let (prefix, _) = text.split_at(literal.unwrap_or(text.len()));
         Ok(Self { text: text.to_owned(), prefix: prefix.to_owned(), glob })

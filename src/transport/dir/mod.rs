@@ -62,6 +62,9 @@ impl DirBackend {
 
     /// Removes temporary files that were last written more than `age` ago, and returns how many.
     /// A living writer touches its file all the time, so with [`STALE_AGE`] none is disturbed.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or one not be removed.
     pub async fn sweep(&self, age: Duration) -> Result<usize, TransportError> {
         self.blocking("temporary files", move |dir| dir.sweep(age)).await
     }

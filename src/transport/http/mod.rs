@@ -53,6 +53,9 @@ pub const ARTIFACT_HEADER: HeaderName = HeaderName::from_static("tenpak-artifact
 
 impl HttpBackend {
     /// A store whose objects lie below `base`. Nothing is asked of the server yet.
+    ///
+    /// # Errors
+    /// If `base` is no address of a folder.
     pub fn new(base: &str, options: HttpOptions) -> Result<Self, TransportError> {
         let invalid =
             |why: &str| TransportError::new(TransportErrorKind::Invalid, base, "store", why);

@@ -14,7 +14,9 @@ use super::*;
 
 impl Pair {
     fn collect(&self) -> u64 {
-        let options = CollectOptions { grace: Duration::ZERO, dry_run: false };
+        let mut options = CollectOptions::default();
+        options.grace = Duration::ZERO;
+        options.dry_run = false;
         // Marked first, freed then.
         let freed =
             (0..2).map(|_| runtime().block_on(collect(self.bench.store(), options)).unwrap());
@@ -86,7 +88,8 @@ fn repacking_keeps_bases_in_the_order_in_which_they_are_needed() {
     let pair = pair();
     let store = pair.bench.store();
     let before = pair.whole();
-    let options = RepackOptions { force: true, ..Default::default() };
+    let mut options = RepackOptions::default();
+    options.force = true;
     let done = runtime().block_on(repack(store, pair.tuned.1, options, &())).unwrap();
     assert!(done.rewritten && done.new_bytes >= before.manifest.totals.stored_bytes);
     let after = pair.whole();

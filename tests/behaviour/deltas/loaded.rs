@@ -6,6 +6,7 @@ use std::time::Duration;
 use tenpak::format::store as paths;
 use tenpak::load::delta_base_cache::DeltaBaseCache;
 use tenpak::load::{ErrorKind, LoadError};
+use tenpak::schedule::plan::ListIndex;
 use tenpak::schedule::shard::Shard;
 use tenpak::transport::TransportErrorKind;
 use tenpak::transport::fault::Action;
@@ -272,11 +273,11 @@ fn a_damaged_base_chunk_comes_from_the_mirror_or_is_named() {
     assert!(site.is_base && (site.pack, site.offset) == (base.place.pack, base.place.offset));
     let at = tuned.tensors.iter().position(|(t, _)| t.name == site.tensor).unwrap();
     let first = tuned.tensors[at].1;
-    let needs = tuned.base_of(first + site.chunk as usize).unwrap();
+    let needs = tuned.base_of(first + site.chunk.get()).unwrap();
     assert_eq!(tuned.chunks[needs].record.decoded, base.record.decoded);
     let text = error.to_string();
     let id = pair.tuned.1.to_hex();
-    for part in [&id[..], &site.tensor, &format!("base of chunk {}", site.chunk), "3 times"] {
+    for part in [&id[..], &site.tensor, &format!("base of chunk {}", site.chunk.get()), "3 times"] {
         assert!(text.contains(part), "{text:?} does not say {part:?}");
     }
 }

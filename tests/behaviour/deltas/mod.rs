@@ -56,7 +56,12 @@ impl Bench {
         let signer = Signer::load(&self.key, None).unwrap();
         let mut trust = TrustSet::default();
         trust.add_ed25519(signer.verifying_key().unwrap(), None).unwrap();
-        PackOptions { signers: vec![signer], trust, base, threads: 2, ..Default::default() }
+        let mut options = PackOptions::default();
+        options.signers = vec![signer];
+        options.trust = trust;
+        options.base = base;
+        options.threads = 2;
+        options
     }
 
     /// Packs the model; only what this did is counted afterwards.

@@ -180,7 +180,8 @@ fn other_codecs_than_auto_store_chunks_alone() {
         let tensors = matrices(2, 256);
         let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
         let model = Model::of(tune(&tensors, 3, 5));
-        let options = PackOptions { codec, ..bench.options(Some(base)) };
+        let mut options = bench.options(Some(base));
+        options.codec = codec;
         let report = bench.pack_with(&model, "org/tuned", options);
         assert_eq!(report.deltas, 0, "{codec:?}");
         bench.load_all(report.manifest, &model, &LoadOptions::default());
@@ -196,7 +197,8 @@ fn the_same_input_gives_the_same_artifact_at_any_thread_count() {
         let base = bench.pack(&Model::of(tensors.clone()), "org/base", None).manifest;
         let mut changed = tune(&tensors, 3, 5);
         changed[4] = tensors[4].clone();
-        let options = PackOptions { threads, ..bench.options(Some(base)) };
+        let mut options = bench.options(Some(base));
+        options.threads = threads;
         let report = bench.pack_with(&Model::of(changed), "org/tuned", options);
         let packs = runtime().block_on(bench.store().list("packs/")).unwrap();
         let packs: Vec<_> = packs.into_iter().map(|info| info.path).collect();
@@ -210,7 +212,12 @@ fn the_same_input_gives_the_same_artifact_at_any_thread_count() {
 fn bases_that_nobody_trusted_signed_are_compared() {
     let bench = Bench::new();
     let mut tensors = matrices(3, 512);
-    let plain = |base| PackOptions { base, threads: 2, ..Default::default() };
+    let plain = |base| {
+        let mut options = PackOptions::default();
+        options.base = base;
+        options.threads = 2;
+        options
+    };
     let base = bench.pack_with(&Model::of(tensors.clone()), "org/base", plain(None)).manifest;
     tensors[1..].iter_mut().for_each(|tensor| *tensor = tuned(tensor, 3, 1));
     let model = Model::of(tensors);

@@ -30,6 +30,9 @@ pub struct CudaDeltaDecoder {
 
 impl Cuda {
     /// Compiles the kernels that decode deltas and patches.
+    ///
+    /// # Errors
+    /// If they do not compile, or the device fails.
     pub fn delta_decoder(&self) -> Result<CudaDeltaDecoder, DeviceError> {
         let code = nvrtc::compile_source("delta", &source(), &self.0.architecture)?;
         let module = self.done(self.0.context.load_module(Ptx::from_binary(code)))?;
@@ -45,6 +48,9 @@ impl Cuda {
 impl CudaDeltaDecoder {
     /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against `base`. Where the
     /// base begins and where the chunk goes is as in [`DeltaProgram::params`].
+    ///
+    /// # Errors
+    /// If the chunk does not fit, or the device fails.
     pub fn decode(
         &mut self,
         program: &DeltaProgram,
@@ -88,6 +94,9 @@ impl CudaDeltaDecoder {
     }
 
     /// Waits, and says what was wrong with the chunks since the last time.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn faults(&mut self) -> Result<u32, DeviceError> {
         self.cuda.take_faults(&mut self.faults)
     }

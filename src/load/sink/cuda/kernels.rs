@@ -20,6 +20,9 @@ pub struct CudaParts(pub [Option<CudaSlice<u8>>; 5]);
 impl Cuda {
     /// Dequantizes a weight whose parts were checked ([`Weight::check`]) and lie in device memory.
     /// Returns at once: the result is there when the stream has come so far.
+    ///
+    /// # Errors
+    /// If no kernel reads the layout, or the device fails.
     pub fn dequantize(
         &self,
         weight: &Weight,
@@ -32,6 +35,9 @@ impl Cuda {
     }
 
     /// As [`Cuda::dequantize`], into memory that is there.
+    ///
+    /// # Errors
+    /// If no kernel reads the layout, or the device fails.
     pub fn dequantize_into(
         &self,
         weight: &Weight,
@@ -89,6 +95,9 @@ impl Cuda {
     }
 
     /// As [`crate::dequant::convert`] does, on the device: `elements` floats of one type as another.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn convert(
         &self,
         memory: &CudaSlice<u8>,

@@ -48,6 +48,9 @@ const SLACK: u64 = 32;
 
 impl Cuda {
     /// Opens the device of that number.
+    ///
+    /// # Errors
+    /// If there is no driver or no such device.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
         // SAFETY: opens the driver's library by its well-known names, which runs its initialization:
         // it is the system's own.
@@ -94,6 +97,9 @@ impl Cuda {
     }
 
     /// Device memory for `len` bytes and what a kernel may read or write behind them.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or fails.
     pub fn alloc(&self, len: u64) -> Result<CudaSlice<u8>, DeviceError> {
         let size = usize::try_from(len.next_multiple_of(SLACK) + SLACK).map_err(|_| {
             DeviceError::TooLarge { what: "a tensor", len, limit: usize::MAX as u64 }
@@ -104,6 +110,9 @@ impl Cuda {
     }
 
     /// New device memory with `bytes` in it.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or fails.
     pub fn upload(&self, bytes: &[u8]) -> Result<CudaSlice<u8>, DeviceError> {
         let mut slice = self.alloc(bytes.len() as u64)?;
         self.done(self.0.stream.memcpy_htod(bytes, &mut slice.slice_mut(..bytes.len())))?;
@@ -111,6 +120,9 @@ impl Cuda {
     }
 
     /// The first `len` bytes of device memory, back in host memory.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn read(&self, slice: &CudaSlice<u8>, len: u64) -> Result<Vec<u8>, DeviceError> {
         let len = usize::try_from(len).ok().filter(|len| *len <= slice.len());
         let len = len.ok_or(DeviceError::Internal("a read beyond a tensor".to_owned()))?;
@@ -121,6 +133,9 @@ impl Cuda {
     }
 
     /// Waits until the device has done all that it was given.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn wait(&self) -> Result<(), DeviceError> {
         self.done(self.0.stream.synchronize())
     }

@@ -54,12 +54,18 @@ impl Drop for Compiling {
 }
 
 /// Machine code of a family's kernels for an architecture (`sm_90`).
+///
+/// # Errors
+/// If NVRTC is not installed, or does not know the architecture.
 pub fn compile(family: Family, architecture: &str) -> Result<Vec<u8>, DeviceError> {
     let name = family.entries().first().copied().unwrap_or_default();
     compile_source(name, &family.cuda(), architecture)
 }
 
 /// Machine code of kernels, called `name` where they do not compile, for an architecture.
+///
+/// # Errors
+/// If NVRTC is not installed, or they do not compile.
 pub fn compile_source(
     name: &'static str,
     source: &str,

@@ -39,6 +39,9 @@ pub struct CudaDecoder {
 
 impl Cuda {
     /// Compiles the kernels that decode chunks.
+    ///
+    /// # Errors
+    /// If they do not compile, or the device fails.
     pub fn decoder(&self) -> Result<CudaDecoder, DeviceError> {
         let code = nvrtc::compile_source("planes", &source(), &self.0.architecture)?;
         let module = self.done(self.0.context.load_module(Ptx::from_binary(code)))?;

@@ -23,6 +23,9 @@ pub struct GpuDeltaDecoder {
 
 impl Gpu {
     /// Compiles the kernels that decode deltas and patches.
+    ///
+    /// # Errors
+    /// If they do not compile, or the device fails.
     pub fn delta_decoder(&self) -> Result<GpuDeltaDecoder, DeviceError> {
         let source = include_str!("../../../../kernels/delta.wgsl");
         let entries = ["delta", "copy_base", "patch_words"];
@@ -38,6 +41,9 @@ impl Gpu {
 impl GpuDeltaDecoder {
     /// Begins to decode a chunk, whose [`DeltaProgram::image`] is in `chunk`, against `base`. Where the
     /// base begins and where the chunk goes is as in [`DeltaProgram::params`].
+    ///
+    /// # Errors
+    /// If the chunk does not fit, or the device fails.
     pub fn decode(
         &mut self,
         program: &DeltaProgram,
@@ -89,6 +95,9 @@ impl GpuDeltaDecoder {
     }
 
     /// Waits, and says what was wrong with the chunks since the last time.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn faults(&mut self) -> Result<u32, DeviceError> {
         self.gpu.take_faults(&self.faults)
     }

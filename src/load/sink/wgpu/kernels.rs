@@ -27,6 +27,9 @@ struct Dispatch {
 impl Gpu {
     /// Dequantizes a weight whose parts were checked ([`Weight::check`]) and lie in device memory.
     /// Returns at once: the result is there when the device has done what it was given.
+    ///
+    /// # Errors
+    /// If no kernel reads the layout, or the device fails.
     pub fn dequantize(
         &self,
         weight: &Weight,
@@ -39,6 +42,9 @@ impl Gpu {
     }
 
     /// Prepares what [`Gpu::dequantize`] does, into memory that is there.
+    ///
+    /// # Errors
+    /// If no kernel reads the layout, or the device fails.
     pub fn prepare(
         &self,
         weight: &Weight,
@@ -59,6 +65,9 @@ impl Gpu {
     }
 
     /// As [`crate::dequant::convert`] does, on the device: `elements` floats of one type as another.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn convert(
         &self,
         memory: &GpuMemory,
@@ -91,6 +100,9 @@ impl Gpu {
     }
 
     /// Runs what was prepared, in order. Returns at once.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn submit(&self, work: &[&Prepared]) -> Result<(), DeviceError> {
         self.scoped(|| {
             let mut encoder = self.0.device.create_command_encoder(&Default::default());

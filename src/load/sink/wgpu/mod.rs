@@ -59,6 +59,9 @@ fn now<T>(future: impl Future<Output = T>) -> Result<T, DeviceError> {
 
 impl Gpu {
     /// Opens a device: a real one before one in software.
+    ///
+    /// # Errors
+    /// If there is none that can do what is needed.
     pub fn open(options: &GpuOptions) -> Result<Self, DeviceError> {
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
         descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
@@ -147,6 +150,9 @@ impl Gpu {
     }
 
     /// Device memory for `len` bytes and what a kernel may write behind them.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or fails.
     pub fn alloc(&self, len: u64) -> Result<wgpu::Buffer, DeviceError> {
         let usage = wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
@@ -243,6 +249,9 @@ impl Gpu {
     }
 
     /// Waits until the device has done all that it was given.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn wait(&self) -> Result<(), DeviceError> {
         let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         self.alive()?;
@@ -250,6 +259,9 @@ impl Gpu {
     }
 
     /// Copies the first `len` bytes, a multiple of 4, of one buffer to another, `times` times.
+    ///
+    /// # Errors
+    /// If that goes beyond a buffer, or the device fails.
     pub fn copy_on_device(
         &self,
         from: &wgpu::Buffer,
@@ -267,6 +279,9 @@ impl Gpu {
     }
 
     /// Writes `bytes` into a buffer, through memory that wgpu makes for it.
+    ///
+    /// # Errors
+    /// If they go beyond it, or the device fails.
     pub fn write(
         &self,
         buffer: &wgpu::Buffer,
@@ -288,6 +303,9 @@ impl Gpu {
     }
 
     /// New device memory with `bytes` in it.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or fails.
     pub fn upload(&self, bytes: &[u8]) -> Result<wgpu::Buffer, DeviceError> {
         let buffer = self.alloc(bytes.len() as u64)?;
         self.write(&buffer, 0, bytes)?;
@@ -295,6 +313,9 @@ impl Gpu {
     }
 
     /// The first `len` bytes of a buffer, back in host memory.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn read(&self, buffer: &wgpu::Buffer, len: u64) -> Result<Vec<u8>, DeviceError> {
         let mut bytes = Vec::new();
         self.read_parts(buffer, len, &mut |part| bytes.extend_from_slice(part))?;

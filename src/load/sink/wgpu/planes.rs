@@ -31,6 +31,9 @@ pub struct GpuDecoder {
 
 impl Gpu {
     /// Compiles the kernels that decode chunks.
+    ///
+    /// # Errors
+    /// If they do not compile, or the device fails.
     pub fn decoder(&self) -> Result<GpuDecoder, DeviceError> {
         let source = include_str!("../../../../kernels/planes.wgsl");
         let (layout, [huffman, merge]) =

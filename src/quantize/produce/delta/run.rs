@@ -23,6 +23,7 @@ use crate::store::Store;
 
 /// How to write a delta.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct DeltaOptions {
     /// What becomes of the weights.
     pub method: DeltaMethod,
@@ -30,6 +31,13 @@ pub struct DeltaOptions {
     pub base_name: String,
     /// How the result is packed; its base and lineage are filled in here.
     pub pack: PackOptions,
+}
+
+impl DeltaOptions {
+    /// Packs against the base called `base_name`, as `pack` says.
+    pub const fn new(method: DeltaMethod, base_name: String, pack: PackOptions) -> Self {
+        Self { method, base_name, pack }
+    }
 }
 
 /// What became of a tensor that differs from the base's.
@@ -94,17 +102,12 @@ pub fn delta(
     method.check()?;
     tuned.check_names()?;
     base.check_names()?;
-    let Some(below) = base.as_artifact() else {
-        return Err(ProduceError::Unsupported("the base is no artifact; pack it first".to_owned()));
-    };
+    let below = base.as_artifact().ok_or(ProduceError::NoBase)?;
     let beside = survey(tuned, base, method)?;
     let count = |which| beside.iter().filter(|own| **own == which).count() as u64;
     let own = count(Beside::Nothing);
     if own == tuned.tensors().len() as u64 {
-        return Err(ProduceError::Unsupported(format!(
-            "{base_name} has no tensor of this model's names; name the base that it was tuned from, or \
-             pack it without one"
-        )));
+        return Err(ProduceError::OtherBase(base_name));
     }
     let base_model = below.manifest().model_id.clone().unwrap_or(base_name);
     let changed = tuned.tensors().iter().zip(&beside).filter(|(_, own)| **own == Beside::Other);
@@ -154,15 +157,11 @@ pub(super) fn partner<'m>(
     if (below.dtype, &below.shape) == (tensor.dtype, &tensor.shape) {
         return Ok(Some(below));
     }
-    Err(ProduceError::Unsupported(format!(
-        "tensor {}: {} {:?} here and {} {:?} in the base; name the base that this was tuned from, or \
-         pack it without one",
-        tensor.name,
-        tensor.dtype.name(),
-        tensor.shape.dims(),
-        below.dtype.name(),
-        below.shape.dims(),
-    )))
+    Err(ProduceError::OtherShape {
+        name: tensor.name.clone(),
+        own: (tensor.dtype, tensor.shape.clone()),
+        base: (below.dtype, below.shape.clone()),
+    })
 }
 
 /// Which tensors differ from the base's. What is read for it is looked through for what no lossy method
@@ -206,8 +205,7 @@ fn lineage<'n>(
     let layers: BTreeSet<&str> = changed.map(layer).collect();
     let recipe = json!({"method": method.name(), "parameters": method.parameters()});
     let keyed = json!({"recipe": recipe, "tool": TOOL, "version": VERSION});
-    let bytes =
-        canonical::to_bytes(&keyed).map_err(|error| ProduceError::Recipe(error.to_string()))?;
+    let bytes = canonical::to_bytes(&keyed)?;
     let object = json!({
         "base": base,
         "base_model_id": base_model,
@@ -266,12 +264,9 @@ impl Approximating<'_> {
     }
 }
 
-pub(super) fn not_finite(tensor: &str, error: NotFinite) -> ProduceError {
-    let whose = if error.of_base { "in the base" } else { "in the fine-tune" };
-    ProduceError::Unsupported(format!(
-        "tensor {tensor}: element {} is not finite {whose}; repair it, or take the lossless method",
-        error.element
-    ))
+pub(super) fn not_finite(tensor: &str, at: NotFinite) -> ProduceError {
+    let NotFinite { element, of_base } = at;
+    ProduceError::NotFinite { name: tensor.to_owned(), element, of_base }
 }
 
 impl PartSource for Approximating<'_> {

@@ -41,6 +41,7 @@ pub enum Order {
 
 /// How a weight is solved.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct GptqOptions {
     /// The grid.
     pub scheme: Scheme,
@@ -48,6 +49,13 @@ pub struct GptqOptions {
     pub damping: f32,
     /// The order of columns.
     pub order: Order,
+}
+
+impl GptqOptions {
+    /// With all there is to say.
+    pub const fn new(scheme: Scheme, damping: f32, order: Order) -> Self {
+        Self { scheme, damping, order }
+    }
 }
 
 /// What layers that share their inputs share: the order of columns and the factor of the Hessian.
