@@ -113,6 +113,9 @@ impl Method {
     }
 
     /// What the types of blocks in GGUF files say, by their numbers; none if nothing is quantized.
+    ///
+    /// # Errors
+    /// If there are others than those known here, or several.
     pub fn of_blocks(numbers: &BTreeSet<u32>) -> Result<Option<Self>, QuantError> {
         let Some(number) = numbers.first() else { return Ok(None) };
         match Block::numbered(*number).filter(|_| numbers.len() == 1) {
