@@ -47,7 +47,8 @@ pub(super) struct Load {
     /// Print the BLAKE3 of every tensor as delivered
     #[arg(long)]
     digest: bool,
-    /// Concurrent requests [default: 4; from a directory one per core, 2 to 8]
+    /// Concurrent requests [default: 4, and up to 64 while that makes the load faster; from a directory one per
+    /// core, 2 to 8]
     #[arg(long, value_name = "N")]
     connections: Option<usize>,
     /// Seconds without a byte after which a request is abandoned and sent again
@@ -179,6 +180,7 @@ impl Load {
             "hedges": load.hedges,
             "refetched_chunks": load.refetched_chunks,
             "dropped_mirrors": load.dropped_mirrors,
+            "connections": load.connections,
             "seconds": seconds,
             "first_tensor_seconds": first_tensor,
             "peak_rss_bytes": peak_rss(),

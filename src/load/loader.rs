@@ -27,6 +27,11 @@ use crate::store::Store;
 
 /// The most that is kept of buffers that nobody uses.
 const POOL: usize = 64 << 20;
+/// Requests at a time to a web server or a bucket: at first, and at most.
+const CONNECTIONS: usize = 4;
+const MOST_CONNECTIONS: usize = 64;
+/// Bytes per second that one core receives and hashes, with something to spare.
+const CORE: u64 = 750_000_000;
 
 /// A load in progress: a stream of tensors. Dropping it ends the load.
 #[derive(Debug)]
@@ -164,11 +169,19 @@ impl Load {
         begun: Option<u64>,
     ) -> Work {
         let (options, transports) = (&self.options, self.store.transports().to_vec());
-        // A local file's bytes are there as quickly as they are hashed, on a core for each request.
-        let usual = if self.reads_block() { cores() } else { 4 };
+        let connections = match options.connections {
+            Some(fixed) => (fixed.max(1), fixed.max(1)),
+            // A local file's bytes are there as quickly as they are hashed, on a core for each request.
+            None if self.reads_block() => (cores(), cores()),
+            None => (CONNECTIONS, MOST_CONNECTIONS),
+        };
         let limits = Limits {
             budget: options.budget,
-            connections: options.connections.unwrap_or(usual).max(1),
+            most_budget: options.most_budget,
+            connections: connections.0,
+            most_connections: connections.1,
+            enough: CORE
+                * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

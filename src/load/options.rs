@@ -15,7 +15,10 @@ pub struct LoadOptions {
     /// Bytes of tensors in flight, with the chunks that wait for their bases, and of delivered tensors
     /// not yet dropped. A larger tensor is admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
     pub budget: u64,
-    /// Requests at a time; by default 4, or where reads block (local files) one for each core, 2 to 8.
+    /// The same once more requests than at first have made the load faster.
+    pub most_budget: u64,
+    /// Requests at a time. By default where reads block (local files) one for each core, 2 to 8; else 4 at first,
+    /// and up to 64 while more of them make the load faster.
     pub connections: Option<usize>,
     /// How long a request may go without a byte before it is replaced.
     pub stall: Duration,
@@ -52,6 +55,7 @@ impl Default for LoadOptions {
         let plan = PlanOptions::default();
         Self {
             budget: limits.budget,
+            most_budget: limits.most_budget,
             connections: None,
             stall: limits.stall,
             piece: None,

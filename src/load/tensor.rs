@@ -73,6 +73,8 @@ pub struct LoadStats {
     pub refetched_chunks: u64,
     /// Mirrors given up.
     pub dropped_mirrors: u64,
+    /// The most requests that were to go on at a time.
+    pub connections: u64,
     /// From the start to the first delivery.
     pub first_tensor: Option<Duration>,
     /// Sources that were asked, as bits in the order of the store's transports, and those of them of which a
@@ -92,6 +94,7 @@ impl std::ops::AddAssign for LoadStats {
         self.hedges += next.hedges;
         self.refetched_chunks += next.refetched_chunks;
         self.dropped_mirrors += next.dropped_mirrors;
+        self.connections = self.connections.max(next.connections);
         self.first_tensor = self.first_tensor.or(next.first_tensor);
         self.asked |= next.asked;
         self.faulty |= next.faulty;
@@ -106,6 +109,7 @@ impl LoadStats {
         self.hedges = before.hedges + state.hedges;
         self.refetched_chunks = before.refetched_chunks + state.refetched_chunks;
         self.dropped_mirrors = before.dropped_mirrors + state.dropped_mirrors;
+        self.connections = before.connections.max(state.connections);
         self.asked = before.asked | state.asked;
         self.faulty = before.faulty | state.faulty;
     }

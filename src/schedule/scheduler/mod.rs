@@ -7,6 +7,7 @@
 //! One file: every event may change any part of the one state; `mirror` holds what one mirror's
 //! answers say of it.
 
+mod level;
 mod mirror;
 #[cfg(test)]
 mod sim;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::format::id::PackId;
 use crate::schedule::plan::{ChunkIndex, DeliveryIndex, List, ListIndex, Plan};
 use crate::schedule::random::SplitMix;
+use level::Level;
 use mirror::Mirrors;
 pub use mirror::{MAX_MIRRORS, MirrorIndex};
 
@@ -28,8 +30,16 @@ pub struct Limits {
     /// those that are filled, of the chunks that wait for their bases. A delivery beyond it is
     /// admitted alone.
     pub budget: u64,
-    /// Fetches at a time.
+    /// The same once more fetches than at first have made the load faster: each needs some.
+    pub most_budget: u64,
+    /// Fetches at a time: so many at first.
     pub connections: usize,
+    /// So many at most, where more of them make the load faster.
+    pub most_connections: usize,
+    /// Bytes per second that are as many as can be used: more fetches are not tried then.
+    pub enough: u64,
+    /// Bytes of a fetch when there are more than at first: the least.
+    pub least_fetch: u64,
     /// Sources of the same store, of which 0 is the first choice; at most [`MAX_MIRRORS`].
     pub mirrors: usize,
     /// How long a fetch may go without a byte.
@@ -54,7 +64,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             budget: 96 << 20,
+            most_budget: 160 << 20,
             connections: 4,
+            most_connections: 4,
+            enough: u64::MAX,
+            least_fetch: 1 << 20,
             mirrors: 1,
             stall: Duration::from_secs(30),
             bad_chunks: 3,
@@ -154,6 +168,8 @@ pub struct SchedulerStats {
     pub refetched_chunks: u64,
     /// Mirrors given up.
     pub dropped_mirrors: u64,
+    /// The most requests that were to go on at a time.
+    pub connections: u64,
     /// Mirrors that were asked, as bits.
     pub(crate) asked: u64,
     /// Mirrors of which a request failed in a way that may pass, or sent a damaged chunk, as bits.
@@ -182,6 +198,11 @@ enum Cancelled {
     /// Its connection was needed for something earlier.
     Preempted,
 }
+
+/// Memory that is divided among fetches, if the budget knows no end.
+const MEMORY: u64 = 256 << 20;
+/// What a fetch has left is divided among others if it would take longer.
+const LONG: Duration = Duration::from_millis(250);
 
 /// So few bytes within the stall limit are as good as none: a server that sends byte by byte would
 /// otherwise hold a load for ever.
@@ -216,6 +237,7 @@ impl Fetch {
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     delivery: DeliveryIndex,
+    len: u32,
     bad: u16,
     bad_mirrors: u64,
 }
@@ -233,6 +255,7 @@ struct Pending {
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
+    level: Level,
     now: Duration,
     random: SplitMix,
     chunks: List<ChunkIndex, Chunk>,
@@ -276,6 +299,7 @@ impl Scheduler {
         };
         let chunk = |c: &crate::schedule::plan::PlannedChunk| Chunk {
             delivery: c.delivery,
+            len: c.len,
             bad: 0,
             bad_mirrors: 0,
         };
@@ -283,6 +307,7 @@ impl Scheduler {
         let mut state = Self {
             random: SplitMix::new(limits.seed),
             mirrors: Mirrors::new(limits.mirrors),
+            level: Level::new(limits.connections, limits.most_connections, limits.enough),
             limits,
             now: Duration::ZERO,
             chunks: plan.chunks.iter().map(chunk).collect(),
@@ -305,7 +330,8 @@ impl Scheduler {
 
     /// Counts so far.
     pub fn stats(&self) -> SchedulerStats {
-        SchedulerStats { dropped_mirrors: self.mirrors.dropped(), ..self.stats }
+        let connections = self.level.highest() as u64;
+        SchedulerStats { dropped_mirrors: self.mirrors.dropped(), connections, ..self.stats }
     }
 
     /// Whether every delivery was handed out.
@@ -328,11 +354,11 @@ impl Scheduler {
             None if fetch.is_idle() => None,
             None => Some(fetch.last_byte + self.limits.stall),
         });
-        let free = self.active.len() < self.limits.connections;
+        let free = self.active.len() < self.level.get();
         let pauses = self.queue.values().map(|work| work.not_before).filter(|&at| at > self.now);
         let hedge = self.limits.hedge_after.filter(|_| free && self.is_any_busy());
         let hedge = hedge.map(|after| self.now + after / 4);
-        stalls.chain(pauses).chain(hedge).min()
+        stalls.chain(pauses).chain(hedge).chain(self.level.deadline()).min()
     }
 
     fn is_any_busy(&self) -> bool {
@@ -347,7 +373,11 @@ impl Scheduler {
         }
         match event {
             Event::Bytes { fetch, count } => {
+                self.level.received(count);
                 if let Some(fetch) = self.active.get_mut(&fetch) {
+                    if fetch.bytes == 0 && fetch.finished == 0 {
+                        self.level.answered(self.now.saturating_sub(fetch.since));
+                    }
                     fetch.bytes += count;
                     fetch.trickle += count;
                     if fetch.trickle >= TRICKLE {
@@ -450,6 +480,9 @@ impl Scheduler {
                 self.stats.retries += 1;
             }
             (cancelled, failure) => {
+                if cancelled.is_none() {
+                    self.level.refused(self.now);
+                }
                 work.avoid |= mirror.bit();
                 self.mirrors.failed(mirror);
                 self.stats.faulty |= mirror.bit();
@@ -524,6 +557,7 @@ impl Scheduler {
         }
         if !self.failed {
             self.admit();
+            self.find_level();
             self.start();
         }
         if !self.failed {
@@ -553,10 +587,17 @@ impl Scheduler {
         }
     }
 
+    fn budget(&self) -> u64 {
+        match self.level.is_proven() {
+            true => self.limits.budget.max(self.limits.most_budget),
+            false => self.limits.budget,
+        }
+    }
+
     fn admit(&mut self) {
         while let Some(next) = self.deliveries.get(self.admitted) {
             let needs = next.size.saturating_add(next.linked);
-            let fits = self.used.saturating_add(needs) <= self.limits.budget;
+            let fits = self.used.saturating_add(needs) <= self.budget();
             // When the consumer has taken all there is, it waits for this one, whatever it holds.
             if !fits && self.taken < self.admitted {
                 break;
@@ -584,11 +625,11 @@ impl Scheduler {
 
     fn start(&mut self) {
         while let Some(key) = self.next_work() {
-            if self.active.len() >= self.limits.connections {
+            if self.active.len() >= self.level.get() {
                 self.preempt();
                 return;
             }
-            let Some(work) = self.queue.remove(&key) else { return };
+            let Some(work) = self.take_work(key) else { return };
             let Some(mirror) = self.choose_mirror(&work) else {
                 let mirror = MirrorIndex::FIRST;
                 return self.fail(GaveUp::Fetch { chunk: key, mirror });
@@ -617,6 +658,57 @@ impl Scheduler {
                 cancelled: None,
             };
             self.active.insert(fetch, active);
+        }
+    }
+
+    /// Takes work from the queue: all of it or, where there are more fetches than at first, the part for which
+    /// there is memory, and of that what one of them has its share of.
+    fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
+        let mut work = self.queue.remove(&key)?;
+        if self.level.is_least() {
+            return Some(work);
+        }
+        let (size, mut sum) = (self.share(), 0);
+        let mut fits = |chunk: &ChunkIndex| {
+            sum += self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
+            sum <= size && self.is_admitted(Some(chunk))
+        };
+        let count = work.chunks.iter().take_while(|chunk| fits(chunk)).count().max(1);
+        if count < work.chunks.len() {
+            let rest = work.chunks.split_off(count);
+            work.whole = false;
+            if let Some(&first) = rest.first() {
+                self.queue.insert(first, Work { chunks: rest, ..work.clone() });
+            }
+        }
+        Some(work)
+    }
+
+    /// Bytes of one fetch of so many, all of which have memory.
+    fn share(&self) -> u64 {
+        (self.budget().min(MEMORY) / self.level.get() as u64).max(self.limits.least_fetch)
+    }
+
+    /// Finds the level. What a fetch has left that was begun when there were few is divided among many, if it
+    /// would take long.
+    fn find_level(&mut self) {
+        // What was delivered is taken, and so the consumer waits.
+        let hungry = self.taken == self.delivered && self.is_any_busy();
+        if !self.level.pass(self.now, hungry) {
+            return;
+        }
+        let (share, now) = (self.share(), self.now);
+        for (&id, fetch) in self.active.iter_mut().filter(|(_, fetch)| fetch.cancelled.is_none()) {
+            let left = fetch.work.chunks.get(fetch.finished..).unwrap_or_default();
+            let left = left.iter().filter_map(|&chunk| self.chunks.get(chunk));
+            let left: u64 = left.map(|chunk| u64::from(chunk.len)).sum();
+            let busy = now.saturating_sub(fetch.since).as_micros();
+            let takes = u128::from(left) * busy / u128::from(fetch.bytes.max(1));
+            if left > share && takes > LONG.as_micros() {
+                self.stats.hedges += 1;
+                fetch.cancelled = Some((Cancelled::Preempted, now));
+                self.actions.push_back(Action::Cancel { fetch: id });
+            }
         }
     }
 
@@ -678,7 +770,7 @@ impl Scheduler {
     /// what is left of it is divided among them.
     fn hedge(&mut self) {
         let Some(after) = self.limits.hedge_after else { return };
-        let free = self.active.len() < self.limits.connections && self.next_work().is_none();
+        let free = self.active.len() < self.level.get() && self.next_work().is_none();
         if !free || self.active.values().any(|fetch| fetch.cancelled.is_some()) {
             return;
         }

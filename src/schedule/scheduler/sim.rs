@@ -144,7 +144,7 @@ impl World {
                     let running =
                         Running { chunks, granted: 0, at: 0, mirror, cancelled: false, silent };
                     self.running.insert(fetch, running);
-                    assert!(self.running.len() <= self.limits.connections);
+                    assert!(self.running.len() <= self.limits.most_connections);
                 }
                 Action::Grant { fetch, count } => {
                     let running = self.running.get_mut(&fetch).unwrap();
@@ -270,14 +270,17 @@ proptest! {
         deliveries in prop::collection::vec(0_u32..9, 0..14),
         per_fetch in 1_usize..12,
         natures in prop::collection::vec(nature(), 1..4),
-        (connections, budget, seed) in (1_usize..5, 1_u64..200, any::<u64>()),
+        (connections, more, budget, seed) in (1_usize..5, 1_usize..5, 1_u64..200, any::<u64>()),
         (hoards, hedges, bases, tolerant) in
             (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
         let plan = plan(&deliveries, per_fetch, seed, bases);
         let limits = Limits {
             budget,
+            most_budget: budget,
             connections,
+            most_connections: connections * more,
+            least_fetch: 20,
             mirrors: natures.len(),
             seed,
             hedge_after: hedges.then_some(Duration::from_millis(50)),
@@ -329,7 +332,7 @@ proptest! {
             // Only what no mirror has right is lost.
             prop_assert!(world.lost.is_empty() || !one_good, "lost beside a good mirror");
         }
-        if all_good && !hedges && plan.fetches.len() == plan.chunks.len().div_ceil(per_fetch) {
+        if all_good && !hedges && more == 1 && plan.fetches.len() == plan.chunks.len().div_ceil(per_fetch) {
             let stats = world.state.stats();
             prop_assert_eq!((stats.retries, stats.refetched_chunks, stats.dropped_mirrors), (0, 0, 0));
             if budget >= 200 * 10 || plan.fetches.len() <= 1 {
