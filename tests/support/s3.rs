@@ -16,14 +16,15 @@ pub struct S3Server {
 impl S3Server {
     /// Starts the server and waits until it answers.
     pub fn start() -> Self {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/moto_server");
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+        let server = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/s3_server.py");
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0")
                 .and_then(|socket| socket.local_addr())
                 .expect("a free port")
                 .port();
             let child = Command::new(program)
-                .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+                .args(["-B", server, "-H", "127.0.0.1", "-p", &port.to_string()])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
