@@ -29,7 +29,7 @@ use crate::transport::{
 const READ: usize = 1 << 20;
 /// Bytes after which others have their turn: whoever else runs on this thread waits no longer than these take
 /// to be copied and hashed, or than it takes to make their pages.
-const TURN: usize = 4 << 20;
+const TURN: usize = 2 << 20;
 /// How many fetches have a turn before others have theirs.
 const TURNS: usize = 2;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
