@@ -101,7 +101,7 @@ impl Level {
         };
     }
 
-    /// The origin refused a request, or broke it off.
+    /// The origin refused a request: no byte of an answer came.
     pub(super) fn refused(&mut self, now: Duration) {
         // Once for all that were sent before it was heard.
         if self.is_fixed() || self.heard.is_some_and(|heard| now < heard + PENANCE / 2) {

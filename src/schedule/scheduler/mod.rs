@@ -480,7 +480,8 @@ impl Scheduler {
                 self.stats.retries += 1;
             }
             (cancelled, failure) => {
-                if cancelled.is_none() {
+                // One that breaks off in the middle says nothing of how many there may be.
+                if cancelled.is_none() && fetch.finished == 0 && fetch.bytes == 0 {
                     self.level.refused(self.now);
                 }
                 work.avoid |= mirror.bit();
