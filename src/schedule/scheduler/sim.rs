@@ -406,3 +406,97 @@ fn failures_back_off_and_then_end_the_load() {
     }
     assert_eq!(pauses[2], wish);
 }
+
+/// A load of 1,024 chunks, 64 to a pack, from an origin that gives each connection so many chunks a second, and all of
+/// them so many, each answer so much later. How long it takes, and how many requests go on at a time, on average.
+fn paced(each: f64, all: f64, delay: Duration) -> (Duration, usize) {
+    let plan = {
+        let mut plan = plan(&[16; 64], 64, 1, false);
+        plan.fetches.iter_mut().for_each(|fetch| fetch.whole = true);
+        plan
+    };
+    let limits = Limits {
+        budget: 64 * 10,
+        most_budget: 160 * 10,
+        most_connections: 64,
+        least_fetch: 10,
+        ..Limits::default()
+    };
+    struct Paced {
+        chunks: Vec<ChunkIndex>,
+        granted: usize,
+        at: usize,
+        ready: Duration,
+        came: f64,
+        cancelled: bool,
+    }
+    let mut state = Scheduler::new(&plan, limits);
+    let mut running: BTreeMap<FetchId, Paced> = BTreeMap::new();
+    let (mut now, mut sum, mut steps) = (Duration::ZERO, 0, 0);
+    let step = Duration::from_millis(1);
+    loop {
+        while let Some(action) = state.poll_action() {
+            match action {
+                Action::Start { fetch, chunks, .. } => {
+                    let (ready, came) = (now + delay, 0.0);
+                    let paced = Paced { chunks, granted: 0, at: 0, ready, came, cancelled: false };
+                    running.insert(fetch, paced);
+                }
+                Action::Grant { fetch, count } => running.get_mut(&fetch).unwrap().granted += count,
+                Action::Cancel { fetch } => running.get_mut(&fetch).unwrap().cancelled = true,
+                Action::Deliver { delivery } => {
+                    state.handle(now, Event::Taken { delivery });
+                    state.handle(now, Event::Released { delivery });
+                }
+                Action::Fail(why) => panic!("{why:?}"),
+                _ => {}
+            }
+        }
+        if state.is_complete() {
+            return (now, sum / steps);
+        }
+        now += step;
+        (sum, steps) = (sum + running.len(), steps + 1);
+        let open = |paced: &Paced| paced.ready <= now && paced.at < paced.granted;
+        let busy = running.values().filter(|paced| open(paced)).count();
+        let own = each.min(all / busy.max(1) as f64) * step.as_secs_f64();
+        for id in running.keys().copied().collect::<Vec<_>>() {
+            let paced = running.get_mut(&id).unwrap();
+            if open(paced) {
+                paced.came += own;
+            }
+            while paced.came >= 1.0 && paced.at < paced.granted && !paced.cancelled {
+                (paced.came, paced.at) = (paced.came - 1.0, paced.at + 1);
+                let chunk = paced.chunks[paced.at - 1];
+                state.handle(now, Event::Bytes { fetch: id, count: 10 });
+                state.handle(now, Event::Verified { fetch: id, chunk });
+            }
+            if paced.cancelled || paced.at == paced.chunks.len() {
+                running.remove(&id);
+                state.handle(now, Event::Ended { fetch: id, failure: None });
+            }
+        }
+        if state.deadline().is_some_and(|at| at <= now) {
+            state.handle(now, Event::Tick);
+        }
+    }
+}
+
+/// Where each connection is slow, there are many of them; where one takes all there is, there are few.
+#[test]
+fn a_load_takes_as_many_connections_as_make_it_faster() {
+    for (each, all, delay, least, most, slower) in [
+        (20.0, 1e9, 0, 40, 64, 1.5),
+        (20.0, 1e9, 50, 40, 64, 3.0),
+        (5.0, 1e9, 10, 50, 64, 1.5),
+        (20.0, 100.0, 10, 4, 18, 1.2),
+        (1000.0, 1000.0, 0, 1, 8, 1.2),
+    ] {
+        let delay = Duration::from_millis(delay);
+        let (took, connections) = paced(each, all, delay);
+        let possible = 1024.0 / (64.0 * each).min(all);
+        let what = format!("{each} {all} {delay:?}: {took:?} of {possible}, {connections}");
+        assert!((least..=most).contains(&connections), "{what}");
+        assert!(took.as_secs_f64() <= possible * slower, "{what}");
+    }
+}
