@@ -1,5 +1,6 @@
 //! `tenpak load`.
 
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use serde_json::json;
@@ -50,7 +51,7 @@ pub(super) struct Load {
     /// Concurrent requests [default: 4, and up to 64 while that makes the load faster; from a directory one per
     /// core, 2 to 8]
     #[arg(long, value_name = "N")]
-    connections: Option<usize>,
+    connections: Option<NonZeroUsize>,
     /// Seconds without a byte after which a request is abandoned and sent again
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     stall: f64,
@@ -139,8 +140,11 @@ impl Load {
         let bar = Bar::new(output, "loading");
         let own = || wanted.tensors.iter().map(|request| request.cut.len()).sum();
         bar.begin(all.unwrap_or_else(own));
-        let mut options =
-            LoadOptions { connections: self.connections, stall, ..LoadOptions::default() };
+        let mut options = LoadOptions {
+            connections: self.connections.map(NonZeroUsize::get),
+            stall,
+            ..LoadOptions::default()
+        };
         if self.keep && self.device == Device::Host && floats.is_none() {
             options.budget = u64::MAX;
         } else {

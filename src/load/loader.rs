@@ -180,6 +180,7 @@ impl Load {
             most_budget: options.most_budget,
             connections: connections.0,
             most_connections: connections.1,
+            as_planned: if self.reads_block() { usize::MAX } else { CONNECTIONS },
             enough: CORE
                 * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
             mirrors: transports.len().min(MAX_MIRRORS),

@@ -20,9 +20,11 @@ pub struct Limits {
     pub connections: usize,
     /// So many at most, where more of them make the load faster.
     pub most_connections: usize,
+    /// Up to so many fetches at a time, they are as they were planned; more of them are smaller.
+    pub as_planned: usize,
     /// Bytes per second that are as many as can be used: more fetches are not tried then.
     pub enough: u64,
-    /// Bytes of a fetch when there are more than at first: the least.
+    /// Bytes of a fetch when there are more than were planned: the least.
     pub least_fetch: u64,
     /// Sources of the same store, of which 0 is the first choice; at most [`MAX_MIRRORS`](super::MAX_MIRRORS).
     pub mirrors: usize,
@@ -51,6 +53,7 @@ impl Default for Limits {
             most_budget: 160 << 20,
             connections: 4,
             most_connections: 4,
+            as_planned: 4,
             enough: u64::MAX,
             least_fetch: 1 << 20,
             mirrors: 1,

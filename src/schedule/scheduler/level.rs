@@ -78,15 +78,10 @@ impl Level {
         self.highest
     }
 
-    /// Whether it is where it began: requests are then as they were planned.
-    pub(super) fn is_least(&self) -> bool {
-        self.now <= self.least
-    }
-
-    /// Whether more requests than at first have made the whole faster.
+    /// Whether more requests than at first have made the whole faster, or are asked for.
     pub(super) fn is_proven(&self) -> bool {
         let below = self.below.map_or(self.now, |(below, _)| below);
-        below > self.least
+        self.is_fixed() || below > self.least
     }
 
     pub(super) fn received(&mut self, bytes: u64) {

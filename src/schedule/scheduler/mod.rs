@@ -437,10 +437,15 @@ impl Scheduler {
     }
 
     fn budget(&self) -> u64 {
-        match self.level.is_proven() {
+        match !self.is_as_planned() && self.level.is_proven() {
             true => self.limits.budget.max(self.limits.most_budget),
             false => self.limits.budget,
         }
+    }
+
+    /// Whether so few fetches go on that they are what was planned.
+    fn is_as_planned(&self) -> bool {
+        self.level.get() <= self.limits.as_planned
     }
 
     fn admit(&mut self) {
@@ -510,11 +515,11 @@ impl Scheduler {
         }
     }
 
-    /// Takes work from the queue: all of it or, where there are more fetches than at first, the part for which
+    /// Takes work from the queue: all of it or, where there are more fetches than were planned, the part for which
     /// there is memory, and of that what one of them has its share of.
     fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
         let mut work = self.queue.remove(&key)?;
-        if self.level.is_least() {
+        if self.is_as_planned() {
             return Some(work);
         }
         let (size, mut sum) = (self.share(), 0);

@@ -280,6 +280,7 @@ proptest! {
             most_budget: budget,
             connections,
             most_connections: connections * more,
+            as_planned: connections,
             least_fetch: 20,
             mirrors: natures.len(),
             seed,
