@@ -141,6 +141,19 @@ async fn raw_and_compressed_models_arrive_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn each_of_many_connections_has_its_share_of_a_pack() {
+    let bench = Bench::new(CodecChoice::Raw).await;
+    let mut options = options();
+    (options.budget, options.most_budget) = (8 << 20, 8 << 20);
+    let requests = |stats: LoadStats| (stats.requests, stats.connections);
+    let (_, few) = bench.load(&[bench.with(vec![])], &options).await.unwrap();
+    options.connections = Some(8);
+    let (tensors, many) = bench.load(&[bench.with(vec![])], &options).await.unwrap();
+    bench.check(&tensors);
+    assert!(requests(many).0 > requests(few).0 && requests(many).1 == 8, "{many:?} {few:?}");
+}
+
+#[tokio::test]
 async fn a_full_load_asks_for_every_pack_once_and_whole() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let source = bench.with(vec![]);
