@@ -281,7 +281,8 @@ fn a_hosts_timers_go_on_beside_a_load() {
         }
     });
     turns.sort_unstable();
-    // One may hold what the system does meanwhile: it makes pages on this thread's account.
-    let longest = turns[turns.len() - 2];
+    // One in ten may hold what the system does meanwhile: it makes pages on this thread's account, and longer the
+    // more its other guests want of them.
+    let longest = turns[turns.len() * 9 / 10];
     assert!(turns.len() > 10 && longest <= Duration::from_millis(30), "{longest:?} of {turns:?}");
 }
