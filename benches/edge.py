@@ -19,7 +19,7 @@ import urllib.request
 from bench import MIB, MODEL_NAME, Bench, Verdict, unmeasured
 from lines import GIGABIT, filled, mebibytes, reason
 from link import Link
-from origin import free_port
+from origin import answers, free_port
 from sampling import Failed, Sample, Unavailable
 
 SECONDS = 4
@@ -158,16 +158,10 @@ class Server:
             more = [option.format(run=self.run) for option in more]
             command = [str(self.bench.tenpak), "edge", "--origin", origin, "--listen", f"127.0.0.1:{self.port}", "--cache-memory", memory, *more]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return self
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    self.__exit__()
-                    raise Unavailable(f"{self.kind} does not start") from None
-                time.sleep(0.02)
+        if not answers(self.process, self.port, START_TIMEOUT_S):
+            self.__exit__()
+            raise Unavailable(f"{self.kind} does not start")
+        return self
 
     def __exit__(self, *_) -> None:
         if self.process.poll() is None:

@@ -6,13 +6,12 @@ many connections, none of which verifies anything.
 """
 
 import shutil
-import socket
 import subprocess
 import time
 
 import sampling
 from bench import Bench, Verdict, unmeasured
-from origin import free_port
+from origin import answers, free_port
 from sampling import Failed, Round, Sample, Unavailable
 
 RATES = (5e6, 20e6, 80e6, None)  # bytes a second for each connection
@@ -20,7 +19,6 @@ DELAYS_MS = (0, 10, 50, 150)
 CONNECTIONS = 64
 PARTS = 16
 UNLIMITED = 1e12
-START_TIMEOUT_S = 10
 
 
 class SlowOrigin:
@@ -34,16 +32,10 @@ class SlowOrigin:
 
     def __enter__(self) -> "SlowOrigin":
         self.process = subprocess.Popen([*map(str, self.command)])
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return self
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    self.__exit__()
-                    raise Unavailable("slow_origin does not start") from None
-                time.sleep(0.02)
+        if not answers(self.process, self.port):
+            self.__exit__()
+            raise Unavailable("slow_origin does not start")
+        return self
 
     def __exit__(self, *_) -> None:
         self.process.kill()

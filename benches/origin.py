@@ -84,6 +84,19 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def answers(process: subprocess.Popen, port: int, timeout_s: float = START_TIMEOUT_S) -> bool:
+    """Waits until a server that was started takes connections; whether it did."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return True
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+
+
 class Origin:
     def __init__(self, root: pathlib.Path, port: int = 0, tls: bool = False):
         self.root = root.resolve()
@@ -124,17 +137,11 @@ class Origin:
         config.write_text(CONFIGURATION.format(
             run=self.run, root=self.root, port=self.port, user=user, tls=tls, certificate=certificate))
         self.process = subprocess.Popen([nginx, "-p", str(self.run), "-e", str(self.run / "error.log"), "-c", str(config)])
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return self
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    log = (self.run / "error.log").read_text() if (self.run / "error.log").exists() else ""
-                    self.__exit__()
-                    raise RuntimeError(f"nginx did not start on port {self.port}: {log.strip()}") from None
-                time.sleep(0.02)
+        if not answers(self.process, self.port):
+            log = (self.run / "error.log").read_text() if (self.run / "error.log").exists() else ""
+            self.__exit__()
+            raise RuntimeError(f"nginx did not start on port {self.port}: {log.strip()}")
+        return self
 
     def __exit__(self, *_) -> None:
         if self.process and self.process.poll() is None:

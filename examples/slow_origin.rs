@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -101,6 +102,12 @@ async fn answer(
     let mut answer = Response::new(BodyExt::boxed(StreamBody::new(frames)));
     let head = answer.headers_mut();
     head.insert("content-length", (to - from).into());
+    // Clients of S3 want to know what they read, and that parts of it are given.
+    head.insert("accept-ranges", HeaderValue::from_static("bytes"));
+    head.insert("last-modified", HeaderValue::from_static("Thu, 01 Jan 2026 00:00:00 GMT"));
+    if let Ok(tag) = HeaderValue::try_from(format!("\"{size:x}\"")) {
+        head.insert("etag", tag);
+    }
     if range.is_some() {
         if let Ok(value) = format!("bytes {from}-{}/{size}", to - 1).parse() {
             head.insert("content-range", value);

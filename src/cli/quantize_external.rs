@@ -94,7 +94,7 @@ impl ExternalArgs {
             let whole = runtime.block_on(artifact.graph())?;
             let folder = scratch.0.join("model");
             unpack(&whole, artifact.store(), &folder, runtime, &|_| {})?;
-            // What the tool leaves as it is is linked, if it is in this store at all.
+            // Tensors that the tool does not change are linked, if the artifact is in this store at all.
             options.base = runtime.block_on(store.has_graph(whole.id)).then_some(whole.id);
             options.model_id = whole.manifest.model_id.clone();
             (folder, Some(whole.id))

@@ -276,17 +276,17 @@ impl Transport for Hedged {
 
 /// What a store says, as its transport would.
 pub(crate) fn transport_error(error: StoreError) -> TransportError {
+    let (location, object) = match &error {
+        StoreError::Damaged { location, object, .. } => (location.clone(), object.clone()),
+        StoreError::Chunk { location, pack, .. } => (location.clone(), format!("packs/{pack}")),
+        _ => (String::new(), "packs".to_owned()),
+    };
     match error {
         StoreError::Transport(error) => error,
-        StoreError::Damaged { ref location, ref object, .. } => {
-            let kind = TransportErrorKind::Protocol;
-            TransportError::new(kind, location, object, error.to_string())
+        error => {
+            let what = error.to_string();
+            TransportError::new(TransportErrorKind::Protocol, location, object, what)
         }
-        StoreError::Chunk { ref location, ref pack, .. } => {
-            let object = format!("packs/{pack}");
-            TransportError::new(TransportErrorKind::Protocol, location, object, error.to_string())
-        }
-        error => TransportError::new(TransportErrorKind::Protocol, "", "packs", error.to_string()),
     }
 }
 

@@ -202,15 +202,12 @@ impl ChunkSource {
         let failed = loop {
             let next = chunks.next().await;
             self.stats.count(&mut seen, chunks.stats());
-            let (chunk, claim) = match (next, claims.pop_front()) {
-                (Some((_, Ok(chunk))), Some(claim)) => (chunk, claim),
-                (Some((_, Err(error))), claim) => {
-                    claims.extend(claim);
-                    break Some(error);
-                }
-                _ => break None,
+            let chunk = match next {
+                Some((_, Ok(chunk))) => chunk,
+                Some((_, Err(error))) => break Some(error),
+                None => break None,
             };
-            if let Some(chunk) = claim.fill(chunk)
+            if let Some(chunk) = claims.pop_front().and_then(|claim| claim.fill(chunk))
                 && let Some(disk) = self.disk.clone()
             {
                 let write = move || disk.write(&chunk.record().stored, chunk.stored());

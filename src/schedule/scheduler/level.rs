@@ -14,7 +14,7 @@ const WARM: Duration = Duration::from_millis(20);
 const REST: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How long an origin is left alone that refused.
-const PENANCE: Duration = Duration::from_secs(2);
+const BACK_OFF: Duration = Duration::from_secs(2);
 
 /// The level, and what is known of it.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ pub(super) struct Level {
     below: Option<(usize, f64)>,
     /// A level that was refused.
     refused: Option<usize>,
+    /// When that was heard last.
     heard: Option<Duration>,
     /// Bytes that came.
     bytes: u64,
@@ -99,13 +100,13 @@ impl Level {
     /// The origin refused a request: no byte of an answer came.
     pub(super) fn refused(&mut self, now: Duration) {
         // Once for all that were sent before it was heard.
-        if self.is_fixed() || self.heard.is_some_and(|heard| now < heard + PENANCE / 2) {
+        if self.is_fixed() || self.heard.is_some_and(|heard| now < heard + BACK_OFF / 2) {
             return;
         }
         self.heard = Some(now);
         self.refused = Some(self.now);
         self.now = self.below.take().map_or(self.now * 7 / 10, |(below, _)| below).max(1);
-        self.state = State::Resting { until: now + PENANCE };
+        self.state = State::Resting { until: now + BACK_OFF };
     }
 
     /// When [`Self::pass`] has something to do.
@@ -208,7 +209,7 @@ mod tests {
             level.refused(now);
         }
         assert_eq!(level.get(), 44, "once for all that were under way");
-        level.refused(now + PENANCE / 2);
+        level.refused(now + BACK_OFF / 2);
         assert_eq!(level.get(), 30);
     }
 
