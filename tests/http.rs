@@ -451,11 +451,12 @@ async fn it_takes_no_writes() {
 }
 
 /// A TLS server with a certificate of its own, which offers `protocols`; returns its address, its
-/// certificate and the HTTP versions it was asked in.
+/// certificate and the HTTP versions it was asked in, each with the number of the connection. Over HTTP/2 it
+/// takes one stream at a time, and says GOAWAY after each answer.
 async fn tls_server(
     protocols: &[&[u8]],
     redirect: Option<String>,
-) -> (String, Vec<u8>, Arc<std::sync::Mutex<Vec<hyper::Version>>>) {
+) -> (String, Vec<u8>, Arc<std::sync::Mutex<Vec<(usize, hyper::Version)>>>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -472,15 +473,18 @@ async fn tls_server(
     let versions = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = versions.clone();
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        for number in 0.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
             let (acceptor, seen, redirect) = (acceptor.clone(), seen.clone(), redirect.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
                 };
+                let answered = tokio::sync::Notify::new();
                 let service = hyper::service::service_fn(|request: hyper::Request<_>| {
                     let _: &hyper::body::Incoming = request.body();
-                    seen.lock().expect("a list").push(request.version());
+                    seen.lock().expect("a list").push((number, request.version()));
+                    answered.notify_one();
                     let response = match &redirect {
                         Some(to) => hyper::Response::builder().status(302).header("location", to),
                         None => hyper::Response::builder().status(200).header("etag", "\"v\""),
@@ -489,9 +493,20 @@ async fn tls_server(
                     let response = response.body(body).expect("a response");
                     std::future::ready(Ok::<_, Infallible>(response))
                 });
-                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let served = server.serve_connection(TokioIo::new(stream), service).await;
-                if let Err(e) = served {
+                let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                server.http2().max_concurrent_streams(1);
+                let mut served =
+                    std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
+                let ended = tokio::select! {
+                    ended = served.as_mut() => ended,
+                    () = answered.notified() => {
+                        if seen.lock().expect("a list").last().is_some_and(|last| last.1 == hyper::Version::HTTP_2) {
+                            served.as_mut().graceful_shutdown();
+                        }
+                        served.await
+                    }
+                };
+                if let Err(e) = ended {
                     eprintln!("connection: {e}");
                 }
             });
@@ -518,16 +533,24 @@ async fn https_speaks_the_version_that_was_agreed() {
         let (url, pem, versions) = tls_server(protocols, None).await;
         let b = trusting(&url, pem);
         let at = path("packs/a");
-        let reads = (0..4).map(|_| async {
-            let range = ReadRange::Bounded(1_000_000..2_000_000);
-            read_all(&b, &at, range, LIMIT, &RetryPolicy::default()).await
-        });
-        for read in futures_util::future::join_all(reads).await {
-            let (bytes, tag) = read.expect("a read");
-            assert!(bytes == pattern(3_000_000)[1_000_000..2_000_000]);
-            assert_eq!(tag, Some(Version::tagged("\"v\"")));
+        for _ in 0..2 {
+            let reads = (0..4).map(|_| async {
+                let range = ReadRange::Bounded(1_000_000..2_000_000);
+                read_all(&b, &at, range, LIMIT, &eager(0)).await
+            });
+            for read in futures_util::future::join_all(reads).await {
+                let (bytes, tag) = read.expect("a read");
+                assert!(bytes == pattern(3_000_000)[1_000_000..2_000_000]);
+                assert_eq!(tag, Some(Version::tagged("\"v\"")));
+            }
         }
-        assert_eq!(*versions.lock().expect("a list"), [version; 4]);
+        let seen = versions.lock().expect("a list").clone();
+        assert!(seen.len() == 8 && seen.iter().all(|seen| seen.1 == version), "{seen:?}");
+        // Limits are per connection: each of four requests at a time has its own.
+        let mut connections: Vec<_> = seen[..4].iter().map(|seen| seen.0).collect();
+        connections.sort_unstable();
+        connections.dedup();
+        assert_eq!(connections.len(), 4, "{seen:?}");
     }
 }
 

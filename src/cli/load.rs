@@ -15,6 +15,7 @@ use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
 use crate::load::sink;
 use crate::load::{LoadOptions, LoadStats};
+use crate::schedule::scheduler::Limit;
 use crate::schedule::shard::Shard;
 use crate::store::artifact::{SelectedTensors, Selection};
 use crate::transport::small::RetryPolicy;
@@ -48,7 +49,7 @@ pub(super) struct Load {
     /// Print the BLAKE3 of every tensor as delivered
     #[arg(long)]
     digest: bool,
-    /// Concurrent requests [default: 4, and up to 64 while that makes the load faster; from a directory one per
+    /// Concurrent requests [default: 4, and up to 128 while that makes the load faster; from a directory one per
     /// core, 2 to 8]
     #[arg(long, value_name = "N")]
     connections: Option<NonZeroUsize>,
@@ -174,6 +175,9 @@ impl Load {
             delivered;
         let fetched_bytes = load.fetched_bytes + read.bytes;
         let requests = load.requests + read.requests;
+        let goodput = load.fetched_bytes as f64 / seconds.max(1e-9);
+        let request_bytes = load.fetched_bytes / load.requests.max(1);
+        let limit = if is_busy(seconds) { Limit::Processor } else { load.limit };
         let mut object = json!({
             "manifest": artifact.id(),
             "tensors": tensors,
@@ -185,6 +189,9 @@ impl Load {
             "refetched_chunks": load.refetched_chunks,
             "dropped_mirrors": load.dropped_mirrors,
             "connections": load.connections,
+            "request_bytes": request_bytes,
+            "bytes_per_second": goodput,
+            "limited_by": limit.as_str(),
             "seconds": seconds,
             "first_tensor_seconds": first_tensor,
             "peak_rss_bytes": peak_rss(),
@@ -208,12 +215,16 @@ impl Load {
         output.result(object, || {
             let mut text = format!(
                 "{tensors} tensors, {} in {seconds:.2} s ({}), the first after {:.3} s\n\
-                 {} fetched in {requests} requests, peak memory {}\n",
+                 {} fetched in {requests} requests, peak memory {}\n\
+                 {} at most at a time, of {} each; {}\n",
                 bytes::size(raw_bytes),
                 bytes::rate(raw_bytes, seconds),
                 first_tensor.unwrap_or(0.0),
                 bytes::size(fetched_bytes),
                 bytes::size(peak_rss().unwrap_or(0)),
+                load.connections,
+                bytes::size(request_bytes),
+                told(limit),
             );
             if let Some(made) = &made {
                 text.push_str(&made.text());
@@ -232,6 +243,29 @@ impl Load {
             text
         })
     }
+}
+
+/// What a load waited for, and what helps.
+fn told(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Connections => "limited by the pace of each connection: --connections allows more",
+        Limit::Link => {
+            "limited by the link, or by all that the origin gives: more requests brought no more"
+        }
+        Limit::Origin => "limited by the origin: it refused more requests",
+        Limit::Processor => "limited by this machine's processor",
+        Limit::Disk => "limited by the disk",
+        Limit::Consumer => "limited by where the tensors go",
+        _ => "limited by the time to answers: there was little to load",
+    }
+}
+
+/// Whether all cores were busy for nearly all of these seconds.
+fn is_busy(seconds: f64) -> bool {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let used = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    used > 0.8 * cores as f64 * seconds
 }
 
 /// What is in flight when tensors are not kept: two pieces for each core that hashes them. Memory that

@@ -24,7 +24,7 @@ use crate::memory::buffers::Buffers;
 use crate::memory::slot::{Slot, SlotProvider};
 use crate::schedule::plan::{ChunkIndex, DeliveryIndex, ListIndex, Plan, SlotIndex, TensorIndex};
 use crate::schedule::scheduler::{
-    Action, Event, Failure, FetchId, GaveUp, Limits, MirrorIndex, Scheduler,
+    Action, Event, Failure, FetchId, GaveUp, Limit, Limits, MirrorIndex, Scheduler,
 };
 use crate::transport::{ReadRange, Transport, TransportError, TransportErrorKind};
 
@@ -191,7 +191,11 @@ impl Driver {
     }
 
     fn count(&mut self) {
-        lock(&self.stats).take_state(&self.before, self.state.stats());
+        let mut state = self.state.stats();
+        if state.limit == Limit::Connections && self.transports.iter().all(|t| t.reads_block()) {
+            state.limit = Limit::Disk;
+        }
+        lock(&self.stats).take_state(&self.before, state);
     }
 
     /// Tells the state what happened, and first which bytes have come since.
@@ -219,6 +223,7 @@ impl Driver {
 
     fn report(&mut self, report: Report) -> Result<(), Box<LoadError>> {
         match report {
+            Report::Answered { fetch } => self.tell(Event::Answered { fetch }),
             Report::Verified { fetch, chunk, target } => {
                 if let Some(target) = target {
                     self.restore(chunk, target);

@@ -88,6 +88,8 @@ impl ChunkJob {
 /// What a fetch tells the driver.
 #[derive(Debug)]
 pub(super) enum Report {
+    /// An answer has begun.
+    Answered { fetch: FetchId },
     /// The chunk is verified and in its place, which comes back if it was lent; or it is kept until it
     /// can be decoded, and its place with it.
     Verified { fetch: FetchId, chunk: ChunkIndex, target: Option<Target> },
@@ -193,6 +195,7 @@ impl Fetch {
 
     async fn read_all(&mut self, running: &mut Running) -> Step<()> {
         let mut reader = self.transport.open(&self.path, self.range.clone()).await.map_err(Some)?;
+        self.finisher.tell(Report::Answered { fetch: self.finisher.fetch });
         running.at = reader.range.start;
         let mut done = 0;
         while done < self.count {

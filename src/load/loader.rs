@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -29,7 +30,13 @@ use crate::store::Store;
 const POOL: usize = 64 << 20;
 /// Requests at a time to a web server or a bucket: at first, and at most.
 const CONNECTIONS: usize = 4;
-const MOST_CONNECTIONS: usize = 64;
+const MOST_CONNECTIONS: usize = 128;
+/// Requests at first to a server whose answers take longer than this: one more for each `FAR_STEP`, since finding that
+/// there should be more takes as long, up to `MOST_AT_FIRST`.
+const FAR: Duration = Duration::from_millis(3);
+const FAR_CONNECTIONS: usize = 16;
+const FAR_STEP: Duration = Duration::from_millis(4);
+const MOST_AT_FIRST: usize = 64;
 /// Bytes per second that one core receives and hashes, with something to spare.
 const CORE: u64 = 750_000_000;
 
@@ -149,6 +156,19 @@ impl Load {
         self.store.transports().iter().any(|transport| transport.reads_block())
     }
 
+    /// Requests at a time before anything was measured but the time to an answer.
+    fn first_connections(&self) -> usize {
+        match self.store.answer_time() {
+            Some(time) if time >= FAR => {
+                let more = time.as_micros() / FAR_STEP.as_micros();
+                usize::try_from(more)
+                    .map_or(MOST_AT_FIRST, |more| FAR_CONNECTIONS + more)
+                    .min(MOST_AT_FIRST)
+            }
+            _ => CONNECTIONS,
+        }
+    }
+
     fn plan_options(&self, known: &KnownBases) -> PlanOptions {
         // A local file has no cache between that would like whole objects.
         let pack_ends = if self.reads_block() { HashMap::new() } else { self.pack_ends.clone() };
@@ -173,8 +193,11 @@ impl Load {
             Some(fixed) => (fixed.max(1), fixed.max(1)),
             // A local file's bytes are there as quickly as they are hashed, on a core for each request.
             None if self.reads_block() => (cores(), cores()),
-            None => (CONNECTIONS, MOST_CONNECTIONS),
+            None => (self.first_connections(), MOST_CONNECTIONS),
         };
+        if connections.0 > CONNECTIONS {
+            self.store.expect(MOST_AT_FIRST);
+        }
         let limits = Limits {
             budget: options.budget,
             most_budget: options.most_budget,

@@ -1,5 +1,6 @@
 //! How a load uses memory and the network.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ pub struct LoadOptions {
     /// Bytes of tensors in flight, with the chunks that wait for their bases, and of delivered tensors
     /// not yet dropped. A larger tensor is admitted alone. A consumer that keeps what it gets wants `u64::MAX`.
     pub budget: u64,
-    /// The same once more requests than at first have made the load faster.
+    /// The same while more requests than at first go on, each of which needs some.
     pub most_budget: u64,
     /// Requests at a time. By default where reads block (local files) one for each core, 2 to 8; else 4 at first,
-    /// and up to 64 while more of them make the load faster.
+    /// 16 where answers take long, and up to 128 while more of them make the load faster.
     pub connections: Option<usize>,
     /// How long a request may go without a byte before it is replaced.
     pub stall: Duration,
@@ -38,7 +39,8 @@ pub struct LoadOptions {
     pub first_pause: Duration,
     /// How long a request runs before it may be found slow and be divided; `None`: never.
     pub hedge_after: Option<Duration>,
-    /// For the jitter of pauses between retries.
+    /// For the jitter of pauses between retries and of what is tried: by default another for each load, so that many
+    /// do not do the same at the same time.
     pub seed: u64,
     /// The destination: it lends the memory that tensors arrive in. By default the heap's.
     pub memory: Option<Arc<dyn SlotProvider>>,
@@ -65,7 +67,7 @@ impl Default for LoadOptions {
             failures: limits.failures,
             first_pause: limits.first_pause,
             hedge_after: limits.hedge_after,
-            seed: 0,
+            seed: RandomState::new().build_hasher().finish(),
             memory: None,
             tolerant: false,
             bases: None,

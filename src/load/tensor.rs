@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::chunk::verified::VerifiedChunk;
 use crate::schedule::plan::{RecordIndex, TensorRequest};
-use crate::schedule::scheduler::SchedulerStats;
+use crate::schedule::scheduler::{Limit, SchedulerStats};
 
 /// A verified tensor, a rank's part of one, or a piece of either.
 #[derive(Debug, Clone)]
@@ -75,6 +75,8 @@ pub struct LoadStats {
     pub dropped_mirrors: u64,
     /// The most requests that were to go on at a time.
     pub connections: u64,
+    /// What was waited for most.
+    pub limit: Limit,
     /// From the start to the first delivery.
     pub first_tensor: Option<Duration>,
     /// Sources that were asked, as bits in the order of the store's transports, and those of them of which a
@@ -95,6 +97,7 @@ impl std::ops::AddAssign for LoadStats {
         self.refetched_chunks += next.refetched_chunks;
         self.dropped_mirrors += next.dropped_mirrors;
         self.connections = self.connections.max(next.connections);
+        self.limit = next.limit;
         self.first_tensor = self.first_tensor.or(next.first_tensor);
         self.asked |= next.asked;
         self.faulty |= next.faulty;
@@ -110,6 +113,7 @@ impl LoadStats {
         self.refetched_chunks = before.refetched_chunks + state.refetched_chunks;
         self.dropped_mirrors = before.dropped_mirrors + state.dropped_mirrors;
         self.connections = before.connections.max(state.connections);
+        self.limit = state.limit;
         self.asked = before.asked | state.asked;
         self.faulty = before.faulty | state.faulty;
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::error::{MaintainError, is_damage};
 use super::order::{load_order, units};
@@ -28,8 +29,8 @@ use crate::trust::{KeyId, Method, Signer, TrustSet, signature_path};
 const MIN_HINT: u64 = 256 << 10;
 /// Small requests at a time.
 const AT_ONCE: usize = 16;
-/// Packs on their way at a time: each may have 64 MiB.
-const PACKS: usize = 2;
+/// Bytes of packs on their way at a time, of which each may have 64 MiB.
+const PACKS: u32 = 128 << 20;
 
 /// How to copy.
 #[derive(Debug, Default)]
@@ -97,9 +98,18 @@ pub async fn copy(
     };
     progress.begin(stored_bytes(&missing));
     let (packs, rest) = split(source, &missing).await?;
-    let copy = |(pack, index)| copy_pack((source, id), pack, index, target, &lease, progress);
+    let memory = Semaphore::new(PACKS as usize);
+    let copy = |(pack, index): Indexed| {
+        let (memory, lease) = (&memory, &lease);
+        async move {
+            let needs = u32::try_from(index.data_len()).unwrap_or(PACKS).min(PACKS);
+            // It is never closed.
+            let _own = memory.acquire_many(needs).await;
+            copy_pack((source, id), pack, index, target, lease, progress).await
+        }
+    };
     let copies: Vec<_> = packs.into_iter().map(copy).collect();
-    let mut copies = stream::iter(copies).buffer_unordered(PACKS);
+    let mut copies = stream::iter(copies).buffer_unordered(target.transport().writes_at_once());
     while let Some(written) = copies.try_next().await? {
         report.copied_bytes += written.bytes;
         report.objects += written.packs;

@@ -142,7 +142,7 @@ impl Sink<'_> {
         if parts.is_empty() {
             return Ok(());
         }
-        while self.writing.len() >= 2 {
+        while self.writing.len() >= self.target.transport().writes_at_once() {
             self.settle().await?;
         }
         let parts = followed_by(parts);

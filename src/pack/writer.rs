@@ -21,8 +21,6 @@ use crate::store::{Lease, Store, StoreError};
 /// A quarter of what the format allows: long enough for a request of its own, and a load that asks
 /// for packs whole keeps few bytes on their way.
 pub(crate) const TARGET: u64 = 16 << 20;
-/// Packs on their way to the store at a time.
-const IN_FLIGHT: usize = 2;
 /// Room for a pack with its index, mostly.
 const BUFFER: usize = (TARGET as usize) + (64 << 10);
 /// Chunks that are placed in one pack before they are read.
@@ -71,17 +69,17 @@ pub(super) struct PackWriter {
 impl PackWriter {
     pub(super) fn new(store: Store, lease: Lease, runtime: Handle) -> Self {
         Self {
-            store,
             lease,
             runtime,
             index: PackIndex::new(0),
             data: Slot::default(),
             reserving: Reserving::default(),
-            buffers: Buffers::new((IN_FLIGHT + 1) * BUFFER),
+            buffers: Buffers::new((store.transport().writes_at_once() + 1) * BUFFER),
             unplaced: HashSet::new(),
             places: HashMap::new(),
             writing: VecDeque::new(),
             new_bytes: 0,
+            store,
         }
     }
 
@@ -160,7 +158,7 @@ impl PackWriter {
             return Ok(());
         }
         data.join(rest).map_err(|_| PackError::Short)?;
-        while self.writing.len() >= IN_FLIGHT {
+        while self.writing.len() >= self.store.transport().writes_at_once() {
             self.settle_one()?;
         }
         let (store, lease) = (self.store.clone(), self.lease.clone());

@@ -1,6 +1,7 @@
 //! Reading small objects: from the store or, where what it gives is missing or wrong, from a mirror.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -98,8 +99,10 @@ impl Store {
         limit: u64,
     ) -> Result<Bytes, StoreError> {
         self.reads.requests.fetch_add(1, Ordering::Relaxed);
+        let started = Instant::now();
         match read_all(transport, path, range.clone(), limit, &self.retry).await {
             Ok((bytes, _)) => {
+                self.reads.took(started.elapsed());
                 self.reads.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(bytes)
             }

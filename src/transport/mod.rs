@@ -171,6 +171,10 @@ pub trait Transport: Send + Sync + fmt::Debug {
         None
     }
 
+    /// So many requests will be made at the same time soon: where a connection takes long to be made, it is made
+    /// meanwhile.
+    fn expect(&self, _requests: usize) {}
+
     /// Opens a read. A missing object is [`TransportErrorKind::NotFound`]; a range beyond the end is
     /// [`TransportErrorKind::OutOfRange`].
     async fn open(
@@ -193,6 +197,11 @@ pub trait Transport: Send + Sync + fmt::Debug {
         expected: Expected,
         content: Bytes,
     ) -> Result<(), TransportError>;
+
+    /// How many packs are best written at the same time.
+    fn writes_at_once(&self) -> usize {
+        2
+    }
 
     /// Removes the object; a missing one is no error.
     async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError>;

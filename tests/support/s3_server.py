@@ -9,7 +9,8 @@ lock = threading.Lock()
 
 class Atomic(server.DomainDispatcherApplication):
     def __call__(self, environ, start_response):
-        if environ["REQUEST_METHOD"] != "PUT":
+        # Others may write at the same time, as parts of one object are.
+        if not {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environ.keys():
             return super().__call__(environ, start_response)
         with lock:
             return list(super().__call__(environ, start_response))

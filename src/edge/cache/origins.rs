@@ -236,6 +236,10 @@ impl Transport for Hedged {
         self.transport().location()
     }
 
+    fn expect(&self, requests: usize) {
+        self.transport().expect(requests);
+    }
+
     async fn open(
         &self,
         path: &ObjectPath,

@@ -23,7 +23,7 @@ use crate::transport::TransportError;
 /// The most that one request to the origin asks for.
 const RUN: u64 = 8 << 20;
 /// Requests to the origin at a time.
-const ORIGIN_REQUESTS: usize = 32;
+const ORIGIN_REQUESTS: usize = 128;
 
 /// Counts since the start.
 #[derive(Debug, Default)]

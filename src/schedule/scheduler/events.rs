@@ -14,7 +14,7 @@ pub struct Limits {
     /// those that are filled, of the chunks that wait for their bases. A delivery beyond it is
     /// admitted alone.
     pub budget: u64,
-    /// The same once more fetches than at first have made the load faster: each needs some.
+    /// The same while more fetches go on than were planned: each needs some.
     pub most_budget: u64,
     /// Fetches at a time: so many at first.
     pub connections: usize,
@@ -50,7 +50,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             budget: 96 << 20,
-            most_budget: 160 << 20,
+            most_budget: 128 << 20,
             connections: 4,
             most_connections: 4,
             as_planned: 4,
@@ -88,6 +88,8 @@ pub enum Failure {
 #[expect(missing_docs, reason = "the variants say what their fields are")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// An answer to the fetch has begun.
+    Answered { fetch: FetchId },
     /// Bytes of the body arrived.
     Bytes { fetch: FetchId, count: u64 },
     /// The next chunk of the fetch is verified and in its place, or kept for what it is decoded with.
@@ -142,6 +144,42 @@ pub enum GaveUp {
     Hung { chunk: ChunkIndex, mirror: MirrorIndex },
 }
 
+/// What a load waited for most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Answers: so little was loaded that no rate was found.
+    #[default]
+    Answers,
+    /// The pace of each connection: more of them would have brought more, and no more were allowed.
+    Connections,
+    /// The link, or all that the origin gives: more connections brought no more.
+    Link,
+    /// The origin: it refused more requests.
+    Origin,
+    /// This machine: as much came as it takes.
+    Processor,
+    /// Files: they were read as fast as they could be.
+    Disk,
+    /// Whoever takes what was loaded, or the memory that it holds.
+    Consumer,
+}
+
+impl Limit {
+    /// Its name, in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answers => "answers",
+            Self::Connections => "connections",
+            Self::Link => "link",
+            Self::Origin => "origin",
+            Self::Processor => "processor",
+            Self::Disk => "disk",
+            Self::Consumer => "consumer",
+        }
+    }
+}
+
 /// Counts for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedulerStats {
@@ -157,6 +195,8 @@ pub struct SchedulerStats {
     pub dropped_mirrors: u64,
     /// The most requests that were to go on at a time.
     pub connections: u64,
+    /// What was waited for most.
+    pub limit: Limit,
     /// Mirrors that were asked, as bits.
     pub(crate) asked: u64,
     /// Mirrors of which a request failed in a way that may pass, or sent a damaged chunk, as bits.

@@ -19,8 +19,8 @@ use std::time::Duration;
 use crate::format::id::PackId;
 use crate::schedule::plan::{ChunkIndex, DeliveryIndex, List, ListIndex, Plan};
 use crate::schedule::random::SplitMix;
-pub use events::{Action, Event, Failure, FetchId, GaveUp, Limits, SchedulerStats};
-use level::Level;
+pub use events::{Action, Event, Failure, FetchId, GaveUp, Limit, Limits, SchedulerStats};
+use level::{Level, Requests};
 use mirror::Mirrors;
 pub use mirror::{MAX_MIRRORS, MirrorIndex};
 
@@ -49,6 +49,8 @@ enum Cancelled {
 
 /// Memory that is divided among fetches, if the budget knows no end.
 const MEMORY: u64 = 256 << 20;
+/// The most that is asked for before there is memory for it: what comes meanwhile waits in the system's buffers.
+const AHEAD: u64 = 256 << 20;
 /// What a fetch has left is divided among others if it would take longer.
 const LONG: Duration = Duration::from_millis(250);
 
@@ -62,6 +64,9 @@ struct Fetch {
     mirror: MirrorIndex,
     granted: usize,
     finished: usize,
+    sent: Duration,
+    /// Whether an answer has begun.
+    answered: bool,
     /// When bytes last came that count, or when it had last nothing to wait for.
     last_byte: Duration,
     /// Bytes since then, too few to count.
@@ -93,6 +98,8 @@ struct Chunk {
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     size: u64,
+    /// The sizes of all before it.
+    before: u64,
     /// Bytes of stored chunks that are kept until all its chunks are there.
     linked: u64,
     missing: u32,
@@ -108,6 +115,8 @@ pub struct Scheduler {
     random: SplitMix,
     chunks: List<ChunkIndex, Chunk>,
     deliveries: List<DeliveryIndex, Pending>,
+    /// Stored bytes of the chunks that wait in the queue.
+    queued: u64,
     /// The next to admit.
     admitted: DeliveryIndex,
     /// The next to hand out.
@@ -123,17 +132,24 @@ pub struct Scheduler {
     rates: VecDeque<u64>,
     actions: VecDeque<Action>,
     failed: bool,
+    /// How long the consumer was waited for, and not the network.
+    fed: Duration,
     stats: SchedulerStats,
 }
 
 impl Scheduler {
     /// The state before anything happened.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
-        let pending = |d: &crate::schedule::plan::Delivery| Pending {
-            size: d.len(),
-            linked: d.linked_bytes,
-            missing: d.chunks,
-            released: false,
+        let mut before = 0;
+        let pending = |d: &crate::schedule::plan::Delivery| {
+            before += d.len();
+            Pending {
+                size: d.len(),
+                before: before - d.len(),
+                linked: d.linked_bytes,
+                missing: d.chunks,
+                released: false,
+            }
         };
         let work = |fetch: &crate::schedule::plan::PlannedFetch| Work {
             pack: fetch.pack,
@@ -151,11 +167,15 @@ impl Scheduler {
             bad: 0,
             bad_mirrors: 0,
         };
-        let first = |fetch: &crate::schedule::plan::PlannedFetch| fetch.chunks.first().copied();
         let mut state = Self {
             random: SplitMix::new(limits.seed),
             mirrors: Mirrors::new(limits.mirrors),
-            level: Level::new(limits.connections, limits.most_connections, limits.enough),
+            level: Level::new(
+                limits.connections,
+                limits.most_connections,
+                limits.enough,
+                limits.seed,
+            ),
             limits,
             now: Duration::ZERO,
             chunks: plan.chunks.iter().map(chunk).collect(),
@@ -164,22 +184,34 @@ impl Scheduler {
             delivered: DeliveryIndex::FIRST,
             taken: DeliveryIndex::FIRST,
             used: 0,
-            queue: plan.fetches.iter().filter_map(|f| Some((first(f)?, work(f)))).collect(),
+            queued: 0,
+            queue: BTreeMap::new(),
             active: BTreeMap::new(),
             next_fetch: 0,
             rates: VecDeque::new(),
             actions: VecDeque::new(),
             failed: false,
+            fed: Duration::ZERO,
             stats: SchedulerStats::default(),
         };
+        plan.fetches.iter().for_each(|fetch| state.enqueue(work(fetch)));
         state.advance();
         state
     }
 
     /// Counts so far.
     pub fn stats(&self) -> SchedulerStats {
-        let connections = self.level.highest() as u64;
-        SchedulerStats { dropped_mirrors: self.mirrors.dropped(), connections, ..self.stats }
+        let limit = match self.level.limit() {
+            _ if self.fed > self.now / 2 => Limit::Consumer,
+            Limit::Answers if self.level.most() == self.limits.connections => Limit::Connections,
+            limit => limit,
+        };
+        SchedulerStats {
+            dropped_mirrors: self.mirrors.dropped(),
+            connections: self.level.highest() as u64,
+            limit,
+            ..self.stats
+        }
     }
 
     /// Whether every delivery was handed out.
@@ -213,9 +245,18 @@ impl Scheduler {
         self.active.values().any(|fetch| !fetch.is_idle() && fetch.cancelled.is_none())
     }
 
+    /// Whether the network is waited for: what was delivered is taken.
+    fn is_hungry(&self) -> bool {
+        self.taken == self.delivered && self.is_any_busy()
+    }
+
     /// Takes in what happened at `now`, which never goes back.
     pub fn handle(&mut self, now: Duration, event: Event) {
-        self.now = now.max(self.now);
+        let passed = now.saturating_sub(self.now);
+        self.now += passed;
+        if !self.is_hungry() {
+            self.fed += passed;
+        }
         if self.failed {
             return;
         }
@@ -223,9 +264,6 @@ impl Scheduler {
             Event::Bytes { fetch, count } => {
                 self.level.received(count);
                 if let Some(fetch) = self.active.get_mut(&fetch) {
-                    if fetch.bytes == 0 && fetch.finished == 0 {
-                        self.level.answered(self.now.saturating_sub(fetch.since));
-                    }
                     fetch.bytes += count;
                     fetch.trickle += count;
                     if fetch.trickle >= TRICKLE {
@@ -234,6 +272,12 @@ impl Scheduler {
                 }
                 // Nothing else can follow from it.
                 return;
+            }
+            Event::Answered { fetch } => {
+                if let Some(fetch) = self.active.get_mut(&fetch) {
+                    fetch.answered = true;
+                    self.level.answered(self.now, self.now.saturating_sub(fetch.sent));
+                }
             }
             Event::Verified { fetch, chunk } => self.verified(fetch, chunk),
             Event::Bad { fetch, chunk } => self.bad(fetch, chunk),
@@ -290,7 +334,7 @@ impl Scheduler {
             avoid,
             excluded: 0,
         };
-        self.queue.insert(index, work);
+        self.enqueue(work);
     }
 
     fn ended(&mut self, id: FetchId, failure: Option<Failure>) {
@@ -311,9 +355,7 @@ impl Scheduler {
                 work.avoid |= mirror.bit();
                 // The other half goes to another connection.
                 let rest = work.chunks.split_off(work.chunks.len().div_ceil(2));
-                if let Some(&first) = rest.first() {
-                    self.queue.insert(first, Work { chunks: rest, ..work.clone() });
-                }
+                self.enqueue(Work { chunks: rest, ..work.clone() });
             }
             (None, Some(failure @ (Failure::Permanent | Failure::Absent))) => {
                 work.excluded |= mirror.bit();
@@ -328,12 +370,16 @@ impl Scheduler {
                 self.stats.retries += 1;
             }
             (cancelled, failure) => {
+                let others = self.active.values().filter(|other| other.cancelled.is_none());
                 // One that breaks off in the middle says nothing of how many there may be.
-                if cancelled.is_none() && fetch.finished == 0 && fetch.bytes == 0 {
-                    self.level.refused(self.now);
+                if cancelled.is_none() && !fetch.answered {
+                    self.level.refused(self.now, others.clone().count());
                 }
                 work.avoid |= mirror.bit();
-                self.mirrors.failed(mirror);
+                // Nor is a mirror bad that answers others meanwhile.
+                if !others.clone().any(|other| other.mirror == mirror && other.answered) {
+                    self.mirrors.failed(mirror);
+                }
                 self.stats.faulty |= mirror.bit();
                 self.stats.retries += 1;
                 // Another mirror is asked at once; when each has failed, the round is over.
@@ -354,7 +400,7 @@ impl Scheduler {
                 }
             }
         }
-        self.queue.insert(first, work);
+        self.enqueue(work);
     }
 
     /// No mirror has all of it: what it holds of the chunks, asking for each alone tells.
@@ -364,7 +410,7 @@ impl Scheduler {
         }
         for &chunk in &work.chunks {
             let (chunks, excluded) = (vec![chunk], 0);
-            self.queue.insert(chunk, Work { chunks, excluded, ..work.clone() });
+            self.enqueue(Work { chunks, excluded, ..work.clone() });
         }
     }
 
@@ -378,7 +424,8 @@ impl Scheduler {
         let Some(chunk) = self.chunks.get(index) else { return };
         if let Some(delivery) = self.deliveries.get_mut(chunk.delivery) {
             delivery.missing -= 1;
-            if delivery.missing == 0 {
+            // What is lost before there was memory for it had none.
+            if delivery.missing == 0 && chunk.delivery < self.admitted {
                 self.used -= delivery.linked;
             }
         }
@@ -437,9 +484,9 @@ impl Scheduler {
     }
 
     fn budget(&self) -> u64 {
-        match !self.is_as_planned() && self.level.is_proven() {
-            true => self.limits.budget.max(self.limits.most_budget),
-            false => self.limits.budget,
+        match self.is_as_planned() {
+            true => self.limits.budget,
+            false => self.limits.budget.max(self.limits.most_budget),
         }
     }
 
@@ -450,7 +497,8 @@ impl Scheduler {
 
     fn admit(&mut self) {
         while let Some(next) = self.deliveries.get(self.admitted) {
-            let needs = next.size.saturating_add(next.linked);
+            let linked = if next.missing > 0 { next.linked } else { 0 };
+            let needs = next.size.saturating_add(linked);
             let fits = self.used.saturating_add(needs) <= self.budget();
             // When the consumer has taken all there is, it waits for this one, whatever it holds.
             if !fits && self.taken < self.admitted {
@@ -462,6 +510,58 @@ impl Scheduler {
         }
     }
 
+    /// Puts chunks into the queue, if there are any.
+    fn enqueue(&mut self, work: Work) {
+        let Some(&first) = work.chunks.first() else { return };
+        self.queued += self.size(&work.chunks);
+        self.queue.insert(first, work);
+    }
+
+    fn dequeue(&mut self, key: ChunkIndex) -> Option<Work> {
+        let work = self.queue.remove(&key)?;
+        self.queued -= self.size(&work.chunks);
+        Some(work)
+    }
+
+    /// Stored bytes of these chunks.
+    fn size(&self, chunks: &[ChunkIndex]) -> u64 {
+        let chunks = chunks.iter().filter_map(|&chunk| self.chunks.get(chunk));
+        chunks.map(|chunk| u64::from(chunk.len)).sum()
+    }
+
+    /// Bytes that are asked for before there is memory for them: those of requests that wait for an answer, for one
+    /// that is on its way needs none.
+    fn ahead(&self) -> u64 {
+        if self.is_as_planned() {
+            return 0;
+        }
+        let (level, memory) = (self.level.get(), self.memory());
+        let waiting = level as f64 - self.level.answering(level, memory);
+        ((waiting * self.part(level)) as u64).min(AHEAD)
+    }
+
+    /// Memory that is divided among fetches.
+    fn memory(&self) -> u64 {
+        self.budget().min(MEMORY)
+    }
+
+    /// Bytes of one of so many fetches.
+    fn part(&self, level: usize) -> f64 {
+        self.memory() as f64 / self.level.answering(level, self.memory()).max(1.0)
+    }
+
+    /// Whether a chunk has memory, or will soon.
+    fn is_near(&self, chunk: Option<&ChunkIndex>) -> bool {
+        let before =
+            |delivery| self.deliveries.get(delivery).map(|pending: &Pending| pending.before);
+        let chunk = chunk.and_then(|&chunk| self.chunks.get(chunk));
+        chunk.is_some_and(|chunk| {
+            let (own, admitted) = (before(chunk.delivery), before(self.admitted));
+            chunk.delivery < self.admitted
+                || own.zip(admitted).is_some_and(|(own, admitted)| own - admitted < self.ahead())
+        })
+    }
+
     fn is_admitted(&self, chunk: Option<&ChunkIndex>) -> bool {
         let chunk = chunk.and_then(|&chunk| self.chunks.get(chunk));
         chunk.is_some_and(|chunk| chunk.delivery < self.admitted)
@@ -471,16 +571,17 @@ impl Scheduler {
     fn next_work(&self) -> Option<ChunkIndex> {
         // The queue is in the order of need: nothing far behind an unadmitted chunk is admitted.
         let near = self.queue.iter().take(64);
-        let mut ready = near.filter(|(_, work)| {
-            work.not_before <= self.now && self.is_admitted(work.chunks.first())
-        });
+        let mut ready = near
+            .filter(|(_, work)| work.not_before <= self.now && self.is_near(work.chunks.first()));
         ready.next().map(|(&key, _)| key)
     }
 
     fn start(&mut self) {
         while let Some(key) = self.next_work() {
             if self.active.len() >= self.level.get() {
-                self.preempt();
+                if self.is_admitted(Some(&key)) {
+                    self.preempt();
+                }
                 return;
             }
             let Some(work) = self.take_work(key) else { return };
@@ -499,12 +600,14 @@ impl Scheduler {
                 whole: work.whole,
                 chunks: work.chunks.clone(),
             });
-            let (last_byte, since) = (self.now, self.now);
+            let (last_byte, since, sent) = (self.now, self.now, self.now);
             let active = Fetch {
                 work,
                 mirror,
                 granted: 0,
                 finished: 0,
+                sent,
+                answered: false,
                 last_byte,
                 trickle: 0,
                 bytes: 0,
@@ -518,51 +621,59 @@ impl Scheduler {
     /// Takes work from the queue: all of it or, where there are more fetches than were planned, the part for which
     /// there is memory, and of that what one of them has its share of.
     fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
-        let mut work = self.queue.remove(&key)?;
+        let mut work = self.dequeue(key)?;
         if self.is_as_planned() {
             return Some(work);
         }
         let (size, mut sum) = (self.share(), 0);
         let mut fits = |chunk: &ChunkIndex| {
             sum += self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
-            sum <= size && self.is_admitted(Some(chunk))
+            sum <= size && self.is_near(Some(chunk))
         };
         let count = work.chunks.iter().take_while(|chunk| fits(chunk)).count().max(1);
         if count < work.chunks.len() {
             let rest = work.chunks.split_off(count);
             work.whole = false;
-            if let Some(&first) = rest.first() {
-                self.queue.insert(first, Work { chunks: rest, ..work.clone() });
-            }
+            self.enqueue(Work { chunks: rest, ..work.clone() });
         }
         Some(work)
     }
 
-    /// Bytes of one fetch of so many, all of which have memory.
+    /// Bytes of the next fetch. Of what is left an equal part, but no less than comes in the time to an answer. While
+    /// the number of fetches is not known it is taken to be the highest.
     fn share(&self) -> u64 {
-        (self.budget().min(MEMORY) / self.level.get() as u64).max(self.limits.least_fetch)
+        let number = self.level.get();
+        let level = if self.level.is_found() { number } else { self.level.most() };
+        let (equal, least) = (self.queued / number as u64, self.level.on_the_way() as u64);
+        (self.part(level) as u64).min(equal.max(least)).max(self.limits.least_fetch)
     }
 
     /// Finds the level. What a fetch has left that was begun when there were few is divided among many, if it
     /// would take long.
     fn find_level(&mut self) {
-        // What was delivered is taken, and so the consumer waits.
-        let hungry = self.taken == self.delivered && self.is_any_busy();
-        if !self.level.pass(self.now, hungry) {
+        let answered = self.active.values().filter(|fetch| fetch.answered);
+        let answering = answered.clone().filter(|fetch| !fetch.is_idle()).count();
+        let answered = answered.count();
+        // Where there is less to do than could be done, what there is counts.
+        let most = if self.queue.is_empty() { self.active.len() } else { self.level.get() };
+        let going = answered * 4 >= most * 3;
+        let requests = Requests { answering, going, memory: self.memory() };
+        if !self.level.pass(self.now, self.is_hungry(), requests) {
             return;
         }
-        let (share, now) = (self.share(), self.now);
-        for (&id, fetch) in self.active.iter_mut().filter(|(_, fetch)| fetch.cancelled.is_none()) {
+        let (now, pace) = (self.now, self.level.pace());
+        let most = self.share().max((pace * LONG.as_secs_f64()) as u64);
+        let began = |fetch: &Fetch| fetch.cancelled.is_none() && fetch.answered;
+        let mut long = Vec::new();
+        for (&id, fetch) in self.active.iter().filter(|(_, fetch)| began(fetch)) {
             let left = fetch.work.chunks.get(fetch.finished..).unwrap_or_default();
-            let left = left.iter().filter_map(|&chunk| self.chunks.get(chunk));
-            let left: u64 = left.map(|chunk| u64::from(chunk.len)).sum();
-            let busy = now.saturating_sub(fetch.since).as_micros();
-            let takes = u128::from(left) * busy / u128::from(fetch.bytes.max(1));
-            if left > share && takes > LONG.as_micros() {
-                self.stats.hedges += 1;
-                fetch.cancelled = Some((Cancelled::Preempted, now));
-                self.actions.push_back(Action::Cancel { fetch: id });
-            }
+            long.extend((self.size(left) > most).then_some(id));
+        }
+        for id in long {
+            let Some(fetch) = self.active.get_mut(&id) else { continue };
+            self.stats.hedges += 1;
+            fetch.cancelled = Some((Cancelled::Preempted, now));
+            self.actions.push_back(Action::Cancel { fetch: id });
         }
     }
 

@@ -39,6 +39,8 @@ const WHOLE: u64 = 256 << 10;
 const SEGMENT: u64 = 4 << 20;
 /// Such requests at a time.
 const PARALLEL: usize = 4;
+/// Requests that follow at the same time, once it is known where the chunks lie.
+const EXPECTED: usize = 16;
 
 /// Whom to trust.
 #[derive(Debug, Default)]
@@ -156,6 +158,7 @@ impl Artifact {
     /// # Errors
     /// If a part of it is missing or malformed, or the store fails.
     pub async fn graph(&self) -> Result<ArtifactGraph, StoreError> {
+        self.store.expect(EXPECTED);
         ArtifactGraph::read_with(&self.store, &self.manifest, &self.manifest_bytes).await
     }
 
@@ -168,6 +171,7 @@ impl Artifact {
         selection: &Selection,
         shard: Option<Shard>,
     ) -> Result<SelectedTensors, StoreError> {
+        self.store.expect(EXPECTED);
         let indexes = self.pages_of(selection);
         let all = indexes.len() == self.tensor_pages();
         let pages = self.pages(&indexes).await?;

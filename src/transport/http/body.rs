@@ -41,7 +41,7 @@ impl HttpBody {
 
     /// Waits for a frame of hyper's; false at the end.
     async fn fill(&mut self) -> Result<bool, TransportError> {
-        let Payload::Hyper(incoming) = &mut self.payload else { return Ok(false) };
+        let Payload::Hyper(incoming, _) = &mut self.payload else { return Ok(false) };
         while self.held.is_empty() {
             if self.ended {
                 return Ok(false);

@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
 
+use super::addresses::Addresses;
 use super::options::HttpOptions;
 use super::site::Site;
 use crate::transport::{TransportError, TransportErrorKind};
@@ -29,6 +30,7 @@ const HTTP_2: &[u8] = b"h2";
 #[derive(Debug)]
 pub(super) struct Connector {
     options: HttpOptions,
+    addresses: Addresses,
     /// Made on first use: it reads the system's roots.
     tls: OnceLock<Tls>,
     /// Servers that take HTTP/2 alone.
@@ -63,9 +65,19 @@ pub(super) enum Stream {
     Secure(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Secure(tls) => tls.get_ref().0,
+        }
+    }
+}
+
 impl Connector {
     pub(super) fn new(options: HttpOptions) -> Self {
-        Self { options, tls: OnceLock::new(), http2: Mutex::default() }
+        let addresses = Addresses::new(options.addresses.clone());
+        Self { options, addresses, tls: OnceLock::new(), http2: Mutex::default() }
     }
 
     /// Connects to the server of `url`, an http or https address. Gives whether HTTP/2 is spoken.
@@ -90,8 +102,12 @@ impl Connector {
         }
     }
 
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     async fn tcp(&self, authority: &Arc<str>) -> Result<TcpStream, ExchangeError> {
-        let stream = self.timely(TcpStream::connect(&**authority)).await?;
+        let stream = self.timely(self.addresses.connect(authority)).await?;
         stream.set_nodelay(true).map_err(ExchangeError::Connect)?;
         Ok(stream)
     }

@@ -7,7 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -30,7 +32,11 @@ use super::options::HttpOptions;
 use crate::transport::move_bytes;
 
 /// Unused connections kept at a time.
-const MAX_IDLE: usize = 64;
+const MAX_IDLE: usize = 128;
+/// From which time on that a connection or an answer takes, connections are made before they are needed; and how many,
+/// before it is known how many requests there will be.
+const FAR: Duration = Duration::from_millis(3);
+const AHEAD: usize = 3;
 /// How long an unused connection is kept: less than the 60 s and more of common servers.
 const IDLE: Duration = Duration::from_secs(50);
 /// The longest head of an answer.
@@ -39,16 +45,28 @@ const MAX_HEAD: usize = 128 << 10;
 const STREAM_WINDOW: u32 = 4 << 20;
 /// Flow-control window of one HTTP/2 connection.
 const CONNECTION_WINDOW: u32 = 32 << 20;
+/// HTTP/2 connections to one server.
+const SESSIONS: usize = 32;
 /// The longest HTTP/2 data frame taken.
 const FRAME: u32 = 256 << 10;
 
 /// The connections of one store.
 #[derive(Debug)]
 pub(super) struct Connections {
-    connector: Connector,
+    connector: Arc<Connector>,
+    /// Whether a connection takes long to be made, or an answer to come.
+    far: AtomicBool,
     idle: Arc<Mutex<Vec<Idle>>>,
-    /// Those of HTTP/2, which serve many requests at a time.
-    shared: Mutex<HashMap<Arc<str>, http2::SendRequest<Empty<Bytes>>>>,
+    /// Those of HTTP/2, which could serve many requests at a time; limits are per connection, so that there are many.
+    sessions: Mutex<HashMap<Arc<str>, Vec<Session>>>,
+}
+
+/// A connection of HTTP/2.
+#[derive(Debug, Clone)]
+struct Session {
+    sender: http2::SendRequest<Empty<Bytes>>,
+    /// One for the session, and one for each request that it serves.
+    requests: Arc<()>,
 }
 
 struct Idle {
@@ -65,8 +83,8 @@ impl std::fmt::Debug for Idle {
 
 /// The body of an answer.
 pub(super) enum Payload {
-    /// hyper reads it.
-    Hyper(Incoming),
+    /// hyper reads it; as long as it does, its connection is not unused.
+    Hyper(Incoming, #[expect(dead_code, reason = "it counts while it lives")] Option<Arc<()>>),
     /// It is read from the connection.
     Socket(Box<Socket>),
 }
@@ -77,7 +95,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Connections {
     pub(super) fn new(options: HttpOptions) -> Self {
-        Self { connector: Connector::new(options), idle: Arc::default(), shared: Mutex::default() }
+        Self {
+            connector: Arc::new(Connector::new(options)),
+            far: AtomicBool::new(false),
+            idle: Arc::default(),
+            sessions: Mutex::default(),
+        }
     }
 
     /// Sends a request without a body for `url`, an http or https address.
@@ -86,31 +109,72 @@ impl Connections {
         url: &Url,
         head: &request::Parts,
     ) -> Result<Response<Payload>, ExchangeError> {
-        let host = url.host_str().unwrap_or_default();
-        let port = url.port_or_known_default().unwrap_or(80);
-        let authority: Arc<str> = format!("{host}:{port}").into();
-        // No connection of one scheme serves the other.
-        let home: Arc<str> = format!("{}://{authority}", url.scheme()).into();
+        let (authority, home) = server_of(url);
         // The server may have closed an unused connection just now: that is no failure.
         if let Some(stream) = self.take(&home)
             && let Ok(response) = self.exchange(stream, &home, url, head).await
         {
             return Ok(response);
         }
-        let session = lock(&self.shared).get(&home).cloned();
-        if let Some(session) = session {
-            match ask(session, head).await {
+        if let Some(session) = self.session(&home) {
+            match session.ask(head).await {
                 Ok(response) => return Ok(response),
-                Err(_) => drop(lock(&self.shared).remove(&home)),
+                Err(_) => self.forget(&home, &session),
             }
         }
+        let started = Instant::now();
         let (stream, is_http2) = self.connector.connect(url, &authority).await?;
         if !is_http2 {
-            return self.exchange(stream, &home, url, head).await.map_err(ExchangeError::Http);
+            self.took(url, started.elapsed());
+            let started = Instant::now();
+            let answer = self.exchange(stream, &home, url, head).await;
+            self.took(url, started.elapsed());
+            return answer.map_err(ExchangeError::Http);
         }
-        let session = session_of(stream).await.map_err(ExchangeError::Http)?;
-        lock(&self.shared).insert(home, session.clone());
-        ask(session, head).await.map_err(ExchangeError::Http)
+        let session = Session::new(stream).await.map_err(ExchangeError::Http)?;
+        lock(&self.sessions).entry(home).or_default().push(session.clone());
+        session.ask(head).await.map_err(ExchangeError::Http)
+    }
+
+    /// The connection of HTTP/2 that is to serve a request; `None`: a new one, since each has one already.
+    fn session(&self, home: &Arc<str>) -> Option<Session> {
+        let sessions = lock(&self.sessions);
+        let all = sessions.get(home)?;
+        let least = all.iter().min_by_key(|session| Arc::strong_count(&session.requests))?;
+        let is_free = Arc::strong_count(&least.requests) == 1;
+        (is_free || all.len() >= SESSIONS).then(|| least.clone())
+    }
+
+    fn forget(&self, home: &Arc<str>, session: &Session) {
+        if let Some(all) = lock(&self.sessions).get_mut(home) {
+            all.retain(|other| !Arc::ptr_eq(&other.requests, &session.requests));
+        }
+    }
+
+    /// Hears how long a connection or an answer took.
+    fn took(&self, url: &Url, time: Duration) {
+        if time >= FAR && !self.far.swap(true, Ordering::Relaxed) {
+            self.prepare(url, AHEAD);
+        }
+    }
+
+    /// Makes connections to the server of `url` until so many are unused, if it is far and takes HTTP/1.1.
+    pub(super) fn prepare(&self, url: &Url, count: usize) {
+        let (authority, home) = server_of(url);
+        if !self.far.load(Ordering::Relaxed) || lock(&self.sessions).contains_key(&home) {
+            return;
+        }
+        let unused = lock(&self.idle).iter().filter(|idle| idle.home == home).count();
+        for _ in unused..count.min(MAX_IDLE) {
+            let (connector, idle) = (self.connector.clone(), self.idle.clone());
+            let (url, authority, home) = (url.clone(), authority.clone(), home.clone());
+            tokio::spawn(async move {
+                // Whoever needs one and does not find it makes it, and hears why that fails.
+                if let Ok((stream, false)) = connector.connect(&url, &authority).await {
+                    keep(&idle, Idle { home, stream, since: Instant::now() });
+                }
+            });
+        }
     }
 
     /// An unused connection on which nothing has come since.
@@ -119,12 +183,12 @@ impl Connections {
         idle.retain(|idle| idle.since.elapsed() < IDLE);
         while let Some(at) = idle.iter().rposition(|idle| idle.home == *home) {
             let stream = idle.remove(at).stream;
-            let tcp = match &stream {
-                Stream::Plain(tcp) => tcp,
-                Stream::Secure(tls) => tls.get_ref().0,
-            };
             let mut byte = [0];
-            if tcp.try_read(&mut byte).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+            if stream
+                .tcp()
+                .try_read(&mut byte)
+                .is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+            {
                 return Some(stream);
             }
         }
@@ -177,7 +241,7 @@ impl Connections {
         let (answered, mut body) = answer.into_parts();
         let Some(remaining) = known_length(&head.method, &answered) else {
             tokio::spawn(async move { drop(connection.await) });
-            return Ok(Response::from_parts(answered, Payload::Hyper(body)));
+            return Ok(Response::from_parts(answered, Payload::Hyper(body, None)));
         };
         // What hyper has read of the body already comes first: frames, then its buffer.
         let mut early = VecDeque::new();
@@ -191,9 +255,17 @@ impl Connections {
         let mut values = answered.headers.get_all(CONNECTION).iter();
         let close = values
             .any(|value| value.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close")));
-        let home = (!close).then(|| (self.idle.clone(), home.clone()));
-        let stream = Some(parts.io.into_inner());
-        let mut socket = Socket { stream, early, remaining, home };
+        let stream = parts.io.into_inner();
+        let home = stream.tcp().peer_addr().ok().filter(|_| !close).map(|address| Home {
+            idle: self.idle.clone(),
+            connector: self.connector.clone(),
+            authority: server_of(url).0,
+            name: home.clone(),
+            address,
+            began: Instant::now(),
+            len: remaining,
+        });
+        let mut socket = Socket { stream: Some(stream), early, remaining, home };
         if remaining == 0 {
             socket.give_back();
         }
@@ -201,25 +273,42 @@ impl Connections {
     }
 }
 
-async fn session_of(stream: Stream) -> Result<http2::SendRequest<Empty<Bytes>>, hyper::Error> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME);
-    let (session, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(session)
+/// The address of a server, and its name among connections: none of one scheme serves the other.
+fn server_of(url: &Url) -> (Arc<str>, Arc<str>) {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let authority = format!("{host}:{port}");
+    let home = format!("{}://{authority}", url.scheme()).into();
+    (authority.into(), home)
 }
 
-async fn ask(
-    mut session: http2::SendRequest<Empty<Bytes>>,
-    head: &request::Parts,
-) -> Result<Response<Payload>, hyper::Error> {
-    session.ready().await?;
-    let request = Request::from_parts(head.clone(), Empty::new());
-    Ok(session.send_request(request).await?.map(Payload::Hyper))
+/// Keeps an unused connection, if they are not too many.
+fn keep(idle: &Mutex<Vec<Idle>>, unused: Idle) {
+    let mut idle = lock(idle);
+    if idle.len() < MAX_IDLE {
+        idle.push(unused);
+    }
+}
+
+impl Session {
+    async fn new(stream: Stream) -> Result<Self, hyper::Error> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { sender, requests: Arc::default() })
+    }
+
+    async fn ask(&self, head: &request::Parts) -> Result<Response<Payload>, hyper::Error> {
+        let (mut sender, own) = (self.sender.clone(), Some(self.requests.clone()));
+        sender.ready().await?;
+        let request = Request::from_parts(head.clone(), Empty::new());
+        Ok(sender.send_request(request).await?.map(|body| Payload::Hyper(body, own)))
+    }
 }
 
 /// The length of a body that its head alone delimits.
@@ -238,8 +327,17 @@ fn known_length(method: &Method, head: &response::Parts) -> Option<u64> {
     length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok())?
 }
 
-/// The unused connections, and which server this one is to.
-type Home = (Arc<Mutex<Vec<Idle>>>, Arc<str>);
+/// Where a connection goes when its body was read to the end.
+struct Home {
+    idle: Arc<Mutex<Vec<Idle>>>,
+    connector: Arc<Connector>,
+    authority: Arc<str>,
+    name: Arc<str>,
+    address: SocketAddr,
+    /// When the body began, and its length.
+    began: Instant,
+    len: u64,
+}
 
 /// A body that is read from its connection.
 pub(super) struct Socket {
@@ -280,12 +378,13 @@ impl Socket {
     /// The body was read to its end: the connection can serve again, unless the server sent more.
     fn give_back(&mut self) {
         let unread = self.early.iter().any(|bytes| !bytes.is_empty());
-        let (Some(stream), Some((idle, home))) = (self.stream.take(), self.home.take()) else {
+        let (Some(stream), Some(home)) = (self.stream.take(), self.home.take()) else {
             return;
         };
-        let mut idle = lock(&idle);
-        if !unread && idle.len() < MAX_IDLE {
-            idle.push(Idle { home, stream, since: Instant::now() });
+        let Home { idle, connector, authority, name, address, began, len } = home;
+        let is_slow = connector.addresses().heard(&authority, address, len, began.elapsed());
+        if !unread && !is_slow {
+            keep(&idle, Idle { home: name, stream, since: Instant::now() });
         }
     }
 }

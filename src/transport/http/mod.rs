@@ -3,6 +3,7 @@
 //! A response is matched against the request before its first byte is handed on: whatever the
 //! server claims, the body covers exactly `ObjectReader::range` or ends in an error.
 
+mod addresses;
 mod answer;
 mod body;
 mod connect;
@@ -191,7 +192,7 @@ fn next_url(url: &Url, response: &Response<Payload>, site: &Site) -> Result<Url,
 async fn drain(body: Payload) {
     let read = async {
         match body {
-            Payload::Hyper(body) => drop(Limited::new(body, MAX_DRAIN).collect().await),
+            Payload::Hyper(body, _) => drop(Limited::new(body, MAX_DRAIN).collect().await),
             Payload::Socket(mut body) if body.remaining() <= MAX_DRAIN as u64 => {
                 let mut waste = [0; 4096];
                 while body.read(&mut waste).await.is_ok_and(|count| count > 0) {}
@@ -211,6 +212,10 @@ impl Transport for HttpBackend {
     fn for_artifact(&self, artifact: &str) -> Option<Arc<dyn Transport>> {
         let artifact = Some(HeaderValue::try_from(artifact).ok()?);
         Some(Arc::new(Self { artifact, ..self.clone() }))
+    }
+
+    fn expect(&self, requests: usize) {
+        self.connections.prepare(&self.base, requests);
     }
 
     async fn open(

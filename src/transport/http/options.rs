@@ -1,5 +1,7 @@
 //! How a client connects.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How a client connects.
@@ -12,10 +14,17 @@ pub struct HttpOptions {
     pub roots_pem: Option<Vec<u8>>,
     /// A bearer token for the server, which no other one is shown on a redirect.
     pub token: Option<String>,
+    /// The addresses of names that the name service is not to be asked about.
+    pub addresses: HashMap<String, Vec<SocketAddr>>,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(10), roots_pem: None, token: None }
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            roots_pem: None,
+            token: None,
+            addresses: HashMap::new(),
+        }
     }
 }
