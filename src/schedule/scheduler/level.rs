@@ -15,7 +15,7 @@ const SPARE: f64 = 1.25;
 /// The shortest time in which a rate is measured, and in which new requests get going before.
 const MEASURE: Duration = Duration::from_millis(25);
 const WARM: Duration = Duration::from_millis(10);
-/// New requests that do not get going are not waited for longer than so many times that.
+/// New requests that do not get going are not waited for longer than so many times that beyond an answer.
 const PATIENCE: u32 = 10;
 /// How long a level stays that was found, more or less: many loads must not try at once. Twice as long each time
 /// that trying was of no use.
@@ -45,6 +45,9 @@ pub(super) struct Level {
     pace: f64,
     /// Bytes that came.
     bytes: u64,
+    /// How many requests were being answered lately, and for how long in all since the measure began.
+    seen: (Duration, usize),
+    busy: f64,
     /// The usual time to an answer.
     answer: Option<Duration>,
     /// Requests that were answered and refused at this level.
@@ -93,6 +96,8 @@ impl Level {
             rate: 0.0,
             pace: 0.0,
             bytes: 0,
+            seen: (Duration::ZERO, 0),
+            busy: 0.0,
             answer: None,
             answers: 0,
             refusals: 0,
@@ -153,8 +158,9 @@ impl Level {
     /// An answer came, so long after it was asked for.
     pub(super) fn answered(&mut self, now: Duration, after: Duration) {
         if self.answer.is_none() {
-            // The others were asked at the same time.
-            self.state = State::Warming { until: now + WARM, latest: now + WARM };
+            // The others were asked at the same time. Where answers take long, what comes at first tells most.
+            let until = now + if after > WARM { Duration::ZERO } else { WARM };
+            self.state = State::Warming { until, latest: until };
         }
         self.answer = Some(self.answer.map_or(after, |usual| usual * 7 / 8 + after / 8));
         self.answers = self.answers.saturating_add(1);
@@ -192,6 +198,8 @@ impl Level {
 
     /// Time passes. `hungry`: it is the network that is waited for; Returns whether the level rose.
     pub(super) fn pass(&mut self, now: Duration, hungry: bool, requests: Requests) -> bool {
+        let (since, answering) = std::mem::replace(&mut self.seen, (now, requests.answering));
+        self.busy += answering as f64 * now.saturating_sub(since).as_secs_f64();
         if self.deadline().is_none_or(|until| now < until) {
             return false;
         }
@@ -204,7 +212,11 @@ impl Level {
             State::Warming { .. } => self.measure(now),
             State::Measuring { since, bytes, .. } => {
                 let mut rate = self.since(now, since, bytes);
-                self.pace = rate / requests.answering.max(1) as f64;
+                if rate == 0.0 {
+                    self.measure(now);
+                    return false;
+                }
+                self.pace = (self.bytes - bytes) as f64 / self.busy.max(1e-3);
                 if self.rate == 0.0 {
                     // All were answered at the same time; from now on some wait.
                     rate = rate.min(self.pace * self.answering(self.now, requests.memory));
@@ -243,7 +255,7 @@ impl Level {
             self.step = self.step.map(|step| (step * 2).min(self.most));
             let enough = (before as f64 * rate / old.max(1.0) * SPARE).ceil() as usize;
             // What is measured of so many is rough: a few too many are kept.
-            if enough * 2 < self.now {
+            if enough * 3 < self.now {
                 (self.now, self.rate) = (enough.max(before), rate);
                 self.step = Some((self.now / 4).max(1));
                 self.settle(now, Limit::Link);
@@ -281,7 +293,7 @@ impl Level {
 
     fn warm(&mut self, now: Duration) {
         let time = WARM.max(self.answer.unwrap_or_default());
-        self.state = State::Warming { until: now + time, latest: now + time * PATIENCE };
+        self.state = State::Warming { until: now + time, latest: now + WARM * PATIENCE + time };
     }
 
     fn measure(&mut self, now: Duration) {
@@ -289,6 +301,7 @@ impl Level {
         let first = self.rate == 0.0;
         let round = if first { Duration::ZERO } else { self.answer.unwrap_or_default() * 2 };
         let until = now + MEASURE.max(round);
+        self.busy = 0.0;
         self.state = State::Measuring { since: now, until, bytes: self.bytes };
     }
 

@@ -13,8 +13,9 @@ use crate::schedule::plan::{
     TensorIndex,
 };
 
-/// Requests at first to a server that is far.
+/// Requests at first to a server that is far, and the length of a chunk of what is loaded from it.
 const FIRST: usize = 16;
+const LEN: u32 = 1_000_000;
 
 /// How a mirror of the simulation behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -434,14 +435,16 @@ fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize
     let plan = {
         let mut plan = plan(&[16; 64], 64, 1, false);
         plan.fetches.iter_mut().for_each(|fetch| fetch.whole = true);
+        plan.chunks.iter_mut().for_each(|chunk| chunk.len = LEN);
+        plan.deliveries.iter_mut().for_each(|delivery| delivery.range.end *= u64::from(LEN) / 10);
         plan
     };
     let limits = Limits {
-        budget: 64 * 10,
-        most_budget: 128 * 10,
+        budget: 64 * u64::from(LEN),
+        most_budget: 128 * u64::from(LEN),
         connections: first,
         most_connections: 128,
-        least_fetch: 10,
+        least_fetch: LEN.into(),
         ..Limits::default()
     };
     struct Paced {
@@ -501,7 +504,7 @@ fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize
             if open(paced) {
                 paced.came += own;
             }
-            let bytes = (paced.came * 10.0) as u64;
+            let bytes = (paced.came * f64::from(LEN)) as u64;
             state.handle(now, Event::Bytes { fetch: id, count: bytes - paced.told });
             paced.told = bytes;
             while paced.came >= (paced.at + 1) as f64
@@ -530,7 +533,7 @@ fn a_load_takes_as_many_connections_as_make_it_faster() {
     for (each, all, delay, least, most, part) in [
         (20.0, 1500.0, 0, 40, 128, 1.0),
         (20.0, 1500.0, 10, 40, 128, 0.95),
-        (20.0, 1500.0, 50, 40, 128, 0.8),
+        (20.0, 1500.0, 50, 40, 128, 0.75),
         (20.0, 1500.0, 150, 40, 128, 0.7),
         (80.0, 1500.0, 0, 4, 128, 0.9),
         (80.0, 1500.0, 50, 4, 128, 0.85),
