@@ -22,6 +22,9 @@ use crate::transport::small::RetryPolicy;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
 const PIECE: u64 = 8 << 20;
+/// Of less than this there is nothing to say of how it was loaded.
+const TELLING: u64 = 16 << 20;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
     /// The artifact to load
@@ -215,17 +218,21 @@ impl Load {
         output.result(object, || {
             let mut text = format!(
                 "{tensors} tensors, {} in {seconds:.2} s ({}), the first after {:.3} s\n\
-                 {} fetched in {requests} requests, peak memory {}\n\
-                 {} at most at a time, of {} each; {}\n",
+                 {} fetched in {requests} requests, peak memory {}\n",
                 bytes::size(raw_bytes),
                 bytes::rate(raw_bytes, seconds),
                 first_tensor.unwrap_or(0.0),
                 bytes::size(fetched_bytes),
                 bytes::size(peak_rss().unwrap_or(0)),
-                load.connections,
-                bytes::size(request_bytes),
-                told(limit),
             );
+            if load.fetched_bytes >= TELLING {
+                text.push_str(&format!(
+                    "{} at most at a time, of {} each; {}\n",
+                    load.connections,
+                    bytes::size(request_bytes),
+                    told(limit),
+                ));
+            }
             if let Some(made) = &made {
                 text.push_str(&made.text());
             }
