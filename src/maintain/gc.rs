@@ -228,10 +228,12 @@ async fn free(
                 return Ok(None);
             }
             put_tombstone(store, &object.path).await?;
-            // A writer whose tree needs a node again has written it since, without a lease.
-            let is_node = object.path.as_str().starts_with("names/");
-            if is_node && store.transport().head(&object.path).await?.as_ref() != Some(&object) {
-                return Ok(None);
+            // A writer whose tree needs a node again writes it, and lists it in no lease.
+            if object.path.as_str().starts_with("names/") {
+                let found = store.transport().head(&object.path).await?;
+                if found.is_none_or(|found| seconds(found.modified) > marked) {
+                    return Ok(None);
+                }
             }
             store.transport().delete(&object.path).await?;
             Ok(Some(object))

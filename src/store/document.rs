@@ -74,45 +74,66 @@ impl Store {
         path: &ObjectPath,
         mut next: impl FnMut(Option<&T>) -> Result<Option<Bytes>, StoreError>,
     ) -> Result<(), StoreError> {
-        let swapped = self.swap(path, T::LIMIT, async |previous| {
+        let mut race = Race::new(path, T::LIMIT);
+        loop {
+            let previous = race.read(self).await?;
             let previous = previous.map(|bytes| self.parse_document::<T>(path, &bytes));
-            next(previous.transpose()?.as_ref().map(Envelope::body))
-        });
-        swapped.await.map(drop)
+            let previous = previous.transpose()?;
+            let Some(bytes) = next(previous.as_ref().map(Envelope::body))? else { return Ok(()) };
+            if race.write(self, bytes).await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// An object that many may want to replace at once: read, then written only if it still is what was read,
+/// again and again until that succeeds.
+pub(super) struct Race<'a> {
+    path: &'a ObjectPath,
+    limit: u64,
+    lost: u32,
+    expected: Expected,
+}
+
+impl<'a> Race<'a> {
+    /// A race for an object of at most `limit` bytes.
+    pub(super) fn new(path: &'a ObjectPath, limit: usize) -> Self {
+        Self { path, limit: limit as u64, lost: 0, expected: Expected::Absent }
     }
 
-    /// The same of bytes. Returns whether something was written.
-    pub(super) async fn swap(
-        &self,
-        path: &ObjectPath,
-        limit: usize,
-        mut next: impl AsyncFnMut(Option<Bytes>) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<bool, StoreError> {
-        for attempt in 0..TRIES {
-            let limit = limit as u64;
-            let read =
-                read_all(&**self.transport(), path, ReadRange::Full, limit, self.retry()).await;
-            let (previous, expected) = match read {
-                Ok((bytes, version)) => {
-                    (Some(bytes), version.map_or(Expected::Absent, Expected::Version))
-                }
-                Err(error) if error.kind == TransportErrorKind::NotFound => {
-                    (None, Expected::Absent)
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let Some(bytes) = next(previous).await? else { return Ok(false) };
-            match self.transport().put_if(path, expected, bytes).await {
-                Ok(()) => return Ok(true),
-                Err(error) if error.kind == TransportErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
+    /// The object, if it is there.
+    pub(super) async fn read(&mut self, store: &Store) -> Result<Option<Bytes>, StoreError> {
+        let (transport, retry) = (&**store.transport(), store.retry());
+        match read_all(transport, self.path, ReadRange::Full, self.limit, retry).await {
+            Ok((bytes, version)) => {
+                self.expected = version.map_or(Expected::Absent, Expected::Version);
+                Ok(Some(bytes))
             }
-            // The winner is done by then; the spread keeps many losers apart.
-            let spread = u64::from(fastrand::u8(..)) * u64::from(attempt + 1) / 16;
-            tokio::time::sleep(Duration::from_millis(spread)).await;
+            Err(error) if error.kind == TransportErrorKind::NotFound => {
+                self.expected = Expected::Absent;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
-        let (location, object) = (self.location().to_owned(), path.to_string());
-        Err(StoreError::Contended { location, object, tries: TRIES })
+    }
+
+    /// Writes the object; false if another writer was faster, who is done by then.
+    pub(super) async fn write(&mut self, store: &Store, bytes: Bytes) -> Result<bool, StoreError> {
+        match store.transport().put_if(self.path, self.expected.clone(), bytes).await {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind == TransportErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.lost += 1;
+        if self.lost == TRIES {
+            let (location, object) = (store.location().to_owned(), self.path.to_string());
+            return Err(StoreError::Contended { location, object, tries: TRIES });
+        }
+        // The spread keeps many losers apart.
+        let spread = u64::from(fastrand::u8(..)) * u64::from(self.lost) / 16;
+        tokio::time::sleep(Duration::from_millis(spread)).await;
+        Ok(false)
     }
 }
 

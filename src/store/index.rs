@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::document::{Lifetime, sealed, version_after};
+use super::document::{Lifetime, Race, sealed, version_after};
 use super::{Rejected, Store, StoreError, unix_now};
 use crate::format::id::NodeId;
 use crate::format::limits::{MAX_INDEX, MAX_NODE};
@@ -320,38 +320,46 @@ impl Store {
         signers: &[Signer],
         lifetime: Lifetime,
     ) -> Result<(), StoreError> {
-        let (mut nodes, mut written) = (Nodes::default(), Vec::new());
-        let replace = async |previous: Option<Bytes>| {
-            let index = previous.map(|bytes| self.parse_index(&bytes)).transpose()?;
-            let edited = match &index {
-                Some(Index::Root(root)) => {
-                    self.edited(&mut nodes, root.body().node, &change).await?
-                }
-                Some(Index::Whole(whole)) => {
-                    let mut entries = whole.body().refs.clone();
-                    change.apply(&mut entries).then(|| self.built(entries)).transpose()?
-                }
-                None => {
-                    let mut entries = self.all_refs().await?;
-                    change.apply(&mut entries);
-                    Some(self.built(entries)?)
-                }
+        let path = paths::index();
+        let (mut nodes, mut race) = (Nodes::default(), Race::new(&path, MAX_INDEX));
+        loop {
+            let index = race.read(self).await?.map(|bytes| self.parse_index(&bytes)).transpose()?;
+            let Some(Edited { top, mut new }) =
+                self.edited(&mut nodes, index.as_ref(), &change).await?
+            else {
+                return Ok(());
             };
-            let Some(Edited { top, new }) = edited else { return Ok(None) };
             self.write_nodes(&new).await?;
-            written = new;
             let version = version_after(index.as_ref().map(Index::version), RootBody::WHAT)?;
             let expires = unix_now() + lifetime.0.as_secs();
-            sealed(RootBody::new(top, version, expires), signers).map(Some)
-        };
-        if self.swap(&paths::index(), MAX_INDEX, replace).await? {
-            written.retain(|node| !(node.leads && change.is_new()));
-            self.keep_nodes(&written).await?;
+            let root = sealed(RootBody::new(top, version, expires), signers)?;
+            if race.write(self, root).await? {
+                new.retain(|node| !(node.leads && change.is_new()));
+                return self.keep_nodes(&new).await;
+            }
         }
-        Ok(())
     }
 
+    /// The tree after a change; `None` if it stays as it is.
     async fn edited(
+        &self,
+        nodes: &mut Nodes,
+        index: Option<&Index>,
+        change: &IndexChange,
+    ) -> Result<Option<Edited>, StoreError> {
+        let mut entries = match index {
+            Some(Index::Root(root)) => return self.grown(nodes, root.body().node, change).await,
+            Some(Index::Whole(whole)) => whole.body().refs.clone(),
+            None => self.all_refs().await?,
+        };
+        if !change.apply(&mut entries) && index.is_some() {
+            return Ok(None);
+        }
+        let built = names::build(entries);
+        built.map(Some).map_err(StoreError::format(self, &paths::index()))
+    }
+
+    async fn grown(
         &self,
         nodes: &mut Nodes,
         top: NodeId,
@@ -365,10 +373,6 @@ impl Store {
             }
         };
         self.with_nodes(nodes, work).await
-    }
-
-    fn built(&self, entries: Vec<IndexEntry>) -> Result<Edited, StoreError> {
-        names::build(entries).map_err(StoreError::format(self, &paths::index()))
     }
 
     /// An entry for every ref that the store lists. One that is damaged names nothing.

@@ -3,31 +3,32 @@
 use serde::{Deserialize, Serialize};
 
 use crate::format::error::FormatError;
-use crate::format::id::{NodeId, to_hex};
+use crate::format::id::NodeId;
 use crate::format::json;
 use crate::format::limits::MAX_NODE;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::IndexEntry;
 
 /// Items of a node.
-pub const MAX_ITEMS: usize = 128;
+pub const MAX_ITEMS: usize = 64;
 /// The height of a node.
 pub const MAX_HEIGHT: u8 = 15;
 /// The rank of a key.
-const MAX_RANK: u8 = 8;
+const MAX_RANK: u8 = 12;
 
 const WHAT: &str = "node of the index";
 
 /// What entries are sorted by: name, then tag.
 pub type Key<'a> = (&'a ArtifactName, &'a Tag);
 
-/// How high in the tree a key begins nodes: the zeros that its digest begins with, in hexadecimal.
+/// How high in the tree a key begins nodes: a third of the zero bits that its digest begins with, so
+/// that one key in eight begins a node, and one of those in eight a node above.
 pub fn rank((name, tag): Key<'_>) -> u8 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(name.as_str().as_bytes()).update(&[0]).update(tag.as_str().as_bytes());
-    let digits = to_hex(hasher.finalize().as_bytes());
-    let zeros = digits.bytes().take_while(|digit| *digit == b'0').count();
-    u8::try_from(zeros).map_or(MAX_RANK, |zeros| zeros.min(MAX_RANK))
+    let digest = hasher.finalize();
+    let first = digest.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    u8::try_from(first.leading_zeros() / 3).map_or(MAX_RANK, |rank| rank.min(MAX_RANK))
 }
 
 /// A node, as the one above it lists it.
@@ -274,16 +275,17 @@ mod tests {
     }
 
     #[test]
-    fn ranks_are_the_zeros_of_the_digest() {
+    fn ranks_are_a_third_of_the_zeros_of_the_digest() {
         let mut seen = [0_u32; 4];
         for i in 0..20_000 {
             let (name, tag) = (format!("m{i}").parse().unwrap(), Tag::default());
-            let digest = blake3::hash(format!("m{i}\0latest").as_bytes()).to_hex();
-            let zeros = digest.len() - digest.trim_start_matches('0').len();
-            assert_eq!(usize::from(rank((&name, &tag))), zeros);
-            seen[zeros.min(3)] += 1;
+            let digest = blake3::hash(format!("m{i}\0latest").as_bytes());
+            let bits: String = digest.as_bytes().iter().map(|b| format!("{b:08b}")).collect();
+            let zeros = bits.len() - bits.trim_start_matches('0').len();
+            assert_eq!(usize::from(rank((&name, &tag))), zeros / 3);
+            seen[(zeros / 3).min(3)] += 1;
         }
-        assert!((18_500..19_000).contains(&seen[0]), "{seen:?}");
+        assert!((17_300..17_700).contains(&seen[0]), "{seen:?}");
     }
 
     #[test]

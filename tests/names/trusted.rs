@@ -1,0 +1,156 @@
+//! Under trusted keys the index counts only as a whole, as it was signed, and never an older one.
+
+use ed25519_dalek::SigningKey;
+use tenpak::format::name::NamePattern;
+use tenpak::format::refs::{IndexBody, RootBody};
+use tenpak::format::store as paths;
+use tenpak::store::{Store, StoreError, unix_now};
+use tenpak::transport::ObjectPath;
+use tenpak::trust::{Envelope, SeenRefs, Signer, TrustError, TrustSet};
+
+use super::library::runtime;
+use super::{entry, listed, open, publish, root_of, write_index};
+
+struct World {
+    folder: tempfile::TempDir,
+    store: Store,
+    seen: SeenRefs,
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn signer(seed: u8) -> [Signer; 1] {
+    [Signer::Ed25519(key(seed))]
+}
+
+fn trust(seed: u8, names: Option<&[&str]>) -> TrustSet {
+    let mut set = TrustSet::default();
+    let names = names.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+    set.add_ed25519(key(seed).verifying_key(), names).expect("a key");
+    set
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&folder.path().join("store"));
+        let seen = SeenRefs::at(folder.path().join("seen"));
+        Self { folder, store, seen }
+    }
+
+    fn ask(&self, trust: &TrustSet) -> Result<Vec<String>, StoreError> {
+        let all = NamePattern::ALL;
+        let listed = self.store.listed(&all, trust, Some(&self.seen));
+        let listed = runtime().block_on(listed)?.expect("an index");
+        Ok(listed.entries.iter().map(|entry| entry.name.to_string()).collect())
+    }
+
+    fn read(&self, path: &ObjectPath) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("store").join(path.as_str())).expect("an object")
+    }
+
+    fn write(&self, path: &ObjectPath, bytes: &[u8]) {
+        let file = self.folder.path().join("store").join(path.as_str());
+        std::fs::write(file, bytes).expect("written");
+    }
+}
+
+macro_rules! refused {
+    ($result:expr, $pattern:pat) => {
+        match $result {
+            Err(StoreError::Trust($pattern)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+}
+
+#[test]
+fn only_a_root_that_a_trusted_key_signed_counts() {
+    let world = World::new();
+    publish(&world.store, "a/one", &signer(1));
+    publish(&world.store, "b/two", &signer(1));
+    assert_eq!(world.ask(&trust(1, None)).expect("a listing"), ["a/one", "b/two"]);
+    refused!(world.ask(&trust(2, None)), TrustError::UntrustedKey { .. });
+    assert_eq!(world.ask(&trust(1, Some(&["b/*"]))).expect("a listing"), ["b/two"]);
+    let good = world.read(&paths::index());
+    let text = String::from_utf8(good.clone()).expect("text");
+    let node = root_of(&world.store).body().node.to_hex();
+    for (from, to) in [(node, "0".repeat(64)), ("\"expires\":1".into(), "\"expires\":2".into())] {
+        assert!(text.contains(&from), "{text}");
+        world.write(&paths::index(), text.replace(&from, &to).as_bytes());
+        refused!(world.ask(&trust(1, None)), TrustError::WrongSignature { .. });
+    }
+    publish(&world.store, "c", &[]);
+    refused!(world.ask(&trust(1, None)), TrustError::Unsigned { .. });
+    let body = RootBody::new(root_of(&world.store).body().node, 1, unix_now());
+    let mut late = Envelope::new(body).expect("a root");
+    late.sign(&signer(1)[0]).expect("signed");
+    world.write(&paths::index(), &late.to_bytes().expect("a root"));
+    refused!(world.ask(&trust(1, None)), TrustError::Expired { .. });
+}
+
+#[test]
+fn an_older_index_is_refused_in_either_form() {
+    let world = World::new();
+    let own = trust(1, None);
+    let mut whole =
+        Envelope::new(IndexBody::new(vec![entry("a", 1)], 5, unix_now() + 1000)).expect("an index");
+    whole.sign(&signer(1)[0]).expect("signed");
+    std::fs::create_dir_all(world.folder.path().join("store/refs")).expect("a folder");
+    world.write(&paths::index(), &whole.to_bytes().expect("an index"));
+    assert_eq!(world.ask(&own).expect("a listing"), ["a"]);
+    publish(&world.store, "b", &signer(1));
+    let first = world.read(&paths::index());
+    assert_eq!(world.ask(&own).expect("a listing"), ["a", "b"]);
+    publish(&world.store, "c", &signer(1));
+    let second = world.read(&paths::index());
+    assert_eq!(world.ask(&own).expect("a listing"), ["a", "b", "c"]);
+    for old in [&whole.to_bytes().expect("an index"), &first] {
+        world.write(&paths::index(), old);
+        refused!(world.ask(&own), TrustError::RolledBack { .. });
+    }
+    // Its nodes are all there: without the memory of what was seen it would count.
+    assert_eq!(listed(&world.store, "*"), ["a", "b"]);
+    // The same version for another tree.
+    let of = |bytes: &[u8]| Envelope::<RootBody>::parse(bytes).expect("a root").body().clone();
+    let forked = RootBody::new(of(&first).node, of(&second).version, of(&second).expires);
+    let mut forked = Envelope::new(forked).expect("a root");
+    forked.sign(&signer(1)[0]).expect("signed");
+    world.write(&paths::index(), &forked.to_bytes().expect("a root"));
+    refused!(world.ask(&own), TrustError::TwoIndexes { .. });
+    world.write(&paths::index(), &second);
+    assert_eq!(world.ask(&own).expect("a listing"), ["a", "b", "c"]);
+}
+
+/// A node of another time in the place of one that the root leads to.
+#[test]
+fn old_nodes_do_not_mix_with_a_new_root() {
+    let world = World::new();
+    let own = trust(1, None);
+    let many = (0..300).map(|i| entry(&format!("org/m{i:03}"), 1));
+    write_index(&world.store, many.collect(), &signer(1));
+    let nodes = || super::run::names(&world.folder.path().join("store"), "names/");
+    let before = nodes();
+    assert_eq!(world.ask(&own).expect("a listing").len(), 300);
+    publish(&world.store, "org/m100", &signer(1));
+    assert_eq!(world.ask(&own).expect("a listing").len(), 300);
+    let new: Vec<_> = nodes().into_iter().filter(|node| !before.contains(node)).collect();
+    // One leaf, one node above, and perhaps a top.
+    assert!((2..=4).contains(&new.len()), "{new:?}");
+    for node in new {
+        let path = ObjectPath::new(node).expect("a path");
+        let good = world.read(&path);
+        for old in &before {
+            world.write(&path, &world.read(&ObjectPath::new(old.clone()).expect("a path")));
+            let error = world.ask(&own).expect_err("a node of before was taken").to_string();
+            assert!(error.contains(path.as_str()) && error.contains("digest"), "{error}");
+        }
+        std::fs::remove_file(world.folder.path().join("store").join(path.as_str())).expect("gone");
+        let error = world.ask(&own).expect_err("a node is missing").to_string();
+        assert!(error.contains(path.as_str()) && error.contains("names it"), "{error}");
+        world.write(&path, &good);
+    }
+    assert_eq!(world.ask(&own).expect("a listing").len(), 300);
+}
