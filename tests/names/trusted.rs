@@ -9,6 +9,7 @@ use tenpak::transport::ObjectPath;
 use tenpak::trust::{Envelope, SeenRefs, Signer, TrustError, TrustSet};
 
 use super::library::runtime;
+use super::run::{done, pack, reader, text};
 use super::{entry, listed, open, publish, root_of, write_index};
 
 struct World {
@@ -153,4 +154,33 @@ fn old_nodes_do_not_mix_with_a_new_root() {
         world.write(&path, &good);
     }
     assert_eq!(world.ask(&own).expect("a listing").len(), 300);
+}
+
+/// The second reader finds a ref in the tree, and refuses one that is older than the tree says.
+#[test]
+fn the_second_reader_knows_the_tree() {
+    let world = World::new();
+    let folder = world.folder.path();
+    let (store, key, public) = (folder.join("store"), folder.join("key"), folder.join("key.pub"));
+    let model = folder.join("model");
+    std::fs::create_dir(&model).expect("a folder");
+    std::fs::write(model.join("config.json"), "{}\n").expect("a file");
+    done(&["keygen", text(&key)]);
+    let sign = ["--sign", text(&key)];
+    (0..40).for_each(|i| publish(&world.store, &format!("org/m{i:02}"), &[]));
+    pack(&store, &model, "org/own", &sign);
+    let old = world.read(&ObjectPath::new("refs/org/own/@latest").expect("a path"));
+    pack(&store, &model, "org/own", &sign);
+    let verify = || reader(&["verify", text(&store), "org/own", "--trust", text(&public)]);
+    assert_eq!(verify().0, 0, "{}", verify().1);
+    world.write(&ObjectPath::new("refs/org/own/@latest").expect("a path"), &old);
+    let (status, said) = verify();
+    assert!(status == 4 && said.contains("older than the index says"), "{said}");
+    // Every node is where the second reading of the format has it.
+    assert_eq!(reader(&["names", text(&store)]).0, 0);
+    let top = paths::node(root_of(&world.store).body().node);
+    let good = world.read(&top);
+    world.write(&top, &good[..good.len() - 1]);
+    let (status, said) = reader(&["names", text(&store)]);
+    assert!(status == 4 && said.contains("digest differs"), "{said}");
 }
