@@ -342,7 +342,9 @@ fn a_name_given_between_mark_and_sweep_keeps_the_artifact() {
         |id| tenpak::maintain::tag(&world.store, id, (&name, &tag), &[], Default::default());
     world.runtime.block_on(named(id)).expect("named");
     let collected = world.collect(0);
-    assert_eq!((collected.freed.len(), collected.leases), (0, 0));
+    // The name's removal left the node of the index that had it.
+    let freed = collected.freed.iter().filter(|object| !object.path.as_str().starts_with("names/"));
+    assert_eq!((freed.count(), collected.leases), (0, 0));
     assert!(world.verify(id).damaged.is_empty());
 
     // What lacks a pack gets no name.
@@ -559,7 +561,11 @@ fn usage_diff_and_inspection_tell_what_is_there() {
         assert_eq!(artifact.unique_bytes + artifact.shared_bytes, artifact.stored_bytes);
         assert!(artifact.shared_bytes > 1 << 20, "{artifact:?}");
     }
-    assert!(usage.kinds.iter().all(|kind| kind.garbage_objects == 0), "{usage:?}");
+    for kind in &usage.kinds {
+        // The second publish replaced the node of the first.
+        let garbage = u64::from(kind.kind == "names");
+        assert_eq!(kind.garbage_objects, garbage, "{kind:?}");
+    }
     let look = inspect(&a);
     let layer = look.groups.iter().find(|g| g.name == "model.layers.{0..1}.mlp.down_proj.weight");
     assert_eq!(layer.map(|group| group.count), Some(2), "{:?}", look.groups);
