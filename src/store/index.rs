@@ -32,8 +32,8 @@ pub(super) enum IndexChange {
     Place(IndexEntry),
     /// It is there.
     Force(IndexEntry),
-    /// None is there.
-    Remove(ArtifactName, Tag),
+    /// None of this version or an older one is there.
+    Remove(ArtifactName, Tag, u64),
 }
 
 impl IndexChange {
@@ -42,7 +42,7 @@ impl IndexChange {
             Self::Publish(entry) | Self::Place(entry) | Self::Force(entry) => {
                 (&entry.name, &entry.tag)
             }
-            Self::Remove(name, tag) => (name, tag),
+            Self::Remove(name, tag, _) => (name, tag),
         }
     }
 
@@ -53,6 +53,9 @@ impl IndexChange {
             Self::Publish(entry) | Self::Place(entry)
                 if known.is_some_and(|known| known.version >= entry.version) =>
             {
+                Err(())
+            }
+            Self::Remove(.., version) if known.is_some_and(|known| known.version > *version) => {
                 Err(())
             }
             Self::Publish(entry) | Self::Place(entry) | Self::Force(entry) => {

@@ -141,11 +141,21 @@ impl Store {
         lifetime: Lifetime,
     ) -> Result<bool, StoreError> {
         let path = ref_object(name, tag);
-        let existed = self.transport().head(&path).await?.is_some();
+        let existed = self.read_optional(&path, RefBody::LIMIT).await;
+        // One that is damaged goes too.
+        let existed = match existed {
+            Err(StoreError::Damaged { .. }) => Some(None),
+            existed => existed?.map(|bytes| self.parse_document::<RefBody>(&path, &bytes).ok()),
+        };
         self.transport().delete(&path).await?;
-        let change = IndexChange::Remove(name.clone(), tag.clone());
+        // Who publishes the name again from now on takes a higher version, whose entry stays.
+        let version = match &existed {
+            Some(Some(envelope)) => envelope.body().version,
+            _ => version_after(None, RefBody::WHAT)?,
+        };
+        let change = IndexChange::Remove(name.clone(), tag.clone(), version);
         self.update_index(change, signers, lifetime).await?;
-        Ok(existed)
+        Ok(existed.is_some())
     }
 
     /// The refs of these names, read one by one.
@@ -155,7 +165,10 @@ impl Store {
     pub async fn refs(&self, wanted: &NamePattern) -> Result<Vec<Envelope<RefBody>>, StoreError> {
         let mut refs = Vec::new();
         for info in self.list(&format!("refs/{}", wanted.folder())).await? {
-            if info.path == paths::index() {
+            let name = info.path.as_str().strip_prefix("refs/").and_then(|p| p.rsplit_once("/@"));
+            let name = name.and_then(|(name, _)| name.parse().ok());
+            let is_other = name.is_some_and(|name| !wanted.matches(&name));
+            if is_other || info.path == paths::index() {
                 continue;
             }
             // Removed since it was listed: not there.

@@ -67,7 +67,9 @@ fn costs(others: usize) -> [Cost; 4] {
     let own = (0..OWN).map(|i| IndexEntry { manifest, ..entry(&format!("own/model-{i:07}"), 1) });
     write_index(&counted.store, others.chain(own).collect(), &[]);
     let publish = |i: usize| {
-        Cost::of(&counted, || drop(pack(&format!("org{}/new-{i}", i * 7 % 100), &counted)))
+        Cost::of(&counted, || {
+            pack(&format!("org{}/new-{i}", i * 7 % 100), &counted);
+        })
     };
     let first = publish(0);
     let again = (1..=PUBLISHES).map(publish).sum();

@@ -47,7 +47,9 @@ fn sixteen_writers_in_a_directory_lose_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     // A lock that two of one process share would tell nothing: each has its own.
     together(|| open(folder.path()));
-    assert_eq!(super::library::check_refs(&open(folder.path())), WRITERS * 4);
+    let store = open(folder.path());
+    let refs = runtime().block_on(super::library::check_index(&store));
+    assert_eq!(refs.len(), WRITERS * 4);
 }
 
 #[test]
@@ -117,4 +119,23 @@ fn a_writer_that_ends_between_nodes_and_root_leaves_the_old_listing() {
         }
     }
     assert!(kept[0] == 0 && kept[1] >= 6, "{kept:?}");
+}
+
+/// A writer whose ref another has replaced meanwhile leaves that one's entry.
+#[test]
+fn a_newer_entry_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let newer = super::entry("org/m", 1 << 52);
+    super::write_index(&store, vec![newer.clone(), super::entry("org/n", 1)], &[]);
+    let before = super::root_of(&store).body().node;
+    publish(&store, "org/m", &[]);
+    assert_eq!(super::root_of(&store).body().node, before);
+    publish(&store, "org/n", &[]);
+    assert_ne!(super::root_of(&store).body().node, before);
+    // The same of one whose ref was removed before another named it again.
+    remove(&store, "org/m");
+    assert_eq!(listed(&store, "*"), ["org/m", "org/n"]);
+    remove(&store, "org/n");
+    assert_eq!(listed(&store, "*"), ["org/m"]);
 }

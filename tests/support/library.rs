@@ -96,7 +96,7 @@ async fn verified(store: &Store, chunk: Placed) -> VerifiedChunk {
 }
 
 /// The index lists nothing that has no ref. Returns the refs.
-async fn check_index(store: &Store) -> Vec<Envelope<RefBody>> {
+pub async fn check_index(store: &Store) -> Vec<Envelope<RefBody>> {
     let refs = store.refs(&NamePattern::ALL).await.unwrap_or_else(|error| panic!("{error}"));
     let trust = Default::default();
     let listed = store.listed(&NamePattern::ALL, &trust, None).await;
@@ -110,11 +110,6 @@ async fn check_index(store: &Store) -> Vec<Envelope<RefBody>> {
         assert!(is_there, "{}:{} is listed and has no ref", entry.name, entry.tag);
     }
     refs
-}
-
-/// How many refs there are; the index lists nothing else.
-pub fn check_refs(store: &Store) -> usize {
-    runtime().block_on(check_index(store)).len()
 }
 
 /// Everything that refs and the index name is there and right, and every pack verifies itself.

@@ -177,14 +177,15 @@ impl Catalog {
 
     /// The names that begin so, with their tags, in order. With anybody trusted, only those that count.
     pub(crate) async fn names(&self, prefix: &str) -> Result<Arc<Vec<Name>>, Arc<StoreError>> {
-        self.names.try_get_with(prefix.to_owned(), self.list(prefix)).await
+        // What begins no name is not asked for.
+        let Ok(wanted) = format!("{prefix}*").parse() else { return Ok(Arc::default()) };
+        self.names.try_get_with(prefix.to_owned(), self.list(&wanted)).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Arc<Vec<Name>>, StoreError> {
-        let wanted = NamePattern::Prefix(prefix.to_owned());
+    async fn list(&self, wanted: &NamePattern) -> Result<Arc<Vec<Name>>, StoreError> {
         let mut last = None;
         for store in &self.stores {
-            match list(store, &wanted).await {
+            match list(store, wanted).await {
                 Ok(mut names) => {
                     names.sort_unstable();
                     if self.is_closed() {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::node::{Child, Item, Key, MAX_ITEMS, Node, rank};
+use super::node::{Child, Item, Key, MAX_HEIGHT, MAX_ITEMS, Node, rank};
 use super::place::Place;
 use crate::format::error::FormatError;
 use crate::format::id::NodeId;
@@ -18,7 +18,7 @@ use crate::format::refs::IndexEntry;
 #[non_exhaustive]
 pub enum Halt {
     /// A node has not been read yet.
-    Needs(Place),
+    Needs(Box<Place>),
     /// A node is not one that may stand where it does.
     Wrong {
         /// The node.
@@ -64,7 +64,7 @@ fn owned((name, tag): Key<'_>) -> OwnedKey {
 }
 
 fn read(source: &impl NodeSource, place: &Place) -> Result<Arc<Node>, Halt> {
-    let node = source.node(place.node).ok_or_else(|| Halt::Needs(place.clone()))?;
+    let node = source.node(place.node).ok_or_else(|| Halt::Needs(Box::new(place.clone())))?;
     place.check(&node).map_err(|error| Halt::Wrong { node: place.node, error })?;
     Ok(node)
 }
@@ -289,7 +289,7 @@ pub fn edit(
     let gone = known.map(|_| owned(key)).into_iter().collect();
     let mut change = Change { gone, come: entry.map(Item::Ref).into_iter().collect(), leads };
     let mut new = Vec::new();
-    for height in 0.. {
+    for height in 0..=MAX_HEIGHT {
         let part = part(source, top, height, &change)?;
         let after = cut(height, change.apply(&part));
         change = change.rise(&part, after, &mut new).map_err(Halt::Unwritable)?;
@@ -316,8 +316,7 @@ fn part(
     let joined = way.first_key().is_some_and(|first| change.loses(first));
     let before = if joined { way.beside(source, false)? } else { None };
     let mut part: Vec<Way> = before.into_iter().chain([way]).collect();
-    loop {
-        let Some(last) = part.last() else { break };
+    while let Some(last) = part.last() {
         let Some(end) = last.place.end() else { break };
         let after = cut(height, change.apply(&part));
         let is_full = after.last().is_none_or(|node| node.items().len() == MAX_ITEMS);

@@ -235,6 +235,12 @@ fn names_without_borders_are_cut_by_counting() {
         top = shelf.put(top, entries[at * 7 % 1000].clone());
     }
     assert_eq!(top, expected);
+    // What keeps its place moves no border: the rest of the run is neither read nor written.
+    let newer = IndexEntry { version: 2, ..entries[100].clone() };
+    shelf.asked.take();
+    let edited = edit(&shelf, top, (&newer.name, &newer.tag), Some(newer.clone()));
+    let (read, new) = (shelf.asked.borrow().len(), edited.unwrap().unwrap().new.len());
+    assert!(read <= 3 && new <= 3, "{read} read, {new} written");
 }
 
 #[test]
