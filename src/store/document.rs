@@ -1,6 +1,6 @@
 //! Signed documents: read as they are, and replaced only if they still are what was read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -12,6 +12,9 @@ use crate::trust::{DocumentError, Envelope, Method, Signer, TrustError};
 
 /// How often a lost race is run again.
 const TRIES: u32 = 32;
+
+/// The longest time within which a lost race is run again.
+const LONGEST_SPREAD: Duration = Duration::from_secs(5);
 
 /// How long a ref is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,23 +90,38 @@ impl Store {
     }
 }
 
+/// Within how much time the next try begins, so that many losers keep apart: what the last try took,
+/// doubled with every race lost. The more there are, the longer each waits, until one at a time runs.
+fn spread(took: Duration, lost: u32) -> Duration {
+    let factor = 1_u32.checked_shl(lost).unwrap_or(u32::MAX);
+    took.saturating_mul(factor).min(LONGEST_SPREAD)
+}
+
 /// An object that many may want to replace at once: read, then written only if it still is what was read,
 /// again and again until that succeeds.
 pub(super) struct Race<'a> {
     path: &'a ObjectPath,
     limit: u64,
     lost: u32,
+    begun: Instant,
     expected: Expected,
 }
 
 impl<'a> Race<'a> {
     /// A race for an object of at most `limit` bytes.
     pub(super) fn new(path: &'a ObjectPath, limit: usize) -> Self {
-        Self { path, limit: limit as u64, lost: 0, expected: Expected::Absent }
+        Self {
+            path,
+            limit: limit as u64,
+            lost: 0,
+            begun: Instant::now(),
+            expected: Expected::Absent,
+        }
     }
 
     /// The object, if it is there.
     pub(super) async fn read(&mut self, store: &Store) -> Result<Option<Bytes>, StoreError> {
+        self.begun = Instant::now();
         let (transport, retry) = (&**store.transport(), store.retry());
         match read_all(transport, self.path, ReadRange::Full, self.limit, retry).await {
             Ok((bytes, version)) => {
@@ -130,9 +148,7 @@ impl<'a> Race<'a> {
             let (location, object) = (store.location().to_owned(), self.path.to_string());
             return Err(StoreError::Contended { location, object, tries: TRIES });
         }
-        // The spread keeps many losers apart.
-        let spread = u64::from(fastrand::u8(..)) * u64::from(self.lost) / 16;
-        tokio::time::sleep(Duration::from_millis(spread)).await;
+        tokio::time::sleep(spread(self.begun.elapsed(), self.lost).mul_f64(fastrand::f64())).await;
         Ok(false)
     }
 }
@@ -153,4 +169,18 @@ pub(super) fn sealed<T: SignedBody>(body: T, signers: &[Signer]) -> Result<Bytes
         envelope.sign(signer)?;
     }
     Ok(envelope.to_bytes()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losers_spread_over_what_their_tries_took() {
+        let ms = Duration::from_millis;
+        assert_eq!([1, 2, 3, 8].map(|lost| spread(ms(10), lost)), [20, 40, 80, 2560].map(ms));
+        assert_eq!(spread(ms(10), 9), LONGEST_SPREAD);
+        assert_eq!(spread(ms(10), 40), LONGEST_SPREAD);
+        assert_eq!(spread(Duration::ZERO, 31), Duration::ZERO);
+    }
 }

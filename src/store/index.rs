@@ -179,7 +179,7 @@ impl Store {
                 Index::Root(root) => (trust.verify_root(&bytes, now)?.keys, root.signed_bytes()),
             };
             let check =
-                |seen: &SeenRefs| seen.check_index(self.location(), &keys, index.version(), signed);
+                |seen: &SeenRefs| seen.check_index(&self.address(), &keys, index.version(), signed);
             let warning = match seen.map(check).transpose()? {
                 Some(SeenState::NotWritable { reason }) => {
                     Some(format!("a rollback of the index would go unnoticed: {reason}"))
@@ -193,6 +193,15 @@ impl Store {
             Ok(vouched) => Ok(Some(vouched)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What tells this store from others, wherever it is asked from.
+    fn address(&self) -> String {
+        let location = self.location().trim_end_matches('/');
+        match std::path::absolute(location) {
+            Ok(path) if !location.contains("://") => path.display().to_string(),
+            _ => location.to_owned(),
         }
     }
 

@@ -9,7 +9,7 @@ use tenpak::transport::ObjectPath;
 use tenpak::trust::{Envelope, SeenRefs, Signer, TrustError, TrustSet};
 
 use super::library::runtime;
-use super::run::{done, pack, reader, text};
+use super::run::{Run, command, done, pack, reader, text};
 use super::{entry, listed, open, publish, root_of, write_index};
 
 struct World {
@@ -183,4 +183,36 @@ fn the_second_reader_knows_the_tree() {
     world.write(&top, &good[..good.len() - 1]);
     let (status, said) = reader(&["names", text(&store)]);
     assert!(status == 4 && said.contains("digest differs"), "{said}");
+}
+
+/// `ls` remembers the index of each store, whatever its address looks like from where it is asked.
+#[test]
+fn ls_refuses_an_older_index_of_the_same_store_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, public) = (folder.path().join("key"), folder.path().join("key.pub"));
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).expect("a folder");
+    std::fs::write(model.join("config.json"), "{}\n").expect("a file");
+    done(&["keygen", text(&key)]);
+    let place = |which: &str| folder.path().join(which);
+    for which in ["older", "newer"] {
+        pack(&place(which).join("store"), &model, "org/m", &["--sign", text(&key)]);
+    }
+    let ls = |which: &str| {
+        let arguments = ["--json", "--store", "store", "--trust", text(&public), "ls"];
+        let output = command(&arguments).current_dir(place(which)).output();
+        Run::of(output.expect("a process"))
+    };
+    for which in ["newer", "older"] {
+        let run = ls(which);
+        assert_eq!(run.status, Some(0), "{which}: {}", run.error);
+    }
+    let index = place("newer").join("store/refs/index");
+    let old = std::fs::read(&index).expect("an index");
+    pack(&place("newer").join("store"), &model, "org/n", &["--sign", text(&key)]);
+    assert_eq!(ls("newer").status, Some(0));
+    std::fs::write(&index, old).expect("written");
+    let run = ls("newer");
+    assert_eq!(run.status, Some(4), "{}", run.error);
+    assert!(run.error.contains("rolled back"), "{}", run.error);
 }
