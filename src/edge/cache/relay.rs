@@ -2,8 +2,9 @@
 //! signatures.
 //!
 //! Small ones are kept in memory, as long as HTTP's rules let the edge, and are asked for once however
-//! many want them. While no origin answers, the last one that came is served within a bound. A manifest or
-//! a node of the index is held against its own identifier; what else is wrong with these objects, their readers notice.
+//! many want them. While no origin answers, the last one that came is served within a bound. A manifest
+//! or a node of the index is held against its own identifier; what else is wrong with these objects,
+//! their readers notice.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
