@@ -26,7 +26,7 @@ MIB = 1 << 20
 CHUNK, PACK, PAGE = 4 * MIB, 64 * MIB, 64 * MIB  # [14]
 PAGES, RECORDS, DEPTH, RANK, INT = 4096, 1 << 28, 8, 16, 2**53 - 1
 JSON_DEPTH, WINDOW = 127, 8 * MIB
-LIMITS = {"manifest": MIB, "ref": 64 << 10, "refs-index": 16 * MIB, "lease": 4 * MIB,
+LIMITS = {"manifest": MIB, "ref": 64 << 10, "refs-index": 16 * MIB, "refs-root": 64 << 10, "refs-node": 32 << 10, "lease": 4 * MIB,
           "tombstone": 4 << 10, "by-tensor": 4 << 10, "descriptor": 4 << 10}
 BITS = {0: 8, 1: 8, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 32, 8: 64, 9: 64, 16: 4, 17: 6, 18: 6,
         19: 8, 20: 8, 21: 8, 22: 8, 23: 8, 24: 16, 25: 16, 26: 32, 27: 64, 28: 64}  # [13]
@@ -687,11 +687,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-def check_name(of, what):
+def check_key(of, what):
     name, tag = of.get("name"), of.get("tag")
     need(isinstance(name, str) and NAME.fullmatch(name), what + ": `name` is no name")
     need(name.partition("/")[0].lower() != "index", what + ": a `name` that begins with `index`")
     need(isinstance(tag, str) and TAG.fullmatch(tag) and tag != "main", what + ": `tag` is no tag")
+
+
+def check_name(of, what):
+    check_key(of, what)
     hexed(of, "manifest", what)
     integer(of, "version", what)
 
@@ -736,6 +740,106 @@ def parse_refs_index(data):
     keys = [(r["name"], r["tag"]) for r in refs]
     need(all(a < b for a, b in zip(keys, keys[1:])), "refs-index: not sorted by name and tag")
     return signed, signatures
+
+
+def parse_refs_root(data):
+    """[8.2]"""
+    signed, signatures = parse_envelope(data, "refs-root", "tenpak-refs-root")
+    integer(signed, "version", "refs-root")
+    hexed(signed, "node", "refs-root")
+    need(sorted(signed) == ["expires", "format", "node", "version"], "refs-root: a field that nobody knows")
+    return signed, signatures
+
+
+def parse_refs_node(data):
+    """[8.3] -> height, [(key, item), ...]"""
+    node = json_object(data, "refs-node", "tenpak-refs-node")
+    height = integer(node, "height", "refs-node", 15)
+    kind, own = ("nodes", "node") if height else ("refs", "manifest")
+    need(sorted(node) == sorted(["format", "height", kind]), "refs-node: of height %d without `%s` alone" % (height, kind))
+    items = node[kind]
+    need(isinstance(items, list) and len(items) <= 64, "refs-node: more than 64 items")
+    need(items or not height, "refs-node: no node")
+    for item in items:
+        need(isinstance(item, dict), "refs-node: an item is no object")
+        hexed(item, own, "refs-node")
+        check_key(item, "refs-node")
+        if not height:
+            integer(item, "version", "refs-node")
+        fields = ["name", own, "tag"] + ([] if height else ["version"])
+        need(sorted(item) == sorted(fields), "refs-node: an item with other fields")
+    keys = [(item["name"], item["tag"]) for item in items]
+    need(all(a < b for a, b in zip(keys, keys[1:])), "refs-node: not sorted by name and tag")
+    return height, list(zip(keys, items))
+
+
+def rank(key):
+    """[8.3]"""
+    bits = "".join(format(byte, "08b") for byte in digest("\0".join(key).encode()))
+    return min(12, (len(bits) - len(bits.lstrip("0"))) // 3)
+
+
+class Index:
+    """[8.2], [8.3] all refs, whichever the form; `signed` and `signatures` are those of `refs/index`."""
+
+    def __init__(self, store):
+        self.store, data = store, store.read("refs/index", LIMITS["refs-index"])
+        form = json_object(data, "refs-index", None).get("signed")
+        self.whole = not isinstance(form, dict) or form.get("format") != "tenpak-refs-root"
+        parse = parse_refs_index if self.whole else parse_refs_root
+        self.signed, self.signatures = parse(data)
+        self.domain = b"tenpak/v1/refs-index\0" if self.whole else b"tenpak/v1/refs-root\0"
+
+    def node(self, name, height, first, end):
+        """A node, which must be of that height, begin with `first` and stay below `end`."""
+        data = self.store.part_of_artifact("names/" + name, LIMITS["refs-node"])
+        need(digest(data).hex() == name, "refs-node %s: digest differs" % name)
+        found, items = parse_refs_node(data)
+        if height is not None:
+            need(found == height, "refs-node %s: its height is %d, not %d" % (name, found, height))
+            need(items and items[0][0] == first, "refs-node %s: does not begin where its parent says" % name)
+        need(end is None or not items or items[-1][0] < end, "refs-node %s: goes beyond the next node" % name)
+        return found, items
+
+    def find(self, key):
+        """-> the entry of a ref, or None"""
+        if self.whole:
+            items = [((one["name"], one["tag"]), one) for one in self.signed["refs"]]
+            return dict(items).get(key)
+        name, height, first, end = self.signed["node"], None, None, None
+        while True:
+            height, items = self.node(name, height, first, end)
+            if not height:
+                return dict(items).get(key)
+            at = max([i for i, (own, _) in enumerate(items) if own <= key], default=0)
+            name, first, height = items[at][1]["node"], items[at][0], height - 1
+            end = items[at + 1][0] if at + 1 < len(items) else end
+
+    def check(self):
+        """Every node, and that the tree is cut as its entries say. -> the number of entries"""
+        if self.whole:
+            return len(self.signed["refs"])
+        levels, tops = {}, [(self.signed["node"], None, None, None)]
+        while tops:
+            below = []
+            for place in tops:
+                height, items = self.node(*place)
+                levels.setdefault(height, []).append([key for key, _ in items])
+                ends = [key for key, _ in items[1:]] + [place[3]]
+                if height:
+                    below += [(item["node"], height - 1, key, end) for (key, item), end in zip(items, ends)]
+            tops = below
+        keys = [key for node in levels[0] for key in node]
+        for height in range(len(levels)):
+            nodes = []
+            for key in keys:
+                if not nodes or len(nodes[-1]) == 64 or rank(key) > height:
+                    nodes.append([])
+                nodes[-1].append(key)
+            need((nodes or [[]]) == levels[height], "refs-node: height %d is cut elsewhere" % height)
+            need((len(nodes) < 2) == (height == len(levels) - 1), "refs-node: the top is of another height")
+            keys = [node[0] for node in nodes]
+        return sum(map(len, levels[0]))
 
 
 def parse_descriptor(data):
@@ -832,13 +936,12 @@ class Artifact:
             need(ref["expires"] > now, "ref %s: expired" % what)
             need(seen is None or ref["version"] >= seen, "ref %s: version %d, but %s was seen" % (what, ref["version"], seen))
             try:
-                index, signatures = parse_refs_index(self.store.read("refs/index", LIMITS["refs-index"]))
+                index = Index(self.store)
             except NotFound:
-                index, signatures = {"refs": [], "expires": 0}, []
-            if trusted(keys, signatures, b"tenpak/v1/refs-index\0", index) and index["expires"] > now:
-                for one in index["refs"]:
-                    if (one["name"], one["tag"]) == (name, tag):
-                        need(ref["version"] >= one["version"], "ref %s: older than the index says" % what)
+                index = None
+            if index and trusted(keys, index.signatures, index.domain, index.signed) and index.signed["expires"] > now:
+                one = index.find((name, tag))
+                need(one is None or ref["version"] >= one["version"], "ref %s: older than the index says" % what)
         self.ref = ref
         return ref["manifest"]
 
@@ -1035,7 +1138,8 @@ def check_page(data, kind):
 CHECKS = {"graph": Graph, "json": lambda data: parse_json(data, "json"), "record": Record, "chunk": check_chunk, "tensor-page": lambda data: check_page(data, 1),
           "file-page": lambda data: check_page(data, 2), "pack-trailer": parse_trailer,
           "pack": parse_pack, "pack-index": parse_pack_index, "layout": parse_layout, "manifest": parse_manifest,
-          "ref": parse_ref, "refs-index": parse_refs_index, "descriptor": parse_descriptor,
+          "ref": parse_ref, "refs-index": parse_refs_index, "refs-root": parse_refs_root,
+          "refs-node": parse_refs_node, "descriptor": parse_descriptor,
           "by-tensor": parse_by_tensor, "lease": parse_lease, "tombstone": parse_tombstone}
 
 
@@ -1076,6 +1180,8 @@ def arguments():
         one.add_argument("--json", action="store_true")
         if name == "unpack":
             one.add_argument("out")
+    one = commands.add_parser("names", help="check the index of refs, node by node")
+    one.add_argument("store", help="directory or http(s) URL")
     one = commands.add_parser("check", help="parse single objects")
     one.add_argument("kind", choices=sorted(CHECKS))
     one.add_argument("files", nargs="+")
@@ -1087,6 +1193,9 @@ def main():
     try:
         if args.command == "check":
             return max(check(args.kind, path) for path in args.files)
+        if args.command == "names":
+            print("%d refs" % Index(Store(args.store)).check())
+            return 0
         artifact = Artifact(Store(args.store), args.artifact, args.trust, args.now, args.seen)
         done = {"manifest": artifact.id, "files": len(artifact.files), "tensors": len(artifact.tensors)}
         if args.command == "inspect":

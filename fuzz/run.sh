@@ -13,7 +13,7 @@ seeds() {
     case $1 in
         fuzz_codec_round_trip | fuzz_delta_round_trip | fuzz_safetensors) echo $v1/files ;;
         fuzz_delta) echo $hostile/chunk $v1/chunks ;;
-        fuzz_envelope) echo $hostile/ref $hostile/refs-index $v1/store/refs ;;
+        fuzz_envelope) echo $hostile/ref $hostile/refs-index $hostile/refs-root $v1/store/refs $v1/tree/refs ;;
         fuzz_json) echo $hostile/json $hostile/manifest $v1/store/manifests ;;
         fuzz_layout) echo $hostile/layout $v1/store/layouts ;;
         fuzz_manifest) echo $hostile/manifest $v1/store/manifests $v1/objects ;;
@@ -21,6 +21,7 @@ seeds() {
         fuzz_pack_index) echo $hostile/pack-index $hostile/pack-trailer $v1/store/packs ;;
         fuzz_page) echo $hostile/tensor-page $hostile/file-page $v1/store/tables $v1/objects ;;
         fuzz_planes) echo $hostile/chunk $v1/chunks ;;
+        fuzz_refs_node) echo $hostile/refs-node $v1/tree/names ;;
         fuzz_record) echo $hostile/record ;;
         fuzz_store_document)
             echo $hostile/by-tensor $hostile/descriptor $hostile/lease $hostile/tombstone

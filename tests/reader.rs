@@ -337,6 +337,11 @@ fn golden_objects_pass_the_same_checks() {
     }
     check("chunk", files(&golden().join("chunks")));
     check("refs-index", vec![store.join("refs/index")]);
+    check("refs-root", vec![golden().join("tree/refs/index")]);
+    check("refs-node", files(&golden().join("tree/names")));
+    check("refs-node", vec![golden().join("objects/refs-node-empty")]);
+    expect(0, &["names", text(&golden().join("tree"))]);
+    expect(0, &["names", text(&store)]);
     check("descriptor", vec![store.join("tenpak.json")]);
     check("tensor-page", vec![golden().join("objects/page-with-bases")]);
     check("manifest", vec![golden().join("objects/manifest-later")]);

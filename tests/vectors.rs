@@ -11,6 +11,8 @@ mod deltas;
 mod golden;
 #[path = "../examples/make_vectors/hostile.rs"]
 mod hostile;
+#[path = "../examples/make_vectors/tree.rs"]
+mod tree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,14 +23,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tenpak::chunk::codec;
 use tenpak::chunk::verified::VerifiedChunk;
-use tenpak::format::id::{ManifestId, PackId, PageDigest, TableId, from_hex};
+use tenpak::format::id::{ManifestId, NodeId, PackId, PageDigest, TableId, from_hex};
 use tenpak::format::json;
 use tenpak::format::layout::{Layout, Place};
 use tenpak::format::manifest::Manifest;
+use tenpak::format::names::{self, Item, Node};
 use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::page::{Entries as PageEntries, Page, PageKind};
 use tenpak::format::record::ChunkRecord;
-use tenpak::format::refs::{IndexBody, RefBody};
+use tenpak::format::refs::{IndexBody, RefBody, RootBody};
 use tenpak::format::store::{self as paths, ByTensor, Descriptor, Lease, Tombstone};
 use tenpak::format::table::Entries;
 use tenpak::store::{ArtifactGraph, Store};
@@ -70,6 +73,7 @@ fn generating_again_gives_the_committed_files() {
     let mut files = golden::objects().unwrap();
     codecs::golden(&mut files).unwrap();
     deltas::golden(&mut files);
+    tree::golden(&mut files).unwrap();
     hostile::objects(&mut files).unwrap();
     let folder = tempfile::tempdir().unwrap();
     golden::write(folder.path(), &files).unwrap();
@@ -183,6 +187,36 @@ fn documents_are_written_as_read() {
         assert_eq!(signed_by, usize::from(!name.ends_with("unsigned")), "{name}");
     }
     assert_eq!(Envelope::<IndexBody>::parse(&index).unwrap().verify([&public]).len(), 1);
+}
+
+/// The root and every node are written as read, and the library cuts the entries as the vectors are cut.
+#[test]
+fn the_index_is_written_as_read() {
+    let folder = fixtures().join("v1/tree");
+    let root = std::fs::read(folder.join("refs/index")).unwrap();
+    let envelope = Envelope::<RootBody>::parse(&root).unwrap();
+    assert_eq!(envelope.to_bytes().unwrap(), root);
+    let public = std::fs::read_to_string(fixtures().join("v1/key.pub")).unwrap();
+    let public = from_hex(public.split(' ').nth(1).unwrap()).unwrap();
+    assert_eq!(envelope.verify([&VerifyingKey::from_bytes(&public).unwrap()]).len(), 1);
+    let nodes = read_all(&folder.join("names"));
+    let mut entries = Vec::new();
+    for (id, bytes) in &nodes {
+        let node = Node::parse(bytes, id.parse().unwrap()).unwrap();
+        assert_eq!(node.to_bytes().unwrap(), *bytes);
+        entries.extend(node.items().iter().filter_map(|item| match item {
+            Item::Ref(entry) => Some(entry.clone()),
+            Item::Node(_) => None,
+        }));
+    }
+    assert!(entries.len() > 130);
+    let built = names::build(entries).unwrap();
+    assert_eq!(built.top, envelope.body().node);
+    let made: BTreeMap<_, _> = built.new.into_iter().map(|n| (n.id.to_hex(), n.bytes)).collect();
+    assert!(made == nodes, "the library cuts the tree elsewhere");
+    let empty = std::fs::read(fixtures().join("v1/objects/refs-node-empty")).unwrap();
+    let built = names::build(Vec::new()).unwrap();
+    assert_eq!(built.new.first().map(|node| &node.bytes), Some(&empty));
 }
 
 #[test]
@@ -306,6 +340,8 @@ fn read(kind: &str, bytes: &[u8]) -> Result<(), Failure> {
         "tombstone" => Tombstone::parse(bytes).map(|_| ())?,
         "ref" => Envelope::<RefBody>::parse(bytes).map(|_| ())?,
         "refs-index" => Envelope::<IndexBody>::parse(bytes).map(|_| ())?,
+        "refs-root" => Envelope::<RootBody>::parse(bytes).map(|_| ())?,
+        "refs-node" => Node::parse(bytes, NodeId::of(bytes)).map(|_| ())?,
         "graph" => graph(bytes)?,
         other => panic!("no reader for {other}"),
     }

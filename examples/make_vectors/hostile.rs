@@ -643,6 +643,69 @@ fn refs(cases: &mut Cases) -> Result<()> {
         "expected `",
         canonical(&json!({"signed": {"key": ed25519_key_id()}}))?,
     );
+    index(cases, &id)
+}
+
+fn index(cases: &mut Cases, id: &str) -> Result<()> {
+    cases.group("refs-root", "8.2");
+    let good = json!({"expires": 5, "format": "tenpak-refs-root", "node": id, "version": 3});
+    for (name, error, field, value) in [
+        ("format", "unknown variant", "format", json!("tenpak-refs-index")),
+        ("node", "no identifier", "node", json!("00")),
+        ("version-negative", "expected u64", "version", json!(-1)),
+        ("expires-text", "expected u64", "expires", json!("never")),
+        ("field-unknown", "unknown field", "refs", json!([])),
+    ] {
+        let mut body = good.clone();
+        body[field] = value;
+        cases.add(name, error, signed("refs-root", body)?);
+    }
+    let mut long = good;
+    long["node"] = json!("x##########x");
+    cases.add("above-64-kib", "limit", signed("refs-root", long)?);
+    cases.repeat("##########", 7000);
+
+    cases.group("refs-node", "8.3");
+    let entry = |name: &str| json!({"manifest": id, "name": name, "tag": "latest", "version": 3});
+    let child = |name: &str| json!({"name": name, "node": id, "tag": "latest"});
+    let node = |height: Value, kind: &str, items: Vec<Value>| {
+        canonical(&json!({"format": "tenpak-refs-node", "height": height, kind: items}))
+    };
+    let refs = |items: Vec<Value>| node(json!(0), "refs", items);
+    let nodes = |items: Vec<Value>| node(json!(1), "nodes", items);
+    let many = |count: usize| (0..count).map(|i| format!("m{i:03}"));
+    cases.add("unsorted", "out of order", refs(vec![entry("b"), entry("a")])?);
+    cases.add("twice", "listed twice", refs(vec![entry("a"), entry("a")])?);
+    cases.add("name", "no artifact name", refs(vec![entry("a/../b")])?);
+    cases.add("name-index", "reserved", refs(vec![entry("index/a")])?);
+    cases.add("refs-65", "items of a node", refs(many(65).map(|name| entry(&name)).collect())?);
+    cases.add("nodes-unsorted", "out of order", nodes(vec![child("b"), child("a")])?);
+    cases.add("nodes-none", "lists no node", nodes(Vec::new())?);
+    cases.add("nodes-65", "items of a node", nodes(many(65).map(|name| child(&name)).collect())?);
+    cases.add("node-id", "no identifier", {
+        let mut short = child("a");
+        short["node"] = json!("ab");
+        nodes(vec![short])?
+    });
+    cases.add("height-16", "height of a node", node(json!(16), "nodes", vec![child("a")])?);
+    cases.add("height-256", "expected u8", node(json!(256), "nodes", vec![child("a")])?);
+    cases.add("height-0-of-nodes", "kind of items", node(json!(0), "nodes", vec![child("a")])?);
+    cases.add("height-1-of-refs", "kind of items", node(json!(1), "refs", vec![entry("a")])?);
+    let both = json!({"format": "tenpak-refs-node", "height": 0, "nodes": [], "refs": []});
+    cases.add("refs-and-nodes", "kind of items", canonical(&both)?);
+    let mut extra = entry("a");
+    extra["expires"] = json!(5);
+    cases.add("field-unknown", "unknown field", refs(vec![extra])?);
+    let format = json!({"format": "tenpak-refs-index", "height": 0, "refs": []});
+    cases.add("format", "unknown variant", canonical(&format)?);
+    cases.add("spaced", "not canonical", {
+        let text = String::from_utf8(refs(vec![entry("a")])?)?;
+        text.replace("\"height\":", "\"height\": ")
+    });
+    let mut long = entry("a");
+    long["tag"] = json!("x##########x");
+    cases.add("above-32-kib", "limit", refs(vec![long])?);
+    cases.repeat("##########", 3500);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod codecs;
 mod deltas;
 mod golden;
 mod hostile;
+mod tree;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files = golden::objects()?;
     codecs::golden(&mut files)?;
     deltas::golden(&mut files);
+    tree::golden(&mut files)?;
     hostile::objects(&mut files)?;
     golden::write(&out, &files)?;
     println!("{} files in {}", files.len(), out.display());

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tenpak::format::refs::{IndexBody, RefBody, SignedBody};
+use tenpak::format::refs::{IndexBody, RefBody, RootBody, SignedBody};
 use tenpak::trust::Envelope;
 
 fn round_trip<T: SignedBody>(data: &[u8]) {
@@ -15,4 +15,5 @@ fn round_trip<T: SignedBody>(data: &[u8]) {
 fuzz_target!(|data: &[u8]| {
     round_trip::<RefBody>(data);
     round_trip::<IndexBody>(data);
+    round_trip::<RootBody>(data);
 });

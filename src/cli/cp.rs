@@ -9,7 +9,7 @@ use super::output::Output;
 use super::progress::Bar;
 use super::refs::signers;
 use super::{Global, artifact, bytes};
-use crate::format::name::ArtifactSpec;
+use crate::format::name::{ArtifactSpec, NamePattern};
 use crate::maintain::{CopyOptions, RepackOptions, copy, repack};
 use crate::store::{RefPlaced, Store};
 
@@ -100,7 +100,13 @@ impl Repack {
             ids.push(store.resolve(artifact).await?.manifest);
         }
         if self.artifacts.is_empty() {
-            ids.extend(store.refs().await?.iter().map(|envelope| envelope.body().manifest));
+            ids.extend(
+                store
+                    .refs(&NamePattern::ALL)
+                    .await?
+                    .iter()
+                    .map(|envelope| envelope.body().manifest),
+            );
         }
         ids.sort();
         ids.dedup();

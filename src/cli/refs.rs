@@ -8,12 +8,12 @@ use super::error::Failure;
 use super::output::Output;
 use super::publishing::lifetime;
 use super::{Global, artifact, bytes};
-use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
-use crate::format::refs::{INDEX_PATH, IndexBody, IndexEntry, SignedBody};
+use crate::format::name::{ArtifactName, ArtifactSpec, NameError, NamePattern, Tag};
+use crate::format::refs::IndexEntry;
 use crate::maintain;
-use crate::store::{Store, StoreError, unix_now};
-use crate::transport::{ObjectPath, TransportErrorKind};
-use crate::trust::{Signer, TrustSet};
+use crate::store::{Listed, Store, StoreError};
+use crate::transport::TransportErrorKind;
+use crate::trust::{SeenRefs, Signer, TrustSet};
 
 /// The name and tag of an argument that must not be an id.
 fn named(spec: &ArtifactSpec) -> Result<(&ArtifactName, &Tag), Failure> {
@@ -84,48 +84,51 @@ impl Rm {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Ls {
-    /// List only artifacts of this name
-    name: Option<ArtifactName>,
+    /// List only artifacts of this name, or all whose names begin alike: `org/`, `org/llama-*`
+    #[arg(value_parser = pattern)]
+    name: Option<NamePattern>,
 }
 
-/// Every ref of the store: from the refs themselves where the store can list and nobody is
-/// trusted, else from the index, whose signature covers them all.
-async fn entries(store: &Store, trust: &TrustSet) -> Result<Vec<IndexEntry>, Failure> {
-    if trust.is_empty() {
-        match store.refs().await {
-            Ok(refs) => {
-                let entry = |envelope: crate::trust::Envelope<_>| {
-                    let body: &crate::format::refs::RefBody = envelope.body();
-                    IndexEntry {
-                        manifest: body.manifest,
-                        name: body.name.clone(),
-                        tag: body.tag.clone(),
-                        version: body.version,
-                    }
-                };
-                return Ok(refs.into_iter().map(entry).collect());
-            }
-            Err(StoreError::Transport(error)) if error.kind == TransportErrorKind::Unlistable => {}
-            Err(error) => return Err(error.into()),
+fn pattern(text: &str) -> Result<NamePattern, String> {
+    text.parse().map_err(|error: NameError| error.to_string())
+}
+
+/// The refs of these names: from the refs themselves where the store can list and nobody is trusted,
+/// else from the index, whose signature covers them all. Of names that begin alike the index is asked
+/// first: it finds them however many others there are.
+async fn entries(
+    store: &Store,
+    wanted: &NamePattern,
+    (trust, output): (&TrustSet, &Output),
+) -> Result<Vec<IndexEntry>, Failure> {
+    let begins = matches!(wanted, NamePattern::Prefix(prefix) if !prefix.is_empty());
+    let listed = async |seen| match store.listed(wanted, trust, seen).await? {
+        None => Ok::<_, Failure>(None),
+        Some(Listed { entries, warning }) => {
+            warning.into_iter().for_each(|warning| output.note(warning));
+            Ok(Some(entries))
         }
-    }
-    let path = ObjectPath::new(INDEX_PATH).ok_or_else(|| Failure::failed("no index path"))?;
-    let Some(bytes) = store.read_optional(&path, IndexBody::LIMIT).await? else {
-        return Ok(Vec::new());
     };
-    if trust.is_empty() {
-        return Ok(store.parse_document::<IndexBody>(&path, &bytes)?.body().refs.clone());
+    if !trust.is_empty() {
+        return Ok(listed(Some(&SeenRefs::of_user())).await?.unwrap_or_default());
     }
-    Ok(trust.verify_index(&bytes, unix_now())?.body.refs)
+    if begins && let Some(entries) = listed(None).await? {
+        return Ok(entries);
+    }
+    match store.refs(wanted).await {
+        Ok(refs) => Ok(refs.iter().map(|envelope| IndexEntry::of(envelope.body())).collect()),
+        Err(StoreError::Transport(error)) if error.kind == TransportErrorKind::Unlistable => {
+            Ok(listed(None).await?.unwrap_or_default())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Ls {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let store = global.store()?;
-        let mut entries = entries(&store, &global.trust()?).await?;
-        if let Some(name) = &self.name {
-            entries.retain(|entry| entry.name == *name);
-        }
+        let wanted = self.name.unwrap_or(NamePattern::ALL);
+        let mut entries = entries(&store, &wanted, (&global.trust()?, output)).await?;
         entries.sort_by(|a, b| (&a.name, &a.tag).cmp(&(&b.name, &b.tag)));
         let mut artifacts = Vec::new();
         let mut rows =

@@ -122,6 +122,8 @@ digest_types! {
     DecodedDigest;
     /// A tensor's logical bytes, row-major, or a content extent's bytes.
     ContentDigest;
+    /// A node of the index of refs: the BLAKE3 of its bytes.
+    NodeId;
 }
 
 #[cfg(test)]

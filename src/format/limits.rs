@@ -24,7 +24,9 @@ pub const MAX_FILE: u64 = (1 << 53) - 1;
 pub const MAX_MANIFEST: usize = 1 << 20;
 /// A ref, in bytes.
 pub const MAX_REF: usize = 64 << 10;
-/// The refs index, in bytes.
+/// A node of the refs index, in bytes.
+pub const MAX_NODE: usize = 32 << 10;
+/// The refs index in the whole form, in bytes.
 pub const MAX_INDEX: usize = 16 << 20;
 /// A signature file, in bytes.
 pub const MAX_SIGNATURE: usize = 64 << 10;

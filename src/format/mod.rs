@@ -12,6 +12,7 @@ pub mod layout;
 pub mod limits;
 pub mod manifest;
 pub mod name;
+pub mod names;
 pub mod pack;
 pub mod page;
 pub mod path;

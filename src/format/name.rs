@@ -139,6 +139,65 @@ impl FromStr for Tag {
     }
 }
 
+/// One name, or all names that begin alike: `org/model`, `org/`, `org/llama-*`, `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamePattern {
+    /// This name alone.
+    Name(ArtifactName),
+    /// All that begin so.
+    Prefix(String),
+}
+
+impl NamePattern {
+    /// Every name.
+    pub const ALL: Self = Self::Prefix(String::new());
+
+    /// Whether it means this name.
+    pub fn matches(&self, name: &ArtifactName) -> bool {
+        match self {
+            Self::Name(own) => own == name,
+            Self::Prefix(prefix) => name.as_str().starts_with(prefix.as_str()),
+        }
+    }
+
+    /// Whether it may mean a name from `from` to `to`, both included, in the order of names.
+    pub fn may_lie_between(&self, from: Option<&str>, to: Option<&str>) -> bool {
+        // The names of a prefix lie together, and it comes before all of them.
+        let (first, is_begun) = match self {
+            Self::Name(name) => (name.as_str(), false),
+            Self::Prefix(prefix) => (prefix.as_str(), from.is_some_and(|f| f.starts_with(prefix))),
+        };
+        from.is_none_or(|from| from <= first || is_begun) && to.is_none_or(|to| first <= to)
+    }
+
+    /// The names' folder, ending in `/`: nothing below another folder matches.
+    pub fn folder(&self) -> String {
+        match self {
+            Self::Name(name) => format!("{name}/"),
+            Self::Prefix(prefix) => {
+                prefix.split_inclusive('/').filter(|part| part.ends_with('/')).collect()
+            }
+        }
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let prefix = match text.strip_suffix('*') {
+            None if text.ends_with('/') => text,
+            None => return Ok(Self::Name(text.parse()?)),
+            Some(prefix) => prefix,
+        };
+        // With one letter more it is a name, or it begins none.
+        match prefix.is_empty() || format!("{prefix}a").parse::<ArtifactName>().is_ok() {
+            true => Ok(Self::Prefix(prefix.to_owned())),
+            false => Err(NameError::Name(shown(text))),
+        }
+    }
+}
+
 /// A manifest id, or its first 6 or more digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdPrefix(String);
@@ -221,6 +280,37 @@ mod tests {
         ] {
             assert!(bad.parse::<ArtifactName>().is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn patterns_are_names_or_what_they_begin_with() {
+        let of = |text: &str| text.parse::<NamePattern>().unwrap();
+        let names = ["a", "a-b", "a/b", "ab", "b"].map(|name| name.parse().unwrap());
+        let count = |text: &str| names.iter().filter(|name| of(text).matches(name)).count();
+        assert_eq!(["a", "a*", "a/", "a/*", "*", "c*"].map(count), [1, 4, 1, 1, 5, 0]);
+        assert_eq!(
+            ["a/b", "a/", "a/b*", "ab*", "*"].map(|text| of(text).folder()),
+            ["a/b/", "a/", "a/", "", ""]
+        );
+        assert_eq!(of("*"), NamePattern::ALL);
+        for bad in ["", "/", "a//", "a/b/", "a/b/c*", "-*", "a b*", "index/", "**", "../"] {
+            assert!(bad.parse::<NamePattern>().is_err(), "{bad:?} was accepted");
+        }
+        // Against what is listed: a range is passed over only if it holds no name that matches.
+        for text in ["a", "a*", "a-b", "a/", "b*", "*", "aa*"] {
+            for from in 0..names.len() {
+                for to in from..names.len() {
+                    let some = names[from..=to].iter().any(|name| of(text).matches(name));
+                    let may = |from, to| of(text).may_lie_between(from, to);
+                    let (first, last) = (names[from].as_str(), names[to].as_str());
+                    assert!(!some || may(Some(first), Some(last)), "{text} {from} {to}");
+                    assert!(!some || may(None, Some(last)) && may(Some(first), None));
+                }
+            }
+        }
+        assert!(!of("a").may_lie_between(Some("a-b"), None));
+        assert!(!of("a/*").may_lie_between(Some("ab"), None));
+        assert!(!of("b*").may_lie_between(None, Some("ab")));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The signed bodies of refs and of their index.
 //!
 //! A ref says which manifest a tag names, until when, and as which version; the index lists every
-//! ref of a store. Both are canonical JSON, wrapped in an envelope of signatures whose message
-//! begins with a domain of its own, so that neither can stand for the other or for a manifest.
+//! ref of a store, through its root or, in the whole form, itself. All are canonical JSON, wrapped in an envelope of signatures whose message
+//! begins with a domain of its own, so that none can stand for another or for a manifest.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,8 @@ use super::error::FormatError;
 use super::json::MAX_INTEGER;
 use super::limits::{MAX_INDEX, MAX_REF};
 use super::name::{ArtifactName, Tag};
-use crate::format::id::ManifestId;
+use crate::format::id::{ManifestId, NodeId};
 
-/// Where the index of a store lies.
-pub const INDEX_PATH: &str = "refs/index";
 /// How long a new ref or index is valid: 90 days.
 pub const DEFAULT_LIFETIME_SECONDS: u64 = 90 * 24 * 60 * 60;
 
@@ -58,6 +56,12 @@ enum RefFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum IndexFormat {
     #[serde(rename = "tenpak-refs-index")]
+    V1,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum RootFormat {
+    #[serde(rename = "tenpak-refs-root")]
     V1,
 }
 
@@ -115,7 +119,52 @@ pub struct IndexEntry {
     pub version: u64,
 }
 
-/// Every ref of a store at one moment.
+impl IndexEntry {
+    /// The entry of a ref.
+    pub fn of(body: &RefBody) -> Self {
+        let (name, tag) = (body.name.clone(), body.tag.clone());
+        Self { manifest: body.manifest, name, tag, version: body.version }
+    }
+}
+
+/// The root of the index: every ref of a store at one moment, in the tree below one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootBody {
+    /// Unix time in seconds from which the index is no longer valid.
+    pub expires: u64,
+    format: RootFormat,
+    /// The top of the tree.
+    pub node: NodeId,
+    /// Grows with every change and every renewal.
+    pub version: u64,
+}
+
+impl RootBody {
+    /// The root of the tree below `node`.
+    pub fn new(node: NodeId, version: u64, expires: u64) -> Self {
+        Self { expires, format: RootFormat::V1, node, version }
+    }
+
+    /// Whether a document is one, rather than an index in the whole form; it may be malformed.
+    pub fn is_meant(document: &[u8]) -> bool {
+        // No name or tag holds a quote.
+        let format = b"\"format\":\"tenpak-refs-root\"";
+        document.len() <= Self::LIMIT && document.windows(format.len()).any(|w| w == format)
+    }
+}
+
+impl SignedBody for RootBody {
+    const DOMAIN: &'static [u8] = b"tenpak/v1/refs-root\0";
+    const LIMIT: usize = MAX_REF;
+    const WHAT: &'static str = "index of refs";
+
+    fn check(&self) -> Result<(), FormatError> {
+        Ok(())
+    }
+}
+
+/// Every ref of a store at one moment, in the whole form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexBody {

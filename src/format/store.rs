@@ -6,7 +6,7 @@ use super::error::FormatError;
 use super::json;
 use super::limits::{MAX_LEASE, MAX_SMALL};
 use super::path::ObjectPath;
-use crate::format::id::{ContentDigest, ManifestId, PackId, TableId};
+use crate::format::id::{ContentDigest, ManifestId, NodeId, PackId, TableId};
 
 /// The version of the format that this release writes.
 pub const STORE_VERSION: u64 = 1;
@@ -53,6 +53,16 @@ pub fn by_recipe_prefix(recipe: ContentDigest) -> String {
 /// `by-tensor/<content digest>`.
 pub fn by_tensor(digest: ContentDigest) -> ObjectPath {
     path(format!("by-tensor/{digest}"))
+}
+
+/// `refs/index`: the root of the index of refs.
+pub fn index() -> ObjectPath {
+    path("refs/index".to_owned())
+}
+
+/// `names/<id>`: a node of the index of refs.
+pub fn node(id: NodeId) -> ObjectPath {
+    path(format!("names/{id}"))
 }
 
 /// `tombstones/<path>`.

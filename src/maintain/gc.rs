@@ -11,18 +11,26 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::error::MaintainError;
 use super::marks::{Decision, LeaseState, decide};
-use crate::format::id::{ManifestId, PackId, TableId};
+use crate::format::id::{ManifestId, NodeId, PackId, TableId};
 use crate::format::layout::Layout;
 use crate::format::limits::{MAX_LEASE, MAX_SMALL};
-use crate::format::refs::{INDEX_PATH, RefBody, SignedBody};
+use crate::format::refs::{RefBody, SignedBody};
 use crate::format::store::{self as paths, ByTensor, Lease as LeaseDocument, Tombstone};
 use crate::store::{LEASE_LIFETIME, Store, StoreError, unix_now};
 use crate::transport::{ObjectInfo, ObjectPath};
 
 /// The kinds of objects that are collected, in the order of deletion: an artifact that loses its
 /// manifest first is gone, not damaged.
-const COLLECTED: [&str; 7] =
-    ["by-recipe/", "by-tensor/", "signatures/", "manifests/", "layouts/", "tables/", "packs/"];
+const COLLECTED: [&str; 8] = [
+    "by-recipe/",
+    "by-tensor/",
+    "signatures/",
+    "manifests/",
+    "layouts/",
+    "tables/",
+    "packs/",
+    "names/",
+];
 /// Small requests at a time.
 const AT_ONCE: usize = 16;
 /// Artifacts whose layouts are read at a time.
@@ -220,6 +228,13 @@ async fn free(
                 return Ok(None);
             }
             put_tombstone(store, &object.path).await?;
+            // A writer whose tree needs a node again writes it, and lists it in no lease.
+            if object.path.as_str().starts_with("names/") {
+                let found = store.transport().head(&object.path).await?;
+                if found.is_none_or(|found| seconds(found.modified) > marked) {
+                    return Ok(None);
+                }
+            }
             store.transport().delete(&object.path).await?;
             Ok(Some(object))
         }
@@ -230,21 +245,22 @@ async fn free(
     Ok(freed.into_iter().flatten().collect())
 }
 
-/// What refs lead to.
+/// What refs and their index lead to.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     manifests: HashSet<ManifestId>,
     tables: HashSet<TableId>,
     packs: HashSet<PackId>,
+    nodes: HashSet<NodeId>,
     hints: HashMap<ObjectPath, ManifestId>,
 }
 
 impl Live {
-    /// Adds what the store's refs lead to now.
+    /// Adds what the store's refs and their index lead to now.
     pub(super) async fn mark(&mut self, store: &Store) -> Result<(), MaintainError> {
         let mut named = Vec::new();
         for info in store.list("refs/").await? {
-            if info.path.as_str() == INDEX_PATH {
+            if info.path == paths::index() {
                 continue;
             }
             // Removed since it was listed.
@@ -276,6 +292,8 @@ impl Live {
             self.tables.insert(table);
             self.packs.extend(packs);
         }
+        let nodes = store.index_nodes().await.map_err(unmarkable(&paths::index()))?;
+        self.nodes.extend(nodes);
         Ok(())
     }
 
@@ -297,7 +315,7 @@ impl Live {
         Ok(())
     }
 
-    /// Whether a ref leads to the object.
+    /// Whether a ref or the index leads to the object.
     pub(super) fn contains(&self, path: &ObjectPath) -> bool {
         let Some((kind, rest)) = path.as_str().split_once('/') else { return true };
         let manifest = |text: &str| text.parse().is_ok_and(|id| self.manifests.contains(&id));
@@ -305,6 +323,7 @@ impl Live {
             "manifests" | "layouts" => manifest(rest),
             "tables" => rest.parse().is_ok_and(|id| self.tables.contains(&id)),
             "packs" => rest.parse().is_ok_and(|id| self.packs.contains(&id)),
+            "names" => rest.parse().is_ok_and(|id| self.nodes.contains(&id)),
             "signatures" => manifest(rest.split('/').next().unwrap_or(rest)),
             "by-recipe" => manifest(rest.rsplit('/').next().unwrap_or(rest)),
             "by-tensor" => self.hints.get(path).is_some_and(|id| self.manifests.contains(id)),

@@ -154,6 +154,7 @@ pub async fn store_usage(store: &Store) -> Result<StoreUsage, MaintainError> {
         "manifests",
         "signatures",
         "refs",
+        "names",
         "by-recipe",
         "by-tensor",
         "leases",

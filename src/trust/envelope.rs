@@ -210,7 +210,7 @@ impl<T: SignedBody> Envelope<T> {
 mod tests {
     use super::*;
     use crate::format::id::ManifestId;
-    use crate::format::refs::{IndexBody, IndexEntry, RefBody};
+    use crate::format::refs::{IndexBody, IndexEntry, RefBody, RootBody};
     use crate::trust::manifest_message;
     use ed25519_dalek::SigningKey;
 
@@ -280,6 +280,7 @@ mod tests {
         let bytes = envelope.signed_bytes();
         assert!(is_signed_by(&public, RefBody::DOMAIN, bytes, signature));
         assert!(!is_signed_by(&public, IndexBody::DOMAIN, bytes, signature));
+        assert!(!is_signed_by(&public, RootBody::DOMAIN, bytes, signature));
         assert!(!is_signed_by(&public, b"", bytes, signature));
         // Nor does it, over any split of its message into domain and content, sign a manifest.
         let id = ManifestId::of(b"m");

@@ -90,6 +90,11 @@ pub enum TrustError {
         "{what}: version {version} named manifest {seen} before and names {got} now: its publisher signed two refs with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", record.display()
     )]
     Replaced { what: String, version: u64, seen: ManifestId, got: ManifestId, record: PathBuf },
+    /// Two different indexes of a store with one version.
+    #[error(
+        "{what}: version {version} was seen with other content: its publisher signed two indexes with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", record.display()
+    )]
+    TwoIndexes { what: String, version: u64, record: PathBuf },
     /// A valid document about something else than what was asked for.
     #[error(
         "{what}: its {field} is {got}, not {expected}: the store serves it under the wrong name"

@@ -1,6 +1,7 @@
-//! The highest version seen of each ref, so that an old one is noticed when it comes back.
+//! The highest version seen of each ref and of each store's index, so that an old one is noticed when
+//! it comes back.
 //!
-//! One small file per signing key, name and tag, changed only under the directory's lock and only
+//! One small file per signing key, name and tag, and one per signing key and store, changed only under the directory's lock and only
 //! by renaming a synced file over it: a record never falls, whatever runs at the same time or is
 //! killed. A damaged record is an error, because silently starting over is what an attacker wants.
 //! A directory that cannot be written (a read-only home) is still read, and the caller is told
@@ -11,27 +12,102 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{DocumentError, TrustError};
 use super::files::xdg;
 use super::key::KeyId;
 use super::set::Verified;
-use crate::format::id::{ManifestId, to_hex};
+use crate::format::id::{ContentDigest, ManifestId, to_hex};
 use crate::format::json;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::refs::RefBody;
 
 const MAX_RECORD: usize = 4096;
 
+/// What a file remembers.
+trait Record: Serialize + DeserializeOwned {
+    /// What it is about, for messages.
+    fn what(&self) -> String;
+
+    fn version(&self) -> u64;
+
+    /// What sets it apart from all other records.
+    fn subject(&self) -> String;
+
+    /// The refusal of this, where `seen` says something else of the same version.
+    fn contradiction(&self, seen: &Self, record: &Path) -> Option<TrustError>;
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+struct RefRecord {
     key: KeyId,
     manifest: ManifestId,
     name: ArtifactName,
     tag: Tag,
     version: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IndexRecord {
+    key: KeyId,
+    /// Of what was signed.
+    signed: ContentDigest,
+    /// The store's address.
+    store: String,
+    version: u64,
+}
+
+impl Record for RefRecord {
+    fn what(&self) -> String {
+        format!("ref {}:{}", self.name, self.tag)
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn subject(&self) -> String {
+        // None of the three can hold a newline, so no two of them run together.
+        format!("{}\n{}\n{}", self.key, self.name, self.tag)
+    }
+
+    fn contradiction(&self, seen: &Self, record: &Path) -> Option<TrustError> {
+        (self.manifest != seen.manifest).then(|| TrustError::Replaced {
+            what: self.what(),
+            version: self.version,
+            seen: seen.manifest,
+            got: self.manifest,
+            record: record.to_owned(),
+        })
+    }
+}
+
+impl Record for IndexRecord {
+    fn what(&self) -> String {
+        format!("the index of {}", self.store)
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn subject(&self) -> String {
+        // A name begins with a letter or a digit, so that no ref has this subject.
+        format!("{}\n\n{}", self.key, self.store)
+    }
+
+    fn contradiction(&self, seen: &Self, record: &Path) -> Option<TrustError> {
+        let (what, version) = (self.what(), self.version);
+        (self.signed != seen.signed).then(|| TrustError::TwoIndexes {
+            what,
+            version,
+            record: record.to_owned(),
+        })
+    }
 }
 
 /// Whether a version will be remembered.
@@ -70,17 +146,48 @@ impl SeenRefs {
     /// # Errors
     /// If it is refused, or the record of what was seen is damaged or cannot be read.
     pub fn check(&self, vouched: &Verified<RefBody>) -> Result<SeenState, TrustError> {
+        let body = &vouched.body;
+        let record = |key: &KeyId| RefRecord {
+            key: key.clone(),
+            manifest: body.manifest,
+            name: body.name.clone(),
+            tag: body.tag.clone(),
+            version: body.version,
+        };
+        self.remember(vouched.keys.iter().map(record).collect())
+    }
+
+    /// The same of the index of the store at that address, which these keys vouch for.
+    ///
+    /// # Errors
+    /// If it is refused, or the record of what was seen is damaged or cannot be read.
+    pub fn check_index(
+        &self,
+        store: &str,
+        keys: &[KeyId],
+        version: u64,
+        signed: &[u8],
+    ) -> Result<SeenState, TrustError> {
+        let signed = ContentDigest::of(signed);
+        let record = |key: &KeyId| IndexRecord {
+            key: key.clone(),
+            signed,
+            store: store.to_owned(),
+            version,
+        };
+        self.remember(keys.iter().map(record).collect())
+    }
+
+    fn remember<R: Record>(&self, records: Vec<R>) -> Result<SeenState, TrustError> {
         let Some(dir) = &self.dir else {
             let reason = "neither XDG_STATE_HOME nor HOME names a directory".to_owned();
             return Ok(SeenState::NotWritable { reason });
         };
-        let records: Vec<Record> =
-            vouched.keys.iter().map(|key| Record::new(key.clone(), &vouched.body)).collect();
         let lock = match lock(dir) {
             Ok(lock) => lock,
             Err(error) if is_read_only(&error) => {
                 for record in &records {
-                    record.is_news(&dir.join(record.file_name()))?;
+                    is_news(record, &dir.join(file_name(record)))?;
                 }
                 let reason = format!("{}: {error}", dir.display());
                 return Ok(SeenState::NotWritable { reason });
@@ -93,13 +200,13 @@ impl SeenRefs {
         // All are checked before any is written: a refused ref leaves no trace.
         let mut news = Vec::new();
         for record in &records {
-            let path = dir.join(record.file_name());
-            if record.is_news(&path)? {
+            let path = dir.join(file_name(record));
+            if is_news(record, &path)? {
                 news.push((path, record));
             }
         }
         for (path, record) in news {
-            record.write(dir, &path)?;
+            write(record, dir, &path)?;
         }
         drop(lock);
         Ok(SeenState::Remembered)
@@ -124,88 +231,65 @@ fn lock(dir: &Path) -> io::Result<fs::File> {
     }
 }
 
-impl Record {
-    fn new(key: KeyId, body: &RefBody) -> Self {
-        Self {
-            key,
-            manifest: body.manifest,
-            name: body.name.clone(),
-            tag: body.tag.clone(),
-            version: body.version,
-        }
-    }
+fn file_name(record: &impl Record) -> String {
+    to_hex(&blake3::derive_key("tenpak/v1/seen-ref", record.subject().as_bytes()))
+}
 
-    fn file_name(&self) -> String {
-        // None of the three can hold a newline, so no two of them run together.
-        let what = format!("{}\n{}\n{}", self.key, self.name, self.tag);
-        to_hex(&blake3::derive_key("tenpak/v1/seen-ref", what.as_bytes()))
+/// Whether this is newer than the record at `path`; an error if it is older or contradicts it.
+fn is_news<R: Record>(record: &R, path: &Path) -> Result<bool, TrustError> {
+    let Some(seen) = read(record, path)? else {
+        return Ok(true);
+    };
+    let (seen_version, got) = (seen.version(), record.version());
+    if got < seen_version {
+        let (what, record) = (record.what(), path.to_owned());
+        return Err(TrustError::RolledBack { what, seen: seen_version, got, record });
     }
+    if got == seen_version
+        && let Some(refused) = record.contradiction(&seen, path)
+    {
+        return Err(refused);
+    }
+    Ok(got > seen_version)
+}
 
-    /// Whether this is newer than the record at `path`; an error if it is older or contradicts it.
-    fn is_news(&self, path: &Path) -> Result<bool, TrustError> {
-        let Some(seen) = self.read(path)? else {
-            return Ok(true);
-        };
-        let what = || format!("ref {}:{}", self.name, self.tag);
-        if self.version < seen.version {
-            return Err(TrustError::RolledBack {
-                what: what(),
-                seen: seen.version,
-                got: self.version,
-                record: path.to_owned(),
-            });
-        }
-        if self.version == seen.version && self.manifest != seen.manifest {
-            return Err(TrustError::Replaced {
-                what: what(),
-                version: self.version,
-                seen: seen.manifest,
-                got: self.manifest,
-                record: path.to_owned(),
-            });
-        }
-        Ok(self.version > seen.version)
+/// The record at `path`, which is about the same as `like`.
+fn read<R: Record>(like: &R, path: &Path) -> Result<Option<R>, TrustError> {
+    let failed = |source| TrustError::Io {
+        path: path.to_owned(),
+        action: "read the record of the ref versions seen",
+        source,
+    };
+    let damaged = |reason| TrustError::DamagedRecord { path: path.to_owned(), reason };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let seen: R = json::parse(&bytes, MAX_RECORD).map_err(|error| damaged(error.into()))?;
+    if seen.subject() != like.subject() {
+        return Err(damaged(DocumentError::OtherRef));
     }
+    Ok(Some(seen))
+}
 
-    fn read(&self, path: &Path) -> Result<Option<Self>, TrustError> {
-        let failed = |source| TrustError::Io {
-            path: path.to_owned(),
-            action: "read the record of the ref versions seen",
-            source,
-        };
-        let damaged = |reason| TrustError::DamagedRecord { path: path.to_owned(), reason };
-        let file = match fs::File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        let seen: Self = json::parse(&bytes, MAX_RECORD).map_err(|error| damaged(error.into()))?;
-        if seen.key != self.key || seen.name != self.name || seen.tag != self.tag {
-            return Err(damaged(DocumentError::OtherRef));
-        }
-        Ok(Some(seen))
-    }
-
-    fn write(&self, dir: &Path, path: &Path) -> Result<(), TrustError> {
-        let bytes = json::to_bytes(self).map_err(|error| TrustError::Malformed {
-            what: format!("ref {}:{}", self.name, self.tag),
-            reason: error.into(),
-        })?;
-        // The lock makes this name ours; a leftover of a killed process is overwritten.
-        let temporary = path.with_extension("tmp");
-        let written = (|| {
-            let mut file = fs::File::create(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)?;
-            fs::File::open(dir)?.sync_all()
-        })();
-        written.map_err(|source| TrustError::Io {
-            path: path.to_owned(),
-            action: "write the record of the ref versions seen",
-            source,
-        })
-    }
+fn write(record: &impl Record, dir: &Path, path: &Path) -> Result<(), TrustError> {
+    let bytes = json::to_bytes(record)
+        .map_err(|error| TrustError::Malformed { what: record.what(), reason: error.into() })?;
+    // The lock makes this name ours; a leftover of a killed process is overwritten.
+    let temporary = path.with_extension("tmp");
+    let written = (|| {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        fs::File::open(dir)?.sync_all()
+    })();
+    written.map_err(|source| TrustError::Io {
+        path: path.to_owned(),
+        action: "write the record of the ref versions seen",
+        source,
+    })
 }

@@ -21,7 +21,7 @@ use super::verdict::{Refusal, Verdict, Verdicts};
 use crate::format::glob::Glob;
 use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
-use crate::format::refs::{IndexBody, RefBody, SignedBody};
+use crate::format::refs::{IndexBody, RefBody, RootBody, SignedBody};
 
 enum Material {
     Ed25519(VerifyingKey),
@@ -268,8 +268,8 @@ impl TrustSet {
         Ok(vouched)
     }
 
-    /// Verifies the index of refs. A key with a limit vouches only for the entries whose names it
-    /// may sign; entries that no key vouches for are left out.
+    /// Verifies the index of refs in the whole form. A key with a limit vouches only for the entries
+    /// whose names it may sign; entries that no key vouches for are left out.
     ///
     /// # Errors
     /// If it is malformed, expired, or signed by nobody who is trusted.
@@ -277,10 +277,26 @@ impl TrustSet {
         let what = "the index of refs".to_owned();
         let mut vouched: Verified<IndexBody> = self.verify_document(&what, None, bytes)?;
         check_expiry(what, vouched.body.expires, now)?;
-        let keys: Vec<&Scope> =
-            vouched.keys.iter().filter_map(|id| self.keys.get(id)).map(|key| &key.scope).collect();
-        vouched.body.refs.retain(|entry| keys.iter().any(|scope| scope.allows(Some(&entry.name))));
+        vouched.body.refs.retain(|entry| self.may_sign(&vouched.keys, &entry.name));
         Ok(vouched)
+    }
+
+    /// Verifies the root of the index of refs. Which of the entries below it count is for
+    /// [`Self::may_sign`], with the keys that this returns.
+    ///
+    /// # Errors
+    /// If it is malformed, expired, or signed by nobody who is trusted.
+    pub fn verify_root(&self, bytes: &[u8], now: u64) -> Result<Verified<RootBody>, TrustError> {
+        let what = "the index of refs".to_owned();
+        let vouched: Verified<RootBody> = self.verify_document(&what, None, bytes)?;
+        check_expiry(what, vouched.body.expires, now)?;
+        Ok(vouched)
+    }
+
+    /// Whether one of these trusted keys may sign the name.
+    pub fn may_sign(&self, keys: &[KeyId], name: &ArtifactName) -> bool {
+        let valid = keys.iter().filter(|id| !self.revoked.contains(*id));
+        valid.filter_map(|id| self.keys.get(id)).any(|key| key.scope.allows(Some(name)))
     }
 
     /// Signatures first, on the raw bytes; the body is interpreted after one was found valid.

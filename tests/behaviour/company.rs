@@ -37,12 +37,21 @@ fn listed(run: &Run) -> Vec<(String, String, String)> {
     artifacts.iter().map(|a| (text(&a["name"]), text(&a["tag"]), text(&a["manifest"]))).collect()
 }
 
-/// The names in `refs/index`.
-fn indexed(index: &[u8]) -> Vec<(String, String, String)> {
-    let value: Value = serde_json::from_slice(index).unwrap();
+/// The names below `refs/index`, read as plain JSON.
+fn indexed(store: &Path) -> Vec<(String, String, String)> {
+    let read = |path: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(store.join(path)).unwrap()).unwrap()
+    };
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let refs = value["signed"]["refs"].as_array().unwrap();
-    refs.iter().map(|a| (text(&a["name"]), text(&a["tag"]), text(&a["manifest"]))).collect()
+    let (mut found, mut open) = (Vec::new(), vec![text(&read("refs/index")["signed"]["node"])]);
+    while let Some(id) = open.pop() {
+        let node = read(&format!("names/{id}"));
+        let refs = node["refs"].as_array().into_iter().flatten();
+        found.extend(refs.map(|a| (text(&a["name"]), text(&a["tag"]), text(&a["manifest"]))));
+        open.extend(node["nodes"].as_array().into_iter().flatten().map(|n| text(&n["node"])));
+    }
+    found.sort();
+    found
 }
 
 fn models(folder: &Path, count: u64) -> Vec<PathBuf> {
@@ -73,7 +82,7 @@ fn two_and_five_packs_into_one_directory() {
                 .collect();
             expected.sort();
             assert_eq!(listed(&done(&["ls", "--store", text(&store)])), expected);
-            assert_eq!(indexed(&std::fs::read(store.join("refs/index")).unwrap()), expected);
+            assert_eq!(indexed(&store), expected);
             for i in 0..count {
                 let out = folder.path().join(format!("out-{count}-{same}-{i}"));
                 reader_agrees(&store, &format!("org/m{i}:v{i}"), &out);
@@ -101,7 +110,7 @@ fn the_same_name_at_once() {
     assert_eq!(versions.len(), 4, "two refs of one version");
     let expected = vec![("org/m".to_owned(), "latest".to_owned(), last.text("manifest"))];
     assert_eq!(listed(&done(&["ls", "--store", text(&store)])), expected);
-    assert_eq!(indexed(&std::fs::read(store.join("refs/index")).unwrap()), expected);
+    assert_eq!(indexed(&store), expected);
     for (i, run) in runs.iter().enumerate() {
         let out = folder.path().join(format!("out-{i}"));
         reader_agrees(&store, &format!("@{}", run.text("manifest")), &out);

@@ -40,6 +40,7 @@ fn a_request_that_fails_leaves_the_store_valid() {
         "manifests/",
         "refs/org",
         "refs/index",
+        "names/",
         "by-tensor/",
         "tombstones/",
     ] {

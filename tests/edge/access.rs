@@ -74,6 +74,7 @@ fn every_face_keeps_to_the_tokens_repositories() {
     let s3 = "Authorization: AWS4-HMAC-SHA256 Credential=reads-org/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=00\r\n";
     let file = "GET /org/m/resolve/main/config.json";
     let foreign = format!("GET /org/m/resolve/{}/config.json", &other[..40]);
+    let node = format!("GET /{}", super::run::names(&guarded.store, "names/")[0]);
     #[rustfmt::skip]
     let cases: Vec<(&str, &str, &str, u16)> = vec![
         (file, "", "", 401),
@@ -91,6 +92,9 @@ fn every_face_keeps_to_the_tokens_repositories() {
         ("GET /refs/org/m/@latest", "", "", 401),
         ("GET /refs/index", "reads-org", "", 403),
         ("GET /refs/index", "runs-it", "", 200),
+        (&node, "reads-org", "", 403),
+        (&node, "", "", 401),
+        (&node, "runs-it", "", 200),
         ("GET /tenpak.json", "reads-org", "", 200),
         ("GET /tenpak.json", "", "", 401),
         ("GET /s3/org/m/config.json", "reads-org", "", 200),

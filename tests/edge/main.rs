@@ -30,6 +30,7 @@ mod hostile;
 mod hub;
 mod kills;
 mod mirrors;
+mod names;
 mod objects;
 mod operations;
 mod parts;

@@ -7,13 +7,15 @@ use bytes::BytesMut;
 use tenpak::chunk::codec;
 use tenpak::chunk::verified::VerifiedChunk;
 use tenpak::format::id::{DecodedDigest, ManifestId, PackId};
-use tenpak::format::name::{ArtifactName, ArtifactSpec, Tag};
+use tenpak::format::name::{ArtifactName, ArtifactSpec, NamePattern, Tag};
+use tenpak::format::refs::RefBody;
 use tenpak::format::store as paths;
 use tenpak::pack::{PackError, PackOptions, PackReport, pack};
 use tenpak::store::{ArtifactGraph, Placed, Store};
 use tenpak::transport::Transport;
 use tenpak::transport::fault::FaultBackend;
 use tenpak::transport::object::ObjectBackend;
+use tenpak::trust::Envelope;
 use tokio::runtime::Runtime;
 
 /// The runtime of all tests.
@@ -93,11 +95,28 @@ async fn verified(store: &Store, chunk: Placed) -> VerifiedChunk {
     verified.unwrap_or_else(|bad| panic!("{}", bad.error))
 }
 
+/// The index lists nothing that has no ref. Returns the refs.
+pub async fn check_index(store: &Store) -> Vec<Envelope<RefBody>> {
+    let refs = store.refs(&NamePattern::ALL).await.unwrap_or_else(|error| panic!("{error}"));
+    let trust = Default::default();
+    let listed = store.listed(&NamePattern::ALL, &trust, None).await;
+    let listed = listed.unwrap_or_else(|error| panic!("{error}")).unwrap_or_default();
+    for entry in listed.entries {
+        // A ref is written before its entry.
+        let is_there = refs.iter().any(|named| {
+            let body = named.body();
+            (&body.name, &body.tag) == (&entry.name, &entry.tag) && body.version >= entry.version
+        });
+        assert!(is_there, "{}:{} is listed and has no ref", entry.name, entry.tag);
+    }
+    refs
+}
+
 /// Everything that refs and the index name is there and right, and every pack verifies itself.
 /// Returns how many refs there are.
 pub fn check_store(store: &Store) -> usize {
     runtime().block_on(async {
-        let refs = store.refs().await.unwrap_or_else(|error| panic!("{error}"));
+        let refs = check_index(store).await;
         for named in &refs {
             let id = named.body().manifest;
             let whole =

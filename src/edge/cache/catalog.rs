@@ -12,16 +12,17 @@ use moka::future::Cache;
 use crate::edge::cache::revision::Revision;
 use crate::edge::options::{ABSENT, Clock, EdgeOptions, Validity};
 use crate::format::id::{ManifestId, StoredDigest, TableId};
-use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
-use crate::format::refs::{INDEX_PATH, IndexBody};
+use crate::format::name::{ArtifactName, ArtifactSpec, NamePattern, Tag};
 use crate::store::{ArtifactGraph, Store, StoreError};
-use crate::transport::{ObjectPath, Transport};
+use crate::transport::Transport;
 use crate::trust::{SeenRefs, TrustSet};
 
 /// Records of the artifacts kept in memory, at some 250 bytes each.
 const RECORDS: u64 = 4 << 20;
 /// Names kept.
 const NAMES: u64 = 65_536;
+/// Names of listings kept, at some 100 bytes each.
+const LISTED: u64 = 2 << 20;
 
 /// A name of an artifact.
 pub(crate) type Name = (ArtifactName, Tag);
@@ -48,7 +49,8 @@ pub(crate) struct Catalog {
     /// Names that no origin had a moment ago.
     absent: Cache<Name, Arc<StoreError>>,
     stale: Cache<Name, Meaning>,
-    names: Cache<(), Arc<Vec<Name>>>,
+    /// By what the names begin with.
+    names: Cache<String, Arc<Vec<Name>>>,
     /// Which manifests the refs of a repository named.
     named: Cache<(ManifestId, ArtifactName), ()>,
     /// By the name that they count for too: a key may count for one and not for another.
@@ -70,6 +72,9 @@ impl Catalog {
         let weigh = |_: &(ManifestId, Option<ArtifactName>), whole: &Arc<ArtifactGraph>| {
             u32::try_from(whole.chunks.len()).unwrap_or(u32::MAX).max(1024)
         };
+        let count = |_: &String, names: &Arc<Vec<Name>>| {
+            u32::try_from(names.len()).unwrap_or(u32::MAX).max(64)
+        };
         let store = |origin: &Arc<dyn Transport>| {
             Store::new(origin.clone()).with_retry(options.retry.clone())
         };
@@ -83,7 +88,11 @@ impl Catalog {
             fresh: Cache::new(NAMES),
             stale: Cache::new(NAMES),
             named: Cache::new(NAMES),
-            names: Cache::builder().max_capacity(1).time_to_live(options.names.fresh).build(),
+            names: Cache::builder()
+                .weigher(count)
+                .max_capacity(LISTED)
+                .time_to_live(options.names.fresh)
+                .build(),
             artifacts: Cache::builder().weigher(weigh).max_capacity(RECORDS).build(),
             admitted: RwLock::default(),
         })
@@ -166,15 +175,17 @@ impl Catalog {
         Err(last.unwrap_or_else(|| self.no_store()))
     }
 
-    /// The names and tags of the store, in order. With anybody trusted, only those that count.
-    pub(crate) async fn names(&self) -> Result<Arc<Vec<Name>>, Arc<StoreError>> {
-        self.names.try_get_with((), self.list()).await
+    /// The names that begin so, with their tags, in order. With anybody trusted, only those that count.
+    pub(crate) async fn names(&self, prefix: &str) -> Result<Arc<Vec<Name>>, Arc<StoreError>> {
+        // What begins no name is not asked for.
+        let Ok(wanted) = format!("{prefix}*").parse() else { return Ok(Arc::default()) };
+        self.names.try_get_with(prefix.to_owned(), self.list(&wanted)).await
     }
 
-    async fn list(&self) -> Result<Arc<Vec<Name>>, StoreError> {
+    async fn list(&self, wanted: &NamePattern) -> Result<Arc<Vec<Name>>, StoreError> {
         let mut last = None;
         for store in &self.stores {
-            match list(store).await {
+            match list(store, wanted).await {
                 Ok(mut names) => {
                     names.sort_unstable();
                     if self.is_closed() {
@@ -311,14 +322,11 @@ impl Catalog {
 }
 
 /// What a store's index lists or, if it has none, its refs one by one. Nothing of it is verified.
-async fn list(store: &Store) -> Result<Vec<Name>, StoreError> {
-    let index = ObjectPath::new(INDEX_PATH);
-    if let Some(path) = index
-        && let Some(index) = store.document::<IndexBody>(&path).await?
-    {
-        return Ok(index.body().refs.iter().map(|e| (e.name.clone(), e.tag.clone())).collect());
+async fn list(store: &Store, wanted: &NamePattern) -> Result<Vec<Name>, StoreError> {
+    if let Some(listed) = store.listed(wanted, &TrustSet::default(), None).await? {
+        return Ok(listed.entries.into_iter().map(|entry| (entry.name, entry.tag)).collect());
     }
-    let refs = store.refs().await?;
+    let refs = store.refs(wanted).await?;
     Ok(refs.iter().map(|r| (r.body().name.clone(), r.body().tag.clone())).collect())
 }
 

@@ -1,8 +1,10 @@
-//! Objects that the edge hands on as the origin has them: refs, layouts, manifests, signatures.
+//! Objects that the edge hands on as the origin has them: refs and their index, layouts, manifests,
+//! signatures.
 //!
 //! Small ones are kept in memory, as long as HTTP's rules let the edge, and are asked for once however
 //! many want them. While no origin answers, the last one that came is served within a bound. A manifest
-//! is held against its own identifier; what else is wrong with these objects, their readers notice.
+//! or a node of the index is held against its own identifier; what else is wrong with these objects,
+//! their readers notice.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ use crate::edge::http::freshness::{Demands, Freshness};
 use crate::edge::http::object::{Bodies, Facts};
 use crate::edge::http::request;
 use crate::edge::options::{ABSENT, Clock, Validity};
-use crate::format::id::ManifestId;
+use crate::format::id::{ManifestId, NodeId};
 use crate::transport::{
     ObjectPath, ObjectReader, ReadRange, Transport, TransportError, TransportErrorKind,
 };
@@ -337,18 +339,20 @@ async fn collect(
     Ok(bytes.freeze())
 }
 
-/// Whether a manifest is the one that its path names.
+/// Whether an object that its path names by a digest is the one.
 fn check(
     origin: &Arc<dyn Transport>,
     path: &ObjectPath,
     bytes: &Bytes,
 ) -> Result<(), TransportError> {
-    let id = path.as_str().strip_prefix("manifests/").and_then(|id| id.parse::<ManifestId>().ok());
-    match id {
-        Some(id) if ManifestId::of(bytes) != id => {
-            let what = "the manifest is damaged: its BLAKE3 is not its name";
-            Err(TransportError::new(TransportErrorKind::Protocol, origin.location(), path, what))
+    let what = match path.as_str().split_once('/') {
+        Some(("manifests", id)) if id.parse().is_ok_and(|id| ManifestId::of(bytes) != id) => {
+            "the manifest is damaged: its BLAKE3 is not its name"
         }
-        _ => Ok(()),
-    }
+        Some(("names", id)) if id.parse().is_ok_and(|id| NodeId::of(bytes) != id) => {
+            "the node of the index is damaged: its BLAKE3 is not its name"
+        }
+        _ => return Ok(()),
+    };
+    Err(TransportError::new(TransportErrorKind::Protocol, origin.location(), path, what))
 }

@@ -6,8 +6,8 @@ use hyper::header::HeaderValue;
 use crate::transport::{ObjectPath, Version};
 
 /// The folders of a store that are served.
-const FOLDERS: [&str; 7] =
-    ["refs", "manifests", "tables", "layouts", "packs", "by-tensor", "signatures"];
+const FOLDERS: [&str; 8] =
+    ["refs", "names", "manifests", "tables", "layouts", "packs", "by-tensor", "signatures"];
 /// The one object at the top.
 const DESCRIPTOR: &str = "tenpak.json";
 

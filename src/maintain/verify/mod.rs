@@ -5,6 +5,7 @@
 //! damaged is reported, not only the first; only a store that cannot be asked ends the work.
 
 mod files;
+mod index;
 mod report;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,11 +21,11 @@ use crate::format::FormatError;
 use crate::format::id::{ManifestId, PackId};
 use crate::format::layout::Layout;
 use crate::format::limits::MAX_PACK;
-use crate::format::name::ArtifactName;
+use crate::format::name::{ArtifactName, NamePattern};
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::page::distinct;
 use crate::format::record::ChunkRecord;
-use crate::format::refs::{INDEX_PATH, IndexBody, RefBody, SignedBody};
+use crate::format::refs::{RefBody, SignedBody};
 use crate::format::store as paths;
 use crate::pack::Progress;
 use crate::store::{ArtifactGraph, Placed, Store, StoreError, unix_now};
@@ -32,6 +33,7 @@ use crate::transport::{ObjectPath, TransportErrorKind};
 use crate::trust::TrustSet;
 
 use files::{check_files, check_foreign, cost, right};
+use index::check_index;
 use report::BUDGET;
 pub use report::{Damage, VerifyReport};
 
@@ -54,7 +56,7 @@ pub async fn verify(
     Ok(verifier.report)
 }
 
-/// Verifies every ref of the store and all that they name.
+/// Verifies every ref of the store, their index, and all that they name.
 ///
 /// # Errors
 /// If the store could not be asked: damage is in the report.
@@ -75,6 +77,8 @@ pub async fn verify_store(
             Err(error) => return Err(error.into()),
         }
     }
+    let wrong = check_index(store).await?;
+    verifier.report.damaged.extend(wrong.into_iter().map(|error| Damage::new(None, error)));
     for (id, mut names) in named {
         names.dedup();
         let names: Vec<_> = names.iter().map(Some).collect();
@@ -87,19 +91,15 @@ pub async fn verify_store(
 pub(super) async fn ref_paths(store: &Store) -> Result<Vec<ObjectPath>, StoreError> {
     match store.list("refs/").await {
         Ok(listed) => {
-            let paths = listed.into_iter().map(|info| info.path);
-            return Ok(paths.filter(|path| path.as_str() != INDEX_PATH).collect());
+            let listed = listed.into_iter().map(|info| info.path);
+            return Ok(listed.filter(|path| *path != paths::index()).collect());
         }
         Err(StoreError::Transport(error)) if error.kind == TransportErrorKind::Unlistable => {}
         Err(error) => return Err(error),
     }
-    let Some(path) = ObjectPath::new(INDEX_PATH) else { return Ok(Vec::new()) };
-    let Some(bytes) = store.read_optional(&path, IndexBody::LIMIT).await? else {
-        return Ok(Vec::new());
-    };
-    let index = store.parse_document::<IndexBody>(&path, &bytes)?;
-    let path = |e: &crate::format::refs::IndexEntry| crate::store::ref_object(&e.name, &e.tag);
-    Ok(index.body().refs.iter().map(path).collect())
+    let listed = store.listed(&NamePattern::ALL, &TrustSet::default(), None).await?;
+    let entries = listed.unwrap_or_default().entries;
+    Ok(entries.iter().map(|entry| crate::store::ref_object(&entry.name, &entry.tag)).collect())
 }
 
 struct Verifier<'a> {

@@ -22,10 +22,11 @@ pub enum Place {
     Signature,
     Ref,
     RefsIndex,
+    IndexNode,
     Descriptor,
 }
 
-const PLACES: [Place; 10] = [
+const PLACES: [Place; 11] = [
     Place::PackData,
     Place::PackIndex,
     Place::PackTrailer,
@@ -35,6 +36,7 @@ const PLACES: [Place; 10] = [
     Place::Signature,
     Place::Ref,
     Place::RefsIndex,
+    Place::IndexNode,
     Place::Descriptor,
 ];
 
@@ -156,6 +158,7 @@ impl Case {
             Place::Signature => (signature(), "signatures/"),
             Place::Ref => (REF.to_owned(), "refs/org/"),
             Place::RefsIndex => ("refs/index".to_owned(), "none"),
+            Place::IndexNode => (names(&world.store, "names/").remove(0), "names/"),
             Place::Descriptor => ("tenpak.json".to_owned(), "none"),
         };
         let good = fs::read(world.store.join(&object)).unwrap();
@@ -225,7 +228,7 @@ impl Case {
             let short_id = world.id[..16].to_owned();
             let artifact = || vec![object.clone(), short_id.clone(), "org/model".to_owned()];
             match (place, damage, reader) {
-                (Place::RefsIndex | Place::Descriptor, _, _) => Expect::Either,
+                (Place::RefsIndex | Place::IndexNode | Place::Descriptor, _, _) => Expect::Either,
                 (Place::Ref, Damage::Delete, _) => Expect::Missing,
                 // Not every page, and not every place, is needed for the tensors.
                 (Place::Table | Place::Layout, Damage::Append, Reader::Load) => Expect::Either,

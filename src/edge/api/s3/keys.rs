@@ -51,6 +51,14 @@ pub(crate) fn place(name: &ArtifactName) -> (&str, &str) {
     name.as_str().split_once('/').unwrap_or((LONE, name.as_str()))
 }
 
+/// What the names of a bucket begin with, and others may.
+pub(crate) fn names(bucket: &str) -> String {
+    match bucket {
+        LONE => String::new(),
+        org => format!("{org}/"),
+    }
+}
+
 /// Where the file of a key lies.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Key {

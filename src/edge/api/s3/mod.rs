@@ -82,14 +82,14 @@ fn xml(status: StatusCode, text: String) -> Answer {
     answer
 }
 
-/// The names that the client may read, in order.
-async fn names(edge: &Arc<Edge>, who: &Who) -> Result<Vec<Name>, Refused> {
-    let names = edge.catalog.names().await?;
+/// The names that begin so and that the client may read, in order.
+async fn names(edge: &Arc<Edge>, who: &Who, prefix: &str) -> Result<Vec<Name>, Refused> {
+    let names = edge.catalog.names(prefix).await?;
     Ok(names.iter().filter(|(name, _)| who.may_read(name)).cloned().collect())
 }
 
 async fn buckets(edge: &Arc<Edge>, who: &Who) -> Result<Answer, Refused> {
-    let names = names(edge, who).await?;
+    let names = names(edge, who, "").await?;
     let buckets: BTreeSet<String> =
         names.iter().map(|(name, _)| keys::place(name).0.to_owned()).collect();
     let buckets: Vec<String> = buckets.into_iter().collect();
@@ -102,7 +102,7 @@ async fn bucket(
     who: &Who,
     request: &Request<Incoming>,
 ) -> Result<Answer, Refused> {
-    let names = names(edge, who).await?;
+    let names = names(edge, who, &keys::names(bucket)).await?;
     let query = request.uri().query().unwrap_or_default();
     if !names.iter().any(|(name, _)| keys::place(name).0 == bucket) {
         return Err(refused(StatusCode::NOT_FOUND, "NoSuchBucket", "no artifact has that name"));

@@ -24,7 +24,7 @@ pub(crate) async fn answer(edge: &Arc<Edge>, who: &Who, method: &Method) -> Answ
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let mut artifacts: Vec<(String, Vec<String>)> = Vec::new();
     // An origin that cannot be asked now leaves the list empty.
-    let names = edge.catalog.names().await.unwrap_or_default();
+    let names = edge.catalog.names("").await.unwrap_or_default();
     for (name, tag) in names.iter().filter(|(name, _)| who.may_read(name)) {
         let is_full = artifacts.len() == SHOWN;
         match artifacts.last_mut() {
