@@ -1,6 +1,7 @@
 //! The memory of deliveries: one slot each, lent out in parts that are joined again without a copy, and
 //! let go when the consumer does.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,10 +11,10 @@ use super::bases::KnownBases;
 use crate::chunk::codec::{self, DecodeError};
 use crate::chunk::verified::{OwnedBytes, VerifiedChunk};
 use crate::format::grid::Rect;
-use crate::format::record::CodecId;
+use crate::format::record::{ChunkRecord, CodecId};
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::Slot;
-use crate::schedule::plan::{self, DeliveryIndex, List, SlotIndex};
+use crate::schedule::plan::{self, ChunkIndex, DeliveryIndex, List, SlotIndex};
 use crate::schedule::shard::ShardSlice;
 
 /// What the consumer tells the driver.
@@ -46,9 +47,9 @@ impl Target {
         chunk: &VerifiedChunk<B>,
         base: Option<&[u8]>,
         scratch: &Buffers,
-        known: &KnownBases,
+        taken: Taken<'_>,
     ) -> Result<bool, DecodeError> {
-        let keep = |decoded: &[u8]| known.offer(chunk.record(), decoded);
+        let keep = |decoded: &[u8]| taken.offer(chunk.record(), decoded);
         match self {
             Self::Direct { piece, .. } => {
                 piece.touch();
@@ -68,6 +69,49 @@ impl Target {
             }
             Self::Stored(_) => Ok(false),
         }
+    }
+
+    /// Puts what was decoded before into its place. False if the plan and the bytes disagree.
+    pub(super) fn repeat(&mut self, decoded: &[u8]) -> bool {
+        match self {
+            Self::Direct { piece, .. } => {
+                piece.touch();
+                let fits = piece.len() == decoded.len();
+                if fits {
+                    piece.copy_from_slice(decoded);
+                }
+                fits
+            }
+            Self::Scatter(uses) => uses.iter().all(|to| to.fill(decoded)),
+            Self::Stored(_) => false,
+        }
+    }
+}
+
+/// Who else takes what a chunk was decoded to.
+#[derive(Clone, Copy)]
+pub(super) struct Taken<'a> {
+    pub(super) known: &'a KnownBases,
+    /// If later deliveries hold the same chunk: where it is kept for them.
+    pub(super) kept: Option<(&'a Kept, ChunkIndex)>,
+}
+
+impl Taken<'_> {
+    pub(super) fn offer(&self, record: &ChunkRecord, decoded: &[u8]) {
+        self.known.offer(record, decoded);
+        if let Some((kept, chunk)) = self.kept {
+            lock(&kept.0).insert(chunk, Bytes::copy_from_slice(decoded));
+        }
+    }
+}
+
+/// Decoded chunks that later deliveries hold too; the plan bounds their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<HashMap<ChunkIndex, Bytes>>);
+
+impl Kept {
+    pub(super) fn get(&self, chunk: ChunkIndex) -> Option<Bytes> {
+        lock(&self.0).get(&chunk).cloned()
     }
 }
 

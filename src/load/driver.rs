@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::bases::KnownBases;
-use super::buffer::{self, Feedback, Filling, Scatter, Target, lock};
+use super::buffer::{self, Feedback, Filling, Kept, Scatter, Target, lock};
 use super::error::{ChunkSite, LoadError};
 use super::fetch::{ChunkJob, Fetch, Finisher, Report, Shared};
 use super::links::Links;
@@ -22,7 +22,10 @@ use crate::format::id::{ManifestId, PackId};
 use crate::format::store;
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::{Slot, SlotProvider};
-use crate::schedule::plan::{ChunkIndex, DeliveryIndex, ListIndex, Plan, SlotIndex, TensorIndex};
+use crate::schedule::plan::{
+    ChunkIndex, ChunkUse, Delivery, DeliveryIndex, ListIndex, Plan, SlotIndex, TensorIndex,
+    TensorRequest,
+};
 use crate::schedule::scheduler::{
     Action, Event, Failure, FetchId, GaveUp, Limits, MirrorIndex, Scheduler,
 };
@@ -92,6 +95,8 @@ pub(super) struct Driver {
     /// The chunks of deliveries being filled that wait for each other.
     links: BTreeMap<DeliveryIndex, Arc<Links>>,
     known: Arc<KnownBases>,
+    /// Chunks that later deliveries hold too.
+    kept: Arc<Kept>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
@@ -126,6 +131,7 @@ impl Driver {
             delivered: DeliveryIndex::FIRST,
             links: BTreeMap::new(),
             known: work.known,
+            kept: Arc::default(),
             active: BTreeMap::new(),
             reports,
             incoming,
@@ -382,27 +388,14 @@ impl Driver {
             let request = self.plan.tensors.get(delivery.tensor).ok_or_else(contradiction)?;
             let filling = self.filling.get_mut(&planned.delivery).ok_or_else(contradiction)?;
             let (&record, _) = request.record(planned.first.record).ok_or_else(contradiction)?;
-            let slot_of = |slot| delivery.slots.get(slot).ok_or_else(contradiction);
             let target = match planned.first.slot {
                 None => None,
                 Some(slot) if delivery.stored.is_some() => {
                     Some(Target::Stored(filling.lend(slot).ok_or_else(contradiction)?))
                 }
-                Some(slot) if slot_of(slot)?.direct => Some(Target::Direct {
-                    slot,
-                    piece: filling.lend(slot).ok_or_else(contradiction)?,
-                }),
                 Some(_) => {
-                    let uses = planned.uses().filter_map(|u| Some((u.record, u.slot?)));
-                    let scatter = uses.map(|(record, slot)| {
-                        Ok(Scatter {
-                            slot: filling.share(slot).ok_or_else(contradiction)?,
-                            start: delivery.range.start + slot_of(slot)?.range.start,
-                            cut: request.cut,
-                            rect: request.rect(record).ok_or_else(contradiction)?,
-                        })
-                    });
-                    Some(Target::Scatter(scatter.collect::<Result<_, Box<LoadError>>>()?))
+                    let target = target(filling, delivery, request, planned.uses());
+                    Some(target.ok_or_else(contradiction)?)
                 }
             };
             let is_linked = delivery.linked.binary_search(&chunk).is_ok();
@@ -411,7 +404,8 @@ impl Driver {
                 return Err(contradiction());
             }
             let offset = u64::from(planned.offset);
-            jobs.push(ChunkJob { chunk, record, offset, links, target });
+            let kept = planned.kept.then(|| self.kept.clone());
+            jobs.push(ChunkJob { chunk, record, offset, links, kept, target });
         }
         active.granted += count;
         if let Err(refused) = active.jobs.send(jobs) {
@@ -445,6 +439,7 @@ impl Driver {
             }
             return Ok(());
         }
+        let filling = self.repeat(filling, delivery, request).ok_or_else(contradiction)?;
         let feedback = self.feedback.clone();
         let (data, stored) = match delivery.stored {
             None => {
@@ -477,6 +472,27 @@ impl Driver {
         }
         self.hand_out(index, Ok(tensor));
         Ok(())
+    }
+
+    /// Fills in what earlier deliveries have fetched: they were complete before this one.
+    fn repeat(
+        &self,
+        mut filling: Filling,
+        delivery: &Delivery,
+        request: &TensorRequest,
+    ) -> Option<Filling> {
+        for echo in &delivery.echoes {
+            let decoded = self.kept.get(echo.of)?;
+            let uses = std::iter::once(&echo.chunk_use);
+            let mut target = target(&mut filling, delivery, request, uses)?;
+            if !target.repeat(&decoded) {
+                return None;
+            }
+            if let Target::Direct { slot, piece } = target {
+                filling.restore(slot, piece);
+            }
+        }
+        Some(filling)
     }
 
     fn hand_out(&self, index: DeliveryIndex, tensor: Result<Tensor, LoadError>) {
@@ -544,4 +560,29 @@ impl Driver {
             }
         }
     }
+}
+
+/// Where a chunk goes that fills `uses`; `None` if the plan contradicts itself.
+fn target<'a>(
+    filling: &mut Filling,
+    delivery: &Delivery,
+    request: &TensorRequest,
+    uses: impl Iterator<Item = &'a ChunkUse>,
+) -> Option<Target> {
+    let mut scatter = Vec::new();
+    for &ChunkUse { record, slot } in uses {
+        let Some(slot) = slot else { continue };
+        let planned = delivery.slots.get(slot)?;
+        // It has no other use.
+        if planned.direct {
+            return Some(Target::Direct { slot, piece: filling.lend(slot)? });
+        }
+        scatter.push(Scatter {
+            slot: filling.share(slot)?,
+            start: delivery.range.start + planned.range.start,
+            cut: request.cut,
+            rect: request.rect(record)?,
+        });
+    }
+    Some(Target::Scatter(scatter))
 }

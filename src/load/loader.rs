@@ -152,9 +152,14 @@ impl Load {
     fn plan_options(&self, known: &KnownBases) -> PlanOptions {
         // A local file has no cache between that would like whole objects.
         let pack_ends = if self.reads_block() { HashMap::new() } else { self.pack_ends.clone() };
+        let default = PlanOptions::default();
+        // A local file is as near as memory: what opening it took tells of the disk.
+        let measured = if self.reads_block() { None } else { self.store.way().round_trip() };
         PlanOptions {
             held: known.contents().copied().collect(),
-            gap: self.options.gap,
+            gap: self.options.gap.or(measured).unwrap_or(default.gap),
+            // What is lost for one delivery must not be missing in others.
+            kept: if self.options.tolerant { 0 } else { default.kept },
             segment: self.options.segment,
             piece: self.options.piece,
             pack_ends,

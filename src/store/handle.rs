@@ -1,7 +1,7 @@
 //! A store and its mirrors, and what lies in one besides artifacts.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use crate::format::limits::{MAX_MANIFEST, MAX_SMALL};
 use crate::format::manifest::Manifest;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
+use crate::schedule::plan::Way;
 use crate::transport::small::RetryPolicy;
 use crate::transport::{
     Expected, ObjectInfo, ObjectPath, ReadRange, Transport, TransportErrorKind,
@@ -37,6 +38,7 @@ pub struct Store {
 pub(super) struct ReadCounters {
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
+    pub way: Mutex<Way>,
 }
 
 impl Store {

@@ -3,11 +3,15 @@
 //! Every wanted chunk is in exactly one fetch (equal neighbours of one delivery share one), a
 //! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
 //! tensor's bytes, cut into slots that are filled independently of each other. The bases that
-//! its chunks are stored against belong to the delivery too, and fill nothing.
+//! its chunks are stored against belong to the delivery too, and fill nothing. A small chunk that an
+//! earlier delivery fetches is kept for later ones, which fetch nothing for it.
 //!
 //! One file: the fields of a plan state what the functions below them ensure.
 
 mod index;
+mod once;
+mod runs;
+mod way;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -20,6 +24,9 @@ use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
 use crate::schedule::shard::{Shard, ShardSlice};
+use once::Once;
+use runs::{Packs, fetches, span};
+pub use way::Way;
 pub use index::{ChunkIndex, DeliveryIndex, List, ListIndex, RecordIndex, SlotIndex, TensorIndex};
 
 /// A tensor that is wanted, or a rank's part of it.
@@ -105,8 +112,11 @@ const BANDED: u64 = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlanOptions {
-    /// Unwanted bytes between two chunks that are fetched rather than asked around.
+    /// Unwanted bytes between two chunks that are fetched rather than asked around: what a round trip
+    /// costs ([`Way::round_trip`]).
     pub gap: u64,
+    /// Memory for small chunks that are fetched once and delivered several times.
+    pub kept: u64,
     /// Bytes of a fetch when a run is divided.
     pub segment: u64,
     /// The largest delivery: longer tensors come in pieces, those cut into bands only if they are
@@ -124,6 +134,7 @@ impl Default for PlanOptions {
     fn default() -> Self {
         Self {
             gap: 64 << 10,
+            kept: 8 << 20,
             segment: 16 << 20,
             piece: None,
             pack_ends: HashMap::new(),
@@ -161,6 +172,8 @@ pub struct PlannedChunk {
     pub first: ChunkUse,
     /// What else the same stored bytes fill in this delivery.
     pub more: Vec<ChunkUse>,
+    /// Whether its decoded bytes are kept for the echoes of later deliveries.
+    pub kept: bool,
     /// What it is stored against.
     pub base: PlannedBase,
     /// 0 if it fills a slot, else how many bases lie between it and a chunk that does, counting
@@ -177,6 +190,15 @@ impl PlannedChunk {
     pub fn uses(&self) -> impl Iterator<Item = &ChunkUse> {
         std::iter::once(&self.first).chain(&self.more)
     }
+}
+
+/// A use of a chunk that an earlier delivery fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    /// The chunk, which is kept.
+    pub of: ChunkIndex,
+    /// What it fills here.
+    pub chunk_use: ChunkUse,
 }
 
 /// A part of a delivery that is filled on its own.
@@ -199,6 +221,8 @@ pub struct Delivery {
     pub slots: List<SlotIndex, Slot>,
     /// Chunks to fetch for it.
     pub chunks: u32,
+    /// What earlier deliveries have fetched of it.
+    pub echoes: Vec<Echo>,
     /// Those of them that are kept as they are stored until what they are stored against is there
     /// too, or what is stored against them.
     pub linked: Vec<ChunkIndex>,
@@ -247,14 +271,15 @@ pub struct Plan {
 impl Plan {
     /// Plans the load of `tensors` in this order.
     pub fn new(tensors: Vec<Arc<TensorRequest>>, options: &PlanOptions) -> Self {
-        let mut plan = Self::default();
+        let mut plan = Self { tensors: tensors.into_iter().collect(), ..Self::default() };
+        let mut once = Once::new(options.kept);
         let mut packs = List::default();
-        let tensors = List::from_iter(tensors);
-        for (index, request) in tensors.pairs() {
-            plan.add(index, request, options, &mut packs);
+        let mut next = TensorIndex::FIRST;
+        while let Some(request) = plan.tensors.get(next).cloned() {
+            plan.add(next, &request, options, &mut once, &mut packs);
+            next = next.next();
         }
         plan.fetches = fetches(&plan.chunks, &packs, options);
-        plan.tensors = tensors;
         plan
     }
 
@@ -268,6 +293,7 @@ impl Plan {
         tensor: TensorIndex,
         request: &TensorRequest,
         options: &PlanOptions,
+        once: &mut Once,
         packs: &mut Packs,
     ) {
         if let Form::Stored(order) = &request.form {
@@ -302,7 +328,7 @@ impl Plan {
                 len = slot.range.end - start;
                 own.push((slot, chunks));
             }
-            self.deliver(tensor, (request, &bases), start..start + len, own, packs);
+            self.deliver(tensor, (request, &bases), start..start + len, own, once, packs);
             if slots.peek().is_none() {
                 break;
             }
@@ -322,7 +348,7 @@ impl Plan {
         let first = ChunkUse { record: index, slot: Some(SlotIndex::FIRST) };
         let (delivery, base) = (self.deliveries.end(), PlannedBase::Nothing);
         let planned =
-            PlannedChunk { delivery, first, more: Vec::new(), base, level: 0, offset, len };
+            PlannedChunk { delivery, first, more: Vec::new(), kept: false, base, level: 0, offset, len };
         self.chunks.push(planned);
         packs.push(place.pack);
         let range = 0..u64::from(len);
@@ -331,6 +357,7 @@ impl Plan {
             slots: [Slot { range: range.clone(), direct: true }].into_iter().collect(),
             range,
             chunks: 1,
+            echoes: Vec::new(),
             linked: Vec::new(),
             linked_bytes: 0,
             stored: Some(index),
@@ -343,11 +370,13 @@ impl Plan {
         (request, bases): (&TensorRequest, &Bases<'_>),
         range: Range<u64>,
         slots: Vec<(Slot, Vec<RecordIndex>)>,
+        once: &mut Once,
         packs: &mut Packs,
     ) {
         let delivery = self.deliveries.end();
         let mut own = List::default();
         let mut uses = Vec::new();
+        let mut echoes = Vec::new();
         let mut seen = HashSet::new();
         for (slot, records) in slots {
             let relative = slot.range.start - range.start..slot.range.end - range.start;
@@ -356,6 +385,10 @@ impl Plan {
                 // A place per record: whoever made the request saw to it.
                 let Some((record, place)) = request.record(index) else { continue };
                 let chunk_use = ChunkUse { record: index, slot };
+                if let Some(of) = once.find(self, request, record) {
+                    echoes.push(Echo { of, chunk_use });
+                    continue;
+                }
                 uses.push(Use { place, record, chunk_use, level: 0 });
                 bases.below(request, record, &mut seen, &mut uses);
             }
@@ -384,8 +417,10 @@ impl Plan {
             }
             last_record = Some(record);
             let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
-            let base = PlannedBase::Nothing;
-            self.chunks.push(PlannedChunk { delivery, first, more, base, level, offset, len });
+            let (base, kept) = (PlannedBase::Nothing, false);
+            let planned =
+                PlannedChunk { delivery, first, more, kept, base, level, offset, len };
+            once.planned(self.chunks.push(planned), request, record);
             packs.push(place.pack);
         }
         let linked = self.link(first, request, bases);
@@ -408,6 +443,7 @@ impl Plan {
             range,
             slots,
             chunks,
+            echoes,
             linked,
             linked_bytes,
             stored,
@@ -511,114 +547,6 @@ fn slots(
         }
     }
     slots
-}
-
-type Chunks = List<ChunkIndex, PlannedChunk>;
-type Packs = List<ChunkIndex, PackId>;
-
-fn span(chunks: &Chunks, of: &[ChunkIndex]) -> Range<u64> {
-    let ends = |index: Option<&ChunkIndex>| {
-        let chunk = index.and_then(|&index| chunks.get(index));
-        chunk.map_or(0..0, |c| u64::from(c.offset)..u64::from(c.offset) + u64::from(c.len))
-    };
-    ends(of.first()).start..ends(of.last()).end
-}
-
-fn fetches(chunks: &Chunks, packs: &Packs, options: &PlanOptions) -> Vec<PlannedFetch> {
-    let whole = whole_packs(chunks, packs, options);
-    let mut started = HashSet::new();
-    let mut fetches: Vec<PlannedFetch> = Vec::new();
-    // Chunks and their bases lie in different packs: runs of each go on beside the other's.
-    let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
-    for level in 0..=levels {
-        let mut run = Vec::new();
-        let mut end = 0;
-        let mut run_pack = None;
-        let own = chunks.pairs().zip(packs.iter()).filter(|((_, c), _)| c.level == level);
-        for ((index, chunk), pack) in own {
-            if let Some(all) = whole.get(pack)
-                && all.binary_search(&index).is_ok()
-            {
-                if started.insert(*pack) {
-                    fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
-                }
-                continue;
-            }
-            let start = u64::from(chunk.offset);
-            let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
-            if !follows {
-                divide(chunks, run_pack, &run, options.segment, &mut fetches);
-                run.clear();
-                run_pack = Some(*pack);
-            }
-            end = start + u64::from(chunk.len);
-            run.push(index);
-        }
-        divide(chunks, run_pack, &run, options.segment, &mut fetches);
-    }
-    fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
-    fetches
-}
-
-/// The chunks of each pack that is worth asking for whole, by offset.
-fn whole_packs(
-    chunks: &Chunks,
-    packs: &Packs,
-    options: &PlanOptions,
-) -> HashMap<PackId, Vec<ChunkIndex>> {
-    let mut by_pack: HashMap<PackId, Vec<ChunkIndex>> = HashMap::new();
-    if options.pack_ends.is_empty() {
-        return by_pack;
-    }
-    for (index, pack) in packs.pairs() {
-        by_pack.entry(*pack).or_default().push(index);
-    }
-    by_pack.retain(|pack, own| {
-        let (mut at, mut wanted) = (0, 0);
-        // What does not rise in the order of need (a chunk that an earlier tensor shares, mostly)
-        // is asked for apart.
-        own.retain(|&index| {
-            let Some(chunk) = chunks.get(index) else { return false };
-            let start = u64::from(chunk.offset);
-            if start < at {
-                return false;
-            }
-            at = start + u64::from(chunk.len);
-            wanted += u64::from(chunk.len);
-            true
-        });
-        options.pack_ends.get(pack).is_some_and(|&end| wanted * 10 >= end * 9)
-    });
-    by_pack
-}
-
-/// Cuts a run into equal segments at chunk borders.
-fn divide(
-    chunks: &Chunks,
-    pack: Option<PackId>,
-    run: &[ChunkIndex],
-    segment: u64,
-    fetches: &mut Vec<PlannedFetch>,
-) {
-    let Some(pack) = pack.filter(|_| !run.is_empty()) else { return };
-    let whole = span(chunks, run);
-    let len = whole.end - whole.start;
-    let parts = len.div_ceil(segment.max(1)).max(1);
-    let mut rest = run;
-    for part in 1..=parts {
-        // Up to the chunk that crosses this part's share of the run.
-        let border = whole.start + (u128::from(len) * u128::from(part) / u128::from(parts)) as u64;
-        let take = if part == parts {
-            rest.len()
-        } else {
-            rest.partition_point(|index| span(chunks, &[*index]).end <= border)
-        };
-        let (own, more) = rest.split_at(take);
-        rest = more;
-        if !own.is_empty() {
-            fetches.push(PlannedFetch { pack, whole: false, chunks: own.to_vec() });
-        }
-    }
 }
 
 #[cfg(test)]
