@@ -246,10 +246,10 @@ mod tests {
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {
         let pool = Buffers::new(700 << 10);
-        let memory = pool.take(100);
+        let memory = pool.take(100_000);
         let address = memory.as_ptr();
         let slot = |range, direct| plan::Slot { range, direct };
-        let slots = [slot(0..30, true), slot(30..60, false), slot(60..100, true)];
+        let slots = [slot(0..30, true), slot(30..60, false), slot(60..100_000, true)];
         let slots = slots.into_iter().collect();
         let mut filling = Filling::new(memory, &slots);
         let last = SlotIndex::at(2);
@@ -260,8 +260,8 @@ mod tests {
         let scatter = Scatter {
             slot: filling.share(SlotIndex::at(1)).unwrap(),
             start: 30,
-            cut: ShardSlice::whole(100),
-            rect: Rect { start: 30, rows: 1, width: 30, stride: 100 },
+            cut: ShardSlice::whole(100_000),
+            rect: Rect { start: 30, rows: 1, width: 30, stride: 100_000 },
         };
         assert!(scatter.fill(&[2; 30]) && !scatter.fill(&[2; 29]));
         let whole = filling.join().unwrap();
@@ -271,11 +271,11 @@ mod tests {
         let (feedback, mut told) = tokio::sync::mpsc::unbounded_channel();
         let delivery = DeliveryIndex::at(7);
         let bytes = hold(delivery, whole, feedback);
-        assert_eq!(bytes.len(), 100);
+        assert_eq!(bytes.len(), 100_000);
         drop(bytes.clone());
         assert!(told.try_recv().is_err());
         drop(bytes);
         assert!(matches!(told.try_recv(), Ok(Feedback::Released(told)) if told == delivery));
-        assert_eq!(pool.take(100).as_ptr(), address, "used again");
+        assert_eq!(pool.take(100_000).as_ptr(), address, "used again");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::base::Partner;
 use super::cut::Cut;
+use super::found::Key;
 use super::model::Part;
 use crate::format::dtype::Dtype;
 use crate::format::id::ContentDigest;
@@ -17,4 +18,11 @@ pub(super) struct Unit {
     pub(super) tensor: Option<Part>,
     /// Its counterpart in the base artifact.
     pub(super) partner: Option<Partner>,
+}
+
+impl Unit {
+    /// What it is looked up by, if it has bytes and they were hashed.
+    pub(super) fn key(&self) -> Option<Key> {
+        Some((self.digest.filter(|_| self.len > 0)?, self.element.code()))
+    }
 }

@@ -24,10 +24,10 @@ use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
 use crate::schedule::shard::{Shard, ShardSlice};
+pub use index::{ChunkIndex, DeliveryIndex, List, ListIndex, RecordIndex, SlotIndex, TensorIndex};
 use once::Once;
 use runs::{Packs, fetches, span};
 pub use way::Way;
-pub use index::{ChunkIndex, DeliveryIndex, List, ListIndex, RecordIndex, SlotIndex, TensorIndex};
 
 /// A tensor that is wanted, or a rank's part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -347,8 +347,16 @@ impl Plan {
         let (offset, len) = (place.offset, record.stored_len);
         let first = ChunkUse { record: index, slot: Some(SlotIndex::FIRST) };
         let (delivery, base) = (self.deliveries.end(), PlannedBase::Nothing);
-        let planned =
-            PlannedChunk { delivery, first, more: Vec::new(), kept: false, base, level: 0, offset, len };
+        let planned = PlannedChunk {
+            delivery,
+            first,
+            more: Vec::new(),
+            kept: false,
+            base,
+            level: 0,
+            offset,
+            len,
+        };
         self.chunks.push(planned);
         packs.push(place.pack);
         let range = 0..u64::from(len);
@@ -418,8 +426,7 @@ impl Plan {
             last_record = Some(record);
             let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
             let (base, kept) = (PlannedBase::Nothing, false);
-            let planned =
-                PlannedChunk { delivery, first, more, kept, base, level, offset, len };
+            let planned = PlannedChunk { delivery, first, more, kept, base, level, offset, len };
             once.planned(self.chunks.push(planned), request, record);
             packs.push(place.pack);
         }

@@ -83,11 +83,7 @@ pub(super) fn merge(
 }
 
 /// The requests for all chunks.
-pub(super) fn fetches(
-    chunks: &Chunks,
-    packs: &Packs,
-    options: &PlanOptions,
-) -> Vec<PlannedFetch> {
+pub(super) fn fetches(chunks: &Chunks, packs: &Packs, options: &PlanOptions) -> Vec<PlannedFetch> {
     let whole = whole_packs(chunks, packs, options);
     let mut started = HashSet::new();
     let mut fetches: Vec<PlannedFetch> = Vec::new();
@@ -192,7 +188,8 @@ mod tests {
     fn oracle(wanted: &[Wanted], gap: u64, reach: u64) -> Vec<(PackId, Vec<ChunkIndex>)> {
         let mut runs: Vec<Vec<usize>> = Vec::new();
         let mut closed = HashSet::new();
-        let before = |n: usize| wanted[..n].iter().map(|w| w.bytes.end - w.bytes.start).sum::<u64>();
+        let before =
+            |n: usize| wanted[..n].iter().map(|w| w.bytes.end - w.bytes.start).sum::<u64>();
         for (n, next) in wanted.iter().enumerate() {
             let last = |run: &Vec<usize>| *run.last().unwrap();
             for (id, run) in runs.iter().enumerate() {
@@ -201,9 +198,8 @@ mod tests {
                     closed.insert(id);
                 }
             }
-            let is_open = |id: &usize| {
-                wanted[last(&runs[*id])].pack == next.pack && !closed.contains(id)
-            };
+            let is_open =
+                |id: &usize| wanted[last(&runs[*id])].pack == next.pack && !closed.contains(id);
             let mut best: Option<usize> = None;
             for id in (0..runs.len()).filter(is_open) {
                 let end = wanted[last(&runs[id])].bytes.end;
@@ -223,9 +219,8 @@ mod tests {
                 }
             }
         }
-        let run = |run: Vec<usize>| {
-            (wanted[run[0]].pack, run.into_iter().map(ChunkIndex::at).collect())
-        };
+        let run =
+            |run: Vec<usize>| (wanted[run[0]].pack, run.into_iter().map(ChunkIndex::at).collect());
         runs.into_iter().map(run).collect()
     }
 
