@@ -10,6 +10,7 @@ use super::error::PackError;
 use super::model::PartKind;
 use super::options::PackReport;
 use super::packer::{Done, Packed};
+use super::unit::MIN_HINT;
 use super::writer::SpotIndex;
 use crate::format::FormatError;
 use crate::format::id::ManifestId;
@@ -24,8 +25,6 @@ use crate::store::{Lease, Store, StoreError, unix_now};
 use crate::transport::ObjectPath;
 use crate::trust::signature_path;
 
-/// Units below this size get no hint: whoever shares them shares larger neighbours too.
-pub(super) const MIN_HINT: u64 = 256 << 10;
 /// Hints written at a time.
 const HINTS_AT_ONCE: usize = 16;
 

@@ -7,6 +7,9 @@ use super::model::Part;
 use crate::format::dtype::Dtype;
 use crate::format::id::ContentDigest;
 
+/// Units below this size get no hint: whoever shares them shares larger neighbours too.
+pub(super) const MIN_HINT: u64 = 256 << 10;
+
 /// What is looked up and linked, or encoded, as one.
 pub(super) struct Unit {
     pub(super) file: usize,

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::{ChunkIndex, Plan, TensorRequest};
+use super::index::ChunkIndex;
+use crate::format::dtype::Dtype;
 use crate::format::id::StoredDigest;
 use crate::format::record::{ChunkRecord, CodecId};
 
@@ -14,83 +15,95 @@ const OVERHEAD: u64 = 256;
 
 /// The small chunks that are planned so far.
 pub(super) struct Once {
-    planned: HashMap<StoredDigest, ChunkIndex>,
+    planned: HashMap<StoredDigest, Planned>,
     /// Memory that is left.
     left: u64,
 }
+
+struct Planned {
+    chunk: ChunkIndex,
+    kept: bool,
+    how: How,
+}
+
+/// How stored bytes are decoded.
+type How = (u32, CodecId, [u8; 20], u32, Option<Dtype>);
 
 impl Once {
     pub(super) fn new(memory: u64) -> Self {
         Self { planned: HashMap::new(), left: memory }
     }
 
-    /// A chunk of an earlier delivery that decodes to the same bytes as one of that record, to be kept for
-    /// it; `None` if it must be fetched.
-    pub(super) fn find(
-        &mut self,
-        plan: &mut Plan,
-        request: &TensorRequest,
-        record: &ChunkRecord,
-    ) -> Option<ChunkIndex> {
-        if !may_keep(request, record) {
+    /// A chunk of an earlier delivery that decodes to the same bytes as one of that record, and is kept from
+    /// now on; `None` if it must be fetched.
+    pub(super) fn find(&mut self, record: &ChunkRecord) -> Option<ChunkIndex> {
+        let planned = self.planned.get_mut(&record.stored)?;
+        if planned.how != how(record) {
             return None;
         }
-        let index = *self.planned.get(&record.stored)?;
-        let chunk = plan.chunks.get_mut(index)?;
-        let delivery = plan.deliveries.get(chunk.delivery)?;
-        let (own, _) = plan.tensors.get(delivery.tensor)?.record(chunk.first.record)?;
-        if !is_same(own, record) {
-            return None;
-        }
-        if !chunk.kept {
+        if !planned.kept {
             self.left = self.left.checked_sub(cost(record))?;
-            chunk.kept = true;
+            planned.kept = true;
         }
-        Some(index)
+        Some(planned.chunk)
     }
 
-    /// Takes note of a chunk that is fetched.
-    pub(super) fn planned(
-        &mut self,
-        index: ChunkIndex,
-        request: &TensorRequest,
-        record: &ChunkRecord,
-    ) {
-        if may_keep(request, record) && self.left >= cost(record) {
-            self.planned.entry(record.stored).or_insert(index);
+    /// Takes note of a chunk that is fetched alone: nothing else is needed for it.
+    pub(super) fn planned(&mut self, chunk: ChunkIndex, record: &ChunkRecord) {
+        if record.base.is_none() && record.decoded_len <= MOST && self.left >= cost(record) {
+            let planned = Planned { chunk, kept: false, how: how(record) };
+            self.planned.entry(record.stored).or_insert(planned);
         }
     }
-}
-
-/// Chunks that others are decoded with stay with their delivery.
-fn may_keep(request: &TensorRequest, record: &ChunkRecord) -> bool {
-    record.decoded_len <= MOST && !request.has_bases()
 }
 
 fn cost(record: &ChunkRecord) -> u64 {
     u64::from(record.decoded_len) + OVERHEAD
 }
 
-/// Whether the same stored bytes decode to the same bytes, whatever the records claim of that.
-fn is_same(a: &ChunkRecord, b: &ChunkRecord) -> bool {
-    let how = |r: &ChunkRecord| (r.stored, r.stored_len, r.codec, r.parameters, r.decoded_len);
-    how(a) == how(b) && (a.codec == CodecId::RAW || a.element == b.element)
+/// Whatever else records say: the same stored bytes, decoded alike, are the same bytes.
+fn how(record: &ChunkRecord) -> How {
+    // Raw bytes have no type.
+    let element = (record.codec != CodecId::RAW).then_some(record.element);
+    (record.stored_len, record.codec, record.parameters, record.decoded_len, element)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::dtype::Dtype;
+    use crate::format::record::Base;
+    use crate::schedule::plan::ListIndex;
 
     #[test]
     fn the_same_bytes_under_another_codec_are_another_chunk() {
         let raw = ChunkRecord::raw(Dtype::F32, 4, blake3::hash(b"four"));
-        let typed = ChunkRecord { element: Dtype::U8, ..raw };
-        assert!(is_same(&raw, &typed), "raw bytes have no type");
         let planes = ChunkRecord { codec: CodecId::PLANES, ..raw };
-        assert!(!is_same(&raw, &planes));
-        assert!(!is_same(&planes, &ChunkRecord { element: Dtype::U8, ..planes }));
-        assert!(!is_same(&planes, &ChunkRecord { decoded_len: 8, ..planes }));
-        assert!(is_same(&planes, &planes));
+        let base = Some(Base { decoded: raw.decoded, depth: 1 });
+        for (first, second, same) in [
+            (raw, raw, true),
+            (raw, ChunkRecord { element: Dtype::U8, ..raw }, true),
+            (raw, planes, false),
+            (planes, planes, true),
+            (planes, ChunkRecord { element: Dtype::U8, ..planes }, false),
+            (planes, ChunkRecord { decoded_len: 8, ..planes }, false),
+            (ChunkRecord { base, ..planes }, planes, false),
+        ] {
+            let mut once = Once::new(1 << 20);
+            once.planned(ChunkIndex::at(7), &first);
+            assert_eq!(once.find(&second).is_some(), same, "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let chunk = |n: u32, len| ChunkRecord::raw(Dtype::U8, len, blake3::hash(&n.to_le_bytes()));
+        let mut once = Once::new(3 * (100 + OVERHEAD));
+        (0..5).for_each(|n| once.planned(ChunkIndex::at(n as usize), &chunk(n, 100)));
+        let found: Vec<_> = (0..5).map(|n| once.find(&chunk(n, 100)).is_some()).collect();
+        assert_eq!(found, [true, true, true, false, false]);
+        assert!(once.find(&chunk(0, 100)).is_some(), "it is kept already");
+        let mut once = Once::new(u64::MAX);
+        once.planned(ChunkIndex::at(0), &chunk(0, MOST + 1));
+        assert!(once.find(&chunk(0, MOST + 1)).is_none(), "large ones are not kept");
     }
 }

@@ -6,7 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::{ChunkIndex, List, PlanOptions, PlannedChunk, PlannedFetch};
+use super::index::{ChunkIndex, List};
+use super::parts::{PlanOptions, PlannedChunk, PlannedFetch};
 use crate::format::id::PackId;
 
 /// Runs of one pack that may be continued at a time.
@@ -173,6 +174,7 @@ fn divide(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::plan::ListIndex;
     use proptest::prelude::*;
 
     fn wanted(parts: &[(u8, u64, u64)]) -> Vec<Wanted> {
