@@ -12,7 +12,7 @@ use super::hash::Turns;
 use super::held::Held;
 use super::link::{self, Finder};
 use super::pool::Worker;
-use super::repeat::MIN_LINK;
+use super::repeat::{MIN_LINK, TINY};
 use super::writer::Room;
 use crate::chunk::codec::{Against, CodecChoice, Encoded};
 use crate::format::dtype::Dtype;
@@ -101,7 +101,9 @@ impl Encoding {
         let mut chunks = Vec::with_capacity(decoded.len());
         for decoded in decoded {
             let again = |linked: Linked| {
-                let is_small = (decoded.len() as u64) < MIN_LINK && linked.bases.is_empty();
+                // Beside differences, a load reads there anyway.
+                let most = if self.below.is_some() { TINY } else { MIN_LINK };
+                let is_small = (decoded.len() as u64) < most && linked.bases.is_empty();
                 let encoder = &mut worker.encoder;
                 let encode = || encoder.encode(choice, element, decoded.clone(), None);
                 let encoded = is_small.then(encode);

@@ -21,6 +21,7 @@ use super::link::{self, Finder};
 use super::model::{Part, PartKind};
 use super::options::{PackOptions, Progress};
 use super::pool::{InOrder, Pending, Pool, WorkerFailed};
+use super::repeat::TINY;
 use super::unit::{MIN_HINT, Unit};
 use super::writer::{Linkable, PackWriter, Places, SpotIndex};
 use crate::chunk::codec::CodecChoice;
@@ -381,7 +382,8 @@ impl<'a> Packer<'a> {
         for (unit, held, found) in run {
             let worth = |found: &Found| {
                 let known = |chunk: &Placed| self.known.contains(&chunk.place.pack);
-                long || found.is_of_base() || found.chunks().iter().all(known)
+                let of_base = found.is_of_base() && found.rewritten() >= TINY;
+                long || of_base || found.chunks().iter().all(known)
             };
             let found = found.filter(worth);
             let linked = found.as_ref().map(|found| self.link(&held, found)).transpose()?;
@@ -524,6 +526,7 @@ impl<'a> Packer<'a> {
     fn settle_group(&mut self) -> Result<(), PackError> {
         let Some(Encoding { at, len, chunks }) = self.encoding.pop_front() else { return Ok(()) };
         self.under_way -= len;
+        self.writer.begin(at);
         for chunk in chunks.wait()?? {
             let (record, spot) = match chunk {
                 Chunk::New(encoded, below) => {

@@ -102,6 +102,9 @@ pub(super) struct PackWriter {
     buffers: Buffers,
     places: Places,
     repeats: Repeats,
+    /// The chunks of the unit that is being added, and which unit that is: a load has them together, so that none
+    /// of them need come twice.
+    unit: (usize, HashMap<StoredDigest, SpotIndex>),
     /// Packs before the one that is being filled.
     sealed: u32,
     writing: VecDeque<JoinHandle<Result<Stored, StoreError>>>,
@@ -120,9 +123,18 @@ impl PackWriter {
             buffers: Buffers::new((IN_FLIGHT + 1) * BUFFER),
             places: Places::default(),
             repeats: Repeats::default(),
+            unit: (0, HashMap::new()),
             sealed: 0,
             writing: VecDeque::new(),
             new_bytes: 0,
+        }
+    }
+
+    /// What is added from now on is of that unit.
+    pub(super) fn begin(&mut self, unit: usize) {
+        if self.unit.0 != unit {
+            self.unit.0 = unit;
+            self.unit.1.clear();
         }
     }
 
@@ -206,11 +218,19 @@ impl PackWriter {
         // An empty pack has room for any chunk.
         let offset = self.index.push(record).ok_or(PackError::Short)?;
         let spot = Spot { pack: Pack::New(self.sealed), offset };
-        Ok((self.places.push(&record, spot), offset as usize))
+        let index = self.places.push(&record, spot);
+        self.unit.1.insert(record.stored, index);
+        Ok((index, offset as usize))
     }
 
     /// The spot of a chunk that was placed before, or lies in the store, and is not to be written again.
     fn linked(&mut self, record: &ChunkRecord, known: Option<Place>) -> Option<SpotIndex> {
+        if let Some(own) = self.unit.1.get(&record.stored) {
+            // It stays where it is.
+            self.repeats.seal();
+            let spot = *self.places.spots.get(own.0 as usize)?;
+            return Some(self.places.push(record, spot));
+        }
         let old = |place: Place| Spot { pack: Pack::Old(place.pack), offset: place.offset };
         let first = self.places.first.get(&record.stored).copied();
         let own = first.and_then(|first| self.places.spots.get(first.0 as usize).copied());

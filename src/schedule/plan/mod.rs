@@ -25,12 +25,12 @@ use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
 use crate::schedule::shard::{Shard, ShardSlice};
-use once::Once;
-use runs::{Packs, fetches, span};
 pub use index::{ChunkIndex, DeliveryIndex, List, ListIndex, RecordIndex, SlotIndex, TensorIndex};
+use once::Once;
 pub use parts::{
     ChunkUse, Delivery, Echo, PlanOptions, PlannedBase, PlannedChunk, PlannedFetch, Slot,
 };
+use runs::{Packs, fetches, span};
 pub use way::Way;
 
 /// A tensor that is wanted, or a rank's part of it.
@@ -251,7 +251,8 @@ impl Plan {
                 let Some((record, place)) = request.record(index) else { continue };
                 let chunk_use = ChunkUse { record: index, slot };
                 let kept = once.find(record).filter(|_| !request.has_bases());
-                if let Some((of, chunk)) = kept.and_then(|of| Some((of, self.chunks.get_mut(of)?))) {
+                if let Some((of, chunk)) = kept.and_then(|of| Some((of, self.chunks.get_mut(of)?)))
+                {
                     chunk.kept = true;
                     echoes.push(Echo { of, chunk_use });
                     continue;

@@ -88,25 +88,19 @@ pub(super) fn fetches(chunks: &Chunks, packs: &Packs, options: &PlanOptions) -> 
     let whole = whole_packs(chunks, packs, options);
     let mut started = HashSet::new();
     let mut fetches: Vec<PlannedFetch> = Vec::new();
-    // Chunks and their bases lie in different packs: runs of each go on beside the other's.
-    let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
-    for level in 0..=levels {
-        let own = chunks.pairs().zip(packs.iter()).filter(|((_, c), _)| c.level == level);
-        let wanted = own.filter_map(|((chunk, _), &pack)| {
-            if let Some(all) = whole.get(&pack)
-                && all.binary_search(&chunk).is_ok()
-            {
-                if started.insert(pack) {
-                    fetches.push(PlannedFetch { pack, whole: true, chunks: all.clone() });
-                }
-                return None;
+    let wanted = chunks.pairs().zip(packs.iter()).filter_map(|((chunk, _), &pack)| {
+        if let Some(all) = whole.get(&pack)
+            && all.binary_search(&chunk).is_ok()
+        {
+            if started.insert(pack) {
+                fetches.push(PlannedFetch { pack, whole: true, chunks: all.clone() });
             }
-            Some(Wanted { chunk, pack, bytes: bytes(chunks, chunk) })
-        });
-        let runs = merge(wanted, options.gap, options.segment);
-        for (pack, run) in runs {
-            divide(chunks, pack, &run, options.segment, &mut fetches);
+            return None;
         }
+        Some(Wanted { chunk, pack, bytes: bytes(chunks, chunk) })
+    });
+    for (pack, run) in merge(wanted, options.gap, options.segment) {
+        divide(chunks, pack, &run, options.segment, &mut fetches);
     }
     fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
     fetches
