@@ -26,13 +26,13 @@ PER_WEIGHT = 9
 
 
 def linears(count: int) -> list[str]:
-    """Names of so many linear layers: those of a mixture of experts, as safetensors sorts them."""
+    """Names of so many linear layers, sorted: those of a mixture of experts."""
     names = []
     for index in range(count):
         expert, projection = divmod(index, len(PROJECTIONS))
         layer, expert = divmod(expert, EXPERTS)
         names.append(f"model.layers.{layer}.mlp.experts.{expert}.{PROJECTIONS[projection]}")
-    return names
+    return sorted(names)
 
 
 def shape(size: int, count: int) -> tuple[int, int]:

@@ -339,6 +339,7 @@ fn golden_objects_pass_the_same_checks() {
     check("refs-index", vec![store.join("refs/index")]);
     check("descriptor", vec![store.join("tenpak.json")]);
     check("tensor-page", vec![golden().join("objects/page-with-bases")]);
+    check("pack", vec![golden().join("objects/pack-with-a-repetition")]);
     check("manifest", vec![golden().join("objects/manifest-later")]);
     check("manifest", vec![golden().join("objects/manifest-lineage")]);
 }
