@@ -15,6 +15,7 @@ use crate::format::record::{ChunkRecord, CodecId};
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::Slot;
 use crate::schedule::plan::{self, ChunkIndex, DeliveryIndex, List, SlotIndex};
+use crate::schedule::scheduler::Event;
 use crate::schedule::shard::ShardSlice;
 
 /// What the consumer tells the driver.
@@ -22,6 +23,15 @@ use crate::schedule::shard::ShardSlice;
 pub(super) enum Feedback {
     Taken(DeliveryIndex),
     Released(DeliveryIndex),
+}
+
+impl From<Feedback> for Event {
+    fn from(feedback: Feedback) -> Self {
+        match feedback {
+            Feedback::Taken(delivery) => Self::Taken { delivery },
+            Feedback::Released(delivery) => Self::Released { delivery },
+        }
+    }
 }
 
 /// A lock whose holder cannot panic halfway: copying bytes only.

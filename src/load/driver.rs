@@ -33,6 +33,8 @@ use crate::transport::{ReadRange, Transport, TransportError, TransportErrorKind}
 
 /// The most that is kept of scratch memory that nobody uses.
 const SCRATCH: usize = 16 << 20;
+/// Events that the state is told of at a time.
+const AT_ONCE: usize = 256;
 /// How long the ends of requests are waited for when everything is delivered.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -71,7 +73,7 @@ pub(super) struct Work {
     pub(super) limits: Limits,
     pub(super) memory: Arc<dyn SlotProvider>,
     pub(super) known: Arc<KnownBases>,
-    pub(super) deliver: UnboundedSender<Delivered>,
+    pub(super) deliver: UnboundedSender<Vec<Delivered>>,
     pub(super) stats: Arc<Mutex<LoadStats>>,
     /// Of the first tensor, if pieces of it were delivered before: where they end.
     pub(super) begun: Option<u64>,
@@ -100,7 +102,11 @@ pub(super) struct Driver {
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
-    deliver: UnboundedSender<Delivered>,
+    deliver: UnboundedSender<Vec<Delivered>>,
+    /// What is delivered with the next message: a wake-up for each would cost more than small tensors do.
+    ready: Vec<Delivered>,
+    /// What the state is still to be told.
+    events: Vec<Event>,
     feedback: UnboundedSender<Feedback>,
     told: UnboundedReceiver<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
@@ -136,6 +142,8 @@ impl Driver {
             reports,
             incoming,
             deliver: work.deliver,
+            ready: Vec::new(),
+            events: Vec::new(),
             feedback,
             told,
             stats: work.stats,
@@ -180,8 +188,7 @@ impl Driver {
                     }
                 }
                 feedback = self.told.recv() => match feedback {
-                    Some(Feedback::Taken(delivery)) => self.tell(Event::Taken { delivery }),
-                    Some(Feedback::Released(delivery)) => self.tell(Event::Released { delivery }),
+                    Some(feedback) => self.events.push(feedback.into()),
                     None => return Ok(()),
                 },
                 // The loader was dropped, whoever still holds tensors of it.
@@ -190,24 +197,38 @@ impl Driver {
                     if self.state.is_complete() {
                         return Ok(());
                     }
-                    self.tell(Event::Tick);
+                    self.events.push(Event::Tick);
                 }
             }
+            self.hear()?;
         }
+    }
+
+    /// Hears what else has come, and tells the state of all.
+    fn hear(&mut self) -> Result<(), Box<LoadError>> {
+        self.count_bytes();
+        while self.events.len() < AT_ONCE
+            && let Ok(report) = self.incoming.try_recv()
+        {
+            self.report(report)?;
+        }
+        while self.events.len() < AT_ONCE
+            && let Ok(feedback) = self.told.try_recv()
+        {
+            self.events.push(feedback.into());
+        }
+        let now = self.started.elapsed();
+        self.state.handle_all(now, self.events.drain(..));
+        Ok(())
     }
 
     fn count(&mut self) {
         lock(&self.stats).take_state(&self.before, self.state.stats());
     }
 
-    /// Tells the state what happened, and first which bytes have come since.
-    fn tell(&mut self, event: Event) {
+    /// Tells the state which bytes have come since.
+    fn count_bytes(&mut self) {
         let now = self.started.elapsed();
-        self.count_bytes(now);
-        self.state.handle(now, event);
-    }
-
-    fn count_bytes(&mut self, now: Duration) {
         let mut new = 0;
         for (&fetch, active) in &mut self.active {
             let bytes = active.shared.bytes.load(Ordering::Relaxed);
@@ -229,13 +250,13 @@ impl Driver {
                 if let Some(target) = target {
                     self.restore(chunk, target);
                 }
-                self.tell(Event::Verified { fetch, chunk });
+                self.events.push(Event::Verified { fetch, chunk });
             }
             Report::Stored { fetch, chunk, stored } => {
                 if let Some(planned) = self.plan.chunks.get(chunk) {
                     self.stored.insert(planned.delivery, stored);
                 }
-                self.tell(Event::Verified { fetch, chunk });
+                self.events.push(Event::Verified { fetch, chunk });
             }
             Report::Decoded { chunk, target } => self.restore(chunk, target),
             Report::Bad { fetch, chunk, target, error } => {
@@ -245,7 +266,7 @@ impl Driver {
                 let mirror = self.active.get(&fetch).map_or(MirrorIndex::FIRST, |f| f.mirror);
                 tracing::warn!(artifact = self.artifact.map(tracing::field::display), %error, "chunk failed verification");
                 self.last_mismatch = Some((error, mirror));
-                self.tell(Event::Bad { fetch, chunk });
+                self.events.push(Event::Bad { fetch, chunk });
             }
             Report::Undecodable { chunk, error } => {
                 let (Some(error), Some(site)) = (error, self.site(chunk)) else {
@@ -265,7 +286,8 @@ impl Driver {
                 if let Some(error) = error {
                     self.last_error = Some(error);
                 }
-                self.tell(Event::Ended { fetch, failure });
+                self.count_bytes();
+                self.events.push(Event::Ended { fetch, failure });
                 self.active.remove(&fetch);
             }
         }
@@ -291,6 +313,20 @@ impl Driver {
     }
 
     fn act(&mut self) -> Result<(), Box<LoadError>> {
+        let acted = self.take_actions();
+        self.send();
+        acted
+    }
+
+    /// Hands out what is ready.
+    fn send(&mut self) {
+        if !self.ready.is_empty() {
+            // A loader that was dropped is noticed.
+            drop(self.deliver.send(std::mem::take(&mut self.ready)));
+        }
+    }
+
+    fn take_actions(&mut self) -> Result<(), Box<LoadError>> {
         while let Some(action) = self.state.poll_action() {
             match action {
                 Action::Admit { delivery } => self.admit(delivery)?,
@@ -495,10 +531,9 @@ impl Driver {
         Some(filling)
     }
 
-    fn hand_out(&self, index: DeliveryIndex, tensor: Result<Tensor, LoadError>) {
+    fn hand_out(&mut self, index: DeliveryIndex, tensor: Result<Tensor, LoadError>) {
         let taken = Some((index, self.feedback.clone()));
-        // A loader that was dropped is noticed.
-        drop(self.deliver.send(Delivered { taken, tensor }));
+        self.ready.push(Delivered { taken, tensor });
     }
 
     /// Where a chunk of the plan was to come from and go to.

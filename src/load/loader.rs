@@ -1,7 +1,7 @@
 //! A load in progress, and what it does when the layout that it was planned with proves wrong: another
 //! mirror's may be right, for nothing commits to layouts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -32,11 +32,15 @@ const CONNECTIONS: usize = 4;
 const MOST_CONNECTIONS: usize = 64;
 /// Bytes per second that one core receives and hashes, with something to spare.
 const CORE: u64 = 750_000_000;
+/// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
+const CHUNKS: u64 = 100_000;
 
 /// A load in progress: a stream of tensors. Dropping it ends the load.
 #[derive(Debug)]
 pub struct Loader {
-    ready: UnboundedReceiver<Delivered>,
+    ready: UnboundedReceiver<Vec<Delivered>>,
+    /// Of the last message, what was not taken yet.
+    next: VecDeque<Delivered>,
     stats: Arc<Mutex<LoadStats>>,
 }
 
@@ -65,7 +69,7 @@ impl Loader {
             stats: stats.clone(),
         };
         tokio::spawn(load.run());
-        Self { ready, stats }
+        Self { ready, next: VecDeque::new(), stats }
     }
 
     /// The next tensor; `None` after the last one, or after an error. A load that is tolerant goes on after
@@ -84,14 +88,20 @@ impl Loader {
     }
 
     fn poll_tensor(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Tensor, LoadError>>> {
-        self.ready.poll_recv(cx).map(|next| {
-            let Delivered { taken, tensor } = next?;
-            if let Some((index, feedback)) = taken {
-                // The driver may have ended: it has nothing left to admit then.
-                drop(feedback.send(Feedback::Taken(index)));
+        let Delivered { taken, tensor } = loop {
+            if let Some(next) = self.next.pop_front() {
+                break next;
             }
-            Some(tensor)
-        })
+            match std::task::ready!(self.ready.poll_recv(cx)) {
+                Some(more) => self.next.extend(more),
+                None => return Poll::Ready(None),
+            }
+        };
+        if let Some((index, feedback)) = taken {
+            // The driver may have ended: it has nothing left to admit then.
+            drop(feedback.send(Feedback::Taken(index)));
+        }
+        Poll::Ready(Some(tensor))
     }
 }
 
@@ -110,7 +120,7 @@ struct Load {
     tensors: Vec<Arc<TensorRequest>>,
     pack_ends: HashMap<PackId, u64>,
     options: LoadOptions,
-    deliver: UnboundedSender<Delivered>,
+    deliver: UnboundedSender<Vec<Delivered>>,
     stats: Arc<Mutex<LoadStats>>,
 }
 
@@ -140,7 +150,7 @@ impl Load {
             }
             let tensor = Err(*failed.error);
             // Nobody listening is no reason to go on either.
-            drop(self.deliver.send(Delivered { taken: None, tensor }));
+            drop(self.deliver.send(vec![Delivered { taken: None, tensor }]));
             return;
         }
     }
@@ -180,14 +190,17 @@ impl Load {
             None if self.reads_block() => (cores(), cores()),
             None => (CONNECTIONS, MOST_CONNECTIONS),
         };
+        let bytes: u64 = plan.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        let average = (bytes / (plan.chunks.len() as u64).max(1)).max(1);
         let limits = Limits {
             budget: options.budget,
             most_budget: options.most_budget,
             connections: connections.0,
             most_connections: connections.1,
             as_planned: if self.reads_block() { usize::MAX } else { CONNECTIONS },
-            enough: CORE
-                * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
+            enough: (CORE
+                * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64))
+            .min(CHUNKS * average),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

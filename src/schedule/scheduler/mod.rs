@@ -215,10 +215,23 @@ impl Scheduler {
 
     /// Takes in what happened at `now`, which never goes back.
     pub fn handle(&mut self, now: Duration, event: Event) {
+        self.handle_all(now, [event]);
+    }
+
+    /// The same of several events, one after the other.
+    pub fn handle_all(&mut self, now: Duration, events: impl IntoIterator<Item = Event>) {
         self.now = now.max(self.now);
-        if self.failed {
-            return;
+        let mut anything = false;
+        for event in events {
+            anything |= !self.failed && self.take_in(event);
         }
+        if anything {
+            self.advance();
+        }
+    }
+
+    /// Whether something can follow from the event.
+    fn take_in(&mut self, event: Event) -> bool {
         match event {
             Event::Bytes { fetch, count } => {
                 self.level.received(count);
@@ -232,8 +245,7 @@ impl Scheduler {
                         (fetch.last_byte, fetch.trickle) = (self.now, 0);
                     }
                 }
-                // Nothing else can follow from it.
-                return;
+                return false;
             }
             Event::Verified { fetch, chunk } => self.verified(fetch, chunk),
             Event::Bad { fetch, chunk } => self.bad(fetch, chunk),
@@ -248,7 +260,7 @@ impl Scheduler {
             }
             Event::Tick => {}
         }
-        self.advance();
+        true
     }
 
     fn verified(&mut self, fetch: FetchId, chunk: ChunkIndex) {
@@ -516,7 +528,8 @@ impl Scheduler {
     }
 
     /// Takes work from the queue: all of it or, where there are more fetches than were planned, the part for which
-    /// there is memory, and of that what one of them has its share of.
+    /// there is memory, and of that what one of them has its share of. Less than the least fetch is not worth a
+    /// request: the rest of it waits for memory.
     fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
         let mut work = self.queue.remove(&key)?;
         if self.is_as_planned() {
@@ -525,7 +538,7 @@ impl Scheduler {
         let (size, mut sum) = (self.share(), 0);
         let mut fits = |chunk: &ChunkIndex| {
             sum += self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
-            sum <= size && self.is_admitted(Some(chunk))
+            sum <= size && (sum <= self.limits.least_fetch || self.is_admitted(Some(chunk)))
         };
         let count = work.chunks.iter().take_while(|chunk| fits(chunk)).count().max(1);
         if count < work.chunks.len() {
