@@ -3,7 +3,7 @@
 use super::*;
 use crate::format::dtype::Dtype;
 use crate::format::grid::Grid;
-use crate::format::id::ContentDigest;
+use crate::format::id::{ContentDigest, PackId};
 use crate::format::record::Base;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
