@@ -107,6 +107,9 @@ pub(super) struct Driver {
     ready: Vec<Delivered>,
     /// What the state is still to be told.
     events: Vec<Event>,
+    /// Whether the last of it is a fault: what follows from that is done before the next one comes, whose error
+    /// is another.
+    fault: bool,
     feedback: UnboundedSender<Feedback>,
     told: UnboundedReceiver<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
@@ -144,6 +147,7 @@ impl Driver {
             deliver: work.deliver,
             ready: Vec::new(),
             events: Vec::new(),
+            fault: false,
             feedback,
             told,
             stats: work.stats,
@@ -207,7 +211,8 @@ impl Driver {
     /// Hears what else has come, and tells the state of all.
     fn hear(&mut self) -> Result<(), Box<LoadError>> {
         self.count_bytes();
-        while self.events.len() < AT_ONCE
+        while !self.fault
+            && self.events.len() < AT_ONCE
             && let Ok(report) = self.incoming.try_recv()
         {
             self.report(report)?;
@@ -217,6 +222,7 @@ impl Driver {
         {
             self.events.push(feedback.into());
         }
+        self.fault = false;
         let now = self.started.elapsed();
         self.state.handle_all(now, self.events.drain(..));
         Ok(())
@@ -266,6 +272,7 @@ impl Driver {
                 let mirror = self.active.get(&fetch).map_or(MirrorIndex::FIRST, |f| f.mirror);
                 tracing::warn!(artifact = self.artifact.map(tracing::field::display), %error, "chunk failed verification");
                 self.last_mismatch = Some((error, mirror));
+                self.fault = true;
                 self.events.push(Event::Bad { fetch, chunk });
             }
             Report::Undecodable { chunk, error } => {
@@ -285,6 +292,7 @@ impl Driver {
                 });
                 if let Some(error) = error {
                     self.last_error = Some(error);
+                    self.fault = true;
                 }
                 self.count_bytes();
                 self.events.push(Event::Ended { fetch, failure });
