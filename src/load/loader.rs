@@ -34,6 +34,10 @@ const MOST_CONNECTIONS: usize = 64;
 const CORE: u64 = 750_000_000;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
 const CHUNKS: u64 = 100_000;
+/// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
+/// for some thousands of them.
+const SMALL: u64 = 8 << 10;
+const THOUSANDS: u64 = 4096;
 
 /// A load in progress: a stream of tensors. Dropping it ends the load.
 #[derive(Debug)]
@@ -192,6 +196,8 @@ impl Load {
         };
         let bytes: u64 = plan.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         let average = (bytes / (plan.chunks.len() as u64).max(1)).max(1);
+        let few = if average <= SMALL { average * THOUSANDS } else { 0 };
+        let least = Limits::default().least_fetch;
         let limits = Limits {
             budget: options.budget,
             most_budget: options.most_budget,
@@ -201,6 +207,7 @@ impl Load {
             enough: (CORE
                 * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64))
             .min(CHUNKS * average),
+            least_fetch: least.max(few.min(options.segment)),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

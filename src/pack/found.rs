@@ -32,6 +32,7 @@ pub(super) struct Units {
     is_base: bool,
 }
 
+#[derive(Clone)]
 struct Listed {
     key: Key,
     /// Places in the graph's chunks; never empty.
@@ -45,6 +46,7 @@ struct Listed {
 pub(super) struct Found {
     units: Arc<Units>,
     at: usize,
+    listed: Listed,
 }
 
 impl Units {
@@ -83,16 +85,16 @@ impl Units {
 
     /// The first unit of that content.
     pub(super) fn get(self: &Arc<Self>, key: Key) -> Option<Found> {
-        let at = *self.by_key.get(&key)?;
-        Some(Found { units: self.clone(), at })
+        self.at(*self.by_key.get(&key)?)
+    }
+
+    fn at(self: &Arc<Self>, at: usize) -> Option<Found> {
+        let listed = self.list.get(at)?.clone();
+        Some(Found { units: self.clone(), at, listed })
     }
 }
 
 impl Found {
-    fn listed(&self) -> &Listed {
-        &self.units.list[self.at]
-    }
-
     /// Whether a trusted key signed the manifest that names its chunks.
     pub(super) fn is_trusted(&self) -> bool {
         self.units.trusted
@@ -105,12 +107,12 @@ impl Found {
 
     /// Its chunks, at least one.
     pub(super) fn chunks(&self) -> &[Placed] {
-        &self.units.whole.chunks[self.listed().chunks.clone()]
+        self.units.whole.chunks.get(self.listed.chunks.clone()).unwrap_or_default()
     }
 
     /// How it is cut.
     pub(super) fn cut(&self) -> Cut {
-        match self.listed().grid {
+        match self.listed.grid {
             Some(grid) => Cut::Grid(grid),
             None => {
                 Cut::Lengths(self.chunks().iter().map(|chunk| chunk.record.decoded_len).collect())
@@ -121,7 +123,7 @@ impl Found {
     /// What its chunks are stored against, by content.
     pub(super) fn bases(&self) -> HashMap<DecodedDigest, Placed> {
         let whole = &self.units.whole;
-        let bases = self.listed().chunks.clone().flat_map(|chunk| whole.bases_of(chunk));
+        let bases = self.listed.chunks.clone().flat_map(|chunk| whole.bases_of(chunk));
         let bases = bases.filter_map(|base| whole.chunks.get(base));
         bases.map(|base| (base.record.decoded, *base)).collect()
     }
@@ -140,7 +142,7 @@ impl Found {
     pub(super) fn next(&self, key: Key) -> Option<Self> {
         let near = self.units.list.get(self.at + 1..)?.iter().take(AHEAD);
         let steps = near.map(|listed| listed.key).position(|other| other == key)?;
-        Some(Self { units: self.units.clone(), at: self.at + 1 + steps })
+        self.units.at(self.at + 1 + steps)
     }
 
     /// Whether `next` lies behind this unit, in the same pack or at the start of another, with little between

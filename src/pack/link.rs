@@ -26,12 +26,15 @@ use crate::load::chunks::decoded;
 use crate::memory::buffers::Buffers;
 use crate::store::{ArtifactGraph, Placed, Store, StoreError};
 
+/// An artifact that is read once; `None` if it cannot be.
+type Reading = Arc<OnceCell<Option<Arc<Units>>>>;
+
 /// Looks units up by content.
 pub(super) struct Finder {
     store: Store,
     options: Arc<PackOptions>,
     linkable: Arc<Linkable>,
-    artifacts: Mutex<HashMap<ManifestId, Arc<OnceCell<Option<Arc<Units>>>>>>,
+    artifacts: Mutex<HashMap<ManifestId, Reading>>,
     /// Chunks of interrupted runs.
     chunks: HashMap<DecodedDigest, Placed>,
     base: Option<Arc<BaseArtifact>>,
