@@ -117,6 +117,8 @@ fn options() -> LoadOptions {
     let mut options = LoadOptions::default();
     options.stall = Duration::from_millis(250);
     options.first_pause = Duration::from_millis(2);
+    // Bytes are counted: what is read over must not depend on the machine.
+    options.gap = Some(64 << 10);
     options
 }
 
@@ -160,11 +162,11 @@ async fn a_full_load_asks_for_every_pack_once_and_whole() {
     let (_, stats) = bench.load(std::slice::from_ref(&source), &options()).await.unwrap();
     let listed = bench.inner.list("packs/").await.unwrap();
     let stored: u64 = listed.iter().map(|object| object.size).sum();
-    // The scalar and the packed tensor are the same 8 bytes, which two tensors need: one request.
-    assert_eq!(stats.requests, listed.len() as u64 + 1);
-    assert_eq!(source.stats().below("packs/").bytes_read, stored + 8);
-    assert_eq!(stats.fetched_bytes, stored + 8);
-    assert_eq!(source.stats().total().reads, listed.len() as u64 + 4, "and three small reads");
+    // The scalar and the packed tensor are the same 8 bytes, which two tensors need: fetched once.
+    assert_eq!(stats.requests, listed.len() as u64);
+    assert_eq!(source.stats().below("packs/").bytes_read, stored);
+    assert_eq!(stats.fetched_bytes, stored);
+    assert_eq!(source.stats().total().reads, listed.len() as u64 + 3, "and three small reads");
 }
 
 #[tokio::test]

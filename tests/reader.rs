@@ -344,6 +344,7 @@ fn golden_objects_pass_the_same_checks() {
     expect(0, &["names", text(&store)]);
     check("descriptor", vec![store.join("tenpak.json")]);
     check("tensor-page", vec![golden().join("objects/page-with-bases")]);
+    check("pack", vec![golden().join("objects/pack-with-a-repetition")]);
     check("manifest", vec![golden().join("objects/manifest-later")]);
     check("manifest", vec![golden().join("objects/manifest-lineage")]);
 }

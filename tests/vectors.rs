@@ -145,22 +145,37 @@ fn packs_are_written_as_read() {
     let packs = stored("packs");
     assert_eq!(packs.len(), 2);
     for (id, bytes) in packs {
-        let (rest, trailer) = bytes.split_at(bytes.len() - Trailer::LEN as usize);
-        let trailer = Trailer::parse(trailer).unwrap();
-        let (data, index) = rest.split_at(rest.len() - trailer.index_len as usize);
-        let parsed = PackIndex::parse(index, id.parse::<PackId>().unwrap()).unwrap();
-        assert_eq!(parsed.data_len(), data.len() as u64);
-        let mut again = PackIndex::new(parsed.nonce());
-        for placed in parsed.placed(id.parse().unwrap()) {
-            let (record, range) = (placed.record, placed.range());
-            let chunk = &data[range.start as usize..range.end as usize];
-            assert!(VerifiedChunk::verify(record, BytesMut::from(chunk)).is_ok());
-            assert_eq!(again.push(record).map(u64::from), Some(range.start));
-            assert_eq!(ChunkRecord::parse(&record.to_bytes()).unwrap(), record);
-        }
-        let trailer = Trailer { index_len: again.to_bytes().len() as u32 };
-        assert_eq!([data, &again.to_bytes(), &trailer.to_bytes()].concat(), bytes);
+        check_pack(&bytes, Some(id.parse().unwrap()));
     }
+}
+
+/// The index of a whole pack.
+fn pack_index(bytes: &[u8], id: PackId) -> PackIndex {
+    let (rest, trailer) = bytes.split_at(bytes.len() - Trailer::LEN as usize);
+    let index_len = Trailer::parse(trailer).unwrap().index_len as usize;
+    PackIndex::parse(&rest[rest.len() - index_len..], id).unwrap()
+}
+
+/// The pack verifies itself, and is written as it was read. Returns its name.
+fn check_pack(bytes: &[u8], name: Option<PackId>) -> PackId {
+    let (rest, trailer) = bytes.split_at(bytes.len() - Trailer::LEN as usize);
+    let trailer = Trailer::parse(trailer).unwrap();
+    let (data, index) = rest.split_at(rest.len() - trailer.index_len as usize);
+    let id = PackId::of(index);
+    assert_eq!(name.unwrap_or(id), id);
+    let parsed = PackIndex::parse(index, id).unwrap();
+    assert_eq!(parsed.data_len(), data.len() as u64);
+    let mut again = PackIndex::new(parsed.nonce());
+    for placed in parsed.placed(id) {
+        let (record, range) = (placed.record, placed.range());
+        let chunk = &data[range.start as usize..range.end as usize];
+        assert!(VerifiedChunk::verify(record, BytesMut::from(chunk)).is_ok());
+        assert_eq!(again.push(record).map(u64::from), Some(range.start));
+        assert_eq!(ChunkRecord::parse(&record.to_bytes()).unwrap(), record);
+    }
+    let trailer = Trailer { index_len: again.to_bytes().len() as u32 };
+    assert_eq!([data, &again.to_bytes(), &trailer.to_bytes()].concat(), bytes);
+    id
 }
 
 #[test]
@@ -228,6 +243,12 @@ fn objects_beyond_the_store_are_written_as_read() {
     let mut entries = Entries::default();
     gather(page, &mut entries);
     assert_eq!(entries.into_table().unwrap().bytes, bytes);
+    let bytes = read("pack-with-a-repetition");
+    let id = check_pack(&bytes, None);
+    let index = pack_index(&bytes, id);
+    let same = index.placed(id).filter(|chunk| chunk.record.stored == index.chunks()[1].stored);
+    let offsets: Vec<_> = same.map(|chunk| chunk.place.offset).collect();
+    assert_eq!(offsets, [12, 28, 32]);
     let bytes = read("manifest-lineage");
     let manifest = Manifest::parse(&bytes, ManifestId::of(&bytes)).unwrap();
     assert!(manifest.delta.is_some() && manifest.source.is_some());

@@ -309,6 +309,7 @@ pub fn objects() -> Result<Objects> {
     out.insert("v1/key".into(), format!("tenpak-ed25519-secret {secret} fixture\n").into());
     out.insert("v1/hmac.key".into(), HMAC_SECRET.to_vec());
     out.insert("v1/objects/page-with-bases".into(), with_bases()?);
+    out.insert("v1/objects/pack-with-a-repetition".into(), with_a_repetition()?);
     manifest.source = json!({"tool": "none"}).as_object().cloned();
     manifest.delta =
         json!({"base_model_id": "tiny", "changed_layers": [1, 2]}).as_object().cloned();
@@ -318,6 +319,23 @@ pub fn objects() -> Result<Objects> {
     later["unheard_of"] = json!({"é": [null, true, -1]});
     out.insert("v1/objects/manifest-later".into(), canonical(&later)?);
     Ok(out)
+}
+
+/// A pack that holds one of its chunks three times.
+fn with_a_repetition() -> Result<Vec<u8>> {
+    let mut index = PackIndex::new(0);
+    let mut data = Vec::new();
+    for bytes in
+        [&pattern(1, 12)[..], &[0, 0, 192, 63], &pattern(2, 12), &[0, 0, 192, 63], &[0, 0, 192, 63]]
+    {
+        let record = ChunkRecord::raw(Dtype::F32, bytes.len() as u32, blake3::hash(bytes));
+        index.push(record).ok_or("the pack is full")?;
+        data.extend(bytes);
+    }
+    let bytes = index.to_bytes();
+    data.extend(&bytes);
+    data.extend(Trailer { index_len: bytes.len() as u32 }.to_bytes());
+    Ok(data)
 }
 
 /// A tensor page whose second chunk is stored against a base, which has one itself, with parameters

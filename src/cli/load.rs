@@ -1,10 +1,12 @@
 //! `tenpak load`.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::error::Failure;
 use super::load_device::{Delivered, How, Job};
@@ -14,10 +16,11 @@ use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
 use crate::load::sink;
-use crate::load::{LoadOptions, LoadStats};
+use crate::load::{LoadError, LoadOptions, LoadStats};
 use crate::schedule::scheduler::Limit;
 use crate::schedule::shard::Shard;
-use crate::store::artifact::{SelectedTensors, Selection};
+use crate::store::StoreError;
+use crate::store::artifact::{Artifact, SelectedTensors, Selection, Window};
 use crate::transport::small::RetryPolicy;
 
 /// A tensor that is not kept arrives in pieces of this size if it is larger.
@@ -129,9 +132,15 @@ impl Load {
             let cut = runtime.block_on(artifact.windows(&selection, self.shard))?;
             (windows, all) = (cut.windows, cut.bytes);
         }
-        let mut windows = windows.into_iter().map(|window| {
-            Ok(runtime.block_on(artifact.want_window(&window, &selection, self.shard))?)
-        });
+        let artifact = Arc::new(artifact);
+        let mut windows = Ahead {
+            artifact: artifact.clone(),
+            selection: selection.clone(),
+            shard: self.shard,
+            windows: windows.into_iter(),
+            next: None,
+            runtime,
+        };
         let (wanted, floats) = match (windows.next(), dtype) {
             (Some(first), _) => (first?, None),
             (None, None) => (runtime.block_on(artifact.select(&selection, self.shard))?, None),
@@ -273,6 +282,40 @@ fn is_busy(seconds: f64) -> bool {
     let used = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     used > 0.8 * cores as f64 * seconds
+}
+
+/// The windows of a load, each read while the one before it is loaded.
+struct Ahead<'a> {
+    artifact: Arc<Artifact>,
+    selection: Selection,
+    shard: Option<Shard>,
+    windows: std::vec::IntoIter<Window>,
+    next: Option<JoinHandle<Result<SelectedTensors, StoreError>>>,
+    runtime: &'a Handle,
+}
+
+impl Ahead<'_> {
+    fn begin(&mut self) -> Option<JoinHandle<Result<SelectedTensors, StoreError>>> {
+        let window = self.windows.next()?;
+        let (artifact, shard) = (self.artifact.clone(), self.shard);
+        let selection = self.selection.clone();
+        let read = async move { artifact.want_window(&window, &selection, shard).await };
+        Some(self.runtime.spawn(read))
+    }
+}
+
+impl Iterator for Ahead<'_> {
+    type Item = Result<SelectedTensors, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next.take().or_else(|| self.begin())?;
+        let read = match self.runtime.block_on(next) {
+            Ok(read) => read.map_err(Failure::from),
+            Err(_) => Err(LoadError::Internal("the next tensors are not listed").into()),
+        };
+        self.next = self.begin();
+        Some(read)
+    }
 }
 
 /// What is in flight when tensors are not kept: two pieces for each core that hashes them. Memory that

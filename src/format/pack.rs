@@ -44,6 +44,13 @@ impl PackIndex {
         Some(offset)
     }
 
+    /// Takes back the last `count` chunks.
+    pub fn take_back(&mut self, count: usize) {
+        let left = self.chunks.len().saturating_sub(count);
+        let taken = self.chunks.split_off(left);
+        self.data_len -= taken.iter().map(|record| u64::from(record.stored_len)).sum::<u64>();
+    }
+
     /// The chunks, in order.
     pub fn chunks(&self) -> &[ChunkRecord] {
         &self.chunks
@@ -190,6 +197,18 @@ mod tests {
         let trailer = Trailer { index_len: 288 };
         assert_eq!(Trailer::parse(&trailer.to_bytes()).unwrap(), trailer);
         assert!(Trailer::parse(&[0; 16]).is_err());
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_no_trace() {
+        let mut index = index();
+        let before = index.clone();
+        let record = ChunkRecord::raw(Dtype::Bytes, 7, blake3::hash(b"another"));
+        assert_eq!((index.push(record), index.push(record)), (Some(6), Some(13)), "twice");
+        index.take_back(2);
+        assert_eq!(index, before);
+        index.take_back(9);
+        assert_eq!((index.chunks().len(), index.data_len()), (0, 0));
     }
 
     #[test]

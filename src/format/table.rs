@@ -35,6 +35,29 @@ pub struct Table {
     pub totals: Totals,
     /// All records, in table order: the order of a layout's entries.
     pub records: Vec<ChunkRecord>,
+    /// Whose they are, one by one.
+    pub owners: Vec<Owner>,
+}
+
+/// Whose a record of a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// One of the tensor of that ordinal, in the order of its records.
+    Tensor {
+        /// The tensor.
+        ordinal: u32,
+        /// Which of its records.
+        record: u32,
+    },
+    /// One of a file's, in the order of its records.
+    File {
+        /// The file, in path order.
+        file: u32,
+        /// Which of its records.
+        record: u32,
+    },
+    /// No entry's: a record of the page names it as its base.
+    Base,
 }
 
 impl Entries {
@@ -54,18 +77,24 @@ impl Entries {
             let bases = self.bases_of(group.iter().flat_map(|(_, records)| records))?;
             let entries: Vec<_> = group.iter().collect();
             let bytes = page::write_tensors(&entries, &bases)?;
-            let records = group.iter().flat_map(|(_, records)| records).copied();
+            let records = group.iter().flat_map(|(entry, records)| {
+                let ordinal = entry.ordinal;
+                (0..).zip(records).map(move |(n, own)| (*own, Owner::Tensor { ordinal, record: n }))
+            });
             let first = group.first().map_or("", |(entry, _)| &entry.name);
-            table.push(PageKind::Tensors, first, &bytes, records.chain(bases));
+            table.push(PageKind::Tensors, first, &bytes, records, bases);
         }
+        let mut files = 0_u32..;
         for group in groups(&self.files, target, |(e, _)| 80 + e.path.len() + 45 * e.extents.len())
         {
             let bases = self.bases_of(group.iter().flat_map(|(_, records)| records))?;
             let entries: Vec<_> = group.iter().collect();
             let bytes = page::write_files(&entries, &bases)?;
-            let records = group.iter().flat_map(|(_, records)| records).copied();
+            let records = group.iter().zip(&mut files).flat_map(|((_, records), file)| {
+                (0..).zip(records).map(move |(n, own)| (*own, Owner::File { file, record: n }))
+            });
             let first = group.first().map_or("", |(entry, _)| &entry.path);
-            table.push(PageKind::Files, first, &bytes, records.chain(bases));
+            table.push(PageKind::Files, first, &bytes, records, bases);
         }
         at_most("pages", table.pages.len() as u64, MAX_PAGES as u64)?;
         let (chunks, stored_bytes) = page::distinct(&table.records);
@@ -82,7 +111,8 @@ impl Entries {
             length: table.bytes.len() as u64,
             pages: table.pages,
         };
-        Ok(Table { bytes: table.bytes, reference, totals, records: table.records })
+        let (records, owners) = (table.records, table.owners);
+        Ok(Table { bytes: table.bytes, reference, totals, records, owners })
     }
 
     /// The bases of `records`, and theirs, each once, in the order first named.
@@ -114,6 +144,7 @@ struct Builder {
     bytes: Vec<u8>,
     pages: Vec<PageRef>,
     records: Vec<ChunkRecord>,
+    owners: Vec<Owner>,
 }
 
 impl Builder {
@@ -122,10 +153,14 @@ impl Builder {
         kind: PageKind,
         first: &str,
         bytes: &[u8],
-        records: impl Iterator<Item = ChunkRecord>,
+        records: impl Iterator<Item = (ChunkRecord, Owner)>,
+        bases: Vec<ChunkRecord>,
     ) {
         let before = self.records.len();
+        let bases = bases.into_iter().map(|base| (base, Owner::Base));
+        let (records, owners): (Vec<_>, Vec<_>) = records.chain(bases).unzip();
         self.records.extend(records);
+        self.owners.extend(owners);
         self.pages.push(PageRef {
             blake3: PageDigest::of(bytes),
             chunks: (self.records.len() - before) as u64,
@@ -233,6 +268,15 @@ mod tests {
             }
         }
         assert_eq!(records, table.records);
+        let owned = table.owners.iter().map(|owner| match *owner {
+            Owner::Tensor { ordinal, record } => {
+                // In name order, which is that of ordinals here.
+                read.tensors[ordinal as usize].1[record as usize]
+            }
+            Owner::File { file, record } => read.files[file as usize].1[record as usize],
+            Owner::Base => panic!("there are no bases"),
+        });
+        assert!(owned.eq(records), "whose each record is");
         let mut expected = entries();
         expected.tensors.reverse();
         assert_eq!(read, expected);

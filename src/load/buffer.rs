@@ -1,6 +1,7 @@
 //! The memory of deliveries: one slot each, lent out in parts that are joined again without a copy, and
 //! let go when the consumer does.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,10 +11,11 @@ use super::bases::KnownBases;
 use crate::chunk::codec::{self, DecodeError};
 use crate::chunk::verified::{OwnedBytes, VerifiedChunk};
 use crate::format::grid::Rect;
-use crate::format::record::CodecId;
+use crate::format::record::{ChunkRecord, CodecId};
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::Slot;
-use crate::schedule::plan::{self, DeliveryIndex, List, SlotIndex};
+use crate::schedule::plan::{self, ChunkIndex, DeliveryIndex, List, SlotIndex};
+use crate::schedule::scheduler::Event;
 use crate::schedule::shard::ShardSlice;
 
 /// What the consumer tells the driver.
@@ -21,6 +23,15 @@ use crate::schedule::shard::ShardSlice;
 pub(super) enum Feedback {
     Taken(DeliveryIndex),
     Released(DeliveryIndex),
+}
+
+impl From<Feedback> for Event {
+    fn from(feedback: Feedback) -> Self {
+        match feedback {
+            Feedback::Taken(delivery) => Self::Taken { delivery },
+            Feedback::Released(delivery) => Self::Released { delivery },
+        }
+    }
 }
 
 /// A lock whose holder cannot panic halfway: copying bytes only.
@@ -46,9 +57,9 @@ impl Target {
         chunk: &VerifiedChunk<B>,
         base: Option<&[u8]>,
         scratch: &Buffers,
-        known: &KnownBases,
+        taken: Taken<'_>,
     ) -> Result<bool, DecodeError> {
-        let keep = |decoded: &[u8]| known.offer(chunk.record(), decoded);
+        let keep = |decoded: &[u8]| taken.offer(chunk.record(), decoded);
         match self {
             Self::Direct { piece, .. } => {
                 piece.touch();
@@ -68,6 +79,49 @@ impl Target {
             }
             Self::Stored(_) => Ok(false),
         }
+    }
+
+    /// Puts what was decoded before into its place. False if the plan and the bytes disagree.
+    pub(super) fn repeat(&mut self, decoded: &[u8]) -> bool {
+        match self {
+            Self::Direct { piece, .. } => {
+                piece.touch();
+                let fits = piece.len() == decoded.len();
+                if fits {
+                    piece.copy_from_slice(decoded);
+                }
+                fits
+            }
+            Self::Scatter(uses) => uses.iter().all(|to| to.fill(decoded)),
+            Self::Stored(_) => false,
+        }
+    }
+}
+
+/// Who else takes what a chunk was decoded to.
+#[derive(Clone, Copy)]
+pub(super) struct Taken<'a> {
+    pub(super) known: &'a KnownBases,
+    /// If later deliveries hold the same chunk: where it is kept for them.
+    pub(super) kept: Option<(&'a Kept, ChunkIndex)>,
+}
+
+impl Taken<'_> {
+    pub(super) fn offer(&self, record: &ChunkRecord, decoded: &[u8]) {
+        self.known.offer(record, decoded);
+        if let Some((kept, chunk)) = self.kept {
+            lock(&kept.0).insert(chunk, Bytes::copy_from_slice(decoded));
+        }
+    }
+}
+
+/// Decoded chunks that later deliveries hold too; the plan bounds their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<HashMap<ChunkIndex, Bytes>>);
+
+impl Kept {
+    pub(super) fn get(&self, chunk: ChunkIndex) -> Option<Bytes> {
+        lock(&self.0).get(&chunk).cloned()
     }
 }
 
@@ -202,10 +256,10 @@ mod tests {
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {
         let pool = Buffers::new(700 << 10);
-        let memory = pool.take(100);
+        let memory = pool.take(100_000);
         let address = memory.as_ptr();
         let slot = |range, direct| plan::Slot { range, direct };
-        let slots = [slot(0..30, true), slot(30..60, false), slot(60..100, true)];
+        let slots = [slot(0..30, true), slot(30..60, false), slot(60..100_000, true)];
         let slots = slots.into_iter().collect();
         let mut filling = Filling::new(memory, &slots);
         let last = SlotIndex::at(2);
@@ -216,8 +270,8 @@ mod tests {
         let scatter = Scatter {
             slot: filling.share(SlotIndex::at(1)).unwrap(),
             start: 30,
-            cut: ShardSlice::whole(100),
-            rect: Rect { start: 30, rows: 1, width: 30, stride: 100 },
+            cut: ShardSlice::whole(100_000),
+            rect: Rect { start: 30, rows: 1, width: 30, stride: 100_000 },
         };
         assert!(scatter.fill(&[2; 30]) && !scatter.fill(&[2; 29]));
         let whole = filling.join().unwrap();
@@ -227,11 +281,11 @@ mod tests {
         let (feedback, mut told) = tokio::sync::mpsc::unbounded_channel();
         let delivery = DeliveryIndex::at(7);
         let bytes = hold(delivery, whole, feedback);
-        assert_eq!(bytes.len(), 100);
+        assert_eq!(bytes.len(), 100_000);
         drop(bytes.clone());
         assert!(told.try_recv().is_err());
         drop(bytes);
         assert!(matches!(told.try_recv(), Ok(Feedback::Released(told)) if told == delivery));
-        assert_eq!(pool.take(100).as_ptr(), address, "used again");
+        assert_eq!(pool.take(100_000).as_ptr(), address, "used again");
     }
 }

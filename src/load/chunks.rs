@@ -41,7 +41,7 @@ impl ChunkStream {
         order.sort_by_key(|&index| wanted.get(index).map(|chunk| chunk.place));
         let chunks = order.iter().filter_map(|&index| wanted.get(index));
         let request = TensorRequest::of_chunks(chunks.map(|chunk| (chunk.record, chunk.place)));
-        let mut options = LoadOptions { gap: GAP, tolerant, ..LoadOptions::default() };
+        let mut options = LoadOptions { gap: Some(GAP), tolerant, ..LoadOptions::default() };
         options.bad_chunks = if tolerant { TRIES } else { options.bad_chunks };
         options.failures = store.retry().retries;
         options.first_pause = store.retry().first_pause;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::bases::KnownBases;
-use super::buffer::{self, Feedback, Filling, Scatter, Target, lock};
+use super::buffer::{self, Feedback, Filling, Kept, Scatter, Target, lock};
 use super::error::{ChunkSite, LoadError};
 use super::fetch::{ChunkJob, Fetch, Finisher, Report, Shared};
 use super::links::Links;
@@ -22,7 +22,10 @@ use crate::format::id::{ManifestId, PackId};
 use crate::format::store;
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::{Slot, SlotProvider};
-use crate::schedule::plan::{ChunkIndex, DeliveryIndex, ListIndex, Plan, SlotIndex, TensorIndex};
+use crate::schedule::plan::{
+    ChunkIndex, ChunkUse, Delivery, DeliveryIndex, ListIndex, Plan, SlotIndex, TensorIndex,
+    TensorRequest,
+};
 use crate::schedule::scheduler::{
     Action, Event, Failure, FetchId, GaveUp, Limit, Limits, MirrorIndex, Scheduler,
 };
@@ -30,6 +33,8 @@ use crate::transport::{ReadRange, Transport, TransportError, TransportErrorKind}
 
 /// The most that is kept of scratch memory that nobody uses.
 const SCRATCH: usize = 16 << 20;
+/// Events that the state is told of at a time.
+const AT_ONCE: usize = 256;
 /// How long the ends of requests are waited for when everything is delivered.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -68,7 +73,7 @@ pub(super) struct Work {
     pub(super) limits: Limits,
     pub(super) memory: Arc<dyn SlotProvider>,
     pub(super) known: Arc<KnownBases>,
-    pub(super) deliver: UnboundedSender<Delivered>,
+    pub(super) deliver: UnboundedSender<Vec<Delivered>>,
     pub(super) stats: Arc<Mutex<LoadStats>>,
     /// Of the first tensor, if pieces of it were delivered before: where they end.
     pub(super) begun: Option<u64>,
@@ -92,10 +97,19 @@ pub(super) struct Driver {
     /// The chunks of deliveries being filled that wait for each other.
     links: BTreeMap<DeliveryIndex, Arc<Links>>,
     known: Arc<KnownBases>,
+    /// Chunks that later deliveries hold too.
+    kept: Arc<Kept>,
     active: BTreeMap<FetchId, Active>,
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
-    deliver: UnboundedSender<Delivered>,
+    deliver: UnboundedSender<Vec<Delivered>>,
+    /// What is delivered with the next message: a wake-up for each would cost more than small tensors do.
+    ready: Vec<Delivered>,
+    /// What the state is still to be told.
+    events: Vec<Event>,
+    /// Whether the last of it is a fault: what follows from that is done before the next one comes, whose error
+    /// is another.
+    fault: bool,
     feedback: UnboundedSender<Feedback>,
     told: UnboundedReceiver<Feedback>,
     stats: Arc<Mutex<LoadStats>>,
@@ -126,10 +140,14 @@ impl Driver {
             delivered: DeliveryIndex::FIRST,
             links: BTreeMap::new(),
             known: work.known,
+            kept: Arc::default(),
             active: BTreeMap::new(),
             reports,
             incoming,
             deliver: work.deliver,
+            ready: Vec::new(),
+            events: Vec::new(),
+            fault: false,
             feedback,
             told,
             stats: work.stats,
@@ -174,8 +192,7 @@ impl Driver {
                     }
                 }
                 feedback = self.told.recv() => match feedback {
-                    Some(Feedback::Taken(delivery)) => self.tell(Event::Taken { delivery }),
-                    Some(Feedback::Released(delivery)) => self.tell(Event::Released { delivery }),
+                    Some(feedback) => self.events.push(feedback.into()),
                     None => return Ok(()),
                 },
                 // The loader was dropped, whoever still holds tensors of it.
@@ -184,10 +201,31 @@ impl Driver {
                     if self.state.is_complete() {
                         return Ok(());
                     }
-                    self.tell(Event::Tick);
+                    self.events.push(Event::Tick);
                 }
             }
+            self.hear()?;
         }
+    }
+
+    /// Hears what else has come, and tells the state of all.
+    fn hear(&mut self) -> Result<(), Box<LoadError>> {
+        self.count_bytes();
+        while !self.fault
+            && self.events.len() < AT_ONCE
+            && let Ok(report) = self.incoming.try_recv()
+        {
+            self.report(report)?;
+        }
+        while self.events.len() < AT_ONCE
+            && let Ok(feedback) = self.told.try_recv()
+        {
+            self.events.push(feedback.into());
+        }
+        self.fault = false;
+        let now = self.started.elapsed();
+        self.state.handle_all(now, self.events.drain(..));
+        Ok(())
     }
 
     fn count(&mut self) {
@@ -198,14 +236,9 @@ impl Driver {
         lock(&self.stats).take_state(&self.before, state);
     }
 
-    /// Tells the state what happened, and first which bytes have come since.
-    fn tell(&mut self, event: Event) {
+    /// Tells the state which bytes have come since.
+    fn count_bytes(&mut self) {
         let now = self.started.elapsed();
-        self.count_bytes(now);
-        self.state.handle(now, event);
-    }
-
-    fn count_bytes(&mut self, now: Duration) {
         let mut new = 0;
         for (&fetch, active) in &mut self.active {
             let bytes = active.shared.bytes.load(Ordering::Relaxed);
@@ -223,18 +256,18 @@ impl Driver {
 
     fn report(&mut self, report: Report) -> Result<(), Box<LoadError>> {
         match report {
-            Report::Answered { fetch } => self.tell(Event::Answered { fetch }),
+            Report::Answered { fetch } => self.events.push(Event::Answered { fetch }),
             Report::Verified { fetch, chunk, target } => {
                 if let Some(target) = target {
                     self.restore(chunk, target);
                 }
-                self.tell(Event::Verified { fetch, chunk });
+                self.events.push(Event::Verified { fetch, chunk });
             }
             Report::Stored { fetch, chunk, stored } => {
                 if let Some(planned) = self.plan.chunks.get(chunk) {
                     self.stored.insert(planned.delivery, stored);
                 }
-                self.tell(Event::Verified { fetch, chunk });
+                self.events.push(Event::Verified { fetch, chunk });
             }
             Report::Decoded { chunk, target } => self.restore(chunk, target),
             Report::Bad { fetch, chunk, target, error } => {
@@ -244,7 +277,8 @@ impl Driver {
                 let mirror = self.active.get(&fetch).map_or(MirrorIndex::FIRST, |f| f.mirror);
                 tracing::warn!(artifact = self.artifact.map(tracing::field::display), %error, "chunk failed verification");
                 self.last_mismatch = Some((error, mirror));
-                self.tell(Event::Bad { fetch, chunk });
+                self.fault = true;
+                self.events.push(Event::Bad { fetch, chunk });
             }
             Report::Undecodable { chunk, error } => {
                 let (Some(error), Some(site)) = (error, self.site(chunk)) else {
@@ -263,8 +297,10 @@ impl Driver {
                 });
                 if let Some(error) = error {
                     self.last_error = Some(error);
+                    self.fault = true;
                 }
-                self.tell(Event::Ended { fetch, failure });
+                self.count_bytes();
+                self.events.push(Event::Ended { fetch, failure });
                 self.active.remove(&fetch);
             }
         }
@@ -290,6 +326,20 @@ impl Driver {
     }
 
     fn act(&mut self) -> Result<(), Box<LoadError>> {
+        let acted = self.take_actions();
+        self.send();
+        acted
+    }
+
+    /// Hands out what is ready.
+    fn send(&mut self) {
+        if !self.ready.is_empty() {
+            // A loader that was dropped is noticed.
+            drop(self.deliver.send(std::mem::take(&mut self.ready)));
+        }
+    }
+
+    fn take_actions(&mut self) -> Result<(), Box<LoadError>> {
         while let Some(action) = self.state.poll_action() {
             match action {
                 Action::Admit { delivery } => self.admit(delivery)?,
@@ -387,27 +437,14 @@ impl Driver {
             let request = self.plan.tensors.get(delivery.tensor).ok_or_else(contradiction)?;
             let filling = self.filling.get_mut(&planned.delivery).ok_or_else(contradiction)?;
             let (&record, _) = request.record(planned.first.record).ok_or_else(contradiction)?;
-            let slot_of = |slot| delivery.slots.get(slot).ok_or_else(contradiction);
             let target = match planned.first.slot {
                 None => None,
                 Some(slot) if delivery.stored.is_some() => {
                     Some(Target::Stored(filling.lend(slot).ok_or_else(contradiction)?))
                 }
-                Some(slot) if slot_of(slot)?.direct => Some(Target::Direct {
-                    slot,
-                    piece: filling.lend(slot).ok_or_else(contradiction)?,
-                }),
                 Some(_) => {
-                    let uses = planned.uses().filter_map(|u| Some((u.record, u.slot?)));
-                    let scatter = uses.map(|(record, slot)| {
-                        Ok(Scatter {
-                            slot: filling.share(slot).ok_or_else(contradiction)?,
-                            start: delivery.range.start + slot_of(slot)?.range.start,
-                            cut: request.cut,
-                            rect: request.rect(record).ok_or_else(contradiction)?,
-                        })
-                    });
-                    Some(Target::Scatter(scatter.collect::<Result<_, Box<LoadError>>>()?))
+                    let target = target(filling, delivery, request, planned.uses());
+                    Some(target.ok_or_else(contradiction)?)
                 }
             };
             let is_linked = delivery.linked.binary_search(&chunk).is_ok();
@@ -416,7 +453,8 @@ impl Driver {
                 return Err(contradiction());
             }
             let offset = u64::from(planned.offset);
-            jobs.push(ChunkJob { chunk, record, offset, links, target });
+            let kept = planned.kept.then(|| self.kept.clone());
+            jobs.push(ChunkJob { chunk, record, offset, links, kept, target });
         }
         active.granted += count;
         if let Err(refused) = active.jobs.send(jobs) {
@@ -450,6 +488,7 @@ impl Driver {
             }
             return Ok(());
         }
+        let filling = self.repeat(filling, delivery, request).ok_or_else(contradiction)?;
         let feedback = self.feedback.clone();
         let (data, stored) = match delivery.stored {
             None => {
@@ -484,10 +523,30 @@ impl Driver {
         Ok(())
     }
 
-    fn hand_out(&self, index: DeliveryIndex, tensor: Result<Tensor, LoadError>) {
+    /// Fills in what earlier deliveries have fetched: they were complete before this one.
+    fn repeat(
+        &self,
+        mut filling: Filling,
+        delivery: &Delivery,
+        request: &TensorRequest,
+    ) -> Option<Filling> {
+        for echo in &delivery.echoes {
+            let decoded = self.kept.get(echo.of)?;
+            let uses = std::iter::once(&echo.chunk_use);
+            let mut target = target(&mut filling, delivery, request, uses)?;
+            if !target.repeat(&decoded) {
+                return None;
+            }
+            if let Target::Direct { slot, piece } = target {
+                filling.restore(slot, piece);
+            }
+        }
+        Some(filling)
+    }
+
+    fn hand_out(&mut self, index: DeliveryIndex, tensor: Result<Tensor, LoadError>) {
         let taken = Some((index, self.feedback.clone()));
-        // A loader that was dropped is noticed.
-        drop(self.deliver.send(Delivered { taken, tensor }));
+        self.ready.push(Delivered { taken, tensor });
     }
 
     /// Where a chunk of the plan was to come from and go to.
@@ -549,4 +608,29 @@ impl Driver {
             }
         }
     }
+}
+
+/// Where a chunk goes that fills `uses`; `None` if the plan contradicts itself.
+fn target<'a>(
+    filling: &mut Filling,
+    delivery: &Delivery,
+    request: &TensorRequest,
+    uses: impl Iterator<Item = &'a ChunkUse>,
+) -> Option<Target> {
+    let mut scatter = Vec::new();
+    for &ChunkUse { record, slot } in uses {
+        let Some(slot) = slot else { continue };
+        let planned = delivery.slots.get(slot)?;
+        // It has no other use.
+        if planned.direct {
+            return Some(Target::Direct { slot, piece: filling.lend(slot)? });
+        }
+        scatter.push(Scatter {
+            slot: filling.share(slot)?,
+            start: delivery.range.start + planned.range.start,
+            cut: request.cut,
+            rect: request.rect(record)?,
+        });
+    }
+    Some(Target::Scatter(scatter))
 }

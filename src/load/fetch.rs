@@ -2,7 +2,7 @@
 //! back every place it did not fill, however it ends.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, Semaphore};
 
 use super::bases::KnownBases;
-use super::buffer::Target;
+use super::buffer::{Kept, Taken, Target};
 use super::links::{Links, Ready};
 use crate::chunk::codec::DecodeError;
 use crate::chunk::verified::{Arriving, DigestMismatch, VerifiedChunk};
@@ -30,6 +30,9 @@ const READ: usize = 1 << 20;
 /// Bytes after which others have their turn: whoever else runs on this thread waits no longer than these take
 /// to be copied and hashed, or than it takes to make their pages.
 const TURN: usize = 2 << 20;
+/// Chunks with fewer bytes to come are copied out of what one read brings for many of them.
+const SMALL: usize = 32 << 10;
+const AHEAD: usize = 128 << 10;
 /// How many fetches have a turn before others have theirs.
 const TURNS: usize = 2;
 /// Bytes after the last chunk of a whole pack that are read so that the connection can serve again.
@@ -43,6 +46,8 @@ pub(super) struct ChunkJob {
     pub(super) offset: u64,
     /// If it waits for others: where it is kept until all that it is decoded with is there.
     pub(super) links: Option<Arc<Links>>,
+    /// If later deliveries hold the same chunk: where it is kept for them.
+    pub(super) kept: Option<Arc<Kept>>,
     /// Where it belongs; bases belong nowhere.
     pub(super) target: Option<Target>,
 }
@@ -148,6 +153,13 @@ struct Running {
     pending: Option<Job<ControlFlow<()>>>,
     /// For bytes that nobody wants.
     waste: Slot,
+    incoming: Incoming,
+}
+
+/// What has come and is still to be taken.
+struct Incoming {
+    ahead: Slot,
+    unread: Range<usize>,
     /// Bytes read since others had their turn.
     turn: usize,
 }
@@ -165,7 +177,7 @@ impl Fetch {
             pending: None,
             waste: Slot::default(),
             // It begins when it is its turn: many begin at once.
-            turn: TURN,
+            incoming: Incoming { ahead: Slot::default(), unread: 0..0, turn: TURN },
         };
         let shared = self.shared.clone();
         let error = tokio::select! {
@@ -234,12 +246,39 @@ impl Fetch {
             running.waste = self.finisher.scratch.take(READ);
         }
         let out = running.waste.get_mut(..max.min(READ)).unwrap_or_default();
-        let count = self.read_some(reader, out, &mut running.turn).await?;
+        let count = self.read_some(reader, out, max < SMALL, &mut running.incoming).await?;
         running.at += count as u64;
         Ok(count)
     }
 
+    /// Reads some bytes. Where they are part of something small, more is read with them.
     async fn read_some(
+        &self,
+        reader: &mut ObjectReader,
+        out: &mut [u8],
+        is_small: bool,
+        incoming: &mut Incoming,
+    ) -> Step<usize> {
+        if incoming.unread.is_empty() {
+            if !is_small {
+                return self.receive(reader, out, &mut incoming.turn).await;
+            }
+            if incoming.ahead.is_empty() {
+                incoming.ahead = self.finisher.scratch.take(AHEAD);
+            }
+            let count = self.receive(reader, &mut incoming.ahead, &mut incoming.turn).await?;
+            incoming.unread = 0..count;
+        }
+        let came = incoming.ahead.get(incoming.unread.clone()).unwrap_or_default();
+        let count = came.len().min(out.len());
+        if let (Some(to), Some(from)) = (out.get_mut(..count), came.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        incoming.unread.start += count;
+        Ok(count)
+    }
+
+    async fn receive(
         &self,
         reader: &mut ObjectReader,
         out: &mut [u8],
@@ -292,10 +331,11 @@ impl Fetch {
             if made == 0 {
                 made = missing.min(READ);
                 pages::populate(room.get_mut(..made).unwrap_or_default());
-                running.turn += made;
+                running.incoming.turn += made;
             }
             let room = room.get_mut(..made).unwrap_or_default();
-            let count = self.read_some(reader, room, &mut running.turn).await?;
+            let is_small = (record.stored_len as usize) < SMALL;
+            let count = self.read_some(reader, room, is_small, &mut running.incoming).await?;
             if count == 0 {
                 let what = format!("the body ends {missing} bytes too early");
                 return Err(Some(self.error(TransportErrorKind::Protocol, what)));
@@ -386,17 +426,19 @@ impl Finisher {
             return self.decode_linked(chunk, links.arrived(chunk, verified, job.target));
         }
         let in_place = job.is_in_place();
+        let kept = job.kept.take();
+        let taken = Taken { known: &self.known, kept: kept.as_deref().map(|kept| (kept, chunk)) };
         let placed = match &mut job.target {
             Some(Target::Stored(_)) => {
                 self.tell(Report::Stored { fetch, chunk, stored: verified });
                 return ControlFlow::Continue(());
             }
             Some(_) if in_place => {
-                self.known.offer(&job.record, verified.stored());
+                taken.offer(&job.record, verified.stored());
                 job.give_back(verified.into_stored());
                 Ok(true)
             }
-            Some(target) => target.fill(&verified, None, &self.scratch, &self.known),
+            Some(target) => target.fill(&verified, None, &self.scratch, taken),
             None => Ok(false),
         };
         match placed {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::bases::KnownBases;
-use super::buffer::{Target, lock};
+use super::buffer::{Taken, Target, lock};
 use crate::chunk::codec::{self, DecodeError};
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::id::DecodedDigest;
@@ -156,6 +156,7 @@ impl Ready {
             known.offer(base.record(), decoded.bytes());
             below = Some(decoded);
         }
-        self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, known)
+        let taken = Taken { known, kept: None };
+        self.target.fill(top, below.as_ref().map(Decoded::bytes), scratch, taken)
     }
 }

@@ -1,7 +1,7 @@
 //! A load in progress, and what it does when the layout that it was planned with proves wrong: another
 //! mirror's may be right, for nothing commits to layouts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -39,11 +39,19 @@ const FAR_STEP: Duration = Duration::from_millis(4);
 const MOST_AT_FIRST: usize = 64;
 /// Bytes per second that one core receives and hashes, with something to spare.
 const CORE: u64 = 750_000_000;
+/// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
+const CHUNKS: u64 = 100_000;
+/// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
+/// for some thousands of them.
+const SMALL: u64 = 8 << 10;
+const THOUSANDS: u64 = 4096;
 
 /// A load in progress: a stream of tensors. Dropping it ends the load.
 #[derive(Debug)]
 pub struct Loader {
-    ready: UnboundedReceiver<Delivered>,
+    ready: UnboundedReceiver<Vec<Delivered>>,
+    /// Of the last message, what was not taken yet.
+    next: VecDeque<Delivered>,
     stats: Arc<Mutex<LoadStats>>,
 }
 
@@ -72,7 +80,7 @@ impl Loader {
             stats: stats.clone(),
         };
         tokio::spawn(load.run());
-        Self { ready, stats }
+        Self { ready, next: VecDeque::new(), stats }
     }
 
     /// The next tensor; `None` after the last one, or after an error. A load that is tolerant goes on after
@@ -91,14 +99,20 @@ impl Loader {
     }
 
     fn poll_tensor(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Tensor, LoadError>>> {
-        self.ready.poll_recv(cx).map(|next| {
-            let Delivered { taken, tensor } = next?;
-            if let Some((index, feedback)) = taken {
-                // The driver may have ended: it has nothing left to admit then.
-                drop(feedback.send(Feedback::Taken(index)));
+        let Delivered { taken, tensor } = loop {
+            if let Some(next) = self.next.pop_front() {
+                break next;
             }
-            Some(tensor)
-        })
+            match std::task::ready!(self.ready.poll_recv(cx)) {
+                Some(more) => self.next.extend(more),
+                None => return Poll::Ready(None),
+            }
+        };
+        if let Some((index, feedback)) = taken {
+            // The driver may have ended: it has nothing left to admit then.
+            drop(feedback.send(Feedback::Taken(index)));
+        }
+        Poll::Ready(Some(tensor))
     }
 }
 
@@ -117,7 +131,7 @@ struct Load {
     tensors: Vec<Arc<TensorRequest>>,
     pack_ends: HashMap<PackId, u64>,
     options: LoadOptions,
-    deliver: UnboundedSender<Delivered>,
+    deliver: UnboundedSender<Vec<Delivered>>,
     stats: Arc<Mutex<LoadStats>>,
 }
 
@@ -147,7 +161,7 @@ impl Load {
             }
             let tensor = Err(*failed.error);
             // Nobody listening is no reason to go on either.
-            drop(self.deliver.send(Delivered { taken: None, tensor }));
+            drop(self.deliver.send(vec![Delivered { taken: None, tensor }]));
             return;
         }
     }
@@ -158,7 +172,7 @@ impl Load {
 
     /// Requests at a time before anything was measured but the time to an answer.
     fn first_connections(&self) -> usize {
-        match self.store.answer_time() {
+        match self.store.way().answer() {
             Some(time) if time >= FAR => {
                 let more = time.as_micros() / FAR_STEP.as_micros();
                 usize::try_from(more)
@@ -172,9 +186,14 @@ impl Load {
     fn plan_options(&self, known: &KnownBases) -> PlanOptions {
         // A local file has no cache between that would like whole objects.
         let pack_ends = if self.reads_block() { HashMap::new() } else { self.pack_ends.clone() };
+        let default = PlanOptions::default();
+        // A local file is as near as memory: what opening it took tells of the disk.
+        let measured = if self.reads_block() { None } else { self.store.way().round_trip() };
         PlanOptions {
             held: known.contents().copied().collect(),
-            gap: self.options.gap,
+            gap: self.options.gap.or(measured).unwrap_or(default.gap),
+            // What is lost for one delivery must not be missing in others.
+            kept: if self.options.tolerant { 0 } else { default.kept },
             segment: self.options.segment,
             piece: self.options.piece,
             pack_ends,
@@ -195,8 +214,13 @@ impl Load {
             None if self.reads_block() => (cores(), cores()),
             None => (self.first_connections(), MOST_CONNECTIONS),
         };
+        let bytes: u64 = plan.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        let average = (bytes / (plan.chunks.len() as u64).max(1)).max(1);
+        let few = if average <= SMALL { average * THOUSANDS } else { 0 };
+        let least = Limits::default().least_fetch;
         if connections.0 > CONNECTIONS {
-            self.store.expect(MOST_AT_FIRST);
+            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(MOST_AT_FIRST);
+            self.store.expect(requests.min(MOST_AT_FIRST));
         }
         let limits = Limits {
             budget: options.budget,
@@ -204,8 +228,10 @@ impl Load {
             connections: connections.0,
             most_connections: connections.1,
             as_planned: if self.reads_block() { usize::MAX } else { CONNECTIONS },
-            enough: CORE
-                * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
+            enough: (CORE
+                * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64))
+            .min(CHUNKS * average),
+            least_fetch: least.max(few.min(options.segment)),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

@@ -29,8 +29,9 @@ pub struct LoadOptions {
     pub piece: Option<u64>,
     /// Bytes of one request when a long run is divided.
     pub segment: u64,
-    /// Unwanted bytes that a request may span.
-    pub gap: u64,
+    /// Unwanted bytes that a request may span. By default as many as come in the time of a round trip, as far as
+    /// the reads that opened the artifact tell; else 64 KiB.
+    pub gap: Option<u64>,
     /// How often a damaged chunk is fetched before the load fails.
     pub bad_chunks: u32,
     /// How often a request may fail in a row before the load fails.
@@ -62,7 +63,7 @@ impl Default for LoadOptions {
             stall: limits.stall,
             piece: None,
             segment: plan.segment,
-            gap: plan.gap,
+            gap: None,
             bad_chunks: limits.bad_chunks,
             failures: limits.failures,
             first_pause: limits.first_pause,

@@ -12,12 +12,14 @@ use tokio::sync::Semaphore;
 
 use super::error::{MaintainError, is_damage};
 use super::order::{load_order, units};
-use super::packs::{copy_pack, distinct, rewrite};
+use super::packs::{arrange, copy_pack, distinct, rewrite};
 use crate::format::id::{ContentDigest, ManifestId, PackId, StoredDigest};
 use crate::format::layout::{Layout, Place};
 use crate::format::limits::{MAX_SIGNATURE, MAX_SMALL};
+use crate::format::record::ChunkRecord;
 use crate::format::store::{self as paths, ByTensor};
 use crate::pack::Progress;
+use crate::pack::repeat::MIN_LINK;
 use crate::store::artifact::Artifact;
 use crate::store::{
     ArtifactGraph, Lease, Lifetime, Placed, RefPlaced, Store, StoreError, candidates, unix_now,
@@ -80,15 +82,16 @@ pub async fn copy(
     let fresh = target.create().await?;
     let lease = Lease::take(target).await?;
     let whole = artifact.graph().await?;
-    let order = load_order(&whole);
-    let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
+    let (order, held) = load_order(&whole);
+    let all: Vec<Placed> = order.iter().filter_map(|&i| whole.chunks.get(i)).copied().collect();
+    let chunks = distinct(all.iter().copied());
     let total: u64 = stored_bytes(&chunks);
-    let mut places = match fresh {
-        true => HashMap::new(),
+    let there = match fresh {
+        true => There::default(),
         false => present(target, &whole, &chunks, &lease).await?,
     };
-    let missing: Vec<Placed> =
-        chunks.iter().filter(|chunk| !places.contains_key(&chunk.record.stored)).copied().collect();
+    let is_missing = |chunk: &&Placed| !there.places.contains_key(&chunk.record.stored);
+    let missing: Vec<Placed> = chunks.iter().filter(is_missing).copied().collect();
     let mut report = CopyReport {
         manifest: id,
         copied_bytes: 0,
@@ -97,34 +100,52 @@ pub async fn copy(
         placed: None,
     };
     progress.begin(stored_bytes(&missing));
-    let (packs, rest) = split(source, &missing).await?;
-    let memory = Semaphore::new(PACKS as usize);
-    let copy = |(pack, index): Indexed| {
-        let (memory, lease) = (&memory, &lease);
-        async move {
-            let needs = u32::try_from(index.data_len()).unwrap_or(PACKS).min(PACKS);
-            // It is never closed.
-            let _own = memory.acquire_many(needs).await;
-            copy_pack((source, id), pack, index, target, lease, progress).await
-        }
+    let packs = split(source, &all, &there).await?;
+    let (from, held_by, memory) = ((source, id), &lease, &Semaphore::new(PACKS as usize));
+    let copy = |(pack, index): Indexed| async move {
+        let needs = u32::try_from(index.data_len()).unwrap_or(PACKS).min(PACKS);
+        // It is never closed.
+        let _own = memory.acquire_many(needs).await;
+        let stored = copy_pack(from, pack, index, target, held_by, progress).await?;
+        Ok::<_, MaintainError>((pack, stored))
     };
     let copies: Vec<_> = packs.into_iter().map(copy).collect();
     let mut copies = stream::iter(copies).buffer_unordered(target.transport().writes_at_once());
-    while let Some(written) = copies.try_next().await? {
-        report.copied_bytes += written.bytes;
-        report.objects += written.packs;
-        places.extend(written.places);
+    // Packs that the target has, by what the source calls them.
+    let mut same: HashMap<PackId, PackId> = there.packs.iter().map(|pack| (*pack, *pack)).collect();
+    while let Some((pack, stored)) = copies.try_next().await? {
+        report.copied_bytes += stored.new_bytes;
+        report.objects += u64::from(stored.new_bytes > 0);
+        same.insert(pack, stored.id);
     }
     drop(copies);
-    let written = rewrite((source, id), &rest, target, &lease, progress).await?;
+    // What the target's own layout places stays there, and what lies in such a pack; the rest is arranged anew.
+    let settled = |(&index, chunk): (&usize, &Placed)| {
+        let own = there.layout.get(index).copied();
+        let own = own.filter(|place| there.chunks.get(place) == Some(&chunk.record.stored));
+        own.or_else(|| Some(Place { pack: *same.get(&chunk.place.pack)?, ..chunk.place }))
+    };
+    let mut places: Vec<Option<Place>> = order.iter().zip(&all).map(settled).collect();
+    let mut known = there.places.clone();
+    for (chunk, place) in all.iter().zip(&places) {
+        known.extend(place.map(|place| (chunk.record.stored, place)));
+    }
+    let left = || (0..).zip(&places).filter(|(_, place)| place.is_none()).map(|(index, _)| index);
+    let bases = left().filter(|index: &usize| *index < held).count();
+    let rest: Vec<Placed> = left().filter_map(|index| all.get(index)).copied().collect();
+    let fates = arrange(&rest, bases, &known);
+    let (new, written) = rewrite((source, id), &rest, &fates, target, &lease, progress).await?;
     report.copied_bytes += written.bytes;
     report.objects += written.packs;
-    places.extend(written.places);
-    let place = |chunk: &Placed| {
+    let free = places.iter_mut().filter(|place| place.is_none());
+    free.zip(new).for_each(|(free, new)| *free = Some(new));
+    let mut layout: Vec<Place> = whole.chunks.iter().map(|chunk| chunk.place).collect();
+    for ((&index, chunk), place) in order.iter().zip(&all).zip(places) {
         let stored = chunk.record.stored;
-        places.get(&stored).copied().ok_or(MaintainError::Nowhere { artifact: id, stored })
-    };
-    let layout: Vec<Place> = whole.chunks.iter().map(place).collect::<Result<_, _>>()?;
+        if let Some(own) = layout.get_mut(index) {
+            *own = place.ok_or(MaintainError::Nowhere { artifact: id, stored })?;
+        }
+    }
     let table = whole.manifest.table();
     let table_bytes = source.table(table.table, table.length).await?;
     let objects = [
@@ -177,6 +198,19 @@ fn hinted(whole: &ArtifactGraph) -> Vec<(ContentDigest, Vec<StoredDigest>)> {
     hinted
 }
 
+/// What the target has already.
+#[derive(Debug, Default)]
+struct There {
+    /// Where the wanted chunks lie.
+    places: HashMap<StoredDigest, Place>,
+    /// The packs that were looked into.
+    packs: HashSet<PackId>,
+    /// What lies at each place of them.
+    chunks: HashMap<Place, StoredDigest>,
+    /// The places that the target's own layout names, if it has one: right only where that chunk lies there.
+    layout: Vec<Place>,
+}
+
 /// The wanted chunks that packs of the target hold already, by their indexes' word. Nobody is
 /// harmed by a pack that lies: its chunks do not verify.
 async fn present(
@@ -184,7 +218,7 @@ async fn present(
     whole: &ArtifactGraph,
     wanted: &[Placed],
     lease: &Lease,
-) -> Result<HashMap<StoredDigest, Place>, MaintainError> {
+) -> Result<There, MaintainError> {
     let wanted: HashSet<StoredDigest> = wanted.iter().map(|chunk| chunk.record.stored).collect();
     // An earlier copy's, an interrupted one's, and packs that go by the same name here and there.
     let mut packs: BTreeSet<PackId> = candidates(target).await?.into_iter().collect();
@@ -192,13 +226,14 @@ async fn present(
     let len = Layout::slice(0..whole.manifest.totals.records).end;
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let own = target.read_optional(&paths::layout(whole.id), len).await.ok().flatten();
+    let mut there = There::default();
     if let Some(layout) = own.and_then(|bytes| Layout::parse(&bytes, whole.id).ok()) {
         packs.extend(layout.places.iter().map(|place| place.pack));
+        there.layout = layout.places;
     }
-    let mut places = HashMap::new();
-    look(target, lease, &packs, &wanted, &mut places).await?;
+    look(target, lease, &packs, &wanted, &mut there).await?;
     // What other artifacts of the target hold.
-    let lacking = |stored: &StoredDigest| !places.contains_key(stored);
+    let lacking = |stored: &StoredDigest| !there.places.contains_key(stored);
     let asked = hinted(whole).into_iter().filter(|(_, chunks)| chunks.iter().any(lacking));
     let ask = |(digest, _): (ContentDigest, _)| async move {
         let hint = target.read_optional(&paths::by_tensor(digest), MAX_SMALL).await?;
@@ -211,14 +246,15 @@ async fn present(
     for other in artifacts.into_iter().filter(|other| *other != whole.id) {
         // One that cannot be read only costs what it would have saved.
         let Ok(other) = ArtifactGraph::read(target, other).await else { continue };
-        let useful = other.chunks.iter().filter(|chunk| {
-            wanted.contains(&chunk.record.stored) && !places.contains_key(&chunk.record.stored)
-        });
+        let useful = other
+            .chunks
+            .iter()
+            .filter(|chunk| wanted.contains(&chunk.record.stored) && lacking(&chunk.record.stored));
         more.extend(useful.map(|chunk| chunk.place.pack));
     }
     more.retain(|pack| !packs.contains(pack));
-    look(target, lease, &more, &wanted, &mut places).await?;
-    Ok(places)
+    look(target, lease, &more, &wanted, &mut there).await?;
+    Ok(there)
 }
 
 /// Notes where the wanted chunks lie in those of `packs` that are there and not marked. They are in
@@ -228,7 +264,7 @@ async fn look(
     lease: &Lease,
     packs: &BTreeSet<PackId>,
     wanted: &HashSet<StoredDigest>,
-    places: &mut HashMap<StoredDigest, Place>,
+    there: &mut There,
 ) -> Result<(), MaintainError> {
     lease.add(packs.iter().map(|pack| paths::pack(*pack))).await?;
     let look = |pack: PackId| async move {
@@ -248,9 +284,11 @@ async fn look(
     let mut found = stream::iter(look).buffered(AT_ONCE);
     while let Some(found) = found.try_next().await? {
         let Some((pack, index)) = found else { continue };
+        there.packs.insert(pack);
         for Placed { record, place } in index.placed(pack) {
             if wanted.contains(&record.stored) {
-                places.entry(record.stored).or_insert(place);
+                there.places.entry(record.stored).or_insert(place);
+                there.chunks.insert(place, record.stored);
             }
         }
     }
@@ -259,15 +297,18 @@ async fn look(
 
 type Indexed = (PackId, crate::format::pack::PackIndex);
 
-/// The source's packs all of whose chunks are missing, and the missing chunks of the others.
+/// The source's packs that are copied as they are: the artifact holds all of their chunks, and none of them is
+/// in the target or moves with another such pack, but for short ones that come again.
 async fn split(
     source: &Store,
-    missing: &[Placed],
-) -> Result<(Vec<Indexed>, Vec<Placed>), MaintainError> {
-    let lacking: HashSet<StoredDigest> = missing.iter().map(|c| c.record.stored).collect();
+    all: &[Placed],
+    there: &There,
+) -> Result<Vec<Indexed>, MaintainError> {
+    let wanted: HashSet<StoredDigest> = all.iter().map(|c| c.record.stored).collect();
+    let is_there = |stored: &StoredDigest| there.places.contains_key(stored);
     let mut packs = Vec::new();
-    let mut seen = HashSet::new();
-    for chunk in missing {
+    let mut seen = there.packs.clone();
+    for chunk in all.iter().filter(|chunk| !is_there(&chunk.record.stored)) {
         if seen.insert(chunk.place.pack) {
             packs.push(chunk.place.pack);
         }
@@ -282,18 +323,20 @@ async fn split(
     };
     let read: Vec<_> = packs.into_iter().map(read).collect();
     let read: Vec<Option<Indexed>> = stream::iter(read).buffered(AT_ONCE).try_collect().await?;
-    // A chunk that lies in several packs moves once.
+    // A long chunk that lies in several packs moves once.
     let (mut whole, mut covered) = (Vec::new(), HashSet::new());
     for (pack, index) in read.into_iter().flatten() {
-        let moves = |stored: &StoredDigest| lacking.contains(stored) && !covered.contains(stored);
-        if index.chunks().iter().all(|record| moves(&record.stored)) {
+        let moves = |record: &ChunkRecord| {
+            let stored = &record.stored;
+            let again = is_there(stored) || covered.contains(stored);
+            wanted.contains(stored) && (!again || u64::from(record.stored_len) < MIN_LINK)
+        };
+        if index.chunks().iter().all(moves) {
             covered.extend(index.chunks().iter().map(|record| record.stored));
             whole.push((pack, index));
         }
     }
-    let rest =
-        missing.iter().filter(|chunk| !covered.contains(&chunk.record.stored)).copied().collect();
-    Ok((whole, rest))
+    Ok(whole)
 }
 
 /// The signature files of the artifact: all, or, where the source cannot list, those by keys that

@@ -9,6 +9,7 @@ use std::ops::Range;
 use crate::format::grid::Grid;
 use crate::format::id::ContentDigest;
 use crate::format::page::Extent;
+use crate::pack::repeat::MIN_LINK;
 use crate::store::{ArtifactGraph, Placed};
 
 /// Decoded bytes that plain runs of chunks are read by.
@@ -60,22 +61,26 @@ pub fn units(whole: &ArtifactGraph) -> Vec<Vec<Unit>> {
     whole.files.iter().map(of_file).collect()
 }
 
-/// Every chunk of the artifact in load order, as places in [`ArtifactGraph::chunks`]; bases come last, in the
-/// order in which they are needed.
-pub fn load_order(whole: &ArtifactGraph) -> Vec<usize> {
+/// Every chunk of the artifact in load order, as places in [`ArtifactGraph::chunks`]; and how many of them files
+/// hold: the others come last, in the order in which they are needed as bases.
+pub fn load_order(whole: &ArtifactGraph) -> (Vec<usize>, usize) {
     let mut seen = vec![false; whole.chunks.len()];
     let mut order = Vec::with_capacity(seen.len());
     let units = units(whole);
-    let claimed = units.iter().flatten().flat_map(|unit| unit.chunks.clone());
-    let bases = claimed.clone().flat_map(|chunk| whole.bases_of(chunk));
-    for chunk in claimed.chain(bases).chain(0..whole.chunks.len()) {
-        if let Some(seen) = seen.get_mut(chunk)
-            && !std::mem::replace(seen, true)
-        {
-            order.push(chunk);
+    let claimed = || units.iter().flatten().flat_map(|unit| unit.chunks.clone());
+    let mut add = |chunks: &mut dyn Iterator<Item = usize>| {
+        for chunk in chunks {
+            if let Some(seen) = seen.get_mut(chunk)
+                && !std::mem::replace(seen, true)
+            {
+                order.push(chunk);
+            }
         }
-    }
-    order
+        order.len()
+    };
+    let held = add(&mut claimed());
+    add(&mut claimed().flat_map(|chunk| whole.bases_of(chunk)).chain(0..whole.chunks.len()));
+    (order, held)
 }
 
 /// The distinct chunks that no file holds: others are stored against them.
@@ -89,15 +94,24 @@ pub fn only_bases(whole: &ArtifactGraph) -> Vec<Placed> {
     whole.chunks.iter().filter(|chunk| seen.insert(chunk.record.stored)).copied().collect()
 }
 
-/// In how many runs of neighbours these chunks lie; each further run costs a load a request. From
-/// anywhere to the start of another pack is no break: whole packs are requests anyway.
+/// Chunks in load order as they are read: of those from `bases` on, none that came before.
+pub fn ordered(chunks: &[Placed], bases: usize) -> impl Iterator<Item = &Placed> {
+    let (held, bases) = chunks.split_at(bases.min(chunks.len()));
+    let mut seen = HashSet::new();
+    if !bases.is_empty() {
+        seen.extend(held.iter().map(|chunk| chunk.record.stored));
+    }
+    held.iter().chain(bases.iter().filter(move |chunk| seen.insert(chunk.record.stored)))
+}
+
+/// In how many runs of neighbours these chunks lie, which come in load order; each further run costs a load a
+/// request. From anywhere to the start of another pack is no break: whole packs are requests anyway. A long
+/// chunk that comes again is linked, which is what is wanted; a short one is to be written again.
 pub fn runs<'a>(chunks: impl IntoIterator<Item = &'a Placed>) -> u64 {
     let (mut runs, mut last) = (0, None::<&Placed>);
     let mut seen = HashSet::new();
     for chunk in chunks {
-        if !seen.insert(chunk.record.stored) {
-            continue;
-        }
+        let again = !seen.insert(chunk.record.stored);
         let follows = last.is_some_and(|last| {
             let end = u64::from(last.place.offset) + u64::from(last.record.stored_len);
             match last.place.pack == chunk.place.pack {
@@ -105,6 +119,9 @@ pub fn runs<'a>(chunks: impl IntoIterator<Item = &'a Placed>) -> u64 {
                 false => chunk.place.offset == 0,
             }
         });
+        if again && !follows && u64::from(chunk.record.stored_len) >= MIN_LINK {
+            continue;
+        }
         runs += u64::from(!follows);
         last = Some(chunk);
     }

@@ -3,13 +3,15 @@
 //! Only the layout changes; the artifact's identifier and everything signed stay. The old packs
 //! are left to the next collection.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use super::error::MaintainError;
-use super::order::{load_order, runs};
-use super::packs::{distinct, rewrite};
+use super::order::{load_order, ordered, runs};
+use super::packs::{Fate, arrange, rewrite};
 use crate::format::id::ManifestId;
-use crate::format::layout::Layout;
+use crate::format::layout::{Layout, Place};
 use crate::format::store as paths;
 use crate::pack::Progress;
 use crate::store::{ArtifactGraph, Lease, Placed, Store};
@@ -58,11 +60,11 @@ pub async fn repack(
     // Before the first look at what exists.
     let lease = Lease::take(store).await?;
     let whole = ArtifactGraph::read(store, id).await?;
-    let order = load_order(&whole);
-    let in_order = || order.iter().filter_map(|&i| whole.chunks.get(i)).copied();
-    let chunks = distinct(in_order());
-    let runs_before = runs(&chunks);
-    let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.record.stored_len)).sum();
+    let (order, held) = load_order(&whole);
+    let chunks: Vec<Placed> = order.iter().filter_map(|&i| whole.chunks.get(i)).copied().collect();
+    let in_order = |chunks: &[Placed]| runs(ordered(chunks, held));
+    let runs_before = in_order(&chunks);
+    let bytes = whole.manifest.totals.stored_bytes;
     let allowed = 1.0 + options.runs_per_gib * bytes as f64 / (1_u64 << 30) as f64;
     let mut repacked = Repacked {
         manifest: id,
@@ -72,23 +74,25 @@ pub async fn repack(
         new_bytes: 0,
     };
     if !chunks.is_empty() && (options.force || runs_before as f64 > allowed) {
-        progress.begin(bytes);
-        let written = rewrite((store, id), &chunks, store, &lease, progress).await?;
-        let placed = |chunk: &Placed| {
-            let stored = chunk.record.stored;
-            let place = written.places.get(&stored).copied();
-            let place = place.ok_or(MaintainError::Nowhere { artifact: id, stored })?;
-            Ok::<_, MaintainError>(Placed { place, ..*chunk })
-        };
-        let after: Vec<Placed> = chunks.iter().map(placed).collect::<Result<_, _>>()?;
-        let table: Vec<Placed> = whole.chunks.iter().map(placed).collect::<Result<_, _>>()?;
-        let places = table.iter().map(|chunk| chunk.place).collect();
+        let fates = arrange(&chunks, held, &HashMap::new());
+        let written = chunks.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Write);
+        progress.begin(written.map(|(chunk, _)| u64::from(chunk.record.stored_len)).sum());
+        let (after, written) =
+            rewrite((store, id), &chunks, &fates, store, &lease, progress).await?;
+        let mut places: Vec<Place> = whole.chunks.iter().map(|chunk| chunk.place).collect();
+        for (&index, place) in order.iter().zip(&after) {
+            if let Some(old) = places.get_mut(index) {
+                *old = *place;
+            }
+        }
+        let after = chunks.iter().zip(after).map(|(chunk, place)| Placed { place, ..*chunk });
+        let after: Vec<Placed> = after.collect();
         let layout = Bytes::from(Layout { manifest: id, places }.to_bytes());
         let path = paths::layout(id);
         lease.add([path.clone()]).await?;
         repacked.new_bytes = written.bytes + store.ensure(&path, &layout).await?;
         repacked.rewritten = true;
-        repacked.runs_after = runs(&after);
+        repacked.runs_after = in_order(&after);
     }
     lease.release().await?;
     Ok(repacked)

@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use super::copy::stored_bytes;
 use super::error::MaintainError;
 use super::gc::Live;
-use super::order::{load_order, only_bases, runs};
+use super::order::{load_order, only_bases, ordered, runs};
 use super::packs::distinct;
 use super::verify::ref_paths;
 use crate::format::id::{ManifestId, PackId};
 use crate::format::layout::Place;
 use crate::format::refs::RefBody;
-use crate::store::{ArtifactGraph, Store};
+use crate::store::{ArtifactGraph, Placed, Store};
 
 /// An artifact's room.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -84,11 +84,13 @@ impl Owners {
         let mut owners = Self::default();
         for id in ids {
             let whole = ArtifactGraph::read(store, id).await?;
-            let order = load_order(&whole);
-            let chunks = distinct(order.iter().filter_map(|&i| whole.chunks.get(i)).copied());
+            let (order, held) = load_order(&whole);
+            let all: Vec<Placed> =
+                order.iter().filter_map(|&i| whole.chunks.get(i)).copied().collect();
+            let chunks = distinct(all.iter().copied());
             let stored = stored_bytes(&chunks);
-            let packs: BTreeSet<PackId> = chunks.iter().map(|chunk| chunk.place.pack).collect();
-            let runs = runs(&chunks);
+            let packs: BTreeSet<PackId> = all.iter().map(|chunk| chunk.place.pack).collect();
+            let runs = runs(ordered(&all, held));
             let gib = stored as f64 / (1_u64 << 30) as f64;
             let usage = ArtifactUsage {
                 manifest: id,
@@ -101,7 +103,8 @@ impl Owners {
                 runs,
                 runs_per_gib: if stored == 0 { 0.0 } else { runs as f64 / gib },
             };
-            for chunk in &chunks {
+            // Of a chunk that was written again, each copy takes room.
+            for chunk in &all {
                 let own = (chunk.record.stored_len, Some(id));
                 let entry = owners.chunks.entry(chunk.place).or_insert(own);
                 if entry.1 != Some(id) {

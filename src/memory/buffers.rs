@@ -13,6 +13,10 @@ const MAX_KEPT: usize = 64 << 20;
 /// turns in them. Memory that nobody touches costs nothing.
 const ROUNDED: usize = 256 << 10;
 
+/// Smaller buffers are the allocator's: it uses them again itself, and among thousands of them nobody would
+/// look for one.
+const SMALL: usize = 64 << 10;
+
 /// Memory of one kind that nobody uses at the moment. Clones share it.
 pub(crate) struct Spare<M> {
     kept: Arc<Mutex<Vec<M>>>,
@@ -102,8 +106,8 @@ impl Buffers {
         Self(Spare::new(limit))
     }
 
-    /// A slot of `len` bytes, whatever they hold, which begins at a block; its pages are there. Its memory
-    /// comes back once the last slot of it is dropped; the buffer that was used last is taken first.
+    /// A slot of `len` bytes, whatever they hold; its pages are there. From 64 KiB on it begins at a block, and its
+    /// memory comes back once the last slot of it is dropped; the buffer that was used last is taken first.
     pub(crate) fn take(&self, len: usize) -> Slot {
         let mut slot = self.lend(len);
         slot.touch();
@@ -113,6 +117,9 @@ impl Buffers {
     /// The same, whose pages may be missing: whoever fills a part of it makes them
     /// ([`Slot::touch`]).
     pub(crate) fn lend(&self, len: usize) -> Slot {
+        if len < SMALL {
+            return Slot::new(Block::small(len));
+        }
         let room = match self.0.limit > 0 && (ROUNDED..=MAX_KEPT).contains(&len) {
             // A quarter more at most.
             true => len.next_multiple_of(len.next_power_of_two() / 8),
@@ -165,6 +172,16 @@ mod tests {
         assert_eq!((again.as_ptr(), again.len()), (address, 430_000));
         drop(again);
         assert_eq!(buffers.take(448 << 10).as_ptr(), address, "rounded, and whole again");
+    }
+
+    #[test]
+    fn small_buffers_take_no_room_beside_their_bytes() {
+        let buffers = Buffers::new(64 << 20);
+        drop(buffers.take(SMALL - 1));
+        assert!(buffers.0.lock().is_empty(), "it is the allocator's");
+        drop(buffers.take(SMALL));
+        assert_eq!(buffers.0.lock().len(), 1);
+        assert_eq!(buffers.take(0).len(), 0);
     }
 
     #[test]

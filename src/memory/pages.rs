@@ -25,6 +25,8 @@ pub(crate) fn return_freed_buffers() {
 /// What disks and their file systems transfer without a copy begins at a multiple of this, in memory
 /// as in the file.
 pub(crate) const BLOCK: usize = 4096;
+/// What small blocks begin at a multiple of: the width of vectors.
+const SMALL_ALIGN: usize = 64;
 /// The large pages of common systems. One fault makes as much memory as 512 ordinary ones.
 const LARGE_PAGE: usize = 2 << 20;
 /// A multiple of every size that ordinary pages have.
@@ -76,6 +78,15 @@ impl Block {
                 Self { bytes, _owner: Owner::Heap { _buffer: buffer } }
             }
         }
+    }
+}
+
+impl Block {
+    /// `len` zeros for something small, without room around it: they begin at no block.
+    pub(crate) fn small(len: usize) -> Self {
+        let mut buffer = BytesMut::zeroed(len + SMALL_ALIGN);
+        let bytes = NonNull::from(part(&mut buffer, len, SMALL_ALIGN));
+        Self { bytes, _owner: Owner::Heap { _buffer: buffer } }
     }
 }
 

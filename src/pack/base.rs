@@ -8,12 +8,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::found::{Found, Units};
+use super::found::{Found, Key, Units};
 use crate::chunk::codec;
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::grid::Grid;
-use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
+use crate::format::id::{DecodedDigest, ManifestId, PackId};
 use crate::format::limits::MAX_DEPTH;
 use crate::format::record::{Base, ChunkRecord};
 use crate::load::chunks::fetch_all;
@@ -28,8 +28,8 @@ type Kind = (String, u8, Vec<u64>);
 
 /// The artifact that another is packed against.
 pub(super) struct BaseArtifact {
-    whole: ArtifactGraph,
-    units: Units,
+    whole: Arc<ArtifactGraph>,
+    units: Arc<Units>,
     /// Whether a trusted key signed its manifest.
     pub(super) trusted: bool,
     /// What stands for each content.
@@ -66,7 +66,7 @@ impl BaseArtifact {
         trust: &TrustSet,
         id: ManifestId,
     ) -> Result<Self, StoreError> {
-        let whole = ArtifactGraph::read(store, id).await?;
+        let whole = Arc::new(ArtifactGraph::read(store, id).await?);
         let trusted = store.is_linkable(trust, whole.id, &whole.manifest_bytes).await?;
         let mut tensors = HashMap::<Kind, Vec<usize>>::new();
         for (ordinal, (tensor, _)) in whole.tensors.iter().enumerate() {
@@ -74,7 +74,7 @@ impl BaseArtifact {
             tensors.entry(kind).or_default().push(ordinal);
         }
         let chunks = choose(&whole.chunks);
-        let units = Units::of(&whole, trusted);
+        let units = Units::of(&whole, trusted, true);
         Ok(Self { whole, units, trusted, chunks, tensors })
     }
 
@@ -99,7 +99,7 @@ impl BaseArtifact {
     }
 
     /// The unit of that content and type.
-    pub(super) fn unit(&self, key: (ContentDigest, u8)) -> Option<&Found> {
+    pub(super) fn unit(&self, key: Key) -> Option<Found> {
         self.units.get(key)
     }
 

@@ -12,13 +12,13 @@ use tokio::sync::{Mutex, OnceCell};
 
 use super::base::{BaseArtifact, Linked};
 use super::cut::{self, Cut};
-use super::found::{Found, Units};
+use super::found::{Found, Key, Units};
 use super::held::Held;
 use super::options::PackOptions;
 use super::writer::Linkable;
 use crate::chunk::codec;
 use crate::format::dtype::Dtype;
-use crate::format::id::{ContentDigest, DecodedDigest, ManifestId, PackId};
+use crate::format::id::{DecodedDigest, ManifestId, PackId};
 use crate::format::limits::MAX_SMALL;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::format::store::{self as paths, ByTensor};
@@ -26,12 +26,15 @@ use crate::load::chunks::decoded;
 use crate::memory::buffers::Buffers;
 use crate::store::{ArtifactGraph, Placed, Store, StoreError};
 
+/// An artifact that is read once; `None` if it cannot be.
+type Reading = Arc<OnceCell<Option<Arc<Units>>>>;
+
 /// Looks units up by content.
 pub(super) struct Finder {
     store: Store,
     options: Arc<PackOptions>,
     linkable: Arc<Linkable>,
-    artifacts: Mutex<HashMap<ManifestId, Arc<OnceCell<Option<Units>>>>>,
+    artifacts: Mutex<HashMap<ManifestId, Reading>>,
     /// Chunks of interrupted runs.
     chunks: HashMap<DecodedDigest, Placed>,
     base: Option<Arc<BaseArtifact>>,
@@ -59,29 +62,27 @@ impl Finder {
         &self.store
     }
 
-    /// The unit of that content and element type, if an artifact of the store has it.
-    pub(super) async fn unit(
-        &self,
-        digest: ContentDigest,
-        element: Dtype,
-    ) -> Result<Option<Found>, StoreError> {
-        let key = (digest, element.code());
-        let base = self.base.as_ref().and_then(|base| base.unit(key));
-        let mut found = base.map(|found| Found { of_base: true, ..found.clone() });
-        // An artifact that shares one tensor is likely to share its neighbours.
-        for cell in self.artifacts.lock().await.values() {
-            let units = cell.get().and_then(Option::as_ref);
-            found = found.or_else(|| units?.get(key).cloned());
-        }
-        if found.is_none() {
-            found = self.hinted(key).await?;
-        }
+    /// The unit of that content and element type, if an artifact of the store has it that is known already or
+    /// that a hint of its own leads to.
+    pub(super) async fn unit(&self, key: Key) -> Result<Option<Found>, StoreError> {
+        let known = self.known(key).await;
+        let found = if known.is_some() { known } else { self.hinted(key).await? };
         let Some(found) = found else { return Ok(None) };
-        let packs: HashSet<PackId> = found.chunks.iter().map(|c| c.place.pack).collect();
+        let packs: HashSet<PackId> = found.chunks().iter().map(|c| c.place.pack).collect();
         Ok(self.linkable.all(&packs).await?.then_some(found))
     }
 
-    async fn hinted(&self, key: (ContentDigest, u8)) -> Result<Option<Found>, StoreError> {
+    /// The same of artifacts that are known: one that shares one tensor is likely to share its neighbours.
+    pub(super) async fn known(&self, key: Key) -> Option<Found> {
+        let mut found = self.base.as_ref().and_then(|base| base.unit(key));
+        for cell in self.artifacts.lock().await.values() {
+            let units = cell.get().and_then(Option::as_ref);
+            found = found.or_else(|| units?.get(key));
+        }
+        found
+    }
+
+    async fn hinted(&self, key: Key) -> Result<Option<Found>, StoreError> {
         let hint = self.store.read_optional(&paths::by_tensor(key.0), MAX_SMALL).await?;
         // A damaged hint is no hint.
         let Some(hint) = hint.and_then(|bytes| ByTensor::parse(&bytes).ok()) else {
@@ -89,18 +90,18 @@ impl Finder {
         };
         let cell = self.artifacts.lock().await.entry(hint.manifest).or_default().clone();
         let units = cell.get_or_init(|| self.units(hint.manifest)).await;
-        Ok(units.as_ref().and_then(|units| units.get(key)).cloned())
+        Ok(units.as_ref().and_then(|units| units.get(key)))
     }
 
     /// Reads an artifact that a hint names. One that cannot be read only costs the link.
-    async fn units(&self, id: ManifestId) -> Option<Units> {
-        let whole = ArtifactGraph::read(&self.store, id).await.ok()?;
+    async fn units(&self, id: ManifestId) -> Option<Arc<Units>> {
+        let whole = Arc::new(ArtifactGraph::read(&self.store, id).await.ok()?);
         let trusted = self
             .store
             .is_linkable(&self.options.trust, whole.id, &whole.manifest_bytes)
             .await
             .ok()?;
-        Some(Units::of(&whole, trusted))
+        Some(Units::of(&whole, trusted, false))
     }
 
     /// A chunk of that content that the base artifact has, or that an interrupted run left and the

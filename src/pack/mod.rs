@@ -20,6 +20,7 @@ mod options;
 mod packer;
 mod pool;
 mod publish;
+pub(crate) mod repeat;
 mod unit;
 pub mod unpack;
 pub(crate) mod writer;

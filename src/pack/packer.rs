@@ -12,7 +12,7 @@ use super::base::{BaseArtifact, Bases, Below, Linked};
 use super::cut::{self, Cut, Group};
 use super::encode::{self, Chunk, Reading};
 use super::error::PackError;
-use super::found::Found;
+use super::found::{BRIDGE, Found, Key};
 use super::hash::{self, Hashing, Turns};
 use super::held::Held;
 use super::input::{Input, PartSource};
@@ -21,8 +21,9 @@ use super::link::{self, Finder};
 use super::model::{Part, PartKind};
 use super::options::{PackOptions, Progress};
 use super::pool::{InOrder, Pending, Pool, WorkerFailed};
-use super::unit::Unit;
-use super::writer::{Linkable, PackWriter};
+use super::repeat::TINY;
+use super::unit::{MIN_HINT, Unit};
+use super::writer::{Linkable, PackWriter, Places, SpotIndex};
 use crate::chunk::codec::CodecChoice;
 use crate::format::dtype::Dtype;
 use crate::format::grid::Grid;
@@ -50,6 +51,8 @@ pub(super) struct Done {
     /// Of no bytes, until a unit that is hashed while it is encoded has come to its end.
     pub(super) digest: ContentDigest,
     pub(super) records: Vec<ChunkRecord>,
+    /// Where they were placed.
+    pub(super) spots: Vec<SpotIndex>,
     /// Whether its chunks were written, rather than linked.
     pub(super) written: bool,
 }
@@ -89,9 +92,12 @@ pub(super) struct Packer<'a> {
     digesting: Vec<(usize, Digesting)>,
     /// Of each file that was begun.
     hashing: Vec<Hashing>,
-    /// Units that were found, behind each other, and are too short a run so far.
-    run: Vec<(Unit, Held, Found)>,
+    /// Units that were found, behind each other, and are too short a run so far; and small ones between them
+    /// that were not.
+    run: Vec<(Unit, Held, Option<Found>)>,
     run_bytes: u64,
+    /// Bytes of the units between them.
+    bridged: u64,
     /// The last unit of the long run that is being linked.
     linked: Option<Found>,
     bases: Bases,
@@ -105,7 +111,7 @@ pub(super) struct Packed {
     pub(super) options: Arc<PackOptions>,
     pub(super) files: Vec<(FileEntry, Vec<ChunkRecord>)>,
     pub(super) done: Vec<Done>,
-    pub(super) places: HashMap<crate::format::id::StoredDigest, crate::format::layout::Place>,
+    pub(super) places: Places,
     pub(super) bases: HashMap<DecodedDigest, ChunkRecord>,
     pub(super) new_bytes: u64,
 }
@@ -148,6 +154,7 @@ impl<'a> Packer<'a> {
             hashing: Vec::new(),
             run: Vec::new(),
             run_bytes: 0,
+            bridged: 0,
             linked: None,
             bases: Bases::default(),
             known: HashSet::new(),
@@ -227,6 +234,7 @@ impl<'a> Packer<'a> {
 
     fn analyse(&self, index: usize, path: &str, part: &Part, held: Held) -> PendingUnits {
         let (path, part) = (path.to_owned(), part.clone());
+        let starts = part.offset == 0;
         let (finder, runtime, fresh) = (self.finder.clone(), self.runtime.clone(), self.fresh);
         self.pool.spawn(move |worker| {
             let wrong = |error| held.error(error);
@@ -275,11 +283,13 @@ impl<'a> Packer<'a> {
                 }
             };
             let look = |unit: &Unit| {
-                let Some(digest) = unit.digest.filter(|_| !fresh && unit.len > 0) else {
+                // Whoever wrote it before left no hint at what is small, but at the start of a file.
+                let may_be_hinted = unit.len >= MIN_HINT || starts;
+                let Some(key) = unit.key().filter(|_| !fresh && may_be_hinted) else {
                     return Looking::Not;
                 };
-                let (finder, element) = (finder.clone(), unit.element);
-                Looking::Pending(runtime.spawn(async move { finder.unit(digest, element).await }))
+                let finder = finder.clone();
+                Looking::Pending(runtime.spawn(async move { finder.unit(key).await }))
             };
             let look = |(unit, held): (Unit, Held)| {
                 let looking = look(&unit);
@@ -298,21 +308,29 @@ impl<'a> Packer<'a> {
                     self.runtime.block_on(task).map_err(|_| WorkerFailed)??
                 }
             };
-            let fits = |found: &Found| {
-                let codec = self.options.codec;
-                found.chunks.iter().all(|c| link::fits(&c.record, unit.element, codec))
+            let found = match (found, unit.key().filter(|_| !self.fresh)) {
+                (found, Some(key)) => self.nearest(found, key),
+                (found, None) => found,
             };
-            match found.filter(fits) {
+            match found.filter(|found| self.fits(found, &unit)) {
                 Some(found) => {
-                    let last = self.run.last().map(|(_, _, last)| last);
-                    if !last.or(self.linked.as_ref()).is_none_or(|last| continues(last, &found)) {
+                    if !self.last().is_none_or(|last| last.continues_in(&found)) {
                         self.flush_run()?;
                         self.linked = None;
                     }
                     self.run_bytes += found.rewritten();
-                    self.run.push((unit, held, found));
+                    self.run.push((unit, held, Some(found)));
                     // Long enough: what goes on behind it is linked as it comes, and not held.
-                    if self.linked.is_some() || self.run_bytes >= MIN_RUN {
+                    if self.is_long() {
+                        self.flush_run()?;
+                    }
+                }
+                // A run may go on behind it: a load reads over what it has there instead.
+                None if unit.len <= BRIDGE && self.last().is_some() => {
+                    self.bridged += unit.len;
+                    self.run.push((unit, held, None));
+                    if self.bridged > MIN_RUN {
+                        self.linked = None;
                         self.flush_run()?;
                     }
                 }
@@ -326,31 +344,56 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
+    /// Whether so much of the run was found that it is worth a link, and more than what lies between.
+    fn is_long(&self) -> bool {
+        let long = self.linked.is_some() || self.run_bytes >= MIN_RUN;
+        long && self.run_bytes >= self.bridged
+    }
+
+    /// The last unit of the run that is held, or of the one that is being linked.
+    fn last(&self) -> Option<&Found> {
+        let last = self.run.iter().rev().find_map(|(_, _, found)| found.as_ref());
+        last.or(self.linked.as_ref())
+    }
+
+    /// Of what is found of that content: what lies next behind the run, if there is such.
+    fn nearest(&self, found: Option<Found>, key: Key) -> Option<Found> {
+        let next = self.last().and_then(|last| last.next(key));
+        let found = next.or(found);
+        found.or_else(|| self.runtime.block_on(self.finder.known(key)))
+    }
+
+    fn fits(&self, found: &Found, unit: &Unit) -> bool {
+        let codec = self.options.codec;
+        found.chunks().iter().all(|c| link::fits(&c.record, unit.element, codec))
+    }
+
     /// Links the run of units found so far, or writes them again if it is short. Those of the base
     /// artifact, and those beside a file that is taken over, are linked however short they are: whoever
     /// loads this one reads there anyway.
     fn flush_run(&mut self) -> Result<(), PackError> {
+        let long = self.is_long();
         let run = std::mem::take(&mut self.run);
-        let long = std::mem::take(&mut self.run_bytes) >= MIN_RUN || self.linked.is_some();
+        (self.run_bytes, self.bridged) = (0, 0);
         if long {
-            self.linked = run.last().map(|(_, _, found)| found.clone()).or(self.linked.take());
+            let last = run.iter().rev().find_map(|(_, _, found)| found.clone());
+            self.linked = last.or(self.linked.take());
         }
         for (unit, held, found) in run {
-            let beside = found.chunks.iter().all(|chunk| self.known.contains(&chunk.place.pack));
-            let linked = match long || found.of_base || beside {
-                true => self.link(&held, &found)?,
-                false => None,
+            let worth = |found: &Found| {
+                let known = |chunk: &Placed| self.known.contains(&chunk.place.pack);
+                let of_base = found.is_of_base() && found.rewritten() >= TINY;
+                long || of_base || found.chunks().iter().all(known)
             };
-            let Some(linked) = linked else {
+            let found = found.filter(worth);
+            let linked = found.as_ref().map(|found| self.link(&held, found)).transpose()?;
+            let Some((found, linked)) = found.zip(linked.flatten()) else {
                 self.encode(unit, held)?;
                 continue;
             };
-            linked.iter().for_each(|linked| self.note(linked));
-            self.progress.advance(unit.len);
             self.hash_alone(&unit, &held);
-            let records = linked.iter().map(|linked| linked.chunk.record).collect();
-            let unit = Unit { cut: found.cut, ..unit };
-            self.finish(unit, records, false);
+            let unit = Unit { cut: found.cut(), ..unit };
+            self.finish_linked(unit, &linked);
         }
         Ok(())
     }
@@ -361,10 +404,7 @@ impl<'a> Packer<'a> {
         self.linked = None;
         let units = file.linked(index, &mut self.bases);
         for (unit, linked) in units.ok_or_else(|| PackError::Gone(file.path().to_owned()))? {
-            linked.iter().for_each(|linked| self.note(linked));
-            self.progress.advance(unit.len);
-            let records = linked.iter().map(|linked| linked.chunk.record).collect();
-            self.finish(unit, records, false);
+            self.finish_linked(unit, &linked);
         }
         Ok(())
     }
@@ -373,9 +413,9 @@ impl<'a> Packer<'a> {
     /// linked.
     fn link(&self, unit: &Held, found: &Found) -> Result<Option<Vec<Linked>>, PackError> {
         let base = self.finder.base().map(Arc::as_ref);
-        let resolve =
-            |chunk: &Placed| self.bases.resolve(base, *chunk, &found.bases, found.trusted);
-        let Some(linked) = found.chunks.iter().map(resolve).collect::<Option<Vec<_>>>() else {
+        let (bases, trusted) = (found.bases(), found.is_trusted());
+        let resolve = |chunk: &Placed| self.bases.resolve(base, *chunk, &bases, trusted);
+        let Some(linked) = found.chunks().iter().map(resolve).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
         let packs: HashSet<PackId> = linked.iter().flat_map(Linked::packs).collect();
@@ -384,18 +424,30 @@ impl<'a> Packer<'a> {
             Ok::<_, StoreError>(
                 there
                     && (linked.iter().all(|linked| linked.trusted)
-                        || self.finder.compare_unit(unit, &found.cut, &linked).await?),
+                        || self.finder.compare_unit(unit, &found.cut(), &linked).await?),
             )
         })?;
         Ok(usable.then_some(linked))
     }
 
-    /// Notes a chunk that the store has, and what it is stored against.
-    fn note(&mut self, linked: &Linked) {
-        for chunk in linked.bases.iter().chain([&linked.chunk]) {
-            self.writer.link(&chunk.record, chunk.place);
+    /// Notes chunks that others are stored against.
+    fn note(&mut self, bases: &[Placed]) {
+        for base in bases {
+            self.writer.note(&base.record, base.place);
         }
-        self.bases.add(&linked.bases);
+        self.bases.add(bases);
+    }
+
+    /// A unit all of whose chunks the store has.
+    fn finish_linked(&mut self, unit: Unit, linked: &[Linked]) {
+        self.progress.advance(unit.len);
+        let at = self.done.len();
+        self.finish(unit, linked.iter().map(|linked| linked.chunk.record).collect(), false);
+        for Linked { chunk, bases, .. } in linked {
+            self.note(bases);
+            let spot = self.writer.link(&chunk.record, chunk.place);
+            self.done[at].spots.push(spot);
+        }
     }
 
     fn encode(&mut self, unit: Unit, held: Held) -> Result<(), PackError> {
@@ -467,47 +519,42 @@ impl<'a> Packer<'a> {
 
     fn finish(&mut self, unit: Unit, records: Vec<ChunkRecord>, written: bool) {
         let digest = unit.digest.unwrap_or_else(|| ContentDigest::of(b""));
-        self.done.push(Done { unit, digest, records, written });
+        let spots = Vec::with_capacity(records.len());
+        self.done.push(Done { unit, digest, records, spots, written });
     }
 
     fn settle_group(&mut self) -> Result<(), PackError> {
         let Some(Encoding { at, len, chunks }) = self.encoding.pop_front() else { return Ok(()) };
         self.under_way -= len;
+        self.writer.begin(at);
         for chunk in chunks.wait()?? {
-            let record = match chunk {
+            let (record, spot) = match chunk {
                 Chunk::New(encoded, below) => {
-                    let record = encoded.record;
-                    if let Some(below) = below {
-                        self.note(&below);
-                        self.bases.add(&[below.chunk]);
+                    if let Some(Linked { chunk, mut bases, .. }) = below {
+                        bases.push(chunk);
+                        self.note(&bases);
                     }
-                    self.writer.push(encoded)?;
-                    record
+                    (encoded.record, self.writer.push(encoded, None)?)
                 }
-                Chunk::Read(record, room) => {
-                    self.writer.push_read(record, room)?;
-                    record
-                }
-                Chunk::Known(linked) => {
-                    self.note(&linked);
-                    linked.chunk.record
+                Chunk::Read(record, room) => (record, self.writer.push_read(record, room)?),
+                Chunk::Known(linked, encoded) => {
+                    self.note(&linked.bases);
+                    let Placed { record, place } = linked.chunk;
+                    let spot = match encoded {
+                        // Where it is written again, it is the same chunk.
+                        Some(encoded) if encoded.record == record => {
+                            self.writer.push(encoded, Some(place))?
+                        }
+                        _ => self.writer.link(&record, place),
+                    };
+                    (record, spot)
                 }
             };
             self.done[at].records.push(record);
+            self.done[at].spots.push(spot);
         }
         self.progress.advance(len);
         Ok(())
-    }
-}
-
-/// Whether `next` lies right behind `last`: in the same pack, or at the start of another.
-fn continues(last: &Found, next: &Found) -> bool {
-    let (Some(last), Some(next)) = (last.chunks.last(), next.chunks.first()) else { return true };
-    let end = u64::from(last.place.offset) + u64::from(last.record.stored_len);
-    if last.place.pack == next.place.pack {
-        u64::from(next.place.offset) == end
-    } else {
-        next.place.offset == 0
     }
 }
 

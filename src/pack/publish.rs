@@ -1,5 +1,7 @@
 //! The end of packing: table, layout, manifest, signatures, ref, hints, in that order.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -8,20 +10,21 @@ use super::error::PackError;
 use super::model::PartKind;
 use super::options::PackReport;
 use super::packer::{Done, Packed};
+use super::unit::MIN_HINT;
+use super::writer::SpotIndex;
 use crate::format::FormatError;
 use crate::format::id::ManifestId;
 use crate::format::layout::{Layout, Place};
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArtifactName, Tag};
 use crate::format::page::{Extent, TensorEntry};
+use crate::format::record::ChunkRecord;
 use crate::format::store::{self as paths, ByTensor};
-use crate::format::table::Entries;
+use crate::format::table::{Entries, Owner};
 use crate::store::{Lease, Store, StoreError, unix_now};
 use crate::transport::ObjectPath;
 use crate::trust::signature_path;
 
-/// Units below this size get no hint: whoever shares them shares larger neighbours too.
-const MIN_HINT: u64 = 256 << 10;
 /// Hints written at a time.
 const HINTS_AT_ONCE: usize = 16;
 
@@ -39,14 +42,20 @@ impl Packed {
         let records = done.iter().flat_map(|done| &done.records);
         let deltas = records.filter(|record| record.base.is_some()).count() as u64;
         let hints: Vec<_> = hinted(&done).collect();
+        let spots = Spots::of(&done);
         let table = self.entries(done)?.into_table()?;
-        let place = |record: &crate::format::record::ChunkRecord| {
-            self.places.get(&record.stored).copied().ok_or_else(|| FormatError::Invalid {
+        let place = |(record, owner): (&ChunkRecord, &Owner)| {
+            let place = match spots.get(*owner) {
+                Some(spot) => self.places.get(spot),
+                None => self.places.find(&record.stored),
+            };
+            place.ok_or_else(|| FormatError::Invalid {
                 what: "layout",
                 why: format!("{} is nowhere", record.stored),
             })
         };
-        let places: Vec<Place> = table.records.iter().map(place).collect::<Result<_, _>>()?;
+        let records = table.records.iter().zip(&table.owners);
+        let places: Vec<Place> = records.map(place).collect::<Result<_, _>>()?;
         let mut manifest = Manifest::new(table.reference, table.totals);
         manifest.model_id = self.options.model_id.clone();
         manifest.quantization = self.options.lineage.quantization.clone();
@@ -126,6 +135,36 @@ impl Packed {
             entries.tensors.push((entry, records));
         }
         Ok(entries)
+    }
+}
+
+/// Where the chunks of each tensor and file were placed.
+#[derive(Default)]
+struct Spots {
+    tensors: Vec<Vec<SpotIndex>>,
+    files: HashMap<usize, Vec<SpotIndex>>,
+}
+
+impl Spots {
+    /// Tensors are numbered as they come.
+    fn of(done: &[Done]) -> Self {
+        let mut spots = Self::default();
+        for done in done {
+            match done.unit.tensor {
+                Some(_) => spots.tensors.push(done.spots.clone()),
+                None => spots.files.entry(done.unit.file).or_default().extend(&done.spots),
+            }
+        }
+        spots
+    }
+
+    fn get(&self, owner: Owner) -> Option<SpotIndex> {
+        let (of, record) = match owner {
+            Owner::Tensor { ordinal, record } => (self.tensors.get(ordinal as usize), record),
+            Owner::File { file, record } => (self.files.get(&(file as usize)), record),
+            Owner::Base => return None,
+        };
+        of?.get(record as usize).copied()
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::error::PackError;
+use super::repeat::{Pack, Repeats, Spot, Verdict};
 use crate::chunk::codec::Encoded;
 use crate::format::id::{PackId, StoredDigest};
 use crate::format::layout::Place;
@@ -29,8 +30,46 @@ const MAX_RESERVED: usize = 1 << 16;
 /// What a pack's writing added to the store.
 pub(crate) struct Stored {
     pub(crate) id: PackId,
-    pub(crate) places: Vec<(StoredDigest, u32)>,
     pub(crate) new_bytes: u64,
+}
+
+/// A chunk of the artifact, by when it was placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SpotIndex(u32);
+
+/// Where chunks lie.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    spots: Vec<Spot>,
+    /// Of chunks that were placed several times, the first.
+    first: HashMap<StoredDigest, SpotIndex>,
+    /// The names of the new packs.
+    packs: Vec<PackId>,
+}
+
+impl Places {
+    /// Where a chunk lies.
+    pub(super) fn get(&self, index: SpotIndex) -> Option<Place> {
+        let Spot { pack, offset } = *self.spots.get(index.0 as usize)?;
+        let pack = match pack {
+            Pack::Old(pack) => pack,
+            Pack::New(number) => *self.packs.get(number as usize)?,
+        };
+        Some(Place { pack, offset })
+    }
+
+    /// Where the chunk of that digest lies that was placed first.
+    pub(super) fn find(&self, stored: &StoredDigest) -> Option<Place> {
+        self.get(*self.first.get(stored)?)
+    }
+
+    fn push(&mut self, record: &ChunkRecord, spot: Spot) -> SpotIndex {
+        // A table has at most 2^28 records.
+        let index = SpotIndex(self.spots.len() as u32);
+        self.spots.push(spot);
+        self.first.entry(record.stored).or_insert(index);
+        index
+    }
 }
 
 /// Where a chunk of known stored length is read: its own place in its pack.
@@ -59,9 +98,13 @@ pub(super) struct PackWriter {
     data: Slot,
     reserving: Reserving,
     buffers: Buffers,
-    /// Chunks of packs that are not stored yet: their places are not known yet.
-    unplaced: HashSet<StoredDigest>,
-    places: HashMap<StoredDigest, Place>,
+    places: Places,
+    repeats: Repeats,
+    /// The chunks of the unit that is being added, and which unit that is: a load has them together, so that none
+    /// of them need come twice.
+    unit: (usize, HashMap<StoredDigest, SpotIndex>),
+    /// Packs before the one that is being filled.
+    sealed: u32,
     writing: VecDeque<JoinHandle<Result<Stored, StoreError>>>,
     new_bytes: u64,
 }
@@ -75,17 +118,37 @@ impl PackWriter {
             data: Slot::default(),
             reserving: Reserving::default(),
             buffers: Buffers::new((store.transport().writes_at_once() + 1) * BUFFER),
-            unplaced: HashSet::new(),
-            places: HashMap::new(),
+            places: Places::default(),
+            repeats: Repeats::default(),
+            unit: (0, HashMap::new()),
+            sealed: 0,
             writing: VecDeque::new(),
             new_bytes: 0,
             store,
         }
     }
 
-    /// Notes where a chunk lies that the store has already.
-    pub(super) fn link(&mut self, record: &ChunkRecord, place: Place) {
-        self.places.entry(record.stored).or_insert(place);
+    /// What is added from now on is of that unit.
+    pub(super) fn begin(&mut self, unit: usize) {
+        if self.unit.0 != unit {
+            self.unit.0 = unit;
+            self.unit.1.clear();
+        }
+    }
+
+    /// Links a chunk that the store has already.
+    pub(super) fn link(&mut self, record: &ChunkRecord, place: Place) -> SpotIndex {
+        let spot = Spot { pack: Pack::Old(place.pack), offset: place.offset };
+        self.repeats.link(spot, record.stored_len);
+        self.places.push(record, spot)
+    }
+
+    /// Notes where a chunk lies that others are stored against.
+    pub(super) fn note(&mut self, record: &ChunkRecord, place: Place) {
+        if !self.places.first.contains_key(&record.stored) {
+            let spot = Spot { pack: Pack::Old(place.pack), offset: place.offset };
+            self.places.push(record, spot);
+        }
     }
 
     /// Room for the next chunk, which is stored as `len` bytes.
@@ -104,49 +167,81 @@ impl PackWriter {
         Room { bytes, begins }
     }
 
-    /// Adds a chunk that was read where it belongs, unless this artifact has it already.
-    pub(super) fn push_read(&mut self, record: ChunkRecord, room: Room) -> Result<(), PackError> {
+    /// Adds a chunk that was read where it belongs, or links it.
+    pub(super) fn push_read(
+        &mut self,
+        record: ChunkRecord,
+        room: Room,
+    ) -> Result<SpotIndex, PackError> {
         if let Some(rest) = room.begins {
             self.seal(rest)?;
         }
         let (from, len) = (self.data.len(), room.bytes.len());
         // Rooms of a pack lie back to back; of one that is left out, the place is used by those behind it.
         self.data.join(room.bytes).map_err(|_| PackError::Short)?;
-        if self.is_new(&record)
-            && let Some(offset) = self.index.push(record)
-        {
-            if offset as usize != from {
-                self.data.copy_within(from..from + len, offset as usize);
-            }
-            self.unplaced.insert(record.stored);
+        if let Some(linked) = self.linked(&record, None) {
+            return Ok(linked);
         }
-        Ok(())
+        let (index, at) = self.place(record)?;
+        if at != from {
+            self.data.copy_within(from..from + len, at);
+        }
+        Ok(index)
     }
 
-    /// Adds a chunk, unless this artifact has it already.
-    pub(super) fn push(&mut self, chunk: Encoded) -> Result<(), PackError> {
+    /// Adds a chunk, which the store may have at `known`, or links it.
+    pub(super) fn push(
+        &mut self,
+        chunk: Encoded,
+        known: Option<Place>,
+    ) -> Result<SpotIndex, PackError> {
         let Encoded { record, stored } = chunk;
-        if !self.is_new(&record) {
-            return Ok(());
+        if let Some(linked) = self.linked(&record, known) {
+            return Ok(linked);
         }
         let full = self.index.data_len() + u64::from(record.stored_len) > TARGET;
         if full || !self.index.has_room(record.stored_len) {
             self.seal(Slot::default())?;
         }
-        // An empty pack has room for any chunk.
-        if let Some(offset) = self.index.push(record) {
-            if self.data.is_empty() {
-                self.data = self.buffers.take(BUFFER);
-            }
-            let at = offset as usize;
-            self.data[at..at + stored.len()].copy_from_slice(&stored);
-            self.unplaced.insert(record.stored);
+        let (index, at) = self.place(record)?;
+        if self.data.is_empty() {
+            self.data = self.buffers.take(BUFFER);
         }
-        Ok(())
+        self.data[at..at + stored.len()].copy_from_slice(&stored);
+        Ok(index)
     }
 
-    fn is_new(&self, record: &ChunkRecord) -> bool {
-        !self.places.contains_key(&record.stored) && !self.unplaced.contains(&record.stored)
+    /// Places a chunk behind the others of its pack, and says where.
+    fn place(&mut self, record: ChunkRecord) -> Result<(SpotIndex, usize), PackError> {
+        // An empty pack has room for any chunk.
+        let offset = self.index.push(record).ok_or(PackError::Short)?;
+        let spot = Spot { pack: Pack::New(self.sealed), offset };
+        let index = self.places.push(&record, spot);
+        self.unit.1.insert(record.stored, index);
+        Ok((index, offset as usize))
+    }
+
+    /// The spot of a chunk that was placed before, or lies in the store, and is not to be written again.
+    fn linked(&mut self, record: &ChunkRecord, known: Option<Place>) -> Option<SpotIndex> {
+        if let Some(own) = self.unit.1.get(&record.stored) {
+            // It stays where it is.
+            self.repeats.seal();
+            let spot = *self.places.spots.get(own.0 as usize)?;
+            return Some(self.places.push(record, spot));
+        }
+        let old = |place: Place| Spot { pack: Pack::Old(place.pack), offset: place.offset };
+        let first = self.places.first.get(&record.stored).copied();
+        let own = first.and_then(|first| self.places.spots.get(first.0 as usize).copied());
+        let Some(at) = known.map(old).or(own) else {
+            self.repeats.end();
+            return None;
+        };
+        let Verdict::Link(back) = self.repeats.again(at, record.stored_len) else { return None };
+        self.index.take_back(back.len());
+        let first = self.places.spots.len().saturating_sub(back.len());
+        self.places.spots.truncate(first);
+        self.places.spots.extend(back);
+        Some(self.places.push(record, at))
     }
 
     /// Stores the pack that is full; `rest` is its memory beyond what is in `data`.
@@ -157,6 +252,8 @@ impl PackWriter {
         if filled == 0 {
             return Ok(());
         }
+        self.repeats.seal();
+        self.sealed += 1;
         data.join(rest).map_err(|_| PackError::Short)?;
         while self.writing.len() >= self.store.transport().writes_at_once() {
             self.settle_one()?;
@@ -184,15 +281,13 @@ impl PackWriter {
         let Some(task) = self.writing.pop_front() else { return Ok(()) };
         let stored = self.runtime.block_on(task).map_err(|_| super::pool::WorkerFailed)??;
         self.new_bytes += stored.new_bytes;
-        for (digest, offset) in stored.places {
-            self.unplaced.remove(&digest);
-            self.places.insert(digest, Place { pack: stored.id, offset });
-        }
+        // They are settled in the order in which they were sealed.
+        self.places.packs.push(stored.id);
         Ok(())
     }
 
     /// Stores what is left; returns every chunk's place and how many bytes the store gained.
-    pub(super) fn finish(mut self) -> Result<(HashMap<StoredDigest, Place>, u64), PackError> {
+    pub(super) fn finish(mut self) -> Result<(Places, u64), PackError> {
         let rest = std::mem::take(&mut self.reserving.rest);
         self.seal(rest)?;
         while !self.writing.is_empty() {
@@ -233,18 +328,16 @@ pub(crate) async fn write(
         }
         let trailer = Trailer { index_len: bytes.len() as u32 };
         let len = index.data_len() + bytes.len() as u64 + Trailer::LEN;
-        let placed = index.placed(id);
-        let places = placed.map(|chunk| (chunk.record.stored, chunk.place.offset)).collect();
         let present = store.transport().head(&path).await?;
         if present.as_ref().is_some_and(|info| info.size == len) {
-            return Ok(Stored { id, places, new_bytes: 0 });
+            return Ok(Stored { id, new_bytes: 0 });
         }
         let end = [&bytes[..], &trailer.to_bytes()].concat();
         store.transport().put(&path, parts(end.into())).await?;
         if present.is_none() {
             lease.wrote(path).await;
         }
-        return Ok(Stored { id, places, new_bytes: len });
+        return Ok(Stored { id, new_bytes: len });
     }
 }
 

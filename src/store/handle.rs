@@ -1,8 +1,8 @@
 //! A store and its mirrors, and what lies in one besides artifacts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -13,6 +13,7 @@ use crate::format::limits::{MAX_MANIFEST, MAX_SMALL};
 use crate::format::manifest::Manifest;
 use crate::format::pack::{PackIndex, Trailer};
 use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
+use crate::schedule::plan::Way;
 use crate::transport::small::RetryPolicy;
 use crate::transport::{
     Expected, ObjectInfo, ObjectPath, ReadRange, Transport, TransportErrorKind,
@@ -37,17 +38,7 @@ pub struct Store {
 pub(super) struct ReadCounters {
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
-    /// The shortest time that a read took, in microseconds and one more; 0: none ended yet.
-    pub quickest: AtomicU64,
-}
-
-impl ReadCounters {
-    pub(super) fn took(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
-        let update = |quickest| (quickest == 0 || micros < quickest).then_some(micros);
-        // What another has found in between is as short or shorter.
-        let _ = self.quickest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
-    }
+    pub way: Mutex<Way>,
 }
 
 impl Store {
@@ -108,12 +99,6 @@ impl Store {
             Err(error) if error.kind == TransportErrorKind::Conflict => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// The shortest time that a read of it took, which is about the time to an answer; `None` before any.
-    pub fn answer_time(&self) -> Option<Duration> {
-        let quickest = self.reads.quickest.load(Ordering::Relaxed);
-        quickest.checked_sub(1).map(Duration::from_micros)
     }
 
     /// Tells the store and its mirrors that so many requests will be made at the same time soon.

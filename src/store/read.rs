@@ -1,5 +1,6 @@
 //! Reading small objects: from the store or, where what it gives is missing or wrong, from a mirror.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Store, StoreError};
 use crate::format::FormatError;
+use crate::schedule::plan::Way;
 use crate::transport::small::read_all;
 use crate::transport::{ObjectPath, ReadRange, Transport, TransportError, TransportErrorKind};
 use crate::trust::TrustError;
@@ -51,6 +53,11 @@ impl Store {
             requests: self.reads.requests.load(Ordering::Relaxed),
             bytes: self.reads.bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// What these reads tell of the way to the store and its mirrors.
+    pub(crate) fn way(&self) -> Way {
+        *self.reads.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An object of at most `limit` bytes, or a range of it, from the first transport whose answer
@@ -99,11 +106,13 @@ impl Store {
         limit: u64,
     ) -> Result<Bytes, StoreError> {
         self.reads.requests.fetch_add(1, Ordering::Relaxed);
-        let started = Instant::now();
+        let begun = Instant::now();
         match read_all(transport, path, range.clone(), limit, &self.retry).await {
             Ok((bytes, _)) => {
-                self.reads.took(started.elapsed());
-                self.reads.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                let len = bytes.len() as u64;
+                self.reads.bytes.fetch_add(len, Ordering::Relaxed);
+                let mut way = self.reads.way.lock().unwrap_or_else(PoisonError::into_inner);
+                way.took(len, begun.elapsed());
                 Ok(bytes)
             }
             // A body beyond the limit may be the host's fault, or the object may be too long.

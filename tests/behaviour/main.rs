@@ -26,4 +26,5 @@ mod limits;
 mod matrix;
 mod mirrors;
 mod same;
+mod small;
 mod trust;

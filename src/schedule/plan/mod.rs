@@ -3,11 +3,16 @@
 //! Every wanted chunk is in exactly one fetch (equal neighbours of one delivery share one), a
 //! fetch's chunks rise in offset and never fall in delivery, and a delivery is a run of the wanted
 //! tensor's bytes, cut into slots that are filled independently of each other. The bases that
-//! its chunks are stored against belong to the delivery too, and fill nothing.
+//! its chunks are stored against belong to the delivery too, and fill nothing. A small chunk that an
+//! earlier delivery fetches is kept for later ones, which fetch nothing for it.
 //!
 //! One file: the fields of a plan state what the functions below them ensure.
 
 mod index;
+mod once;
+mod parts;
+mod runs;
+mod way;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -15,12 +20,18 @@ use std::sync::Arc;
 
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::grid::Rect;
-use crate::format::id::{DecodedDigest, PackId};
+use crate::format::id::DecodedDigest;
 use crate::format::layout::Place;
 use crate::format::page::TensorEntry;
 use crate::format::record::ChunkRecord;
 use crate::schedule::shard::{Shard, ShardSlice};
 pub use index::{ChunkIndex, DeliveryIndex, List, ListIndex, RecordIndex, SlotIndex, TensorIndex};
+use once::Once;
+pub use parts::{
+    ChunkUse, Delivery, Echo, PlanOptions, PlannedBase, PlannedChunk, PlannedFetch, Slot,
+};
+use runs::{Packs, fetches, span};
+pub use way::Way;
 
 /// A tensor that is wanted, or a rank's part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,136 +112,6 @@ impl TensorRequest {
 /// How many pieces a tensor that is cut into bands may be long and still come whole.
 const BANDED: u64 = 4;
 
-/// How fetches are formed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PlanOptions {
-    /// Unwanted bytes between two chunks that are fetched rather than asked around.
-    pub gap: u64,
-    /// Bytes of a fetch when a run is divided.
-    pub segment: u64,
-    /// The largest delivery: longer tensors come in pieces, those cut into bands only if they are
-    /// four times as long. `None` never divides a tensor.
-    pub piece: Option<u64>,
-    /// Where the last known chunk of a pack ends. A pack listed here, of which nine tenths are
-    /// wanted, is asked for whole.
-    pub pack_ends: HashMap<PackId, u64>,
-    /// The bases that whoever loads holds already: neither they nor what they are stored against is
-    /// fetched.
-    pub held: HashSet<DecodedDigest>,
-}
-
-impl Default for PlanOptions {
-    fn default() -> Self {
-        Self {
-            gap: 64 << 10,
-            segment: 16 << 20,
-            piece: None,
-            pack_ends: HashMap::new(),
-            held: HashSet::new(),
-        }
-    }
-}
-
-/// A chunk within a tensor, and the slot of its delivery that it fills.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChunkUse {
-    /// Which of the request's records.
-    pub record: RecordIndex,
-    /// Which of the delivery's slots; `None` for a base, which others are decoded with.
-    pub slot: Option<SlotIndex>,
-}
-
-/// What a planned chunk is stored against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlannedBase {
-    /// Nothing: it is decoded alone.
-    Nothing,
-    /// Another of the plan's chunks, of the same delivery.
-    Fetched(ChunkIndex),
-    /// A chunk of this content, which is held already.
-    Held(DecodedDigest),
-}
-
-/// A chunk to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedChunk {
-    /// The delivery it is for.
-    pub delivery: DeliveryIndex,
-    /// What it fills.
-    pub first: ChunkUse,
-    /// What else the same stored bytes fill in this delivery.
-    pub more: Vec<ChunkUse>,
-    /// What it is stored against.
-    pub base: PlannedBase,
-    /// 0 if it fills a slot, else how many bases lie between it and a chunk that does, counting
-    /// itself.
-    pub level: u8,
-    /// Offset in the pack.
-    pub offset: u32,
-    /// Stored bytes.
-    pub len: u32,
-}
-
-impl PlannedChunk {
-    /// All its uses.
-    pub fn uses(&self) -> impl Iterator<Item = &ChunkUse> {
-        std::iter::once(&self.first).chain(&self.more)
-    }
-}
-
-/// A part of a delivery that is filled on its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// Its bytes, counted from the delivery's start.
-    pub range: Range<u64>,
-    /// One chunk is exactly this slot's bytes. Otherwise parts of chunks are copied in.
-    pub direct: bool,
-}
-
-/// What is handed to the consumer at once: a tensor, or a piece of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
-    /// Which of the plan's tensors.
-    pub tensor: TensorIndex,
-    /// Its bytes among the wanted ones.
-    pub range: Range<u64>,
-    /// The parts, which cover it.
-    pub slots: List<SlotIndex, Slot>,
-    /// Chunks to fetch for it.
-    pub chunks: u32,
-    /// Those of them that are kept as they are stored until what they are stored against is there
-    /// too, or what is stored against them.
-    pub linked: Vec<ChunkIndex>,
-    /// Stored bytes of those.
-    pub linked_bytes: u64,
-    /// The record that is delivered as it is stored; `None`: decoded bytes.
-    pub stored: Option<RecordIndex>,
-}
-
-impl Delivery {
-    /// Bytes of the delivery.
-    pub const fn len(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    /// Whether there is nothing to fetch.
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// One request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedFetch {
-    /// The pack.
-    pub pack: PackId,
-    /// The whole pack is asked for, without a range.
-    pub whole: bool,
-    /// Chunks of the plan, in rising offset.
-    pub chunks: Vec<ChunkIndex>,
-}
-
 /// The work of one load.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
@@ -247,14 +128,15 @@ pub struct Plan {
 impl Plan {
     /// Plans the load of `tensors` in this order.
     pub fn new(tensors: Vec<Arc<TensorRequest>>, options: &PlanOptions) -> Self {
-        let mut plan = Self::default();
+        let mut plan = Self { tensors: tensors.into_iter().collect(), ..Self::default() };
+        let mut once = Once::new(options.kept);
         let mut packs = List::default();
-        let tensors = List::from_iter(tensors);
-        for (index, request) in tensors.pairs() {
-            plan.add(index, request, options, &mut packs);
+        let mut next = TensorIndex::FIRST;
+        while let Some(request) = plan.tensors.get(next).cloned() {
+            plan.add(next, &request, options, &mut once, &mut packs);
+            next = next.next();
         }
         plan.fetches = fetches(&plan.chunks, &packs, options);
-        plan.tensors = tensors;
         plan
     }
 
@@ -268,6 +150,7 @@ impl Plan {
         tensor: TensorIndex,
         request: &TensorRequest,
         options: &PlanOptions,
+        once: &mut Once,
         packs: &mut Packs,
     ) {
         if let Form::Stored(order) = &request.form {
@@ -302,7 +185,7 @@ impl Plan {
                 len = slot.range.end - start;
                 own.push((slot, chunks));
             }
-            self.deliver(tensor, (request, &bases), start..start + len, own, packs);
+            self.deliver(tensor, (request, &bases), start..start + len, own, once, packs);
             if slots.peek().is_none() {
                 break;
             }
@@ -321,8 +204,16 @@ impl Plan {
         let (offset, len) = (place.offset, record.stored_len);
         let first = ChunkUse { record: index, slot: Some(SlotIndex::FIRST) };
         let (delivery, base) = (self.deliveries.end(), PlannedBase::Nothing);
-        let planned =
-            PlannedChunk { delivery, first, more: Vec::new(), base, level: 0, offset, len };
+        let planned = PlannedChunk {
+            delivery,
+            first,
+            more: Vec::new(),
+            kept: false,
+            base,
+            level: 0,
+            offset,
+            len,
+        };
         self.chunks.push(planned);
         packs.push(place.pack);
         let range = 0..u64::from(len);
@@ -331,6 +222,7 @@ impl Plan {
             slots: [Slot { range: range.clone(), direct: true }].into_iter().collect(),
             range,
             chunks: 1,
+            echoes: Vec::new(),
             linked: Vec::new(),
             linked_bytes: 0,
             stored: Some(index),
@@ -343,11 +235,13 @@ impl Plan {
         (request, bases): (&TensorRequest, &Bases<'_>),
         range: Range<u64>,
         slots: Vec<(Slot, Vec<RecordIndex>)>,
+        once: &mut Once,
         packs: &mut Packs,
     ) {
         let delivery = self.deliveries.end();
         let mut own = List::default();
         let mut uses = Vec::new();
+        let mut echoes = Vec::new();
         let mut seen = HashSet::new();
         for (slot, records) in slots {
             let relative = slot.range.start - range.start..slot.range.end - range.start;
@@ -356,6 +250,13 @@ impl Plan {
                 // A place per record: whoever made the request saw to it.
                 let Some((record, place)) = request.record(index) else { continue };
                 let chunk_use = ChunkUse { record: index, slot };
+                let kept = once.find(record).filter(|_| !request.has_bases());
+                if let Some((of, chunk)) = kept.and_then(|of| Some((of, self.chunks.get_mut(of)?)))
+                {
+                    chunk.kept = true;
+                    echoes.push(Echo { of, chunk_use });
+                    continue;
+                }
                 uses.push(Use { place, record, chunk_use, level: 0 });
                 bases.below(request, record, &mut seen, &mut uses);
             }
@@ -384,8 +285,13 @@ impl Plan {
             }
             last_record = Some(record);
             let (first, more, offset) = (chunk_use, Vec::new(), place.offset);
-            let base = PlannedBase::Nothing;
-            self.chunks.push(PlannedChunk { delivery, first, more, base, level, offset, len });
+            let (base, kept) = (PlannedBase::Nothing, false);
+            let planned = PlannedChunk { delivery, first, more, kept, base, level, offset, len };
+            let index = self.chunks.push(planned);
+            // Chunks that others are decoded with stay with their delivery.
+            if !request.has_bases() {
+                once.planned(index, record);
+            }
             packs.push(place.pack);
         }
         let linked = self.link(first, request, bases);
@@ -408,6 +314,7 @@ impl Plan {
             range,
             slots,
             chunks,
+            echoes,
             linked,
             linked_bytes,
             stored,
@@ -511,114 +418,6 @@ fn slots(
         }
     }
     slots
-}
-
-type Chunks = List<ChunkIndex, PlannedChunk>;
-type Packs = List<ChunkIndex, PackId>;
-
-fn span(chunks: &Chunks, of: &[ChunkIndex]) -> Range<u64> {
-    let ends = |index: Option<&ChunkIndex>| {
-        let chunk = index.and_then(|&index| chunks.get(index));
-        chunk.map_or(0..0, |c| u64::from(c.offset)..u64::from(c.offset) + u64::from(c.len))
-    };
-    ends(of.first()).start..ends(of.last()).end
-}
-
-fn fetches(chunks: &Chunks, packs: &Packs, options: &PlanOptions) -> Vec<PlannedFetch> {
-    let whole = whole_packs(chunks, packs, options);
-    let mut started = HashSet::new();
-    let mut fetches: Vec<PlannedFetch> = Vec::new();
-    // Chunks and their bases lie in different packs: runs of each go on beside the other's.
-    let levels = chunks.iter().map(|chunk| chunk.level).max().unwrap_or(0);
-    for level in 0..=levels {
-        let mut run = Vec::new();
-        let mut end = 0;
-        let mut run_pack = None;
-        let own = chunks.pairs().zip(packs.iter()).filter(|((_, c), _)| c.level == level);
-        for ((index, chunk), pack) in own {
-            if let Some(all) = whole.get(pack)
-                && all.binary_search(&index).is_ok()
-            {
-                if started.insert(*pack) {
-                    fetches.push(PlannedFetch { pack: *pack, whole: true, chunks: all.clone() });
-                }
-                continue;
-            }
-            let start = u64::from(chunk.offset);
-            let follows = run_pack == Some(*pack) && start >= end && start - end <= options.gap;
-            if !follows {
-                divide(chunks, run_pack, &run, options.segment, &mut fetches);
-                run.clear();
-                run_pack = Some(*pack);
-            }
-            end = start + u64::from(chunk.len);
-            run.push(index);
-        }
-        divide(chunks, run_pack, &run, options.segment, &mut fetches);
-    }
-    fetches.sort_by_key(|fetch| fetch.chunks.first().copied());
-    fetches
-}
-
-/// The chunks of each pack that is worth asking for whole, by offset.
-fn whole_packs(
-    chunks: &Chunks,
-    packs: &Packs,
-    options: &PlanOptions,
-) -> HashMap<PackId, Vec<ChunkIndex>> {
-    let mut by_pack: HashMap<PackId, Vec<ChunkIndex>> = HashMap::new();
-    if options.pack_ends.is_empty() {
-        return by_pack;
-    }
-    for (index, pack) in packs.pairs() {
-        by_pack.entry(*pack).or_default().push(index);
-    }
-    by_pack.retain(|pack, own| {
-        let (mut at, mut wanted) = (0, 0);
-        // What does not rise in the order of need (a chunk that an earlier tensor shares, mostly)
-        // is asked for apart.
-        own.retain(|&index| {
-            let Some(chunk) = chunks.get(index) else { return false };
-            let start = u64::from(chunk.offset);
-            if start < at {
-                return false;
-            }
-            at = start + u64::from(chunk.len);
-            wanted += u64::from(chunk.len);
-            true
-        });
-        options.pack_ends.get(pack).is_some_and(|&end| wanted * 10 >= end * 9)
-    });
-    by_pack
-}
-
-/// Cuts a run into equal segments at chunk borders.
-fn divide(
-    chunks: &Chunks,
-    pack: Option<PackId>,
-    run: &[ChunkIndex],
-    segment: u64,
-    fetches: &mut Vec<PlannedFetch>,
-) {
-    let Some(pack) = pack.filter(|_| !run.is_empty()) else { return };
-    let whole = span(chunks, run);
-    let len = whole.end - whole.start;
-    let parts = len.div_ceil(segment.max(1)).max(1);
-    let mut rest = run;
-    for part in 1..=parts {
-        // Up to the chunk that crosses this part's share of the run.
-        let border = whole.start + (u128::from(len) * u128::from(part) / u128::from(parts)) as u64;
-        let take = if part == parts {
-            rest.len()
-        } else {
-            rest.partition_point(|index| span(chunks, &[*index]).end <= border)
-        };
-        let (own, more) = rest.split_at(take);
-        rest = more;
-        if !own.is_empty() {
-            fetches.push(PlannedFetch { pack, whole: false, chunks: own.to_vec() });
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::format::dtype::Dtype;
 use crate::format::grid::Grid;
-use crate::format::id::ContentDigest;
+use crate::format::id::{ContentDigest, PackId};
 use crate::format::record::Base;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -31,10 +31,13 @@ fn request(
         digest: ContentDigest::of(b""),
         grid,
     };
-    let records: Vec<_> = grid
-        .rects()
-        .map(|r| ChunkRecord::raw(Dtype::U8, r.len() as u32, blake3::hash(b"")))
-        .collect();
+    let record = |(n, rect): (u32, Rect)| {
+        // As many contents as the test wants.
+        let content = (at.count + n) % at.contents;
+        let hash = blake3::hash(&[content, rect.len() as u32].map(u32::to_le_bytes).concat());
+        ChunkRecord::raw(Dtype::U8, rect.len() as u32, hash)
+    };
+    let records: Vec<_> = (0..).zip(grid.rects()).map(record).collect();
     let places = records.iter().map(|r| at.place(r.stored_len)).collect();
     Arc::new(TensorRequest::new(entry, records, places, at.shard))
 }
@@ -47,6 +50,7 @@ struct Packer {
     /// Every so many chunks, the place of the last one again.
     repeat: u32,
     count: u32,
+    contents: u32,
     shard: Option<Shard>,
 }
 
@@ -76,13 +80,14 @@ proptest! {
         shard in prop::option::of((0_u32..4, Just(4))),
         columns in any::<bool>(),
         whole in any::<bool>(),
+        (contents, kept) in (1_u32..20, 0_u64..4000),
     ) {
         let shard = shard.and_then(|(i, n)| Shard::new(i, n));
-        let mut at = Packer { pack: 0, offset: 0, room, gap, repeat, count: 0, shard };
+        let mut at = Packer { pack: 0, offset: 0, room, gap, repeat, count: 0, contents, shard };
         let name = if columns { "o_proj.weight" } else { "q_proj.weight" };
         let wants: Vec<_> =
             shapes.iter().map(|&(r, c, b, w)| request(name, r, c, (b, w), &mut at)).collect();
-        let mut options = PlanOptions { gap: allowed, segment, piece, ..Default::default() };
+        let mut options = PlanOptions { gap: allowed, segment, piece, kept, ..Default::default() };
         if whole {
             for request in &wants {
                 for (place, record) in request.places.iter().zip(&request.records) {
@@ -131,6 +136,22 @@ proptest! {
                 prop_assert!(range.end - range.start <= most + chunk + allowed);
             }
         }
+        let mut kept_chunks = BTreeSet::new();
+        for (index, delivery) in plan.deliveries.pairs() {
+            for echo in &delivery.echoes {
+                let of = &plan.chunks[echo.of.get()];
+                prop_assert!(of.kept && of.delivery < index, "it comes before");
+                let source = &wants[plan.deliveries[of.delivery.get()].tensor.get()];
+                let own = wants[delivery.tensor.get()].record(echo.chunk_use.record).unwrap().0;
+                prop_assert_eq!(source.record(of.first.record).unwrap().0, own);
+                prop_assert!(seen.insert((delivery.tensor, echo.chunk_use.record)), "twice");
+                prop_assert!(echo.chunk_use.slot.is_some());
+                kept_chunks.insert(echo.of);
+            }
+        }
+        let bytes = |c: &ChunkIndex| u64::from(plan.chunks[c.get()].len) + 256;
+        prop_assert!(kept_chunks.iter().map(bytes).sum::<u64>() <= kept);
+        prop_assert!(plan.chunks.pairs().all(|(i, c)| c.kept == kept_chunks.contains(&i)));
         prop_assert_eq!(fetched.len(), plan.chunks.len());
         prop_assert_eq!(seen, expected);
         prop_assert!(plan.fetches.is_sorted_by_key(|f| f.chunks[0]));
@@ -165,8 +186,16 @@ proptest! {
 /// A tensor of 6 chunks of 10 bytes: the first alone, the others against one base, which is stored
 /// against another; the last against the first chunk itself.
 fn based() -> Arc<TensorRequest> {
-    let mut packer =
-        Packer { pack: 0, offset: 0, room: 1 << 20, gap: 0, repeat: 0, count: 0, shard: None };
+    let mut packer = Packer {
+        pack: 0,
+        offset: 0,
+        room: 1 << 20,
+        gap: 0,
+        repeat: 0,
+        count: 0,
+        contents: u32::MAX,
+        shard: None,
+    };
     let plain = request("a", 6, 10, (1, 10), &mut packer);
     let content = |n: u8| DecodedDigest::of(&[n]);
     let record = |n: u8, base: Option<(u8, u8)>| ChunkRecord {
@@ -253,6 +282,29 @@ fn equal_differences_are_not_equal_chunks() {
     assert_ne!(of(4).base, of(5).base);
 }
 
+/// Three tensors of one small chunk each, of the same content but in different places.
+#[test]
+fn a_small_chunk_is_fetched_once_for_all_tensors_that_hold_it() {
+    let mut at = Packer {
+        pack: 0,
+        offset: 0,
+        room: 1 << 20,
+        gap: 0,
+        repeat: 0,
+        count: 0,
+        contents: 1,
+        shard: None,
+    };
+    let wants: Vec<_> = (0..3).map(|_| request("a", 1, 4, (1, 4), &mut at)).collect();
+    let plan = |kept| Plan::new(wants.clone(), &PlanOptions { kept, ..Default::default() });
+    let once = plan(1 << 20);
+    assert_eq!((once.chunks.len(), once.fetches.len(), once.deliveries.len()), (1, 1, 3));
+    let echoes = |plan: &Plan| plan.deliveries.iter().map(|d| d.echoes.len()).collect::<Vec<_>>();
+    assert_eq!((echoes(&once), once.deliveries[1].chunks), (vec![0, 1, 1], 0));
+    assert_eq!(echoes(&plan(0)), [0, 0, 0]);
+    assert_eq!(plan(0).chunks.len(), 3);
+}
+
 #[test]
 fn held_bases_and_theirs_are_not_planned() {
     let held = |n: u8| DecodedDigest::of(&[n]);
@@ -268,8 +320,16 @@ fn held_bases_and_theirs_are_not_planned() {
 
 #[test]
 fn long_runs_are_divided_and_packs_asked_whole() {
-    let packer =
-        || Packer { pack: 0, offset: 0, room: 1 << 30, gap: 0, repeat: 0, count: 0, shard: None };
+    let packer = || Packer {
+        pack: 0,
+        offset: 0,
+        room: 1 << 30,
+        gap: 0,
+        repeat: 0,
+        count: 0,
+        contents: u32::MAX,
+        shard: None,
+    };
     let wants = vec![request("a", 64, 100, (1, 100), &mut packer())];
     let options = PlanOptions { segment: 1600, ..Default::default() };
     let plan = Plan::new(wants.clone(), &options);

@@ -252,14 +252,27 @@ impl Scheduler {
 
     /// Takes in what happened at `now`, which never goes back.
     pub fn handle(&mut self, now: Duration, event: Event) {
+        self.handle_all(now, [event]);
+    }
+
+    /// The same of several events, one after the other.
+    pub fn handle_all(&mut self, now: Duration, events: impl IntoIterator<Item = Event>) {
         let passed = now.saturating_sub(self.now);
         self.now += passed;
         if !self.is_hungry() {
             self.fed += passed;
         }
-        if self.failed {
-            return;
+        let mut anything = false;
+        for event in events {
+            anything |= !self.failed && self.take_in(event);
         }
+        if anything {
+            self.advance();
+        }
+    }
+
+    /// Whether something can follow from the event.
+    fn take_in(&mut self, event: Event) -> bool {
         match event {
             Event::Bytes { fetch, count } => {
                 self.level.received(count);
@@ -270,8 +283,7 @@ impl Scheduler {
                         (fetch.last_byte, fetch.trickle) = (self.now, 0);
                     }
                 }
-                // Nothing else can follow from it.
-                return;
+                return false;
             }
             Event::Answered { fetch } => {
                 if let Some(fetch) = self.active.get_mut(&fetch) {
@@ -292,7 +304,7 @@ impl Scheduler {
             }
             Event::Tick => {}
         }
-        self.advance();
+        true
     }
 
     fn verified(&mut self, fetch: FetchId, chunk: ChunkIndex) {
@@ -619,7 +631,8 @@ impl Scheduler {
     }
 
     /// Takes work from the queue: all of it or, where there are more fetches than were planned, the part for which
-    /// there is memory, and of that what one of them has its share of.
+    /// there is memory, and of that what one of them has its share of. Less than the least fetch is not worth a
+    /// request: the rest of it waits for memory.
     fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
         let mut work = self.dequeue(key)?;
         if self.is_as_planned() {
@@ -628,7 +641,7 @@ impl Scheduler {
         let (size, mut sum) = (self.share(), 0);
         let mut fits = |chunk: &ChunkIndex| {
             sum += self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
-            sum <= size && self.is_near(Some(chunk))
+            sum <= size && (sum <= self.limits.least_fetch || self.is_near(Some(chunk)))
         };
         let count = work.chunks.iter().take_while(|chunk| fits(chunk)).count().max(1);
         if count < work.chunks.len() {

@@ -25,7 +25,7 @@ use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::page::{Entries, Page, PageKind, TensorEntry};
 use crate::format::record::ChunkRecord;
 use crate::format::{FormatError, store};
-use crate::schedule::plan::TensorRequest;
+use crate::schedule::plan::{PlanOptions, TensorRequest};
 use crate::schedule::shard::Shard;
 use crate::transport::{ObjectPath, ReadRange};
 use crate::trust::{KeyId, SeenRefs, TrustSet};
@@ -39,7 +39,7 @@ const WHOLE: u64 = 256 << 10;
 const SEGMENT: u64 = 4 << 20;
 /// Such requests at a time.
 const PARALLEL: usize = 4;
-/// Requests that follow at the same time, once it is known where the chunks lie.
+/// Requests that follow at the same time, once it is known where the chunks lie, at most.
 const EXPECTED: usize = 16;
 
 /// Whom to trust.
@@ -153,12 +153,18 @@ impl Artifact {
         self.store.stats()
     }
 
+    /// Has connections made for the loads that follow, if the store is far: one for each MiB.
+    fn expect_loads(&self) {
+        let requests = usize::try_from(self.manifest.totals.stored_bytes.div_ceil(1 << 20));
+        self.store.expect(requests.unwrap_or(EXPECTED).min(EXPECTED));
+    }
+
     /// Its whole graph: every file and tensor with all chunks.
     ///
     /// # Errors
     /// If a part of it is missing or malformed, or the store fails.
     pub async fn graph(&self) -> Result<ArtifactGraph, StoreError> {
-        self.store.expect(EXPECTED);
+        self.expect_loads();
         ArtifactGraph::read_with(&self.store, &self.manifest, &self.manifest_bytes).await
     }
 
@@ -171,22 +177,26 @@ impl Artifact {
         selection: &Selection,
         shard: Option<Shard>,
     ) -> Result<SelectedTensors, StoreError> {
-        self.store.expect(EXPECTED);
+        self.expect_loads();
         let indexes = self.pages_of(selection);
         let all = indexes.len() == self.tensor_pages();
         let pages = self.pages(&indexes).await?;
         let mut gathered = Gathered::new(selection, shard);
-        let mut pack_ends = HashMap::new();
+        let mut pack_ends = HashMap::<PackId, (u64, u64)>::new();
         for (page, places) in pages {
             if all {
                 for (place, record) in places.iter().zip(page.records()) {
-                    let end = pack_ends.entry(place.pack).or_default();
+                    let (end, index) = pack_ends.entry(place.pack).or_default();
                     *end = u64::max(*end, u64::from(place.offset) + u64::from(record.stored_len));
+                    *index += ChunkRecord::LEN as u64;
                 }
             }
             self.gather(page, &places, |_| true, &mut gathered)?;
         }
         self.check_matched(&gathered)?;
+        // With many small chunks, what follows them is long: it would come with a whole pack.
+        pack_ends.retain(|_, (end, index)| *index <= *end / 32);
+        let pack_ends = pack_ends.into_iter().map(|(pack, (end, _))| (pack, end)).collect();
         Ok(SelectedTensors { tensors: gathered.in_order(), pack_ends })
     }
 
@@ -358,7 +368,8 @@ impl Store {
         parts: &[Range<u64>],
         parse: impl Fn(usize, Bytes) -> Result<T, FormatError>,
     ) -> Result<Vec<T>, StoreError> {
-        let groups = group(len, parts);
+        let over = self.way().round_trip().unwrap_or(PlanOptions::default().gap);
+        let groups = group(len, parts, over);
         let (path, parse) = (&path, &parse);
         let read = |(range, members): (Range<u64>, Range<usize>)| async move {
             let limit = (range.end - range.start).max(MAX_PAGE);
@@ -392,8 +403,9 @@ impl Store {
     }
 }
 
-/// Ranges to ask for, each with the parts that lie in it. Parts rise and do not overlap.
-fn group(len: u64, parts: &[Range<u64>]) -> Vec<(Range<u64>, Range<usize>)> {
+/// Ranges to ask for, each with the parts that lie in it. Parts rise and do not overlap; up to `over` bytes between
+/// two of them are read over.
+fn group(len: u64, parts: &[Range<u64>], over: u64) -> Vec<(Range<u64>, Range<usize>)> {
     if parts.is_empty() {
         return Vec::new();
     }
@@ -404,7 +416,7 @@ fn group(len: u64, parts: &[Range<u64>]) -> Vec<(Range<u64>, Range<usize>)> {
     for (n, part) in parts.iter().enumerate() {
         match groups.last_mut() {
             Some((range, members))
-                if part.start == range.end && part.end - range.start <= SEGMENT =>
+                if part.start - range.end <= over && part.end - range.start <= SEGMENT =>
             {
                 range.end = part.end;
                 members.end = n + 1;
@@ -421,13 +433,17 @@ mod tests {
 
     #[test]
     fn parts_are_grouped_into_few_requests() {
-        assert_eq!(group(1000, &[10..20, 500..600]), [(0..1000, 0..2)]);
+        assert_eq!(group(1000, &[10..20, 500..600], 0), [(0..1000, 0..2)]);
         let far = 10 << 20;
         assert_eq!(
-            group(far, &[0..100, 100..300, 400..500, 500..SEGMENT + 500]),
+            group(far, &[0..100, 100..300, 400..500, 500..SEGMENT + 500], 99),
             [(0..300, 0..2), (400..500, 2..3), (500..SEGMENT + 500, 3..4)]
         );
+        assert_eq!(
+            group(far, &[0..100, 100..300, 400..500, 501..SEGMENT + 500], 100),
+            [(0..500, 0..3), (501..SEGMENT + 500, 3..4)]
+        );
         // The layout of a table without records is its header, which nobody asks for.
-        assert_eq!(group(64, &[]), []);
+        assert_eq!(group(64, &[], 0), []);
     }
 }

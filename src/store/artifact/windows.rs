@@ -10,8 +10,8 @@ use super::{Artifact, Gathered, SelectedTensors, Selection};
 use crate::schedule::shard::Shard;
 use crate::store::StoreError;
 
-/// The chunks of a window, at some 300 bytes each in memory.
-const MOST: u64 = 128 << 10;
+/// The chunks of a window, at some 300 bytes each in memory, and up to 1,500 where each is a tensor.
+const MOST: u64 = 64 << 10;
 
 /// A part of what is selected.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Planned {
 }
 
 impl Artifact {
-    /// Cuts what is selected into windows of at most 131,072 chunks, or one tensor.
+    /// Cuts what is selected into windows of at most 65,536 chunks, or one tensor.
     ///
     /// # Errors
     /// If a pattern selects nothing, or the table or the layout cannot be read.
