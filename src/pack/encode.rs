@@ -12,7 +12,6 @@ use super::hash::Turns;
 use super::held::Held;
 use super::link::{self, Finder};
 use super::pool::Worker;
-use super::repeat::{MIN_LINK, TINY};
 use super::writer::Room;
 use crate::chunk::codec::{Against, CodecChoice, Encoded};
 use crate::format::dtype::Dtype;
@@ -27,8 +26,7 @@ pub(super) enum Chunk {
     /// With what it is stored against.
     New(Encoded, Option<Linked>),
     Read(ChunkRecord, Room),
-    /// With what it would be written as, if it is small: a short link may cost more than it saves.
-    Known(Linked, Option<Encoded>),
+    Known(Linked),
 }
 
 /// A group of chunks of one unit, to be read.
@@ -100,16 +98,7 @@ impl Encoding {
         let (choice, element) = (self.choice, self.element);
         let mut chunks = Vec::with_capacity(decoded.len());
         for decoded in decoded {
-            let again = |linked: Linked| {
-                // Beside differences, a load reads there anyway.
-                let most = if self.below.is_some() { TINY } else { MIN_LINK };
-                let is_small = (decoded.len() as u64) < most && linked.bases.is_empty();
-                let encoder = &mut worker.encoder;
-                let encode = || encoder.encode(choice, element, decoded.clone(), None);
-                let encoded = is_small.then(encode);
-                Chunk::Known(linked, encoded)
-            };
-            chunks.push(self.known(decoded)?.map(again));
+            chunks.push(self.known(decoded)?.map(Chunk::Known));
         }
         let missing: Vec<usize> =
             (0..).zip(&chunks).filter(|c| c.1.is_none()).map(|c| c.0).collect();

@@ -21,7 +21,6 @@ use super::link::{self, Finder};
 use super::model::{Part, PartKind};
 use super::options::{PackOptions, Progress};
 use super::pool::{InOrder, Pending, Pool, WorkerFailed};
-use super::repeat::TINY;
 use super::unit::{MIN_HINT, Unit};
 use super::writer::{Linkable, PackWriter, Places, SpotIndex};
 use crate::chunk::codec::CodecChoice;
@@ -382,8 +381,7 @@ impl<'a> Packer<'a> {
         for (unit, held, found) in run {
             let worth = |found: &Found| {
                 let known = |chunk: &Placed| self.known.contains(&chunk.place.pack);
-                let of_base = found.is_of_base() && found.rewritten() >= TINY;
-                long || of_base || found.chunks().iter().all(known)
+                long || found.is_of_base() || found.chunks().iter().all(known)
             };
             let found = found.filter(worth);
             let linked = found.as_ref().map(|found| self.link(&held, found)).transpose()?;
@@ -534,20 +532,12 @@ impl<'a> Packer<'a> {
                         bases.push(chunk);
                         self.note(&bases);
                     }
-                    (encoded.record, self.writer.push(encoded, None)?)
+                    (encoded.record, self.writer.push(encoded)?)
                 }
                 Chunk::Read(record, room) => (record, self.writer.push_read(record, room)?),
-                Chunk::Known(linked, encoded) => {
-                    self.note(&linked.bases);
-                    let Placed { record, place } = linked.chunk;
-                    let spot = match encoded {
-                        // Where it is written again, it is the same chunk.
-                        Some(encoded) if encoded.record == record => {
-                            self.writer.push(encoded, Some(place))?
-                        }
-                        _ => self.writer.link(&record, place),
-                    };
-                    (record, spot)
+                Chunk::Known(Linked { chunk, bases, .. }) => {
+                    self.note(&bases);
+                    (chunk.record, self.writer.link(&chunk.record, chunk.place))
                 }
             };
             self.done[at].records.push(record);

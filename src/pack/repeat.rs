@@ -11,9 +11,6 @@ use crate::format::id::PackId;
 /// fewer.
 pub(crate) const MIN_LINK: u64 = 256 << 10;
 
-/// What is shorter is not worth a link to the artifact that is packed against, unless a long run of it is.
-pub(crate) const TINY: u64 = 4 << 10;
-
 /// A pack that chunks were placed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pack {

@@ -179,7 +179,7 @@ impl PackWriter {
         let (from, len) = (self.data.len(), room.bytes.len());
         // Rooms of a pack lie back to back; of one that is left out, the place is used by those behind it.
         self.data.join(room.bytes).map_err(|_| PackError::Short)?;
-        if let Some(linked) = self.linked(&record, None) {
+        if let Some(linked) = self.linked(&record) {
             return Ok(linked);
         }
         let (index, at) = self.place(record)?;
@@ -189,14 +189,10 @@ impl PackWriter {
         Ok(index)
     }
 
-    /// Adds a chunk, which the store may have at `known`, or links it.
-    pub(super) fn push(
-        &mut self,
-        chunk: Encoded,
-        known: Option<Place>,
-    ) -> Result<SpotIndex, PackError> {
+    /// Adds a chunk, or links it.
+    pub(super) fn push(&mut self, chunk: Encoded) -> Result<SpotIndex, PackError> {
         let Encoded { record, stored } = chunk;
-        if let Some(linked) = self.linked(&record, known) {
+        if let Some(linked) = self.linked(&record) {
             return Ok(linked);
         }
         let full = self.index.data_len() + u64::from(record.stored_len) > TARGET;
@@ -221,18 +217,17 @@ impl PackWriter {
         Ok((index, offset as usize))
     }
 
-    /// The spot of a chunk that was placed before, or lies in the store, and is not to be written again.
-    fn linked(&mut self, record: &ChunkRecord, known: Option<Place>) -> Option<SpotIndex> {
+    /// The spot of a chunk that was placed before and is not to be written again.
+    fn linked(&mut self, record: &ChunkRecord) -> Option<SpotIndex> {
         if let Some(own) = self.unit.1.get(&record.stored) {
             // It stays where it is.
             self.repeats.seal();
             let spot = *self.places.spots.get(own.0 as usize)?;
             return Some(self.places.push(record, spot));
         }
-        let old = |place: Place| Spot { pack: Pack::Old(place.pack), offset: place.offset };
         let first = self.places.first.get(&record.stored).copied();
         let own = first.and_then(|first| self.places.spots.get(first.0 as usize).copied());
-        let Some(at) = known.map(old).or(own) else {
+        let Some(at) = own else {
             self.repeats.end();
             return None;
         };
