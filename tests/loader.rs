@@ -159,7 +159,10 @@ async fn each_of_many_connections_has_its_share_of_a_pack() {
 async fn a_full_load_asks_for_every_pack_once_and_whole() {
     let bench = Bench::new(CodecChoice::Raw).await;
     let source = bench.with(vec![]);
-    let (_, stats) = bench.load(std::slice::from_ref(&source), &options()).await.unwrap();
+    // As many as at first, so that none is divided.
+    let mut options = options();
+    options.connections = Some(4);
+    let (_, stats) = bench.load(std::slice::from_ref(&source), &options).await.unwrap();
     let listed = bench.inner.list("packs/").await.unwrap();
     let stored: u64 = listed.iter().map(|object| object.size).sum();
     // The scalar and the packed tensor are the same 8 bytes, which two tensors need: fetched once.

@@ -37,6 +37,8 @@ const FAR: Duration = Duration::from_millis(3);
 const FAR_CONNECTIONS: usize = 16;
 const FAR_STEP: Duration = Duration::from_millis(4);
 const MOST_AT_FIRST: usize = 64;
+/// Bytes that a tensor which is on its way takes beside its own: its place, its name, who waits for it.
+const BESIDE: u64 = 1 << 10;
 /// Bytes per second that one core receives and hashes, with something to spare.
 const CORE: u64 = 750_000_000;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
@@ -225,6 +227,7 @@ impl Load {
         let limits = Limits {
             budget: options.budget,
             most_budget: options.most_budget,
+            beside: BESIDE,
             connections: connections.0,
             most_connections: connections.1,
             as_planned: if self.reads_block() { usize::MAX } else { CONNECTIONS },

@@ -92,7 +92,10 @@ fn statistics_are_kept_and_found_again() {
         (&true.into(), &id)
     );
     assert_eq!(again.json["manifest"], first.json["manifest"]);
-    assert_eq!(objects(&store).len(), before.len());
+    // Each publish leaves the nodes of the index that it replaced.
+    let kept =
+        |all: BTreeMap<String, _>| all.keys().filter(|path| !path.starts_with("names/")).count();
+    assert_eq!(kept(objects(&store)), kept(before));
     let folder_of = fixture("base");
     let all = ["--method", "rtn", "--group-size", "64", "--average-bits", "3.25"];
     let all = [&LITTLE[..], &all, &kept].concat();

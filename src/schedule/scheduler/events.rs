@@ -16,6 +16,8 @@ pub struct Limits {
     pub budget: u64,
     /// The same while more fetches go on than were planned: each needs some.
     pub most_budget: u64,
+    /// Bytes that a delivery takes beside its own.
+    pub beside: u64,
     /// Fetches at a time: so many at first.
     pub connections: usize,
     /// So many at most, where more of them make the load faster.
@@ -51,6 +53,7 @@ impl Default for Limits {
         Self {
             budget: 96 << 20,
             most_budget: 128 << 20,
+            beside: 0,
             connections: 4,
             most_connections: 4,
             as_planned: 4,

@@ -142,10 +142,11 @@ impl Scheduler {
     pub fn new(plan: &Plan, limits: Limits) -> Self {
         let mut before = 0;
         let pending = |d: &crate::schedule::plan::Delivery| {
-            before += d.len();
+            let size = d.len() + limits.beside;
+            before += size;
             Pending {
-                size: d.len(),
-                before: before - d.len(),
+                size,
+                before: before - size,
                 linked: d.linked_bytes,
                 missing: d.chunks,
                 released: false,

@@ -57,9 +57,12 @@ fn pieces_arrive_whole_in_little_memory() {
 fn bases_and_differences_are_fetched_once_in_few_requests() {
     let pair = Pair::of(matrices(6, 512));
     let source = pair.bench.with(vec![]);
+    // As many as at first, so that none is divided.
+    let mut options = options();
+    options.connections = Some(4);
     let (loaded, stats) = pair
         .bench
-        .load(pair.tuned.1, std::slice::from_ref(&source), (&[], None), &options())
+        .load(pair.tuned.1, std::slice::from_ref(&source), (&[], None), &options)
         .unwrap();
     check(&loaded, &pair.tuned.0);
     let tensors: u64 = stored(
@@ -325,7 +328,7 @@ fn a_load_that_is_dropped_ends() {
         let all = tenpak::store::artifact::Selection::All;
         let wanted = artifact.select(&all, None).await.unwrap();
         let mut options = options();
-        options.budget = MIB;
+        (options.budget, options.most_budget) = (MIB, MIB);
         let idle = Arc::strong_count(&source);
         let mut loader = artifact.load(wanted, &options);
         let first = loader.next().await.unwrap().unwrap();
