@@ -140,9 +140,9 @@ pub struct Scheduler {
 impl Scheduler {
     /// The state before anything happened.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
-        let mut before = 0;
+        let (mut before, beside) = (0, limits.beside);
         let pending = |d: &crate::schedule::plan::Delivery| {
-            let size = d.len() + limits.beside;
+            let size = d.len() + beside;
             before += size;
             Pending {
                 size,
