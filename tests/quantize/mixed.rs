@@ -93,9 +93,9 @@ fn statistics_are_kept_and_found_again() {
     );
     assert_eq!(again.json["manifest"], first.json["manifest"]);
     // Each publish leaves the nodes of the index that it replaced.
-    let kept =
+    let count =
         |all: BTreeMap<String, _>| all.keys().filter(|path| !path.starts_with("names/")).count();
-    assert_eq!(kept(objects(&store)), kept(before));
+    assert_eq!(count(objects(&store)), count(before));
     let folder_of = fixture("base");
     let all = ["--method", "rtn", "--group-size", "64", "--average-bits", "3.25"];
     let all = [&LITTLE[..], &all, &kept].concat();
