@@ -196,7 +196,7 @@ impl Level {
         self.least == self.most
     }
 
-    /// Time passes. `hungry`: it is the network that is waited for; Returns whether the level rose.
+    /// Time passes. `hungry`: the network is waited for. Returns whether the level rose.
     pub(super) fn pass(&mut self, now: Duration, hungry: bool, requests: Requests) -> bool {
         let (since, answering) = std::mem::replace(&mut self.seen, (now, requests.answering));
         self.busy += answering as f64 * now.saturating_sub(since).as_secs_f64();

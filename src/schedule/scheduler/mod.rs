@@ -565,14 +565,12 @@ impl Scheduler {
 
     /// Whether a chunk has memory, or will soon.
     fn is_near(&self, chunk: Option<&ChunkIndex>) -> bool {
-        let before =
-            |delivery| self.deliveries.get(delivery).map(|pending: &Pending| pending.before);
-        let chunk = chunk.and_then(|&chunk| self.chunks.get(chunk));
-        chunk.is_some_and(|chunk| {
-            let (own, admitted) = (before(chunk.delivery), before(self.admitted));
-            chunk.delivery < self.admitted
-                || own.zip(admitted).is_some_and(|(own, admitted)| own - admitted < self.ahead())
-        })
+        if self.is_admitted(chunk) {
+            return true;
+        }
+        let before = |delivery| Some(self.deliveries.get(delivery)?.before);
+        let own = chunk.and_then(|&chunk| before(self.chunks.get(chunk)?.delivery));
+        own.zip(before(self.admitted)).is_some_and(|(own, admitted)| own - admitted < self.ahead())
     }
 
     fn is_admitted(&self, chunk: Option<&ChunkIndex>) -> bool {
@@ -675,8 +673,7 @@ impl Scheduler {
         if !self.level.pass(self.now, self.is_hungry(), requests) {
             return;
         }
-        let (now, pace) = (self.now, self.level.pace());
-        let most = self.share().max((pace * LONG.as_secs_f64()) as u64);
+        let most = self.share().max((self.level.pace() * LONG.as_secs_f64()) as u64);
         let began = |fetch: &Fetch| fetch.cancelled.is_none() && fetch.answered;
         let mut long = Vec::new();
         for (&id, fetch) in self.active.iter().filter(|(_, fetch)| began(fetch)) {
@@ -684,9 +681,14 @@ impl Scheduler {
             long.extend((self.size(left) > most).then_some(id));
         }
         for id in long {
-            let Some(fetch) = self.active.get_mut(&id) else { continue };
             self.stats.hedges += 1;
-            fetch.cancelled = Some((Cancelled::Preempted, now));
+            self.cancel(id, Cancelled::Preempted);
+        }
+    }
+
+    fn cancel(&mut self, id: FetchId, why: Cancelled) {
+        if let Some(fetch) = self.active.get_mut(&id) {
+            fetch.cancelled = Some((why, self.now));
             self.actions.push_back(Action::Cancel { fetch: id });
         }
     }
@@ -703,17 +705,12 @@ impl Scheduler {
         if self.active.values().any(|fetch| fetch.cancelled.is_some()) {
             return;
         }
-        let now = self.now;
         let waits =
             |fetch: &Fetch| fetch.is_idle() && !self.is_admitted(fetch.next_chunk().as_ref());
         let last = self.active.iter().filter(|(_, fetch)| waits(fetch));
-        let last = last.max_by_key(|(_, fetch)| fetch.next_chunk()).map(|(&id, _)| id);
-        let Some(id) = last else { return };
-        if let Some(fetch) = self.active.get_mut(&id)
-            && fetch.next_chunk().is_some()
-        {
-            fetch.cancelled = Some((Cancelled::Preempted, now));
-            self.actions.push_back(Action::Cancel { fetch: id });
+        let last = last.max_by_key(|(_, fetch)| fetch.next_chunk());
+        if let Some((&id, _)) = last.filter(|(_, fetch)| fetch.next_chunk().is_some()) {
+            self.cancel(id, Cancelled::Preempted);
         }
     }
 
@@ -757,7 +754,7 @@ impl Scheduler {
         rates.sort_unstable();
         let Some(&usual) = rates.get(rates.len() / 2) else { return };
         let now = self.now;
-        let slow = self.active.iter_mut().find(|(_, fetch)| {
+        let slow = self.active.iter().find(|(_, fetch)| {
             let busy = now.saturating_sub(fetch.since);
             let usual_bytes = u128::from(usual) * busy.as_micros() / 1_000_000;
             !fetch.is_idle()
@@ -765,9 +762,8 @@ impl Scheduler {
                 && busy >= after
                 && u128::from(fetch.bytes) * 4 < usual_bytes
         });
-        if let Some((&id, fetch)) = slow {
-            fetch.cancelled = Some((Cancelled::Slow, now));
-            self.actions.push_back(Action::Cancel { fetch: id });
+        if let Some((&id, _)) = slow {
+            self.cancel(id, Cancelled::Slow);
         }
     }
 
