@@ -12,6 +12,7 @@ pub mod delta_base_cache;
 mod driver;
 mod error;
 mod fetch;
+mod line;
 mod links;
 mod loader;
 mod options;
@@ -21,6 +22,7 @@ mod weights;
 
 pub use artifact::ArtifactError;
 pub use error::{ChunkSite, ErrorKind, LoadError};
+pub use line::Line;
 pub use loader::Loader;
 pub use options::LoadOptions;
 pub use tensor::{LoadStats, StoredChunk, Tensor};
