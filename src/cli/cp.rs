@@ -33,7 +33,7 @@ impl Cp {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let trust = global.trust()?;
         let source = global.open(&self.artifact, output).await?;
-        let target = Store::new(crate::transport::url::open(&self.to)?);
+        let target = Store::open_with(&self.to, &global.web()?)?;
         let options = CopyOptions { force: self.force, signers: signers(&self.sign)? };
         let bar = Bar::new(output, "copying");
         let report = copy(&source, &target, &trust, &options, &bar).await?;
@@ -41,11 +41,13 @@ impl Cp {
         match report.placed {
             Some(RefPlaced::Kept { version }) => output.note(format!(
                 "{}: {} is newer there, as version {version}, and stays; --force replaces it",
-                self.to, self.artifact
+                target.location(),
+                self.artifact
             )),
             Some(RefPlaced::Unlisted) => output.note(format!(
                 "{}: its index of names is signed and does not list {} yet; give --sign KEY",
-                self.to, self.artifact
+                target.location(),
+                self.artifact
             )),
             Some(RefPlaced::Written)
                 if options.signers.is_empty()
@@ -53,7 +55,7 @@ impl Cp {
             {
                 output.note(format!(
                     "{}: its index of names is not signed; --sign KEY signs it",
-                    self.to
+                    target.location()
                 ));
             }
             _ => {}

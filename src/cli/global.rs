@@ -12,6 +12,7 @@ use crate::format::name::ArtifactSpec;
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
 use crate::store::artifact::{Artifact, OpenOptions};
+use crate::transport::url::{self, WebOptions};
 use crate::trust::{SeenRefs, TrustSet};
 
 /// What holds for every command; given before or after its name.
@@ -29,6 +30,13 @@ pub(super) struct Global {
     /// Another copy of the store, to read from where the first fails (repeatable)
     #[arg(long, global = true, value_name = "URL")]
     pub(super) mirror: Vec<String>,
+    /// Send this header with every request to stores over http and https, as 'Name: value' (repeatable); TENPAK_HEADERS
+    /// has one on each line
+    #[arg(long, global = true, value_name = "HEADER")]
+    pub(super) header: Vec<String>,
+    /// Trust the certificates in this file (PEM) beside the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
     /// Print one JSON object on the last line of standard output
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -53,14 +61,32 @@ impl Global {
         store.into_string().map_err(|_| Failure::usage("the user's data directory is not UTF-8"))
     }
 
+    /// How stores over the network are reached.
+    pub(super) fn web(&self) -> Result<WebOptions, Failure> {
+        let mut web = WebOptions::from_env()?;
+        for header in &self.header {
+            web.add_header(header)?;
+        }
+        if let Some(path) = &self.ca {
+            let wrong = |why: String| Failure::usage(format!("--ca {}: {why}", path.display()));
+            let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+            if !pem.windows(27).any(|line| line == b"-----BEGIN CERTIFICATE-----") {
+                return Err(wrong("it holds no certificate in PEM".to_owned()));
+            }
+            web.certificates.push(pem);
+        }
+        Ok(web)
+    }
+
     /// The store alone: what is written, listed or verified.
     pub(super) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.store_location()?)?)
+        Ok(Store::open_with(&self.store_location()?, &self.web()?)?)
     }
 
     /// The store with its mirrors: what artifacts are read from.
     pub(super) fn source(&self) -> Result<Store, Failure> {
-        let mirrors = self.mirror.iter().map(|mirror| crate::transport::url::open(mirror));
+        let web = self.web()?;
+        let mirrors = self.mirror.iter().map(|mirror| url::open_with(mirror, &web));
         Ok(self.store()?.with_mirrors(mirrors.collect::<Result<Vec<_>, _>>()?))
     }
 
