@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use super::loader::shared_level;
+use super::pace;
 use crate::schedule::scheduler::{Place, SharedLevel};
 use crate::store::Store;
 
@@ -38,8 +38,9 @@ impl Line {
     /// Waits for a place. What opening an artifact told of the way to the store is known by then.
     pub(super) async fn place(&self, store: &Store) -> Place {
         let level = self.level.get_or_init(|| {
-            let freed = self.freed.clone();
-            shared_level(store, move || freed.notify_waiters())
+            let ((first, most), freed) = (pace::connections(store), self.freed.clone());
+            let seed = fastrand::u64(..);
+            SharedLevel::new(first, most, pace::enough(), seed, move || freed.notify_waiters())
         });
         let _head = self.head.lock().await;
         loop {

@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -15,6 +14,7 @@ use super::buffer::{Feedback, lock};
 use super::driver::{Delivered, Driver, Work};
 use super::error::LoadError;
 use super::options::LoadOptions;
+use super::pace::{CONNECTIONS, MOST_AT_FIRST, connections, enough, reads_block};
 use super::tensor::{LoadStats, Tensor};
 use crate::format::id::{ManifestId, PackId};
 use crate::memory::buffers::Buffers;
@@ -23,26 +23,13 @@ use crate::memory::slot::SlotProvider;
 use crate::schedule::plan::{
     DeliveryIndex, Form, ListIndex, Plan, PlanOptions, TensorIndex, TensorRequest,
 };
-use crate::schedule::scheduler::{Limits, MAX_MIRRORS, SharedLevel};
+use crate::schedule::scheduler::{Limits, MAX_MIRRORS};
 use crate::store::Store;
 
 /// The most that is kept of buffers that nobody uses.
 const POOL: usize = 64 << 20;
-/// Requests at a time to a web server or a bucket: at first, and at most.
-const CONNECTIONS: usize = 4;
-const MOST_CONNECTIONS: usize = 128;
-/// Requests at a time for files, each of which has a thread, at most.
-const MOST_FILES: usize = 64;
-/// Requests at first to a server whose answers take longer than this: one more for each `FAR_STEP`, since finding that
-/// there should be more takes as long, up to `MOST_AT_FIRST`.
-const FAR: Duration = Duration::from_millis(3);
-const FAR_CONNECTIONS: usize = 16;
-const FAR_STEP: Duration = Duration::from_millis(4);
-const MOST_AT_FIRST: usize = 64;
 /// Bytes that a tensor which is on its way takes beside its own: its place, its name, who waits for it.
 const BESIDE: u64 = 1 << 10;
-/// Bytes per second that one core receives and hashes, with something to spare.
-const CORE: u64 = 750_000_000;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
 const CHUNKS: u64 = 100_000;
 /// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
@@ -260,40 +247,6 @@ impl Load {
         }
         None
     }
-}
-
-/// Requests at a time: before anything was measured but the time to an answer, and at most.
-fn connections(store: &Store) -> (usize, usize) {
-    if reads_block(store) {
-        // The bytes of a file in memory are there as quickly as they are hashed, on a core for each request; where
-        // the disk is waited for, as long over a network, more requests bring more.
-        return (cores(), MOST_FILES);
-    }
-    let first = match store.way().answer() {
-        Some(time) if time >= FAR => {
-            let more = time.as_micros() / FAR_STEP.as_micros();
-            usize::try_from(more)
-                .map_or(MOST_AT_FIRST, |more| FAR_CONNECTIONS + more)
-                .min(MOST_AT_FIRST)
-        }
-        _ => CONNECTIONS,
-    };
-    (first, MOST_CONNECTIONS)
-}
-
-fn reads_block(store: &Store) -> bool {
-    store.transports().iter().any(|transport| transport.reads_block())
-}
-
-/// Bytes per second that this machine takes.
-fn enough() -> u64 {
-    CORE * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
-}
-
-/// A level for many loads from this store; `freed` is called when there may be room for one more of them.
-pub(super) fn shared_level(store: &Store, freed: impl Fn() + Send + Sync + 'static) -> SharedLevel {
-    let ((first, most), seed) = (connections(store), LoadOptions::default().seed);
-    SharedLevel::new(first, most, enough(), seed, freed)
 }
 
 /// What a driver has left when it fails.

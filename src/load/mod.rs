@@ -16,6 +16,7 @@ mod line;
 mod links;
 mod loader;
 mod options;
+mod pace;
 pub mod sink;
 mod tensor;
 mod weights;
