@@ -18,7 +18,7 @@ use url::Url;
 
 use super::addresses::Addresses;
 use super::options::HttpOptions;
-use super::proxy::Proxy;
+use super::proxy::{Proxy, Refusal};
 use super::site::Site;
 use crate::transport::{TransportError, TransportErrorKind};
 
@@ -57,7 +57,7 @@ pub(super) enum ExchangeError {
     /// No connection.
     Connect(io::Error),
     /// A proxy refuses.
-    Proxy { proxy: Arc<str>, why: String, may_pass: bool },
+    Proxy(Refusal),
     /// The connection broke, or the answer is malformed.
     Http(hyper::Error),
 }
@@ -91,7 +91,7 @@ impl Connector {
     ) -> Result<(Stream, bool), ExchangeError> {
         if url.scheme() != "https" {
             let tcp = match self.proxy(url) {
-                Some(proxy) => self.tcp(proxy.authority()?).await?,
+                Some(proxy) => self.tcp(proxy.authority().map_err(ExchangeError::Proxy)?).await?,
                 None => self.tcp(authority).await?,
             };
             return Ok((Stream::Plain(tcp), false));
@@ -138,10 +138,11 @@ impl Connector {
         let tcp = match self.proxy(url) {
             None => self.tcp(authority).await?,
             Some(proxy) => {
-                let tcp = self.tcp(proxy.authority()?).await?;
+                let tcp = self.tcp(proxy.authority().map_err(ExchangeError::Proxy)?).await?;
                 let tunnel = proxy.tunnel(tcp, authority);
                 let opened = tokio::time::timeout(self.options.connect_timeout, tunnel).await;
-                opened.unwrap_or_else(|_| Err(proxy.error("it opens no tunnel".to_owned())))?
+                let late = |_| Err(proxy.refusal("it opens no tunnel".to_owned(), true));
+                opened.unwrap_or_else(late).map_err(ExchangeError::Proxy)?
             }
         };
         self.timely(TlsConnector::from(config.clone()).connect(name, tcp)).await
@@ -254,7 +255,7 @@ pub(super) fn exchange_error(site: &Site, error: ExchangeError) -> TransportErro
             };
             return site.error(kind, message).caused_by(error);
         }
-        ExchangeError::Proxy { proxy, why, may_pass } => {
+        ExchangeError::Proxy(Refusal { proxy, why, may_pass }) => {
             let kind = match may_pass {
                 true => TransportErrorKind::Transient,
                 false => TransportErrorKind::Denied,

@@ -17,8 +17,6 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::connect::ExchangeError;
-
 /// Which requests go through which proxy.
 #[derive(Clone)]
 pub struct Proxies(Arc<Matcher>);
@@ -55,6 +53,14 @@ impl Proxies {
     }
 }
 
+/// Why a proxy is of no help.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) proxy: Arc<str>,
+    pub(super) why: String,
+    pub(super) may_pass: bool,
+}
+
 /// A proxy.
 pub(super) struct Proxy {
     scheme: String,
@@ -65,37 +71,36 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Its host and port.
-    pub(super) fn authority(&self) -> Result<&Arc<str>, ExchangeError> {
+    pub(super) fn authority(&self) -> Result<&Arc<str>, Refusal> {
         match self.scheme.as_str() {
             "http" => Ok(&self.authority),
-            other => Err(self.error(format!("{other}:// is not supported, use an http:// proxy"))),
+            other => {
+                Err(self
+                    .refusal(format!("{other}:// is not supported, use an http:// proxy"), false))
+            }
         }
     }
 
-    pub(super) fn error(&self, why: String) -> ExchangeError {
-        ExchangeError::Proxy { proxy: self.authority.clone(), why, may_pass: false }
+    pub(super) fn refusal(&self, why: String, may_pass: bool) -> Refusal {
+        Refusal { proxy: self.authority.clone(), why, may_pass }
     }
 
     /// Asks for a tunnel to `server`, a host and port, on a connection to the proxy.
-    pub(super) async fn tunnel(
-        &self,
-        tcp: TcpStream,
-        server: &str,
-    ) -> Result<TcpStream, ExchangeError> {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(tcp)).await.map_err(ExchangeError::Http)?;
+    pub(super) async fn tunnel(&self, tcp: TcpStream, server: &str) -> Result<TcpStream, Refusal> {
+        let broken = |error: hyper::Error| self.refusal(error.to_string(), true);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(broken)?;
         tokio::spawn(connection.with_upgrades());
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() =
-            server.parse().map_err(|error| self.error(format!("{server}: {error}")))?;
+            server.parse().map_err(|error| self.refusal(format!("{server}: {error}"), false))?;
         if let Ok(host) = HeaderValue::from_str(server) {
             request.headers_mut().insert(HOST, host);
         }
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
-        let answer = sender.send_request(request).await.map_err(ExchangeError::Http)?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
         if !status.is_success() {
             let why = match status {
@@ -105,13 +110,12 @@ impl Proxy {
                 }
                 status => format!("it answered {status} to CONNECT {server}"),
             };
-            let (proxy, may_pass) = (self.authority.clone(), status.is_server_error());
-            return Err(ExchangeError::Proxy { proxy, why, may_pass });
+            return Err(self.refusal(why, status.is_server_error()));
         }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(ExchangeError::Http)?;
+        let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
-            _ => Err(self.error("it sent something into the tunnel".to_owned())),
+            _ => Err(self.refusal("it sent something into the tunnel".to_owned(), true)),
         }
     }
 }
