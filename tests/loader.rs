@@ -332,7 +332,10 @@ async fn a_chunk_damaged_at_rest_comes_from_the_mirror_or_is_named() {
     bench.check(&tensors);
     assert!(stats.refetched_chunks > 0);
 
-    let error = bench.load(&[damaged()], &options()).await.unwrap_err();
+    // Each pack is damaged: one request at a time comes upon the first.
+    let mut one = options();
+    one.connections = Some(1);
+    let error = bench.load(&[damaged()], &one).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Verification);
     let text = error.to_string();
     for part in [&bench.id.to_hex(), "model.embed_tokens.weight", "chunk 0", "at 0", "3 times"] {
