@@ -38,6 +38,7 @@ impl Cp {
         let bar = Bar::new(output, "copying");
         let report = copy(&source, &target, &trust, &options, &bar).await?;
         drop(bar);
+        output.made(&target);
         match report.placed {
             Some(RefPlaced::Kept { version }) => output.note(format!(
                 "{}: {} is newer there, as version {version}, and stays; --force replaces it",
@@ -93,7 +94,7 @@ pub(super) struct Repack {
 
 impl Repack {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let store = global.store()?;
+        let store = global.existing_store().await?;
         let options = RepackOptions { runs_per_gib: self.runs_per_gib, force: self.force };
         let mut ids = Vec::new();
         for artifact in &self.artifacts {

@@ -100,7 +100,9 @@ fn store_status(error: &StoreError) -> u8 {
         | StoreError::Chunk { .. }
         | StoreError::Decode { .. } => VERIFICATION,
         StoreError::Trust(error) => trust_status(error),
-        StoreError::NoArtifact { .. } | StoreError::NoTensor { .. } => NOT_FOUND,
+        StoreError::NoStore { .. }
+        | StoreError::NoArtifact { .. }
+        | StoreError::NoTensor { .. } => NOT_FOUND,
         StoreError::Ambiguous { .. } | StoreError::Pattern { .. } => USAGE,
         _ => FAILED,
     }
@@ -127,6 +129,7 @@ fn trust_advice(error: &TrustError) -> &'static str {
 fn store_advice(error: &StoreError) -> &'static str {
     match error {
         StoreError::Trust(error) => trust_advice(error),
+        StoreError::NoStore { .. } => "; check the address (`tenpak pack` makes a store)",
         StoreError::NoArtifact { .. } => "; `tenpak ls` lists what is there",
         StoreError::File { .. } => "; `tenpak unpack` writes it",
         _ => "",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
-use super::error::Failure;
+use super::error::{Failure, NOT_FOUND};
 use super::output::Output;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::source::ModelSource;
@@ -53,7 +53,14 @@ impl Global {
         store.into_string().map_err(|_| Failure::usage("the user's data directory is not UTF-8"))
     }
 
-    /// The store alone: what is written, listed or verified.
+    /// The store alone, which must be there: what is listed, verified or changed.
+    pub(super) async fn existing_store(&self) -> Result<Store, Failure> {
+        let store = self.store()?;
+        store.require().await?;
+        Ok(store)
+    }
+
+    /// The store alone: what is packed into, which makes it.
     pub(super) fn store(&self) -> Result<Store, Failure> {
         Ok(Store::open(&self.store_location()?)?)
     }
@@ -111,7 +118,12 @@ impl Global {
         let spec = artifact(text).map_err(|error| {
             Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
         })?;
-        self.model_of(&spec, runtime, output)
+        self.model_of(&spec, runtime, output).map_err(|failure| match failure.status {
+            NOT_FOUND => {
+                Failure::new(NOT_FOUND, format!("{text}: no such folder; {}", failure.message))
+            }
+            _ => failure,
+        })
     }
 
     /// A model that is an artifact.

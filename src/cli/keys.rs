@@ -57,12 +57,12 @@ pub(super) struct Sign {
 impl Sign {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let signer = Signer::load(&self.key, self.method)?;
-        let store = global.store()?;
+        let store = global.existing_store().await?;
         let resolved = store.resolve(&self.artifact).await?;
-        let (_, bytes) = store
-            .manifest(resolved.manifest)
-            .await
-            .map_err(|error| error.named_by(format!("{}", self.artifact)))?;
+        let (_, bytes) = match store.manifest(resolved.manifest).await {
+            Ok(read) => read,
+            Err(error) => return Err(store.no_manifest(&self.artifact, error).await.into()),
+        };
         // Whoever trusts somebody adds a signature only to what those signed.
         store.check_manifest(&global.trust()?, resolved.name(), resolved.manifest, &bytes).await?;
         let signature = signer.sign_manifest(resolved.manifest, &bytes, unix_now())?;

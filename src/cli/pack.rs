@@ -80,6 +80,7 @@ impl Pack {
         let bar = Bar::new(output, "packing");
         let report = pack(&self.path, &store, (name, tag), options, runtime, &bar)?;
         drop(bar);
+        output.made(&store);
         let seconds = start.elapsed().as_secs_f64();
         let totals = report.totals;
         let more = json!({

@@ -113,6 +113,7 @@ impl ExternalArgs {
         let bar = Bar::new(output, "quantizing");
         let (packed, quantization) = external.run(&store, (name, tag), options, runtime, &bar)?;
         drop(bar);
+        output.made(&store);
         let (seconds, totals) = (start.elapsed().as_secs_f64(), packed.totals);
         let more = json!({ "quantization": quantization });
         let object = publishing::packed(&packed, (name, tag), seconds, more);

@@ -41,6 +41,9 @@ pub enum StoreError {
     /// Others kept changing the same object.
     #[error("{location}: {object}: others changed it {tries} times meanwhile; try again")]
     Contended { location: String, object: String, tries: u32 },
+    /// Nothing there says that it is a store.
+    #[error("no store at {location}: there is no tenpak.json")]
+    NoStore { location: String },
     /// No artifact of that name or id.
     #[error("{location}: no artifact {artifact}")]
     NoArtifact { location: String, artifact: String },

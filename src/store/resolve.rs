@@ -60,15 +60,32 @@ impl Store {
         self.find(artifact, (!trust.is_empty()).then_some((trust, seen))).await
     }
 
+    /// Why there is no such artifact: it is not in the store, or there is no store.
+    pub(crate) async fn no_artifact(&self, artifact: &ArtifactSpec) -> StoreError {
+        let (location, artifact) = (self.location().to_owned(), artifact.to_string());
+        match self.require().await {
+            Err(error @ (StoreError::NoStore { .. } | StoreError::Damaged { .. })) => error,
+            _ => StoreError::NoArtifact { location, artifact },
+        }
+    }
+
+    /// Why the manifest of what the artifact was found to be could not be read.
+    pub(crate) async fn no_manifest(
+        &self,
+        artifact: &ArtifactSpec,
+        error: StoreError,
+    ) -> StoreError {
+        match (error.is_not_found(), artifact) {
+            (true, ArtifactSpec::Id(_)) => self.no_artifact(artifact).await,
+            _ => error.named_by(artifact),
+        }
+    }
+
     async fn find(
         &self,
         artifact: &ArtifactSpec,
         trust: Option<(&TrustSet, Option<&SeenRefs>)>,
     ) -> Result<Resolved, StoreError> {
-        let missing = || StoreError::NoArtifact {
-            location: self.location().to_owned(),
-            artifact: artifact.to_string(),
-        };
         match artifact {
             ArtifactSpec::Named { name, tag } => {
                 let path = ref_object(name, tag);
@@ -86,21 +103,27 @@ impl Store {
                     let envelope = Envelope::<RefBody>::parse(&bytes)?;
                     Ok(Resolved { manifest: envelope.body().manifest, by: Some(envelope), warning })
                 };
-                let read = self.read_checked(&path, &ReadRange::Full, MAX_REF as u64, check).await;
-                read.map_err(|error| if error.is_not_found() { missing() } else { error })
+                match self.read_checked(&path, &ReadRange::Full, MAX_REF as u64, check).await {
+                    Err(error) if error.is_not_found() => Err(self.no_artifact(artifact).await),
+                    other => other,
+                }
             }
             ArtifactSpec::Id(prefix) => {
                 let manifest = match prefix.exact() {
                     Some(id) => id,
                     None => {
-                        let listed = self.list("manifests/").await?;
+                        let listed = match self.list("manifests/").await {
+                            Ok(listed) => listed,
+                            // What cannot be listed may be no store at all.
+                            Err(error) => return Err(self.require().await.err().unwrap_or(error)),
+                        };
                         let ids = listed.iter().filter_map(|info| {
                             let id = info.path.as_str().strip_prefix("manifests/")?;
                             id.parse::<ManifestId>().ok().filter(|id| prefix.matches(*id))
                         });
                         let ids: Vec<_> = ids.collect();
                         match ids.as_slice() {
-                            [] => return Err(missing()),
+                            [] => return Err(self.no_artifact(artifact).await),
                             [id] => *id,
                             _ => {
                                 return Err(StoreError::Ambiguous {

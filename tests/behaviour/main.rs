@@ -15,6 +15,7 @@ mod s3;
 #[path = "../support/web.rs"]
 mod web;
 
+mod absent;
 mod company;
 mod dedupe;
 mod deltas;

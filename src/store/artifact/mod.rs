@@ -88,14 +88,10 @@ impl Artifact {
         let named = resolved.name().map_or("", |name| name.as_str());
         let store = store.for_artifact(&format!("{named}@{id}"));
         let read = future::try_join(store.manifest(id), store.signatures(id, trust.key_ids()));
-        let ((manifest, manifest_bytes), signatures) =
-            read.await.map_err(|error| match (error.is_not_found(), spec) {
-                (true, ArtifactSpec::Id(_)) => {
-                    let (location, artifact) = (store.location().to_owned(), spec.to_string());
-                    StoreError::NoArtifact { location, artifact }
-                }
-                _ => error.named_by(spec),
-            })?;
+        let ((manifest, manifest_bytes), signatures) = match read.await {
+            Ok(read) => read,
+            Err(error) => return Err(store.no_manifest(spec, error).await),
+        };
         let name = resolved.name();
         let verdict = store.check_signatures(trust, name, id, &manifest_bytes, signatures).await?;
         let mut warnings: Vec<_> = resolved.warning.take().into_iter().collect();
