@@ -153,6 +153,19 @@ fn device_advice(error: &DeviceError) -> &'static str {
     }
 }
 
+/// What to do about files that are not packed.
+fn model_advice(error: &ModelError) -> String {
+    match error {
+        ModelError::Safetensors { path, .. } => {
+            format!("; repair it, or `tenpak pack --opaque '{path}'` packs it as bytes")
+        }
+        ModelError::Incomplete { .. } => {
+            "; complete the model, or `tenpak pack --allow-incomplete` packs it as it is".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 /// What to do about a model that was not produced.
 fn produce_advice(error: &ProduceError) -> &'static str {
     match error {
@@ -254,7 +267,16 @@ impl From<PackError> for Failure {
     fn from(error: PackError) -> Self {
         match error {
             PackError::Store(error) => error.into(),
-            PackError::Model(ModelError::NotFound { .. }) => Self::new(NOT_FOUND, error),
+            PackError::Model(error) => {
+                let message = format!("{error}{}", model_advice(&error));
+                match error {
+                    ModelError::NotFound { .. } => Self::new(NOT_FOUND, message),
+                    ModelError::Pattern { .. } | ModelError::NoneOpaque { .. } => {
+                        Self::usage(format!("--opaque: {message}"))
+                    }
+                    _ => Self::failed(message),
+                }
+            }
             error => Self::failed(error),
         }
     }

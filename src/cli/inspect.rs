@@ -6,6 +6,7 @@ use super::error::Failure;
 use super::output::Output;
 use super::{Global, artifact, bytes};
 use crate::format::id::to_hex;
+use crate::format::manifest::Incomplete;
 use crate::format::name::ArtifactSpec;
 use crate::format::page::{FileEntry, TensorEntry};
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
@@ -123,6 +124,7 @@ impl Inspect {
             "delta": whole.manifest.delta,
             "optimization": whole.manifest.optimization,
             "source": whole.manifest.source,
+            "incomplete": whole.manifest.incomplete,
             "totals": whole.manifest.totals,
             "usage": usage,
             "codecs": look.all.codecs,
@@ -148,6 +150,9 @@ fn text(
     let mut text = format!("manifest   {}\n", whole.id);
     if let Some(model) = &whole.manifest.model_id {
         text += &format!("model      {model}\n");
+    }
+    for Incomplete { path, fault } in &whole.manifest.incomplete {
+        text += &format!("incomplete {path} ({})\n", fault.replace('_', " "));
     }
     if let Some(by) = found.by.as_ref().map(|envelope| envelope.body()) {
         let days = by.expires.saturating_sub(unix_now()) / (24 * 60 * 60);

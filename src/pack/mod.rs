@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::format::manifest::Incomplete;
 use crate::format::name::{ArtifactName, Tag};
 use crate::store::{Lease, Store};
 
@@ -43,8 +44,8 @@ pub use options::{Lineage, PackOptions, PackReport, Progress};
 use packer::Packer;
 pub use pool::WorkerFailed;
 
-/// Packs the folder or file at `path` and publishes it as `name:tag`. Blocks; call it from outside
-/// the runtime that `runtime` drives.
+/// Packs the folder or file at `path` and publishes it as `name:tag`. Files that are no whole model are
+/// refused, unless the options allow them. Blocks; call it from outside the runtime that `runtime` drives.
 ///
 /// # Errors
 /// If a file cannot be read or is malformed, or the store fails.
@@ -52,13 +53,21 @@ pub fn pack(
     path: &Path,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
-    options: PackOptions,
+    mut options: PackOptions,
     runtime: &Handle,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
-    let files = model::walk(path)?;
+    let model::Walked { files, left_out } = model::walk(path, &options.opaque)?;
+    let faults = model::faults(&files)?;
+    if !faults.is_empty() && !options.allow_incomplete {
+        return Err(model::ModelError::Incomplete { path: path.to_owned(), faults }.into());
+    }
+    options.lineage.incomplete =
+        Incomplete::list(faults.iter().map(|fault| (fault.kind.word(), fault.path.as_str())));
     let files: Vec<_> = files.into_iter().map(|file| Input::File(Arc::new(file))).collect();
-    pack_inputs(&files, &mut (), store, (name, tag), &options.into(), runtime, progress)
+    let report =
+        pack_inputs(&files, &mut (), store, (name, tag), &options.into(), runtime, progress)?;
+    Ok(PackReport { left_out, faults, ..report })
 }
 
 /// Packs files, which rise by their paths, and publishes them as `name:tag`; `maker` makes the parts of

@@ -78,7 +78,8 @@ fn every_command_that_reads_says_so() {
     let expected = format!("tenpak: {}\n", said(&format!("{home}/.local/share/tenpak/store")));
     assert_eq!((status.code(), String::from_utf8(stderr).unwrap()), (Some(3), expected));
     // A model that is neither a folder nor an artifact.
-    let run = tenpak(&["eval", "ppl", "models/llama", "--text", &at("file"), "--store", &at("x")]);
+    let quantize = ["quantize", "models/llama", "--method", "nf4", "--name", "q"];
+    let run = tenpak(&[&quantize[..], &["--store", &at("x")]].concat());
     assert_eq!(run.status, Some(3), "{}", run.error);
     let expected = format!("models/llama: no such folder; {}", said(&at("x")));
     assert_eq!(run.text("error"), expected);
@@ -112,9 +113,8 @@ fn whoever_packs_makes_it_and_says_so_once() {
     let folder = tempfile::tempdir().unwrap();
     let (model, store) = (folder.path().join("model"), folder.path().join("new/store"));
     Model::of(Vec::new()).write(&model);
-    let made = |store: &Path| {
-        format!("tenpak: there was no store at {}; it was made\n", store.display())
-    };
+    let made =
+        |store: &Path| format!("tenpak: there was no store at {}; it was made\n", store.display());
     let first = pack(&store, &model, "m", &[]);
     assert_eq!(first.error, made(&store));
     assert_eq!(pack(&store, &model, "n", &[]).error, "");
@@ -191,7 +191,9 @@ fn a_prefix_of_a_bucket_and_a_bucket_that_are_not_there() {
         run(&["pack", text(folder.path()), "--store", "s3://bucket/models/store", "--name", "m"]);
     assert_eq!(made.status, Some(0), "{}", made.error);
     assert_eq!(made.error, "tenpak: there was no store at s3://bucket/models/store; it was made\n");
-    for store in ["s3://bucket", "s3://bucket/models", "s3://bucket/models/stores", "s3://missing/x"] {
+    for store in
+        ["s3://bucket", "s3://bucket/models", "s3://bucket/models/stores", "s3://missing/x"]
+    {
         for arguments in [&["ls"][..], &["load", "m"], &["load", "@0123456789"], &["gc"]] {
             let run = run(&[arguments, &["--store", store]].concat());
             assert_eq!(run.status, Some(3), "{store} {arguments:?}: {}", run.error);

@@ -29,3 +29,4 @@ mod mirrors;
 mod same;
 mod small;
 mod trust;
+mod whole;

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use crate::dequant::config::{CONFIGS, Method};
 use crate::format::id::ManifestId;
 use crate::load::LoadOptions;
-use crate::pack::model::{self, ModelError, PartKind, SourceFile};
+use crate::pack::model::{self, ModelError, Opaque, PartKind, SourceFile};
 use crate::pack::{GeneratedFile, Held, Input, View};
 use crate::schedule::plan::TensorRequest;
 use crate::store::artifact::{Artifact, Selection};
@@ -66,9 +66,14 @@ impl ModelSource {
     /// The model in a folder, or of a single file.
     ///
     /// # Errors
-    /// If a file cannot be read, or claims to be safetensors and is not.
+    /// If a file cannot be read, claims to be safetensors and is not, or the files are no whole model.
     pub fn folder(path: &Path) -> Result<Self, SourceError> {
-        let sources: Vec<_> = model::walk(path)?.into_iter().map(Arc::new).collect();
+        let files = model::walk(path, &Opaque::default())?.files;
+        let faults = model::faults(&files)?;
+        if !faults.is_empty() {
+            return Err(ModelError::Incomplete { path: path.to_owned(), faults }.into());
+        }
+        let sources: Vec<_> = files.into_iter().map(Arc::new).collect();
         let file = |source: &Arc<SourceFile>| File {
             path: source.path.clone(),
             size: source.size,

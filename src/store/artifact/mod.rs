@@ -100,6 +100,14 @@ impl Artifact {
             warnings.extend(verdict.rejected.iter().map(ToString::to_string));
             keys = verdict.keys;
         }
+        if let Some(first) = manifest.incomplete.first() {
+            let more = match manifest.incomplete.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more faults"),
+            };
+            let (fault, path) = (first.fault.replace('_', " "), &first.path);
+            warnings.push(format!("{spec} was packed as no whole model: {path} ({fault}){more}"));
+        }
         tracing::debug!(artifact = %id, location = store.location(), "opened");
         Ok(Self { manifest, manifest_bytes, resolved, keys, warnings, store })
     }
