@@ -132,6 +132,7 @@ fn store_advice(error: &StoreError) -> &'static str {
         StoreError::NoStore { .. } => "; check the address (`tenpak pack` makes a store)",
         StoreError::NoArtifact { .. } => "; `tenpak ls` lists what is there",
         StoreError::File { .. } => "; `tenpak unpack` writes it",
+        StoreError::Clock { .. } => "; set the clock, or give --trust-clock if it is right",
         _ => "",
     }
 }
@@ -258,6 +259,10 @@ impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         match error {
             UnpackError::Load(error) => error.into(),
+            error @ UnpackError::Occupied { .. } => Self::failed(format!(
+                "{error}; name another folder, or give --force to replace the artifact's files and \
+                 leave the rest"
+            )),
             error => Self::failed(error),
         }
     }

@@ -29,6 +29,9 @@ pub(super) struct Global {
     /// Another copy of the store, to read from where the first fails (repeatable)
     #[arg(long, global = true, value_name = "URL")]
     pub(super) mirror: Vec<String>,
+    /// Publish even where the store is from a later time than this machine's clock says
+    #[arg(long, global = true)]
+    pub(super) trust_clock: bool,
     /// Print one JSON object on the last line of standard output
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -62,7 +65,12 @@ impl Global {
 
     /// The store alone: what is packed into, which makes it.
     pub(super) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.store_location()?)?)
+        self.store_at(&self.store_location()?)
+    }
+
+    /// The store at an address.
+    pub(super) fn store_at(&self, location: &str) -> Result<Store, Failure> {
+        Ok(Store::open(location)?.with_trusted_clock(self.trust_clock))
     }
 
     /// The store with its mirrors: what artifacts are read from.

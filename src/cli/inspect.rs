@@ -9,6 +9,7 @@ use crate::format::id::to_hex;
 use crate::format::manifest::Incomplete;
 use crate::format::name::ArtifactSpec;
 use crate::format::page::{FileEntry, TensorEntry};
+use crate::format::time;
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
 use crate::store::artifact::Artifact;
 use crate::store::{ArtifactGraph, Resolved, unix_now};
@@ -160,11 +161,12 @@ fn text(
             [] => "unsigned".to_owned(),
             keys => format!("signed by {}", keys.join(", ")),
         };
-        text += &format!("name       {}:{}, version {}, {signed}, ", by.name, by.tag, by.version);
+        let (version, date) = (time::version(by.version), time::date(by.expires));
+        text += &format!("name       {}:{}, version {version}, {signed}, ", by.name, by.tag);
         text += &if by.expires <= unix_now() {
-            "expired\n".to_owned()
+            format!("expired on {date}\n")
         } else {
-            format!("expires in {days} days\n")
+            format!("expires on {date}, in {days} days\n")
         };
     }
     for signature in signatures {

@@ -9,6 +9,7 @@ use super::output::Output;
 use super::publishing::lifetime;
 use super::{Global, artifact};
 use crate::format::name::ArtifactSpec;
+use crate::format::time;
 use crate::store::unix_now;
 use crate::transport::ObjectPath;
 use crate::trust::{Method, Signer, keygen, signature_path};
@@ -87,7 +88,9 @@ impl Sign {
         });
         output.result(object, || {
             let renewed = match version {
-                Some(version) => format!("{} renewed as version {version}", self.artifact),
+                Some(version) => {
+                    format!("{} renewed as version {}", self.artifact, time::version(version))
+                }
                 None => "the name was not signed".to_owned(),
             };
             format!("@{} signed by {}; {renewed}", resolved.manifest, signer.key_id().as_str())

@@ -86,6 +86,8 @@ pub fn pack_inputs(
 ) -> Result<PackReport, PackError> {
     progress.begin(files.iter().map(Input::size).sum());
     let fresh = runtime.block_on(store.create())?;
+    // Before the work rather than after it.
+    runtime.block_on(store.check_clock(Some((name, tag))))?;
     let lease = runtime.block_on(Lease::take(store))?;
     let packer = Packer::new(store, &lease, fresh, options.clone(), runtime, progress);
     let packed = packer.and_then(|packer| packer.run(files, maker));

@@ -32,6 +32,8 @@ pub struct Store {
     pub(super) transports: Vec<Arc<dyn Transport>>,
     pub(super) retry: RetryPolicy,
     pub(super) reads: Arc<ReadCounters>,
+    /// Whether what is published needs no look at the clock.
+    pub(super) trusts_clock: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +48,8 @@ pub(super) struct ReadCounters {
 impl Store {
     /// A store that is there already; nothing is read yet.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transports: vec![transport], retry: RetryPolicy::default(), reads: Arc::default() }
+        let (retry, reads) = (RetryPolicy::default(), Arc::default());
+        Self { transports: vec![transport], retry, reads, trusts_clock: false }
     }
 
     /// The store at an address: a path, `s3://`, `gs://`, `az://` or `http(s)://`.

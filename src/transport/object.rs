@@ -22,6 +22,7 @@ use object_store::{
     PutPayload, RetryConfig, UpdateVersion,
 };
 
+use super::host_date::HostDate;
 use super::{
     Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
     TransportErrorKind, Version,
@@ -44,6 +45,7 @@ pub struct ObjectBackend {
     store: Arc<dyn ObjectStore>,
     /// Empty, or ends in `/`.
     prefix: String,
+    date: HostDate,
 }
 
 impl fmt::Debug for ObjectBackend {
@@ -60,7 +62,8 @@ impl ObjectBackend {
 
     /// Any object store, without a prefix.
     pub fn from_store(location: &str, store: Arc<dyn ObjectStore>) -> Self {
-        Self { location: location.into(), store, prefix: String::new() }
+        let (prefix, date) = (String::new(), HostDate::default());
+        Self { location: location.into(), store, prefix, date }
     }
 
     /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment.
@@ -86,9 +89,10 @@ impl ObjectBackend {
                 None => return Err(invalid("the prefix has an empty, `.` or `..` segment")),
             },
         };
-        let store = make_bucket(scheme, bucket)
+        let date = HostDate::default();
+        let store = make_bucket(scheme, bucket, &date)
             .map_err(|e| invalid("the bucket cannot be used").caused_by(e))?;
-        Ok(Self { location: location.into(), store, prefix })
+        Ok(Self { location: location.into(), store, prefix, date })
     }
 
     fn error(&self, object: impl fmt::Display, error: Error) -> TransportError {
@@ -119,7 +123,7 @@ impl ObjectBackend {
     }
 }
 
-fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+fn make_bucket(scheme: &str, bucket: &str, date: &HostDate) -> Result<Arc<dyn ObjectStore>, Error> {
     let retry = RetryConfig {
         max_retries: 4,
         retry_timeout: Duration::from_secs(60),
@@ -128,6 +132,7 @@ fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error
     Ok(match scheme {
         "s3" => {
             let mut builder = AmazonS3Builder::from_env()
+                .with_http_connector(date.clone())
                 .with_bucket_name(bucket)
                 .with_retry(retry)
                 .with_conditional_put(S3ConditionalPut::ETagMatch);
@@ -144,16 +149,20 @@ fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error
             Arc::new(builder.build()?)
         }
         "gs" => {
-            let mut builder =
-                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+            let mut builder = GoogleCloudStorageBuilder::from_env()
+                .with_http_connector(date.clone())
+                .with_bucket_name(bucket)
+                .with_retry(retry);
             for (key, value) in CLIENT {
                 builder = builder.with_config(GoogleConfigKey::Client(key), value);
             }
             Arc::new(builder.build()?)
         }
         _ => {
-            let mut builder =
-                MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+            let mut builder = MicrosoftAzureBuilder::from_env()
+                .with_http_connector(date.clone())
+                .with_container_name(bucket)
+                .with_retry(retry);
             for (key, value) in CLIENT {
                 builder = builder.with_config(AzureConfigKey::Client(key), value);
             }
@@ -279,6 +288,10 @@ impl Transport for ObjectBackend {
 
     fn writes_at_once(&self) -> usize {
         WRITES
+    }
+
+    fn date(&self) -> Option<SystemTime> {
+        self.date.now()
     }
 
     async fn put_if(

@@ -16,6 +16,7 @@ mod s3;
 mod web;
 
 mod absent;
+mod clock;
 mod company;
 mod dedupe;
 mod deltas;
@@ -29,4 +30,5 @@ mod mirrors;
 mod same;
 mod small;
 mod trust;
+mod unpacked;
 mod whole;

@@ -2,23 +2,29 @@
 //!
 //! Every path is resolved one folder at a time, without following links, below the folder that the
 //! user named: no artifact and no link planted there leads a write elsewhere. A file appears under
-//! its name when it is complete.
+//! its name when it is complete. What is there already and right is kept, so that an interrupted run goes on
+//! when it is run again; what is there and is none of the artifact's is never touched.
+
+mod there;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
+};
 use tokio::runtime::Handle;
 
 use crate::format::page::{Extent, FileEntry, TensorEntry};
 use crate::load::{LoadError, LoadOptions, LoadStats, Loader};
 use crate::schedule::plan::TensorRequest;
 use crate::store::{ArtifactGraph, Store};
+use there::{Begun, There, partial_name};
 
 /// Tensors above this size come in pieces, so that memory does not depend on them.
 const PIECE: u64 = 8 << 20;
@@ -37,38 +43,89 @@ pub enum UnpackError {
     /// A link or file stands where a folder is needed.
     #[error("{}: this is no folder (links are not followed); remove it, or unpack elsewhere", path.display())]
     NotAFolder { path: PathBuf },
+    /// The folder holds something else than files of the artifact.
+    #[error("{}: this folder holds something else: {what}", path.display())]
+    Occupied { path: PathBuf, what: String },
+}
+
+/// How to unpack.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct UnpackOptions {
+    /// Whether the folder may hold other things: files with names of the artifact's are replaced, and
+    /// everything else stays as it is.
+    pub force: bool,
+}
+
+/// What unpacking did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unpacked {
+    /// What was loaded.
+    pub stats: LoadStats,
+    /// Files that were there and right.
+    pub kept_files: u64,
+    /// Bytes that were there and right, of files that an interrupted run did not complete too.
+    pub kept_bytes: u64,
+}
+
+/// A part of a file: what is loaded for it, and what its bytes are.
+struct FilePart {
+    request: Arc<TensorRequest>,
+    len: u64,
+    digest: [u8; 32],
+}
+
+/// A file and its parts, in order, covering it exactly.
+struct FileParts<'a> {
+    entry: &'a FileEntry,
+    parts: Vec<FilePart>,
 }
 
 /// Writes the files of `whole` below `out`, which is made if it is missing. Blocks; call it from
 /// outside the runtime that `runtime` drives.
 ///
 /// # Errors
-/// If a file cannot be written, or a chunk cannot be had.
+/// If the folder holds other things and the options do not allow that, a file cannot be written, or a chunk
+/// cannot be had.
 pub fn unpack(
     whole: &ArtifactGraph,
     store: &Store,
     out: &Path,
+    options: UnpackOptions,
     runtime: &Handle,
     advance: &dyn Fn(u64),
-) -> Result<LoadStats, UnpackError> {
+) -> Result<Unpacked, UnpackError> {
     let failed = |source| UnpackError::Io { path: out.to_owned(), source };
+    let parts = |(file, first): &(FileEntry, usize)| file_parts(whole, file, *first);
+    let parts = whole.files.iter().map(parts);
+    let entries = whole.files.iter().map(|(entry, _)| entry);
+    let files: Vec<_> =
+        entries.zip(parts).map(|(entry, parts)| FileParts { entry, parts }).collect();
+    let there = There::look(out, &files)?;
+    let right = there.right(out, &files, options.force)?;
+    let mut done = Unpacked::default();
+    for file in right.iter().filter_map(|index| files.get(*index)) {
+        done.kept_files += 1;
+        done.kept_bytes += file.entry.size;
+    }
     std::fs::create_dir_all(out).map_err(failed)?;
     let root = File::open(out).map_err(failed)?;
-    let mut wants = Vec::new();
-    let mut per_file = Vec::with_capacity(whole.files.len());
-    for (file, first) in &whole.files {
-        let parts = file_parts(whole, file, *first);
-        per_file.push(parts.len());
-        wants.extend(parts);
-    }
-    let options = LoadOptions { piece: Some(PIECE), ..LoadOptions::default() };
+    let mut missing = files.iter().enumerate().filter(|(index, _)| !right.contains(index));
+    let missing: Vec<_> = missing.by_ref().map(|(_, file)| file).collect();
+    let mut begun = there.take_over(out, missing.first().copied())?;
+    let skipped = begun.as_ref().map_or(0, |begun| begun.parts);
+    done.kept_bytes += begun.as_ref().map_or(0, |begun| begun.len);
+    advance(done.kept_bytes);
+    let wants = missing.iter().flat_map(|file| &file.parts).skip(skipped);
+    let wants: Vec<_> = wants.map(|part| part.request.clone()).collect();
+    let load = LoadOptions { piece: Some(PIECE), ..LoadOptions::default() };
     let guard = runtime.enter();
-    let mut loader =
-        Loader::start(store.clone(), Some(whole.id), wants, Default::default(), &options);
+    let mut loader = Loader::start(store.clone(), Some(whole.id), wants, Default::default(), &load);
     drop(guard);
-    for ((file, _), parts) in whole.files.iter().zip(per_file) {
-        let mut target = Target::create(&root, out, file)?;
-        for _ in 0..parts {
+    for file in missing {
+        let skipped = begun.as_ref().map_or(0, |begun| begun.parts);
+        let mut target = Target::create(&root, out, file.entry, begun.take())?;
+        for _ in skipped..file.parts.len() {
             loop {
                 let Some(piece) = runtime.block_on(loader.next()) else { break };
                 let piece = piece?;
@@ -81,23 +138,22 @@ pub fn unpack(
         }
         target.finish()?;
     }
-    Ok(loader.stats())
+    done.stats = loader.stats();
+    Ok(done)
 }
 
 /// What is loaded for a file, whose chunks begin at `chunk`.
-fn file_parts(
-    whole: &ArtifactGraph,
-    file: &FileEntry,
-    mut chunk: usize,
-) -> Vec<Arc<TensorRequest>> {
+fn file_parts(whole: &ArtifactGraph, file: &FileEntry, mut chunk: usize) -> Vec<FilePart> {
     let mut parts = Vec::new();
     let mut push = |entry: TensorEntry, own: Range<usize>| {
+        let (len, digest) = (entry.byte_len(), *entry.digest.as_bytes());
         let mut seen = HashSet::new();
         let bases = own.clone().flat_map(|chunk| whole.bases_of(chunk));
         let bases: Vec<_> = bases.filter(|&base| seen.insert(base)).collect();
         let all = own.chain(bases).filter_map(|chunk| whole.chunks.get(chunk));
         let (records, places) = all.map(|chunk| (chunk.record, chunk.place)).unzip();
-        parts.push(Arc::new(TensorRequest::new(entry, records, places, None)));
+        let request = Arc::new(TensorRequest::new(entry, records, places, None));
+        parts.push(FilePart { request, len, digest });
     };
     for extent in &file.extents {
         match *extent {
@@ -120,7 +176,7 @@ fn file_parts(
     parts
 }
 
-/// A file being written under a temporary name.
+/// A file being written under a temporary name, which is locked while that goes on.
 struct Target {
     folder: OwnedFd,
     file: File,
@@ -131,7 +187,13 @@ struct Target {
 }
 
 impl Target {
-    fn create(root: &File, out: &Path, entry: &FileEntry) -> Result<Self, UnpackError> {
+    /// The file, empty or as far as an interrupted run came.
+    fn create(
+        root: &File,
+        out: &Path,
+        entry: &FileEntry,
+        begun: Option<Begun>,
+    ) -> Result<Self, UnpackError> {
         let mut path = out.to_owned();
         let io = |path: &Path, error: rustix::io::Errno| match error {
             rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => {
@@ -154,13 +216,23 @@ impl Target {
                 openat(&folder, segment, flags, Mode::empty()).map_err(|error| io(&path, error))?;
         }
         path.push(name);
-        // Short whatever the name's length; the process id keeps two runs apart.
-        let temporary = format!(".tenpak-{}.part", std::process::id());
+        let name = name.to_owned();
+        if let Some(Begun { name: partial, mut file, len, .. }) = begun {
+            let failed = |source| UnpackError::Io { path: path.clone(), source };
+            file.set_len(len).map_err(failed)?;
+            file.seek(SeekFrom::Start(len)).map_err(failed)?;
+            let temporary = partial.rsplit('/').next().unwrap_or(&partial).to_owned();
+            return Ok(Self { folder, file, temporary, name, path, done: false });
+        }
+        let temporary = partial_name();
         let flags =
             OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
         let mode = Mode::from_raw_mode(if entry.executable { 0o777 } else { 0o666 });
         let file = openat(&folder, temporary.as_str(), flags, mode).map_err(|e| io(&path, e))?;
-        let name = name.to_owned();
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Without locks no other run takes it over, which is all that they are for.
+            Ok(()) | Err(_) => {}
+        }
         Ok(Self { folder, file: file.into(), temporary, name, path, done: false })
     }
 
