@@ -53,14 +53,6 @@ impl Edge {
         global.store = Some(origin.to_owned());
         let source = global.source()?;
         let (origins, location) = (source.transports().to_vec(), source.location().to_owned());
-        // An origin that cannot be asked now may be asked later; one that is no store is a mistake.
-        let quick = RetryPolicy { retries: 0, stall: ORIGIN_TIME, ..RetryPolicy::default() };
-        let asked = source.with_retry(quick);
-        if let Ok(Err(error @ StoreError::NoStore { .. })) =
-            tokio::time::timeout(ORIGIN_TIME, asked.require()).await
-        {
-            return Err(error.into());
-        }
         let seen = Some(SeenRefs::of_user());
         let options = EdgeOptions { trust: global.trust()?, seen, ..settings.options()? };
         let edge = edge::Edge::new(origins, options).map_err(|error| match error {
@@ -76,6 +68,14 @@ impl Edge {
                 .result(json!({"right": true, "listen": url, "origin": location}), || {
                     format!("right: {location} at {url}")
                 });
+        }
+        // An origin that cannot be asked now may be asked later; one that is no store is a mistake.
+        let quick = RetryPolicy { retries: 0, stall: ORIGIN_TIME, ..RetryPolicy::default() };
+        let asked = source.with_retry(quick);
+        if let Ok(Err(error @ StoreError::NoStore { .. })) =
+            tokio::time::timeout(ORIGIN_TIME, asked.require()).await
+        {
+            return Err(error.into());
         }
         let failed = |what: &str, error: std::io::Error| {
             Failure::failed(format!("{what} {listen}: {error}"))

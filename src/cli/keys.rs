@@ -60,10 +60,10 @@ impl Sign {
         let signer = Signer::load(&self.key, self.method)?;
         let store = global.existing_store().await?;
         let resolved = store.resolve(&self.artifact).await?;
-        let (_, bytes) = match store.manifest(resolved.manifest).await {
-            Ok(read) => read,
-            Err(error) => return Err(store.no_manifest(&self.artifact, error).await.into()),
-        };
+        let (_, bytes) = store
+            .manifest(resolved.manifest)
+            .await
+            .map_err(|error| store.no_manifest(&self.artifact, error))?;
         // Whoever trusts somebody adds a signature only to what those signed.
         store.check_manifest(&global.trust()?, resolved.name(), resolved.manifest, &bytes).await?;
         let signature = signer.sign_manifest(resolved.manifest, &bytes, unix_now())?;

@@ -78,7 +78,10 @@ impl Pack {
             output.note("no Ed25519 key signs, so the name stays unsigned; only the manifest is");
         }
         let base = match &self.base {
-            Some(base) => Some(runtime.block_on(store.resolve(base))?.manifest),
+            Some(base) => {
+                let store = runtime.block_on(global.existing_store())?;
+                Some(runtime.block_on(store.resolve(base))?.manifest)
+            }
             None => None,
         };
         let options = PackOptions {

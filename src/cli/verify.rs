@@ -32,7 +32,7 @@ impl Verify {
                 if name.is_none()
                     && store.transport().head(&crate::format::store::manifest(id)).await?.is_none()
                 {
-                    return Err(store.no_artifact(artifact).await.into());
+                    return Err(store.no_artifact(artifact).into());
                 }
                 maintain::verify(&store, id, name, &trust, &bar).await?
             }

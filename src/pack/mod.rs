@@ -27,6 +27,7 @@ pub(crate) mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -58,7 +59,9 @@ pub fn pack(
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
     let model::Walked { files, left_out } = model::walk(path, &options.opaque)?;
+    let begun = Instant::now();
     let faults = model::faults(&files)?;
+    tracing::debug!(microseconds = begun.elapsed().as_micros(), "looked for a whole model");
     if !faults.is_empty() && !options.allow_incomplete {
         return Err(model::ModelError::Incomplete { path: path.to_owned(), faults }.into());
     }

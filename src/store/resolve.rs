@@ -7,7 +7,7 @@ use crate::format::id::ManifestId;
 use crate::format::limits::{MAX_REF, MAX_SIGNATURE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{RefBody, ref_path};
-use crate::transport::{ObjectPath, ReadRange};
+use crate::transport::{ObjectPath, ReadRange, TransportErrorKind};
 use crate::trust::{
     Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, TrustSet, signature_path,
 };
@@ -60,25 +60,33 @@ impl Store {
         self.find(artifact, (!trust.is_empty()).then_some((trust, seen))).await
     }
 
-    /// Why there is no such artifact: it is not in the store, or there is no store.
-    pub(crate) async fn no_artifact(&self, artifact: &ArtifactSpec) -> StoreError {
-        let (location, artifact) = (self.location().to_owned(), artifact.to_string());
+    /// The same error; but what is not found, or cannot be listed, where there is no store says that.
+    pub(crate) async fn or_no_store(&self, error: StoreError) -> StoreError {
+        let nothing = match &error {
+            StoreError::NoArtifact { .. } => true,
+            StoreError::Transport(error) => error.kind == TransportErrorKind::Unlistable,
+            _ => false,
+        };
+        if !nothing {
+            return error;
+        }
         match self.require().await {
-            Err(error @ (StoreError::NoStore { .. } | StoreError::Damaged { .. })) => error,
-            _ => StoreError::NoArtifact { location, artifact },
+            Err(other @ (StoreError::NoStore { .. } | StoreError::Damaged { .. })) => other,
+            _ => error,
         }
     }
 
     /// Why the manifest of what the artifact was found to be could not be read.
-    pub(crate) async fn no_manifest(
-        &self,
-        artifact: &ArtifactSpec,
-        error: StoreError,
-    ) -> StoreError {
+    pub(crate) fn no_manifest(&self, artifact: &ArtifactSpec, error: StoreError) -> StoreError {
         match (error.is_not_found(), artifact) {
-            (true, ArtifactSpec::Id(_)) => self.no_artifact(artifact).await,
+            (true, ArtifactSpec::Id(_)) => self.no_artifact(artifact),
             _ => error.named_by(artifact),
         }
+    }
+
+    pub(crate) fn no_artifact(&self, artifact: &ArtifactSpec) -> StoreError {
+        let (location, artifact) = (self.location().to_owned(), artifact.to_string());
+        StoreError::NoArtifact { location, artifact }
     }
 
     async fn find(
@@ -103,27 +111,24 @@ impl Store {
                     let envelope = Envelope::<RefBody>::parse(&bytes)?;
                     Ok(Resolved { manifest: envelope.body().manifest, by: Some(envelope), warning })
                 };
-                match self.read_checked(&path, &ReadRange::Full, MAX_REF as u64, check).await {
-                    Err(error) if error.is_not_found() => Err(self.no_artifact(artifact).await),
-                    other => other,
-                }
+                let read = self.read_checked(&path, &ReadRange::Full, MAX_REF as u64, check).await;
+                read.map_err(|error| match error.is_not_found() {
+                    true => self.no_artifact(artifact),
+                    false => error,
+                })
             }
             ArtifactSpec::Id(prefix) => {
                 let manifest = match prefix.exact() {
                     Some(id) => id,
                     None => {
-                        let listed = match self.list("manifests/").await {
-                            Ok(listed) => listed,
-                            // What cannot be listed may be no store at all.
-                            Err(error) => return Err(self.require().await.err().unwrap_or(error)),
-                        };
+                        let listed = self.list("manifests/").await?;
                         let ids = listed.iter().filter_map(|info| {
                             let id = info.path.as_str().strip_prefix("manifests/")?;
                             id.parse::<ManifestId>().ok().filter(|id| prefix.matches(*id))
                         });
                         let ids: Vec<_> = ids.collect();
                         match ids.as_slice() {
-                            [] => return Err(self.no_artifact(artifact).await),
+                            [] => return Err(self.no_artifact(artifact)),
                             [id] => *id,
                             _ => {
                                 return Err(StoreError::Ambiguous {

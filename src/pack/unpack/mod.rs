@@ -5,48 +5,30 @@
 //! its name when it is complete. What is there already and right is kept, so that an interrupted run goes on
 //! when it is run again; what is there and is none of the artifact's is never touched.
 
+mod error;
+mod parts;
 mod there;
 
-use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::ops::Range;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
 };
 use tokio::runtime::Handle;
 
-use crate::format::page::{Extent, FileEntry, TensorEntry};
-use crate::load::{LoadError, LoadOptions, LoadStats, Loader};
-use crate::schedule::plan::TensorRequest;
+use crate::format::page::FileEntry;
+use crate::load::{LoadOptions, LoadStats, Loader};
 use crate::store::{ArtifactGraph, Store};
+use parts::{FileParts, file_parts};
 use there::{Begun, There, partial_name};
+
+pub use error::UnpackError;
 
 /// Tensors above this size come in pieces, so that memory does not depend on them.
 const PIECE: u64 = 8 << 20;
-
-/// Why unpacking failed. Files that were complete by then stay.
-#[expect(missing_docs, reason = "the messages say what the fields are")]
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UnpackError {
-    /// The bytes could not be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The folder could not be written.
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    /// A link or file stands where a folder is needed.
-    #[error("{}: this is no folder (links are not followed); remove it, or unpack elsewhere", path.display())]
-    NotAFolder { path: PathBuf },
-    /// The folder holds something else than files of the artifact.
-    #[error("{}: this folder holds something else: {what}", path.display())]
-    Occupied { path: PathBuf, what: String },
-}
 
 /// How to unpack.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,19 +48,6 @@ pub struct Unpacked {
     pub kept_files: u64,
     /// Bytes that were there and right, of files that an interrupted run did not complete too.
     pub kept_bytes: u64,
-}
-
-/// A part of a file: what is loaded for it, and what its bytes are.
-struct FilePart {
-    request: Arc<TensorRequest>,
-    len: u64,
-    digest: [u8; 32],
-}
-
-/// A file and its parts, in order, covering it exactly.
-struct FileParts<'a> {
-    entry: &'a FileEntry,
-    parts: Vec<FilePart>,
 }
 
 /// Writes the files of `whole` below `out`, which is made if it is missing. Blocks; call it from
@@ -140,40 +109,6 @@ pub fn unpack(
     }
     done.stats = loader.stats();
     Ok(done)
-}
-
-/// What is loaded for a file, whose chunks begin at `chunk`.
-fn file_parts(whole: &ArtifactGraph, file: &FileEntry, mut chunk: usize) -> Vec<FilePart> {
-    let mut parts = Vec::new();
-    let mut push = |entry: TensorEntry, own: Range<usize>| {
-        let (len, digest) = (entry.byte_len(), *entry.digest.as_bytes());
-        let mut seen = HashSet::new();
-        let bases = own.clone().flat_map(|chunk| whole.bases_of(chunk));
-        let bases: Vec<_> = bases.filter(|&base| seen.insert(base)).collect();
-        let all = own.chain(bases).filter_map(|chunk| whole.chunks.get(chunk));
-        let (records, places) = all.map(|chunk| (chunk.record, chunk.place)).unzip();
-        let request = Arc::new(TensorRequest::new(entry, records, places, None));
-        parts.push(FilePart { request, len, digest });
-    };
-    for extent in &file.extents {
-        match *extent {
-            Extent::Tensor { ordinal } => {
-                if let Some((entry, first)) = whole.tensors.get(ordinal as usize) {
-                    let count = usize::try_from(entry.grid.chunks()).unwrap_or(0);
-                    push(entry.clone(), *first..first.saturating_add(count));
-                }
-            }
-            Extent::Content { chunks, .. } => {
-                for index in chunk..chunk + chunks as usize {
-                    if let Some(found) = whole.chunks.get(index) {
-                        push(TensorEntry::of_content(&file.path, &found.record), index..index + 1);
-                    }
-                }
-                chunk += chunks as usize;
-            }
-        }
-    }
-    parts
 }
 
 /// A file being written under a temporary name, which is locked while that goes on.

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::{FileParts, UnpackError};
+use super::error::UnpackError;
+use super::parts::FileParts;
 use crate::format::page::FileEntry;
 
 /// What `mkfs` puts into every new file system.

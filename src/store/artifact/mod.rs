@@ -83,14 +83,19 @@ impl Artifact {
         options: &OpenOptions,
     ) -> Result<Self, StoreError> {
         let trust = &options.trust;
-        let mut resolved = store.resolve_trusted(spec, trust, options.seen.as_ref()).await?;
+        let mut resolved = match store.resolve_trusted(spec, trust, options.seen.as_ref()).await {
+            Ok(resolved) => resolved,
+            Err(error) => return Err(store.or_no_store(error).await),
+        };
         let id = resolved.manifest;
         let named = resolved.name().map_or("", |name| name.as_str());
         let store = store.for_artifact(&format!("{named}@{id}"));
         let read = future::try_join(store.manifest(id), store.signatures(id, trust.key_ids()));
         let ((manifest, manifest_bytes), signatures) = match read.await {
             Ok(read) => read,
-            Err(error) => return Err(store.no_manifest(spec, error).await),
+            Err(error) => {
+                return Err(store.or_no_store(store.no_manifest(spec, error)).await);
+            }
         };
         let name = resolved.name();
         let verdict = store.check_signatures(trust, name, id, &manifest_bytes, signatures).await?;
