@@ -64,7 +64,9 @@ impl Store {
     pub(crate) async fn or_no_store(&self, error: StoreError) -> StoreError {
         let nothing = match &error {
             StoreError::NoArtifact { .. } => true,
-            StoreError::Transport(error) => error.kind == TransportErrorKind::Unlistable,
+            StoreError::Transport(error) => {
+                matches!(error.kind, TransportErrorKind::Unlistable | TransportErrorKind::NotFound)
+            }
             _ => false,
         };
         if !nothing {

@@ -190,6 +190,8 @@ fn map_error(location: &str, object: impl fmt::Display, error: Error) -> Transpo
         {
             (OutOfRange, "the object is shorter than the range")
         }
+        // A listing is of nothing, unless there is no bucket.
+        _ if text.contains("404 Not Found") => (NotFound, "no such bucket"),
         _ => (Transient, "the store failed"),
     };
     TransportError::new(kind, location, object, what).caused_by(error)
