@@ -247,6 +247,29 @@ fn a_killed_run_goes_on_within_a_file() {
     world.is_right();
 }
 
+/// A run that fails leaves what it had written to the next.
+#[test]
+fn a_run_that_failed_goes_on_too() {
+    let world = World::new(&Model::layers(24, 2048, 3), &["--codec", "raw"]);
+    let packs = world.store.join("packs");
+    let packs = fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path());
+    // The second pack: it is shorter.
+    let pack = packs.min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let good = fs::read(&pack).unwrap();
+    let mut bad = good.clone();
+    bad[1000] ^= 1;
+    fs::write(&pack, bad).unwrap();
+    let run = world.unpack(&[]);
+    assert_eq!(run.status, Some(4), "{}", run.error);
+    assert!(!world.out.join("model.safetensors").exists());
+    fs::write(&pack, good).unwrap();
+    let run = world.unpack(&[]);
+    assert_eq!(run.status, Some(0), "{}", run.error);
+    assert!(run.number("kept_bytes") > 16 << 20, "{}", run.json);
+    assert!(partial(&world.out).is_empty());
+    world.is_right();
+}
+
 #[test]
 fn killed_at_any_moment_it_ends_with_the_right_files() {
     let model = Model::layers(6, 1024, 5)

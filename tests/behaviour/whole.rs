@@ -340,6 +340,20 @@ fn what_loaders_take_is_no_fault() {
                 ("z-00001-of-00002.gguf", Some(gguf(b'e'))),
             ],
         ),
+        (
+            "names of its own",
+            vec![
+                ("n/model.safetensors-00001-of-00002.safetensors", Some(file(&[("a", 1)]))),
+                ("n/model.safetensors-00002-of-00002.safetensors", Some(file(&[("b", 1)]))),
+                (
+                    "n/model.safetensors.index.json",
+                    Some(index(&[
+                        ("a", "model.safetensors-00001-of-00002.safetensors"),
+                        ("b", "model.safetensors-00002-of-00002.safetensors"),
+                    ])),
+                ),
+            ],
+        ),
         ("digits", vec![("d-1-of-000001.gguf", Some(gguf(b'f')))]),
         // A name that is data, and a text that only speaks of pointers.
         ("data", vec![("data/train.json", some("{}\n{}\n")), ("vocab.txt", some("x"))]),
@@ -382,6 +396,17 @@ fn no_other_model_is_made_of_such_a_folder() {
     assert_eq!(run.status, Some(1), "{}", run.error);
     assert!(run.error.contains("model-00002-of-00002.safetensors is missing"), "{}", run.error);
     assert!(!world.store.exists());
+    // Of an artifact that was packed so, it is: and says so in its turn.
+    let whole = world.model("whole", &sharded(), &[]);
+    assert_eq!(world.pack(&whole, "whole", &[]).status, Some(0));
+    let broken = world.model("broken", &sharded(), &[("tokenizer.json", Some(LFS.to_vec()))]);
+    assert_eq!(world.pack(&broken, "broken", &["--allow-incomplete"]).status, Some(0));
+    let store = ["--store", text(&world.store)];
+    let delta = ["delta", "broken", "--base", "whole", "--name", "d"];
+    done(&[&delta[..], &store].concat());
+    let shown = done(&[&["inspect", "d"], &store[..]].concat());
+    let expected = json!([{"fault": "pointer", "path": "tokenizer.json"}]);
+    assert_eq!(shown.json["incomplete"], expected);
 }
 
 #[test]

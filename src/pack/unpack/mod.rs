@@ -15,8 +15,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, renameat, statat,
+    unlinkat,
 };
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::format::page::FileEntry;
@@ -29,6 +31,8 @@ pub use error::UnpackError;
 
 /// Tensors above this size come in pieces, so that memory does not depend on them.
 const PIECE: u64 = 8 << 20;
+/// Temporary names that one process tries.
+const TEMPORARY_NAMES: u32 = 64;
 
 /// How to unpack.
 #[derive(Debug, Clone, Copy, Default)]
@@ -118,6 +122,8 @@ struct Target {
     temporary: String,
     name: String,
     path: PathBuf,
+    /// Whether anything of it was written.
+    begun: bool,
     done: bool,
 }
 
@@ -130,10 +136,8 @@ impl Target {
         begun: Option<Begun>,
     ) -> Result<Self, UnpackError> {
         let mut path = out.to_owned();
-        let io = |path: &Path, error: rustix::io::Errno| match error {
-            rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => {
-                UnpackError::NotAFolder { path: path.to_owned() }
-            }
+        let io = |path: &Path, error: Errno| match error {
+            Errno::NOTDIR | Errno::LOOP => UnpackError::NotAFolder { path: path.to_owned() },
             error => UnpackError::Io { path: path.to_owned(), source: error.into() },
         };
         let mut folder = OwnedFd::from(
@@ -143,7 +147,7 @@ impl Target {
         for segment in above.split('/').filter(|segment| !segment.is_empty()) {
             path.push(segment);
             match mkdirat(&folder, segment, Mode::from_raw_mode(0o777)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(io(&path, error)),
             }
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
@@ -157,22 +161,16 @@ impl Target {
             file.set_len(len).map_err(failed)?;
             file.seek(SeekFrom::Start(len)).map_err(failed)?;
             let temporary = partial.rsplit('/').next().unwrap_or(&partial).to_owned();
-            return Ok(Self { folder, file, temporary, name, path, done: false });
+            return Ok(Self { folder, file, temporary, name, path, begun: true, done: false });
         }
-        let temporary = partial_name();
-        let flags =
-            OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
         let mode = Mode::from_raw_mode(if entry.executable { 0o777 } else { 0o666 });
-        let file = openat(&folder, temporary.as_str(), flags, mode).map_err(|e| io(&path, e))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // Without locks no other run takes it over, which is all that they are for.
-            Ok(()) | Err(_) => {}
-        }
-        Ok(Self { folder, file: file.into(), temporary, name, path, done: false })
+        let (file, temporary) = new_partial(&folder, mode).map_err(|e| io(&path, e))?;
+        Ok(Self { folder, file, temporary, name, path, begun: false, done: false })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        let Self { file, path, .. } = self;
+        let Self { file, path, begun, .. } = self;
+        *begun = true;
         file.write_all(bytes).map_err(|source| UnpackError::Io { path: path.clone(), source })
     }
 
@@ -185,9 +183,34 @@ impl Target {
     }
 }
 
+/// A new file under a temporary name, locked, so that no other run takes it for one that was left behind.
+fn new_partial(folder: &OwnedFd, mode: Mode) -> Result<(File, String), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+    for attempt in 0..TEMPORARY_NAMES {
+        let name = partial_name(attempt);
+        let file = match openat(folder, name.as_str(), flags, mode) {
+            Err(Errno::EXIST) => continue,
+            file => file?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Another run has found it before it was locked, and removes it.
+            Err(Errno::WOULDBLOCK) => continue,
+            // Without locks no other run takes it over, which is all that they are for.
+            Ok(()) | Err(_) => {}
+        }
+        let (own, there) =
+            (fstat(&file)?, statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW));
+        if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)) {
+            return Ok((file.into(), name));
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
 impl Drop for Target {
     fn drop(&mut self) {
-        if !self.done {
+        // What was written is of use to the next run.
+        if !self.done && !self.begun {
             // An error is on its way already; a leftover has a name that tells what it is.
             let _ = unlinkat(&self.folder, self.temporary.as_str(), AtFlags::empty());
         }

@@ -20,10 +20,14 @@ const PARTIAL: (&str, &str) = (".tenpak-", ".part");
 /// Bytes hashed at a time.
 const STEP: usize = 1 << 20;
 
-/// The temporary name of the file that this process writes: short whatever the file's own name; the process id
-/// keeps two runs apart.
-pub(super) fn partial_name() -> String {
-    format!("{}{}{}", PARTIAL.0, std::process::id(), PARTIAL.1)
+/// A temporary name for the file that this process writes: short whatever the file's own name. The process id
+/// keeps two runs on one machine apart, and `attempt` those that have the same.
+pub(super) fn partial_name(attempt: u32) -> String {
+    let number = match attempt {
+        0 => String::new(),
+        attempt => attempt.to_string(),
+    };
+    format!("{}{}{number}{}", PARTIAL.0, std::process::id(), PARTIAL.1)
 }
 
 /// Whether a file is called so.

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::dequant::config::{CONFIGS, Method};
 use crate::format::id::ManifestId;
+use crate::format::manifest::Incomplete;
 use crate::load::LoadOptions;
 use crate::pack::model::{self, ModelError, Opaque, PartKind, SourceFile};
 use crate::pack::{GeneratedFile, Held, Input, View};
@@ -166,6 +167,14 @@ impl ModelSource {
     /// The artifact's id, if it is one.
     pub fn id(&self) -> Option<ManifestId> {
         self.as_artifact().map(Artifact::id)
+    }
+
+    /// What keeps its files from being a whole model, as its manifest says; nothing of a folder, which is
+    /// refused then.
+    pub fn incomplete(&self) -> Vec<Incomplete> {
+        self.as_artifact()
+            .map(|artifact| artifact.manifest().incomplete.clone())
+            .unwrap_or_default()
     }
 
     /// `config.json`, which is read once.
