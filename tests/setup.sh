@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, gnupg, curl, systemd's checker, Chromium, a clock that
+# Installs what the test suite needs: nginx, squid, gnupg, curl, systemd's checker, Chromium, a clock that
 # is wrong, a C++ compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, Prometheus's parser, and the client of the
@@ -16,6 +16,8 @@ fail() { echo "tests/setup.sh: $*" >&2; exit 1; }
 install_debian_packages() {
     local missing=()
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    command -v squid >/dev/null || [ -x /usr/sbin/squid ] || missing+=(squid)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v gpg >/dev/null || missing+=(gnupg)
     command -v curl >/dev/null || missing+=(curl)
     command -v c++ >/dev/null || missing+=(g++)

@@ -43,13 +43,14 @@ impl Cp {
         match report.placed {
             Some(RefPlaced::Kept { version }) => output.note(format!(
                 "{}: {} is newer there, as version {}, and stays; --force replaces it",
-                self.to,
+                target.location(),
                 self.artifact,
                 time::version(version)
             )),
             Some(RefPlaced::Unlisted) => output.note(format!(
                 "{}: its index of names is signed and does not list {} yet; give --sign KEY",
-                self.to, self.artifact
+                target.location(),
+                self.artifact
             )),
             Some(RefPlaced::Written)
                 if options.signers.is_empty()
@@ -57,7 +58,7 @@ impl Cp {
             {
                 output.note(format!(
                     "{}: its index of names is not signed; --sign KEY signs it",
-                    self.to
+                    target.location()
                 ));
             }
             _ => {}

@@ -15,6 +15,7 @@ use crate::format::pack::{PackIndex, Trailer};
 use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
 use crate::schedule::plan::Way;
 use crate::transport::small::RetryPolicy;
+use crate::transport::url::WebOptions;
 use crate::transport::{
     Expected, ObjectInfo, ObjectPath, ReadRange, Transport, TransportErrorKind,
 };
@@ -60,10 +61,27 @@ impl Store {
         Ok(Self::new(crate::transport::url::open(location)?))
     }
 
+    /// The same, reached as `options` say.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn open_with(location: &str, options: &WebOptions) -> Result<Self, StoreError> {
+        Ok(Self::new(crate::transport::url::open_with(location, options)?))
+    }
+
     /// The same store with further mirrors, in the order in which they are preferred.
     pub fn with_mirrors(mut self, mirrors: impl IntoIterator<Item = Arc<dyn Transport>>) -> Self {
         self.transports.extend(mirrors);
         self
+    }
+
+    /// The same store and what is known of the way to it, over other transports (its own if there are
+    /// none).
+    pub(crate) fn over(&self, transports: Vec<Arc<dyn Transport>>) -> Self {
+        match transports.is_empty() {
+            true => self.clone(),
+            false => Self { transports, ..self.clone() },
+        }
     }
 
     /// The same store, whose failures are waited out so.

@@ -18,8 +18,8 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    ClientConfigKey, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig, UpdateVersion,
+    Certificate, ClientConfigKey, ClientOptions, Error, GetOptions, GetRange, ObjectStore,
+    ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
 };
 
 use super::host_date::HostDate;
@@ -66,7 +66,8 @@ impl ObjectBackend {
         Self { location: location.into(), store, prefix, date }
     }
 
-    /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment.
+    /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment; `certificates` (PEM) are
+    /// trusted beside the system's.
     ///
     /// # Errors
     /// If the address or the credentials cannot be understood.
@@ -75,6 +76,7 @@ impl ObjectBackend {
         scheme: &str,
         bucket: &str,
         prefix: &str,
+        certificates: &[Vec<u8>],
     ) -> Result<Self, TransportError> {
         let invalid =
             |why: &str| TransportError::new(TransportErrorKind::Invalid, location, "store", why);
@@ -90,7 +92,7 @@ impl ObjectBackend {
             },
         };
         let date = HostDate::default();
-        let store = make_bucket(scheme, bucket, &date)
+        let store = make_bucket(scheme, bucket, certificates, &date)
             .map_err(|e| invalid("the bucket cannot be used").caused_by(e))?;
         Ok(Self { location: location.into(), store, prefix, date })
     }
@@ -123,7 +125,33 @@ impl ObjectBackend {
     }
 }
 
-fn make_bucket(scheme: &str, bucket: &str, date: &HostDate) -> Result<Arc<dyn ObjectStore>, Error> {
+/// The client's options in variables of this prefix, and more certificates; `None`: the builder reads them itself.
+fn client(prefix: &str, certificates: &[Vec<u8>]) -> Result<Option<ClientOptions>, Error> {
+    if certificates.is_empty() {
+        return Ok(None);
+    }
+    let mut options = ClientOptions::default();
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let key = name.and_then(|name| name.to_ascii_lowercase().parse::<ClientConfigKey>().ok());
+        if let (Some(key), Some(value)) = (key, value.to_str()) {
+            options = options.with_config(key, value);
+        }
+    }
+    for pem in certificates {
+        for certificate in Certificate::from_pem_bundle(pem)? {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(Some(options))
+}
+
+fn make_bucket(
+    scheme: &str,
+    bucket: &str,
+    certificates: &[Vec<u8>],
+    date: &HostDate,
+) -> Result<Arc<dyn ObjectStore>, Error> {
     let retry = RetryConfig {
         max_retries: 4,
         retry_timeout: Duration::from_secs(60),
@@ -140,6 +168,9 @@ fn make_bucket(scheme: &str, bucket: &str, date: &HostDate) -> Result<Arc<dyn Ob
                 .iter()
                 .find_map(|name| std::env::var(name).ok())
                 .is_some_and(|endpoint| endpoint.starts_with("http://"));
+            if let Some(options) = client("AWS_", certificates)? {
+                builder = builder.with_client_options(options);
+            }
             if plain {
                 builder = builder.with_allow_http(true);
             }
@@ -153,6 +184,9 @@ fn make_bucket(scheme: &str, bucket: &str, date: &HostDate) -> Result<Arc<dyn Ob
                 .with_http_connector(date.clone())
                 .with_bucket_name(bucket)
                 .with_retry(retry);
+            if let Some(options) = client("GOOGLE_", certificates)? {
+                builder = builder.with_client_options(options);
+            }
             for (key, value) in CLIENT {
                 builder = builder.with_config(GoogleConfigKey::Client(key), value);
             }
@@ -163,6 +197,9 @@ fn make_bucket(scheme: &str, bucket: &str, date: &HostDate) -> Result<Arc<dyn Ob
                 .with_http_connector(date.clone())
                 .with_container_name(bucket)
                 .with_retry(retry);
+            if let Some(options) = client("AZURE_", certificates)? {
+                builder = builder.with_client_options(options);
+            }
             for (key, value) in CLIENT {
                 builder = builder.with_config(AzureConfigKey::Client(key), value);
             }
@@ -184,14 +221,14 @@ fn map_error(location: &str, object: impl fmt::Display, error: Error) -> Transpo
         | Error::NotSupported { .. }
         | Error::NotImplemented { .. }
         | Error::UnknownConfigurationKey { .. } => (Invalid, "the store cannot do this"),
-        _ if text.contains("416")
+        _ if text.contains("status code: 416")
             || text.contains("nvalidRange")
             || text.contains("InvalidGetRange") =>
         {
             (OutOfRange, "the object is shorter than the range")
         }
         // A listing is of nothing, unless there is no bucket.
-        _ if text.contains("404 Not Found") => (NotFound, "no such bucket"),
+        _ if text.contains("status code: 404") => (NotFound, "no such bucket"),
         _ => (Transient, "the store failed"),
     };
     TransportError::new(kind, location, object, what).caused_by(error)

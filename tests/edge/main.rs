@@ -37,6 +37,7 @@ mod parts;
 mod restart;
 mod s3;
 mod serving;
+mod silent;
 mod slow;
 mod status;
 mod verified;

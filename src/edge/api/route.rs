@@ -1,7 +1,6 @@
 //! From a request to the interface that answers it: what is malformed, too much, or of nobody who may ask is
 //! refused on the way.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use crate::edge::api::s3::keys;
 use crate::edge::api::status;
 use crate::edge::http::access::{Refused, Who};
 use crate::edge::http::answer::{Answer, IMMUTABLE, denied, empty, plain, set, unauthorized};
+use crate::edge::http::connections::Busy;
 use crate::edge::http::request;
 use crate::edge::ops::metrics;
 use crate::edge::ops::watch::{Api, Asked, Watched};
@@ -102,13 +102,13 @@ impl Route {
     }
 }
 
-/// Answers a request of a client at that address.
+/// Answers a request of a connection, which is `busy` until the answer has gone out.
 pub(crate) async fn answer(
     edge: &Arc<Edge>,
     request: Request<Incoming>,
-    client: IpAddr,
+    busy: Busy,
 ) -> Response<Watched> {
-    let asked = Asked::of(&request, client, edge.traces.is_some());
+    let asked = Asked::of(&request, busy, edge.traces.is_some());
     let route = Route::of(request.uri().path());
     let (api, version) = (route.api(), request.version());
     let mut place = None;

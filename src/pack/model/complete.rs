@@ -199,7 +199,7 @@ impl Index<'_> {
         // Loaders take safetensors first: they do use that index.
         self.weights != "safetensors"
             && !shards.iter().any(|shard| is_there(&shard))
-            && self.by_path.keys().any(|path| other(path))
+            && self.by_path.keys().any(other)
     }
 
     fn path(&self, shard: &str) -> String {
@@ -316,14 +316,16 @@ fn member(path: &str) -> Option<Member<'_>> {
     Some(Member { set: (before, count, end), number, digits })
 }
 
+/// The files of a set by their numbers, each with the digits of its own.
+type Members<'a> = BTreeMap<u64, (usize, &'a SourceFile)>;
+
 /// Looks for gaps in sets of numbered files that no index lists, and for what two files of a set hold.
 fn sets(
     by_path: &HashMap<&str, &SourceFile>,
     indexed: &HashSet<(&str, &str)>,
     found: &mut Vec<Fault>,
 ) {
-    let mut sets: BTreeMap<(&str, &str, &str), BTreeMap<u64, (usize, &SourceFile)>> =
-        BTreeMap::new();
+    let mut sets: BTreeMap<(&str, &str, &str), Members<'_>> = BTreeMap::new();
     for (path, file) in by_path {
         let Some(member) = member(path) else { continue };
         if !file.opaque && !indexed.contains(&(split(path).0, member.set.2)) {

@@ -192,11 +192,10 @@ fn new_partial(folder: &OwnedFd, mode: Mode) -> Result<(File, String), Errno> {
             Err(Errno::EXIST) => continue,
             file => file?,
         };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // Another run has found it before it was locked, and removes it.
-            Err(Errno::WOULDBLOCK) => continue,
-            // Without locks no other run takes it over, which is all that they are for.
-            Ok(()) | Err(_) => {}
+        // Another run has found it before it was locked, and removes it. Without locks no other run takes it over,
+        // which is all that they are for.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            continue;
         }
         let (own, there) =
             (fstat(&file)?, statat(folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW));
