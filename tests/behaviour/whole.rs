@@ -65,19 +65,17 @@ fn gguf(name: u8) -> Vec<u8> {
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/v1\n\
 oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 
+/// Files that are written over a whole model of two shards; nothing removes one.
+type Files = Vec<(&'static str, Option<Vec<u8>>)>;
+
 struct Case {
-    /// Files that are written over a whole model of two shards; nothing removes one.
-    files: Vec<(&'static str, Option<Vec<u8>>)>,
+    files: Files,
     /// What is said, and the word and path of the manifest.
     said: &'static str,
     listed: (&'static str, &'static str),
 }
 
-fn case(
-    files: Vec<(&'static str, Option<Vec<u8>>)>,
-    said: &'static str,
-    listed: (&'static str, &'static str),
-) -> Case {
+fn case(files: Files, said: &'static str, listed: (&'static str, &'static str)) -> Case {
     Case { files, said, listed }
 }
 
@@ -308,7 +306,7 @@ fn many_faults_fit_into_a_message_and_a_manifest() {
 fn what_loaders_take_is_no_fault() {
     let world = World::new();
     let some = |text: &str| Some(text.as_bytes().to_vec());
-    let taken: Vec<(&str, Vec<(&str, Option<Vec<u8>>)>)> = vec![
+    let taken: Vec<(&str, Files)> = vec![
         // Python reads and writes these, and Mamba's configurations have them.
         (
             "nan",
