@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, squid, gnupg, curl, systemd's checker, Chromium, a C++
-# compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
+# Installs what the test suite needs: nginx, squid, gnupg, curl, systemd's checker, Chromium, a clock that
+# is wrong, a C++ compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, Prometheus's parser, and the client of the
 # Hugging Face Hub.
@@ -25,6 +25,7 @@ install_debian_packages() {
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     command -v chromium >/dev/null || missing+=(chromium)
     ldconfig -p | grep -q libvulkan.so.1 || missing+=(libvulkan1)
+    ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
     command -v apt-get >/dev/null || fail "install these first: ${missing[*]} (this is not Debian)"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
-use super::error::Failure;
+use super::error::{Failure, NOT_FOUND};
 use super::output::Output;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::source::ModelSource;
@@ -37,6 +37,9 @@ pub(super) struct Global {
     /// Trust the certificates in this file (PEM) beside the system's
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// Publish even where the store is from a later time than this machine's clock says
+    #[arg(long, global = true)]
+    pub(super) trust_clock: bool,
     /// Print one JSON object on the last line of standard output
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -78,9 +81,21 @@ impl Global {
         Ok(web)
     }
 
-    /// The store alone: what is written, listed or verified.
+    /// The store alone, which must be there: what is listed, verified or changed.
+    pub(super) async fn existing_store(&self) -> Result<Store, Failure> {
+        let store = self.store()?;
+        store.require().await?;
+        Ok(store)
+    }
+
+    /// The store alone: what is packed into, which makes it.
     pub(super) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::open_with(&self.store_location()?, &self.web()?)?)
+        self.store_at(&self.store_location()?)
+    }
+
+    /// The store at an address.
+    pub(super) fn store_at(&self, location: &str) -> Result<Store, Failure> {
+        Ok(Store::open_with(location, &self.web()?)?.with_trusted_clock(self.trust_clock))
     }
 
     /// The store with its mirrors: what artifacts are read from.
@@ -137,7 +152,12 @@ impl Global {
         let spec = artifact(text).map_err(|error| {
             Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
         })?;
-        self.model_of(&spec, runtime, output)
+        self.model_of(&spec, runtime, output).map_err(|failure| match failure.status {
+            NOT_FOUND => {
+                Failure::new(NOT_FOUND, format!("{text}: no such folder; {}", failure.message))
+            }
+            _ => failure,
+        })
     }
 
     /// A model that is an artifact.

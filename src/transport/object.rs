@@ -22,6 +22,7 @@ use object_store::{
     ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
 };
 
+use super::host_date::HostDate;
 use super::{
     Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
     TransportErrorKind, Version,
@@ -44,6 +45,7 @@ pub struct ObjectBackend {
     store: Arc<dyn ObjectStore>,
     /// Empty, or ends in `/`.
     prefix: String,
+    date: HostDate,
 }
 
 impl fmt::Debug for ObjectBackend {
@@ -60,7 +62,8 @@ impl ObjectBackend {
 
     /// Any object store, without a prefix.
     pub fn from_store(location: &str, store: Arc<dyn ObjectStore>) -> Self {
-        Self { location: location.into(), store, prefix: String::new() }
+        let (prefix, date) = (String::new(), HostDate::default());
+        Self { location: location.into(), store, prefix, date }
     }
 
     /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment; `certificates` (PEM) are
@@ -88,9 +91,10 @@ impl ObjectBackend {
                 None => return Err(invalid("the prefix has an empty, `.` or `..` segment")),
             },
         };
-        let store = make_bucket(scheme, bucket, certificates)
+        let date = HostDate::default();
+        let store = make_bucket(scheme, bucket, certificates, &date)
             .map_err(|e| invalid("the bucket cannot be used").caused_by(e))?;
-        Ok(Self { location: location.into(), store, prefix })
+        Ok(Self { location: location.into(), store, prefix, date })
     }
 
     fn error(&self, object: impl fmt::Display, error: Error) -> TransportError {
@@ -146,6 +150,7 @@ fn make_bucket(
     scheme: &str,
     bucket: &str,
     certificates: &[Vec<u8>],
+    date: &HostDate,
 ) -> Result<Arc<dyn ObjectStore>, Error> {
     let retry = RetryConfig {
         max_retries: 4,
@@ -155,6 +160,7 @@ fn make_bucket(
     Ok(match scheme {
         "s3" => {
             let mut builder = AmazonS3Builder::from_env()
+                .with_http_connector(date.clone())
                 .with_bucket_name(bucket)
                 .with_retry(retry)
                 .with_conditional_put(S3ConditionalPut::ETagMatch);
@@ -174,8 +180,10 @@ fn make_bucket(
             Arc::new(builder.build()?)
         }
         "gs" => {
-            let mut builder =
-                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+            let mut builder = GoogleCloudStorageBuilder::from_env()
+                .with_http_connector(date.clone())
+                .with_bucket_name(bucket)
+                .with_retry(retry);
             if let Some(options) = client("GOOGLE_", certificates)? {
                 builder = builder.with_client_options(options);
             }
@@ -185,8 +193,10 @@ fn make_bucket(
             Arc::new(builder.build()?)
         }
         _ => {
-            let mut builder =
-                MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+            let mut builder = MicrosoftAzureBuilder::from_env()
+                .with_http_connector(date.clone())
+                .with_container_name(bucket)
+                .with_retry(retry);
             if let Some(options) = client("AZURE_", certificates)? {
                 builder = builder.with_client_options(options);
             }
@@ -217,6 +227,8 @@ fn map_error(location: &str, object: impl fmt::Display, error: Error) -> Transpo
         {
             (OutOfRange, "the object is shorter than the range")
         }
+        // A listing is of nothing, unless there is no bucket.
+        _ if text.contains("status code: 404") => (NotFound, "no such bucket"),
         _ => (Transient, "the store failed"),
     };
     TransportError::new(kind, location, object, what).caused_by(error)
@@ -315,6 +327,10 @@ impl Transport for ObjectBackend {
 
     fn writes_at_once(&self) -> usize {
         WRITES
+    }
+
+    fn date(&self) -> Option<SystemTime> {
+        self.date.now()
     }
 
     async fn put_if(
