@@ -40,5 +40,6 @@ mod serving;
 mod silent;
 mod slow;
 mod status;
+mod sync;
 mod verified;
 mod world;
