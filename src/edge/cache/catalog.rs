@@ -134,6 +134,11 @@ impl Catalog {
         Ok(self.meaning(name, tag).await?.id)
     }
 
+    /// When what a name means now was published, as far as that is known without asking again.
+    pub(crate) async fn published(&self, name: &ArtifactName, tag: &Tag) -> Option<SystemTime> {
+        self.stale.get(&(name.clone(), tag.clone())).await?.published
+    }
+
     async fn meaning(&self, name: &ArtifactName, tag: &Tag) -> Result<Meaning, Arc<StoreError>> {
         let key = (name.clone(), tag.clone());
         if let Some(error) = self.absent.get(&key).await {
