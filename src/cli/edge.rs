@@ -71,7 +71,8 @@ impl Edge {
         }
         // An origin that cannot be asked now may be asked later; one that is no store is a mistake.
         let quick = RetryPolicy { retries: 0, stall: ORIGIN_TIME, ..RetryPolicy::default() };
-        let asked = source.with_retry(quick);
+        // By connections of its own: those of the edge begin with its first request.
+        let asked = global.source()?.with_retry(quick);
         if let Ok(Err(error @ StoreError::NoStore { .. })) =
             tokio::time::timeout(ORIGIN_TIME, asked.require()).await
         {

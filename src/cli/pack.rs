@@ -123,7 +123,7 @@ impl Pack {
             };
             let faults = match report.faults.len() {
                 0 => String::new(),
-                count => format!("no whole model: {count} faults\n"),
+                count => format!("no whole model (faults: {count})\n"),
             };
             format!(
                 "{name}:{tag}  @{}\n{} files, {} tensors, {} chunks\n{left_out}{faults}{against}\

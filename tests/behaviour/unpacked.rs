@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -11,6 +13,7 @@ use safetensors::Dtype;
 
 use super::model::{Fill, Model, Tensor, bytes, read_tree};
 use super::run::{Run, command, done, objects, pack, tenpak, text};
+use super::web::{Step, WebServer, answer, correct};
 
 struct World {
     folder: tempfile::TempDir,
@@ -247,27 +250,43 @@ fn a_killed_run_goes_on_within_a_file() {
     world.is_right();
 }
 
-/// A run that fails leaves what it had written to the next.
-#[test]
-fn a_run_that_failed_goes_on_too() {
-    let world = World::new(&Model::layers(24, 2048, 3), &["--codec", "raw"]);
-    let packs = world.store.join("packs");
-    let packs = fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path());
-    // The second pack: it is shorter.
-    let pack = packs.min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
-    let good = fs::read(&pack).unwrap();
-    let mut bad = good.clone();
-    bad[1000] ^= 1;
-    fs::write(&pack, bad).unwrap();
-    let run = world.unpack(&[]);
-    assert_eq!(run.status, Some(4), "{}", run.error);
-    assert!(!world.out.join("model.safetensors").exists());
-    fs::write(&pack, good).unwrap();
-    let run = world.unpack(&[]);
-    assert_eq!(run.status, Some(0), "{}", run.error);
-    assert!(run.number("kept_bytes") > 16 << 20, "{}", run.json);
-    assert!(partial(&world.out).is_empty());
-    world.is_right();
+/// A run that the network ends leaves what it had written to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_the_network_ended_goes_on_too() {
+    let mut world = World::new(&Model::layers(24, 2048, 3), &["--codec", "raw"]);
+    let packs = fs::read_dir(world.store.join("packs")).unwrap();
+    let packs = packs.map(|entry| entry.unwrap().path());
+    // The last pack: it is shorter.
+    let last = packs.min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let last = last.file_name().unwrap().to_str().unwrap().to_owned();
+    let away = Arc::new(AtomicBool::new(true));
+    let (folder, is_away) = (world.store.clone(), away.clone());
+    let server = WebServer::start(move |_, head| {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        if path.ends_with(&last) && is_away.load(Ordering::SeqCst) {
+            return vec![Step::Reset];
+        }
+        match fs::read(folder.join(path.trim_start_matches('/'))) {
+            Ok(object) => vec![Step::Send(correct(head, &object))],
+            Err(_) => vec![Step::Send(answer("404 Not Found", &["Content-Length: 0"], b""))],
+        }
+    })
+    .await;
+    world.store = server.url.clone().into();
+    tokio::task::spawn_blocking(move || {
+        let run = world.unpack(&[]);
+        assert_eq!(run.status, Some(5), "{}", run.error);
+        assert!(!world.out.join("model.safetensors").exists());
+        away.store(false, Ordering::SeqCst);
+        let run = world.unpack(&[]);
+        assert_eq!(run.status, Some(0), "{}", run.error);
+        assert!(run.number("kept_bytes") > 16 << 20, "{}", run.json);
+        assert!(partial(&world.out).is_empty());
+        world.is_right();
+    })
+    .await
+    .unwrap();
+    drop(server);
 }
 
 #[test]

@@ -37,7 +37,7 @@ const OBJECTS: [&str; 18] = [
 ];
 
 /// JSON up to this size is parsed; of what is longer, the ends are looked at.
-const PARSED: u64 = 1 << 20;
+const PARSED: u64 = 128 << 10;
 /// The longest index: 250,000 tensors take 40 MiB.
 const MAX_INDEX: u64 = 256 << 20;
 /// How much of the end of a long file is looked at.

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::format::page::FileEntry;
-use crate::load::{LoadOptions, LoadStats, Loader};
+use crate::load::{ErrorKind, LoadOptions, LoadStats, Loader};
 use crate::store::{ArtifactGraph, Store};
 use parts::{FileParts, file_parts};
 use there::{Begun, There, partial_name};
@@ -101,7 +101,10 @@ pub fn unpack(
         for _ in skipped..file.parts.len() {
             loop {
                 let Some(piece) = runtime.block_on(loader.next()) else { break };
-                let piece = piece?;
+                // Another time the store may answer, and the run then goes on from here.
+                let piece = piece.inspect_err(|error| {
+                    target.stays = error.kind() == ErrorKind::Network;
+                })?;
                 target.write(&piece.data)?;
                 advance(piece.data.len() as u64);
                 if piece.is_last_piece() {
@@ -122,8 +125,8 @@ struct Target {
     temporary: String,
     name: String,
     path: PathBuf,
-    /// Whether anything of it was written.
-    begun: bool,
+    /// Whether what was written stays for the next run.
+    stays: bool,
     done: bool,
 }
 
@@ -161,16 +164,15 @@ impl Target {
             file.set_len(len).map_err(failed)?;
             file.seek(SeekFrom::Start(len)).map_err(failed)?;
             let temporary = partial.rsplit('/').next().unwrap_or(&partial).to_owned();
-            return Ok(Self { folder, file, temporary, name, path, begun: true, done: false });
+            return Ok(Self { folder, file, temporary, name, path, stays: false, done: false });
         }
         let mode = Mode::from_raw_mode(if entry.executable { 0o777 } else { 0o666 });
         let (file, temporary) = new_partial(&folder, mode).map_err(|e| io(&path, e))?;
-        Ok(Self { folder, file, temporary, name, path, begun: false, done: false })
+        Ok(Self { folder, file, temporary, name, path, stays: false, done: false })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        let Self { file, path, begun, .. } = self;
-        *begun = true;
+        let Self { file, path, .. } = self;
         file.write_all(bytes).map_err(|source| UnpackError::Io { path: path.clone(), source })
     }
 
@@ -208,8 +210,7 @@ fn new_partial(folder: &OwnedFd, mode: Mode) -> Result<(File, String), Errno> {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        // What was written is of use to the next run.
-        if !self.done && !self.begun {
+        if !self.done && !self.stays {
             // An error is on its way already; a leftover has a name that tells what it is.
             let _ = unlinkat(&self.folder, self.temporary.as_str(), AtFlags::empty());
         }
