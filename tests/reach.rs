@@ -165,11 +165,17 @@ const PROXIES: [&str; 8] = [
     "no_proxy",
 ];
 
-fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Run {
-    let mut command = command(&[&["--json"], arguments].concat());
+/// The command without them.
+fn alone(arguments: &[&str]) -> Command {
+    let mut command = command(arguments);
     for name in PROXIES {
         command.env_remove(name);
     }
+    command
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Run {
+    let mut command = alone(&[&["--json"], arguments].concat());
     Run::of(command.envs(environment.iter().copied()).output().expect("a run"))
 }
 
@@ -270,7 +276,7 @@ fn buckets_and_the_origins_of_an_edge_are_reached_through_the_proxy() {
     proxy.has_asked("GET", before + 1);
 
     let before = proxy.asked("GET");
-    let mut edge = command(&["edge", "--origin", &site.http, "--listen", "127.0.0.1:0"]);
+    let mut edge = alone(&["edge", "--origin", &site.http, "--listen", "127.0.0.1:0"]);
     let mut edge =
         edge.env("HTTP_PROXY", &proxy.address).stdout(Stdio::piped()).spawn().expect("an edge");
     let mut line = String::new();
