@@ -17,7 +17,7 @@ use crate::format::name::ArtifactSpec;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
 use crate::quantize::lm::{Model, Text};
 use crate::quantize::produce::{
-    Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
+    ActOrder, Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
     QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, check_source, quantize,
     statistics,
 };
@@ -63,6 +63,10 @@ pub(super) struct Quantize {
     /// nf4: quantize the scales, too
     #[arg(long)]
     double_quant: bool,
+    /// gptq: the order in which columns are rounded. static: by falling activation, scales of neighbouring columns found
+    /// first; group: groups are made in that order (desc_act); none: as they are stored [default: static]
+    #[arg(long, value_name = "O")]
+    act_order: Option<ActOrder>,
     /// Leave layers unquantized whose names match (repeatable)
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
@@ -254,6 +258,7 @@ impl Quantize {
             };
         recipe.symmetric = (recipe.symmetric || self.symmetric) && !self.asymmetric;
         recipe.double_quant |= self.double_quant;
+        recipe.act_order = self.act_order.or(recipe.act_order);
         if let Some(average) = self.average_bits {
             recipe.average_bits = Some(average);
             let most = recipe.numbers_of_bits().iter().rev().find(|bits| **bits * 100 <= average);
@@ -298,7 +303,7 @@ fn list(output: &Output) -> Result<(), Failure> {
                 "group_size": recipe.group_size.map_or(-1, i64::from),
                 "size_ratio": (recipe.size_ratio() * 100.0).round() / 100.0,
                 "calibration": calibrated,
-                "engines": preset.engines,
+
             })
         })
         .collect();
@@ -319,7 +324,7 @@ fn list(output: &Output) -> Result<(), Failure> {
                 group,
                 recipe.size_ratio(),
                 if recipe.method.is_calibrated() { "yes" } else { "no" },
-                preset.engines,
+                "",
             );
         }
         text

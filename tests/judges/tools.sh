@@ -11,7 +11,7 @@ TORCH=$(.venv-judges/bin/python -c 'import sysconfig; print(sysconfig.get_path("
 
 # What all of them import. Without dependencies: those name the CUDA build of torch, several GB.
 COMMON=(
-    PyYAML==6.0.4 Pygments==2.21.0 accelerate==1.15.0 annotated-doc==0.0.7 annotated-types==0.8.0
+    setuptools==81.0.0 PyYAML==6.0.4 Pygments==2.21.0 accelerate==1.15.0 annotated-doc==0.0.7 annotated-types==0.8.0
     anyio==4.16.0 certifi charset-normalizer==3.5.3 click==8.5.1 dill==0.4.1 h11==0.16.0
     hf-xet==1.8.0 httpcore==1.0.9 httpx==0.28.1 idna==3.20 markdown-it-py==4.3.0 mdurl==0.1.2
     multiprocess==0.70.19 pandas==3.1.1 pillow==13.0.0 pyarrow==26.0.1 pydantic==2.14.4

@@ -34,7 +34,7 @@ pub use method::{Layer, RoundToNearest, Solver};
 pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
-pub use recipe::{Format, Method, Recipe, RecipeError, UnknownName};
+pub use recipe::{ActOrder, Format, Method, Recipe, RecipeError, UnknownName};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
 

@@ -1,6 +1,7 @@
 //! How weights are quantized: method, numbers, format. Pure.
 
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use crate::format::json::{self, JsonError};
 
@@ -87,6 +88,30 @@ names! {
     }
 }
 
+names! {
+    /// In which order GPTQ rounds the columns of a weight.
+    ActOrder {
+        /// By falling activation. Groups are of neighbouring columns, and their scales are found first, so
+        /// that nothing of the order is left in the result.
+        Static = "static",
+        /// By falling activation, groups being made in that order: the result has a `g_idx` (`desc_act`).
+        Group = "group",
+        /// As they are stored.
+        Stored = "none",
+    }
+}
+
+impl ActOrder {
+    /// Its `column_order`; `act_order` says the other.
+    pub(super) const fn recorded(self) -> Option<&'static str> {
+        match self {
+            Self::Static => Some("static"),
+            Self::Stored => Some("stored"),
+            Self::Group => None,
+        }
+    }
+}
+
 /// How the weight of a layer is quantized. Its canonical JSON is what products are keyed by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recipe {
@@ -102,12 +127,24 @@ pub struct Recipe {
     pub symmetric: bool,
     /// NF4: whether absmax are quantized in their turn.
     pub double_quant: bool,
-    /// GPTQ: columns in the order of their activations.
-    pub act_order: bool,
+    /// GPTQ: the order of columns; other methods have none.
+    #[serde(flatten, serialize_with = "ordered")]
+    pub act_order: Option<ActOrder>,
     /// Bits per code on average, in hundredths, where layers have numbers of their own; `bits` is then the
     /// most that all could have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_bits: Option<u32>,
+}
+
+/// What records say of an order: `act_order` is true for `group`, and was false for another order before there
+/// was a `column_order`.
+fn ordered<S: Serializer>(order: &Option<ActOrder>, to: S) -> Result<S::Ok, S::Error> {
+    let mut map = to.serialize_map(None)?;
+    map.serialize_entry("act_order", &(*order == Some(ActOrder::Group)))?;
+    if let Some(column_order) = order.and_then(ActOrder::recorded) {
+        map.serialize_entry("column_order", column_order)?;
+    }
+    map.end()
 }
 
 impl Method {
@@ -124,7 +161,7 @@ impl Method {
             Self::Q8_0 => (Format::Gguf, 8, Some(32), true),
             Self::Q4K => (Format::Gguf, 4, Some(32), false),
         };
-        let act_order = self == Self::Gptq;
+        let act_order = (self == Self::Gptq).then_some(ActOrder::Static);
         let (double_quant, average_bits) = (false, None);
         Recipe {
             method: self,
@@ -162,8 +199,13 @@ pub enum RecipeError {
     #[error("only nf4 quantizes its absmax in their turn")]
     DoubleQuant,
     /// An order that the method does not have.
-    #[error("only gptq orders columns by activations")]
+    #[error("only gptq orders columns by activations; leave --act-order out")]
     ActOrder,
+    /// An order that leaves an index which the format is not written with.
+    #[error(
+        "--act-order group is stored as gptq or gptq_v2, not {}; take --act-order static", format.name()
+    )]
+    NoIndex { format: Format },
     /// Bits on average, where all layers have the same.
     #[error(
         "layers of {} in {} have all the same bits; bits on average go with rtn, hqq and gptq in \
@@ -231,8 +273,11 @@ impl Recipe {
         if self.double_quant && method != Method::Nf4 {
             return Err(RecipeError::DoubleQuant);
         }
-        if self.act_order && method != Method::Gptq {
+        if self.act_order.is_some() != (method == Method::Gptq) {
             return Err(RecipeError::ActOrder);
+        }
+        if self.has_index() && !matches!(format, Format::Gptq | Format::GptqV2) {
+            return Err(RecipeError::NoIndex { format });
         }
         if let Some(average) = self.average_bits {
             let Some(&least) = self.numbers_of_bits().first() else {
@@ -266,6 +311,11 @@ impl Recipe {
             }
             _ => &[],
         }
+    }
+
+    /// Whether groups are not of neighbouring columns, so that the result needs an index (`desc_act`).
+    pub fn has_index(&self) -> bool {
+        self.act_order == Some(ActOrder::Group)
     }
 
     /// The recipe of a layer that has so many bits.
