@@ -10,6 +10,7 @@ use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
 use super::publishing;
+use super::quantize::loads;
 use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
@@ -101,7 +102,7 @@ impl ExternalArgs {
         };
         let external = External {
             backend,
-            recipe,
+            recipe: recipe.clone(),
             python: self.python.clone(),
             source: &folder,
             artifact: manifest,
@@ -114,18 +115,21 @@ impl ExternalArgs {
         let (packed, quantization) = external.run(&store, (name, tag), options, runtime, &bar)?;
         drop(bar);
         let (seconds, totals) = (start.elapsed().as_secs_f64(), packed.totals);
-        let more = json!({ "quantization": quantization });
+        let more = json!({
+            "quantization": quantization, "layout": recipe.layout(), "engines": recipe.trials(),
+        });
         let object = publishing::packed(&packed, (name, tag), seconds, more);
         output.result(object, || {
             let said = |key: &str| quantization.get(key).and_then(|v| v.as_str()).unwrap_or("");
             format!(
-                "{name}:{tag}  @{}\nquantized by {} {}\n{} raw, {} stored, {} new, in {seconds:.2} s",
+                "{name}:{tag}  @{}\nquantized by {} {}\n{} raw, {} stored, {} new, in {seconds:.2} s\n{}",
                 packed.manifest,
                 said("tool"),
                 said("tool_version"),
                 bytes::size(totals.raw_bytes),
                 bytes::size(totals.stored_bytes),
                 bytes::size(packed.new_bytes),
+                loads(&recipe),
             )
         })
     }

@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
-# Installs the engines that tests/judges/engines.py asks, each in an environment of its own under .venv-tools, and
-# asks them. transformers shares torch with .venv-judges (tests/judges/setup.sh); vLLM has its own. Safe to run
-# again: what is there is kept. `engines.sh ENGINE...` asks only these.
+# Asks engines for what `quantize` writes (tests/judges/engines.py): `engines.sh [ENGINE]...`, all of them if none
+# is named. Installs vLLM and llama.cpp into .venv-tools, 5 GB; transformers is there already (tests/judges/tools.sh).
+# Safe to run again: what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 VENVS=.venv-tools
-TENPAK=${TENPAK:-target/release/tenpak}
-export TENPAK
+export TENPAK=${TENPAK:-target/release/tenpak}
 fail() { echo "tests/judges/engines.sh: $*" >&2; exit 1; }
 [ -x "$TENPAK" ] || fail "$TENPAK is missing: cargo build, or set TENPAK"
 [ -x .venv-judges/bin/python ] || fail ".venv-judges is missing: run tests/judges/setup.sh"
-ALL=(vllm transformers transformers4 llama.cpp)
-[ $# -gt 0 ] || set -- "${ALL[@]}"
+[ $# -gt 0 ] || set -- vllm transformers transformers4 llama.cpp
 
 site() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 
@@ -60,3 +58,22 @@ PY
     echo "$want" >"$place/.installed"
 }
 
+# Built from the sources that its Python package carries.
+llama_cpp() {
+    local want="numpy==2.4.6 diskcache==5.6.3 jinja2==3.1.6 huggingface-hub==2.4.0 llama-cpp-python==0.3.36"
+    begin llama.cpp "$want" || return 0
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DMTMD_BUILD=OFF" "$VENVS/llama.cpp/bin/pip" install -q --no-binary llama-cpp-python $want
+    "$VENVS/llama.cpp/bin/python" -c 'import llama_cpp' || fail "llama_cpp does not import"
+    echo "$want" >"$VENVS/llama.cpp/.installed"
+}
+
+for engine; do
+    case $engine in
+        vllm) vllm ;;
+        llama.cpp) llama_cpp ;;
+        transformers) [ -x "$VENVS/gptqmodel/bin/python" ] || fail "no $VENVS/gptqmodel: run tests/judges/tools.sh" ;;
+        transformers4) [ -x "$VENVS/transformers4/bin/python" ] || fail "no $VENVS/transformers4: run tests/judges/tools.sh" ;;
+        *) fail "no engine $engine; there are vllm, transformers, transformers4 and llama.cpp" ;;
+    esac
+done
+.venv-judges/bin/python tests/judges/engines.py "$@"

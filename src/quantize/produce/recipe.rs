@@ -1,7 +1,7 @@
 //! How weights are quantized: method, numbers, format. Pure.
 
-use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::format::json::{self, JsonError};
 
@@ -16,7 +16,7 @@ pub struct UnknownName {
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[non_exhaustive]
         pub enum $name {
             $($(#[$inner])* #[serde(rename = $text)] $variant,)*
@@ -43,6 +43,8 @@ macro_rules! names {
         }
     };
 }
+
+pub(super) use names;
 
 names! {
     /// What computes the codes.
@@ -187,7 +189,7 @@ impl Method {
 #[non_exhaustive]
 pub enum RecipeError {
     /// A format that the method's codes do not fit.
-    #[error("{} is not stored as {}; take {}", method.name(), format.name(), names(take, Format::name, " or "))]
+    #[error("{} is not stored as {}; take {}", method.name(), format.name(), listed(take, Format::name, " or "))]
     Format { method: Method, format: Format, take: &'static [Format] },
     /// A method whose numbers are fixed.
     #[error("{} has {bits} bits and groups of its own; leave both out", method.name())]
@@ -225,14 +227,14 @@ pub enum RecipeError {
     #[error("awq has 4 bits and zero points, and so is asymmetric")]
     Awq,
     /// A method that a tool does not do.
-    #[error("{tool} does not do {}; it does {}", method.name(), names(does, Method::name, ", "))]
+    #[error("{tool} does not do {}; it does {}", method.name(), listed(does, Method::name, ", "))]
     Backend { tool: &'static str, method: Method, does: &'static [Method] },
     /// A format that a tool does not write.
     #[error("gptqmodel stores gptq")]
     GptqModel,
 }
 
-fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
+fn listed<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
     all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(between)
 }
 
@@ -341,5 +343,55 @@ impl Recipe {
         };
         let group = self.group_size.map_or(f64::INFINITY, f64::from);
         16.0 / (f64::from(self.bits) + per_group / group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(recipe: &Recipe) -> String {
+        String::from_utf8(json::to_bytes(recipe).unwrap()).unwrap()
+    }
+
+    /// What an older release wrote by these stays what it was.
+    #[test]
+    fn recipes_without_a_column_order_are_spelled_as_ever() {
+        assert_eq!(
+            canonical(&Method::Rtn.recipe()),
+            r#"{"act_order":false,"bits":4,"double_quant":false,"format":"compressed-tensors","group_size":128,"method":"rtn","symmetric":true}"#
+        );
+        let gptq = |order| Recipe { act_order: Some(order), ..Method::Gptq.recipe() };
+        assert_eq!(
+            canonical(&gptq(ActOrder::Group)),
+            r#"{"act_order":true,"bits":4,"double_quant":false,"format":"gptq","group_size":128,"method":"gptq","symmetric":true}"#
+        );
+        let spelled = |order: &str| {
+            format!(
+                r#"{{"act_order":false,"bits":4,"column_order":"{order}","double_quant":false,"format":"gptq","group_size":128,"method":"gptq","symmetric":true}}"#
+            )
+        };
+        assert_eq!(canonical(&gptq(ActOrder::Static)), spelled("static"));
+        assert_eq!(canonical(&gptq(ActOrder::Stored)), spelled("stored"));
+        assert_eq!(Method::Gptq.recipe(), gptq(ActOrder::Static));
+    }
+
+    #[test]
+    fn an_order_goes_with_gptq_and_an_index_with_its_format() {
+        let order = |method: Method, act_order| Recipe { act_order, ..method.recipe() }.check();
+        for method in Method::ALL {
+            let own = method.recipe();
+            own.check().unwrap();
+            assert_eq!(own.act_order.is_some(), *method == Method::Gptq, "{method:?}");
+        }
+        assert_eq!(order(Method::Awq, Some(ActOrder::Static)), Err(RecipeError::ActOrder));
+        assert_eq!(order(Method::Gptq, None), Err(RecipeError::ActOrder));
+        for format in [Format::CompressedTensors, Format::Awq] {
+            let symmetric = format != Format::Awq;
+            let own = Recipe { format, symmetric, ..Method::Gptq.recipe() };
+            own.check().unwrap();
+            let group = Recipe { act_order: Some(ActOrder::Group), ..own };
+            assert_eq!(group.check(), Err(RecipeError::NoIndex { format }));
+        }
     }
 }
