@@ -7,8 +7,8 @@ HF_ENDPOINT. What the weights say is TenPak's own `eval ppl`, in f32: an engine'
 tokens may be off by 0.02 nats on the mean. The first 32 greedy tokens are compared with the likeliest ones after the
 same tokens; where an engine takes another, it is one that is about as likely.
 
-Writes engines.json beside this file, from which all that TenPak says of engines comes. What an engine that is not
-asked this time said before stays in it.
+Writes engines.json beside this file, from which all that TenPak says of engines comes; tests/docs.rs holds the
+documents to it. What an engine that is not asked this time said before stays in it.
 """
 import json
 import math
@@ -189,7 +189,6 @@ def main():
     if unknown:
         sys.exit(f"no engine {unknown[0]}; there are {', '.join(ENVIRONMENTS)}")
     verdict = Verdicts()
-    before = json.loads(TABLE.read_text())
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
@@ -216,13 +215,17 @@ def main():
                 "HF_ENDPOINT": address, "HF_HOME": str(work / "hub"), "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
                 "HF_HUB_DISABLE_XET": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "DISABLE_SAFETENSORS_CONVERSION": "1",
+                # Two threads that wait for each other in small products take ten times as long as one.
+                "OMP_NUM_THREADS": "1",
             }
-            packages, rows = dict(before["packages"]), []
+            packages, rows = {}, []
             for which in ENVIRONMENTS:
                 if which in wanted:
                     rows += judge(which, mades, job, environ, work, verdict, packages)
         finally:
             edge.kill()
+    before = json.loads(TABLE.read_text())
+    packages = before["packages"] | packages
     asked = {(row["engine"], row["version"].split(".")[0]) for row in rows}
     kept = [row for row in before["trials"] if (row["engine"], row["version"].split(".")[0]) not in asked]
     order = {name: at for at, (name, _) in enumerate(ENVIRONMENTS.values())}

