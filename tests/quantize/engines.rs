@@ -149,7 +149,7 @@ fn a_result_names_the_engines_that_load_it_and_what_they_need() {
     let run = command(&all).output().unwrap();
     let said = String::from_utf8(run.stdout).unwrap();
     assert!(
-        said.contains("\nloads in vLLM ") && said.contains("(needs vllm-bnb-plugin)"),
+        said.contains("\nloads in vLLM ") && said.contains("(needs vllm-bnb-plugin "),
         "{said}"
     );
     let run = quantized(&store, text(&base), "odd", &["--method", "rtn", "--bits", "5"]);

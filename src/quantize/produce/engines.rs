@@ -93,11 +93,6 @@ pub fn trials() -> &'static [Trial] {
     &PARSED.trials
 }
 
-/// The version of a package that an engine [needs](Trial::needs), as it was tried.
-pub fn package_version(package: &str) -> Option<&'static str> {
-    PARSED.packages.get(package).map(String::as_str)
-}
-
 /// Why an engine is not given a result.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{} {} does not load {layout}: {said}; {out}", engine.title(), version)]
@@ -120,13 +115,8 @@ impl Recipe {
         let format = self.format.name();
         match self.method {
             Method::Nf4 if self.double_quant => return format!("{format} nf4, double"),
-            Method::Nf4 | Method::Int8 | Method::Fp8 => {
-                return format!("{format} {}", self.method.name());
-            }
-            Method::Q4_0 | Method::Q8_0 | Method::Q4K => {
-                return format!("{format} {}", self.method.name());
-            }
             Method::Rtn | Method::Gptq | Method::Awq | Method::Hqq => {}
+            own => return format!("{format} {}", own.name()),
         }
         if is_bytes(self) {
             return format!("{format} int8");
@@ -200,19 +190,21 @@ impl Recipe {
 
 /// Of trials of one layout, in words: who loads it, and what that needs. Empty if no engine does.
 pub fn in_words(trials: &[&Trial]) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for engine in Engine::ALL {
-        let loads: Vec<&&Trial> =
-            trials.iter().filter(|t| t.engine == *engine && t.loads).collect();
-        for trial in loads {
-            let mut part = format!("{} {}", engine.title(), trial.version);
-            if !trial.needs.is_empty() {
-                part += &format!(" (needs {})", trial.needs.join(", "));
+    let needs = |package: &String| match PARSED.packages.get(package) {
+        Some(version) => format!("{package} {version}"),
+        None => package.clone(),
+    };
+    let words = trials.iter().filter(|trial| trial.loads).map(|trial| {
+        let own = format!("{} {}", trial.engine.title(), trial.version);
+        match trial.needs.is_empty() {
+            true => own,
+            false => {
+                let needs: Vec<String> = trial.needs.iter().map(needs).collect();
+                format!("{own} (needs {})", needs.join(", "))
             }
-            parts.push(part);
         }
-    }
-    parts.join("; ")
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -230,7 +222,7 @@ mod tests {
             assert!(trial.loads || trial.needs.is_empty(), "{trial:?}");
             assert!(!(trial.loads && trial.no_kernel), "{trial:?}");
             for package in &trial.needs {
-                assert!(package_version(package).is_some(), "{package}");
+                assert!(table.packages.contains_key(package), "{package}");
             }
         }
         for preset in PRESETS {
