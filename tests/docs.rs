@@ -203,7 +203,7 @@ fn table(head: &str, rows: &[(String, String)]) -> String {
 /// What a document has between its marks.
 fn marked<'a>(text: &'a str, what: &str) -> &'a str {
     let (_, rest) = text.split_once(&format!("<!-- engines: {what} -->\n")).expect("the mark");
-    rest.split_once("<!-- end -->").expect("the end mark").0.trim_end()
+    rest.split_once("<!-- end -->").expect("the end mark").0.trim()
 }
 
 #[test]

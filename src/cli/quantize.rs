@@ -194,7 +194,7 @@ impl Quantize {
                 bytes::size(totals.raw_bytes),
                 bytes::size(totals.stored_bytes),
                 bytes::size(done.packed.new_bytes),
-                loads(&recipe),
+                recipe.loads_in_words(),
             )
         })
     }
@@ -321,18 +321,6 @@ fn hundredths(text: &str) -> Result<u32, String> {
 }
 
 impl Events for Bar {}
-
-/// The line of a result that says which engines load it.
-pub(super) fn loads(recipe: &Recipe) -> String {
-    let trials = recipe.trials();
-    match (trials.is_empty(), in_words(&trials)) {
-        (true, _) => format!("nobody tried which engines load {}", recipe.layout()),
-        (false, words) if words.is_empty() => {
-            format!("no engine that was tried loads {}", recipe.layout())
-        }
-        (false, words) => format!("loads in {words}"),
-    }
-}
 
 fn list(output: &Output) -> Result<(), Failure> {
     let rows: Vec<_> = PRESETS

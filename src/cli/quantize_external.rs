@@ -10,7 +10,6 @@ use super::error::Failure;
 use super::output::Output;
 use super::progress::Bar;
 use super::publishing;
-use super::quantize::loads;
 use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
@@ -129,7 +128,7 @@ impl ExternalArgs {
                 bytes::size(totals.raw_bytes),
                 bytes::size(totals.stored_bytes),
                 bytes::size(packed.new_bytes),
-                loads(&recipe),
+                recipe.loads_in_words(),
             )
         })
     }

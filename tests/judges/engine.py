@@ -38,6 +38,8 @@ def hide(packages):
         return found(name)
 
     def entry_points(**wanted):
+        if not wanted:
+            return points()
         kept = [point for point in points(**wanted) if point.module.split(".")[0] not in modules]
         return importlib.metadata.EntryPoints(kept)
 

@@ -123,14 +123,16 @@ def ask(which, jobs, environ, work, log):
     return found
 
 
-def needed(which, loaded, jobs, environ, work, log):
+def needed(which, mades, answers, jobs, environ, work, log):
     """By format, the packages without which one that loads no longer does."""
     engine, _ = ENVIRONMENTS[which]
+    loaded = [made for made in mades if "logprobs" in answers.get(made["recipe"], {})]
     trials = []
     for format, packages in MAY_NEED[engine].items():
         one = next((made for made in loaded if made["format"] == format), None)
         if one is not None:
-            trials += [(format, package, one["recipe"]) for package in packages]
+            there = answers[one["recipe"]]["packages"]
+            trials += [(format, package, one["recipe"]) for package in packages if package in there]
     asked = [jobs[recipe] | {"name": f"{format} without {package}", "without": [package]}
              for format, package, recipe in trials]
     found = ask(which, asked, environ, work, log) if asked else {}
@@ -148,7 +150,7 @@ def judge(which, mades, job, environ, work, verdict, packages):
     log.unlink(missing_ok=True)
     jobs = {made["recipe"]: job | {"name": made["recipe"], "repo": made["repo"], "format": made["format"]} for made in mades}
     answers = ask(which, list(jobs.values()), environ, work, log)
-    needs = needed(which, [made for made in mades if "logprobs" in answers.get(made["recipe"], {})], jobs, environ, work, log)
+    needs = needed(which, mades, answers, jobs, environ, work, log)
     rows = []
     for made in mades:
         answer = answers.get(made["recipe"])

@@ -137,6 +137,18 @@ impl Recipe {
         trials().iter().filter(|trial| trial.layout == layout).collect()
     }
 
+    /// Which engines load a result of it, on one line.
+    pub fn loads_in_words(&self) -> String {
+        let trials = self.trials();
+        match (trials.is_empty(), in_words(&trials)) {
+            (true, _) => format!("nobody tried which engines load {}", self.layout()),
+            (false, words) if words.is_empty() => {
+                format!("no engine that was tried loads {}", self.layout())
+            }
+            (false, words) => format!("loads in {words}"),
+        }
+    }
+
     /// Whether this engine takes the layout.
     ///
     /// # Errors
