@@ -78,7 +78,7 @@ def short(said):
     said = re.sub(r"\s+", " ", said).strip()
     said = re.sub(r"^\w+: \d+ validation errors? for \w+ (\w+ )?(Value|Assertion) error, ", "", said)
     said = re.sub(r"^(\w+\.)*\w+(Error|Exception): ", "", said)
-    said = re.sub(r" \[type=.*$", "", said)
+    said = re.sub(r" (\[type=|Available Files:).*$", "", said)
     said = said.replace(str(pathlib.Path.home()), "~")
     return said if len(said) <= 200 else said[:197] + "..."
 
