@@ -67,10 +67,11 @@ MAY_NEED = {
     "llama.cpp": {},
 }
 LIMIT = 0.02
-# Two tokens of which one is not worse than the other by more than this, in nats, are about as likely.
-ALIKE = 0.2
+# Two tokens of which one is not worse than the other by more than this, in nats, are about as likely: int8 and fp8
+# round activations, too.
+ALIKE = 0.3
 # What is said where the layout is taken, and only a kernel for it is missing on the device at hand.
-NO_KERNEL = re.compile(r"kernel|device_capability", re.IGNORECASE)
+NO_KERNEL = re.compile(r"kernel|device_capability|_mm_cpu", re.IGNORECASE)
 
 
 def short(said):
@@ -78,7 +79,7 @@ def short(said):
     said = re.sub(r"\s+", " ", said).strip()
     said = re.sub(r"^\w+: \d+ validation errors? for \w+ (\w+ )?(Value|Assertion) error, ", "", said)
     said = re.sub(r"^(\w+\.)*\w+(Error|Exception): ", "", said)
-    said = re.sub(r" (\[type=|Available Files:).*$", "", said)
+    said = re.sub(r" (\[type=|Available Files:).*$| \(/[^)]*\)", "", said)
     said = said.replace(str(pathlib.Path.home()), "~")
     return said if len(said) <= 200 else said[:197] + "..."
 
