@@ -190,7 +190,10 @@ fn table(head: &str, rows: &[(String, String)]) -> String {
             let cell = match own.next() {
                 None => String::new(),
                 Some(trial) if trial.loads && trial.needs.is_empty() => "loads".to_owned(),
-                Some(trial) if trial.loads => format!("needs {}", trial.needs.join(", ")),
+                Some(trial) if trial.loads => {
+                    let needs: Vec<&str> = trial.needs.keys().map(String::as_str).collect();
+                    format!("needs {}", needs.join(", "))
+                }
                 Some(trial) if trial.no_kernel => "no kernel for processors".to_owned(),
                 Some(_) => "no".to_owned(),
             };

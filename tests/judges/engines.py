@@ -144,7 +144,7 @@ def needed(which, mades, answers, jobs, environ, work, log):
     return needs
 
 
-def judge(which, mades, job, environ, work, verdict, packages):
+def judge(which, mades, job, environ, work, verdict):
     """The rows of an engine."""
     engine, _ = ENVIRONMENTS[which]
     log = ROOT / f"target/judges/engines-{which}.log"
@@ -162,7 +162,7 @@ def judge(which, mades, job, environ, work, verdict, packages):
         if "said" in answer:
             said = short(answer["said"].replace(made["repo"], "MODEL"))
             no_kernel = "ValidationError" not in answer["said"] and bool(NO_KERNEL.search(answer["said"]))
-            rows.append(row | {"loads": False, "needs": [], "greedy": None, "off": None, "said": said, "no_kernel": no_kernel})
+            rows.append(row | {"loads": False, "needs": {}, "greedy": None, "off": None, "said": said, "no_kernel": no_kernel})
             print(f"{which} {answer['version']}: {made['recipe']} ({made['layout']}): it says: {said}", flush=True)
             continue
         said = [one for run in answer["logprobs"] for one in run]
@@ -173,17 +173,16 @@ def judge(which, mades, job, environ, work, verdict, packages):
         good = off <= LIMIT and apart <= ALIKE and math.isfinite(off)
         verdict(good, f"{which} {answer['version']}: {made['recipe']} ({made['layout']}): {greedy} of "
                 f"{len(after)} tokens, none worse than {apart:.3f} nats (at most {ALIKE}); log-probabilities off by {off:.4f} (at most {LIMIT})")
-        own = needs.get(made["format"], [])
-        packages |= {name: answer["packages"][name] for name in own}
+        own = {name: answer["packages"][name] for name in needs.get(made["format"], [])}
         differs = None if good else f"loads, and differs: {off:.3f} nats on the mean, a greedy token by {apart:.3f}"
-        rows.append(row | {"loads": good, "needs": own if good else [], "greedy": greedy if good else None,
+        rows.append(row | {"loads": good, "needs": own if good else {}, "greedy": greedy if good else None,
                            "off": round(off, 4) if good else None, "said": differs, "no_kernel": False})
     return rows
 
 
-def write(rows, packages):
+def write(rows):
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    TABLE.write_text(f'{{\n "packages": {json.dumps(dict(sorted(packages.items())))},\n "trials": [\n{lines}\n ]\n}}\n')
+    TABLE.write_text(f'{{\n "trials": [\n{lines}\n ]\n}}\n')
 
 
 def main():
@@ -221,19 +220,18 @@ def main():
                 # Two threads that wait for each other in small products take ten times as long as one.
                 "OMP_NUM_THREADS": "1",
             }
-            packages, rows = {}, []
+            rows = []
             for which in ENVIRONMENTS:
                 if which in wanted:
-                    rows += judge(which, mades, job, environ, work, verdict, packages)
+                    rows += judge(which, mades, job, environ, work, verdict)
         finally:
             edge.kill()
     before = json.loads(TABLE.read_text())
-    packages = before["packages"] | packages
     asked = {(row["engine"], row["version"].split(".")[0]) for row in rows}
     kept = [row for row in before["trials"] if (row["engine"], row["version"].split(".")[0]) not in asked]
     order = {name: at for at, (name, _) in enumerate(ENVIRONMENTS.values())}
     rows = sorted(kept + rows, key=lambda row: (order.get(row["engine"], 9), [-int(n) for n in row["version"].split(".")[:2]]))
-    write(rows, packages)
+    write(rows)
     for name in PRESETS:
         own = next(made["layout"] for made in mades if made["recipe"] == f"--preset {name}")
         loads = [row for row in rows if row["layout"] == own and row["loads"]]

@@ -54,8 +54,8 @@ pub struct Trial {
     pub made_by: String,
     /// Whether it loaded, and said what the weights say.
     pub loads: bool,
-    /// Packages without which it does not load.
-    pub needs: Vec<String>,
+    /// Packages without which it does not load, and their versions.
+    pub needs: BTreeMap<String, String>,
     /// If it loaded: of its first 32 greedy tokens, those that are the likeliest by the weights.
     pub greedy: Option<u32>,
     /// If it loaded: by how many nats the mean log-probability of a text is off what the weights say.
@@ -80,8 +80,6 @@ pub enum Fit {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    /// Versions of the packages that engines need.
-    packages: BTreeMap<String, String>,
     trials: Vec<Trial>,
 }
 
@@ -202,16 +200,13 @@ impl Recipe {
 
 /// Of trials of one layout, in words: who loads it, and what that needs. Empty if no engine does.
 pub fn in_words(trials: &[&Trial]) -> String {
-    let needs = |package: &String| match PARSED.packages.get(package) {
-        Some(version) => format!("{package} {version}"),
-        None => package.clone(),
-    };
     let words = trials.iter().filter(|trial| trial.loads).map(|trial| {
         let own = format!("{} {}", trial.engine.title(), trial.version);
         match trial.needs.is_empty() {
             true => own,
             false => {
-                let needs: Vec<String> = trial.needs.iter().map(needs).collect();
+                let named = |(package, version): (&String, &String)| format!("{package} {version}");
+                let needs: Vec<String> = trial.needs.iter().map(named).collect();
                 format!("{own} (needs {})", needs.join(", "))
             }
         }
@@ -233,9 +228,6 @@ mod tests {
             assert_eq!(trial.loads, trial.off.is_some() && trial.greedy.is_some(), "{trial:?}");
             assert!(trial.loads || trial.needs.is_empty(), "{trial:?}");
             assert!(!(trial.loads && trial.no_kernel), "{trial:?}");
-            for package in &trial.needs {
-                assert!(table.packages.contains_key(package), "{package}");
-            }
         }
         for preset in PRESETS {
             let trials = preset.recipe().trials();
