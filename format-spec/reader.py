@@ -680,6 +680,11 @@ def parse_manifest(data):
     need(isinstance(m.get("model_id", ""), str), "manifest: `model_id` is no string")
     for key in ("quantization", "delta", "optimization", "source"):
         need(isinstance(m.get(key, {}), dict), "manifest: `%s` is no object" % key)
+    faults = m.get("incomplete", [])
+    need(isinstance(faults, list), "manifest: `incomplete` is no array")
+    for fault in faults:
+        need(isinstance(fault, dict) and all(isinstance(fault.get(k), str) for k in ("fault", "path")),
+             "manifest: a fault of `incomplete` has no `fault` or no `path`")
     return m
 
 

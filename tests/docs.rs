@@ -91,7 +91,7 @@ fn printed(shown: &[Shown], folder: &Path) -> Vec<Vec<String>> {
     for (number, Shown { command, .. }) in shown.iter().enumerate() {
         script += &format!("echo '@@{number}'\n{command}\n");
         if command.ends_with('&') {
-            script += "for i in $(seq 300); do grep -q 'store at' log && break; sleep 0.1; done\n";
+            script += "for i in $(seq 300); do grep -q '^store at' log && break; sleep 0.1; done\n";
         }
     }
     script += "echo '@@end'\nkill $(jobs -p)\nwait\n";

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
@@ -27,7 +28,9 @@ use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
 use tenpak::transport::http::{HttpBackend, HttpOptions};
 use tenpak::transport::object::ObjectBackend;
 use tenpak::transport::small::read_all;
-use tenpak::transport::{ObjectPath, ReadRange, Transport};
+use tenpak::transport::{
+    Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
+};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -219,13 +222,17 @@ impl Artifacts {
         Origin::start(self.objects.clone(), "127.0.0.1:0".parse().unwrap(), manner).await
     }
 
-    async fn load(&self, transport: HttpBackend, connections: Option<usize>) -> LoadStats {
+    async fn load(
+        &self,
+        transport: impl Transport + 'static,
+        connections: Option<usize>,
+    ) -> LoadStats {
         self.load_within(transport, connections, 64 * MIB as u64).await
     }
 
     async fn load_within(
         &self,
-        transport: HttpBackend,
+        transport: impl Transport + 'static,
         connections: Option<usize>,
         budget: u64,
     ) -> LoadStats {
@@ -335,4 +342,88 @@ async fn all_addresses_of_a_name_are_used_and_slow_ones_left() {
     let bytes = [&first, &second, &slow].map(|origin| Seen::get(&origin.seen.bytes));
     assert!(bytes[0] > 4 * MIB && bytes[1] > 4 * MIB, "{bytes:?}");
     assert!(bytes[2] < 4 * MIB, "a slow one is left: {bytes:?}");
+}
+
+/// A file system over a network: each read waits for it, and many may wait at the same time.
+#[derive(Debug)]
+struct NetworkDisk {
+    objects: Arc<dyn Transport>,
+    wait: Duration,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+struct WaitingBody {
+    body: Box<dyn Body>,
+    wait: Duration,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Body for WaitingBody {
+    async fn read(&mut self, out: &mut [u8]) -> Result<usize, TransportError> {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        std::thread::sleep(self.wait);
+        self.now.fetch_sub(1, Ordering::Relaxed);
+        self.body.read(out).await
+    }
+}
+
+#[async_trait]
+impl Transport for NetworkDisk {
+    fn location(&self) -> &str {
+        "disk"
+    }
+
+    async fn open(
+        &self,
+        path: &ObjectPath,
+        range: ReadRange,
+    ) -> Result<ObjectReader, TransportError> {
+        let reader = self.objects.open(path, range).await?;
+        let (now, most) = (self.now.clone(), self.most.clone());
+        let body = Box::new(WaitingBody { body: reader.body, wait: self.wait, now, most });
+        Ok(ObjectReader { body, ..reader })
+    }
+
+    async fn head(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, TransportError> {
+        self.objects.head(path).await
+    }
+
+    async fn put(&self, path: &ObjectPath, parts: Vec<Bytes>) -> Result<(), TransportError> {
+        self.objects.put(path, parts).await
+    }
+
+    async fn put_if(
+        &self,
+        path: &ObjectPath,
+        expected: Expected,
+        content: Bytes,
+    ) -> Result<(), TransportError> {
+        self.objects.put_if(path, expected, content).await
+    }
+
+    async fn delete(&self, path: &ObjectPath) -> Result<(), TransportError> {
+        self.objects.delete(path).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, TransportError> {
+        self.objects.list(prefix).await
+    }
+
+    fn reads_block(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn files_that_are_far_are_read_many_at_a_time() {
+    let artifacts = Artifacts::new().await;
+    let (now, most) = (Arc::default(), Arc::<AtomicUsize>::default());
+    let (objects, wait) = (artifacts.objects.clone(), Duration::from_millis(40));
+    let disk = NetworkDisk { objects, wait, now, most: most.clone() };
+    let stats = artifacts.load(disk, None).await;
+    assert!(Seen::get(&most) >= 12, "{} at a time: {stats:?}", Seen::get(&most));
+    assert_eq!(stats.limit.as_str(), "disk", "{stats:?}");
 }

@@ -347,4 +347,5 @@ fn golden_objects_pass_the_same_checks() {
     check("pack", vec![golden().join("objects/pack-with-a-repetition")]);
     check("manifest", vec![golden().join("objects/manifest-later")]);
     check("manifest", vec![golden().join("objects/manifest-lineage")]);
+    check("manifest", vec![golden().join("objects/manifest-incomplete")]);
 }

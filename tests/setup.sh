@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, gnupg, curl, systemd's checker, Chromium, a C++
-# compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
+# Installs what the test suite needs: nginx, squid, rclone, gnupg, wget, curl, systemd's checker, Chromium, a
+# clock that is wrong, a C++ compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, Prometheus's parser, and the client of the
 # Hugging Face Hub.
@@ -16,6 +16,10 @@ fail() { echo "tests/setup.sh: $*" >&2; exit 1; }
 install_debian_packages() {
     local missing=()
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    command -v rclone >/dev/null || missing+=(rclone)
+    command -v wget >/dev/null || missing+=(wget)
+    command -v squid >/dev/null || [ -x /usr/sbin/squid ] || missing+=(squid)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v gpg >/dev/null || missing+=(gnupg)
     command -v curl >/dev/null || missing+=(curl)
     command -v c++ >/dev/null || missing+=(g++)
@@ -23,6 +27,7 @@ install_debian_packages() {
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     command -v chromium >/dev/null || missing+=(chromium)
     ldconfig -p | grep -q libvulkan.so.1 || missing+=(libvulkan1)
+    ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
     command -v apt-get >/dev/null || fail "install these first: ${missing[*]} (this is not Debian)"
@@ -39,7 +44,7 @@ install_debian_packages() {
 
 PACKAGES=(
     "moto[server]==5.2.5" blake3==1.0.11 zstandard==0.25.0 numpy==2.4.6 safetensors==0.8.0
-    nvidia-cuda-nvrtc==13.0.88 gguf==0.19.0 huggingface_hub==2.4.0 prometheus_client==0.26.0
+    nvidia-cuda-nvrtc==13.0.88 gguf==0.19.0 huggingface_hub==2.4.0 prometheus_client==0.26.0 awscli==1.46.3
 )
 
 install_python_packages() {
@@ -49,7 +54,7 @@ install_python_packages() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed"
     python3 -m venv --clear "$VENV"
     "$VENV/bin/pip" install -q "${PACKAGES[@]}"
-    "$VENV/bin/python" -c 'import blake3, gguf, huggingface_hub, moto.server, numpy, prometheus_client, safetensors, zstandard' || fail "a package does not import"
+    "$VENV/bin/python" -c 'import awscli, blake3, gguf, huggingface_hub, moto.server, numpy, prometheus_client, safetensors, zstandard' || fail "a package does not import"
     echo "$want" >"$STAMP"
 }
 

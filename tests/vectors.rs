@@ -26,7 +26,7 @@ use tenpak::chunk::verified::VerifiedChunk;
 use tenpak::format::id::{ManifestId, NodeId, PackId, PageDigest, TableId, from_hex};
 use tenpak::format::json;
 use tenpak::format::layout::{Layout, Place};
-use tenpak::format::manifest::Manifest;
+use tenpak::format::manifest::{Incomplete, Manifest};
 use tenpak::format::names::{self, Item, Node};
 use tenpak::format::pack::{PackIndex, Trailer};
 use tenpak::format::page::{Entries as PageEntries, Page, PageKind};
@@ -252,6 +252,16 @@ fn objects_beyond_the_store_are_written_as_read() {
     let bytes = read("manifest-lineage");
     let manifest = Manifest::parse(&bytes, ManifestId::of(&bytes)).unwrap();
     assert!(manifest.delta.is_some() && manifest.source.is_some());
+    assert_eq!(manifest.to_bytes().unwrap(), bytes);
+    let bytes = read("manifest-incomplete");
+    let manifest = Manifest::parse(&bytes, ManifestId::of(&bytes)).unwrap();
+    assert_eq!(manifest.incomplete.len(), 3);
+    let listed = manifest.incomplete.iter().map(|own| (own.fault.as_str(), own.path.as_str()));
+    assert_eq!(
+        Incomplete::list(listed.rev()),
+        manifest.incomplete,
+        "sorted, and any word is taken"
+    );
     assert_eq!(manifest.to_bytes().unwrap(), bytes);
     let bytes = read("manifest-later");
     assert!(Manifest::parse(&bytes, ManifestId::of(&bytes)).is_ok(), "unknown fields are ignored");

@@ -314,6 +314,13 @@ pub fn objects() -> Result<Objects> {
     manifest.delta =
         json!({"base_model_id": "tiny", "changed_layers": [1, 2]}).as_object().cloned();
     out.insert("v1/objects/manifest-lineage".into(), manifest.to_bytes()?);
+    let mut incomplete: Value = serde_json::from_slice(&bytes)?;
+    incomplete["incomplete"] = json!([
+        {"fault": "no_json", "path": "config.json"},
+        {"fault": "a_word_of_later", "path": "model-00002-of-00002.safetensors"},
+        {"fault": "shard_missing", "path": "model-00002-of-00002.safetensors"},
+    ]);
+    out.insert("v1/objects/manifest-incomplete".into(), canonical(&incomplete)?);
     let mut later: Value = serde_json::from_slice(&bytes)?;
     later["version"] = json!("1.7");
     later["unheard_of"] = json!({"é": [null, true, -1]});

@@ -566,6 +566,10 @@ fn manifest(cases: &mut Cases, good: &Value) -> Result<()> {
     })?;
     one("table-id", "hexadecimal", &|m| m["chunks"][0]["table"] = json!("../../etc/passwd"))?;
     one("no-object", "expected struct Manifest", &|m| *m = json!([]))?;
+    one("incomplete-no-list", "expected a sequence", &|m| m["incomplete"] = json!({"path": "a"}))?;
+    one("incomplete-without-a-word", "missing field", &|m| {
+        m["incomplete"] = json!([{"path": "config.json"}]);
+    })?;
     one("pages-4097", "4097", &|m| {
         let page = json!({"blake3": "0".repeat(64), "chunks": 0, "first": "a", "kind": "tensors",
             "length": 1});

@@ -10,8 +10,9 @@ use super::progress::Bar;
 use super::refs::signers;
 use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactSpec, NamePattern};
+use crate::format::time;
 use crate::maintain::{CopyOptions, RepackOptions, copy, repack};
-use crate::store::{RefPlaced, Store};
+use crate::store::RefPlaced;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Cp {
@@ -33,19 +34,23 @@ impl Cp {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let trust = global.trust()?;
         let source = global.open(&self.artifact, output).await?;
-        let target = Store::new(crate::transport::url::open(&self.to)?);
+        let target = global.store_at(&self.to)?;
         let options = CopyOptions { force: self.force, signers: signers(&self.sign)? };
         let bar = Bar::new(output, "copying");
         let report = copy(&source, &target, &trust, &options, &bar).await?;
         drop(bar);
+        output.made(&target);
         match report.placed {
             Some(RefPlaced::Kept { version }) => output.note(format!(
-                "{}: {} is newer there, as version {version}, and stays; --force replaces it",
-                self.to, self.artifact
+                "{}: {} is newer there, as version {}, and stays; --force replaces it",
+                target.location(),
+                self.artifact,
+                time::version(version)
             )),
             Some(RefPlaced::Unlisted) => output.note(format!(
                 "{}: its index of names is signed and does not list {} yet; give --sign KEY",
-                self.to, self.artifact
+                target.location(),
+                self.artifact
             )),
             Some(RefPlaced::Written)
                 if options.signers.is_empty()
@@ -53,7 +58,7 @@ impl Cp {
             {
                 output.note(format!(
                     "{}: its index of names is not signed; --sign KEY signs it",
-                    self.to
+                    target.location()
                 ));
             }
             _ => {}
@@ -93,7 +98,7 @@ pub(super) struct Repack {
 
 impl Repack {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let store = global.store()?;
+        let store = global.existing_store().await?;
         let options = RepackOptions { runs_per_gib: self.runs_per_gib, force: self.force };
         let mut ids = Vec::new();
         for artifact in &self.artifacts {

@@ -111,6 +111,7 @@ impl Delta {
         let bar = Bar::new(output, "writing the delta");
         let done = delta(&tuned, &base, &store, (name, tag), options, runtime, &bar)?;
         drop(bar);
+        output.made(&store);
         let seconds = start.elapsed().as_secs_f64();
         let totals = done.packed.totals;
         let smaller = 1.0 - done.packed.new_bytes as f64 / totals.raw_bytes.max(1) as f64;

@@ -42,7 +42,7 @@ impl Du {
             let usage = artifact_usage(artifact.store(), artifact.id()).await?;
             return output.result(json!(usage), || table(std::slice::from_ref(&usage)));
         }
-        let usage = store_usage(&global.store()?).await?;
+        let usage = store_usage(&global.existing_store().await?).await?;
         let object = json!(usage);
         output.result(object, || {
             let heading = ["OBJECTS", "COUNT", "SIZE", "GARBAGE", "SIZE"];

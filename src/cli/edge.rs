@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -12,10 +13,15 @@ use super::edge_settings::Settings;
 use super::error::Failure;
 use super::output::Output;
 use crate::edge::{self, EdgeError, EdgeOptions};
+use crate::store::StoreError;
+use crate::transport::small::RetryPolicy;
 use crate::trust::SeenRefs;
 
 /// Where an edge listens that is not told.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// How long an origin may take to say that it is a store, before the edge begins without.
+const ORIGIN_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Edge {
@@ -45,8 +51,8 @@ impl Edge {
             Failure::usage("no store to serve: give --origin, or origin in --config FILE")
         })?;
         global.store = Some(origin.to_owned());
-        let origins = global.source()?.transports().to_vec();
-        let location = origins.first().map_or_else(String::new, |o| o.location().to_owned());
+        let source = global.source()?;
+        let (origins, location) = (source.transports().to_vec(), source.location().to_owned());
         let seen = Some(SeenRefs::of_user());
         let options = EdgeOptions { trust: global.trust()?, seen, ..settings.options()? };
         let edge = edge::Edge::new(origins, options).map_err(|error| match error {
@@ -62,6 +68,14 @@ impl Edge {
                 .result(json!({"right": true, "listen": url, "origin": location}), || {
                     format!("right: {location} at {url}")
                 });
+        }
+        // An origin that cannot be asked now may be asked later; one that is no store is a mistake.
+        let quick = RetryPolicy { retries: 0, stall: ORIGIN_TIME, ..RetryPolicy::default() };
+        let asked = source.with_retry(quick);
+        if let Ok(Err(error @ StoreError::NoStore { .. })) =
+            tokio::time::timeout(ORIGIN_TIME, asked.require()).await
+        {
+            return Err(error.into());
         }
         let failed = |what: &str, error: std::io::Error| {
             Failure::failed(format!("{what} {listen}: {error}"))

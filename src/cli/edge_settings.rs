@@ -8,9 +8,14 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::error::Failure;
-use crate::edge::{Access, AccessLog, EdgeOptions, Tls, TraceTarget, UrlKey, Validity};
+use crate::edge::{
+    Access, AccessLog, ConnectionLimits, EdgeOptions, Tls, TraceTarget, UrlKey, Validity,
+};
 use crate::format::name::ArtifactSpec;
 use crate::transport::small::RetryPolicy;
+
+/// Files that are not for clients: connections to origins, and chunks on disk.
+const FILES: usize = 512;
 
 /// A number of bytes, written such as `512M` or `4G`.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +92,13 @@ pub(super) struct Settings {
     /// Concurrent requests; one more is answered with 503 [default: 4096]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_MAX_REQUESTS")]
     max_requests: Option<usize>,
+    /// Open connections; one more closes the one that was idle for longest [default: 16384, or as many as the
+    /// system lets the process have files]
+    #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_MAX_CONNECTIONS")]
+    max_connections: Option<usize>,
+    /// Open connections from one address [default: as many as in all]
+    #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_MAX_CONNECTIONS_PER_CLIENT")]
+    max_connections_per_client: Option<usize>,
     /// Requests per second of one client; one more is answered with 429 [default: no limit]
     #[arg(long, value_name = "COUNT", env = "TENPAK_EDGE_RATE")]
     rate: Option<f64>,
@@ -137,6 +149,10 @@ impl Settings {
             retries: self.retries.or(file.retries),
             retry_pause: self.retry_pause.or(file.retry_pause),
             max_requests: self.max_requests.or(file.max_requests),
+            max_connections: self.max_connections.or(file.max_connections),
+            max_connections_per_client: self
+                .max_connections_per_client
+                .or(file.max_connections_per_client),
             rate: self.rate.or(file.rate),
             access_log: self.access_log.or(file.access_log),
             traces: self.traces.or(file.traces),
@@ -192,6 +208,7 @@ impl Settings {
             access,
             tls,
             max_requests: self.max_requests.unwrap_or(defaults.max_requests),
+            connections: self.connections(defaults.connections),
             rate: self.rate,
             log,
             traces,
@@ -200,9 +217,27 @@ impl Settings {
         })
     }
 
+    /// As many as the system lets the process have, which is asked for all that it may.
+    fn connections(&self, defaults: ConnectionLimits) -> ConnectionLimits {
+        let most = files().map_or(defaults.all, |files| (files - (files / 2).min(FILES)).max(1));
+        let all = self.max_connections.unwrap_or(defaults.all).clamp(1, most);
+        let of_address = self.max_connections_per_client.unwrap_or(all).clamp(1, all);
+        ConnectionLimits { all, of_address, ..defaults }
+    }
+
     pub(super) fn scheme(&self) -> &'static str {
         if self.tls_cert.is_some() { "https" } else { "http" }
     }
+}
+
+/// How many files the process may have open, after that was raised as far as it may be; `None`: any number.
+fn files() -> Option<usize> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let asked = limit.current;
+    limit.current = limit.maximum;
+    let current = if setrlimit(Resource::Nofile, limit).is_ok() { limit.current } else { asked };
+    current.map(|files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// Reads the secret of signed URLs.

@@ -100,7 +100,9 @@ fn store_status(error: &StoreError) -> u8 {
         | StoreError::Chunk { .. }
         | StoreError::Decode { .. } => VERIFICATION,
         StoreError::Trust(error) => trust_status(error),
-        StoreError::NoArtifact { .. } | StoreError::NoTensor { .. } => NOT_FOUND,
+        StoreError::NoStore { .. }
+        | StoreError::NoArtifact { .. }
+        | StoreError::NoTensor { .. } => NOT_FOUND,
         StoreError::Ambiguous { .. } | StoreError::Pattern { .. } => USAGE,
         _ => FAILED,
     }
@@ -127,8 +129,10 @@ fn trust_advice(error: &TrustError) -> &'static str {
 fn store_advice(error: &StoreError) -> &'static str {
     match error {
         StoreError::Trust(error) => trust_advice(error),
+        StoreError::NoStore { .. } => "; check the address (`tenpak pack` makes a store)",
         StoreError::NoArtifact { .. } => "; `tenpak ls` lists what is there",
         StoreError::File { .. } => "; `tenpak unpack` writes it",
+        StoreError::Clock { .. } => "; set the clock, or give --trust-clock if it is right",
         _ => "",
     }
 }
@@ -147,6 +151,19 @@ fn device_advice(error: &DeviceError) -> &'static str {
         DeviceError::NoCompiler(_) => ", or use --device wgpu",
         DeviceError::Part { .. } => " (without --shard, or with --dtype stored)",
         _ => "",
+    }
+}
+
+/// What to do about files that are not packed.
+fn model_advice(error: &ModelError) -> String {
+    match error {
+        ModelError::Safetensors { path, .. } => {
+            format!("; repair it, or `tenpak pack --opaque '{path}'` packs it as bytes")
+        }
+        ModelError::Incomplete { .. } => {
+            "; complete the model, or `tenpak pack --allow-incomplete` packs it as it is".to_owned()
+        }
+        _ => String::new(),
     }
 }
 
@@ -242,6 +259,10 @@ impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         match error {
             UnpackError::Load(error) => error.into(),
+            error @ UnpackError::Occupied { .. } => Self::failed(format!(
+                "{error}; name another folder, or give --force to replace the artifact's files and \
+                 leave the rest"
+            )),
             error => Self::failed(error),
         }
     }
@@ -251,7 +272,16 @@ impl From<PackError> for Failure {
     fn from(error: PackError) -> Self {
         match error {
             PackError::Store(error) => error.into(),
-            PackError::Model(ModelError::NotFound { .. }) => Self::new(NOT_FOUND, error),
+            PackError::Model(error) => {
+                let message = format!("{error}{}", model_advice(&error));
+                match error {
+                    ModelError::NotFound { .. } => Self::new(NOT_FOUND, message),
+                    ModelError::Pattern { .. } | ModelError::NoneOpaque { .. } => {
+                        Self::usage(format!("--opaque: {message}"))
+                    }
+                    _ => Self::failed(message),
+                }
+            }
             error => Self::failed(error),
         }
     }

@@ -49,7 +49,7 @@ fn listed<'a>(objects: impl IntoIterator<Item = &'a ObjectInfo>) -> Vec<String> 
 
 impl Gc {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let store = global.store()?;
+        let store = global.existing_store().await?;
         let options = CollectOptions { grace: self.grace, dry_run: self.dry_run };
         let done = collect(&store, options).await?;
         let (marked, waiting) = (sum(&done.decision.mark), sum(&done.decision.wait));

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
-use super::error::Failure;
+use super::error::{Failure, NOT_FOUND};
 use super::output::Output;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
 use crate::store::artifact::{Artifact, OpenOptions};
+use crate::transport::url::{self, WebOptions};
 use crate::trust::{SeenRefs, TrustSet};
 
 /// What holds for every command; given before or after its name.
@@ -29,6 +30,16 @@ pub(super) struct Global {
     /// Another copy of the store, to read from where the first fails (repeatable)
     #[arg(long, global = true, value_name = "URL")]
     pub(super) mirror: Vec<String>,
+    /// Send this header with every request to stores over http and https, as 'Name: value' (repeatable); TENPAK_HEADERS
+    /// has one on each line
+    #[arg(long, global = true, value_name = "HEADER")]
+    pub(super) header: Vec<String>,
+    /// Trust the certificates in this file (PEM) beside the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+    /// Publish even where the store is from a later time than this machine's clock says
+    #[arg(long, global = true)]
+    pub(super) trust_clock: bool,
     /// Print one JSON object on the last line of standard output
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -53,14 +64,44 @@ impl Global {
         store.into_string().map_err(|_| Failure::usage("the user's data directory is not UTF-8"))
     }
 
-    /// The store alone: what is written, listed or verified.
+    /// How stores over the network are reached.
+    pub(super) fn web(&self) -> Result<WebOptions, Failure> {
+        let mut web = WebOptions::from_env()?;
+        for header in &self.header {
+            web.add_header(header)?;
+        }
+        if let Some(path) = &self.ca {
+            let wrong = |why: String| Failure::usage(format!("--ca {}: {why}", path.display()));
+            let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+            if !pem.windows(27).any(|line| line == b"-----BEGIN CERTIFICATE-----") {
+                return Err(wrong("it holds no certificate in PEM".to_owned()));
+            }
+            web.certificates.push(pem);
+        }
+        Ok(web)
+    }
+
+    /// The store alone, which must be there: what is listed, verified or changed.
+    pub(super) async fn existing_store(&self) -> Result<Store, Failure> {
+        let store = self.store()?;
+        store.require().await?;
+        Ok(store)
+    }
+
+    /// The store alone: what is packed into, which makes it.
     pub(super) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.store_location()?)?)
+        self.store_at(&self.store_location()?)
+    }
+
+    /// The store at an address.
+    pub(super) fn store_at(&self, location: &str) -> Result<Store, Failure> {
+        Ok(Store::open_with(location, &self.web()?)?.with_trusted_clock(self.trust_clock))
     }
 
     /// The store with its mirrors: what artifacts are read from.
     pub(super) fn source(&self) -> Result<Store, Failure> {
-        let mirrors = self.mirror.iter().map(|mirror| crate::transport::url::open(mirror));
+        let web = self.web()?;
+        let mirrors = self.mirror.iter().map(|mirror| url::open_with(mirror, &web));
         Ok(self.store()?.with_mirrors(mirrors.collect::<Result<Vec<_>, _>>()?))
     }
 
@@ -111,7 +152,12 @@ impl Global {
         let spec = artifact(text).map_err(|error| {
             Failure::usage(format!("{text}: no folder, and no artifact's name: {error}"))
         })?;
-        self.model_of(&spec, runtime, output)
+        self.model_of(&spec, runtime, output).map_err(|failure| match failure.status {
+            NOT_FOUND => {
+                Failure::new(NOT_FOUND, format!("{text}: no such folder; {}", failure.message))
+            }
+            _ => failure,
+        })
     }
 
     /// A model that is an artifact.

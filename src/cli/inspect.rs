@@ -6,8 +6,10 @@ use super::error::Failure;
 use super::output::Output;
 use super::{Global, artifact, bytes};
 use crate::format::id::to_hex;
+use crate::format::manifest::Incomplete;
 use crate::format::name::ArtifactSpec;
 use crate::format::page::{FileEntry, TensorEntry};
+use crate::format::time;
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
 use crate::store::artifact::Artifact;
 use crate::store::{ArtifactGraph, Resolved, unix_now};
@@ -123,6 +125,7 @@ impl Inspect {
             "delta": whole.manifest.delta,
             "optimization": whole.manifest.optimization,
             "source": whole.manifest.source,
+            "incomplete": whole.manifest.incomplete,
             "totals": whole.manifest.totals,
             "usage": usage,
             "codecs": look.all.codecs,
@@ -149,17 +152,21 @@ fn text(
     if let Some(model) = &whole.manifest.model_id {
         text += &format!("model      {model}\n");
     }
+    for Incomplete { path, fault } in &whole.manifest.incomplete {
+        text += &format!("incomplete {path} ({})\n", fault.replace('_', " "));
+    }
     if let Some(by) = found.by.as_ref().map(|envelope| envelope.body()) {
         let days = by.expires.saturating_sub(unix_now()) / (24 * 60 * 60);
         let signed = match ref_keys {
             [] => "unsigned".to_owned(),
             keys => format!("signed by {}", keys.join(", ")),
         };
-        text += &format!("name       {}:{}, version {}, {signed}, ", by.name, by.tag, by.version);
+        let (version, date) = (time::version(by.version), time::date(by.expires));
+        text += &format!("name       {}:{}, version {version}, {signed}, ", by.name, by.tag);
         text += &if by.expires <= unix_now() {
-            "expired\n".to_owned()
+            format!("expired on {date}\n")
         } else {
-            format!("expires in {days} days\n")
+            format!("expires on {date}, in {days} days\n")
         };
     }
     for signature in signatures {

@@ -9,6 +9,7 @@ use super::output::Output;
 use super::publishing::lifetime;
 use super::{Global, artifact};
 use crate::format::name::ArtifactSpec;
+use crate::format::time;
 use crate::store::unix_now;
 use crate::transport::ObjectPath;
 use crate::trust::{Method, Signer, keygen, signature_path};
@@ -57,12 +58,12 @@ pub(super) struct Sign {
 impl Sign {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let signer = Signer::load(&self.key, self.method)?;
-        let store = global.store()?;
+        let store = global.existing_store().await?;
         let resolved = store.resolve(&self.artifact).await?;
         let (_, bytes) = store
             .manifest(resolved.manifest)
             .await
-            .map_err(|error| error.named_by(format!("{}", self.artifact)))?;
+            .map_err(|error| store.no_manifest(&self.artifact, error))?;
         // Whoever trusts somebody adds a signature only to what those signed.
         store.check_manifest(&global.trust()?, resolved.name(), resolved.manifest, &bytes).await?;
         let signature = signer.sign_manifest(resolved.manifest, &bytes, unix_now())?;
@@ -87,7 +88,9 @@ impl Sign {
         });
         output.result(object, || {
             let renewed = match version {
-                Some(version) => format!("{} renewed as version {version}", self.artifact),
+                Some(version) => {
+                    format!("{} renewed as version {}", self.artifact, time::version(version))
+                }
                 None => "the name was not signed".to_owned(),
             };
             format!("@{} signed by {}; {renewed}", resolved.manifest, signer.key_id().as_str())

@@ -56,7 +56,7 @@ pub(super) struct Load {
     #[arg(long)]
     digest: bool,
     /// Concurrent requests [default: 4, and up to 128 while that makes the load faster; from a directory one per
-    /// core, 2 to 8]
+    /// core, 2 to 8, and up to 64]
     #[arg(long, value_name = "N")]
     connections: Option<NonZeroUsize>,
     /// Seconds without a byte after which a request is abandoned and sent again
@@ -156,6 +156,7 @@ impl Load {
         let mut options = LoadOptions {
             connections: self.connections.map(NonZeroUsize::get),
             stall,
+            line: Some(Arc::default()),
             ..LoadOptions::default()
         };
         if self.keep && self.device == Device::Host && floats.is_none() {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::error::{FAILED, Failure};
+use crate::store::Store;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,13 @@ impl Output {
     pub(super) fn note(&self, message: impl std::fmt::Display) {
         if !self.quiet {
             eprintln!("tenpak: {message}");
+        }
+    }
+
+    /// Says that the store that was written was made for it, if so: a mistyped address is noticed.
+    pub(super) fn made(&self, store: &Store) {
+        if store.was_made() {
+            self.note(format_args!("there was no store at {}; it was made", store.location()));
         }
     }
 

@@ -13,7 +13,8 @@ use super::publishing::{Publishing, packed};
 use super::{Global, artifact, bytes};
 use crate::chunk::codec::CodecChoice;
 use crate::format::name::ArtifactSpec;
-use crate::pack::{PackOptions, pack};
+use crate::pack::model::Opaque;
+use crate::pack::{PackError, PackOptions, pack};
 use crate::trust::Method;
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,17 @@ pub(super) struct Pack {
     /// Leave out the files' SHA-256, which registries and Hub clients use
     #[arg(long)]
     no_sha256: bool,
+    /// Pack the files that this pattern is for as bytes, even where they claim to be safetensors or GGUF
+    /// (repeatable); without a slash it is for names in any folder
+    #[arg(long, value_name = "GLOB")]
+    opaque: Vec<String>,
+    /// Pack files that are no whole model: shards are missing, or a pointer of Git LFS stands for a file;
+    /// the manifest says so
+    #[arg(long)]
+    allow_incomplete: bool,
+    /// Name what is left out: .git, .cache and folders without files
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 fn codec(text: &str) -> Result<CodecChoice, String> {
@@ -66,7 +78,10 @@ impl Pack {
             output.note("no Ed25519 key signs, so the name stays unsigned; only the manifest is");
         }
         let base = match &self.base {
-            Some(base) => Some(runtime.block_on(store.resolve(base))?.manifest),
+            Some(base) => {
+                let store = runtime.block_on(global.existing_store())?;
+                Some(runtime.block_on(store.resolve(base))?.manifest)
+            }
             None => None,
         };
         let options = PackOptions {
@@ -74,16 +89,26 @@ impl Pack {
             sha256: !self.no_sha256,
             model_id: self.model_id,
             base,
+            opaque: Opaque::new(&self.opaque).map_err(PackError::from)?,
+            allow_incomplete: self.allow_incomplete,
             ..options
         };
         let start = Instant::now();
         let bar = Bar::new(output, "packing");
         let report = pack(&self.path, &store, (name, tag), options, runtime, &bar)?;
         drop(bar);
+        output.made(&store);
+        for fault in &report.faults {
+            output.note(fault);
+        }
+        for path in report.left_out.iter().filter(|_| self.verbose) {
+            output.note(format_args!("{path} is left out"));
+        }
         let seconds = start.elapsed().as_secs_f64();
         let totals = report.totals;
         let more = json!({
             "chunks": totals.chunks, "linked": report.linked, "base": base, "deltas": report.deltas,
+            "left_out": report.left_out.len(), "faults": report.faults.len(),
         });
         let object = packed(&report, (name, tag), seconds, more);
         output.result(object, || {
@@ -91,8 +116,17 @@ impl Pack {
                 let digits = &id.to_hex()[..16];
                 format!("{} chunks stored against {base} (@{digits})\n", report.deltas)
             });
+            let left_out = match report.left_out.len() {
+                0 => String::new(),
+                count if self.verbose => format!("{count} left out\n"),
+                count => format!("{count} left out (-v names them)\n"),
+            };
+            let faults = match report.faults.len() {
+                0 => String::new(),
+                count => format!("no whole model: {count} faults\n"),
+            };
             format!(
-                "{name}:{tag}  @{}\n{} files, {} tensors, {} chunks\n{against}\
+                "{name}:{tag}  @{}\n{} files, {} tensors, {} chunks\n{left_out}{faults}{against}\
                  {} raw, {} stored, {} new, in {seconds:.2} s ({})",
                 report.manifest,
                 totals.files,

@@ -148,6 +148,7 @@ impl Quantize {
         let bar = Bar::new(output, "quantizing");
         let done = quantize(&checkpoint, &store, (name, tag), options, solver, runtime, &bar)?;
         drop(bar);
+        output.made(&store);
         let seconds = start.elapsed().as_secs_f64();
         let totals = done.packed.totals;
         let solved = calibrating.as_ref().map_or(&[][..], Calibrating::solved);

@@ -13,7 +13,7 @@ use super::publishing;
 use super::{Global, artifact, bytes};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::PackOptions;
-use crate::pack::unpack::unpack;
+use crate::pack::unpack::{UnpackOptions, unpack};
 use crate::quantize::lm::Text;
 use crate::quantize::produce::Recipe;
 use crate::quantize::produce::external::{Backend, External};
@@ -93,7 +93,7 @@ impl ExternalArgs {
             let artifact = runtime.block_on(global.open(&spec, output))?;
             let whole = runtime.block_on(artifact.graph())?;
             let folder = scratch.0.join("model");
-            unpack(&whole, artifact.store(), &folder, runtime, &|_| {})?;
+            unpack(&whole, artifact.store(), &folder, UnpackOptions::default(), runtime, &|_| {})?;
             // Tensors that the tool does not change are linked, if the artifact is in this store at all.
             options.base = runtime.block_on(store.has_graph(whole.id)).then_some(whole.id);
             options.model_id = whole.manifest.model_id.clone();
@@ -113,6 +113,7 @@ impl ExternalArgs {
         let bar = Bar::new(output, "quantizing");
         let (packed, quantization) = external.run(&store, (name, tag), options, runtime, &bar)?;
         drop(bar);
+        output.made(&store);
         let (seconds, totals) = (start.elapsed().as_secs_f64(), packed.totals);
         let more = json!({
             "quantization": quantization, "layout": recipe.layout(), "engines": recipe.trials(),

@@ -47,7 +47,7 @@ pub(super) struct TagCommand {
 impl TagCommand {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let (name, tag) = named(&self.to)?;
-        let (store, signers) = (global.store()?, signers(&self.sign)?);
+        let (store, signers) = (global.existing_store().await?, signers(&self.sign)?);
         // The name must lead to a manifest that is there.
         let found = global.open_in(store.clone(), &self.artifact, output).await?;
         let life = lifetime(self.expires);
@@ -72,7 +72,7 @@ pub(super) struct Rm {
 impl Rm {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let (name, tag) = named(&self.artifact)?;
-        let (store, signers) = (global.store()?, signers(&self.sign)?);
+        let (store, signers) = (global.existing_store().await?, signers(&self.sign)?);
         let found = store.resolve(&self.artifact).await?;
         store.unpublish(name, tag, &signers, lifetime(90)).await?;
         let object = json!({"name": name, "tag": tag, "manifest": found.manifest});
@@ -126,7 +126,7 @@ async fn entries(
 
 impl Ls {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let store = global.store()?;
+        let store = global.existing_store().await?;
         let wanted = self.name.unwrap_or(NamePattern::ALL);
         let mut entries = entries(&store, &wanted, (&global.trust()?, output)).await?;
         entries.sort_by(|a, b| (&a.name, &a.tag).cmp(&(&b.name, &b.tag)));

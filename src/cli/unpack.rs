@@ -11,7 +11,7 @@ use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact, bytes};
 use crate::format::name::ArtifactSpec;
-use crate::pack::unpack::unpack;
+use crate::pack::unpack::{UnpackOptions, unpack};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Unpack {
@@ -21,6 +21,10 @@ pub(super) struct Unpack {
     /// The folder to write to; made if it is missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write into a folder that holds other things: files with names of the artifact's are replaced, and
+    /// everything else stays
+    #[arg(long)]
+    force: bool,
 }
 
 impl Unpack {
@@ -35,8 +39,11 @@ impl Unpack {
         let whole = runtime.block_on(artifact.graph())?;
         let bar = Bar::new(output, "unpacking");
         bar.begin(whole.manifest.totals.raw_bytes);
-        let stats = unpack(&whole, artifact.store(), &self.out, runtime, &|n| bar.advance(n))?;
+        let options = UnpackOptions { force: self.force };
+        let advance = |bytes| bar.advance(bytes);
+        let done = unpack(&whole, artifact.store(), &self.out, options, runtime, &advance)?;
         drop(bar);
+        let stats = done.stats;
         let (seconds, totals) = (start.elapsed().as_secs_f64(), whole.manifest.totals);
         let object = json!({
             "manifest": whole.id,
@@ -46,11 +53,17 @@ impl Unpack {
             "fetched_bytes": stats.fetched_bytes,
             "requests": stats.requests,
             "retries": stats.retries,
+            "kept_files": done.kept_files,
+            "kept_bytes": done.kept_bytes,
             "seconds": seconds,
         });
         output.result(object, || {
+            let kept = match done.kept_bytes {
+                0 => String::new(),
+                kept => format!("\n{} was there and right", bytes::size(kept)),
+            };
             format!(
-                "{} files, {} in {}, in {seconds:.2} s ({})",
+                "{} files, {} in {}, in {seconds:.2} s ({}){kept}",
                 totals.files,
                 bytes::size(totals.raw_bytes),
                 self.out.display(),

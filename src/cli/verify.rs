@@ -19,7 +19,7 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) async fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
-        let (store, trust) = (global.store()?, global.trust()?);
+        let (store, trust) = (global.existing_store().await?, global.trust()?);
         let bar = Bar::new(output, "verifying");
         let report = match &self.artifact {
             Some(artifact) => {
@@ -32,13 +32,7 @@ impl Verify {
                 if name.is_none()
                     && store.transport().head(&crate::format::store::manifest(id)).await?.is_none()
                 {
-                    return Err(Failure::new(
-                        super::error::NOT_FOUND,
-                        format!(
-                            "{}: no artifact {artifact}; `tenpak ls` lists what is there",
-                            store.location()
-                        ),
-                    ));
+                    return Err(store.no_artifact(artifact).into());
                 }
                 maintain::verify(&store, id, name, &trust, &bar).await?
             }

@@ -16,6 +16,7 @@ mod state;
 
 pub use error::{EdgeError, SettingError, TokenError};
 pub use http::access::Access;
+pub use http::connections::ConnectionLimits;
 pub use http::signed_url::UrlKey;
 pub use http::tls::Tls;
 pub use ops::log::AccessLog;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::edge::http::access::Access;
+use crate::edge::http::connections::ConnectionLimits;
 use crate::edge::http::tls::Tls;
 use crate::edge::ops::log::AccessLog;
 use crate::edge::ops::trace::TraceTarget;
@@ -98,6 +99,8 @@ pub struct EdgeOptions {
     pub tls: Option<Tls>,
     /// Requests at a time; one more is answered 503.
     pub max_requests: usize,
+    /// How many connections there may be, and how long one may say nothing.
+    pub connections: ConnectionLimits,
     /// Requests per second of one client, over which it is answered 429.
     pub rate: Option<f64>,
     /// Where requests are logged.
@@ -124,6 +127,7 @@ impl Default for EdgeOptions {
             access: Access::default(),
             tls: None,
             max_requests: MAX_REQUESTS,
+            connections: ConnectionLimits::default(),
             rate: None,
             log: None,
             traces: None,

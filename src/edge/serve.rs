@@ -22,12 +22,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::edge::api::route;
 use crate::edge::error::EdgeError;
+use crate::edge::http::connections::Connection;
 use crate::edge::http::stall_timeout::StallTimeout;
 use crate::edge::ops::trace::Tracer;
 use crate::edge::ops::traffic;
 use crate::edge::state::Edge;
 
-/// How long a client may take to send a request's head, and to agree on a connection.
+/// How long a client may take to send the head of a request once it began.
 const HEADER_TIME: Duration = Duration::from_secs(30);
 /// How long open answers may take to finish once the server is told to stop.
 const FAREWELL: Duration = Duration::from_secs(20);
@@ -145,14 +146,22 @@ impl Server {
             return;
         }
         let (edge, http, watcher) = (self.edge.clone(), self.http.clone(), self.graceful.watcher());
+        // Who finds no place notices.
+        let Some(connection) = edge.connections.enter(client) else { return };
         tokio::spawn(async move {
-            let Some(tls) = &edge.tls else {
-                return talk(http, stream, edge, client, watcher).await;
+            let place = connection.clone();
+            let talking = async move {
+                let Some(tls) = &edge.tls else {
+                    return talk(http, stream, edge, connection, watcher).await;
+                };
+                // Whoever cannot agree on a connection notices.
+                if let Ok(stream) = tls.acceptor().accept(stream).await {
+                    talk(http, stream, edge, connection, watcher).await;
+                }
             };
-            // Whoever cannot agree on a connection notices.
-            let agreed = tokio::time::timeout(HEADER_TIME, tls.acceptor().accept(stream)).await;
-            if let Ok(Ok(stream)) = agreed {
-                talk(http, stream, edge, client, watcher).await;
+            tokio::select! {
+                () = talking => {}
+                () = place.is_over() => {}
             }
         });
     }
@@ -162,13 +171,13 @@ async fn talk(
     http: auto::Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     edge: Arc<Edge>,
-    client: IpAddr,
+    connection: Arc<Connection>,
     watcher: Watcher,
 ) {
     let stall = edge.client_stall;
     let service = service_fn(move |request| {
-        let edge = edge.clone();
-        async move { Ok::<_, Infallible>(route::answer(&edge, request, client).await) }
+        let (edge, busy) = (edge.clone(), connection.begin());
+        async move { Ok::<_, Infallible>(route::answer(&edge, request, busy).await) }
     });
     let stream = TokioIo::new(StallTimeout::new(stream, stall));
     let connection = http.serve_connection(stream, service).into_owned();

@@ -16,6 +16,7 @@ use crate::edge::cache::relay::Relay;
 use crate::edge::cache::source::ChunkSource;
 use crate::edge::error::EdgeError;
 use crate::edge::http::access::Access;
+use crate::edge::http::connections::Connections;
 use crate::edge::http::tls::Tls;
 use crate::edge::ops::limits::Limits;
 use crate::edge::ops::trace::TraceTarget;
@@ -42,6 +43,7 @@ pub struct Edge {
     pub(crate) owned: moka::sync::Cache<ManifestId, Arc<HashSet<StoredDigest>>>,
     pub(crate) access: Access,
     pub(crate) limits: Limits,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) traces: Option<TraceTarget>,
     pub(crate) traffic: Traffic,
@@ -90,6 +92,7 @@ impl Edge {
             owned: moka::sync::Cache::new(OWNED),
             access: options.access,
             limits: Limits::new(options.max_requests, options.rate),
+            connections: Connections::new(options.connections),
             watch: Arc::new(Watch { log: options.log, ..Watch::default() }),
             traces: options.traces,
             traffic: Traffic::default(),

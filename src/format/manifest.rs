@@ -108,6 +108,28 @@ impl TableRef {
     }
 }
 
+/// What keeps an artifact's files from being a whole model, as its packer found.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Incomplete {
+    /// The path of the file that is at fault, or is not there.
+    pub path: String,
+    /// A word for what is wrong with it.
+    pub fault: String,
+}
+
+/// So many faults are listed, at most.
+const MAX_INCOMPLETE: usize = 64;
+
+impl Incomplete {
+    /// The list of these faults, each a word and a path.
+    pub fn list<'a>(faults: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Self> {
+        let one =
+            |(fault, path): (&str, &str)| Self { path: path.to_owned(), fault: fault.to_owned() };
+        let all: std::collections::BTreeSet<Self> = faults.map(one).collect();
+        all.into_iter().take(MAX_INCOMPLETE).collect()
+    }
+}
+
 /// An artifact. Nothing of names, tags, times or places is in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -132,6 +154,9 @@ pub struct Manifest {
     /// What the artifact was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Map<String, Value>>,
+    /// What keeps the files from being a whole model; nothing that was found, if it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incomplete: Vec<Incomplete>,
 }
 
 impl Manifest {
@@ -147,6 +172,7 @@ impl Manifest {
             delta: None,
             optimization: None,
             source: None,
+            incomplete: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ pub mod record;
 pub mod refs;
 pub mod store;
 pub mod table;
+pub mod time;
 mod wire;
 
 pub use error::FormatError;

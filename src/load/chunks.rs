@@ -1,11 +1,12 @@
 //! Chunks as they are stored, whoever's they are: fetched as tensors are, each verified.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::{ErrorKind, LoadError};
+use super::line::Line;
 use super::loader::Loader;
 use super::options::LoadOptions;
 use super::tensor::LoadStats;
@@ -37,11 +38,22 @@ impl ChunkStream {
         wanted: &[Placed],
         tolerant: bool,
     ) -> Self {
+        Self::start_in(None, store, artifact, wanted, tolerant)
+    }
+
+    /// The same in a line with others.
+    pub(crate) fn start_in(
+        line: Option<Arc<Line>>,
+        store: &Store,
+        artifact: Option<ManifestId>,
+        wanted: &[Placed],
+        tolerant: bool,
+    ) -> Self {
         let mut order: Vec<usize> = (0..wanted.len()).collect();
         order.sort_by_key(|&index| wanted.get(index).map(|chunk| chunk.place));
         let chunks = order.iter().filter_map(|&index| wanted.get(index));
         let request = TensorRequest::of_chunks(chunks.map(|chunk| (chunk.record, chunk.place)));
-        let mut options = LoadOptions { gap: Some(GAP), tolerant, ..LoadOptions::default() };
+        let mut options = LoadOptions { gap: Some(GAP), tolerant, line, ..LoadOptions::default() };
         options.bad_chunks = if tolerant { TRIES } else { options.bad_chunks };
         options.failures = store.retry().retries;
         options.first_pause = store.retry().first_pause;
@@ -50,7 +62,7 @@ impl ChunkStream {
             true => Vec::new(),
             false => vec![Arc::new(request)],
         };
-        let loader = Loader::start(store.clone(), artifact, requests, Default::default(), &options);
+        let loader = Loader::start(store.clone(), artifact, requests, HashMap::new(), &options);
         Self { loader, order: order.into() }
     }
 

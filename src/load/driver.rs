@@ -27,7 +27,7 @@ use crate::schedule::plan::{
     TensorRequest,
 };
 use crate::schedule::scheduler::{
-    Action, Event, Failure, FetchId, GaveUp, Limit, Limits, MirrorIndex, Scheduler,
+    Action, Event, Failure, FetchId, GaveUp, Limit, Limits, MirrorIndex, Place, Scheduler,
 };
 use crate::transport::{ReadRange, Transport, TransportError, TransportErrorKind};
 
@@ -71,6 +71,8 @@ pub(super) struct Work {
     pub(super) transports: Vec<Arc<dyn Transport>>,
     pub(super) plan: Arc<Plan>,
     pub(super) limits: Limits,
+    /// If it shares its level with others.
+    pub(super) place: Option<Place>,
     pub(super) memory: Arc<dyn SlotProvider>,
     pub(super) known: Arc<KnownBases>,
     pub(super) deliver: UnboundedSender<Vec<Delivered>>,
@@ -128,7 +130,10 @@ impl Driver {
         Self {
             artifact: work.artifact,
             transports: work.transports,
-            state: Scheduler::new(&work.plan, work.limits),
+            state: match work.place {
+                Some(place) => Scheduler::sharing(&work.plan, work.limits, place),
+                None => Scheduler::new(&work.plan, work.limits),
+            },
             plan: work.plan,
             started: Instant::now(),
             memory: work.memory,
@@ -230,7 +235,8 @@ impl Driver {
 
     fn count(&mut self) {
         let mut state = self.state.stats();
-        if state.limit == Limit::Connections && self.transports.iter().all(|t| t.reads_block()) {
+        let of_net = matches!(state.limit, Limit::Connections | Limit::Link);
+        if of_net && self.transports.iter().all(|t| t.reads_block()) {
             state.limit = Limit::Disk;
         }
         lock(&self.stats).take_state(&self.before, state);

@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -15,6 +14,7 @@ use super::buffer::{Feedback, lock};
 use super::driver::{Delivered, Driver, Work};
 use super::error::LoadError;
 use super::options::LoadOptions;
+use super::pace::{CONNECTIONS, MOST_AT_FIRST, connections, enough, reads_block};
 use super::tensor::{LoadStats, Tensor};
 use crate::format::id::{ManifestId, PackId};
 use crate::memory::buffers::Buffers;
@@ -28,19 +28,8 @@ use crate::store::Store;
 
 /// The most that is kept of buffers that nobody uses.
 const POOL: usize = 64 << 20;
-/// Requests at a time to a web server or a bucket: at first, and at most.
-const CONNECTIONS: usize = 4;
-const MOST_CONNECTIONS: usize = 128;
-/// Requests at first to a server whose answers take longer than this: one more for each `FAR_STEP`, since finding that
-/// there should be more takes as long, up to `MOST_AT_FIRST`.
-const FAR: Duration = Duration::from_millis(3);
-const FAR_CONNECTIONS: usize = 16;
-const FAR_STEP: Duration = Duration::from_millis(4);
-const MOST_AT_FIRST: usize = 64;
 /// Bytes that a tensor which is on its way takes beside its own: its place, its name, who waits for it.
 const BESIDE: u64 = 1 << 10;
-/// Bytes per second that one core receives and hashes, with something to spare.
-const CORE: u64 = 750_000_000;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
 const CHUNKS: u64 = 100_000;
 /// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
@@ -148,7 +137,14 @@ impl Load {
         let (mut begun, mut mirror) = (None, 0);
         loop {
             let plan = Arc::new(Plan::new(self.tensors.clone(), &self.plan_options(&known)));
-            let driver = Driver::new(self.work(plan.clone(), known.clone(), memory.clone(), begun));
+            let place = match &self.options.line {
+                Some(line) if self.options.connections.is_none() => {
+                    Some(line.place(&self.store).await)
+                }
+                _ => None,
+            };
+            let work = self.work(plan.clone(), known.clone(), memory.clone(), begun);
+            let driver = Driver::new(Work { place, ..work });
             let Err(failed) = driver.run().await else { return };
             let left = Left::of(&plan, failed.delivered, begun)
                 .filter(|_| failed.error.is_misplaced() && self.store.transports().len() > 1);
@@ -168,29 +164,13 @@ impl Load {
         }
     }
 
-    fn reads_block(&self) -> bool {
-        self.store.transports().iter().any(|transport| transport.reads_block())
-    }
-
-    /// Requests at a time before anything was measured but the time to an answer.
-    fn first_connections(&self) -> usize {
-        match self.store.way().answer() {
-            Some(time) if time >= FAR => {
-                let more = time.as_micros() / FAR_STEP.as_micros();
-                usize::try_from(more)
-                    .map_or(MOST_AT_FIRST, |more| FAR_CONNECTIONS + more)
-                    .min(MOST_AT_FIRST)
-            }
-            _ => CONNECTIONS,
-        }
-    }
-
     fn plan_options(&self, known: &KnownBases) -> PlanOptions {
         // A local file has no cache between that would like whole objects.
-        let pack_ends = if self.reads_block() { HashMap::new() } else { self.pack_ends.clone() };
+        let pack_ends =
+            if reads_block(&self.store) { HashMap::new() } else { self.pack_ends.clone() };
         let default = PlanOptions::default();
         // A local file is as near as memory: what opening it took tells of the disk.
-        let measured = if self.reads_block() { None } else { self.store.way().round_trip() };
+        let measured = if reads_block(&self.store) { None } else { self.store.way().round_trip() };
         PlanOptions {
             held: known.contents().copied().collect(),
             gap: self.options.gap.or(measured).unwrap_or(default.gap),
@@ -212,15 +192,13 @@ impl Load {
         let (options, transports) = (&self.options, self.store.transports().to_vec());
         let connections = match options.connections {
             Some(fixed) => (fixed.max(1), fixed.max(1)),
-            // A local file's bytes are there as quickly as they are hashed, on a core for each request.
-            None if self.reads_block() => (cores(), cores()),
-            None => (self.first_connections(), MOST_CONNECTIONS),
+            None => connections(&self.store),
         };
         let bytes: u64 = plan.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         let average = (bytes / (plan.chunks.len() as u64).max(1)).max(1);
         let few = if average <= SMALL { average * THOUSANDS } else { 0 };
         let least = Limits::default().least_fetch;
-        if connections.0 > CONNECTIONS {
+        if connections.0 > CONNECTIONS && !reads_block(&self.store) {
             let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(MOST_AT_FIRST);
             self.store.expect(requests.min(MOST_AT_FIRST));
         }
@@ -230,10 +208,8 @@ impl Load {
             beside: BESIDE,
             connections: connections.0,
             most_connections: connections.1,
-            as_planned: if self.reads_block() { usize::MAX } else { CONNECTIONS },
-            enough: (CORE
-                * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64))
-            .min(CHUNKS * average),
+            as_planned: if reads_block(&self.store) { cores() } else { CONNECTIONS },
+            enough: enough().min(CHUNKS * average),
             least_fetch: least.max(few.min(options.segment)),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
@@ -247,7 +223,8 @@ impl Load {
         };
         let (deliver, stats) = (self.deliver.clone(), self.stats.clone());
         let artifact = self.artifact;
-        Work { artifact, transports, plan, limits, memory, known, deliver, stats, begun }
+        let place = None;
+        Work { artifact, transports, plan, limits, place, memory, known, deliver, stats, begun }
     }
 
     /// What is left of the plan, where the layout of another mirror has it. `None` if no mirror knows other

@@ -12,15 +12,18 @@ pub mod delta_base_cache;
 mod driver;
 mod error;
 mod fetch;
+mod line;
 mod links;
 mod loader;
 mod options;
+mod pace;
 pub mod sink;
 mod tensor;
 mod weights;
 
 pub use artifact::ArtifactError;
 pub use error::{ChunkSite, ErrorKind, LoadError};
+pub use line::Line;
 pub use loader::Loader;
 pub use options::LoadOptions;
 pub use tensor::{LoadStats, StoredChunk, Tensor};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delta_base_cache::DeltaBaseCache;
+use super::line::Line;
 use crate::memory::slot::SlotProvider;
 use crate::schedule::plan::PlanOptions;
 use crate::schedule::scheduler::Limits;
@@ -18,8 +19,8 @@ pub struct LoadOptions {
     pub budget: u64,
     /// The same while more requests than at first go on, each of which needs some.
     pub most_budget: u64,
-    /// Requests at a time. By default where reads block (local files) one for each core, 2 to 8; else 4 at first,
-    /// 16 where answers take long, and up to 128 while more of them make the load faster.
+    /// Requests at a time. By default where reads block (files) at first one for each core, 2 to 8, and up to 64
+    /// while more of them make the load faster; else 4 at first, 16 where answers take long, and up to 128.
     pub connections: Option<usize>,
     /// How long a request may go without a byte before it is replaced.
     pub stall: Duration,
@@ -45,6 +46,8 @@ pub struct LoadOptions {
     pub seed: u64,
     /// The destination: it lends the memory that tensors arrive in. By default the heap's.
     pub memory: Option<Arc<dyn SlotProvider>>,
+    /// Loads from the same store that find together how many requests go on. By default each finds that alone.
+    pub line: Option<Arc<Line>>,
     /// A chunk that cannot be had fails its own delivery only, and the load goes on.
     pub tolerant: bool,
     /// What this load decodes is kept there, and bases that are there are not fetched. Each chunk is
@@ -70,6 +73,7 @@ impl Default for LoadOptions {
             hedge_after: limits.hedge_after,
             seed: RandomState::new().build_hasher().finish(),
             memory: None,
+            line: None,
             tolerant: false,
             bases: None,
         }

@@ -27,9 +27,11 @@ pub(crate) mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
+use crate::format::manifest::Incomplete;
 use crate::format::name::{ArtifactName, Tag};
 use crate::store::{Lease, Store};
 
@@ -43,8 +45,8 @@ pub use options::{Lineage, PackOptions, PackReport, Progress};
 use packer::Packer;
 pub use pool::WorkerFailed;
 
-/// Packs the folder or file at `path` and publishes it as `name:tag`. Blocks; call it from outside
-/// the runtime that `runtime` drives.
+/// Packs the folder or file at `path` and publishes it as `name:tag`. Files that are no whole model are
+/// refused, unless the options allow them. Blocks; call it from outside the runtime that `runtime` drives.
 ///
 /// # Errors
 /// If a file cannot be read or is malformed, or the store fails.
@@ -52,13 +54,23 @@ pub fn pack(
     path: &Path,
     store: &Store,
     (name, tag): (&ArtifactName, &Tag),
-    options: PackOptions,
+    mut options: PackOptions,
     runtime: &Handle,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
-    let files = model::walk(path)?;
+    let model::Walked { files, left_out } = model::walk(path, &options.opaque)?;
+    let begun = Instant::now();
+    let faults = model::faults(&files)?;
+    tracing::debug!(microseconds = begun.elapsed().as_micros(), "looked for a whole model");
+    if !faults.is_empty() && !options.allow_incomplete {
+        return Err(model::ModelError::Incomplete { path: path.to_owned(), faults }.into());
+    }
+    options.lineage.incomplete =
+        Incomplete::list(faults.iter().map(|fault| (fault.kind.word(), fault.path.as_str())));
     let files: Vec<_> = files.into_iter().map(|file| Input::File(Arc::new(file))).collect();
-    pack_inputs(&files, &mut (), store, (name, tag), &options.into(), runtime, progress)
+    let report =
+        pack_inputs(&files, &mut (), store, (name, tag), &options.into(), runtime, progress)?;
+    Ok(PackReport { left_out, faults, ..report })
 }
 
 /// Packs files, which rise by their paths, and publishes them as `name:tag`; `maker` makes the parts of
@@ -77,6 +89,8 @@ pub fn pack_inputs(
 ) -> Result<PackReport, PackError> {
     progress.begin(files.iter().map(Input::size).sum());
     let fresh = runtime.block_on(store.create())?;
+    // Before the work rather than after it.
+    runtime.block_on(store.check_clock(Some((name, tag))))?;
     let lease = runtime.block_on(Lease::take(store))?;
     let packer = Packer::new(store, &lease, fresh, options.clone(), runtime, progress);
     let packed = packer.and_then(|packer| packer.run(files, maker));

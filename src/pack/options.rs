@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::model::{Fault, Opaque};
 use crate::chunk::codec::CodecChoice;
 use crate::format::id::ManifestId;
+use crate::format::manifest::Incomplete;
 use crate::store::{Lifetime, Published};
 use crate::trust::{Signer, TrustSet};
 
@@ -31,6 +33,10 @@ pub struct PackOptions {
     pub lifetime: Lifetime,
     /// What the manifest says of where the model comes from.
     pub lineage: Lineage,
+    /// Which files are packed as bytes, whatever they claim to be.
+    pub opaque: Opaque,
+    /// Whether files that are no whole model are packed all the same; the manifest then says so.
+    pub allow_incomplete: bool,
 }
 
 /// Fields of the manifest that say what an artifact was made from, and how.
@@ -42,6 +48,8 @@ pub struct Lineage {
     pub delta: Option<Map<String, Value>>,
     /// `source`.
     pub source: Option<Map<String, Value>>,
+    /// `incomplete`.
+    pub incomplete: Vec<Incomplete>,
 }
 
 impl Default for PackOptions {
@@ -56,6 +64,8 @@ impl Default for PackOptions {
             base: None,
             lifetime: Lifetime::default(),
             lineage: Lineage::default(),
+            opaque: Opaque::default(),
+            allow_incomplete: false,
         }
     }
 }
@@ -75,6 +85,10 @@ pub struct PackReport {
     pub deltas: u64,
     /// The ref.
     pub published: Published,
+    /// What lay in the folder and is not part of the model.
+    pub left_out: Vec<String>,
+    /// What is wrong with what was packed all the same.
+    pub faults: Vec<Fault>,
 }
 
 /// Follows the progress of packing.

@@ -61,6 +61,7 @@ impl Packed {
         manifest.quantization = self.options.lineage.quantization.clone();
         manifest.delta = self.options.lineage.delta.clone();
         manifest.source = self.options.lineage.source.clone();
+        manifest.incomplete = self.options.lineage.incomplete.clone();
         let manifest_bytes = Bytes::from(manifest.to_bytes()?);
         let id = ManifestId::of(&manifest_bytes);
         let layout = Layout { manifest: id, places };
@@ -105,7 +106,17 @@ impl Packed {
         self.new_bytes += written.try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
         let totals = manifest.totals;
         let new_bytes = self.new_bytes;
-        Ok(PackReport { manifest: id, totals, new_bytes, linked, deltas, published })
+        let (left_out, faults) = (Vec::new(), Vec::new());
+        Ok(PackReport {
+            manifest: id,
+            totals,
+            new_bytes,
+            linked,
+            deltas,
+            published,
+            left_out,
+            faults,
+        })
     }
 
     fn entries(&mut self, done: Vec<Done>) -> Result<Entries, FormatError> {

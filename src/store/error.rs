@@ -41,6 +41,9 @@ pub enum StoreError {
     /// Others kept changing the same object.
     #[error("{location}: {object}: others changed it {tries} times meanwhile; try again")]
     Contended { location: String, object: String, tries: u32 },
+    /// Nothing there says that it is a store.
+    #[error("no store at {location}: there is no tenpak.json")]
+    NoStore { location: String },
     /// No artifact of that name or id.
     #[error("{location}: no artifact {artifact}")]
     NoArtifact { location: String, artifact: String },
@@ -59,6 +62,11 @@ pub enum StoreError {
     /// A writer that has given its lease back.
     #[error("{location}: {lease} was given back, and nothing more is written under it")]
     LeaseEnded { location: String, lease: String },
+    /// This machine's clock is behind.
+    #[error(
+        "{location}: this machine's clock says that it is {now}, but {whose} {then}: what it publishes would expire too early"
+    )]
+    Clock { location: String, now: String, whose: &'static str, then: String },
     /// The system gave no random bytes.
     #[error("no random bytes from the system: {0}")]
     Random(getrandom::Error),

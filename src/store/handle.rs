@@ -1,6 +1,6 @@
 //! A store and its mirrors, and what lies in one besides artifacts.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,7 @@ use crate::format::pack::{PackIndex, Trailer};
 use crate::format::store::{self as paths, Descriptor, STORE_VERSION};
 use crate::schedule::plan::Way;
 use crate::transport::small::RetryPolicy;
+use crate::transport::url::WebOptions;
 use crate::transport::{
     Expected, ObjectInfo, ObjectPath, ReadRange, Transport, TransportErrorKind,
 };
@@ -32,6 +33,8 @@ pub struct Store {
     pub(super) transports: Vec<Arc<dyn Transport>>,
     pub(super) retry: RetryPolicy,
     pub(super) reads: Arc<ReadCounters>,
+    /// Whether what is published needs no look at the clock.
+    pub(super) trusts_clock: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,12 +42,15 @@ pub(super) struct ReadCounters {
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
     pub way: Mutex<Way>,
+    /// Whether this process made the store.
+    pub made: AtomicBool,
 }
 
 impl Store {
     /// A store that is there already; nothing is read yet.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transports: vec![transport], retry: RetryPolicy::default(), reads: Arc::default() }
+        let (retry, reads) = (RetryPolicy::default(), Arc::default());
+        Self { transports: vec![transport], retry, reads, trusts_clock: false }
     }
 
     /// The store at an address: a path, `s3://`, `gs://`, `az://` or `http(s)://`.
@@ -55,10 +61,27 @@ impl Store {
         Ok(Self::new(crate::transport::url::open(location)?))
     }
 
+    /// The same, reached as `options` say.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn open_with(location: &str, options: &WebOptions) -> Result<Self, StoreError> {
+        Ok(Self::new(crate::transport::url::open_with(location, options)?))
+    }
+
     /// The same store with further mirrors, in the order in which they are preferred.
     pub fn with_mirrors(mut self, mirrors: impl IntoIterator<Item = Arc<dyn Transport>>) -> Self {
         self.transports.extend(mirrors);
         self
+    }
+
+    /// The same store and what is known of the way to it, over other transports (its own if there are
+    /// none).
+    pub(crate) fn over(&self, transports: Vec<Arc<dyn Transport>>) -> Self {
+        match transports.is_empty() {
+            true => self.clone(),
+            false => Self { transports, ..self.clone() },
+        }
     }
 
     /// The same store, whose failures are waited out so.
@@ -76,25 +99,47 @@ impl Store {
         self
     }
 
+    /// Checks that there is a store, here or in a mirror. Whoever finds nothing asks this: a store that is not
+    /// there must not look like an empty one.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStore`]; or the store fails, or has a version that this release does not know.
+    pub async fn require(&self) -> Result<(), StoreError> {
+        let check = |bytes: Bytes| Ok(Descriptor::parse(&bytes)?.check()?);
+        let (path, limit) = (paths::descriptor(), MAX_SMALL as u64);
+        match self.read_checked(&path, &ReadRange::Full, limit, check).await {
+            Err(error) if error.is_not_found() => {
+                Err(StoreError::NoStore { location: self.location().to_owned() })
+            }
+            other => other,
+        }
+    }
+
+    /// Whether this process made the store.
+    pub fn was_made(&self) -> bool {
+        self.reads.made.load(Ordering::Relaxed)
+    }
+
     /// Makes the store's descriptor unless it is there. Returns whether the store is new.
     ///
     /// # Errors
     /// If the store fails, or has a version that this release does not know.
     pub async fn create(&self) -> Result<bool, StoreError> {
-        let path = paths::descriptor();
-        if let Some(bytes) = self.read_optional(&path, MAX_SMALL).await? {
-            let descriptor = Descriptor::parse(&bytes);
-            return descriptor
-                .and_then(|d| d.check())
-                .map(|()| false)
-                .map_err(StoreError::format(self, &path));
+        match self.require().await {
+            Ok(()) => return Ok(false),
+            Err(StoreError::NoStore { .. }) => {}
+            Err(error) => return Err(error),
         }
+        let path = paths::descriptor();
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(StoreError::Random)?;
         let descriptor = Descriptor::new(crate::format::id::to_hex(&id), STORE_VERSION);
         let bytes = descriptor.to_bytes().map_err(StoreError::format(self, &path))?;
         match self.transport().put_if(&path, Expected::Absent, bytes.into()).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.reads.made.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             // Another writer made it in between.
             Err(error) if error.kind == TransportErrorKind::Conflict => Ok(false),
             Err(error) => Err(error.into()),

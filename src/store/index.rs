@@ -92,7 +92,7 @@ pub(crate) enum Index {
 }
 
 impl Index {
-    fn version(&self) -> u64 {
+    pub(super) fn version(&self) -> u64 {
         match self {
             Self::Whole(envelope) => envelope.body().version,
             Self::Root(envelope) => envelope.body().version,
@@ -341,6 +341,7 @@ impl Store {
             else {
                 return Ok(());
             };
+            self.compare_clock(index.as_ref().map(Index::version))?;
             self.write_nodes(&new).await?;
             let version = version_after(index.as_ref().map(Index::version), RootBody::WHAT)?;
             let expires = unix_now() + lifetime.0.as_secs();

@@ -1,6 +1,7 @@
 //! A store: typed objects over a transport. Everything read here is checked before it is returned.
 
 pub mod artifact;
+mod clock;
 mod document;
 mod ensure;
 mod error;

@@ -43,7 +43,7 @@ impl Store {
     /// Puts a ref that another store published here, as it is, unless a newer one is here.
     ///
     /// # Errors
-    /// If the store fails.
+    /// If the clock is behind, or the store fails.
     pub async fn place_ref(
         &self,
         envelope: &Envelope<RefBody>,
@@ -56,6 +56,7 @@ impl Store {
         let path = ref_object(name, tag);
         let bytes = Bytes::from(envelope.to_bytes()?);
         let mut placed = RefPlaced::Written;
+        self.check_clock(None).await?;
         self.update::<RefBody>(&path, |previous| {
             placed = match previous {
                 Some(old) if old == body => RefPlaced::Same,
@@ -93,7 +94,7 @@ impl Store {
     /// the index up to date. A lost race is run again on what the winner wrote.
     ///
     /// # Errors
-    /// If others win every race, or the store fails.
+    /// If the clock is behind, others win every race, or the store fails.
     pub async fn publish(
         &self,
         name: &ArtifactName,
@@ -104,7 +105,9 @@ impl Store {
     ) -> Result<Published, StoreError> {
         let path = ref_object(name, tag);
         let mut published = Published { version: 0, expires: 0, replaced: None };
+        self.check_clock(None).await?;
         self.update::<RefBody>(&path, |previous| {
+            self.compare_clock(previous.map(|old| old.version))?;
             let now = unix_now();
             published.expires = now + lifetime.0.as_secs();
             published.replaced = previous.map(|old| old.manifest);
@@ -132,7 +135,7 @@ impl Store {
     /// Removes the ref and its entry in the index. Returns whether there was one.
     ///
     /// # Errors
-    /// If others win every race, or the store fails.
+    /// If the clock is behind, others win every race, or the store fails.
     pub async fn unpublish(
         &self,
         name: &ArtifactName,
@@ -141,6 +144,7 @@ impl Store {
         lifetime: Lifetime,
     ) -> Result<bool, StoreError> {
         let path = ref_object(name, tag);
+        self.check_clock(None).await?;
         let existed = self.read_optional(&path, RefBody::LIMIT).await;
         // One that is damaged goes too.
         let existed = match existed {

@@ -7,7 +7,7 @@ use crate::format::id::ManifestId;
 use crate::format::limits::{MAX_REF, MAX_SIGNATURE};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::format::refs::{RefBody, ref_path};
-use crate::transport::{ObjectPath, ReadRange};
+use crate::transport::{ObjectPath, ReadRange, TransportErrorKind};
 use crate::trust::{
     Envelope, KeyId, ManifestTrust, Method, SeenRefs, SeenState, TrustSet, signature_path,
 };
@@ -60,15 +60,42 @@ impl Store {
         self.find(artifact, (!trust.is_empty()).then_some((trust, seen))).await
     }
 
+    /// The same error; but what is not found, or cannot be listed, where there is no store says that.
+    pub(crate) async fn or_no_store(&self, error: StoreError) -> StoreError {
+        let nothing = match &error {
+            StoreError::NoArtifact { .. } => true,
+            StoreError::Transport(error) => {
+                matches!(error.kind, TransportErrorKind::Unlistable | TransportErrorKind::NotFound)
+            }
+            _ => false,
+        };
+        if !nothing {
+            return error;
+        }
+        match self.require().await {
+            Err(other @ (StoreError::NoStore { .. } | StoreError::Damaged { .. })) => other,
+            _ => error,
+        }
+    }
+
+    /// Why the manifest of what the artifact was found to be could not be read.
+    pub(crate) fn no_manifest(&self, artifact: &ArtifactSpec, error: StoreError) -> StoreError {
+        match (error.is_not_found(), artifact) {
+            (true, ArtifactSpec::Id(_)) => self.no_artifact(artifact),
+            _ => error.named_by(artifact),
+        }
+    }
+
+    pub(crate) fn no_artifact(&self, artifact: &ArtifactSpec) -> StoreError {
+        let (location, artifact) = (self.location().to_owned(), artifact.to_string());
+        StoreError::NoArtifact { location, artifact }
+    }
+
     async fn find(
         &self,
         artifact: &ArtifactSpec,
         trust: Option<(&TrustSet, Option<&SeenRefs>)>,
     ) -> Result<Resolved, StoreError> {
-        let missing = || StoreError::NoArtifact {
-            location: self.location().to_owned(),
-            artifact: artifact.to_string(),
-        };
         match artifact {
             ArtifactSpec::Named { name, tag } => {
                 let path = ref_object(name, tag);
@@ -87,7 +114,10 @@ impl Store {
                     Ok(Resolved { manifest: envelope.body().manifest, by: Some(envelope), warning })
                 };
                 let read = self.read_checked(&path, &ReadRange::Full, MAX_REF as u64, check).await;
-                read.map_err(|error| if error.is_not_found() { missing() } else { error })
+                read.map_err(|error| match error.is_not_found() {
+                    true => self.no_artifact(artifact),
+                    false => error,
+                })
             }
             ArtifactSpec::Id(prefix) => {
                 let manifest = match prefix.exact() {
@@ -100,7 +130,7 @@ impl Store {
                         });
                         let ids: Vec<_> = ids.collect();
                         match ids.as_slice() {
-                            [] => return Err(missing()),
+                            [] => return Err(self.no_artifact(artifact)),
                             [id] => *id,
                             _ => {
                                 return Err(StoreError::Ambiguous {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -361,6 +361,10 @@ impl Transport for FaultBackend {
 
     async fn sweep(&self, age: Duration) -> Result<usize, TransportError> {
         self.inner.sweep(age).await
+    }
+
+    fn date(&self) -> Option<SystemTime> {
+        self.inner.date()
     }
 
     fn reads_block(&self) -> bool {

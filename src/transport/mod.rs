@@ -7,6 +7,8 @@
 
 pub mod dir;
 pub mod fault;
+#[cfg(feature = "cloud")]
+mod host_date;
 pub mod http;
 #[cfg(feature = "cloud")]
 pub mod object;
@@ -208,6 +210,11 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
     /// Every object whose path starts with `prefix` (which ends in `/`), sorted by path.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, TransportError>;
+
+    /// What time it is by the host's word, if it gave that with its answers.
+    fn date(&self) -> Option<SystemTime> {
+        None
+    }
 
     /// Removes what killed writers left more than `age` ago and no listing shows; returns how many
     /// things.

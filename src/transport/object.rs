@@ -18,10 +18,11 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    ClientConfigKey, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig, UpdateVersion,
+    Certificate, ClientConfigKey, ClientOptions, Error, GetOptions, GetRange, ObjectStore,
+    ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
 };
 
+use super::host_date::HostDate;
 use super::{
     Body, Expected, ObjectInfo, ObjectPath, ObjectReader, ReadRange, Transport, TransportError,
     TransportErrorKind, Version,
@@ -44,6 +45,7 @@ pub struct ObjectBackend {
     store: Arc<dyn ObjectStore>,
     /// Empty, or ends in `/`.
     prefix: String,
+    date: HostDate,
 }
 
 impl fmt::Debug for ObjectBackend {
@@ -60,10 +62,12 @@ impl ObjectBackend {
 
     /// Any object store, without a prefix.
     pub fn from_store(location: &str, store: Arc<dyn ObjectStore>) -> Self {
-        Self { location: location.into(), store, prefix: String::new() }
+        let (prefix, date) = (String::new(), HostDate::default());
+        Self { location: location.into(), store, prefix, date }
     }
 
-    /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment.
+    /// A bucket of `scheme` (`s3`, `gs` or `az`), with credentials from the environment; `certificates` (PEM) are
+    /// trusted beside the system's.
     ///
     /// # Errors
     /// If the address or the credentials cannot be understood.
@@ -72,6 +76,7 @@ impl ObjectBackend {
         scheme: &str,
         bucket: &str,
         prefix: &str,
+        certificates: &[Vec<u8>],
     ) -> Result<Self, TransportError> {
         let invalid =
             |why: &str| TransportError::new(TransportErrorKind::Invalid, location, "store", why);
@@ -86,9 +91,10 @@ impl ObjectBackend {
                 None => return Err(invalid("the prefix has an empty, `.` or `..` segment")),
             },
         };
-        let store = make_bucket(scheme, bucket)
+        let date = HostDate::default();
+        let store = make_bucket(scheme, bucket, certificates, &date)
             .map_err(|e| invalid("the bucket cannot be used").caused_by(e))?;
-        Ok(Self { location: location.into(), store, prefix })
+        Ok(Self { location: location.into(), store, prefix, date })
     }
 
     fn error(&self, object: impl fmt::Display, error: Error) -> TransportError {
@@ -119,7 +125,33 @@ impl ObjectBackend {
     }
 }
 
-fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+/// The client's options in variables of this prefix, and more certificates; `None`: the builder reads them itself.
+fn client(prefix: &str, certificates: &[Vec<u8>]) -> Result<Option<ClientOptions>, Error> {
+    if certificates.is_empty() {
+        return Ok(None);
+    }
+    let mut options = ClientOptions::default();
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let key = name.and_then(|name| name.to_ascii_lowercase().parse::<ClientConfigKey>().ok());
+        if let (Some(key), Some(value)) = (key, value.to_str()) {
+            options = options.with_config(key, value);
+        }
+    }
+    for pem in certificates {
+        for certificate in Certificate::from_pem_bundle(pem)? {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(Some(options))
+}
+
+fn make_bucket(
+    scheme: &str,
+    bucket: &str,
+    certificates: &[Vec<u8>],
+    date: &HostDate,
+) -> Result<Arc<dyn ObjectStore>, Error> {
     let retry = RetryConfig {
         max_retries: 4,
         retry_timeout: Duration::from_secs(60),
@@ -128,6 +160,7 @@ fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error
     Ok(match scheme {
         "s3" => {
             let mut builder = AmazonS3Builder::from_env()
+                .with_http_connector(date.clone())
                 .with_bucket_name(bucket)
                 .with_retry(retry)
                 .with_conditional_put(S3ConditionalPut::ETagMatch);
@@ -135,6 +168,9 @@ fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error
                 .iter()
                 .find_map(|name| std::env::var(name).ok())
                 .is_some_and(|endpoint| endpoint.starts_with("http://"));
+            if let Some(options) = client("AWS_", certificates)? {
+                builder = builder.with_client_options(options);
+            }
             if plain {
                 builder = builder.with_allow_http(true);
             }
@@ -144,16 +180,26 @@ fn make_bucket(scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error
             Arc::new(builder.build()?)
         }
         "gs" => {
-            let mut builder =
-                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+            let mut builder = GoogleCloudStorageBuilder::from_env()
+                .with_http_connector(date.clone())
+                .with_bucket_name(bucket)
+                .with_retry(retry);
+            if let Some(options) = client("GOOGLE_", certificates)? {
+                builder = builder.with_client_options(options);
+            }
             for (key, value) in CLIENT {
                 builder = builder.with_config(GoogleConfigKey::Client(key), value);
             }
             Arc::new(builder.build()?)
         }
         _ => {
-            let mut builder =
-                MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+            let mut builder = MicrosoftAzureBuilder::from_env()
+                .with_http_connector(date.clone())
+                .with_container_name(bucket)
+                .with_retry(retry);
+            if let Some(options) = client("AZURE_", certificates)? {
+                builder = builder.with_client_options(options);
+            }
             for (key, value) in CLIENT {
                 builder = builder.with_config(AzureConfigKey::Client(key), value);
             }
@@ -175,12 +221,14 @@ fn map_error(location: &str, object: impl fmt::Display, error: Error) -> Transpo
         | Error::NotSupported { .. }
         | Error::NotImplemented { .. }
         | Error::UnknownConfigurationKey { .. } => (Invalid, "the store cannot do this"),
-        _ if text.contains("416")
+        _ if text.contains("status code: 416")
             || text.contains("nvalidRange")
             || text.contains("InvalidGetRange") =>
         {
             (OutOfRange, "the object is shorter than the range")
         }
+        // A listing is of nothing, unless there is no bucket.
+        _ if text.contains("status code: 404") => (NotFound, "no such bucket"),
         _ => (Transient, "the store failed"),
     };
     TransportError::new(kind, location, object, what).caused_by(error)
@@ -279,6 +327,10 @@ impl Transport for ObjectBackend {
 
     fn writes_at_once(&self) -> usize {
         WRITES
+    }
+
+    fn date(&self) -> Option<SystemTime> {
+        self.date.now()
     }
 
     async fn put_if(

@@ -8,6 +8,7 @@ use crate::format::FormatError;
 use crate::format::id::ManifestId;
 use crate::format::json::JsonError;
 use crate::format::limits::MAX_SIGNATURES;
+use crate::format::time::{self, date};
 
 /// What is wrong with a signed document, or with the record of one.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +68,8 @@ pub enum TrustError {
     Revoked { what: String, key: KeyId },
     /// The OpenPGP key is past its own end.
     #[error(
-        "{what}: OpenPGP key {key} expired at Unix time {when}: import its renewed certificate, or have it signed by another key"
+        "{what}: OpenPGP key {key} expired on {}: import its renewed certificate, or have it signed by another key",
+        date(*when)
     )]
     KeyExpired { what: String, key: KeyId, when: u64 },
     /// The key is trusted for other names only.
@@ -77,22 +79,23 @@ pub enum TrustError {
     NameNotAllowed { what: String, key: KeyId, name: String },
     /// The signed ref or index is past its end.
     #[error(
-        "{what} expired at Unix time {when} (it is {now} now): its publisher must renew it; a host that serves only old refs may be hiding newer ones"
+        "{what} expired on {} (it is {} now): its publisher must renew it; a host that serves only old refs may be hiding newer ones",
+        date(*when), date(*now)
     )]
     Expired { what: String, when: u64, now: u64 },
     /// An older ref than one that was already seen.
     #[error(
-        "{what} was rolled back: version {seen} was seen before, version {got} is offered now: try another mirror; only if its publisher says that this is right, remove {}", record.display()
+        "{what} was rolled back: version {} was seen before, version {} is offered now: try another mirror; only if its publisher says that this is right, remove {}", time::version(*seen), time::version(*got), record.display()
     )]
     RolledBack { what: String, seen: u64, got: u64, record: PathBuf },
     /// Two different refs with one version.
     #[error(
-        "{what}: version {version} named manifest {seen} before and names {got} now: its publisher signed two refs with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", record.display()
+        "{what}: version {} named manifest {seen} before and names {got} now: its publisher signed two refs with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", time::version(*version), record.display()
     )]
     Replaced { what: String, version: u64, seen: ManifestId, got: ManifestId, record: PathBuf },
     /// Two different indexes of a store with one version.
     #[error(
-        "{what}: version {version} was seen with other content: its publisher signed two indexes with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", record.display()
+        "{what}: version {} was seen with other content: its publisher signed two indexes with one version, or the key is in other hands; only if its publisher says that this is right, remove {}", time::version(*version), record.display()
     )]
     TwoIndexes { what: String, version: u64, record: PathBuf },
     /// A valid document about something else than what was asked for.

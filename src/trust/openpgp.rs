@@ -20,6 +20,7 @@ use super::key::{KeyId, is_armored};
 use super::key_error::KeyError;
 use super::verdict::Refusal;
 use crate::format::limits::MAX_SIGNATURE;
+use crate::format::time::date;
 
 /// The most signature packets one file may hold.
 const MAX_PACKETS: usize = 16;
@@ -109,7 +110,7 @@ impl Certificate {
             return wrong("it has no creation time");
         };
         if created > now.saturating_add(CLOCK_SKEW_SECONDS) {
-            return wrong(format!("it was made in the future, at Unix time {created}"));
+            return wrong(format!("it was made in the future, on {}", date(created)));
         }
         if let Some(when) = end(created, packet.signature_expiration_time())
             && when <= now
@@ -346,7 +347,7 @@ impl SecretKey {
         let said = |refusal| match refusal {
             Refusal::Wrong(reason) => reason,
             Refusal::Revoked => "the OpenPGP key is revoked".to_owned(),
-            Refusal::Expired { when } => format!("the OpenPGP key expired at Unix time {when}"),
+            Refusal::Expired { when } => format!("the OpenPGP key expired on {}", date(when)),
         };
         let may_sign = self.certificate.primary(now).map_err(said)?;
         let usable = self.key.secret_subkeys.iter().filter(|subkey| {

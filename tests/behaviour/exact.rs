@@ -187,7 +187,8 @@ fn planted_links_lead_nothing_out_of_the_folder() {
     let (input, store, out, outside) = (path("model"), path("store"), path("out"), path("outside"));
     Model::default().with("config.json", b"{}").with("sub/deep/file", b"data").write(&input);
     pack(&store, &input, "x", &[]);
-    let unpack = || tenpak(&["unpack", "x", "--store", text(&store), "--out", text(&out)]);
+    let arguments = ["unpack", "x", "--store", text(&store), "--out", text(&out)];
+    let unpack = || tenpak(&[&arguments[..], &["--force"]].concat());
     let plant = |at: &str, to: &Path| {
         fs::remove_dir_all(&out).ok();
         fs::remove_dir_all(&outside).ok();
@@ -199,6 +200,10 @@ fn planted_links_lead_nothing_out_of_the_folder() {
     for (at, to) in [("sub", outside.clone()), ("sub/deep", outside.clone()), ("sub", "..".into())]
     {
         plant(at, &to);
+        let run = tenpak(&arguments);
+        assert_eq!(run.status, Some(1), "{at}: {}", run.error);
+        let said = format!("{at} is not of this artifact");
+        assert!(run.error.contains(&said), "{}", run.error);
         let run = unpack();
         assert_eq!(run.status, Some(1), "{at}: {}", run.error);
         assert!(

@@ -15,6 +15,8 @@ mod s3;
 #[path = "../support/web.rs"]
 mod web;
 
+mod absent;
+mod clock;
 mod company;
 mod dedupe;
 mod deltas;
@@ -28,3 +30,5 @@ mod mirrors;
 mod same;
 mod small;
 mod trust;
+mod unpacked;
+mod whole;

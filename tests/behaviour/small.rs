@@ -19,7 +19,7 @@ use tenpak::load::sink::take;
 use tenpak::load::sink::upload::Device;
 use tenpak::load::{LoadOptions, LoadStats};
 use tenpak::maintain::{RepackOptions, artifact_usage, repack};
-use tenpak::pack::unpack::unpack;
+use tenpak::pack::unpack::{UnpackOptions, unpack};
 use tenpak::pack::{PackOptions, PackReport};
 use tenpak::store::Store;
 use tenpak::store::artifact::{Artifact, OpenOptions, Selection};
@@ -259,7 +259,8 @@ fn devices_and_files_get_every_byte_of_an_old_store() {
     });
     let out = bench.folder.path().join("out");
     let (store, graph) = (bench.store(), whole(&bench.store(), id));
-    let stats = unpack(&graph, &store, &out, runtime().handle(), &|_| {}).unwrap();
+    let options = UnpackOptions::default();
+    let stats = unpack(&graph, &store, &out, options, runtime().handle(), &|_| {}).unwrap().stats;
     assert!(stats.requests < 10, "{stats:?}");
     let read = |path: &Path| fs::read(path.join("model.safetensors")).unwrap();
     let again = bench.folder.path().join("again");

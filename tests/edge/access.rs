@@ -167,6 +167,42 @@ fn every_face_keeps_to_the_tokens_repositories() {
 }
 
 #[test]
+fn the_hubs_listing_has_what_the_token_may_read() {
+    let guarded = Guarded::new("listed");
+    let ask = |line: &str, token: &str| {
+        let headers = match token {
+            "" => String::new(),
+            token => format!("Authorization: Bearer {token}\r\n"),
+        };
+        let (head, body) = guarded.served.ask(line, &headers, "");
+        let told: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        (head, told)
+    };
+    let listed = |token: &str| {
+        let (head, told) = ask("GET /api/models", token);
+        assert!(head.starts_with("http/1.1 200") && head.contains("private"), "{head}");
+        let ids = told.as_array().expect("a list").iter().map(|m| m["id"].to_string());
+        ids.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(listed("reads-org"), "\"org/m\"");
+    assert_eq!(listed("reads-other"), "\"other/n\"");
+    assert_eq!(listed("runs-it"), "\"org/m\" \"other/n\"");
+    let (head, told) = ask("GET /api/models?limit=1&sort=downloads", "runs-it");
+    let link = format!(
+        "link: <http://{}/api/models?limit=1&sort=downloads&cursor=org%2fm>; rel=\"next\"",
+        "x"
+    );
+    assert!(told[0]["id"] == "org/m" && head.contains(&link), "{head}");
+    for (token, name) in [("reads-org", "reader"), ("runs-it", "operator")] {
+        let (_, told) = ask("GET /api/whoami-v2", token);
+        assert!(told["name"] == name && told["auth"]["accessToken"]["role"] == "read", "{told}");
+    }
+    for token in ["", "nobodys"] {
+        assert!(ask("GET /api/whoami-v2", token).0.starts_with("http/1.1 401"));
+    }
+}
+
+#[test]
 fn a_signed_url_opens_one_path_until_its_time() {
     let guarded = Guarded::new("urls");
     let url = format!("http://{}/org/m/resolve/main/config.json", guarded.served.address);

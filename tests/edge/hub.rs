@@ -96,6 +96,8 @@ fn answers_have_what_clients_need() {
     let told: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
     assert!(head.starts_with("http/1.1 200") && told[0]["type"] == "directory", "{head} {told}");
     let (head, _) = served.ask("POST /api/models/org/m", "", "");
+    assert!(head.starts_with("http/1.1 403") && head.contains("tenpak pack"), "{head}");
+    let (head, _) = served.ask("POST /org/m/resolve/main/config.json", "", "");
     assert!(head.starts_with("http/1.1 405"), "{head}");
     assert!(served.ask("GET /healthz", "", "").0.starts_with("http/1.1 200"));
 }

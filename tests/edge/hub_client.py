@@ -9,7 +9,7 @@ import sys
 
 import huggingface_hub
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 repo, source, cache, commit = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 api = HfApi()
@@ -42,4 +42,26 @@ assert [b.target_commit for b in api.list_repo_refs(repo).branches] == [commit]
 expect(EntryNotFoundError, lambda: hf_hub_download(repo, "nowhere.json", cache_dir=cache))
 expect(RevisionNotFoundError, lambda: hf_hub_download(repo, nested, revision="nowhere", cache_dir=cache))
 expect(RepositoryNotFoundError, lambda: hf_hub_download("org/nowhere", nested, cache_dir=cache))
+# Listing, page by page; who asks; and what writes.
+assert [m.id for m in api.list_models(limit=10)] == [repo]
+assert [m.id for m in api.list_models(author=repo.split("/")[0], search="M")] == [repo]
+assert [m.id for m in api.list_models(search="nowhere")] == []
+commits = api.list_repo_commits(repo)
+assert [c.commit_id for c in commits] == [commit] and commits[0].created_at.year >= 2026, commits
+assert [c.commit_id for c in api.list_repo_commits(repo, revision=commit)] == [commit]
+expect(RevisionNotFoundError, lambda: api.list_repo_commits(repo, revision="nowhere"))
+api.auth_check(repo)
+expect(RepositoryNotFoundError, lambda: api.auth_check("org/nowhere"))
+for write in (
+    lambda: api.create_repo("org/new", token="x"),
+    lambda: api.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id=repo, token="x"),
+    lambda: api.delete_repo(repo, token="x"),
+    lambda: api.create_tag(repo, tag="x", token="x"),
+):
+    try:
+        write()
+    except HfHubHTTPError as error:
+        assert "tenpak pack" in str(error), error
+    else:
+        raise SystemExit("an edge was written to")
 print(huggingface_hub.__version__, len(files))

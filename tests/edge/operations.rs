@@ -292,11 +292,12 @@ fn the_log_says_who_asked_for_what_and_keeps_secrets() {
 
 /// Every metric, as dashboards and alerts name it. The parser leaves `_total` out of a counter's name.
 const METRICS: &str = "\
-counter answers_broken, counter cache_collapsed, counter cache_hits, counter cache_misses, counter disk_damaged, \
-counter disk_hits, counter disk_unwritten, counter hashed_bytes, counter log_lost, counter origin_bytes, \
-counter origin_hedges, counter origin_requests, counter origin_retries, counter prefetch_failures, \
-counter prefetched, counter requests_limited, counter requests_saturated, counter sent_bytes, \
-counter verify_failures, gauge answer_bytes, gauge disk_bytes, gauge in_flight, gauge origins_resting, \
+counter answers_broken, counter cache_collapsed, counter cache_hits, counter cache_misses, \
+counter connections_refused, counter connections_silent, counter disk_damaged, counter disk_hits, \
+counter disk_unwritten, counter hashed_bytes, counter log_lost, counter origin_bytes, counter origin_hedges, \
+counter origin_requests, counter origin_retries, counter prefetch_failures, counter prefetched, \
+counter requests_limited, counter requests_saturated, counter sent_bytes, counter verify_failures, \
+gauge answer_bytes, gauge connections, gauge disk_bytes, gauge in_flight, gauge origins_resting, \
 gauge prefetching, gauge spans_lost, histogram first_byte_seconds";
 
 #[test]

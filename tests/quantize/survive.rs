@@ -18,7 +18,7 @@ fn store(folder: &Path) -> std::path::PathBuf {
 /// store is the same afterwards.
 #[track_caller]
 fn refused(store: &Path, model: &Path, arguments: &[&str], says: &[&str]) {
-    pack(store, model, "source", &[]);
+    pack(store, model, "source", &["--allow-incomplete"]);
     for source in [text(model), "source"] {
         let before = objects(store);
         let run = quantize(store, source, "q", arguments);
@@ -136,16 +136,16 @@ fn models_that_are_not_whole_are_refused() {
     let nf4 = ["--preset", "bnb_nf4"];
     let model = write_shards(&folder.join("model"), &shards);
     std::fs::remove_file(model.join(shards[1].0)).unwrap();
-    refused(&store, &model, &nf4, &["tensor ", shards[1].0, "is missing"]);
+    refused(&store, &model, &nf4, &[shards[1].0, "is missing"]);
 
     let model = write_shards(&folder.join("twice"), &[shards[0], ("again.safetensors", first)]);
-    refused(&store, &model, &nf4, &["tensor model.", "again.safetensors", "leave one file out"]);
+    refused(&store, &model, &nf4, &["tensor ", "model.", "again.safetensors"]);
 
     let model = write(&folder.join("no_config"), &tensors);
     std::fs::remove_file(model.join("config.json")).unwrap();
     refused(&store, &model, &nf4, &["config.json"]);
     std::fs::write(model.join("config.json"), "{").unwrap();
-    refused(&store, &model, &nf4, &["config.json", "repair it"]);
+    refused(&store, &model, &nf4, &["config.json"]);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! From a request to the interface that answers it: what is malformed, too much, or of nobody who may ask is
 //! refused on the way.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,13 +15,14 @@ use tracing::Instrument;
 use crate::edge::api::admin;
 use crate::edge::api::admin::Task;
 use crate::edge::api::hub;
-use crate::edge::api::hub::schema::{Ask, What};
+use crate::edge::api::hub::schema::{Ask, What, Wide};
 use crate::edge::api::native;
 use crate::edge::api::s3;
 use crate::edge::api::s3::keys;
 use crate::edge::api::status;
 use crate::edge::http::access::{Refused, Who};
 use crate::edge::http::answer::{Answer, IMMUTABLE, denied, empty, plain, set, unauthorized};
+use crate::edge::http::connections::Busy;
 use crate::edge::http::request;
 use crate::edge::ops::metrics;
 use crate::edge::ops::watch::{Api, Asked, Watched};
@@ -38,12 +38,17 @@ const MAX_PATH: usize = 8 << 10;
 /// How long a client waits that found no place.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// The methods of reading.
+const READS: [Method; 2] = [Method::GET, Method::HEAD];
+
 /// What a path leads to.
 enum Route {
     /// An object of the store.
     Native(ObjectPath),
     /// Something of the Hub.
     Hub(Ask),
+    /// Something of the Hub that is of no one repository.
+    HubWide(Wide),
     /// Something of S3.
     S3(keys::Target),
     Health,
@@ -57,13 +62,16 @@ enum Route {
 }
 
 impl Route {
-    fn of(path: &str) -> Self {
+    fn of(path: &str, method: &Method) -> Self {
         if let Some(object) = request::object_path(path) {
             return Self::Native(object);
         }
         // `s3` is no organization: its repositories are not reached through the Hub's route.
         if let Some(target) = keys::Target::parse(path) {
             return Self::S3(target);
+        }
+        if let Some(wide) = Wide::parse(path, !READS.contains(method)) {
+            return Self::HubWide(wide);
         }
         if let Some(ask) = Ask::parse(path) {
             return Self::Hub(ask);
@@ -83,14 +91,17 @@ impl Route {
     fn methods(&self) -> &'static [Method] {
         match self {
             Self::Hub(Ask { what: What::PathsInfo, .. }) | Self::Admin(_) => &[Method::POST],
-            _ => &[Method::GET, Method::HEAD],
+            Self::HubWide(Wide::Write) => {
+                &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE]
+            }
+            _ => &READS,
         }
     }
 
     fn api(&self) -> Api {
         match self {
             Self::Native(_) => Api::Native,
-            Self::Hub(_) => Api::Hub,
+            Self::Hub(_) | Self::HubWide(_) => Api::Hub,
             Self::S3(_) => Api::S3,
             _ => Api::Own,
         }
@@ -102,14 +113,14 @@ impl Route {
     }
 }
 
-/// Answers a request of a client at that address.
+/// Answers a request of a connection, which is `busy` until the answer has gone out.
 pub(crate) async fn answer(
     edge: &Arc<Edge>,
     request: Request<Incoming>,
-    client: IpAddr,
+    busy: Busy,
 ) -> Response<Watched> {
-    let asked = Asked::of(&request, client, edge.traces.is_some());
-    let route = Route::of(request.uri().path());
+    let asked = Asked::of(&request, busy, edge.traces.is_some());
+    let route = Route::of(request.uri().path(), request.method());
     let (api, version) = (route.api(), request.version());
     let mut place = None;
     let mut name = String::new();
@@ -192,6 +203,7 @@ async fn routed(edge: &Arc<Edge>, route: Route, who: &Who, request: Request<Inco
         match route {
             Route::Native(path) => native::answer(edge, &path, who, &request).await,
             Route::Hub(ask) => hub::answer(edge, ask, who, request).await,
+            Route::HubWide(wide) => hub::answer_wide(edge, wide, who, &request).await,
             Route::S3(target) => s3::answer(edge, target, who, &request).await,
             Route::Status => status::answer(edge, who, request.method()).await,
             Route::Admin(_) if !who.is_admin() => denied(who),

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use moka::future::Cache;
 
@@ -13,6 +13,7 @@ use crate::edge::cache::revision::Revision;
 use crate::edge::options::{ABSENT, Clock, EdgeOptions, Validity};
 use crate::format::id::{ManifestId, StoredDigest, TableId};
 use crate::format::name::{ArtifactName, ArtifactSpec, NamePattern, Tag};
+use crate::format::time;
 use crate::store::{ArtifactGraph, Store, StoreError};
 use crate::transport::Transport;
 use crate::trust::{SeenRefs, TrustSet};
@@ -31,6 +32,8 @@ pub(crate) type Name = (ArtifactName, Tag);
 #[derive(Debug, Clone, Copy)]
 struct Meaning {
     id: ManifestId,
+    /// When it was published, as its ref says, which is the same at every edge.
+    published: Option<SystemTime>,
     /// When the origin said so.
     said: Instant,
     /// From when on the origin was not to be asked for a while.
@@ -128,6 +131,15 @@ impl Catalog {
         name: &ArtifactName,
         tag: &Tag,
     ) -> Result<ManifestId, Arc<StoreError>> {
+        Ok(self.meaning(name, tag).await?.id)
+    }
+
+    /// When what a name means now was published, as far as that is known without asking again.
+    pub(crate) async fn published(&self, name: &ArtifactName, tag: &Tag) -> Option<SystemTime> {
+        self.stale.get(&(name.clone(), tag.clone())).await?.published
+    }
+
+    async fn meaning(&self, name: &ArtifactName, tag: &Tag) -> Result<Meaning, Arc<StoreError>> {
         let key = (name.clone(), tag.clone());
         if let Some(error) = self.absent.get(&key).await {
             return Err(error);
@@ -138,14 +150,14 @@ impl Catalog {
             self.fresh.invalidate(&key).await;
         }
         let ask = async {
-            let id = self.ask(name, tag).await?;
-            Ok::<_, StoreError>(Meaning { id, said: now, asked: now })
+            let (id, published) = self.ask(name, tag).await?;
+            Ok::<_, StoreError>(Meaning { id, published, said: now, asked: now })
         };
         match self.fresh.try_get_with(key.clone(), ask).await {
             Ok(meaning) => {
                 self.named.insert((meaning.id, name.clone()), ()).await;
                 self.stale.insert(key, meaning).await;
-                Ok(meaning.id)
+                Ok(meaning)
             }
             Err(error) if is_missing(&error) => {
                 self.absent.insert(key, error.clone()).await;
@@ -157,18 +169,27 @@ impl Catalog {
                 let meaning = known.ok_or(error)?;
                 // The next who ask do not wait for the origin, too.
                 self.fresh.insert(key, Meaning { asked: now, ..meaning }).await;
-                Ok(meaning.id)
+                Ok(meaning)
             }
             Err(error) => Err(error),
         }
     }
 
-    async fn ask(&self, name: &ArtifactName, tag: &Tag) -> Result<ManifestId, StoreError> {
+    async fn ask(
+        &self,
+        name: &ArtifactName,
+        tag: &Tag,
+    ) -> Result<(ManifestId, Option<SystemTime>), StoreError> {
         let spec = ArtifactSpec::Named { name: name.clone(), tag: tag.clone() };
         let mut last = None;
         for store in &self.stores {
             match store.resolve_trusted(&spec, &self.trust, self.seen.as_ref()).await {
-                Ok(found) => return Ok(found.manifest),
+                Ok(found) => {
+                    let version = found.by.map_or(0, |envelope| envelope.body().version);
+                    let since = time::published(version).map(Duration::from_millis);
+                    let published = since.and_then(|since| UNIX_EPOCH.checked_add(since));
+                    return Ok((found.manifest, published));
+                }
                 Err(error) => drop(last.get_or_insert(error)),
             }
         }
@@ -261,17 +282,20 @@ impl Catalog {
         *admitted = Admitted::default();
     }
 
-    /// The graph of a revision of an artifact.
+    /// The graph of a revision of an artifact, and when that was published under the name and tag.
     pub(crate) async fn open(
         &self,
         name: &ArtifactName,
         revision: &Revision,
-    ) -> Result<Arc<ArtifactGraph>, Arc<StoreError>> {
-        let id = match revision {
-            Revision::Tag(tag) => self.resolve(name, tag).await?,
-            Revision::Commit(digits) => self.find(digits).await?,
+    ) -> Result<(Arc<ArtifactGraph>, Option<SystemTime>), Arc<StoreError>> {
+        let (id, published) = match revision {
+            Revision::Tag(tag) => {
+                let meaning = self.meaning(name, tag).await?;
+                (meaning.id, meaning.published)
+            }
+            Revision::Commit(digits) => (self.find(digits).await?, None),
         };
-        self.artifact(id, Some(name)).await
+        Ok((self.artifact(id, Some(name)).await?, published))
     }
 
     /// The graph of an artifact that counts for `name`.

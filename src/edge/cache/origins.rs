@@ -39,7 +39,8 @@ const SHARE: u64 = 20;
 #[derive(Debug)]
 pub(crate) struct Origins {
     all: Vec<Origin>,
-    retry: RetryPolicy,
+    /// The first alone: it keeps what is known of the way to them.
+    base: Store,
     started: Instant,
     /// The usual time to an answer, in microseconds.
     usual: AtomicU64,
@@ -68,15 +69,16 @@ impl Origins {
     pub(crate) fn new(backends: Vec<Arc<dyn Transport>>, retry: RetryPolicy) -> Option<Arc<Self>> {
         let origin =
             |transport| Origin { transport, failures: AtomicU32::new(0), until: AtomicU64::new(0) };
+        let base = Store::new(backends.first()?.clone()).with_retry(retry);
         let origins = Self {
             all: backends.into_iter().map(origin).collect(),
-            retry,
+            base,
             started: Instant::now(),
             usual: AtomicU64::new(micros(USUAL)),
             requests: AtomicU64::new(0),
             hedges: AtomicU64::new(0),
         };
-        (!origins.all.is_empty()).then(|| Arc::new(origins))
+        Some(Arc::new(origins))
     }
 
     /// The origins as one store and its mirrors, in the order in which to ask, which comes beside it.
@@ -85,10 +87,7 @@ impl Origins {
         let asked = |&own: &usize| -> Arc<dyn Transport> {
             Arc::new(Hedged { origins: self.clone(), own })
         };
-        let mut transports = order.iter().map(asked);
-        // There is one at least.
-        let first = transports.next().unwrap_or_else(|| asked(&0));
-        let store = Store::new(first).with_mirrors(transports).with_retry(self.retry.clone());
+        let store = self.base.over(order.iter().map(asked).collect());
         (order, store)
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use crate::edge::cache::budget::Budget;
 use crate::edge::cache::chunks::{Chunk, ChunkCache, Claim, Found};
@@ -15,15 +14,13 @@ use crate::edge::cache::disk::DiskTier;
 use crate::edge::cache::origins::{Origins, copy, transport_error};
 use crate::format::id::StoredDigest;
 use crate::load::chunks::{ChunkStream, store_error};
-use crate::load::{LoadError, LoadStats};
+use crate::load::{Line, LoadError, LoadStats};
 use crate::memory::pool::{self, Urgency};
 use crate::store::Placed;
 use crate::transport::TransportError;
 
 /// The most that one request to the origin asks for.
 const RUN: u64 = 8 << 20;
-/// Requests to the origin at a time.
-const ORIGIN_REQUESTS: usize = 128;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -52,7 +49,8 @@ pub(crate) struct ChunkSource {
     origins: Arc<Origins>,
     cache: Arc<ChunkCache>,
     disk: Option<Arc<DiskTier>>,
-    requests: Semaphore,
+    /// Runs that are to be fetched, in the order in which they were asked for.
+    line: Arc<Line>,
     stats: OriginStats,
 }
 
@@ -87,8 +85,8 @@ impl ChunkSource {
         cache: Arc<ChunkCache>,
         disk: Option<Arc<DiskTier>>,
     ) -> Arc<Self> {
-        let (requests, stats) = (Semaphore::new(ORIGIN_REQUESTS), OriginStats::default());
-        Arc::new(Self { origins, cache, disk, requests, stats })
+        let (line, stats) = (Arc::default(), OriginStats::default());
+        Arc::new(Self { origins, cache, disk, line, stats })
     }
 
     pub(crate) fn stats(&self) -> &OriginStats {
@@ -193,11 +191,10 @@ impl ChunkSource {
     }
 
     async fn fill_run(&self, run: Run) {
-        // Only closed with the edge itself.
-        let Ok(_permit) = self.requests.acquire().await else { return };
-        let (wanted, mut claims): (Vec<_>, VecDeque<_>) = run.0.into_iter().unzip();
         let (order, origins) = self.origins.store();
-        let mut chunks = ChunkStream::start(&origins, None, &wanted, false);
+        let (wanted, mut claims): (Vec<_>, VecDeque<_>) = run.0.into_iter().unzip();
+        let mut chunks =
+            ChunkStream::start_in(Some(self.line.clone()), &origins, None, &wanted, false);
         let mut seen = LoadStats::default();
         let failed = loop {
             let next = chunks.next().await;

@@ -5,6 +5,7 @@ pub(crate) mod access;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod conditions;
+pub(crate) mod connections;
 pub(crate) mod freshness;
 pub(crate) mod object;
 pub(crate) mod ranges;

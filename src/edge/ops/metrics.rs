@@ -64,6 +64,11 @@ fn registry(edge: &Edge) -> Registry {
     let help = "Requests rejected at the limit of concurrency or of memory (503)";
     count("requests_saturated", help, now(&watch.saturated));
     count("requests_limited", "Requests rejected by the rate limit (429)", now(&watch.limited));
+    let connections = edge.connections.counts();
+    let help = "Connections closed because no request came, or to make room for another";
+    count("connections_silent", help, now(&connections.silent));
+    let help = "Connections rejected at the limit of all, or of one address";
+    count("connections_refused", help, now(&connections.refused));
     count("answers_broken", "Responses aborted before their last byte", now(&watch.broken));
     count("prefetched", "Artifacts prefetched on request", now(&edge.fetched));
     count("prefetch_failures", "Artifacts whose prefetch failed", now(&edge.unfetched));
@@ -77,6 +82,7 @@ fn registry(edge: &Edge) -> Registry {
     let tracer = watch.tracer.read().unwrap_or_else(PoisonError::into_inner);
     let lost = tracer.as_ref().map_or(0, |tracer| now(tracer.lost()));
     gauge("spans_lost", "Spans dropped before they reached the collector", lost);
+    gauge("connections", "Open connections", now(&connections.open));
     gauge("in_flight", "Responses in flight", now(&watch.in_flight));
     let help = "Bytes of memory held by responses in flight, beyond the cache";
     gauge("answer_bytes", help, edge.cache.answer_bytes());

@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 
 use crate::edge::http::answer::Answer;
+use crate::edge::http::connections::Busy;
 use crate::edge::ops::log::AccessLog;
 use crate::edge::ops::trace::{Answered, Parent, Tracer};
 use crate::transport::TransportError;
@@ -105,7 +106,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Asked {
     started: Instant,
-    client: IpAddr,
+    busy: Busy,
     method: String,
     path: String,
     range: Option<String>,
@@ -116,14 +117,14 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// The query is left out: signatures stand there.
-    pub(crate) fn of(request: &Request<Incoming>, client: IpAddr, traced: bool) -> Self {
+    pub(crate) fn of(request: &Request<Incoming>, busy: Busy, traced: bool) -> Self {
         let text = |name| {
             let value = request.headers().get(name)?;
             Some(short(&String::from_utf8_lossy(value.as_bytes())))
         };
         Self {
             started: Instant::now(),
-            client,
+            busy,
             method: request.method().to_string(),
             path: short(request.uri().path()),
             range: text(RANGE),
@@ -133,7 +134,7 @@ impl Asked {
     }
 
     pub(crate) fn client(&self) -> IpAddr {
-        self.client
+        self.busy.address()
     }
 }
 
@@ -282,7 +283,7 @@ impl Drop for Watched {
                 method: &self.asked.method,
                 path: &self.asked.path,
                 face: self.api.as_str(),
-                client: self.asked.client.to_string(),
+                client: self.asked.client().to_string(),
                 status: self.status.as_u16(),
                 bytes: self.sent,
                 complete: self.ended,
@@ -292,7 +293,7 @@ impl Drop for Watched {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         log.line(&json!({
             "time": now.as_millis() as f64 / 1000.0,
-            "client": self.asked.client.to_string(),
+            "client": self.asked.client().to_string(),
             "who": self.who,
             "method": self.asked.method,
             "path": self.asked.path,

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::fault::Fault;
+use crate::format::glob::GlobError;
+
 /// A folder or file that cannot be packed.
 #[expect(missing_docs, reason = "the messages say what the fields are")]
 #[derive(Debug, thiserror::Error)]
@@ -21,14 +24,31 @@ pub enum ModelError {
     #[error("{}: {why}", path.display())]
     Special { path: PathBuf, why: &'static str },
     /// A file that claims to be safetensors and is not.
-    #[error(
-        "{}: not valid safetensors: {why}; repair it, or rename it to keep it as plain bytes",
-        path.display()
-    )]
-    Safetensors { path: PathBuf, why: String },
+    #[error("{}: not valid safetensors: {why}", location.display())]
+    Safetensors { location: PathBuf, path: String, why: String },
+    /// Files that no loader would take for a whole model.
+    #[error("{}: {}", path.display(), listed(faults))]
+    Incomplete { path: PathBuf, faults: Vec<Fault> },
+    /// A pattern for files that cannot be understood.
+    #[error("{pattern:?} is no pattern for files: {why}")]
+    Pattern { pattern: String, why: GlobError },
+    /// A pattern that is for no file.
+    #[error("no file of {} is {pattern:?}", path.display())]
+    NoneOpaque { path: PathBuf, pattern: String },
     /// The file is not what it was when packing began.
     #[error("{}: changed while it was packed; pack again when nothing writes to it", path.display())]
     Changed { path: PathBuf },
+}
+
+/// Faults that are told one by one.
+const TOLD: usize = 8;
+
+/// The first faults, and how many there are besides.
+fn listed(faults: &[Fault]) -> String {
+    let first: Vec<_> = faults.iter().take(TOLD).map(Fault::to_string).collect();
+    let more = faults.len().saturating_sub(TOLD);
+    let more = if more > 0 { format!("; and {more} more faults") } else { String::new() };
+    first.join("; ") + &more
 }
 
 impl ModelError {

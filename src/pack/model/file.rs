@@ -1,10 +1,13 @@
 //! One file on disk, open, with its parts.
 
 use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::error::ModelError;
+use super::fault::FaultKind;
 use super::part::{Part, PartKind};
 use super::{gguf, safetensors};
 
@@ -23,6 +26,10 @@ pub struct SourceFile {
     pub executable: bool,
     /// Its parts, in order, covering it exactly.
     pub parts: Vec<Part>,
+    /// Whether it is taken as bytes, whatever it claims to be.
+    pub opaque: bool,
+    /// Why it cannot be what its name says.
+    pub fault: Option<FaultKind>,
     modified: Option<SystemTime>,
 }
 
@@ -32,23 +39,47 @@ impl SourceFile {
     /// # Errors
     /// If it cannot be read, or is malformed.
     pub fn open(path: String, location: PathBuf) -> Result<Self, ModelError> {
+        Self::open_as(path, location, false)
+    }
+
+    /// The same; an `opaque` one is taken as bytes, whatever it claims to be.
+    pub(super) fn open_as(
+        path: String,
+        location: PathBuf,
+        opaque: bool,
+    ) -> Result<Self, ModelError> {
         let file = File::open(&location).map_err(ModelError::io(&location))?;
         let metadata = file.metadata().map_err(ModelError::io(&location))?;
         let size = metadata.len();
-        let parts = if path.ends_with(".safetensors") {
-            safetensors::parts(&file, size, &location)?
-        } else if path.ends_with(".gguf")
-            && let Some(parts) = gguf::parts(&file, size).map_err(ModelError::io(&location))?
-        {
-            parts
-        } else if size > 0 {
-            vec![Part { offset: 0, len: size, kind: PartKind::Content }]
+        let bytes = || match size {
+            0 => Vec::new(),
+            len => vec![Part { offset: 0, len, kind: PartKind::Content }],
+        };
+        let of = pointer(&file, size).map_err(ModelError::io(&location))?;
+        let (parts, fault) = if opaque {
+            (bytes(), None)
+        } else if let Some(of) = of {
+            (bytes(), Some(FaultKind::Pointer(of)))
+        } else if path.ends_with(".safetensors") {
+            (safetensors::parts(&file, size, (&path, &location))?, None)
+        } else if path.ends_with(".gguf") {
+            match gguf::parts(&file, size).map_err(ModelError::io(&location))? {
+                gguf::Understood::Parts(parts) => (parts, None),
+                gguf::Understood::Not => (bytes(), None),
+                gguf::Understood::Broken(why) => (bytes(), Some(FaultKind::CutShort(why))),
+            }
         } else {
-            Vec::new()
+            let cut = cut_archive(&path, &file, size).map_err(ModelError::io(&location))?;
+            (bytes(), cut.map(FaultKind::CutShort))
         };
         let executable = is_executable(&metadata);
         let modified = metadata.modified().ok();
-        Ok(Self { path, location, file, size, executable, parts, modified })
+        Ok(Self { path, location, file, size, executable, parts, opaque, fault, modified })
+    }
+
+    /// Whether its parts tell which tensors it holds.
+    pub(super) fn knows_tensors(&self) -> bool {
+        self.path.ends_with(".safetensors") && !self.opaque && self.fault.is_none()
     }
 
     /// Checks that the file is still what it was when it was opened.
@@ -62,6 +93,48 @@ impl SourceFile {
         }
         Err(ModelError::Changed { path: self.location.clone() })
     }
+}
+
+/// What pointers of other tools begin with.
+const POINTERS: [(&[u8], &str); 3] = [
+    (b"version https://git-lfs.github.com/spec/", "Git LFS"),
+    (b"version https://hawser.github.com/spec/", "Git LFS"),
+    (b"/annex/objects/", "git-annex"),
+];
+/// No pointer is longer.
+const MAX_POINTER: u64 = 1024;
+
+/// The tool whose pointer stands in the place of a file.
+fn pointer(file: &File, size: u64) -> io::Result<Option<&'static str>> {
+    if size >= MAX_POINTER {
+        return Ok(None);
+    }
+    let mut begin = [0; 48];
+    let len = file.read_at(&mut begin, 0)?;
+    let begin = begin.get(..len).unwrap_or_default();
+    Ok(POINTERS.iter().find(|(text, _)| begin.starts_with(text)).map(|(_, of)| *of))
+}
+
+/// What files of torch end with.
+const TORCH: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
+/// The last record of a ZIP archive, with the longest comment.
+const ARCHIVE_END: u64 = 22 + 65_535;
+
+/// Whether a file of torch is a ZIP archive without its end, where its directory lies.
+fn cut_archive(path: &str, file: &File, size: u64) -> io::Result<Option<&'static str>> {
+    if !TORCH.iter().any(|end| path.ends_with(end)) {
+        return Ok(None);
+    }
+    let mut begin = [0; 4];
+    let len = file.read_at(&mut begin, 0)?;
+    if len < begin.len() || begin != *b"PK\x03\x04" {
+        return Ok(None);
+    }
+    let tail = size.min(ARCHIVE_END);
+    let mut end = vec![0; tail as usize];
+    file.read_exact_at(&mut end, size - tail)?;
+    let whole = end.windows(4).any(|record| record == b"PK\x05\x06");
+    Ok((!whole).then_some("it ends before the directory of its archive"))
 }
 
 /// Whether the owner may execute the file.

@@ -24,15 +24,51 @@ const MAX_COUNT: u64 = 1 << 24;
 /// How deep arrays are nested.
 const MAX_DEPTH: u32 = 4;
 
-/// The parts of the file of `size` bytes, in order, covering it exactly; `None` if it is not understood.
-pub(super) fn parts(file: &File, size: u64) -> io::Result<Option<Vec<Part>>> {
+/// What a file is.
+pub(super) enum Understood {
+    /// Its parts, in order, covering it exactly.
+    Parts(Vec<Part>),
+    /// Nothing that is understood here.
+    Not,
+    /// Nothing that can be loaded, and why.
+    Broken(&'static str),
+}
+
+/// Reads the header of the file of `size` bytes.
+pub(super) fn parts(file: &File, size: u64) -> io::Result<Understood> {
     if size == 0 {
-        return Ok(None);
+        return Ok(Understood::Broken("it is empty"));
     }
     // SAFETY: the mapping is read only here, while the header is parsed. A file that shrinks meanwhile
     // ends the process with SIGBUS; nothing that was written to a store depends on it.
     let map = unsafe { Mmap::map(file) }?;
-    Ok(read(&map))
+    Ok(match (read(&map), broken(&map)) {
+        (Some(parts), _) => Understood::Parts(parts),
+        (None, Some(why)) => Understood::Broken(why),
+        (None, None) => Understood::Not,
+    })
+}
+
+/// Why no reader of GGUF can load the file, as far as its header tells.
+fn broken(file: &[u8]) -> Option<&'static str> {
+    if !file.starts_with(MAGIC) {
+        return Some("it does not begin as GGUF does");
+    }
+    let (tensors, data) = header(file)?;
+    let is_beyond = |(_, number, mut dims, offset): Named<'_>| {
+        let width = match kind(number)? {
+            Kind::Element(dtype) => dtype.bits() / 8,
+            Kind::Block(elements, bytes) => {
+                *dims.first_mut()? /= elements;
+                bytes
+            }
+        };
+        let elements = dims.iter().try_fold(1_u64, |all, dim| all.checked_mul(*dim))?;
+        let end = elements.checked_mul(width)?.checked_add(offset)?.checked_add(data)?;
+        Some(end > file.len() as u64)
+    };
+    let beyond = tensors.into_iter().any(|tensor| is_beyond(tensor).unwrap_or(false));
+    beyond.then_some("it ends before its last tensor")
 }
 
 /// Elements of a block and its bytes, or the type of whole elements.

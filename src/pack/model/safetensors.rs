@@ -12,8 +12,15 @@ use crate::format::dtype::{Dtype, Shape};
 use crate::format::limits::MAX_NAME;
 
 /// The parts of the file of `size` bytes, in order, covering it exactly.
-pub(super) fn parts(file: &File, size: u64, location: &Path) -> Result<Vec<Part>, ModelError> {
-    let wrong = |why: String| ModelError::Safetensors { path: location.to_owned(), why };
+pub(super) fn parts(
+    file: &File,
+    size: u64,
+    (path, location): (&str, &Path),
+) -> Result<Vec<Part>, ModelError> {
+    let wrong = |why: String| {
+        let (location, path) = (location.to_owned(), path.to_owned());
+        ModelError::Safetensors { location, path, why }
+    };
     if size == 0 {
         return Err(wrong("it is empty".to_owned()));
     }

@@ -1,68 +1,103 @@
 //! Walking a model's folder. Links are followed, as Hub caches are made of them; `.git` and
-//! `.cache`, which hold a tool's own state, are left out.
+//! `.cache`, which hold a tool's own state, are left out, and so are folders without files, which an artifact
+//! cannot hold.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::ModelError;
 use super::file::SourceFile;
+use super::opaque::Opaque;
 use crate::format::page::is_valid_path;
 
-/// Folders that are never part of a model.
+/// What is never part of a model: folders, or in a submodule a file.
 const IGNORED: [&str; 2] = [".git", ".cache"];
 
-/// The files at `path`, a folder or a single file, sorted by their path in the artifact.
+/// What lies at a path.
+#[derive(Debug, Default)]
+pub struct Walked {
+    /// The files, sorted by their path in the artifact.
+    pub files: Vec<SourceFile>,
+    /// What is not part of the model, sorted; folders end in `/`.
+    pub left_out: Vec<String>,
+}
+
+/// The files at `path`, a folder or a single file; those that `opaque` holds are taken as bytes.
 ///
 /// # Errors
-/// If one cannot be read, or the format cannot hold its name.
-pub fn walk(path: &Path) -> Result<Vec<SourceFile>, ModelError> {
+/// If one cannot be read, the format cannot hold its name, or a pattern is for none.
+pub fn walk(path: &Path, opaque: &Opaque) -> Result<Walked, ModelError> {
     let metadata = fs::metadata(path).map_err(ModelError::io(path))?;
-    let mut found = Vec::new();
+    let mut found = Found::default();
     if metadata.is_dir() {
-        folder(path, "", &mut Vec::new(), &mut found)?;
-        found.sort();
+        found.folder(path, "", &mut Vec::new())?;
     } else if metadata.is_file() {
         // The name that the user gave, not the one a link leads to.
         let name =
             path.file_name().ok_or_else(|| ModelError::NotFound { path: path.to_owned() })?;
-        found.push((artifact_path("", name, path)?, path.to_owned()));
+        found.files.push((artifact_path("", name, path)?, path.to_owned()));
     } else {
         let why = "neither a file nor a folder";
         return Err(ModelError::Special { path: path.to_owned(), why });
     }
-    found.into_iter().map(|(path, location)| SourceFile::open(path, location)).collect()
+    let Found { mut files, mut left_out } = found;
+    files.sort();
+    left_out.sort();
+    if let Some(pattern) = opaque.unused(files.iter().map(|(path, _)| path.as_str())) {
+        return Err(ModelError::NoneOpaque { path: path.to_owned(), pattern: pattern.clone() });
+    }
+    let open = |(path, location): (String, PathBuf)| {
+        let opaque = opaque.holds(&path);
+        SourceFile::open_as(path, location, opaque)
+    };
+    let files = files.into_iter().map(open).collect::<Result<_, _>>()?;
+    Ok(Walked { files, left_out })
 }
 
-fn folder(
-    path: &Path,
-    prefix: &str,
-    above: &mut Vec<PathBuf>,
-    found: &mut Vec<(String, PathBuf)>,
-) -> Result<(), ModelError> {
-    let real = path.canonicalize().map_err(ModelError::io(path))?;
-    if above.contains(&real) {
-        let why = "this link leads to a folder above itself";
-        return Err(ModelError::Special { path: path.to_owned(), why });
-    }
-    above.push(real);
-    for entry in fs::read_dir(path).map_err(ModelError::io(path))? {
-        let entry = entry.map_err(ModelError::io(path))?;
-        let (name, location) = (entry.file_name(), entry.path());
-        let metadata = fs::metadata(&location).map_err(ModelError::io(&location))?;
-        if metadata.is_dir() {
-            if !IGNORED.iter().any(|ignored| name == *ignored) {
-                let inner = artifact_path(prefix, &name, &location)?;
-                folder(&location, &format!("{inner}/"), above, found)?;
-            }
-        } else if metadata.is_file() {
-            found.push((artifact_path(prefix, &name, &location)?, location));
-        } else {
-            let why = "neither a file nor a folder";
-            return Err(ModelError::Special { path: location, why });
+/// Where files lie, by their paths in the artifact, and what is left out.
+#[derive(Default)]
+struct Found {
+    files: Vec<(String, PathBuf)>,
+    left_out: Vec<String>,
+}
+
+impl Found {
+    fn folder(
+        &mut self,
+        path: &Path,
+        prefix: &str,
+        above: &mut Vec<PathBuf>,
+    ) -> Result<(), ModelError> {
+        let real = path.canonicalize().map_err(ModelError::io(path))?;
+        if above.contains(&real) {
+            let why = "this link leads to a folder above itself";
+            return Err(ModelError::Special { path: path.to_owned(), why });
         }
+        above.push(real);
+        let before = self.files.len() + self.left_out.len();
+        for entry in fs::read_dir(path).map_err(ModelError::io(path))? {
+            let entry = entry.map_err(ModelError::io(path))?;
+            let (name, location) = (entry.file_name(), entry.path());
+            let metadata = fs::metadata(&location).map_err(ModelError::io(&location))?;
+            let slash = if metadata.is_dir() { "/" } else { "" };
+            if let Some(ignored) = IGNORED.iter().find(|ignored| name == **ignored) {
+                self.left_out.push(format!("{prefix}{ignored}{slash}"));
+            } else if metadata.is_dir() {
+                let inner = artifact_path(prefix, &name, &location)?;
+                self.folder(&location, &format!("{inner}/"), above)?;
+            } else if metadata.is_file() {
+                self.files.push((artifact_path(prefix, &name, &location)?, location));
+            } else {
+                let why = "neither a file nor a folder";
+                return Err(ModelError::Special { path: location, why });
+            }
+        }
+        if self.files.len() + self.left_out.len() == before && !prefix.is_empty() {
+            self.left_out.push(prefix.to_owned());
+        }
+        above.pop();
+        Ok(())
     }
-    above.pop();
-    Ok(())
 }
 
 fn artifact_path(
@@ -84,8 +119,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    fn walk_all(path: &Path) -> Result<Walked, ModelError> {
+        walk(path, &Opaque::default())
+    }
+
     fn paths(path: &Path) -> Vec<String> {
-        walk(path).unwrap().into_iter().map(|f| f.path).collect()
+        walk_all(path).unwrap().files.into_iter().map(|f| f.path).collect()
     }
 
     #[test]
@@ -105,7 +144,14 @@ mod tests {
         symlink("sub", root.join("also")).unwrap();
         let expected = [".gitattributes", "also/deep/run.sh", "config.json", "sub/deep/run.sh"];
         assert_eq!(paths(&root), expected);
-        assert!(walk(&root).unwrap().iter().any(|f| f.executable && f.size == 2));
+        fs::create_dir_all(root.join("sub/none/below")).unwrap();
+        fs::write(root.join("sub/deep/.git"), "gitdir: ../../../elsewhere").unwrap();
+        fs::create_dir_all(root.join(".cache/huggingface")).unwrap();
+        assert_eq!(paths(&root), expected);
+        let left_out = [".cache/", ".git/", "also/deep/.git", "also/none/below/", "sub/deep/.git"];
+        let walked = walk_all(&root).unwrap();
+        assert_eq!(walked.left_out, [&left_out[..], &["sub/none/below/"]].concat());
+        assert!(walk_all(&root).unwrap().files.iter().any(|f| f.executable && f.size == 2));
         assert_eq!(paths(&root.join("config.json")), ["config.json"]);
     }
 
@@ -113,17 +159,17 @@ mod tests {
     fn what_cannot_be_packed_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        assert!(matches!(walk(&root.join("none")), Err(ModelError::NotFound { .. })));
+        assert!(matches!(walk_all(&root.join("none")), Err(ModelError::NotFound { .. })));
         symlink(".", root.join("loop")).unwrap();
-        assert!(matches!(walk(root), Err(ModelError::Special { .. })));
+        assert!(matches!(walk_all(root), Err(ModelError::Special { .. })));
         fs::remove_file(root.join("loop")).unwrap();
         symlink("nowhere", root.join("dangling")).unwrap();
-        assert!(matches!(walk(root), Err(ModelError::NotFound { .. })));
+        assert!(matches!(walk_all(root), Err(ModelError::NotFound { .. })));
         fs::remove_file(root.join("dangling")).unwrap();
         fs::write(root.join("a\\b"), "").unwrap();
-        assert!(matches!(walk(root), Err(ModelError::Name { .. })));
+        assert!(matches!(walk_all(root), Err(ModelError::Name { .. })));
         fs::remove_file(root.join("a\\b")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-        assert!(matches!(walk(root), Err(ModelError::Special { .. })));
+        assert!(matches!(walk_all(root), Err(ModelError::Special { .. })));
     }
 }

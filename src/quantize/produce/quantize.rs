@@ -100,6 +100,7 @@ pub fn quantize(
     options.lineage = Lineage {
         quantization: Some(quantization.clone()),
         source: checkpoint.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),
+        incomplete: checkpoint.incomplete(),
         ..Lineage::default()
     };
     if let Some(artifact) = checkpoint.as_artifact() {

@@ -119,7 +119,7 @@ fn kept(
     let spec = ArtifactSpec::Named { name: name.clone(), tag: tag.clone() };
     let artifact = match runtime.block_on(Artifact::open(store.clone(), &spec, open)) {
         Ok(artifact) => artifact,
-        Err(StoreError::NoArtifact { .. }) => return Ok(None),
+        Err(StoreError::NoStore { .. } | StoreError::NoArtifact { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let said = runtime.block_on(artifact.file(ABOUT, MAX))?;

@@ -21,8 +21,9 @@ use tokio::runtime::Handle;
 
 use crate::dequant::config::{CONFIGS, Method};
 use crate::format::id::ManifestId;
+use crate::format::manifest::Incomplete;
 use crate::load::LoadOptions;
-use crate::pack::model::{self, ModelError, PartKind, SourceFile};
+use crate::pack::model::{self, ModelError, Opaque, PartKind, SourceFile};
 use crate::pack::{GeneratedFile, Held, Input, View};
 use crate::schedule::plan::TensorRequest;
 use crate::store::artifact::{Artifact, Selection};
@@ -66,9 +67,14 @@ impl ModelSource {
     /// The model in a folder, or of a single file.
     ///
     /// # Errors
-    /// If a file cannot be read, or claims to be safetensors and is not.
+    /// If a file cannot be read, claims to be safetensors and is not, or the files are no whole model.
     pub fn folder(path: &Path) -> Result<Self, SourceError> {
-        let sources: Vec<_> = model::walk(path)?.into_iter().map(Arc::new).collect();
+        let files = model::walk(path, &Opaque::default())?.files;
+        let faults = model::faults(&files)?;
+        if !faults.is_empty() {
+            return Err(ModelError::Incomplete { path: path.to_owned(), faults }.into());
+        }
+        let sources: Vec<_> = files.into_iter().map(Arc::new).collect();
         let file = |source: &Arc<SourceFile>| File {
             path: source.path.clone(),
             size: source.size,
@@ -161,6 +167,14 @@ impl ModelSource {
     /// The artifact's id, if it is one.
     pub fn id(&self) -> Option<ManifestId> {
         self.as_artifact().map(Artifact::id)
+    }
+
+    /// What keeps its files from being a whole model, as its manifest says; nothing of a folder, which is
+    /// refused then.
+    pub fn incomplete(&self) -> Vec<Incomplete> {
+        self.as_artifact()
+            .map(|artifact| artifact.manifest().incomplete.clone())
+            .unwrap_or_default()
     }
 
     /// `config.json`, which is read once.

@@ -70,14 +70,24 @@ enum State {
 }
 
 /// The requests that go on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Requests {
-    /// How many are being answered.
+    /// How many were sent and have not ended, how many of them had an answer, and how many of those bring bytes.
+    pub sent: usize,
+    pub answered: usize,
     pub answering: usize,
-    /// Whether nearly all that there can be were sent and answered.
-    pub going: bool,
+    /// Whether there is something left to send.
+    pub more: bool,
     /// What those being answered share.
     pub memory: u64,
+}
+
+impl Requests {
+    /// Whether nearly all that there can be have an answer. Where there is less to do than could be done, what
+    /// there is counts.
+    fn are_going(&self, level: usize) -> bool {
+        self.answered * 4 >= if self.more { level } else { self.sent } * 3
+    }
 }
 
 impl Level {
@@ -204,9 +214,9 @@ impl Level {
             return false;
         }
         match self.state {
-            State::Resting { until, .. } if !hungry => self.watch(now, until),
+            State::Resting { until, .. } if !hungry => self.watch(now, until.max(now + WATCH)),
             _ if !hungry => self.warm(now),
-            State::Warming { latest, .. } if !requests.going && now < latest => {
+            State::Warming { latest, .. } if !requests.are_going(self.now) && now < latest => {
                 self.state = State::Warming { until: now + WARM, latest };
             }
             State::Warming { .. } => self.measure(now),
@@ -291,6 +301,15 @@ impl Level {
         next.min(self.most).max(self.now)
     }
 
+    /// Requests begin after none went on for a while: nothing follows from what has come meanwhile.
+    pub(super) fn resume(&mut self, now: Duration) {
+        match self.state {
+            State::Resting { until, .. } => self.watch(now, until.max(now + WATCH)),
+            _ if self.answer.is_some() => self.warm(now),
+            _ => {}
+        }
+    }
+
     fn warm(&mut self, now: Duration) {
         let time = WARM.max(self.answer.unwrap_or_default());
         self.state = State::Warming { until: now + time, latest: now + WARM * PATIENCE + time };
@@ -322,7 +341,8 @@ impl Level {
 mod tests {
     use super::*;
 
-    const ALL: Requests = Requests { answering: 1, going: true, memory: u64::MAX };
+    const ALL: Requests =
+        Requests { sent: 1, answered: 1, answering: 1, more: false, memory: u64::MAX };
     const STEP: Duration = Duration::from_millis(5);
 
     fn level(enough: u64) -> Level {
@@ -352,6 +372,22 @@ mod tests {
         assert_eq!(found(1e9, 1e9, 1), 4, "one takes all there is");
         let some = found(20e6, 300e6, 1);
         assert!((15..=20).contains(&some), "fifteen take all there is: {some}");
+    }
+
+    /// Whoever waits for the deadline must not be woken again and again.
+    #[test]
+    fn a_slow_consumer_is_not_watched_all_the_time() {
+        let mut level = level(u64::MAX);
+        let (mut now, mut passes) = (Duration::ZERO, 0);
+        let end = Duration::from_secs(60);
+        while now < end {
+            level.received(100_000);
+            level.pass(now, now < end / 2, ALL);
+            let next = level.deadline().unwrap();
+            assert!(next > now, "{now:?}: {next:?}");
+            (now, passes) = (next, passes + 1);
+        }
+        assert!(passes < 2000, "{passes}");
     }
 
     #[test]

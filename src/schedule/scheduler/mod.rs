@@ -5,11 +5,12 @@
 //! is done. Memory is admitted in delivery order, so what is needed first can always go on.
 //!
 //! One file: every event may change any part of the one state; `mirror` holds what one mirror's
-//! answers say of it, `level` how many fetches may go on.
+//! answers say of it, `level` how many fetches may go on, `shared` how many of all loads that share one level.
 
 mod events;
 mod level;
 mod mirror;
+mod shared;
 #[cfg(test)]
 mod sim;
 
@@ -23,6 +24,8 @@ pub use events::{Action, Event, Failure, FetchId, GaveUp, Limit, Limits, Schedul
 use level::{Level, Requests};
 use mirror::Mirrors;
 pub use mirror::{MAX_MIRRORS, MirrorIndex};
+use shared::Guide;
+pub use shared::{Place, SharedLevel};
 
 /// Chunks that wait for a request.
 #[derive(Debug, Clone)]
@@ -110,7 +113,7 @@ struct Pending {
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    level: Level,
+    level: Guide,
     now: Duration,
     random: SplitMix,
     chunks: List<ChunkIndex, Chunk>,
@@ -140,6 +143,17 @@ pub struct Scheduler {
 impl Scheduler {
     /// The state before anything happened.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
+        let (least, most) = (limits.connections, limits.most_connections);
+        let level = Level::new(least, most, limits.enough, limits.seed);
+        Self::guided(plan, limits, Guide::Own(level))
+    }
+
+    /// The same of a load that shares the level of others: their limits of connections count.
+    pub fn sharing(plan: &Plan, limits: Limits, place: Place) -> Self {
+        Self::guided(plan, limits, Guide::Shared(place))
+    }
+
+    fn guided(plan: &Plan, limits: Limits, level: Guide) -> Self {
         let (mut before, beside) = (0, limits.beside);
         let pending = |d: &crate::schedule::plan::Delivery| {
             let size = d.len() + beside;
@@ -171,12 +185,7 @@ impl Scheduler {
         let mut state = Self {
             random: SplitMix::new(limits.seed),
             mirrors: Mirrors::new(limits.mirrors),
-            level: Level::new(
-                limits.connections,
-                limits.most_connections,
-                limits.enough,
-                limits.seed,
-            ),
+            level,
             limits,
             now: Duration::ZERO,
             chunks: plan.chunks.iter().map(chunk).collect(),
@@ -276,7 +285,7 @@ impl Scheduler {
     fn take_in(&mut self, event: Event) -> bool {
         match event {
             Event::Bytes { fetch, count } => {
-                self.level.received(count);
+                self.level.received(self.now, count);
                 if let Some(fetch) = self.active.get_mut(&fetch) {
                     fetch.bytes += count;
                     fetch.trickle += count;
@@ -468,6 +477,7 @@ impl Scheduler {
             self.admit();
             self.find_level();
             self.start();
+            self.level.have(self.active.len());
         }
         if !self.failed {
             self.grant();
@@ -664,12 +674,13 @@ impl Scheduler {
     /// would take long.
     fn find_level(&mut self) {
         let answered = self.active.values().filter(|fetch| fetch.answered);
-        let answering = answered.clone().filter(|fetch| !fetch.is_idle()).count();
-        let answered = answered.count();
-        // Where there is less to do than could be done, what there is counts.
-        let most = if self.queue.is_empty() { self.active.len() } else { self.level.get() };
-        let going = answered * 4 >= most * 3;
-        let requests = Requests { answering, going, memory: self.memory() };
+        let requests = Requests {
+            sent: self.active.len(),
+            answered: answered.clone().count(),
+            answering: answered.filter(|fetch| !fetch.is_idle()).count(),
+            more: !self.queue.is_empty(),
+            memory: self.memory(),
+        };
         if !self.level.pass(self.now, self.is_hungry(), requests) {
             return;
         }

@@ -431,40 +431,35 @@ fn failures_back_off_and_then_end_the_load() {
     assert_eq!(pauses[2], wish);
 }
 
-/// A load of 1,024 chunks, 64 to a pack, from an origin that gives each connection so many chunks a second, and all of
-/// them so many, each answer so much later. How long it takes, and how many requests go on at a time, on average.
-fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize) {
-    let plan = {
-        let mut plan = plan(&[16; 64], 64, 1, false);
-        plan.fetches.iter_mut().for_each(|fetch| fetch.whole = true);
-        plan.chunks.iter_mut().for_each(|chunk| chunk.len = LEN);
-        plan.deliveries.iter_mut().for_each(|delivery| delivery.range.end *= u64::from(LEN) / 10);
-        plan
-    };
-    let limits = Limits {
-        budget: 64 * u64::from(LEN),
-        most_budget: 128 * u64::from(LEN),
-        connections: first,
-        most_connections: 128,
-        least_fetch: LEN.into(),
-        ..Limits::default()
-    };
-    struct Paced {
-        chunks: Vec<ChunkIndex>,
-        granted: usize,
-        at: usize,
-        ready: Duration,
-        answered: bool,
-        came: f64,
-        /// Bytes that the state was told of.
-        told: u64,
-        cancelled: bool,
+/// A request at an origin with a pace.
+struct Paced {
+    chunks: Vec<ChunkIndex>,
+    granted: usize,
+    at: usize,
+    ready: Duration,
+    answered: bool,
+    came: f64,
+    /// Bytes that the state was told of.
+    told: u64,
+    cancelled: bool,
+}
+
+/// An origin that gives each connection so many chunks a second, and all of them so many, each answer so much later.
+struct Origin {
+    each: f64,
+    all: f64,
+    delay: Duration,
+    now: Duration,
+    running: BTreeMap<(usize, FetchId), Paced>,
+}
+
+impl Origin {
+    fn new(each: f64, all: f64, delay: Duration) -> Self {
+        Self { each, all, delay, now: Duration::ZERO, running: BTreeMap::new() }
     }
-    let mut state = Scheduler::new(&plan, limits);
-    let mut running: BTreeMap<FetchId, Paced> = BTreeMap::new();
-    let (mut now, mut sum, mut steps) = (Duration::ZERO, 0, 0);
-    let step = Duration::from_millis(1);
-    loop {
+
+    /// Does what a load wants done, which began at `began`.
+    fn act(&mut self, load: usize, state: &mut Scheduler, began: Duration) {
         while let Some(action) = state.poll_action() {
             match action {
                 Action::Start { fetch, chunks, .. } => {
@@ -472,35 +467,43 @@ fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize
                         chunks,
                         granted: 0,
                         at: 0,
-                        ready: now + delay,
+                        ready: self.now + self.delay,
                         answered: false,
                         came: 0.0,
                         told: 0,
                         cancelled: false,
                     };
-                    running.insert(fetch, paced);
+                    self.running.insert((load, fetch), paced);
                 }
-                Action::Grant { fetch, count } => running.get_mut(&fetch).unwrap().granted += count,
-                Action::Cancel { fetch } => running.get_mut(&fetch).unwrap().cancelled = true,
+                Action::Grant { fetch, count } => {
+                    self.running.get_mut(&(load, fetch)).unwrap().granted += count;
+                }
+                Action::Cancel { fetch } => {
+                    self.running.get_mut(&(load, fetch)).unwrap().cancelled = true;
+                }
                 Action::Deliver { delivery } => {
-                    state.handle(now, Event::Taken { delivery });
-                    state.handle(now, Event::Released { delivery });
+                    state.handle(self.now - began, Event::Taken { delivery });
+                    state.handle(self.now - began, Event::Released { delivery });
                 }
                 Action::Fail(why) => panic!("{why:?}"),
                 _ => {}
             }
         }
-        if state.is_complete() {
-            return (now, sum / steps);
-        }
-        now += step;
-        (sum, steps) = (sum + running.len(), steps + 1);
+    }
+
+    /// A thousandth of a second passes.
+    fn step(&mut self, loads: &mut BTreeMap<usize, (Scheduler, Duration)>) {
+        let step = Duration::from_millis(1);
+        self.now += step;
+        let now = self.now;
         let open = |paced: &Paced| paced.ready <= now && paced.at < paced.granted;
-        let busy = running.values().filter(|paced| open(paced)).count();
-        let own = each.min(all / busy.max(1) as f64) * step.as_secs_f64();
-        for id in running.keys().copied().collect::<Vec<_>>() {
-            let paced = running.get_mut(&id).unwrap();
-            if paced.ready <= now && !std::mem::replace(&mut paced.answered, true) {
+        let busy = self.running.values().filter(|paced| open(paced)).count();
+        let own = self.each.min(self.all / busy.max(1) as f64) * step.as_secs_f64();
+        for key in self.running.keys().copied().collect::<Vec<_>>() {
+            let (paced, id) = (self.running.get_mut(&key).unwrap(), key.1);
+            let Some((state, began)) = loads.get_mut(&key.0) else { continue };
+            let now = now - *began;
+            if paced.ready <= self.now && !std::mem::replace(&mut paced.answered, true) {
                 state.handle(now, Event::Answered { fetch: id });
             }
             if open(paced) {
@@ -518,13 +521,103 @@ fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize
                 state.handle(now, Event::Verified { fetch: id, chunk });
             }
             if paced.cancelled || paced.at == paced.chunks.len() {
-                running.remove(&id);
+                self.running.remove(&key);
                 state.handle(now, Event::Ended { fetch: id, failure: None });
             }
         }
-        if state.deadline().is_some_and(|at| at <= now) {
-            state.handle(now, Event::Tick);
+        for (state, began) in loads.values_mut() {
+            if state.deadline().is_some_and(|at| at <= now - *began) {
+                state.handle(now - *began, Event::Tick);
+            }
         }
+    }
+}
+
+/// `packs` of so many chunks in deliveries of `delivery`, each chunk of [`LEN`] bytes.
+fn large(packs: usize, chunks: usize, delivery: u32) -> Plan {
+    let mut plan = plan(&vec![delivery; packs * chunks / delivery as usize], chunks, 1, false);
+    plan.fetches.iter_mut().for_each(|fetch| fetch.whole = true);
+    plan.chunks.iter_mut().for_each(|chunk| chunk.len = LEN);
+    plan.deliveries.iter_mut().for_each(|delivery| delivery.range.end *= u64::from(LEN) / 10);
+    plan
+}
+
+fn paced_limits(first: usize) -> Limits {
+    Limits {
+        budget: 64 * u64::from(LEN),
+        most_budget: 128 * u64::from(LEN),
+        connections: first,
+        most_connections: 128,
+        least_fetch: LEN.into(),
+        ..Limits::default()
+    }
+}
+
+/// A load of 1,024 chunks, 64 to a pack. How long it takes, and how many requests go on at a time, on average.
+fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize) {
+    let state = Scheduler::new(&large(16, 64, 16), paced_limits(first));
+    let mut origin = Origin::new(each, all, delay);
+    let mut loads = BTreeMap::from([(0, (state, Duration::ZERO))]);
+    let (mut sum, mut steps) = (0, 0);
+    loop {
+        let (state, began) = loads.get_mut(&0).unwrap();
+        origin.act(0, state, *began);
+        if state.is_complete() {
+            return (origin.now, sum / steps);
+        }
+        origin.step(&mut loads);
+        (sum, steps) = (sum + origin.running.len(), steps + 1);
+    }
+}
+
+/// 128 loads of eight chunks, of which `wanted` are wanted at a time, at one level. How long they take, and the most
+/// requests that went on.
+fn shared(wanted: usize, first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize) {
+    let level = SharedLevel::new(first, 128, u64::MAX, 1, || {});
+    let (plan, mut origin) = (large(1, 8, 1), Origin::new(each, all, delay));
+    let mut loads = BTreeMap::new();
+    let (mut next, mut most) = (0, 0);
+    loop {
+        while next < 128
+            && loads.len() < wanted
+            && let Some(place) = level.join(origin.now)
+        {
+            let state = Scheduler::sharing(&plan, paced_limits(first), place);
+            loads.insert(next, (state, origin.now));
+            next += 1;
+            let (state, began) = loads.get_mut(&(next - 1)).unwrap();
+            origin.act(next - 1, state, *began);
+        }
+        if loads.is_empty() && next == 128 {
+            return (origin.now, most);
+        }
+        most = most.max(origin.running.len());
+        origin.step(&mut loads);
+        loads.retain(|&load, (state, began)| {
+            origin.act(load, state, *began);
+            !state.is_complete()
+        });
+    }
+}
+
+/// Many short loads are as fast as one long one, and have no more connections than one may have.
+#[test]
+fn loads_that_share_a_level_take_what_one_would() {
+    for (wanted, each, all, delay, part) in [
+        (128, 20.0, 1500.0, 0, 0.85),
+        (16, 20.0, 1500.0, 0, 0.85),
+        (128, 20.0, 1500.0, 50, 0.6),
+        (128, 80.0, 1500.0, 0, 0.8),
+        (128, 5.0, 1500.0, 10, 1.0),
+        (16, 1500.0, 1500.0, 0, 0.9),
+        (128, 20.0, 100.0, 10, 0.9),
+    ] {
+        let first = if delay < 3 { 4 } else { FIRST + delay as usize / 4 };
+        let (took, most) = shared(wanted, first, each, all, Duration::from_millis(delay));
+        let counted = 1024.0 / (64.0 * each).min(all) + delay as f64 / 1e3;
+        let what = format!("{wanted}: {each} {all} {delay} ms: {took:?} of {counted:.3} s, {most}");
+        assert!(most <= 128 + 8, "{what}");
+        assert!(counted / took.as_secs_f64() >= part, "{what}");
     }
 }
 

@@ -83,19 +83,20 @@ impl Artifact {
         options: &OpenOptions,
     ) -> Result<Self, StoreError> {
         let trust = &options.trust;
-        let mut resolved = store.resolve_trusted(spec, trust, options.seen.as_ref()).await?;
+        let mut resolved = match store.resolve_trusted(spec, trust, options.seen.as_ref()).await {
+            Ok(resolved) => resolved,
+            Err(error) => return Err(store.or_no_store(error).await),
+        };
         let id = resolved.manifest;
         let named = resolved.name().map_or("", |name| name.as_str());
         let store = store.for_artifact(&format!("{named}@{id}"));
         let read = future::try_join(store.manifest(id), store.signatures(id, trust.key_ids()));
-        let ((manifest, manifest_bytes), signatures) =
-            read.await.map_err(|error| match (error.is_not_found(), spec) {
-                (true, ArtifactSpec::Id(_)) => {
-                    let (location, artifact) = (store.location().to_owned(), spec.to_string());
-                    StoreError::NoArtifact { location, artifact }
-                }
-                _ => error.named_by(spec),
-            })?;
+        let ((manifest, manifest_bytes), signatures) = match read.await {
+            Ok(read) => read,
+            Err(error) => {
+                return Err(store.or_no_store(store.no_manifest(spec, error)).await);
+            }
+        };
         let name = resolved.name();
         let verdict = store.check_signatures(trust, name, id, &manifest_bytes, signatures).await?;
         let mut warnings: Vec<_> = resolved.warning.take().into_iter().collect();
@@ -103,6 +104,14 @@ impl Artifact {
         if let Some(verdict) = verdict {
             warnings.extend(verdict.rejected.iter().map(ToString::to_string));
             keys = verdict.keys;
+        }
+        if let Some(first) = manifest.incomplete.first() {
+            let more = match manifest.incomplete.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more faults"),
+            };
+            let (fault, path) = (first.fault.replace('_', " "), &first.path);
+            warnings.push(format!("{spec} was packed as no whole model: {path} ({fault}){more}"));
         }
         tracing::debug!(artifact = %id, location = store.location(), "opened");
         Ok(Self { manifest, manifest_bytes, resolved, keys, warnings, store })

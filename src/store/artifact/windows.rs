@@ -1,5 +1,5 @@
-//! Loads of any size in bounded memory: what is selected, cut into windows whose chunks are few enough
-//! to be known at one time.
+//! Loads of any size in bounded memory: what is selected, cut into windows whose chunks and tensors are few
+//! enough to be known at one time.
 //!
 //! A small artifact is one window, for which nothing is read. Of a large one the pages are read twice:
 //! once to learn which tensors come when, and again window by window, which costs 0.02 % of its bytes.
@@ -7,11 +7,27 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{Artifact, Gathered, SelectedTensors, Selection};
+use crate::format::manifest::PageRef;
+use crate::format::record::ChunkRecord;
 use crate::schedule::shard::Shard;
 use crate::store::StoreError;
 
-/// The chunks of a window, at some 300 bytes each in memory, and up to 1,500 where each is a tensor.
-const MOST: u64 = 64 << 10;
+/// The weight of a window. It takes some 40 MB while it is loaded: 300 bytes for each chunk, and 1,200 more for each
+/// tensor.
+const MOST: u64 = 16 << 20;
+/// Bytes that the table has for a tensor beside its name and its chunks, about.
+const ENTRY: u64 = 100;
+
+/// What is to be known of so many chunks, and of tensors that the table lists in so many bytes beside them.
+fn weight(chunks: u64, listed: u64) -> u64 {
+    let records = chunks.saturating_mul(ChunkRecord::LEN as u64);
+    records.saturating_add(listed.saturating_mul(3))
+}
+
+fn page_weight(page: &PageRef) -> u64 {
+    let records = page.chunks.saturating_mul(ChunkRecord::LEN as u64);
+    weight(page.chunks, page.length.saturating_sub(records))
+}
 
 /// A part of what is selected.
 #[derive(Debug)]
@@ -36,11 +52,11 @@ struct Planned {
     rank: usize,
     ordinal: u32,
     page: usize,
-    chunks: u64,
+    weight: u64,
 }
 
 impl Artifact {
-    /// Cuts what is selected into windows of at most 65,536 chunks, or one tensor.
+    /// Cuts what is selected into windows of at most 131,072 chunks, fewer where there are many tensors.
     ///
     /// # Errors
     /// If a pattern selects nothing, or the table or the layout cannot be read.
@@ -52,7 +68,7 @@ impl Artifact {
         self.windows_of(selection, shard, MOST).await
     }
 
-    /// The same with windows of at most `most` chunks, or one tensor.
+    /// The same with windows of at most this weight, 128 for each chunk, or one tensor.
     ///
     /// # Errors
     /// As for [`windows`](Self::windows).
@@ -64,8 +80,8 @@ impl Artifact {
     ) -> Result<Windows, StoreError> {
         let indexes = self.pages_of(selection);
         let pages = &self.manifest.table().pages;
-        let records: u64 = indexes.iter().filter_map(|&i| pages.get(i)).map(|p| p.chunks).sum();
-        if records <= most {
+        let weights = indexes.iter().filter_map(|&i| pages.get(i)).map(page_weight);
+        if weights.fold(0, u64::saturating_add) <= most {
             let window = Window { pages: indexes, tensors: None };
             return Ok(Windows { windows: vec![window], bytes: None });
         }
@@ -79,8 +95,10 @@ impl Artifact {
                 matched.extend(gathered.matched);
                 for (rank, request) in gathered.ranked {
                     bytes += request.cut.len();
-                    let (ordinal, chunks) = (request.entry.ordinal, request.records.len() as u64);
-                    planned.push(Planned { rank, ordinal, page: *index, chunks });
+                    let listed = request.entry.name.len() as u64 + ENTRY;
+                    let weight = weight(request.records.len() as u64, listed);
+                    let ordinal = request.entry.ordinal;
+                    planned.push(Planned { rank, ordinal, page: *index, weight });
                 }
             }
         }
@@ -89,11 +107,11 @@ impl Artifact {
         let mut windows: Vec<Window> = Vec::new();
         let mut full = most;
         for tensor in planned {
-            if full + tensor.chunks > most || windows.is_empty() {
+            if full + tensor.weight > most || windows.is_empty() {
                 windows.push(Window { pages: BTreeSet::new(), tensors: Some(HashSet::new()) });
                 full = 0;
             }
-            full += tensor.chunks;
+            full += tensor.weight;
             if let Some(window) = windows.last_mut() {
                 window.pages.insert(tensor.page);
                 window.tensors.get_or_insert_default().insert(tensor.ordinal);
@@ -120,18 +138,18 @@ impl Artifact {
         Ok(SelectedTensors { tensors: gathered.in_order(), ..SelectedTensors::default() })
     }
 
-    /// Pages that are read at a time: of at most `most` records together, or one.
+    /// Pages that are read at a time: of at most this weight together, or one.
     fn batches(&self, indexes: &BTreeSet<usize>, most: u64) -> Vec<BTreeSet<usize>> {
         let pages = &self.manifest.table().pages;
         let mut batches: Vec<BTreeSet<usize>> = Vec::new();
         let mut full = most;
         for &index in indexes {
-            let records = pages.get(index).map_or(0, |page| page.chunks);
-            if full + records > most || batches.is_empty() {
+            let own = pages.get(index).map_or(0, page_weight);
+            if own.saturating_add(full) > most || batches.is_empty() {
                 batches.push(BTreeSet::new());
                 full = 0;
             }
-            full += records;
+            full = own.saturating_add(full);
             if let Some(batch) = batches.last_mut() {
                 batch.insert(index);
             }

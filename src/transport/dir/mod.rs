@@ -123,7 +123,11 @@ impl Dir {
         if range.is_empty() {
             return Err(Failure::new(TransportErrorKind::Invalid, "the range is empty"));
         }
-        let file = File::open(self.file_of(path)?)?;
+        let file = match File::open(self.file_of(path)?) {
+            Ok(file) => file,
+            Err(e) if is_missing(&e) => return Err(io::Error::from(io::ErrorKind::NotFound).into()),
+            Err(e) => return Err(e.into()),
+        };
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Err(Failure::new(TransportErrorKind::NotFound, "not a regular file"));

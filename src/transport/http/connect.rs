@@ -18,6 +18,7 @@ use url::Url;
 
 use super::addresses::Addresses;
 use super::options::HttpOptions;
+use super::proxy::{Proxy, Refusal};
 use super::site::Site;
 use crate::transport::{TransportError, TransportErrorKind};
 
@@ -55,6 +56,8 @@ pub(super) enum ExchangeError {
     Setup(Box<dyn Error + Send + Sync>),
     /// No connection.
     Connect(io::Error),
+    /// A proxy refuses.
+    Proxy(Refusal),
     /// The connection broke, or the answer is malformed.
     Http(hyper::Error),
 }
@@ -87,7 +90,11 @@ impl Connector {
         authority: &Arc<str>,
     ) -> Result<(Stream, bool), ExchangeError> {
         if url.scheme() != "https" {
-            return Ok((Stream::Plain(self.tcp(authority).await?), false));
+            let tcp = match self.proxy(url) {
+                Some(proxy) => self.tcp(proxy.authority().map_err(ExchangeError::Proxy)?).await?,
+                None => self.tcp(authority).await?,
+            };
+            return Ok((Stream::Plain(tcp), false));
         }
         let known = || self.http2.lock().unwrap_or_else(PoisonError::into_inner);
         let mut http2 = known().contains(authority);
@@ -100,6 +107,11 @@ impl Connector {
                 connected => return Ok((Stream::Secure(Box::new(connected?)), http2)),
             }
         }
+    }
+
+    /// The proxy that a request goes through.
+    pub(super) fn proxy(&self, url: &Url) -> Option<Proxy> {
+        self.options.proxies.as_ref()?.of(url)
     }
 
     pub(super) fn addresses(&self) -> &Addresses {
@@ -123,7 +135,16 @@ impl Connector {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ExchangeError::Connect(io::Error::other(error)))?;
-        let tcp = self.tcp(authority).await?;
+        let tcp = match self.proxy(url) {
+            None => self.tcp(authority).await?,
+            Some(proxy) => {
+                let tcp = self.tcp(proxy.authority().map_err(ExchangeError::Proxy)?).await?;
+                let tunnel = proxy.tunnel(tcp, authority);
+                let opened = tokio::time::timeout(self.options.connect_timeout, tunnel).await;
+                let late = |_| Err(proxy.refusal("it opens no tunnel".to_owned(), true));
+                opened.unwrap_or_else(late).map_err(ExchangeError::Proxy)?
+            }
+        };
         self.timely(TlsConnector::from(config.clone()).connect(name, tcp)).await
     }
 
@@ -141,8 +162,7 @@ impl Connector {
         if let Some(tls) = self.tls.get() {
             return Ok(tls);
         }
-        let made = self.options.roots_pem.as_deref();
-        let config = config(made).map_err(ExchangeError::Setup)?;
+        let config = config(&self.options).map_err(ExchangeError::Setup)?;
         let speaking = |protocol: &[u8]| {
             let mut config = config.clone();
             config.alpn_protocols = vec![protocol.to_vec()];
@@ -152,22 +172,21 @@ impl Connector {
     }
 }
 
-/// The roots are those given, or else the system's.
-fn config(roots_pem: Option<&[u8]>) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
+/// The roots are those given, or else the system's and more that were given.
+fn config(options: &HttpOptions) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
     let mut roots = RootCertStore::empty();
-    match roots_pem {
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate?)?;
-            }
+    if options.roots_pem.is_none() {
+        // SSL_CERT_FILE and SSL_CERT_DIR count.
+        let native = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(native.certs);
+    }
+    for pem in options.roots_pem.iter().chain(&options.more_roots_pem) {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            roots.add(certificate?)?;
         }
-        None => {
-            let native = rustls_native_certs::load_native_certs();
-            let (added, _) = roots.add_parsable_certificates(native.certs);
-            if added == 0 {
-                return Err("the system has no certificates to trust".into());
-            }
-        }
+    }
+    if roots.is_empty() {
+        return Err("the system has no certificates to trust".into());
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
@@ -235,6 +254,13 @@ pub(super) fn exchange_error(site: &Site, error: ExchangeError) -> TransportErro
                 _ => (TransportErrorKind::Transient, "cannot connect"),
             };
             return site.error(kind, message).caused_by(error);
+        }
+        ExchangeError::Proxy(Refusal { proxy, why, may_pass }) => {
+            let kind = match may_pass {
+                true => TransportErrorKind::Transient,
+                false => TransportErrorKind::Denied,
+            };
+            return site.error(kind, format!("the proxy {proxy} refuses: {why}"));
         }
         ExchangeError::Http(error) => error,
     };

@@ -19,7 +19,9 @@ use futures_util::FutureExt;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING,
+};
 use hyper::http::{request, response};
 use hyper::{Method, Request, Response, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -206,9 +208,21 @@ impl Connections {
         builder.max_buf_size(MAX_HEAD);
         let (mut sender, mut connection) = builder.handshake(TokioIo::new(stream)).await?;
         let mut request = Request::from_parts(head.clone(), Empty::<Bytes>::new());
-        // In the form that HTTP/1.1 sends to a server: path and host apart.
-        if let Ok(path) = url[url::Position::BeforePath..].parse::<Uri>() {
-            *request.uri_mut() = path;
+        let proxy = self.connector.proxy(url).filter(|_| url.scheme() == "http");
+        match &proxy {
+            // The whole address, which the request has.
+            Some(proxy) => {
+                if let Some(authorization) = &proxy.authorization {
+                    let (name, value) = (PROXY_AUTHORIZATION, authorization.clone());
+                    request.headers_mut().insert(name, value);
+                }
+            }
+            // In the form that HTTP/1.1 sends to a server: path and host apart.
+            None => {
+                if let Ok(path) = url[url::Position::BeforePath..].parse::<Uri>() {
+                    *request.uri_mut() = path;
+                }
+            }
         }
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         if let Ok(host) = HeaderValue::from_str(host) {

@@ -9,6 +9,7 @@ mod body;
 mod connect;
 mod connections;
 mod options;
+mod proxy;
 mod site;
 
 use std::sync::Arc;
@@ -17,7 +18,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue, LOCATION, RANGE};
+use hyper::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName,
+    HeaderValue, LOCATION, RANGE, TRANSFER_ENCODING,
+};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use url::Url;
 
@@ -29,8 +33,12 @@ use answer::Answer;
 use body::HttpBody;
 use connections::{Connections, Payload};
 pub use options::HttpOptions;
+pub use proxy::Proxies;
 use site::Site;
 
+/// Headers that say what a request is.
+const OWN_HEADERS: [HeaderName; 6] =
+    [ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING];
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
 /// The longest body of an error or a redirect that is read so that its connection can serve again.
@@ -42,6 +50,11 @@ const DRAIN_TIME: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     base: Url,
+    /// The query of the store's address: it opens the store, so that nobody is shown it.
+    query: Option<Arc<str>>,
+    /// The address for messages.
+    location: Arc<str>,
+    headers: HeaderMap,
     connections: Arc<Connections>,
     /// Which artifact the requests are for, if that is known.
     artifact: Option<HeaderValue>,
@@ -58,17 +71,20 @@ impl HttpBackend {
     /// # Errors
     /// If `base` is no address of a folder.
     pub fn new(base: &str, options: HttpOptions) -> Result<Self, TransportError> {
+        let shown = base.split_once('?').map_or(base.to_owned(), |(before, _)| hidden(before));
         let invalid =
-            |why: &str| TransportError::new(TransportErrorKind::Invalid, base, "store", why);
+            |why: &str| TransportError::new(TransportErrorKind::Invalid, &*shown, "store", why);
         let mut url = Url::parse(base).map_err(|e| invalid("not a URL").caused_by(e))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(invalid("not an http:// or https:// address"));
         }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("a store's address has no query and no fragment"));
+        if url.fragment().is_some() {
+            return Err(invalid("a store's address has no fragment"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("a store's address holds no user name and no password"));
+            let host = url.host_str().unwrap_or_default();
+            let what = "a store's address holds no user name and no password";
+            return Err(TransportError::new(TransportErrorKind::Invalid, host, "store", what));
         }
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
@@ -82,12 +98,26 @@ impl HttpBackend {
             }
             None => None,
         };
+        for name in options.headers.keys() {
+            if OWN_HEADERS.contains(name) {
+                let why = format!("the header {name} is TenPak's own and cannot be set");
+                return Err(invalid(&why));
+            }
+        }
+        let query = url.query().filter(|query| !query.is_empty()).map(Arc::from);
+        url.set_query(None);
+        let location = match query {
+            Some(_) => hidden(url.as_str()).into(),
+            None => url.as_str().into(),
+        };
+        let headers = options.headers.clone();
         let connections = Arc::new(Connections::new(options));
-        Ok(Self { base: url, connections, artifact: None, authorization })
+        let artifact = None;
+        Ok(Self { base: url, query, location, headers, connections, artifact, authorization })
     }
 
     fn site(&self, path: &ObjectPath) -> Site {
-        Site { location: self.base.as_str().into(), object: path.as_str().into() }
+        Site { location: self.location.clone(), object: path.as_str().into() }
     }
 
     fn url_of(&self, path: &ObjectPath) -> Url {
@@ -95,6 +125,7 @@ impl HttpBackend {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path.as_str().split('/'));
         }
+        url.set_query(self.query.as_deref());
         url
     }
 
@@ -114,12 +145,26 @@ impl HttpBackend {
                 _ => return Ok(response),
             };
             drain(response.into_body()).await;
-            url = next;
+            url = self.follow(next);
         }
         Err(site.error(
             TransportErrorKind::Protocol,
-            format!("the server redirected more than {MAX_REDIRECTS} times, last to {url}"),
+            format!(
+                "the server redirected more than {MAX_REDIRECTS} times, last to {}",
+                shown(&url)
+            ),
         ))
+    }
+
+    /// Where a redirect leads, with the query that opens the store if that is this server, and without it elsewhere.
+    fn follow(&self, mut next: Url) -> Url {
+        let own = next.origin() == self.base.origin();
+        if own && next.query().is_none() {
+            next.set_query(self.query.as_deref());
+        } else if !own && next.query() == self.query.as_deref() {
+            next.set_query(None);
+        }
+        next
     }
 
     async fn send_once(
@@ -130,18 +175,13 @@ impl HttpBackend {
         site: &Site,
     ) -> Result<Response<Payload>, TransportError> {
         let uri = Uri::try_from(url.as_str()).map_err(|e| {
-            site.error(TransportErrorKind::Invalid, format!("{url} cannot be requested"))
-                .caused_by(e)
+            let what = format!("{} cannot be requested", shown(url));
+            site.error(TransportErrorKind::Invalid, what).caused_by(e)
         })?;
         let mut request =
             Request::builder().method(method).uri(uri).header(ACCEPT_ENCODING, "identity");
         if let Some(artifact) = &self.artifact {
             request = request.header(ARTIFACT_HEADER, artifact);
-        }
-        if let Some(token) =
-            self.authorization.as_ref().filter(|_| url.origin() == self.base.origin())
-        {
-            request = request.header(AUTHORIZATION, token);
         }
         request = match range {
             ReadRange::Full => request,
@@ -154,9 +194,29 @@ impl HttpBackend {
         let request = request.body(()).map_err(|e| {
             site.error(TransportErrorKind::Invalid, "the request is malformed").caused_by(e)
         })?;
-        let (head, ()) = request.into_parts();
+        let (mut head, ()) = request.into_parts();
+        if url.origin() == self.base.origin() {
+            head.headers
+                .extend(self.authorization.iter().map(|token| (AUTHORIZATION, token.clone())));
+            for (name, value) in &self.headers {
+                head.headers.insert(name, value.clone());
+            }
+        }
         let answer = self.connections.request(url, &head).await;
         answer.map_err(|error| connect::exchange_error(site, error))
+    }
+}
+
+/// An address whose query is not shown: signatures stand there.
+fn hidden(before: &str) -> String {
+    format!("{before}?...")
+}
+
+/// An address as messages may show it.
+fn shown(url: &Url) -> String {
+    match url.query() {
+        Some(_) => hidden(&url[..url::Position::AfterPath]),
+        None => url[..url::Position::AfterPath].to_owned(),
     }
 }
 
@@ -170,7 +230,7 @@ fn next_url(url: &Url, response: &Response<Payload>, site: &Site) -> Result<Url,
     let Some(next) = next else {
         return Err(site.error(
             TransportErrorKind::Protocol,
-            format!("{url} redirects without a usable Location"),
+            format!("{} redirects without a usable Location", shown(url)),
         ));
     };
     let fits = match next.scheme() {
@@ -181,7 +241,12 @@ fn next_url(url: &Url, response: &Response<Payload>, site: &Site) -> Result<Url,
     if !fits {
         return Err(site.error(
             TransportErrorKind::Invalid,
-            format!("refused the redirect from {url} to {next}: it leaves {}", url.scheme()),
+            format!(
+                "refused the redirect from {} to {}: it leaves {}",
+                shown(url),
+                shown(&next),
+                url.scheme()
+            ),
         ));
     }
     Ok(next)
@@ -206,7 +271,7 @@ async fn drain(body: Payload) {
 #[async_trait]
 impl Transport for HttpBackend {
     fn location(&self) -> &str {
-        self.base.as_str()
+        &self.location
     }
 
     fn for_artifact(&self, artifact: &str) -> Option<Arc<dyn Transport>> {
@@ -276,7 +341,7 @@ impl Transport for HttpBackend {
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, TransportError> {
         Err(TransportError::new(
             TransportErrorKind::Unlistable,
-            self.base.as_str(),
+            &*self.location,
             prefix,
             "a web server cannot be listed; give the bucket or directory behind it",
         ))

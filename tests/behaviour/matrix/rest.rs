@@ -228,6 +228,8 @@ impl Case {
             let short_id = world.id[..16].to_owned();
             let artifact = || vec![object.clone(), short_id.clone(), "org/model".to_owned()];
             match (place, damage, reader) {
+                // The one that reads it first.
+                (Place::Descriptor, Damage::Delete, Reader::Verify) => Expect::Missing,
                 (Place::RefsIndex | Place::IndexNode | Place::Descriptor, _, _) => Expect::Either,
                 (Place::Ref, Damage::Delete, _) => Expect::Missing,
                 // Not every page, and not every place, is needed for the tensors.

@@ -3,14 +3,16 @@
 pub(crate) mod schema;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HOST, HeaderName, HeaderValue, LINK};
 use hyper::{Method, Request, StatusCode};
+use serde_json::{Value, json};
 
-use crate::edge::api::hub::schema::{Ask, Refusal, What};
+use crate::edge::api::hub::schema::{Ask, Listing, Refusal, What, Wide};
 use crate::edge::cache::revision::{Revision, commit};
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{
@@ -18,12 +20,14 @@ use crate::edge::http::answer::{
 };
 use crate::edge::http::object;
 use crate::edge::state::Edge;
+use crate::format::name::Tag;
 use crate::store::{ArtifactGraph, StoreError};
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 /// The longest form of paths.
 const MAX_FORM: usize = 1 << 20;
@@ -35,8 +39,8 @@ pub(crate) async fn answer(
     who: &Who,
     request: Request<Incoming>,
 ) -> Answer {
-    let whole = match find(edge, &ask, who).await {
-        Ok(whole) => whole,
+    let (whole, published) = match find(edge, &ask, who).await {
+        Ok(found) => found,
         Err(answer) => return *answer,
     };
     let (parts, body) = request.into_parts();
@@ -56,6 +60,8 @@ pub(crate) async fn answer(
         What::Info => Some(schema::info(&ask.repo, &whole, flag("blobs"))),
         What::Tree(below) => schema::tree(&whole, below, flag("recursive")),
         What::Refs => Some(schema::refs(whole.id)),
+        What::Commits => Some(schema::commits(whole.id, published)),
+        What::AuthCheck => Some(json!({})),
         What::PathsInfo => {
             let Ok(form) = Limited::new(body, MAX_FORM).collect().await else {
                 return plain(StatusCode::PAYLOAD_TOO_LARGE);
@@ -75,8 +81,70 @@ pub(crate) async fn answer(
     }
 }
 
+/// An artifact, and when it was published under the name and tag that were asked for.
+type Found = (Arc<ArtifactGraph>, Option<SystemTime>);
+
+/// Answers what is asked of no one repository.
+pub(crate) async fn answer_wide(
+    edge: &Arc<Edge>,
+    wide: Wide,
+    who: &Who,
+    request: &Request<Incoming>,
+) -> Answer {
+    match wide {
+        Wide::Models => match models(edge, who, request).await {
+            Ok(answer) => answer,
+            Err(error) => store_refusal(&error),
+        },
+        Wide::WhoAmI if who.is_anybody() => {
+            said(StatusCode::UNAUTHORIZED, "no token was sent, so that nobody is known")
+        }
+        Wide::WhoAmI => told(StatusCode::OK, &schema::who(who.name())),
+        Wide::Write => said(
+            StatusCode::FORBIDDEN,
+            "this is a TenPak edge, which serves a store to read: artifacts are written into the store with `tenpak pack`",
+        ),
+    }
+}
+
+/// The repositories that the client may read, page by page.
+async fn models(
+    edge: &Arc<Edge>,
+    who: &Who,
+    request: &Request<Incoming>,
+) -> Result<Answer, Arc<StoreError>> {
+    let query = request.uri().query().unwrap_or_default();
+    let listing = Listing::parse(query);
+    let prefix = listing.author.as_ref().map_or(String::new(), |author| format!("{author}/"));
+    let names = edge.catalog.names(&prefix).await?;
+    let main = Tag::default();
+    let own = names.iter().filter(|(name, tag)| *tag == main && who.may_read(name));
+    let (page, more) = listing.page(own.map(|(name, _)| name));
+    let value = page.iter().map(|name| schema::model(name)).collect();
+    let mut answer = told(StatusCode::OK, &Value::Array(value));
+    if let Some(last) = page.last().filter(|_| more) {
+        // Clients want the whole address; a proxy before the edge may speak TLS for it.
+        let headers = request.headers();
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let host = text(HOST).or(request.uri().authority().map(|host| host.as_str()));
+        let secure = edge.tls.is_some() || text(FORWARDED_PROTO) == Some("https");
+        let scheme = if secure { "https" } else { "http" };
+        let next = Listing::after(query, last.as_str());
+        let host = host.unwrap_or_default();
+        set(&mut answer, LINK, format!("<{scheme}://{host}/api/models?{next}>; rel=\"next\""));
+    }
+    Ok(answer)
+}
+
+/// A refusal in words, which clients show.
+fn said(status: StatusCode, message: &'static str) -> Answer {
+    let mut answer = told(status, &json!({"error": message}));
+    answer.headers_mut().insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    answer
+}
+
 /// The artifact that is asked about.
-async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<ArtifactGraph>, Box<Answer>> {
+async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Found, Box<Answer>> {
     let unknown = || Box::new(refuse(Refusal::Repo, "no such artifact here", None));
     let failed = |error: &StoreError, refusal: Refusal| match error {
         StoreError::NoArtifact { .. } | StoreError::Ambiguous { .. } => {
@@ -114,16 +182,19 @@ async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Arc<ArtifactGrap
     if !who.may_read_all() && !edge.catalog.belongs(&name, id).await {
         return Err(Box::new(refuse(Refusal::Revision, "no such commit of this repository", None)));
     }
+    // What was resolved just now is not asked for again.
+    let published = match &revision {
+        Revision::Tag(tag) => edge.catalog.published(&name, tag).await,
+        Revision::Commit(_) => None,
+    };
     let found = edge.catalog.artifact(id, Some(&name)).await;
-    found.map_err(|error| failed(&error, Refusal::Revision))
+    found.map(|whole| (whole, published)).map_err(|error| failed(&error, Refusal::Revision))
 }
 
 /// A refusal as the Hub words it: clients read the code, and keep what is missing of a commit.
 fn refuse(refusal: Refusal, message: &'static str, commit: Option<&str>) -> Answer {
-    let mut answer = told(StatusCode::NOT_FOUND, &serde_json::json!({"error": message}));
-    let headers = answer.headers_mut();
-    headers.insert(ERROR_CODE, refusal.code());
-    headers.insert(ERROR_MESSAGE, HeaderValue::from_static(message));
+    let mut answer = said(StatusCode::NOT_FOUND, message);
+    answer.headers_mut().insert(ERROR_CODE, refusal.code());
     if let Some(commit) = commit {
         set(&mut answer, COMMIT, commit);
     }

@@ -5,6 +5,8 @@
 //! digits of the manifest's identifier. Files of which the packer computed a git-blob SHA-1 are
 //! ordinary ones, the others LFS files.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use hyper::header::HeaderValue;
 use serde_json::{Value, json};
 use sha1::Digest as _;
@@ -15,6 +17,7 @@ use crate::edge::http::request::decode;
 use crate::format::id::{ManifestId, to_hex};
 use crate::format::name::ArtifactName;
 use crate::format::page::FileEntry;
+use crate::format::time;
 use crate::store::ArtifactGraph;
 
 /// What a request asks of the Hub.
@@ -39,8 +42,144 @@ pub(crate) enum What {
     PathsInfo,
     /// Its branches.
     Refs,
+    /// Its commits up to the revision.
+    Commits,
+    /// Whether the client may read it.
+    AuthCheck,
     /// A file.
     Resolve(String),
+}
+
+/// What a request asks of the Hub that is of no one repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wide {
+    /// The repositories.
+    Models,
+    /// Whose token the client shows.
+    WhoAmI,
+    /// To change something, which nobody may here.
+    Write,
+}
+
+impl Wide {
+    /// Reads the path of a request; `writes` says that its method is none of reading.
+    pub(crate) fn parse(path: &str, writes: bool) -> Option<Self> {
+        match path {
+            "/api/models" => Some(Self::Models),
+            "/api/whoami-v2" => Some(Self::WhoAmI),
+            _ if !writes || path.contains("/paths-info/") => None,
+            _ if path.starts_with("/api/") || path.contains(".git/info/lfs/") => Some(Self::Write),
+            _ => None,
+        }
+    }
+}
+
+/// What a listing of repositories asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Listing {
+    pub(crate) author: Option<String>,
+    /// A text that stands in each name, in lower case.
+    search: String,
+    pub(crate) limit: usize,
+    /// The last name of the page before.
+    cursor: String,
+    /// Whether it asks for what no artifact here says of itself: a task, a library, an app.
+    filtered: bool,
+}
+
+/// The longest page of a listing.
+const PAGE: usize = 1000;
+
+impl Listing {
+    pub(crate) fn parse(query: &str) -> Self {
+        let mut listing = Self { limit: PAGE, ..Self::default() };
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "author" if !value.is_empty() => listing.author = Some(value.into_owned()),
+                "search" => listing.search = value.to_lowercase(),
+                "limit" => listing.limit = value.parse().unwrap_or(PAGE).min(PAGE),
+                "cursor" => listing.cursor = value.into_owned(),
+                "filter" if value == "tenpak" => {}
+                "filter" | "pipeline_tag" | "apps" | "inference" | "inference_provider"
+                | "num_parameters" => listing.filtered = true,
+                "gated" => listing.filtered |= matches!(&*value, "true" | "True" | "1"),
+                _ => {}
+            }
+        }
+        listing
+    }
+
+    /// A page of the names, which are in order and have these tags, and whether there are more.
+    pub(crate) fn page<'a>(
+        &self,
+        names: impl Iterator<Item = &'a ArtifactName>,
+    ) -> (Vec<&'a ArtifactName>, bool) {
+        let own = |name: &&ArtifactName| {
+            let text = name.as_str();
+            let author = text.split_once('/').map(|(author, _)| author);
+            text > self.cursor.as_str()
+                && (self.author.is_none() || self.author.as_deref() == author)
+                && text.to_lowercase().contains(&self.search)
+        };
+        if self.filtered {
+            return (Vec::new(), false);
+        }
+        let mut own = names.filter(own);
+        let page: Vec<_> = own.by_ref().take(self.limit).collect();
+        let more = !page.is_empty() && own.next().is_some();
+        (page, more)
+    }
+
+    /// The query of the page after the one that ends with this name.
+    pub(crate) fn after(query: &str, last: &str) -> String {
+        let own =
+            url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "cursor");
+        let mut next = url::form_urlencoded::Serializer::new(String::new());
+        next.extend_pairs(own).append_pair("cursor", last);
+        next.finish()
+    }
+}
+
+/// An entry of a listing.
+pub(crate) fn model(name: &ArtifactName) -> Value {
+    json!({
+        "id": name,
+        "modelId": name,
+        "private": false,
+        "gated": false,
+        "disabled": false,
+        "downloads": 0,
+        "likes": 0,
+        "tags": ["tenpak"],
+    })
+}
+
+/// The answer to [`Wide::WhoAmI`].
+pub(crate) fn who(name: &str) -> Value {
+    let token = json!({"displayName": name, "role": "read"});
+    json!({
+        "type": "user",
+        "id": name,
+        "name": name,
+        "fullname": name,
+        "isPro": false,
+        "canPay": false,
+        "orgs": [],
+        "auth": {"type": "access_token", "accessToken": token},
+    })
+}
+
+/// The answer to [`What::Commits`]: a store keeps no history, so that a revision has one commit.
+pub(crate) fn commits(id: ManifestId, published: Option<SystemTime>) -> Value {
+    let seconds = published.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let date = time::date(seconds.map_or(0, |since| since.as_secs()));
+    json!([{
+        "id": commit(id),
+        "title": format!("manifest {id}"),
+        "message": "",
+        "authors": [],
+        "date": format!("{}.000Z", date.trim_end_matches('Z')),
+    }])
 }
 
 /// What of a request is not there.
@@ -75,8 +214,12 @@ impl Ask {
                     (repo, Some(revision), What::PathsInfo)
                 } else if let Some((repo, revision)) = rest.split_once("/revision/") {
                     (repo, Some(revision), What::Info)
+                } else if let Some((repo, revision)) = rest.split_once("/commits/") {
+                    (repo, Some(revision), What::Commits)
                 } else if let Some(repo) = rest.strip_suffix("/refs") {
                     (repo, None, What::Refs)
+                } else if let Some(repo) = rest.strip_suffix("/auth-check") {
+                    (repo, None, What::AuthCheck)
                 } else {
                     (rest, None, What::Info)
                 }
@@ -279,6 +422,8 @@ mod tests {
             ),
             ("/api/models/org/m/paths-info/v1", Some((m.clone(), r("v1"), What::PathsInfo))),
             ("/api/models/org/m/refs", Some((m.clone(), None, What::Refs))),
+            ("/api/models/org/m/auth-check", Some((m.clone(), None, What::AuthCheck))),
+            ("/api/models/org/m/commits/main", Some((m.clone(), r("main"), What::Commits))),
             (
                 "/org/m/resolve/main/a/b.json",
                 Some((m.clone(), r("main"), What::Resolve("a/b.json".into()))),
@@ -293,6 +438,51 @@ mod tests {
             ("/refs/org/resolve/@latest", None),
         ] {
             assert_eq!(parse(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn listings_are_pages_in_order() {
+        let names: Vec<ArtifactName> =
+            ["a", "b/Chat-1", "b/base", "b/chat-2", "c/chat"].map(|n| n.parse().unwrap()).into();
+        let page = |query: &str| {
+            let (page, more) = Listing::parse(query).page(names.iter());
+            (page.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" "), more)
+        };
+        for (query, expected, more) in [
+            ("", "a b/Chat-1 b/base b/chat-2 c/chat", false),
+            ("limit=2", "a b/Chat-1", true),
+            ("limit=2&cursor=b%2FChat-1", "b/base b/chat-2", true),
+            ("limit=5", "a b/Chat-1 b/base b/chat-2 c/chat", false),
+            ("limit=0", "", false),
+            ("limit=x&search=CHAT", "b/Chat-1 b/chat-2 c/chat", false),
+            ("author=b", "b/Chat-1 b/base b/chat-2", false),
+            ("author=b&search=chat&limit=1&sort=downloads", "b/Chat-1", true),
+            ("author=nobody", "", false),
+            ("filter=text-generation", "", false),
+            ("filter=tenpak&limit=1&cursor=c", "c/chat", false),
+        ] {
+            assert_eq!(page(query), (expected.to_owned(), more), "{query}");
+        }
+        assert_eq!(
+            Listing::after("limit=2&cursor=a&search=x+y", "b/c"),
+            "limit=2&search=x+y&cursor=b%2Fc"
+        );
+    }
+
+    #[test]
+    fn what_is_of_no_one_repository_is_told_apart() {
+        for (path, writes, expected) in [
+            ("/api/models", false, Some(Wide::Models)),
+            ("/api/whoami-v2", false, Some(Wide::WhoAmI)),
+            ("/api/repos/create", true, Some(Wide::Write)),
+            ("/api/models/org/m/commit/main", true, Some(Wide::Write)),
+            ("/org/m.git/info/lfs/objects/batch", true, Some(Wide::Write)),
+            ("/api/models/org/m/paths-info/main", true, None),
+            ("/api/models/org/m", false, None),
+            ("/packs/00", true, None),
+        ] {
+            assert_eq!(Wide::parse(path, writes), expected, "{path}");
         }
     }
 

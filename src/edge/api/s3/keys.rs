@@ -4,6 +4,8 @@
 //! bucket `_`. The key `model/PATH` is a file of tag `latest`, `model:TAG/PATH` of that tag, and
 //! `model@COMMIT/PATH` of the manifest whose identifier begins with those 40 digits.
 
+use std::time::SystemTime;
+
 use crate::edge::cache::revision::{COMMIT, Revision};
 use crate::edge::http::request::decode;
 use crate::format::name::ArtifactName;
@@ -96,6 +98,8 @@ pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) size: u64,
     pub(crate) etag: String,
+    /// When its artifact was published.
+    pub(crate) modified: SystemTime,
 }
 
 /// What `ListObjectsV2` asks for.
@@ -225,6 +229,8 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]
@@ -268,7 +274,12 @@ mod tests {
         loop {
             let mut page = Page::new(Query::parse(&format!("{query}{token}")).unwrap());
             for key in keys {
-                let entry = Entry { key: (*key).to_owned(), size: 1, etag: "e".into() };
+                let entry = Entry {
+                    key: (*key).to_owned(),
+                    size: 1,
+                    etag: "e".into(),
+                    modified: UNIX_EPOCH,
+                };
                 if !page.push(entry) {
                     break;
                 }

@@ -6,7 +6,7 @@ pub(crate) mod xml;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ use crate::edge::cache::catalog::Name;
 use crate::edge::cache::revision::Revision;
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{Answer, IMMUTABLE, NO_CACHE, empty, full, set, store_status};
-use crate::edge::http::object;
+use crate::edge::http::object::{self, Facts};
 use crate::edge::state::Edge;
 use crate::format::name::{ArtifactName, Tag};
 use crate::store::{ArtifactGraph, StoreError};
@@ -136,8 +136,8 @@ async fn list(
     let mut page = Page::new(query.clone());
     if let Some(key) = named {
         let root = query.prefix.split('/').next().unwrap_or_default();
-        let whole = open(edge, who, &key).await?;
-        push(&mut page, root, &whole);
+        let (whole, published) = open(edge, who, &key).await?;
+        push(&mut page, root, &whole, published.unwrap_or(UNIX_EPOCH));
         return Ok(page);
     }
     let mut models: Vec<(String, &ArtifactName)> = names
@@ -152,31 +152,38 @@ async fn list(
             Below::Nothing => {}
             Below::Full => break,
             Below::Common => {
-                let more = Entry { key: root, size: 0, etag: String::new() };
+                let (etag, modified) = (String::new(), UNIX_EPOCH);
+                let more = Entry { key: root, size: 0, etag, modified };
                 if !page.push(more) {
                     break;
                 }
             }
             Below::Each => {
-                let whole = edge.catalog.open(name, &Revision::default()).await?;
-                push(&mut page, root.trim_end_matches('/'), &whole);
+                let (whole, published) = edge.catalog.open(name, &Revision::default()).await?;
+                let modified = published.unwrap_or(UNIX_EPOCH);
+                push(&mut page, root.trim_end_matches('/'), &whole, modified);
             }
         }
     }
     Ok(page)
 }
 
-fn push(page: &mut Page, root: &str, whole: &ArtifactGraph) {
+fn push(page: &mut Page, root: &str, whole: &ArtifactGraph, modified: SystemTime) {
     for (file, _) in &whole.files {
         let key = format!("{root}/{}", file.path);
-        if !page.push(Entry { key, size: file.size, etag: schema::etag(file) }) {
+        if !page.push(Entry { key, size: file.size, etag: schema::etag(file), modified }) {
             return;
         }
     }
 }
 
-/// The artifact of a key, if the client may read it.
-async fn open(edge: &Arc<Edge>, who: &Who, key: &Key) -> Result<Arc<ArtifactGraph>, Refused> {
+/// The artifact of a key, if the client may read it, and when it was published under that name: clients decide by that
+/// time whether they have it. A commit never changes, and has none.
+async fn open(
+    edge: &Arc<Edge>,
+    who: &Who,
+    key: &Key,
+) -> Result<(Arc<ArtifactGraph>, Option<SystemTime>), Refused> {
     let denied = || {
         let message = "this key may not read this repository";
         refused(StatusCode::FORBIDDEN, "AccessDenied", message)
@@ -184,11 +191,11 @@ async fn open(edge: &Arc<Edge>, who: &Who, key: &Key) -> Result<Arc<ArtifactGrap
     if !who.may_read(&key.name) {
         return Err(denied());
     }
-    let whole = edge.catalog.open(&key.name, &key.revision).await?;
+    let (whole, published) = edge.catalog.open(&key.name, &key.revision).await?;
     if !who.may_read_all() && !edge.catalog.belongs(&key.name, whole.id).await {
         return Err(denied());
     }
-    Ok(whole)
+    Ok((whole, published))
 }
 
 async fn object(
@@ -204,11 +211,11 @@ async fn object(
         Revision::Tag(_) => NO_CACHE,
         Revision::Commit(_) => IMMUTABLE,
     };
-    let whole = open(edge, who, &key).await?;
+    let (whole, published) = open(edge, who, &key).await?;
     let place = whole.files.binary_search_by(|(file, _)| file.path.cmp(&key.path));
     let index = place.map_err(|_| missing())?;
     let (file, _) = whole.files.get(index).ok_or_else(missing)?;
-    let facts = schema::facts(file, caching);
+    let facts = Facts { modified: published, ..schema::facts(file, caching) };
     let mut answer = match object::plan(&facts, request.method(), request.headers()) {
         Ok(plan) => {
             let (whole, files) = (whole.clone(), edge.files.clone());
@@ -227,7 +234,8 @@ async fn object(
             *answer
         }
     };
-    // Clients want one; conditions are judged by entity tags alone.
-    set(&mut answer, LAST_MODIFIED, httpdate::fmt_http_date(UNIX_EPOCH));
+    // Clients want one, of a commit too.
+    let modified = published.unwrap_or(UNIX_EPOCH);
+    set(&mut answer, LAST_MODIFIED, httpdate::fmt_http_date(modified));
     Ok(answer)
 }

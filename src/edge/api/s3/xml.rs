@@ -1,6 +1,9 @@
 //! Answers of S3 as XML. Pure.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::edge::api::s3::keys::Page;
+use crate::format::time;
 
 /// The page as XML.
 pub(crate) fn listing(page: &Page, bucket: &str) -> String {
@@ -31,7 +34,7 @@ pub(crate) fn listing(page: &Page, bucket: &str) -> String {
     }
     for entry in &page.entries {
         let inside = element("Key", &text(&entry.key))
-            + &element("LastModified", EPOCH)
+            + &element("LastModified", &date(entry.modified))
             + &element("ETag", &escape(&format!("\"{}\"", entry.etag)))
             + &element("Size", &entry.size.to_string())
             + &element("StorageClass", "STANDARD");
@@ -61,8 +64,15 @@ pub(crate) fn error(code: &str, message: &str, resource: &str) -> String {
     format!("{HEAD}<Error>{inside}</Error>")
 }
 
-/// When every object was last modified: an artifact has no time, and its files never change.
+/// A bucket is a part of all names, and has no time.
 const EPOCH: &str = "1970-01-01T00:00:00.000Z";
+
+/// A time as S3 writes it. It says seconds, as headers do: clients compare the two.
+fn date(at: SystemTime) -> String {
+    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    format!("{}.000Z", time::date(seconds).trim_end_matches('Z'))
+}
+
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 
 fn document(name: &str, inside: &str) -> String {

@@ -114,7 +114,9 @@ pub fn delta(
     let delta = lineage(method, below.id(), base_model, changed.map(|(tensor, _)| &*tensor.name))?;
     options.base = Some(below.id());
     let source = tuned.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))]));
-    options.lineage = Lineage { delta: Some(delta.clone()), source, ..Lineage::default() };
+    let incomplete = tuned.incomplete();
+    options.lineage =
+        Lineage { delta: Some(delta.clone()), source, incomplete, ..Lineage::default() };
     if let Some(artifact) = tuned.as_artifact() {
         options.model_id = options.model_id.or_else(|| artifact.manifest().model_id.clone());
     }
