@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tenpak::quantize::produce::PRESETS;
-use tenpak::quantize::produce::engines::{Engine, trials};
+use tenpak::quantize::produce::engines::{Engine, Trial, trials};
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/run.rs"]
@@ -175,38 +175,48 @@ fn engines() -> Vec<(Engine, &'static str)> {
     found
 }
 
-/// A table of what engines made of these layouts, as documents have it.
-fn table(head: &str, rows: &[(String, String)]) -> String {
+/// What an engine made of a layout, as a table has it.
+fn cell((engine, version): (Engine, &str), layout: &str) -> String {
+    let of = |trial: &&Trial| {
+        (trial.engine, &*trial.version, &*trial.layout) == (engine, version, layout)
+    };
+    match trials().iter().find(of) {
+        None => String::new(),
+        Some(trial) if trial.loads && trial.needs.is_empty() => "loads".to_owned(),
+        Some(trial) if trial.loads => {
+            let needs: Vec<&str> = trial.needs.keys().map(String::as_str).collect();
+            format!("needs {}", needs.join(", "))
+        }
+        Some(trial) if trial.no_kernel => "no kernel for processors".to_owned(),
+        Some(_) => "no".to_owned(),
+    }
+}
+
+/// A table of what engines made of these layouts, as documents have it; rows beside each other that say the same
+/// are one.
+fn table(head: &str, layouts: &[(String, String)]) -> String {
     let engines = engines();
     let titles = engines.iter().map(|(engine, version)| format!(" {} {version} |", engine.title()));
     let mut text = format!("| {head} |{}\n|---|", titles.collect::<String>());
     text += &"---|".repeat(engines.len());
-    for (name, layout) in rows {
-        text += &format!("\n| {name} |");
-        for (engine, version) in &engines {
-            let mut own = trials().iter().filter(|trial| {
-                (trial.engine, trial.version.as_str(), &trial.layout) == (*engine, version, layout)
-            });
-            let cell = match own.next() {
-                None => String::new(),
-                Some(trial) if trial.loads && trial.needs.is_empty() => "loads".to_owned(),
-                Some(trial) if trial.loads => {
-                    let needs: Vec<&str> = trial.needs.keys().map(String::as_str).collect();
-                    format!("needs {}", needs.join(", "))
-                }
-                Some(trial) if trial.no_kernel => "no kernel for processors".to_owned(),
-                Some(_) => "no".to_owned(),
-            };
-            text += &format!(" {cell} |");
+    let mut rows: Vec<(Vec<&str>, Vec<String>)> = Vec::new();
+    for (name, layout) in layouts {
+        let cells: Vec<String> = engines.iter().map(|engine| cell(*engine, layout)).collect();
+        match rows.last_mut().filter(|(_, last)| *last == cells) {
+            Some((names, _)) => names.push(name),
+            None => rows.push((vec![name], cells)),
         }
+    }
+    for (names, cells) in rows {
+        text += &format!("\n| {} | {} |", names.join(", "), cells.join(" | "));
     }
     text
 }
 
-/// What a document has between its marks.
+/// The table that a document has below its mark.
 fn marked<'a>(text: &'a str, what: &str) -> &'a str {
     let (_, rest) = text.split_once(&format!("<!-- engines: {what} -->\n")).expect("the mark");
-    rest.split_once("<!-- end -->").expect("the end mark").0.trim()
+    rest.split("\n\n").next().unwrap_or_default()
 }
 
 #[test]
@@ -217,7 +227,7 @@ fn documents_say_of_engines_what_was_measured_and_nothing_else() {
     let presets = table("preset", &presets.collect::<Vec<_>>());
     let mut layouts: Vec<(String, String)> = Vec::new();
     for trial in trials() {
-        let row = (format!("{} (`{}`)", trial.layout, trial.made_by), trial.layout.clone());
+        let row = (format!("{}: `{}`", trial.layout, trial.made_by), trial.layout.clone());
         if !layouts.iter().any(|(_, layout)| *layout == trial.layout) {
             layouts.push(row);
         }
@@ -227,7 +237,7 @@ fn documents_say_of_engines_what_was_measured_and_nothing_else() {
         [("README.md", "presets", presets), ("docs/quantize.md", "layouts", layouts)]
     {
         let text = read(path);
-        assert_eq!(marked(&text, what), table, "{path}: put this between its marks:\n{table}\n");
+        assert_eq!(marked(&text, what), table, "{path}: put this below its mark:\n{table}\n");
     }
     // Elsewhere, outside of what the command prints, nothing is said of what an engine loads.
     let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
