@@ -41,7 +41,7 @@ fuzz:
 
 # The libraries whose formats `quantize` writes: do they store what we store, and load what we wrote? The tools
 # that calibrate: is their output better than ours, and does `--backend` run them? The Hub's clients: do they
-# take every byte from an edge? Takes an hour; STEPS="load gguf" runs some of it (tests/judges/run.sh).
+# take every byte from an edge? The engines: do they load it, and say what the weights say? Takes two hours; STEPS="load gguf" runs some of it (tests/judges/run.sh).
 DRAWS ?= 5
 judges:
 	DRAWS=$(DRAWS) tests/judges/run.sh $(STEPS)

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! TOKENS is a JSON array of arrays of token ids; METHOD one of plain, rtn, hqq, gptq, gptq-stored,
-//! gptq-activation, awq. Prints one JSON object.
+//! gptq-activation, gptq-group-aware, awq. Prints one JSON object.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -39,7 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "plain" => None,
         "rtn" => Some(Solver::RoundToNearest),
         "hqq" => Some(Solver::Hqq),
-        "gptq" => Some(gptq(Order::GroupAware)),
+        "gptq" => Some(gptq(Order::Static)),
+        "gptq-group-aware" => Some(gptq(Order::GroupAware)),
         "gptq-stored" => Some(gptq(Order::Stored)),
         "gptq-activation" => Some(gptq(Order::Activation)),
         "awq" => Some(Solver::Awq { clip: true }),

@@ -8,6 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use tenpak::quantize::produce::PRESETS;
+use tenpak::quantize::produce::engines::{Engine, Trial, trials};
+
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/run.rs"]
 mod run;
@@ -159,4 +162,91 @@ fn the_readme_can_be_read_at_once() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let lines = fs::read_to_string(readme).unwrap().lines().count();
     assert!(lines <= 150, "{lines} lines");
+}
+
+/// The engines of the table, each with its version.
+fn engines() -> Vec<(Engine, &'static str)> {
+    let mut found: Vec<(Engine, &str)> = Vec::new();
+    for trial in trials() {
+        if !found.contains(&(trial.engine, &trial.version)) {
+            found.push((trial.engine, &trial.version));
+        }
+    }
+    found
+}
+
+/// What an engine made of a layout, as a table has it.
+fn cell((engine, version): (Engine, &str), layout: &str) -> String {
+    let of = |trial: &&Trial| {
+        (trial.engine, &*trial.version, &*trial.layout) == (engine, version, layout)
+    };
+    match trials().iter().find(of) {
+        None => String::new(),
+        Some(trial) if trial.loads && trial.needs.is_empty() => "loads".to_owned(),
+        Some(trial) if trial.loads => {
+            let needs: Vec<&str> = trial.needs.keys().map(String::as_str).collect();
+            format!("needs {}", needs.join(", "))
+        }
+        Some(trial) if trial.no_kernel => "no kernel for processors".to_owned(),
+        Some(_) => "no".to_owned(),
+    }
+}
+
+/// A table of what engines made of these layouts, as documents have it; rows beside each other that say the same
+/// are one.
+fn table(head: &str, layouts: &[(String, String)]) -> String {
+    let engines = engines();
+    let titles = engines.iter().map(|(engine, version)| format!(" {} {version} |", engine.title()));
+    let mut text = format!("| {head} |{}\n|---|", titles.collect::<String>());
+    text += &"---|".repeat(engines.len());
+    let mut rows: Vec<(Vec<&str>, Vec<String>)> = Vec::new();
+    for (name, layout) in layouts {
+        let cells: Vec<String> = engines.iter().map(|engine| cell(*engine, layout)).collect();
+        match rows.last_mut().filter(|(_, last)| *last == cells) {
+            Some((names, _)) => names.push(name),
+            None => rows.push((vec![name], cells)),
+        }
+    }
+    for (names, cells) in rows {
+        text += &format!("\n| {} | {} |", names.join(", "), cells.join(" | "));
+    }
+    text
+}
+
+/// The table that a document has below its mark.
+fn marked<'a>(text: &'a str, what: &str) -> &'a str {
+    let (_, rest) = text.split_once(&format!("<!-- engines: {what} -->\n")).expect("the mark");
+    rest.split("\n\n").next().unwrap_or_default()
+}
+
+#[test]
+fn documents_say_of_engines_what_was_measured_and_nothing_else() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let presets = PRESETS.iter().map(|own| (format!("`{}`", own.name), own.recipe().layout()));
+    let presets = table("preset", &presets.collect::<Vec<_>>());
+    let mut layouts: Vec<(String, String)> = Vec::new();
+    for trial in trials() {
+        let row = (format!("{}: `{}`", trial.layout, trial.made_by), trial.layout.clone());
+        if !layouts.iter().any(|(_, layout)| *layout == trial.layout) {
+            layouts.push(row);
+        }
+    }
+    let layouts = table("layout", &layouts);
+    for (path, what, table) in
+        [("README.md", "presets", presets), ("docs/quantize.md", "layouts", layouts)]
+    {
+        let text = read(path);
+        assert_eq!(marked(&text, what), table, "{path}: put this below its mark:\n{table}\n");
+    }
+    // Elsewhere, outside of what the command prints, nothing is said of what an engine loads.
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    for path in docs.chain([root.join("README.md")]) {
+        let text = fs::read_to_string(&path).unwrap();
+        let prose: String = text.split("```").step_by(2).collect();
+        for line in prose.lines().filter(|line| !line.starts_with('|')) {
+            let named = ["vLLM", "SGLang", "llama.cpp"].iter().any(|engine| line.contains(engine));
+            assert!(!(named && line.contains("load")), "{}: {line}", path.display());
+        }
+    }
 }

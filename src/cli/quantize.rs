@@ -16,8 +16,9 @@ use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
 use crate::quantize::lm::{Model, Text};
+use crate::quantize::produce::engines::{Engine, Fit, in_words};
 use crate::quantize::produce::{
-    Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
+    ActOrder, Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
     QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, check_source, quantize,
     statistics,
 };
@@ -63,6 +64,10 @@ pub(super) struct Quantize {
     /// nf4: quantize the scales, too
     #[arg(long)]
     double_quant: bool,
+    /// gptq: the order in which columns are rounded. static: by falling activation, scales of neighbouring columns found
+    /// first; group: groups are made in that order (desc_act); none: as they are stored [default: static]
+    #[arg(long, value_name = "O")]
+    act_order: Option<ActOrder>,
     /// Leave layers unquantized whose names match (repeatable)
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
@@ -71,6 +76,10 @@ pub(super) struct Quantize {
     /// The seed for drawing samples of the calibration text
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// The engine that the result is for: vllm, sglang, transformers or llama.cpp. What it is known not to load is refused
+    /// before any work
+    #[arg(long = "for", value_name = "ENGINE")]
+    engine: Option<Engine>,
     /// Show the presets
     #[arg(long)]
     list_presets: bool,
@@ -95,6 +104,10 @@ impl Quantize {
         let Some(source) = &self.source else {
             return Err(Failure::usage("no model: name a folder or an artifact"));
         };
+        if self.external.backend.is_none() {
+            recipe.check().map_err(Failure::usage)?;
+        }
+        self.suits(&recipe, output)?;
         let pack = self.publishing.options(global)?;
         if let Some(backend) = self.external.backend {
             let run = (global, runtime, output);
@@ -106,7 +119,6 @@ impl Quantize {
                 pack,
             );
         }
-        recipe.check().map_err(Failure::usage)?;
         let store = global.store()?;
         let checkpoint = Arc::new(global.model(source, runtime, output)?);
         check_source(&checkpoint)?;
@@ -158,6 +170,8 @@ impl Quantize {
             "statistics": told,
             "kept": done.kept,
             "left_out": done.left_out,
+            "layout": recipe.layout(),
+            "engines": recipe.trials(),
         });
         let object = packed(&done.packed, (name, tag), seconds, more);
         for own in solved.iter().filter(|own| own.raised > 0) {
@@ -172,7 +186,7 @@ impl Quantize {
         output.result(object, || {
             format!(
                 "{name}:{tag}  @{}\n{} weights quantized ({}, {}), {} of them produced before\n\
-                 {} raw, {} stored, {} new, in {seconds:.2} s",
+                 {} raw, {} stored, {} new, in {seconds:.2} s\n{}",
                 done.packed.manifest,
                 done.computed + done.linked,
                 recipe.method.name(),
@@ -181,8 +195,31 @@ impl Quantize {
                 bytes::size(totals.raw_bytes),
                 bytes::size(totals.stored_bytes),
                 bytes::size(done.packed.new_bytes),
+                recipe.loads_in_words(),
             )
         })
+    }
+
+    /// Refuses a recipe whose result the engine that it is for does not load.
+    fn suits(&self, recipe: &Recipe, output: &Output) -> Result<(), Failure> {
+        let Some(engine) = self.engine else { return Ok(()) };
+        // As the tool stores it.
+        let stored = match self.external.backend {
+            Some(backend) => &backend.recipe(recipe.clone())?,
+            None => recipe,
+        };
+        let (title, layout) = (engine.title(), stored.layout());
+        match stored.check_engine(engine).map_err(Failure::usage)? {
+            Fit::Loads => {}
+            Fit::NoKernel(trial) => output.note(format_args!(
+                "{title} {} has no kernel for {layout} on processors, and nobody tried it on a GPU",
+                trial.version
+            )),
+            Fit::Untried => {
+                output.note(format_args!("nobody tried whether {title} loads {layout}"));
+            }
+        }
+        Ok(())
     }
 
     /// The model, and what it is fed with: the text, or the built-in one.
@@ -255,6 +292,7 @@ impl Quantize {
             };
         recipe.symmetric = (recipe.symmetric || self.symmetric) && !self.asymmetric;
         recipe.double_quant |= self.double_quant;
+        recipe.act_order = self.act_order.or(recipe.act_order);
         if let Some(average) = self.average_bits {
             recipe.average_bits = Some(average);
             let most = recipe.numbers_of_bits().iter().rev().find(|bits| **bits * 100 <= average);
@@ -299,7 +337,8 @@ fn list(output: &Output) -> Result<(), Failure> {
                 "group_size": recipe.group_size.map_or(-1, i64::from),
                 "size_ratio": (recipe.size_ratio() * 100.0).round() / 100.0,
                 "calibration": calibrated,
-                "engines": preset.engines,
+                "engines": recipe.trials(),
+
             })
         })
         .collect();
@@ -320,7 +359,7 @@ fn list(output: &Output) -> Result<(), Failure> {
                 group,
                 recipe.size_ratio(),
                 if recipe.method.is_calibrated() { "yes" } else { "no" },
-                preset.engines,
+                in_words(&recipe.trials()),
             );
         }
         text

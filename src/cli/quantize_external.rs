@@ -101,7 +101,7 @@ impl ExternalArgs {
         };
         let external = External {
             backend,
-            recipe,
+            recipe: recipe.clone(),
             python: self.python.clone(),
             source: &folder,
             artifact: manifest,
@@ -115,18 +115,21 @@ impl ExternalArgs {
         drop(bar);
         output.made(&store);
         let (seconds, totals) = (start.elapsed().as_secs_f64(), packed.totals);
-        let more = json!({ "quantization": quantization });
+        let more = json!({
+            "quantization": quantization, "layout": recipe.layout(), "engines": recipe.trials(),
+        });
         let object = publishing::packed(&packed, (name, tag), seconds, more);
         output.result(object, || {
             let said = |key: &str| quantization.get(key).and_then(|v| v.as_str()).unwrap_or("");
             format!(
-                "{name}:{tag}  @{}\nquantized by {} {}\n{} raw, {} stored, {} new, in {seconds:.2} s",
+                "{name}:{tag}  @{}\nquantized by {} {}\n{} raw, {} stored, {} new, in {seconds:.2} s\n{}",
                 packed.manifest,
                 said("tool"),
                 said("tool_version"),
                 bytes::size(totals.raw_bytes),
                 bytes::size(totals.stored_bytes),
                 bytes::size(packed.new_bytes),
+                recipe.loads_in_words(),
             )
         })
     }

@@ -1,6 +1,6 @@
 """One calibrated quantization by another tool, run by the Python that has it.
 
-    python tests/judges/calibrate.py gptqmodel|llmcompressor-gptq|llmcompressor-awq JOB
+    python tests/judges/calibrate.py gptqmodel|gptqmodel-static|llmcompressor-gptq|llmcompressor-awq JOB
 
 JOB is a JSON file: model and out (folders), runs (lists of tokens of equal length), bits, group, sym, and
 dtype, the type that the model is loaded in. The last line of the output is one JSON object: seconds of
@@ -14,21 +14,24 @@ import sys
 import time
 
 
-def gptqmodel(job, timed):
-    # With fewer than three cores it asks its pool for more workers than it has.
-    cores = os.cpu_count() or 1
-    os.cpu_count = lambda: max(cores, 3)
-    import torch
-    from gptqmodel import GPTQModel, QuantizeConfig
+def gptqmodel(**order):
+    def quantize(job, timed):
+        # With fewer than three cores it asks its pool for more workers than it has.
+        cores = os.cpu_count() or 1
+        os.cpu_count = lambda: max(cores, 3)
+        import torch
+        from gptqmodel import GPTQModel, QuantizeConfig
 
-    config = QuantizeConfig(bits=job["bits"], group_size=job["group"], sym=job["sym"])
-    with timed("loading"):
-        loaded = GPTQModel.load(job["model"], config, device="cpu", dtype=getattr(torch, job["dtype"]))
-    with timed("quantizing"):
-        rows = [{"input_ids": run, "attention_mask": [1] * len(run)} for run in job["runs"]]
-        loaded.quantize(rows, batch_size=job.get("batch", 1))
-    with timed("saving"):
-        loaded.save(job["out"])
+        config = QuantizeConfig(bits=job["bits"], group_size=job["group"], sym=job["sym"], **order)
+        with timed("loading"):
+            loaded = GPTQModel.load(job["model"], config, device="cpu", dtype=getattr(torch, job["dtype"]))
+        with timed("quantizing"):
+            rows = [{"input_ids": run, "attention_mask": [1] * len(run)} for run in job["runs"]]
+            loaded.quantize(rows, batch_size=job.get("batch", 1))
+        with timed("saving"):
+            loaded.save(job["out"])
+
+    return quantize
 
 
 def llmcompressor(method):
@@ -71,7 +74,8 @@ def llmcompressor(method):
 
 
 TOOLS = {
-    "gptqmodel": gptqmodel, "llmcompressor-gptq": llmcompressor("gptq"), "llmcompressor-awq": llmcompressor("awq"),
+    "gptqmodel": gptqmodel(), "gptqmodel-static": gptqmodel(desc_act=True, static_groups=True, act_group_aware=False),
+    "llmcompressor-gptq": llmcompressor("gptq"), "llmcompressor-awq": llmcompressor("awq"),
 }
 
 

@@ -24,7 +24,8 @@ from ours import FIXTURE, Verdicts, off, tenpak, tensors
 
 MODEL = FIXTURE / "base"
 RECIPES = {
-    "gptq, act order": ["--preset", "gptq_quality"],
+    "gptq": ["--preset", "gptq_quality"],
+    "gptq, act order": ["--method", "gptq", "--act-order", "group"],
     "gptq, g64": ["--preset", "gptq_fast"],
     "gptq, zero points": ["--method", "gptq", "--asymmetric"],
     "gptq, 8 bits": ["--method", "gptq", "--bits", "8"],

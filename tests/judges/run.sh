@@ -11,16 +11,17 @@ JUDGES=.venv-judges/bin/python
 declare -A STEPS=(
     [setup]="tests/judges/setup.sh"
     [tools]="tests/judges/tools.sh"
-    [build]="cargo build --release --locked --bin tenpak --example calibrated_perplexity"
+    [build]="cargo build --release --locked --bin tenpak --example calibrated_perplexity --example token_logprobs"
     [record]="$JUDGES tests/judges/record.py --check fixtures/produce/vectors.json"
     [load]="$JUDGES tests/judges/load.py"
     [gguf]="$JUDGES tests/judges/load_gguf.py"
     [gptq]=".venv-tools/gptqmodel/bin/python tests/judges/load_gptq.py"
     [backends]="$JUDGES tests/judges/backends.py"
     [hub]="tests/judges/hub.sh"
+    [engines]="tests/judges/engines.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record load gguf gptq backends hub perplexity)
+ORDER=(setup tools build record load gguf gptq backends hub engines perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

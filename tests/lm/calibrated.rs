@@ -25,7 +25,7 @@ fn scheme(bits: u32) -> Scheme {
     Scheme { bits, group: Some(128), symmetric: false, scale: Float::F16, shrinks: 0 }
 }
 
-const GPTQ: Solver = Solver::Gptq { damping: 0.01, order: Order::GroupAware };
+const GPTQ: Solver = Solver::Gptq { damping: 0.01, order: Order::Static };
 
 /// What calibration made: layers, and other tensors that changed.
 #[derive(Default, Debug, PartialEq)]

@@ -13,6 +13,7 @@ mod backend;
 mod calibrated;
 mod checkpoint;
 mod delta;
+mod engines;
 mod gguf;
 mod memo;
 mod mixed;

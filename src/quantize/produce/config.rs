@@ -58,7 +58,7 @@ fn gptq(recipe: &Recipe, layers: &Layers, group: i64) -> Value {
     let mut config = json!({
         "bits": recipe.bits,
         "checkpoint_format": recipe.format.name(),
-        "desc_act": recipe.act_order,
+        "desc_act": recipe.has_index(),
         "group_size": group,
         "lm_head": false,
         "meta": {"quantizer": [format!("{TOOL}:{VERSION}")]},

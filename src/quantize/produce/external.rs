@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::layers::{Kind, Skip, kind};
-use super::recipe::{Format, Method, Recipe};
+use super::recipe::{ActOrder, Format, Method, Recipe};
 use super::{ProduceError, RecipeError, products};
 use crate::format::id::ManifestId;
 use crate::format::name::{ArtifactName, Tag};
@@ -131,7 +131,7 @@ impl External<'_> {
         let out = self.work.join("out");
         let (tool, version) = self.produce(&out, &self.kept()?, progress)?;
         let object = json!({
-            "act_order": self.recipe.act_order,
+            "act_order": self.recipe.has_index(),
             "backend": self.backend.name(),
             "bits": self.recipe.bits,
             "double_quant": self.recipe.double_quant,
@@ -144,7 +144,10 @@ impl External<'_> {
             "tool": tool,
             "tool_version": version,
         });
-        let quantization = products::object(object)?;
+        let mut quantization = products::object(object)?;
+        if let Some(order) = self.recipe.act_order.and_then(ActOrder::recorded) {
+            quantization.insert("column_order".to_owned(), order.into());
+        }
         options.lineage = Lineage {
             quantization: Some(quantization.clone()),
             source: self.artifact.map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),

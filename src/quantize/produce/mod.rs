@@ -1,5 +1,6 @@
 //! Producers: new artifacts from old ones. `quantize` takes a model, a folder or an artifact, and writes
-//! a quantized checkpoint beside it, in the layout that transformers and vLLM load; [`delta`] writes a fine-tune as what it adds to its base.
+//! a quantized checkpoint beside it, in a layout that [`engines`] load;
+//! [`delta`] writes a fine-tune as what it adds to its base.
 //!
 //! [`Recipe`] says how, a [`ModelSource`](crate::quantize::source::ModelSource) is the model, `plan` decides which layers become what and how
 //! the files look, `memo` knows what was produced before, and [`quantize`] drives: one layer at a time,
@@ -8,6 +9,7 @@
 mod config;
 pub mod delta;
 mod driver;
+pub mod engines;
 mod error;
 pub mod external;
 mod gguf;
@@ -34,7 +36,7 @@ pub use method::{Layer, RoundToNearest, Solver};
 pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
-pub use recipe::{Format, Method, Recipe, RecipeError, UnknownName};
+pub use recipe::{ActOrder, Format, Method, Recipe, RecipeError, UnknownName};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
 

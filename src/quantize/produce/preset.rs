@@ -11,40 +11,22 @@ pub struct Preset {
     bits: u32,
     group_size: Option<u32>,
     double_quant: bool,
-    act_order: bool,
-    /// What loads the result.
-    pub engines: &'static str,
 }
 
-const fn preset(
-    name: &'static str,
-    method: Method,
-    bits: u32,
-    group_size: Option<u32>,
-    engines: &'static str,
-) -> Preset {
-    Preset { name, method, bits, group_size, double_quant: false, act_order: false, engines }
+const fn preset(name: &'static str, method: Method, bits: u32, group_size: Option<u32>) -> Preset {
+    Preset { name, method, bits, group_size, double_quant: false }
 }
 
 /// Every preset.
 pub const PRESETS: &[Preset] = &[
-    Preset {
-        act_order: true,
-        ..preset("gptq_quality", Method::Gptq, 4, Some(128), "vLLM, transformers")
-    },
-    preset("gptq_fast", Method::Gptq, 4, Some(64), "vLLM, transformers"),
-    Preset {
-        act_order: true,
-        ..preset("gptq_aggressive", Method::Gptq, 3, Some(128), "transformers with GPTQModel")
-    },
-    preset("awq_balanced", Method::Awq, 4, Some(128), "vLLM, transformers"),
-    preset("awq_fast", Method::Awq, 4, Some(64), "vLLM, transformers"),
-    preset("bnb_nf4", Method::Nf4, 4, Some(64), "transformers, vLLM"),
-    Preset {
-        double_quant: true,
-        ..preset("nf4_double", Method::Nf4, 4, Some(64), "transformers, vLLM")
-    },
-    preset("bnb_int8", Method::Int8, 8, None, "transformers, vLLM"),
+    preset("gptq_quality", Method::Gptq, 4, Some(128)),
+    preset("gptq_fast", Method::Gptq, 4, Some(64)),
+    preset("gptq_aggressive", Method::Gptq, 3, Some(128)),
+    preset("awq_balanced", Method::Awq, 4, Some(128)),
+    preset("awq_fast", Method::Awq, 4, Some(64)),
+    preset("bnb_nf4", Method::Nf4, 4, Some(64)),
+    Preset { double_quant: true, ..preset("nf4_double", Method::Nf4, 4, Some(64)) },
+    preset("bnb_int8", Method::Int8, 8, None),
 ];
 
 impl Preset {
@@ -59,7 +41,6 @@ impl Preset {
             bits: self.bits,
             group_size: self.group_size,
             double_quant: self.double_quant,
-            act_order: self.act_order,
             ..self.method.recipe()
         }
     }

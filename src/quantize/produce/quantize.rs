@@ -12,7 +12,7 @@ use super::method::Solver;
 use super::outline::{Bits, Layers, Quantized, Remade};
 use super::plan;
 use super::products::{self, Product};
-use super::recipe::Recipe;
+use super::recipe::{ActOrder, Recipe};
 use super::survey::{self, Digests, Survey, Surveyed};
 use super::{ProduceError, TOOL, VERSION, known};
 use crate::format::id::ContentDigest;
@@ -155,7 +155,7 @@ fn lineage(
     digest: ContentDigest,
 ) -> Result<Map<String, Value>, ProduceError> {
     let object = json!({
-        "act_order": recipe.act_order,
+        "act_order": recipe.has_index(),
         "backend": "native",
         "bits": recipe.bits,
         "double_quant": recipe.double_quant,
@@ -170,6 +170,9 @@ fn lineage(
         "tool_version": VERSION,
     });
     let mut object = products::object(object)?;
+    if let Some(order) = recipe.act_order.and_then(ActOrder::recorded) {
+        object.insert("column_order".to_owned(), order.into());
+    }
     if let Some(average) = recipe.average_bits {
         let average = format!("{}.{:02}", average / 100, average % 100);
         object.insert("average_bits".to_owned(), average.into());

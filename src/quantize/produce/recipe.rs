@@ -1,6 +1,7 @@
 //! How weights are quantized: method, numbers, format. Pure.
 
-use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::format::json::{self, JsonError};
 
@@ -15,7 +16,7 @@ pub struct UnknownName {
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[non_exhaustive]
         pub enum $name {
             $($(#[$inner])* #[serde(rename = $text)] $variant,)*
@@ -42,6 +43,8 @@ macro_rules! names {
         }
     };
 }
+
+pub(super) use names;
 
 names! {
     /// What computes the codes.
@@ -87,6 +90,30 @@ names! {
     }
 }
 
+names! {
+    /// In which order GPTQ rounds the columns of a weight.
+    ActOrder {
+        /// By falling activation. Groups are of neighbouring columns, and their scales are found first, so
+        /// that nothing of the order is left in the result.
+        Static = "static",
+        /// By falling activation, groups being made in that order: the result has a `g_idx` (`desc_act`).
+        Group = "group",
+        /// As they are stored.
+        Stored = "none",
+    }
+}
+
+impl ActOrder {
+    /// Its `column_order`; `act_order` says the other.
+    pub(super) const fn recorded(self) -> Option<&'static str> {
+        match self {
+            Self::Static => Some("static"),
+            Self::Stored => Some("stored"),
+            Self::Group => None,
+        }
+    }
+}
+
 /// How the weight of a layer is quantized. Its canonical JSON is what products are keyed by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recipe {
@@ -102,12 +129,24 @@ pub struct Recipe {
     pub symmetric: bool,
     /// NF4: whether absmax are quantized in their turn.
     pub double_quant: bool,
-    /// GPTQ: columns in the order of their activations.
-    pub act_order: bool,
+    /// GPTQ: the order of columns; other methods have none.
+    #[serde(flatten, serialize_with = "ordered")]
+    pub act_order: Option<ActOrder>,
     /// Bits per code on average, in hundredths, where layers have numbers of their own; `bits` is then the
     /// most that all could have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_bits: Option<u32>,
+}
+
+/// What records say of an order: `act_order` is true for `group`, and was false for another order before there
+/// was a `column_order`.
+fn ordered<S: Serializer>(order: &Option<ActOrder>, to: S) -> Result<S::Ok, S::Error> {
+    let mut map = to.serialize_map(None)?;
+    map.serialize_entry("act_order", &(*order == Some(ActOrder::Group)))?;
+    if let Some(column_order) = order.and_then(ActOrder::recorded) {
+        map.serialize_entry("column_order", column_order)?;
+    }
+    map.end()
 }
 
 impl Method {
@@ -124,7 +163,7 @@ impl Method {
             Self::Q8_0 => (Format::Gguf, 8, Some(32), true),
             Self::Q4K => (Format::Gguf, 4, Some(32), false),
         };
-        let act_order = self == Self::Gptq;
+        let act_order = (self == Self::Gptq).then_some(ActOrder::Static);
         let (double_quant, average_bits) = (false, None);
         Recipe {
             method: self,
@@ -150,7 +189,7 @@ impl Method {
 #[non_exhaustive]
 pub enum RecipeError {
     /// A format that the method's codes do not fit.
-    #[error("{} is not stored as {}; take {}", method.name(), format.name(), names(take, Format::name, " or "))]
+    #[error("{} is not stored as {}; take {}", method.name(), format.name(), listed(take, Format::name, " or "))]
     Format { method: Method, format: Format, take: &'static [Format] },
     /// A method whose numbers are fixed.
     #[error("{} has {bits} bits and groups of its own; leave both out", method.name())]
@@ -162,8 +201,13 @@ pub enum RecipeError {
     #[error("only nf4 quantizes its absmax in their turn")]
     DoubleQuant,
     /// An order that the method does not have.
-    #[error("only gptq orders columns by activations")]
+    #[error("only gptq orders columns by activations; leave --act-order out")]
     ActOrder,
+    /// An order that leaves an index which the format is not written with.
+    #[error(
+        "--act-order group is stored as gptq or gptq_v2, not {}; take --act-order static", format.name()
+    )]
+    NoIndex { format: Format },
     /// Bits on average, where all layers have the same.
     #[error(
         "layers of {} in {} have all the same bits; bits on average go with rtn, hqq and gptq in \
@@ -183,14 +227,14 @@ pub enum RecipeError {
     #[error("awq has 4 bits and zero points, and so is asymmetric")]
     Awq,
     /// A method that a tool does not do.
-    #[error("{tool} does not do {}; it does {}", method.name(), names(does, Method::name, ", "))]
+    #[error("{tool} does not do {}; it does {}", method.name(), listed(does, Method::name, ", "))]
     Backend { tool: &'static str, method: Method, does: &'static [Method] },
     /// A format that a tool does not write.
     #[error("gptqmodel stores gptq")]
     GptqModel,
 }
 
-fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
+fn listed<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, between: &str) -> String {
     all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(between)
 }
 
@@ -231,8 +275,11 @@ impl Recipe {
         if self.double_quant && method != Method::Nf4 {
             return Err(RecipeError::DoubleQuant);
         }
-        if self.act_order && method != Method::Gptq {
+        if self.act_order.is_some() != (method == Method::Gptq) {
             return Err(RecipeError::ActOrder);
+        }
+        if self.has_index() && !matches!(format, Format::Gptq | Format::GptqV2) {
+            return Err(RecipeError::NoIndex { format });
         }
         if let Some(average) = self.average_bits {
             let Some(&least) = self.numbers_of_bits().first() else {
@@ -268,6 +315,11 @@ impl Recipe {
         }
     }
 
+    /// Whether groups are not of neighbouring columns, so that the result needs an index (`desc_act`).
+    pub fn has_index(&self) -> bool {
+        self.act_order == Some(ActOrder::Group)
+    }
+
     /// The recipe of a layer that has so many bits.
     pub(super) fn with_bits(&self, bits: u32) -> Self {
         Self { bits, ..self.clone() }
@@ -291,5 +343,55 @@ impl Recipe {
         };
         let group = self.group_size.map_or(f64::INFINITY, f64::from);
         16.0 / (f64::from(self.bits) + per_group / group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(recipe: &Recipe) -> String {
+        String::from_utf8(json::to_bytes(recipe).unwrap()).unwrap()
+    }
+
+    /// What an older release wrote by these stays what it was.
+    #[test]
+    fn recipes_without_a_column_order_are_spelled_as_ever() {
+        assert_eq!(
+            canonical(&Method::Rtn.recipe()),
+            r#"{"act_order":false,"bits":4,"double_quant":false,"format":"compressed-tensors","group_size":128,"method":"rtn","symmetric":true}"#
+        );
+        let gptq = |order| Recipe { act_order: Some(order), ..Method::Gptq.recipe() };
+        assert_eq!(
+            canonical(&gptq(ActOrder::Group)),
+            r#"{"act_order":true,"bits":4,"double_quant":false,"format":"gptq","group_size":128,"method":"gptq","symmetric":true}"#
+        );
+        let spelled = |order: &str| {
+            format!(
+                r#"{{"act_order":false,"bits":4,"column_order":"{order}","double_quant":false,"format":"gptq","group_size":128,"method":"gptq","symmetric":true}}"#
+            )
+        };
+        assert_eq!(canonical(&gptq(ActOrder::Static)), spelled("static"));
+        assert_eq!(canonical(&gptq(ActOrder::Stored)), spelled("stored"));
+        assert_eq!(Method::Gptq.recipe(), gptq(ActOrder::Static));
+    }
+
+    #[test]
+    fn an_order_goes_with_gptq_and_an_index_with_its_format() {
+        let order = |method: Method, act_order| Recipe { act_order, ..method.recipe() }.check();
+        for method in Method::ALL {
+            let own = method.recipe();
+            own.check().unwrap();
+            assert_eq!(own.act_order.is_some(), *method == Method::Gptq, "{method:?}");
+        }
+        assert_eq!(order(Method::Awq, Some(ActOrder::Static)), Err(RecipeError::ActOrder));
+        assert_eq!(order(Method::Gptq, None), Err(RecipeError::ActOrder));
+        for format in [Format::CompressedTensors, Format::Awq] {
+            let symmetric = format != Format::Awq;
+            let own = Recipe { format, symmetric, ..Method::Gptq.recipe() };
+            own.check().unwrap();
+            let group = Recipe { act_order: Some(ActOrder::Group), ..own };
+            assert_eq!(group.check(), Err(RecipeError::NoIndex { format }));
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::ProduceError;
 use super::method::{Layer, Solver};
 use super::outline::Bits;
-use super::recipe::{Format, Method, Recipe};
+use super::recipe::{ActOrder, Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::dequant::codes::Codes;
 use crate::format::id::ContentDigest;
@@ -129,9 +129,10 @@ impl Calibrating {
             return Ok(());
         }
         let file = Spool::new()?;
-        let order = match (self.recipe.act_order, self.recipe.format) {
-            (true, Format::Gptq | Format::GptqV2) => Order::Activation,
-            _ => Order::GroupAware,
+        let order = match self.recipe.act_order {
+            Some(ActOrder::Group) => Order::Activation,
+            Some(ActOrder::Stored) => Order::Stored,
+            Some(ActOrder::Static) | None => Order::Static,
         };
         let solver = match self.recipe.method {
             Method::Awq => Solving::Awq { clip: true },

@@ -8,9 +8,10 @@ os.cpu_count = lambda: max(cores, 3)
 from gptqmodel import GPTQModel, QuantizeConfig
 from transformers import AutoTokenizer
 
-group = RECIPE["group_size"] or -1
+group, static = RECIPE["group_size"] or -1, RECIPE.get("column_order") == "static"
 quantization = QuantizeConfig(
-    bits=RECIPE["bits"], group_size=group, sym=RECIPE["symmetric"], desc_act=RECIPE["act_order"],
+    bits=RECIPE["bits"], group_size=group, sym=RECIPE["symmetric"], desc_act=RECIPE["act_order"] or static,
+    static_groups=static, act_group_aware=False,
     dynamic={f"-:^{re.escape(layer)}$": {} for layer in KEEP} or None,
 )
 tokenizer = AutoTokenizer.from_pretrained(SOURCE)
@@ -21,4 +22,12 @@ tell(progress=0.1)
 model.quantize(samples, batch_size=1)
 tell(progress=0.9)
 model.save(OUT)
+if static:
+    # Groups are of neighbouring columns, and engines that read otherwise refuse them.
+    for name in ("config.json", "quantize_config.json"):
+        path = pathlib.Path(OUT, name)
+        if path.exists():
+            config = json.loads(path.read_text())
+            config.get("quantization_config", config)["desc_act"] = False
+            path.write_text(json.dumps(config, indent=2) + "\n")
 finish("gptqmodel")

@@ -23,7 +23,7 @@ else:
     )
     options["config_groups"] = {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}
     if method == "gptq":
-        recipe = GPTQModifier(actorder="static" if RECIPE["act_order"] else None, **options)
+        recipe = GPTQModifier(actorder="static" if RECIPE.get("column_order") == "static" else None, **options)
     elif method == "awq":
         from llmcompressor.modifiers.awq import AWQModifier
 

@@ -34,6 +34,9 @@ pub enum Order {
     /// By falling activation, groups being made of columns in that order: the codes have an
     /// [index](Codes::index).
     Activation,
+    /// By falling activation, groups being those of stored columns, whose grids are found before any column
+    /// is rounded: there is no index.
+    Static,
     /// By falling activation within each group, groups by that of their strongest column: groups stay
     /// those of stored columns, and there is no index.
     GroupAware,
@@ -177,12 +180,19 @@ impl Factor {
         };
         let importance: Vec<f32> = self.order.iter().map(|column| self.diagonal[*column]).collect();
         let (scheme, upper) = (&self.options.scheme, self.upper.as_slice());
-        let job = Job { scheme, upper, of: &of, importance: &importance };
+        let fixed = self.options.order == Order::Static;
+        let job = Job { scheme, upper, of: &of, importance: &importance, fixed };
         let mut values = self.transposed(&weight, rows);
         drop(weight);
         let width = rows.next_multiple_of(TILE);
         let mut tiles: Vec<Tile> =
             (0..rows.div_ceil(TILE)).map(|_| Tile::new(columns, groups)).collect();
+        if fixed {
+            let members = members(&of, groups);
+            tiles.par_iter_mut().enumerate().for_each(|(at, tile)| {
+                tile.fix(&job, &values, (width, at * TILE), &members);
+            });
+        }
         let reach = (REACH / group).max(1) * group.min(REACH);
         let mut errors = vec![0.0; reach.min(columns) * width];
         for outer in (0..columns).step_by(reach) {
@@ -265,6 +275,17 @@ impl Factor {
     }
 }
 
+/// The places of each group; `of` is the group of each place.
+fn members(of: &[usize], groups: usize) -> Vec<Vec<usize>> {
+    let mut members = vec![Vec::new(); groups];
+    for (place, group) in of.iter().enumerate() {
+        if let Some(group) = members.get_mut(*group) {
+            group.push(place);
+        }
+    }
+    members
+}
+
 /// The stored column of each place.
 fn order(diagonal: &[f32], options: &GptqOptions) -> Vec<usize> {
     let mut order: Vec<usize> = (0..diagonal.len()).collect();
@@ -272,7 +293,9 @@ fn order(diagonal: &[f32], options: &GptqOptions) -> Vec<usize> {
     let group = options.scheme.group_of(diagonal.len());
     match options.order {
         Order::Stored => {}
-        Order::Activation => order.sort_by(|a, b| stronger(diagonal[*a], diagonal[*b])),
+        Order::Activation | Order::Static => {
+            order.sort_by(|a, b| stronger(diagonal[*a], diagonal[*b]));
+        }
         Order::GroupAware => {
             let most: Vec<f32> = diagonal
                 .chunks(group)

@@ -63,7 +63,7 @@ fn inverse(matrix: &[f64], order: usize) -> Vec<f64> {
 }
 
 /// One row, column by column in `order`; each group's grid is that of its values when its first column
-/// comes up.
+/// comes up, or of all its stored columns before the first is rounded.
 fn slow(
     row: &[f32],
     hessian: &[f32],
@@ -81,6 +81,11 @@ fn slow(
         let left = &order[place..];
         let of = group_of(place);
         let grid = *grids.entry(of).or_insert_with(|| {
+            if options.order == Order::Static {
+                let group = options.scheme.group_of(columns);
+                let end = ((of + 1) * group).min(columns);
+                return options.scheme.fit(&row[of * group..end], &[]);
+            }
             let members: Vec<f32> = left
                 .iter()
                 .enumerate()
@@ -117,7 +122,7 @@ fn options(bits: u32, group: usize, symmetric: bool, order: Order) -> GptqOption
 fn codes_are_those_of_the_slow_solver() {
     let (rows, columns) = (3, 40);
     let (weight, hessian) = problem(rows, columns);
-    for order in [Order::Stored, Order::Activation, Order::GroupAware] {
+    for order in [Order::Stored, Order::Activation, Order::Static, Order::GroupAware] {
         for (bits, group, symmetric) in
             [(4, 16, true), (3, 16, false), (2, 40, false), (8, 7, true)]
         {
@@ -141,11 +146,46 @@ fn codes_are_those_of_the_slow_solver() {
     }
 }
 
+/// The strongest column is rounded first, to a grid that is that of rounding alone; the result is that of the slow
+/// solver in the order that the test finds by itself.
+#[test]
+fn static_ordering_goes_by_falling_activation_with_grids_of_neighbours() {
+    let (rows, columns, group) = (3, 40, 16);
+    let (weight, hessian) = problem(rows, columns);
+    let options = options(4, group, true, Order::Static);
+    let mut order: Vec<usize> = (0..columns).collect();
+    order.sort_by(|a, b| hessian[b * columns + b].total_cmp(&hessian[a * columns + a]));
+    assert_ne!(order, (0..columns).collect::<Vec<_>>());
+    let factor = factored(&hessian, columns, &options).unwrap();
+    let found = factor.solve(weight.clone(), rows).unwrap().codes;
+    let rounded = round_to_nearest(&weight, rows, columns, &[], &options.scheme).unwrap();
+    assert_eq!(
+        (&found.scales, &found.zeros, found.index.is_none()),
+        (&rounded.scales, &rounded.zeros, true)
+    );
+    let group_of = |place: usize| order[place] / group;
+    for (row, codes) in weight.chunks(columns).zip(found.codes.chunks(columns)) {
+        let expected = slow(row, &hessian, &order, &group_of, &options);
+        let apart = codes.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        assert!(apart <= 1, "{apart} codes differ");
+        let stored: Vec<usize> = (0..columns).collect();
+        let other = slow(row, &hessian, &stored, &|place| place / group, &options);
+        let apart = codes.iter().zip(&other).filter(|(a, b)| a != b).count();
+        assert!(apart > 4, "the order changes {apart} codes");
+        // Nothing has made up for anything when the first column comes up.
+        let first = order[0];
+        let grid = options
+            .scheme
+            .fit(&row[first / group * group..((first / group + 1) * group).min(columns)], &[]);
+        assert_eq!(codes[first], grid.code(row[first], options.scheme.top()) as u8);
+    }
+}
+
 #[test]
 fn the_output_is_closer_than_that_of_rounding() {
     let (rows, columns) = (130, 300);
     let (weight, hessian) = problem(rows, columns);
-    for order in [Order::Stored, Order::Activation, Order::GroupAware] {
+    for order in [Order::Stored, Order::Activation, Order::Static, Order::GroupAware] {
         let options = options(3, 128, false, order);
         let cost = |codes: &Codes| {
             let off: Vec<f32> = values(codes).iter().zip(&weight).map(|(a, b)| a - b).collect();

@@ -18,6 +18,8 @@ pub(super) struct Job<'a> {
     pub(super) of: &'a [usize],
     /// The Hessian's diagonal at each place.
     pub(super) importance: &'a [f32],
+    /// Whether all grids were [fixed](Tile::fix) before the first column.
+    pub(super) fixed: bool,
 }
 
 /// Some rows, column by column: `[columns, TILE]`, in the factor's order.
@@ -48,6 +50,27 @@ impl Tile {
         }
     }
 
+    /// Fits the grid of every group to its values as they are now; `members` are the places of each group.
+    pub(super) fn fix(
+        &mut self,
+        job: &Job<'_>,
+        all: &[f32],
+        (width, lane): (usize, usize),
+        members: &[Vec<usize>],
+    ) {
+        for (group, places) in members.iter().enumerate() {
+            let of = |place: &usize| &all[place * width + lane..place * width + lane + TILE];
+            let values: Vec<&[f32]> = places.iter().map(of).collect();
+            let importance: Vec<f32> = places.iter().map(|place| job.importance[*place]).collect();
+            self.set(group, fit(job.scheme, &values, &importance));
+        }
+    }
+
+    fn set(&mut self, group: usize, (scales, zeros): ([f32; TILE], [f32; TILE])) {
+        self.scales[group * TILE..(group + 1) * TILE].copy_from_slice(&scales);
+        self.zeros[group * TILE..(group + 1) * TILE].copy_from_slice(&zeros);
+    }
+
     /// Rounds the places `block`; `all` are the values, `[columns, width]`, of which the tile's begin at `lane`.
     pub(super) fn block(
         &mut self,
@@ -63,15 +86,14 @@ impl Tile {
         }
         for (at, place) in block.clone().enumerate() {
             let group = job.of[place];
-            if self.group != Some(group) {
+            if !job.fixed && self.group != Some(group) {
                 let rest = job.of[place..].iter().take_while(|of| **of == group).count();
                 // What lies behind the block does not know the block's errors yet.
                 let own = self.values.chunks(TILE).take(block.len()).skip(at);
                 let behind = (block.end..place + rest).map(|place| -> &[f32] { of(place) });
                 let values: Vec<&[f32]> = own.chain(behind).take(rest).collect();
-                let (scale, zero) = fit(scheme, &values, &job.importance[place..place + rest]);
-                self.scales[group * TILE..(group + 1) * TILE].copy_from_slice(&scale);
-                self.zeros[group * TILE..(group + 1) * TILE].copy_from_slice(&zero);
+                let grids = fit(scheme, &values, &job.importance[place..place + rest]);
+                self.set(group, grids);
                 self.group = Some(group);
             }
             let scales = &self.scales[group * TILE..(group + 1) * TILE];
