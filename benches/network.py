@@ -212,7 +212,7 @@ def many_clients(bench: Bench) -> Verdict:
         with SlowOrigin(bench, 20e6, 10) as origin, ColdEdge(bench, origin, store.name) as edge:
             start = time.perf_counter()
             clients = [
-                subprocess.Popen([bench.tenpak, "unpack", f"c/m{n}", "--out", models / f"out{n}", "--store", edge.url, "-q"])
+                subprocess.Popen([bench.tenpak, "unpack", f"c/m{n}", "--out", models / f"out{n}", "--store", edge.url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 for n in range(CLIENTS)
             ]
             took = []
