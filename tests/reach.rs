@@ -202,6 +202,11 @@ fn a_proxy_is_used_for_http_and_https_and_shown_who_asks() {
         load(&site.https, &["--ca", ca], &[(name, &proxy.address)]);
         proxy.has_asked("CONNECT", before + 1);
     }
+    // People leave the scheme out.
+    let bare = proxy.address.trim_start_matches("http://");
+    let before = proxy.asked("GET");
+    load(&site.http, &[], &[("HTTP_PROXY", bare)]);
+    proxy.has_asked("GET", before + 4);
     // Variables of the other scheme say nothing.
     let before = (proxy.asked("GET"), proxy.asked("CONNECT"));
     load(&site.http, &[], &[("HTTPS_PROXY", &proxy.address)]);
@@ -252,7 +257,26 @@ fn what_a_proxy_refuses_is_said() {
         &[("ALL_PROXY", "socks5://user:secret@127.0.0.1:1")],
     );
     assert!(socks.error.contains("socks5:// is not supported"), "{}", socks.error);
-    for run in [told, plain, socks] {
+    // A proxy that forbids a server will not allow it a second later.
+    let refuses = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", refuses.local_addr().expect("an address"));
+    let asked = std::thread::spawn(move || {
+        refuses.set_nonblocking(false).expect("a socket");
+        let (mut stream, _) = refuses.accept().expect("a connection");
+        let mut head = [0; 1024];
+        let count = std::io::Read::read(&mut stream, &mut head).expect("a request");
+        let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
+        std::io::Write::write_all(&mut stream, answer).expect("an answer");
+        refuses.set_nonblocking(true).expect("a socket");
+        (String::from_utf8_lossy(&head[..count]).into_owned(), refuses)
+    });
+    let forbidden =
+        run(&["load", "org/m", "--store", &site.https, "--ca", ca], &[("HTTPS_PROXY", &address)]);
+    let (head, refuses) = asked.join().expect("a proxy");
+    assert!(head.starts_with("CONNECT localhost:"), "{head}");
+    assert!(forbidden.error.contains("403 Forbidden"), "{}", forbidden.error);
+    assert!(refuses.accept().is_err(), "it is not asked again");
+    for run in [told, plain, socks, forbidden] {
         assert_ne!(run.status, Some(0));
         assert!(!run.error.contains("secret"), "{}", run.error);
     }
