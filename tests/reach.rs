@@ -306,7 +306,8 @@ fn buckets_and_the_origins_of_an_edge_are_reached_through_the_proxy() {
     let mut line = String::new();
     BufReader::new(edge.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
     let edge = Running(edge);
-    let at = line.find("http://").expect("an address");
+    // The address of the origin stands before that of the edge.
+    let at = line.rfind("http://").expect("an address");
     let url: String = line[at..].chars().take_while(|c| !c.is_whitespace()).collect();
     load(&url, &[], &[]);
     drop(edge);
