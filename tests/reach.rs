@@ -106,19 +106,20 @@ struct Proxy {
     address: String,
     log: PathBuf,
     _process: Running,
+    _folder: tempfile::TempDir,
 }
 
 impl Proxy {
-    fn new(folder: &Path) -> Self {
-        // squid gives up its rights, and then writes there.
-        let folder = folder.join("proxy");
-        std::fs::create_dir(&folder).expect("a folder");
+    fn new() -> Self {
+        // squid gives up its rights, and then writes there: whoever it becomes must reach it.
+        let made = tempfile::tempdir().expect("a folder");
+        let folder = made.path();
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(&folder, all).expect("a folder");
+        std::fs::set_permissions(folder, all).expect("a folder");
         let hash = Command::new("openssl").args(["passwd", "-apr1", "pass-word"]).output();
         let hash = String::from_utf8(hash.expect("openssl").stdout).expect("a hash");
         std::fs::write(folder.join("users"), format!("user:{hash}")).expect("a file");
-        let (port, root, log) = (free_port(), text(&folder), folder.join("access.log"));
+        let (port, root, log) = (free_port(), text(folder), folder.join("access.log"));
         let configuration = format!(
             "http_port 127.0.0.1:{port}\ncache deny all\naccess_log stdio:{root}/access.log squid\n\
              cache_log {root}/cache.log\npid_filename none\ncoredump_dir {root}\n\
@@ -131,7 +132,12 @@ impl Proxy {
         let squid = ["/usr/sbin/squid", "squid"];
         let squid = squid.into_iter().find(|at| Path::new(at).exists()).unwrap_or("squid");
         let process = start(squid, &["-N", "-f", text(&file)], port);
-        Self { address: format!("http://user:pass-word@127.0.0.1:{port}"), log, _process: process }
+        Self {
+            address: format!("http://user:pass-word@127.0.0.1:{port}"),
+            log,
+            _process: process,
+            _folder: made,
+        }
     }
 
     /// How often the proxy did so for who asked.
@@ -190,7 +196,7 @@ fn load(store: &str, more: &[&str], environment: &[(&str, &str)]) -> Run {
 #[test]
 fn a_proxy_is_used_for_http_and_https_and_shown_who_asks() {
     let site = Site::new("proxied");
-    let proxy = Proxy::new(&site.folder);
+    let proxy = Proxy::new();
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
         let before = proxy.asked("GET");
         load(&site.http, &[], &[(name, &proxy.address)]);
@@ -239,7 +245,7 @@ fn what_is_excepted_goes_straight() {
 #[test]
 fn what_a_proxy_refuses_is_said() {
     let site = Site::new("refused");
-    let proxy = Proxy::new(&site.folder);
+    let proxy = Proxy::new();
     let ca = text(&site.certificate);
     let wrong = proxy.address.replace("pass-word", "secret");
     let told =
@@ -285,7 +291,7 @@ fn what_a_proxy_refuses_is_said() {
 #[test]
 fn buckets_and_the_origins_of_an_edge_are_reached_through_the_proxy() {
     let site = Site::new("origins");
-    let proxy = Proxy::new(&site.folder);
+    let proxy = Proxy::new();
     let s3 = s3::S3Server::start();
     s3.create_bucket("weights");
     let mut environment = s3.environment().to_vec();
