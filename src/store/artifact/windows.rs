@@ -12,9 +12,11 @@ use crate::format::record::ChunkRecord;
 use crate::schedule::shard::Shard;
 use crate::store::StoreError;
 
-/// The weight of a window. It takes some 40 MB while it is loaded: 300 bytes for each chunk, and 1,200 more for each
+/// The weight of a window. It takes some 20 MB while it is loaded: 300 bytes for each chunk, and 1,200 more for each
 /// tensor.
-const MOST: u64 = 16 << 20;
+const MOST: u64 = 8 << 20;
+/// So many windows of pages are read at a time to learn which tensors there are: no tensor is in memory then.
+const READ: u64 = 4;
 /// Bytes that the table has for a tensor beside its name and its chunks, about.
 const ENTRY: u64 = 100;
 
@@ -56,7 +58,7 @@ struct Planned {
 }
 
 impl Artifact {
-    /// Cuts what is selected into windows of at most 131,072 chunks, fewer where there are many tensors.
+    /// Cuts what is selected into windows of at most 65,536 chunks, fewer where there are many tensors.
     ///
     /// # Errors
     /// If a pattern selects nothing, or the table or the layout cannot be read.
@@ -88,7 +90,7 @@ impl Artifact {
         let mut bytes = 0;
         let mut planned = Vec::new();
         let mut matched = BTreeSet::new();
-        for batch in self.batches(&indexes, most) {
+        for batch in self.batches(&indexes, most.saturating_mul(READ)) {
             for (index, (page, places)) in batch.iter().zip(self.pages(&batch).await?) {
                 let mut gathered = Gathered::new(selection, shard);
                 self.gather(page, &places, |_| true, &mut gathered)?;
