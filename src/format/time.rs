@@ -11,6 +11,11 @@ pub fn date(seconds: u64) -> String {
     with_fraction(seconds, "")
 }
 
+/// The same with a fraction, as `2026-11-29T17:46:37.000Z`, for clients that want one.
+pub fn date_with_fraction(seconds: u64) -> String {
+    with_fraction(seconds, ".000")
+}
+
 /// The version of a ref or of the index, with the time that it was published at: that is what it counts from.
 pub fn version(version: u64) -> String {
     match published(version) {

@@ -7,7 +7,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::dir::DirBackend;
-use super::http::{HttpBackend, HttpOptions, Proxies};
+use super::http::{HttpBackend, HttpOptions, Proxies, hidden};
 #[cfg(feature = "cloud")]
 use super::object::ObjectBackend;
 use super::{Transport, TransportError, TransportErrorKind};
@@ -78,10 +78,9 @@ pub fn open_with(
     location: &str,
     options: &WebOptions,
 ) -> Result<Arc<dyn Transport>, TransportError> {
-    let shown = match location.split_once('?') {
-        Some((before, _)) if before.contains("://") => format!("{before}?..."),
-        _ => location.to_owned(),
-    };
+    // A question mark in a path is a part of it.
+    let is_url = location.contains("://");
+    let shown = if is_url { hidden(location) } else { location.to_owned() };
     let invalid =
         |why: String| TransportError::new(TransportErrorKind::Invalid, &*shown, "store", why);
     let Some((scheme, rest)) = location.split_once("://") else {

@@ -131,12 +131,17 @@ impl Catalog {
         name: &ArtifactName,
         tag: &Tag,
     ) -> Result<ManifestId, Arc<StoreError>> {
-        Ok(self.meaning(name, tag).await?.id)
+        Ok(self.resolve_dated(name, tag).await?.0)
     }
 
-    /// When what a name means now was published, as far as that is known without asking again.
-    pub(crate) async fn published(&self, name: &ArtifactName, tag: &Tag) -> Option<SystemTime> {
-        self.stale.get(&(name.clone(), tag.clone())).await?.published
+    /// The same, and when it was published.
+    pub(crate) async fn resolve_dated(
+        &self,
+        name: &ArtifactName,
+        tag: &Tag,
+    ) -> Result<(ManifestId, Option<SystemTime>), Arc<StoreError>> {
+        let meaning = self.meaning(name, tag).await?;
+        Ok((meaning.id, meaning.published))
     }
 
     async fn meaning(&self, name: &ArtifactName, tag: &Tag) -> Result<Meaning, Arc<StoreError>> {
@@ -289,10 +294,7 @@ impl Catalog {
         revision: &Revision,
     ) -> Result<(Arc<ArtifactGraph>, Option<SystemTime>), Arc<StoreError>> {
         let (id, published) = match revision {
-            Revision::Tag(tag) => {
-                let meaning = self.meaning(name, tag).await?;
-                (meaning.id, meaning.published)
-            }
+            Revision::Tag(tag) => self.resolve_dated(name, tag).await?,
             Revision::Commit(digits) => (self.find(digits).await?, None),
         };
         Ok((self.artifact(id, Some(name)).await?, published))

@@ -71,7 +71,7 @@ impl HttpBackend {
     /// # Errors
     /// If `base` is no address of a folder.
     pub fn new(base: &str, options: HttpOptions) -> Result<Self, TransportError> {
-        let shown = base.split_once('?').map_or(base.to_owned(), |(before, _)| hidden(before));
+        let shown = hidden(base);
         let invalid =
             |why: &str| TransportError::new(TransportErrorKind::Invalid, &*shown, "store", why);
         let mut url = Url::parse(base).map_err(|e| invalid("not a URL").caused_by(e))?;
@@ -105,11 +105,11 @@ impl HttpBackend {
             }
         }
         let query = url.query().filter(|query| !query.is_empty()).map(Arc::from);
+        if query.is_none() {
+            url.set_query(None);
+        }
+        let location = hidden(url.as_str()).into();
         url.set_query(None);
-        let location = match query {
-            Some(_) => hidden(url.as_str()).into(),
-            None => url.as_str().into(),
-        };
         let headers = options.headers.clone();
         let connections = Arc::new(Connections::new(options));
         let artifact = None;
@@ -207,17 +207,16 @@ impl HttpBackend {
     }
 }
 
-/// An address whose query is not shown: signatures stand there.
-fn hidden(before: &str) -> String {
-    format!("{before}?...")
+/// An address as messages may show it, without its query: signatures stand there.
+pub(super) fn hidden(address: &str) -> String {
+    match address.split_once('?') {
+        Some((before, _)) => format!("{before}?..."),
+        None => address.to_owned(),
+    }
 }
 
-/// An address as messages may show it.
 fn shown(url: &Url) -> String {
-    match url.query() {
-        Some(_) => hidden(&url[..url::Position::AfterPath]),
-        None => url[..url::Position::AfterPath].to_owned(),
-    }
+    hidden(&url[..url::Position::AfterQuery])
 }
 
 /// Where a redirect leads: never from https to http, nor to anything else.

@@ -120,7 +120,7 @@ async fn models(
     let main = Tag::default();
     let own = names.iter().filter(|(name, tag)| *tag == main && who.may_read(name));
     let (page, more) = listing.page(own.map(|(name, _)| name));
-    let value = page.iter().map(|name| schema::model(name)).collect();
+    let value = page.iter().map(|name| schema::model(name.as_str())).collect();
     let mut answer = told(StatusCode::OK, &Value::Array(value));
     if let Some(last) = page.last().filter(|_| more) {
         // Clients want the whole address; a proxy before the edge may speak TLS for it.
@@ -162,9 +162,9 @@ async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Found, Box<Answe
     let revision = Revision::parse(ask.revision.as_deref()).ok_or_else(|| {
         Box::new(refuse(Refusal::Revision, "not a tag, nor a commit of 40 digits", None))
     })?;
-    let id = match &revision {
-        Revision::Tag(tag) => match edge.catalog.resolve(&name, tag).await {
-            Ok(id) => id,
+    let (id, published) = match &revision {
+        Revision::Tag(tag) => match edge.catalog.resolve_dated(&name, tag).await {
+            Ok(found) => found,
             // Another tag of the repository may be there.
             Err(error) => {
                 let refusal = match edge.catalog.resolve(&name, &Default::default()).await {
@@ -175,18 +175,14 @@ async fn find(edge: &Arc<Edge>, ask: &Ask, who: &Who) -> Result<Found, Box<Answe
             }
         },
         Revision::Commit(digits) => {
-            edge.catalog.find(digits).await.map_err(|error| failed(&error, Refusal::Revision))?
+            let found = edge.catalog.find(digits).await;
+            (found.map_err(|error| failed(&error, Refusal::Revision))?, None)
         }
     };
     // Under a name that it may read, a client gets that repository's commits only.
     if !who.may_read_all() && !edge.catalog.belongs(&name, id).await {
         return Err(Box::new(refuse(Refusal::Revision, "no such commit of this repository", None)));
     }
-    // What was resolved just now is not asked for again.
-    let published = match &revision {
-        Revision::Tag(tag) => edge.catalog.published(&name, tag).await,
-        Revision::Commit(_) => None,
-    };
     let found = edge.catalog.artifact(id, Some(&name)).await;
     found.map(|whole| (whole, published)).map_err(|error| failed(&error, Refusal::Revision))
 }

@@ -140,11 +140,11 @@ impl Listing {
     }
 }
 
-/// An entry of a listing.
-pub(crate) fn model(name: &ArtifactName) -> Value {
+/// What a listing says of a repository.
+pub(crate) fn model(repo: &str) -> Value {
     json!({
-        "id": name,
-        "modelId": name,
+        "id": repo,
+        "modelId": repo,
         "private": false,
         "gated": false,
         "disabled": false,
@@ -172,13 +172,13 @@ pub(crate) fn who(name: &str) -> Value {
 /// The answer to [`What::Commits`]: a store keeps no history, so that a revision has one commit.
 pub(crate) fn commits(id: ManifestId, published: Option<SystemTime>) -> Value {
     let seconds = published.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let date = time::date(seconds.map_or(0, |since| since.as_secs()));
+    let date = time::date_with_fraction(seconds.map_or(0, |since| since.as_secs()));
     json!([{
         "id": commit(id),
         "title": format!("manifest {id}"),
         "message": "",
         "authors": [],
-        "date": format!("{}.000Z", date.trim_end_matches('Z')),
+        "date": date,
     }])
 }
 
@@ -327,21 +327,12 @@ pub(crate) fn info(repo: &str, whole: &ArtifactGraph, blobs: bool) -> Value {
         sibling
     };
     let siblings: Vec<Value> = whole.files.iter().map(|(file, _)| sibling(file)).collect();
-    let stored = &whole.manifest.totals;
-    json!({
-        "_id": commit(whole.id)[..24],
-        "id": repo,
-        "modelId": repo,
-        "sha": commit(whole.id),
-        "private": false,
-        "gated": false,
-        "disabled": false,
-        "downloads": 0,
-        "likes": 0,
-        "tags": ["tenpak"],
-        "usedStorage": stored.raw_bytes,
-        "siblings": siblings,
-    })
+    let mut info = model(repo);
+    info["_id"] = commit(whole.id)[..24].into();
+    info["sha"] = commit(whole.id).into();
+    info["usedStorage"] = whole.manifest.totals.raw_bytes.into();
+    info["siblings"] = siblings.into();
+    info
 }
 
 /// The answer to [`What::Tree`]; `None` if there is no such folder.

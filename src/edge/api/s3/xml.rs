@@ -70,7 +70,7 @@ const EPOCH: &str = "1970-01-01T00:00:00.000Z";
 /// A time as S3 writes it. It says seconds, as headers do: clients compare the two.
 fn date(at: SystemTime) -> String {
     let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    format!("{}.000Z", time::date(seconds).trim_end_matches('Z'))
+    time::date_with_fraction(seconds)
 }
 
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
