@@ -24,6 +24,8 @@
 //! | [`quantize`] | models | language models, and what is measured of them; with `produce`, new artifacts from old ones: quantized checkpoints, deltas |
 //! | [`maintain`] | pack | keeping a store: verify, copy, collect, repack |
 //! | [`edge`] | edge | serving a store |
+//! | [`engine`] | engine | running a language model on weights as they are stored |
+//! | [`serve`] | serve | an OpenAI-compatible server: the embedded engine, or one of others |
 //! | [`cli`] | cli | the command |
 //!
 //! [`format`]: mod@format
@@ -59,6 +61,8 @@ pub mod cli;
 pub mod dequant;
 #[cfg(feature = "edge")]
 pub mod edge;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod format;
 #[cfg(feature = "load")]
 pub mod load;
@@ -71,6 +75,8 @@ pub mod pack;
 #[cfg(feature = "models")]
 pub mod quantize;
 pub mod schedule;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "load")]
 pub mod store;
 #[cfg(feature = "load")]

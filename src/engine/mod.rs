@@ -1,0 +1,11 @@
+//! The embedded engine: runs an artifact's model on the processor, on weights as they are stored, and begins
+//! while they still arrive.
+//!
+//! One thread runs the model; [`Engine::submit`] gives it a request and returns what comes of it, token by
+//! token. What a request gets does not depend on what else runs: every sum is taken in one order, whatever the
+//! batch.
+
+mod request;
+pub mod sample;
+
+pub use request::{Engine, Event, Events, Finish, Likely, ModelInfo, Refused, Request, Scored};
