@@ -1,0 +1,210 @@
+//! Lanes in AVX2: two registers of eight.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes, SCALE};
+
+/// Sixteen f32.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(__m256, __m256);
+
+/// Runs a kernel.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: the caller's.
+    unsafe { kernel.run::<Avx2>() }
+}
+
+/// Neighbours at half the width first.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn sum(eight: __m256) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+/// Eight of the sixteen values of `table` by the low four bits of each index.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn pick(index: __m256i, table: Avx2) -> __m256 {
+    // SAFETY: the caller's. A permutation reads the low three bits; the fourth goes to the sign, which chooses.
+    unsafe {
+        let below = _mm256_permutevar8x32_ps(table.0, index);
+        let above = _mm256_permutevar8x32_ps(table.1, index);
+        let chosen = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+        _mm256_blendv_ps(below, above, chosen)
+    }
+}
+
+/// Two codes of 2 bits from each of `places`.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn codes_at(codes: u32, places: [i32; 8]) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe {
+        let places = _mm256_loadu_si256(places.as_ptr().cast());
+        _mm256_srlv_epi32(_mm256_set1_epi32(codes.cast_signed()), places)
+    }
+}
+
+const LOW: [i32; 8] = [0, 2, 4, 6, 8, 10, 12, 14];
+const HIGH: [i32; 8] = [16, 18, 20, 22, 24, 26, 28, 30];
+
+// SAFETY: the trait's contract: the caller has made sure of the instructions and of the pointers.
+unsafe impl Lanes for Avx2 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the trait's.
+        let all = unsafe { _mm256_set1_ps(value) };
+        Self(all, all)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the trait's.
+        unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the trait's.
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, by: Self, with: Self) -> Self {
+        // SAFETY: the trait's.
+        unsafe { Self(_mm256_fmadd_ps(by.0, with.0, self.0), _mm256_fmadd_ps(by.1, with.1, self.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, by: Self) -> Self {
+        // SAFETY: the trait's.
+        unsafe { Self(_mm256_mul_ps(self.0, by.0), _mm256_mul_ps(self.1, by.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the trait's.
+        unsafe { sum(_mm256_add_ps(self.0, self.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: the trait's.
+        unsafe {
+            let eight = _mm256_max_ps(self.0, self.1);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bf16(from: *const u8) -> Self {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |at| {
+                let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(at).cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+            };
+            Self(half(0), half(16))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn f16(from: *const u8) -> Self {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(from.add(at).cast()));
+            Self(half(0), half(16))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn signed(from: *const u8) -> Self {
+        // SAFETY: the trait's.
+        unsafe {
+            let half =
+                |at| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(at).cast())));
+            Self(half(0), half(8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unsigned(from: *const u8) -> Self {
+        // SAFETY: the trait's.
+        unsafe {
+            let half =
+                |at| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast())));
+            Self(half(0), half(8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn e4m3(from: *const u8) -> Self {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |at| {
+                let words = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast()));
+                let sign = _mm256_and_si256(words, _mm256_set1_epi32(0x80));
+                let rest = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
+                let sign = _mm256_slli_epi32::<24>(sign);
+                let small = _mm256_or_si256(sign, _mm256_slli_epi32::<20>(rest));
+                _mm256_mul_ps(_mm256_castsi256_ps(small), _mm256_set1_ps(SCALE))
+            };
+            Self(half(0), half(8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self) {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |at| _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast()));
+            let (first, second) = (half(0), half(8));
+            let high = |words| _mm256_srli_epi32::<4>(words);
+            (
+                Self(pick(first, table), pick(second, table)),
+                Self(pick(high(first), table), pick(high(second), table)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(codes: u32, table: Self) -> Self {
+        // SAFETY: the trait's.
+        unsafe { Self(pick(codes_at(codes, LOW), table), pick(codes_at(codes, HIGH), table)) }
+    }
+
+    #[inline(always)]
+    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |places, bits: u16| {
+                let codes = codes_at(codes, places);
+                let bit = _mm256_loadu_si256([31, 30, 29, 28, 27, 26, 25, 24].as_ptr().cast());
+                let chosen = _mm256_sllv_epi32(_mm256_set1_epi32(bits.into()), bit);
+                let (below, above) = (pick(codes, table), pick(codes, above));
+                _mm256_blendv_ps(below, above, _mm256_castsi256_ps(chosen))
+            };
+            Self(half(LOW, high & 255), half(HIGH, high >> 8))
+        }
+    }
+}

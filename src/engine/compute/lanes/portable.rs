@@ -1,0 +1,117 @@
+//! Lanes in plain Rust: the reference.
+
+use half::{bf16, f16};
+
+use super::{LANES, Lanes, SCALE};
+
+/// Sixteen f32.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+impl Portable {
+    #[inline(always)]
+    fn of(value: impl FnMut(usize) -> f32) -> Self {
+        Self(std::array::from_fn(value))
+    }
+}
+
+// SAFETY: nothing here needs an instruction that a processor may lack; pointers are the caller's to answer for.
+unsafe impl Lanes for Portable {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, by: Self, with: Self) -> Self {
+        Self::of(|i| self.0[i] + by.0[i] * with.0[i])
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, by: Self) -> Self {
+        Self::of(|i| self.0[i] * by.0[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let eight: [f32; 8] = std::array::from_fn(|i| self.0[i] + self.0[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    unsafe fn bf16(from: *const u8) -> Self {
+        // SAFETY: the caller's.
+        let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        Self::of(|i| bf16::from_bits(u16::from_le(halves[i])).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn f16(from: *const u8) -> Self {
+        // SAFETY: the caller's.
+        let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        Self::of(|i| f16::from_bits(u16::from_le(halves[i])).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn signed(from: *const u8) -> Self {
+        // SAFETY: the caller's.
+        let bytes = unsafe { from.cast::<[i8; LANES]>().read() };
+        Self::of(|i| f32::from(bytes[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn unsigned(from: *const u8) -> Self {
+        // SAFETY: the caller's.
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read() };
+        Self::of(|i| f32::from(bytes[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn e4m3(from: *const u8) -> Self {
+        // SAFETY: the caller's.
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read() };
+        Self::of(|i| {
+            let byte = u32::from(bytes[i]);
+            f32::from_bits((byte & 0x80) << 24 | (byte & 0x7f) << 20) * SCALE
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self) {
+        // SAFETY: the caller's.
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read() };
+        let low = Self::of(|i| table.0[usize::from(bytes[i] & 15)]);
+        (low, Self::of(|i| table.0[usize::from(bytes[i] >> 4)]))
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(codes: u32, table: Self) -> Self {
+        Self::of(|i| table.0[(codes >> (2 * i) & 3) as usize])
+    }
+
+    #[inline(always)]
+    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self {
+        Self::of(|i| {
+            let own = if high >> i & 1 == 0 { &table.0 } else { &above.0 };
+            own[(codes >> (2 * i) & 3) as usize]
+        })
+    }
+}

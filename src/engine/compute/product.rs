@@ -1,0 +1,339 @@
+//! Products of weights and states.
+//!
+//! Every output is one sum: sixteen partial sums, each over every sixteenth column in order, and then those. So it
+//! does not depend on how many states are multiplied at a time, nor on threads.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::lanes::{Isa, Kernel, LANES, Lanes};
+use super::matrix::{Block, CHUNK, Kind, Matrix, Stored};
+use super::source::{
+    BF16, Blocks, E4M3, F16, F32, Plain, Q4_0, Q4K, Q8_0, SIGNED, Source, Tabled, UNSIGNED, Whole,
+};
+use super::states::States;
+use crate::dequant::Float;
+
+/// Rows of a weight, and states, that are multiplied at a time in registers.
+const ROWS: usize = 4;
+const STATES: usize = 6;
+/// Bytes of floats that rows are dequantized into, and read from again for each few states.
+const SCRATCH: usize = 256 << 10;
+/// Products, in multiplications, that no other thread is asked for.
+const ALONE: usize = 64 << 10;
+
+thread_local! {
+    static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What is done with a weight, whichever kind it is of.
+macro_rules! with_source {
+    ($weight:expr, $source:ident => $done:expr) => {{
+        let columns = $weight.columns;
+        macro_rules! of {
+            ($made:expr) => {{
+                let $source = $made;
+                $done
+            }};
+        }
+        match &$weight.stored {
+            Stored::Floats(Float::F32, bytes) => of!(Plain::<F32>::new(bytes, columns)),
+            Stored::Floats(Float::F16, bytes) => of!(Plain::<F16>::new(bytes, columns)),
+            Stored::Floats(Float::BF16, bytes) => of!(Plain::<BF16>::new(bytes, columns)),
+            Stored::Codes(codes) => match codes.kind {
+                Kind::Two => of!(Tabled::<2>::new(codes, columns)),
+                Kind::Three => of!(Tabled::<3>::new(codes, columns)),
+                Kind::Four => of!(Tabled::<4>::new(codes, columns)),
+                Kind::Signed => of!(Whole::<SIGNED>::new(codes, columns)),
+                Kind::Unsigned => of!(Whole::<UNSIGNED>::new(codes, columns)),
+                Kind::E4m3 => of!(Whole::<E4M3>::new(codes, columns)),
+            },
+            Stored::Blocks(block, bytes) => match block {
+                Block::Q4_0 => of!(Blocks::<Q4_0>::new(*block, bytes, columns)),
+                Block::Q8_0 => of!(Blocks::<Q8_0>::new(*block, bytes, columns)),
+                Block::Q4K => of!(Blocks::<Q4K>::new(*block, bytes, columns)),
+            },
+        }
+    }};
+}
+
+/// `out[m, n] = sum over k of weight[n, k] * x[m, k]`; `out` has as many states as `x`.
+pub(super) fn product(isa: Isa, weight: &Matrix, x: &States, out: &mut States) {
+    assert!(
+        (x.width(), out.width(), out.len()) == (weight.columns, weight.rows, x.len()),
+        "states that do not fit the weight"
+    );
+    let ordered = weight.order.as_ref().map(|order| x.gathered(order));
+    let x = ordered.as_ref().unwrap_or(x);
+    with_source!(weight, source => run(isa, source, x, out));
+}
+
+/// A row of a weight as floats; `to` is as wide.
+pub(super) fn row(isa: Isa, weight: &Matrix, row: usize, to: &mut [f32]) {
+    assert!(row < weight.rows && to.len() == weight.columns, "a row that the weight does not have");
+    let mut line = vec![0.0; weight.columns.next_multiple_of(CHUNK)];
+    with_source!(weight, source => isa.run(Expand { source, row, to: line.as_mut_ptr() }));
+    match &weight.order {
+        None => to.copy_from_slice(&line[..to.len()]),
+        Some(order) => {
+            for (value, input) in line.iter().zip(order) {
+                to[*input as usize] = *value;
+            }
+        }
+    }
+}
+
+/// Where outputs go; each is written by one task only.
+#[derive(Clone, Copy)]
+struct Outputs {
+    to: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: tasks write to different rows of the weight, and so to different places; nobody reads before they ended.
+unsafe impl Send for Outputs {}
+// SAFETY: as above.
+unsafe impl Sync for Outputs {}
+
+fn run<S: Source>(isa: Isa, source: S, x: &States, out: &mut States) {
+    let (rows, states) = (out.width(), x.len());
+    if states == 0 || rows == 0 {
+        return;
+    }
+    let to = Outputs { to: out.as_mut_ptr(), stride: out.stride() };
+    let work = rows * x.stride() * states;
+    let threads = rayon::current_num_threads();
+    let task = |range: Range<usize>| isa.run(Task { source, rows: range, x, to });
+    if work <= ALONE || threads == 1 {
+        return task(0..rows);
+    }
+    // Some tasks for each thread, so that one that is held up does not hold up all; whole groups of rows.
+    let tasks = (threads * 4).min(work.div_ceil(ALONE));
+    let each = rows.div_ceil(tasks).next_multiple_of(ROWS);
+    (0..rows.div_ceil(each)).into_par_iter().for_each(|at| {
+        task(at * each..rows.min((at + 1) * each));
+    });
+}
+
+/// Some rows of a weight, with all states.
+struct Task<'a, S> {
+    source: S,
+    rows: Range<usize>,
+    x: &'a States,
+    to: Outputs,
+}
+
+impl<S: Source> Kernel for Task<'_, S> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        if self.x.len() == 1 {
+            // SAFETY: the caller's; rows are the weight's.
+            return unsafe { self.single::<L>() };
+        }
+        FLOATS.with_borrow_mut(|floats| {
+            let width = self.x.stride();
+            let most = (SCRATCH / 4 / width / ROWS).max(1) * ROWS;
+            floats.resize(most * width, 0.0);
+            let mut first = self.rows.start;
+            while first < self.rows.end {
+                let count = most.min(self.rows.end - first);
+                // SAFETY: the caller's; `floats` has `most` rows of `width`.
+                unsafe {
+                    for at in 0..count {
+                        expand::<L, S>(&self.source, first + at, floats.as_mut_ptr().add(at * width));
+                    }
+                    self.several::<L>(floats, first, count);
+                }
+                first += count;
+            }
+        });
+    }
+}
+
+impl<S: Source> Task<'_, S> {
+    /// # Safety
+    /// The processor has the instructions; there is one state.
+    #[inline(always)]
+    unsafe fn single<L: Lanes>(&self) {
+        let mut row = self.rows.start;
+        // SAFETY: the caller's; states are as wide as the weight has columns, and padded to whole steps.
+        unsafe {
+            while row + ROWS <= self.rows.end {
+                let sums = self.sums::<L, ROWS>(row);
+                for (at, sum) in sums.iter().enumerate() {
+                    *self.to.to.add(row + at) = *sum;
+                }
+                row += ROWS;
+            }
+            while row < self.rows.end {
+                *self.to.to.add(row) = self.sums::<L, 1>(row)[0];
+                row += 1;
+            }
+        }
+    }
+
+    /// The sums of `R` rows with one state.
+    ///
+    /// # Safety
+    /// As of `single`; the rows are the weight's.
+    #[inline(always)]
+    unsafe fn sums<L: Lanes, const R: usize>(&self, row: usize) -> [f32; R] {
+        let x = self.x.as_ptr();
+        let (steps, group) = (self.source.steps(), self.source.group_steps());
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [L::splat(0.0); R];
+            let mut step = 0;
+            while step < steps {
+                let mut shared = [self.source.open::<L>(row, step / group); R];
+                for (at, shared) in shared.iter_mut().enumerate().skip(1) {
+                    *shared = self.source.open::<L>(row + at, step / group);
+                }
+                let end = steps.min(step + group);
+                while step < end {
+                    let (first, second) =
+                        (L::load(x.add(step * CHUNK)), L::load(x.add(step * CHUNK + LANES)));
+                    for at in 0..R {
+                        let (a, b) = self.source.step::<L>(shared[at], row + at, step);
+                        sums[at] = sums[at].plus(a, first).plus(b, second);
+                    }
+                    step += 1;
+                }
+            }
+            for (at, sum) in sums.iter_mut().enumerate() {
+                if let Some((a, b)) = self.source.rest::<L>(row + at) {
+                    let x = x.add(steps * CHUNK);
+                    *sum = sum.plus(a, L::load(x)).plus(b, L::load(x.add(LANES)));
+                }
+            }
+            let mut out = [0.0; R];
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = sum.sum();
+            }
+            out
+        }
+    }
+
+    /// Rows that were dequantized into `floats`, with all states.
+    ///
+    /// # Safety
+    /// `floats` has `count` rows, those of the weight from `first` on.
+    #[inline(always)]
+    unsafe fn several<L: Lanes>(&self, floats: &[f32], first: usize, count: usize) {
+        let mut state = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            while state < self.x.len() {
+                let states = (self.x.len() - state).min(STATES);
+                let mut at = 0;
+                while at < count {
+                    let rows = (count - at).min(ROWS);
+                    let w = floats.as_ptr().add(at * self.x.stride());
+                    match (rows, states) {
+                        (ROWS, 6) => self.tile::<L, ROWS, 6>(w, first + at, state),
+                        (ROWS, 5) => self.tile::<L, ROWS, 5>(w, first + at, state),
+                        (ROWS, 4) => self.tile::<L, ROWS, 4>(w, first + at, state),
+                        (ROWS, 3) => self.tile::<L, ROWS, 3>(w, first + at, state),
+                        (ROWS, 2) => self.tile::<L, ROWS, 2>(w, first + at, state),
+                        (ROWS, _) => self.tile::<L, ROWS, 1>(w, first + at, state),
+                        _ => {
+                            for row in 0..rows {
+                                let w = w.add(row * self.x.stride());
+                                for own in 0..states {
+                                    self.tile::<L, 1, 1>(w, first + at + row, state + own);
+                                }
+                            }
+                        }
+                    }
+                    at += rows;
+                }
+                state += states;
+            }
+        }
+    }
+
+    /// `R` rows with `M` states.
+    ///
+    /// # Safety
+    /// `w` has the rows, which are the weight's from `row` on; the states are there.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const R: usize, const M: usize>(
+        &self,
+        w: *const f32,
+        row: usize,
+        state: usize,
+    ) {
+        let stride = self.x.stride();
+        // SAFETY: the caller's.
+        unsafe {
+            let x = self.x.as_ptr().add(state * stride);
+            let mut sums = [[L::splat(0.0); M]; R];
+            let mut at = 0;
+            while at < stride {
+                let mut own = [L::splat(0.0); R];
+                for (r, own) in own.iter_mut().enumerate() {
+                    *own = L::load(w.add(r * stride + at));
+                }
+                for m in 0..M {
+                    let x = L::load(x.add(m * stride + at));
+                    for r in 0..R {
+                        sums[r][m] = sums[r][m].plus(own[r], x);
+                    }
+                }
+                at += LANES;
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (m, sum) in sums.iter().enumerate() {
+                    *self.to.to.add((state + m) * self.to.stride + row + r) = sum.sum();
+                }
+            }
+        }
+    }
+}
+
+/// A row as floats, whole steps of them.
+///
+/// # Safety
+/// The weight has the row; `to` is good for its steps.
+#[inline(always)]
+unsafe fn expand<L: Lanes, S: Source>(source: &S, row: usize, to: *mut f32) {
+    let (steps, group) = (source.steps(), source.group_steps());
+    // SAFETY: the caller's.
+    unsafe {
+        let mut step = 0;
+        while step < steps {
+            let shared = source.open::<L>(row, step / group);
+            let end = steps.min(step + group);
+            while step < end {
+                let (a, b) = source.step::<L>(shared, row, step);
+                a.store(to.add(step * CHUNK));
+                b.store(to.add(step * CHUNK + LANES));
+                step += 1;
+            }
+        }
+        if let Some((a, b)) = source.rest::<L>(row) {
+            a.store(to.add(steps * CHUNK));
+            b.store(to.add(steps * CHUNK + LANES));
+        }
+    }
+}
+
+struct Expand<S> {
+    source: S,
+    row: usize,
+    to: *mut f32,
+}
+
+impl<S: Source> Kernel for Expand<S> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        // SAFETY: the caller's; whoever makes one has a row of whole steps.
+        unsafe { expand::<L, S>(&self.source, self.row, self.to) }
+    }
+}

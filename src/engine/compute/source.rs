@@ -1,0 +1,350 @@
+//! How steps of a row become lanes, one kind of weight each.
+
+use super::lanes::{LANES, Lanes};
+use super::matrix::{Block, CHUNK, Codes};
+
+/// A weight whose rows are read in steps of [`CHUNK`] columns, those of a group with the same scale.
+///
+/// # Safety
+/// Whoever calls a method has made sure of the processor's instructions, and names rows, groups and steps that
+/// the weight has.
+pub(super) unsafe trait Source: Copy + Send + Sync {
+    /// What the steps of a group share.
+    type Group<L: Lanes>: Copy;
+
+    /// Steps of a row, the last, shorter one not counted.
+    fn steps(&self) -> usize;
+
+    /// Steps of a group: a divisor of the row's.
+    fn group_steps(&self) -> usize;
+
+    /// What a group shares.
+    unsafe fn open<L: Lanes>(&self, row: usize, group: usize) -> Self::Group<L>;
+
+    /// The first and the second half of a step.
+    unsafe fn step<L: Lanes>(&self, shared: Self::Group<L>, row: usize, step: usize) -> (L, L);
+
+    /// The last step of rows that are no whole number of them, with zeros behind.
+    unsafe fn rest<L: Lanes>(&self, _row: usize) -> Option<(L, L)> {
+        None
+    }
+}
+
+/// Plain floats; `BYTES` of each.
+#[derive(Clone, Copy)]
+pub(super) struct Plain<'a, const FLOAT: u8> {
+    bytes: &'a [u8],
+    columns: usize,
+}
+
+pub(super) const F32: u8 = 0;
+pub(super) const F16: u8 = 1;
+pub(super) const BF16: u8 = 2;
+
+impl<'a, const FLOAT: u8> Plain<'a, FLOAT> {
+    pub(super) fn new(bytes: &'a [u8], columns: usize) -> Self {
+        Self { bytes, columns }
+    }
+
+    const SIZE: usize = if FLOAT == F32 { 4 } else { 2 };
+
+    /// # Safety
+    /// `from` is good for 16 floats.
+    #[inline(always)]
+    unsafe fn half<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's.
+        unsafe {
+            match FLOAT {
+                F32 => L::load(from.cast()),
+                F16 => L::f16(from),
+                _ => L::bf16(from),
+            }
+        }
+    }
+}
+
+// SAFETY: rows and steps that the weight has lie within its bytes, whose number was checked when it was made.
+unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
+    type Group<L: Lanes> = ();
+
+    fn steps(&self) -> usize {
+        self.columns / CHUNK
+    }
+
+    fn group_steps(&self) -> usize {
+        (self.columns / CHUNK).max(1)
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, _row: usize, _group: usize) -> Self::Group<L> {}
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, (): (), row: usize, step: usize) -> (L, L) {
+        // SAFETY: the trait's.
+        unsafe {
+            let at = self.bytes.as_ptr().add((row * self.columns + step * CHUNK) * Self::SIZE);
+            (Self::half(at), Self::half(at.add(LANES * Self::SIZE)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rest<L: Lanes>(&self, row: usize) -> Option<(L, L)> {
+        let rest = self.columns % CHUNK;
+        if rest == 0 {
+            return None;
+        }
+        let mut padded = [0_u8; CHUNK * 4];
+        let from = (row * self.columns + self.columns - rest) * Self::SIZE;
+        let own = self.bytes.get(from..from + rest * Self::SIZE)?;
+        padded.get_mut(..own.len())?.copy_from_slice(own);
+        let at = padded.as_ptr();
+        // SAFETY: `padded` holds a step of the widest float.
+        unsafe { Some((Self::half(at), Self::half(at.add(LANES * Self::SIZE)))) }
+    }
+}
+
+/// Codes that index a table, of so many bits.
+#[derive(Clone, Copy)]
+pub(super) struct Tabled<'a, const BITS: u8> {
+    codes: &'a Codes,
+    row: usize,
+    tables: [[f32; 16]; 2],
+}
+
+impl<'a, const BITS: u8> Tabled<'a, BITS> {
+    pub(super) fn new(codes: &'a Codes, columns: usize) -> Self {
+        let own = codes.table;
+        let tables = match BITS {
+            4 => [own, own],
+            _ => [0, 4].map(|from| std::array::from_fn(|code| own[from + code % 4])),
+        };
+        Self { codes, row: columns / CHUNK * codes.kind.step(), tables }
+    }
+}
+
+/// Scale and offset of a group.
+///
+/// # Safety
+/// The weight has it.
+#[inline(always)]
+unsafe fn scale<L: Lanes>(codes: &Codes, row: usize, group: usize) -> (L, L) {
+    let at = row * codes.groups + group;
+    // SAFETY: there is a scale for each group, and an offset for each or none.
+    unsafe {
+        let scale = *codes.scales.get_unchecked(at);
+        let offset = codes.offsets.get(at).copied().unwrap_or(0.0);
+        (L::splat(scale), L::splat(offset))
+    }
+}
+
+// SAFETY: rows and steps that the weight has lie within its bytes.
+unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
+    type Group<L: Lanes> = (L, L);
+
+    fn steps(&self) -> usize {
+        self.row / self.codes.kind.step()
+    }
+
+    fn group_steps(&self) -> usize {
+        self.codes.group
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: usize, group: usize) -> (L, L) {
+        // SAFETY: the trait's. A value times its scale, plus its offset, whoever does it first: once for a
+        // group here.
+        unsafe {
+            let (scale, offset) = scale::<L>(self.codes, row, group);
+            let [first, second] = &self.tables;
+            let first = offset.plus(L::load(first.as_ptr()), scale);
+            if BITS == 3 { (first, offset.plus(L::load(second.as_ptr()), scale)) } else { (first, first) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, (table, above): (L, L), row: usize, step: usize) -> (L, L) {
+        // SAFETY: the trait's.
+        unsafe {
+            let at = self.codes.bytes.as_ptr().add(row * self.row + step * self.codes.kind.step());
+            let word = |at: *const u8| u32::from_le(at.cast::<u32>().read_unaligned());
+            let short = |at: *const u8| u16::from_le(at.cast::<u16>().read_unaligned());
+            match BITS {
+                4 => L::nibbles(at, table),
+                3 => (
+                    L::triples(word(at), short(at.add(8)), table, above),
+                    L::triples(word(at.add(4)), short(at.add(10)), table, above),
+                ),
+                _ => (L::pairs(word(at), table), L::pairs(word(at.add(4)), table)),
+            }
+        }
+    }
+}
+
+/// Codes of a byte.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a, const KIND: u8> {
+    codes: &'a Codes,
+    columns: usize,
+}
+
+pub(super) const SIGNED: u8 = 0;
+pub(super) const UNSIGNED: u8 = 1;
+pub(super) const E4M3: u8 = 2;
+
+impl<'a, const KIND: u8> Whole<'a, KIND> {
+    pub(super) fn new(codes: &'a Codes, columns: usize) -> Self {
+        Self { codes, columns }
+    }
+}
+
+// SAFETY: rows and steps that the weight has lie within its bytes.
+unsafe impl<const KIND: u8> Source for Whole<'_, KIND> {
+    type Group<L: Lanes> = (L, L);
+
+    fn steps(&self) -> usize {
+        self.columns / CHUNK
+    }
+
+    fn group_steps(&self) -> usize {
+        self.codes.group
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: usize, group: usize) -> (L, L) {
+        // SAFETY: the trait's.
+        unsafe { scale::<L>(self.codes, row, group) }
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, (scale, offset): (L, L), row: usize, step: usize) -> (L, L) {
+        // SAFETY: the trait's.
+        unsafe {
+            let at = self.codes.bytes.as_ptr().add(row * self.columns + step * CHUNK);
+            let half = |at: *const u8| {
+                let value = match KIND {
+                    SIGNED => L::signed(at),
+                    UNSIGNED => L::unsigned(at),
+                    _ => L::e4m3(at),
+                };
+                offset.plus(value, scale)
+            };
+            (half(at), half(at.add(LANES)))
+        }
+    }
+}
+
+/// GGUF's blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a, const BLOCK: u8> {
+    bytes: &'a [u8],
+    columns: usize,
+    row: usize,
+}
+
+pub(super) const Q4_0: u8 = 0;
+pub(super) const Q8_0: u8 = 1;
+pub(super) const Q4K: u8 = 2;
+
+/// The values of codes from `first` on.
+const fn values(first: i8) -> [f32; 16] {
+    let mut values = [0.0; 16];
+    let mut code = 0;
+    while code < 16 {
+        values[code] = (code as i8 + first) as f32;
+        code += 1;
+    }
+    values
+}
+
+const CENTRED: [f32; 16] = values(-8);
+const COUNTED: [f32; 16] = values(0);
+
+impl<'a, const BLOCK: u8> Blocks<'a, BLOCK> {
+    pub(super) fn new(block: Block, bytes: &'a [u8], columns: usize) -> Self {
+        Self { bytes, columns, row: block.row(columns) }
+    }
+
+    /// Where the block of a step begins.
+    ///
+    /// # Safety
+    /// The weight has it.
+    #[inline(always)]
+    unsafe fn at(&self, row: usize, step: usize) -> *const u8 {
+        let inside = match BLOCK {
+            Q4_0 => step * 18,
+            Q8_0 => step * 34,
+            _ => step / 8 * 144,
+        };
+        // SAFETY: the caller's.
+        unsafe { self.bytes.as_ptr().add(row * self.row + inside) }
+    }
+}
+
+/// The f16 at `at`.
+///
+/// # Safety
+/// `at` is good for two bytes.
+#[inline(always)]
+unsafe fn half(at: *const u8) -> f32 {
+    // SAFETY: the caller's.
+    half::f16::from_bits(u16::from_le(unsafe { at.cast::<u16>().read_unaligned() })).to_f32()
+}
+
+// SAFETY: rows and steps that the weight has lie within its bytes.
+unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
+    type Group<L: Lanes> = L;
+
+    fn steps(&self) -> usize {
+        self.columns / CHUNK
+    }
+
+    fn group_steps(&self) -> usize {
+        1
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: usize, step: usize) -> L {
+        // SAFETY: the trait's.
+        unsafe {
+            let at = self.at(row, step);
+            match BLOCK {
+                Q4_0 => L::load(CENTRED.as_ptr()).times(L::splat(half(at))),
+                Q8_0 => L::splat(half(at)),
+                _ => {
+                    let packed = |i: usize| *at.add(4 + i);
+                    let sub = step % 8;
+                    let (scale, least) = if sub < 4 {
+                        (packed(sub) & 63, packed(sub + 4) & 63)
+                    } else {
+                        let both = packed(sub + 4);
+                        (both & 15 | packed(sub - 4) >> 6 << 4, both >> 4 | packed(sub) >> 6 << 4)
+                    };
+                    let scale = half(at) * f32::from(scale);
+                    let least = half(at.add(2)) * f32::from(least);
+                    L::splat(-least).plus(L::load(COUNTED.as_ptr()), L::splat(scale))
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, shared: L, row: usize, step: usize) -> (L, L) {
+        // SAFETY: the trait's.
+        unsafe {
+            let at = self.at(row, step);
+            match BLOCK {
+                Q4_0 => L::nibbles(at.add(2), shared),
+                Q8_0 => {
+                    (L::signed(at.add(2)).times(shared), L::signed(at.add(18)).times(shared))
+                }
+                _ => {
+                    // Two steps share 32 bytes: one has their low halves, the other their high ones.
+                    let bytes = at.add(16 + step % 8 / 2 * 32);
+                    let (first, second) = (L::nibbles(bytes, shared), L::nibbles(bytes.add(16), shared));
+                    if step.is_multiple_of(2) { (first.0, second.0) } else { (first.1, second.1) }
+                }
+            }
+        }
+    }
+}
+

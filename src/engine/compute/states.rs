@@ -1,0 +1,92 @@
+//! States: rows of f32, padded with zeros to whole steps of products.
+
+use super::matrix::CHUNK;
+
+/// Rows of so many f32, `[len, width]`.
+#[derive(Debug, Clone, Default)]
+pub struct States {
+    values: Vec<f32>,
+    width: usize,
+    stride: usize,
+    len: usize,
+}
+
+impl States {
+    /// All zeros.
+    pub fn new(len: usize, width: usize) -> Self {
+        let stride = width.next_multiple_of(CHUNK);
+        Self { values: vec![0.0; len * stride], width, stride, len }
+    }
+
+    /// Makes it of another shape; values are any.
+    pub fn reshape(&mut self, len: usize, width: usize) {
+        let stride = width.next_multiple_of(CHUNK);
+        if (stride, width) == (self.stride, self.width) {
+            self.values.resize(len * stride, 0.0);
+        } else {
+            self.values.clear();
+            self.values.resize(len * stride, 0.0);
+        }
+        (self.width, self.stride, self.len) = (width, stride, len);
+    }
+
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Values of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// A row.
+    pub fn row(&self, at: usize) -> &[f32] {
+        self.values.get(at * self.stride..at * self.stride + self.width).unwrap_or_default()
+    }
+
+    /// A row, to change.
+    pub fn row_mut(&mut self, at: usize) -> &mut [f32] {
+        self.values.get_mut(at * self.stride..at * self.stride + self.width).unwrap_or_default()
+    }
+
+    /// All rows, to change.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let width = self.width;
+        self.values.chunks_mut(self.stride.max(1)).filter_map(move |row| row.get_mut(..width))
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        let width = self.width;
+        self.values.chunks(self.stride.max(1)).filter_map(move |row| row.get(..width))
+    }
+
+    /// All values, rows padded to the stride.
+    pub(super) fn slots(&mut self) -> &mut [f32] {
+        self.values.get_mut(..self.len * self.stride).unwrap_or_default()
+    }
+
+    pub(super) fn as_ptr(&self) -> *const f32 {
+        self.values.as_ptr()
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.values.as_mut_ptr()
+    }
+
+    /// The same with columns in another order.
+    pub(super) fn gathered(&self, order: &[u32]) -> Self {
+        let mut gathered = Self::new(self.len, self.width);
+        for (to, from) in gathered.rows_mut().zip(self.rows()) {
+            for (value, column) in to.iter_mut().zip(order) {
+                *value = from.get(*column as usize).copied().unwrap_or(0.0);
+            }
+        }
+        gathered
+    }
+}
