@@ -5,6 +5,7 @@
 //! token. What a request gets does not depend on what else runs: every sum is taken in one order, whatever the
 //! batch.
 
+mod batch;
 mod compute;
 mod model;
 mod request;
