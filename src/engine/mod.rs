@@ -7,5 +7,6 @@
 
 mod request;
 pub mod sample;
+pub mod text;
 
 pub use request::{Engine, Event, Events, Finish, Likely, ModelInfo, Refused, Request, Scored};
