@@ -10,5 +10,6 @@ mod compute;
 mod model;
 mod request;
 pub mod sample;
+pub mod text;
 
 pub use request::{Engine, Event, Events, Finish, Likely, ModelInfo, Refused, Request, Scored};

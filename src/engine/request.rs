@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::sample::Sampling;
+use super::sample::{Constraint, Sampling};
 
 /// One text to go on with.
 #[derive(Debug, Clone)]
@@ -11,6 +11,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// The grammar that the text keeps to.
+    pub constraint: Option<Constraint>,
     /// The most tokens that are made.
     pub max_tokens: usize,
     /// Whether, and with how many of the likeliest tokens at each place, the prompt's own tokens are scored.
