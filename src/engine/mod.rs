@@ -6,10 +6,15 @@
 //! batch.
 
 mod batch;
-mod compute;
+pub mod compute;
 mod model;
 mod request;
+mod run;
 pub mod sample;
 pub mod text;
 
-pub use request::{Engine, Event, Events, Finish, Likely, ModelInfo, Refused, Request, Scored};
+pub use model::{Adapter, Model, ModelError, ModelOptions};
+pub use request::{
+    Engine, EngineLoad, Event, Events, Finish, Likely, ModelInfo, Refused, Request, Scored,
+};
+pub use run::{Embedder, EngineOptions, Generator};

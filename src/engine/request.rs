@@ -121,6 +121,26 @@ pub struct ModelInfo {
     pub adapters: Vec<String>,
 }
 
+/// What an engine is doing, and has done since it began.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct EngineLoad {
+    /// Texts that run.
+    pub running: u64,
+    /// Texts that wait.
+    pub waiting: u64,
+    /// The part of the room for keys and values that is used, 0 to 1.
+    pub cache_used: f64,
+    /// Tokens of prompts that were run.
+    pub prompt_tokens: u64,
+    /// Tokens of prompts whose keys and values were there already.
+    pub found_tokens: u64,
+    /// Tokens that were made.
+    pub tokens: u64,
+    /// Texts that had to start over because there was no room.
+    pub preemptions: u64,
+}
+
 /// Whatever runs a model; tests put others in.
 pub trait Engine: Send + Sync {
     /// What it runs.
@@ -138,4 +158,9 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// If a text is too long, or the model cannot be run.
     fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Refused>;
+
+    /// What it is doing.
+    fn load(&self) -> EngineLoad {
+        EngineLoad::default()
+    }
 }

@@ -145,7 +145,7 @@ impl Work {
         self.model = *model;
         self.batch.restart();
         // Whoever asked may have left.
-        drop(told.send(()));
+        told.send(()).unwrap_or_default();
         for asked in std::mem::take(&mut self.held) {
             self.begin(*asked);
         }

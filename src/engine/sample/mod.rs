@@ -8,6 +8,7 @@ mod sampler;
 pub use constraint::{Constraint, Grammar, Grammars};
 pub use error::SampleError;
 pub use sampler::Sampler;
+pub(crate) use sampler::score;
 
 /// The most of the likeliest tokens that are told at a place.
 pub const MAX_LOGPROBS: usize = 20;

@@ -106,17 +106,6 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn largest(self) -> f32 {
-        // SAFETY: the trait's.
-        unsafe {
-            let eight = _mm256_max_ps(self.0, self.1);
-            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn bf16(from: *const u8) -> Self {
         // SAFETY: the trait's.
         unsafe {

@@ -63,12 +63,6 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn largest(self) -> f32 {
-        // SAFETY: the trait's.
-        unsafe { _mm512_reduce_max_ps(self.0) }
-    }
-
-    #[inline(always)]
     unsafe fn bf16(from: *const u8) -> Self {
         // SAFETY: the trait's.
         unsafe {

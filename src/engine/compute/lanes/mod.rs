@@ -38,8 +38,6 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn times(self, by: Self) -> Self;
     /// Neighbours first, then neighbours of those.
     unsafe fn sum(self) -> f32;
-    /// The largest.
-    unsafe fn largest(self) -> f32;
     /// 16 bf16: 32 bytes.
     unsafe fn bf16(from: *const u8) -> Self;
     /// 16 f16: 32 bytes.

@@ -52,11 +52,6 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn largest(self) -> f32 {
-        self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
-    }
-
-    #[inline(always)]
     unsafe fn bf16(from: *const u8) -> Self {
         // SAFETY: the caller's.
         let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
