@@ -102,7 +102,7 @@ impl Weights {
             }
         });
         let passing = (kept < layers).then(|| {
-            let (send, receive) = sync_channel(1);
+            let (send, receive) = sync_channel(0);
             let (handle, told) = (runtime.clone(), shared.clone());
             // It ends when the model is dropped: nobody receives then.
             std::thread::spawn(move || source.pass(kept..layers, &handle, &told, &send));

@@ -29,8 +29,8 @@ use outline::Outline;
 
 /// The largest `config.json` that is read.
 const MAX_JSON: u64 = 16 << 20;
-/// Layers that are in memory at a time where they do not all stay: in use, waiting, and being made.
-const PASSING: u64 = 3;
+/// Layers that are in memory at a time where they do not all stay: the one in use, and the next.
+const PASSING: u64 = 2;
 
 /// A model whose weights are there, or on their way.
 pub struct Model {
@@ -272,7 +272,7 @@ fn kept(outline: &Outline, memory: Option<u64>) -> Result<usize, ModelError> {
     let fixed = outline.embedding.bytes() + outline.end.bytes() + PASSING * largest;
     let mib = |bytes: u64| usize::try_from(bytes.div_ceil(1 << 20)).unwrap_or(usize::MAX);
     let mut left = memory.checked_sub(fixed).ok_or(ModelError::Memory {
-        what: "the embedding, the head and three layers",
+        what: "the embedding, the head and two layers",
         need: mib(fixed),
         have: mib(memory),
     })?;

@@ -1,0 +1,13 @@
+//! The embedded engine beside the slow reference (`quantize::lm`, held to transformers elsewhere): the same
+//! probabilities, whatever else runs, while weights arrive, and never from weights that were not verified.
+
+#[path = "../support/library.rs"]
+mod library;
+#[path = "../support/run.rs"]
+#[allow(dead_code)]
+mod run;
+
+mod batches;
+mod faults;
+mod values;
+mod world;
