@@ -5,11 +5,12 @@ use fastrand::Rng;
 
 /// Words that most tokenizers know whole.
 const WORDS: [&str; 64] = [
-    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
-    "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
-    "program", "question", "work", "number", "night", "point", "home", "water", "room", "mother", "area", "money",
-    "story", "fact", "month", "lot", "right", "study", "book", "eye", "job", "word", "business", "issue", "side", "kind",
-    "head", "house", "service", "friend", "father", "power", "hour", "game", "line", "end", "member", "law", "car",
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world",
+    "school", "state", "family", "student", "group", "country", "problem", "hand", "part", "place",
+    "case", "week", "company", "system", "program", "question", "work", "number", "night", "point",
+    "home", "water", "room", "mother", "area", "money", "story", "fact", "month", "lot", "right",
+    "study", "book", "eye", "job", "word", "business", "issue", "side", "kind", "head", "house",
+    "service", "friend", "father", "power", "hour", "game", "line", "end", "member", "law", "car",
 ];
 
 /// A text of so many words, which follows from `seed`.
@@ -32,7 +33,10 @@ pub(super) fn tokens(count: usize, vocabulary: usize, ends: &[u32], seed: u64) -
     let mut next = || {
         let token = random.u32(..most);
         // The first after it that ends nothing; in a vocabulary of ends alone, whatever comes.
-        (0..most).map(|step| token.wrapping_add(step) % most).find(|token| !ends.contains(token)).unwrap_or(token)
+        (0..most)
+            .map(|step| token.wrapping_add(step) % most)
+            .find(|token| !ends.contains(token))
+            .unwrap_or(token)
     };
     (0..count).map(|_| next()).collect()
 }

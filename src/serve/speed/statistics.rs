@@ -72,7 +72,8 @@ impl Spread {
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values = values.into_iter();
         let first = values.next()?;
-        let both = |own: Self, value: f64| Self { min: own.min.min(value), max: own.max.max(value) };
+        let both =
+            |own: Self, value: f64| Self { min: own.min.min(value), max: own.max.max(value) };
         Some(values.fold(Self { min: first, max: first }, both))
     }
 }
@@ -150,7 +151,9 @@ impl Level {
             values.sort_by(f64::total_cmp);
             percentile(&values, 0.5).unwrap_or(0.0)
         };
-        let medians = |of: fn(&Timing) -> Option<f64>| Spread::of(repeats.iter().filter_map(move |own| own.median(of)));
+        let medians = |of: fn(&Timing) -> Option<f64>| {
+            Spread::of(repeats.iter().filter_map(move |own| own.median(of)))
+        };
         let prompts: Option<Vec<usize>> = all().map(|own| own.prompt).collect();
         let prompts = prompts.filter(|own| !own.is_empty());
         Self {
@@ -162,7 +165,8 @@ impl Level {
             tokens_per_second: median(&Repeat::tokens_per_second),
             requests_per_second: median(&Repeat::requests_per_second),
             prompt_tokens: prompts.map(|own| own.iter().sum::<usize>() as f64 / own.len() as f64),
-            completion_tokens: all().map(|own| own.tokens).sum::<usize>() as f64 / requests.max(1) as f64,
+            completion_tokens: all().map(|own| own.tokens).sum::<usize>() as f64
+                / requests.max(1) as f64,
             spread: Spreads {
                 ttft_ms_p50: medians(|own| Some(own.first)),
                 tpot_ms_p50: medians(Timing::per_token),
@@ -241,7 +245,11 @@ mod tests {
     #[test]
     fn repeats_are_told_apart_and_their_median_counts() {
         let timing = |first: f64| Timing { first, last: first + 0.9, tokens: 10, prompt: None };
-        let repeat = |first: f64, seconds: f64| Repeat { timings: vec![timing(first); 2], failed: 0, seconds };
+        let repeat = |first: f64, seconds: f64| Repeat {
+            timings: vec![timing(first); 2],
+            failed: 0,
+            seconds,
+        };
         let level = Level::of(1, &[repeat(0.1, 1.0), repeat(0.2, 2.0), repeat(0.4, 4.0)]);
         assert_eq!(level.tokens_per_second, 10.0);
         assert_eq!(level.requests_per_second, 1.0);
