@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::error::Failure;
+use super::eval_speed::Speed;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Global, artifact};
@@ -24,6 +25,8 @@ pub(super) struct Eval {
 enum What {
     /// Measure a language model's perplexity on a text
     Ppl(Ppl),
+    /// Measure how fast a model answers, in this process or on a server
+    Speed(Speed),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +51,7 @@ impl Eval {
     ) -> Result<(), Failure> {
         match self.what {
             What::Ppl(ppl) => ppl.run(global, runtime, output),
+            What::Speed(speed) => speed.run(global, runtime, output),
         }
     }
 }

@@ -11,12 +11,14 @@ mod edge;
 mod edge_settings;
 mod error;
 mod eval;
+mod eval_speed;
 mod gc;
 mod global;
 mod inspect;
 mod keys;
 mod load;
 mod load_device;
+mod open_engine;
 mod output;
 mod pack;
 mod progress;
@@ -24,6 +26,7 @@ mod publishing;
 mod quantize;
 mod quantize_external;
 mod refs;
+mod serve;
 mod sign_url;
 mod unpack;
 mod verify;
@@ -71,6 +74,10 @@ enum Command {
     Ls(refs::Ls),
     /// Serve a store over HTTP
     Edge(edge::Edge),
+    /// Serve a model over HTTP, as OpenAI's clients ask
+    Serve(Box<serve::Serve>),
+    #[command(hide = true)]
+    Supervise(serve::Supervise),
     /// Evaluate a model
     Eval(eval::Eval),
     /// Sign a URL of an edge, which then needs no token until it expires
@@ -133,6 +140,9 @@ fn log() -> Result<(), Failure> {
 }
 
 fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
+    if let Command::Supervise(args) = cli.command {
+        return args.run();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -159,6 +169,9 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Edge(args) => handle.block_on(args.run(global, output)),
+        Command::Serve(args) => args.run(global, handle, output, interrupt.abort_handle()),
+        // It has no runtime: its process ends before there is one.
+        Command::Supervise(args) => args.run(),
         Command::Eval(args) => args.run(global, handle, output),
         Command::SignUrl(args) => args.run(output),
         Command::Verify(args) => handle.block_on(args.run(global, output)),

@@ -24,6 +24,15 @@ impl Block {
         })
     }
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q4_0 => "q4_0",
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+        }
+    }
+
     /// The type that GGUF files number so.
     pub fn numbered(number: u32) -> Option<Self> {
         Some(match number {

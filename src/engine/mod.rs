@@ -8,12 +8,14 @@
 mod batch;
 pub mod compute;
 mod model;
+mod open;
 mod request;
 mod run;
 pub mod sample;
 pub mod text;
 
 pub use model::{Adapter, Model, ModelError, ModelOptions};
+pub use open::{Running, open, quantization};
 pub use request::{
     Engine, EngineLoad, Event, Events, Finish, Likely, ModelInfo, Refused, Request, Scored,
 };

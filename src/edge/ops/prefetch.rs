@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::edge::cache::reader::ChunkReader;
 use crate::edge::state::Edge;
+use crate::format::id::ManifestId;
 use crate::format::name::ArtifactSpec;
 use crate::store::StoreError;
 
@@ -31,6 +32,22 @@ impl Edge {
             chunks.advance();
         }
         Ok(bytes)
+    }
+
+    /// Reads what an artifact consists of, so that it is known by its commit wherever it lies; with anybody trusted,
+    /// it must count.
+    ///
+    /// # Errors
+    /// If it is not there, or does not count.
+    pub async fn know(&self, artifact: &ArtifactSpec) -> Result<ManifestId, Arc<StoreError>> {
+        let (id, name) = self.catalog.spec(artifact).await?;
+        self.catalog.artifact(id, name).await?;
+        Ok(id)
+    }
+
+    /// How many chunks from origins were not what they are to be.
+    pub fn verify_failures(&self) -> u64 {
+        self.chunks.stats().damaged.load(Ordering::Relaxed)
     }
 
     /// Says that what was to be fetched first is there.

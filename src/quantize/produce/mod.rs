@@ -25,6 +25,7 @@ mod products;
 mod quantize;
 mod recipe;
 mod record;
+mod recorded;
 mod solvers;
 mod statistics;
 mod survey;
