@@ -179,6 +179,20 @@ fn produce_advice(error: &ProduceError) -> &'static str {
     }
 }
 
+impl From<crate::engine::ModelError> for Failure {
+    fn from(error: crate::engine::ModelError) -> Self {
+        use crate::engine::ModelError as E;
+        let status = match &error {
+            E::Artifact(own) => match &**own {
+                ArtifactError::Store(own) => store_status(own),
+                ArtifactError::Load(own) => load_status(own),
+            },
+            _ => FAILED,
+        };
+        Self::new(status, error)
+    }
+}
+
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Self {
         Self::new(source_status(&error), error)

@@ -7,17 +7,19 @@ use tokio::runtime::Handle;
 use super::Global;
 use super::error::Failure;
 use super::output::Output;
-use crate::engine::Engine;
+use crate::engine::{self, Engine, EngineOptions, ModelOptions};
 use crate::format::name::ArtifactSpec;
 
-/// Opens an artifact's model.
+/// Opens an artifact's model, and waits until its weights are there.
 pub(super) fn open_engine(
     artifact: &ArtifactSpec,
-    _global: &Global,
-    _runtime: &Handle,
-    _output: &Output,
+    global: &Global,
+    runtime: &Handle,
+    output: &Output,
 ) -> Result<Arc<dyn Engine>, Failure> {
-    Err(Failure::failed(format!(
-        "{artifact}: the embedded engine is not built yet; give the URL of a server"
-    )))
+    let artifact = runtime.block_on(global.open(artifact, output))?;
+    let (model, options) = (ModelOptions::default(), EngineOptions::default());
+    let running = engine::open(artifact, &[], &model, options, runtime)?;
+    running.wait()?;
+    Ok(running.engine())
 }

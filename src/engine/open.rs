@@ -34,6 +34,25 @@ impl Running {
             Self::Embeddings(embedder) => embedder.clone(),
         }
     }
+
+    /// Waits until every weight that stays in memory is there.
+    ///
+    /// # Errors
+    /// If one cannot be had, or is not what was signed.
+    pub fn wait(&self) -> Result<(), ModelError> {
+        match self {
+            Self::Text(generator) => generator.wait(),
+            Self::Embeddings(_) => Ok(()),
+        }
+    }
+
+    /// Why it stopped, if it did.
+    pub fn failed(&self) -> Option<ModelError> {
+        match self {
+            Self::Text(generator) => generator.failed(),
+            Self::Embeddings(_) => None,
+        }
+    }
 }
 
 /// Opens an artifact's model and starts an engine over it. Of a model that makes text the weights may still be on

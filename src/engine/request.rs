@@ -159,6 +159,11 @@ pub trait Engine: Send + Sync {
     /// If a text is too long, or the model cannot be run.
     fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Refused>;
 
+    /// Whether its weights are there. Requests are taken before, and answered as weights arrive.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// What it is doing.
     fn load(&self) -> EngineLoad {
         EngineLoad::default()

@@ -95,51 +95,52 @@ impl Kernel for Task<'_> {
         let (keys, values) = (cache.keys(manner.layer), cache.values(manner.layer));
         let place = |at: usize| cache.place(sight.blocks[at / BLOCK], head) + at % BLOCK * width;
         assert!(!keys.is_empty(), "a layer that the cache does not hold");
-        ROOM.with_borrow_mut(|room| {
-            room.clear();
-            room.resize(2 * width + end - begin, 0.0);
-            let (query, rest) = room.split_at_mut(width);
-            let (sum, scores) = rest.split_at_mut(width);
-            let queries = from.chunks(head_dim).zip(to.chunks_mut(head_dim));
-            for (from, to) in queries {
-                query[..from.len()].copy_from_slice(from);
-                let mut most = f32::NEG_INFINITY;
-                // SAFETY: the caller's; the places of the tokens lie within the cache, as was asserted.
-                unsafe {
-                    for (at, score) in (begin..end).zip(scores.iter_mut()) {
-                        let key = keys.as_ptr().add(place(at));
-                        let mut product = L::splat(0.0);
-                        let mut lane = 0;
-                        while lane < width {
-                            product = product
-                                .plus(L::load(query.as_ptr().add(lane)), L::load(key.add(lane)));
-                            lane += LANES;
-                        }
-                        *score = product.sum() * manner.scale;
-                        most = most.max(*score);
-                    }
-                }
-                let mut total = 0.0;
-                for score in scores.iter_mut() {
-                    *score = (*score - most).exp();
-                    total += *score;
-                }
-                let part = 1.0 / total;
-                // SAFETY: as above; `sum` is as wide as a head.
-                unsafe {
+        // Taken and put back: what runs in a closure would not be compiled for the instructions.
+        let mut room = ROOM.take();
+        room.clear();
+        room.resize(2 * width + end - begin, 0.0);
+        let (query, rest) = room.split_at_mut(width);
+        let (sum, scores) = rest.split_at_mut(width);
+        let queries = from.chunks(head_dim).zip(to.chunks_mut(head_dim));
+        for (from, to) in queries {
+            query[..from.len()].copy_from_slice(from);
+            let mut most = f32::NEG_INFINITY;
+            // SAFETY: the caller's; the places of the tokens lie within the cache, as was asserted.
+            unsafe {
+                for (at, score) in (begin..end).zip(scores.iter_mut()) {
+                    let key = keys.as_ptr().add(place(at));
+                    let mut product = L::splat(0.0);
                     let mut lane = 0;
                     while lane < width {
-                        let mut own = L::splat(0.0);
-                        for (at, score) in (begin..end).zip(scores.iter()) {
-                            let value = values.as_ptr().add(place(at) + lane);
-                            own = own.plus(L::splat(*score), L::load(value));
-                        }
-                        own.times(L::splat(part)).store(sum.as_mut_ptr().add(lane));
+                        product = product
+                            .plus(L::load(query.as_ptr().add(lane)), L::load(key.add(lane)));
                         lane += LANES;
                     }
+                    *score = product.sum() * manner.scale;
+                    most = most.max(*score);
                 }
-                to.copy_from_slice(&sum[..to.len()]);
             }
-        });
+            let mut total = 0.0;
+            for score in scores.iter_mut() {
+                *score = (*score - most).exp();
+                total += *score;
+            }
+            let part = 1.0 / total;
+            // SAFETY: as above; `sum` is as wide as a head.
+            unsafe {
+                let mut lane = 0;
+                while lane < width {
+                    let mut own = L::splat(0.0);
+                    for (at, score) in (begin..end).zip(scores.iter()) {
+                        let value = values.as_ptr().add(place(at) + lane);
+                        own = own.plus(L::splat(*score), L::load(value));
+                    }
+                    own.times(L::splat(part)).store(sum.as_mut_ptr().add(lane));
+                    lane += LANES;
+                }
+            }
+            to.copy_from_slice(&sum[..to.len()]);
+        }
+        ROOM.set(room);
     }
 }

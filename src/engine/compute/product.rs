@@ -134,23 +134,24 @@ impl<S: Source> Kernel for Task<'_, S> {
             // SAFETY: the caller's; rows are the weight's.
             return unsafe { self.single::<L>() };
         }
-        FLOATS.with_borrow_mut(|floats| {
-            let width = self.x.stride();
-            let most = (SCRATCH / 4 / width / ROWS).max(1) * ROWS;
-            floats.resize(most * width, 0.0);
-            let mut first = self.rows.start;
-            while first < self.rows.end {
-                let count = most.min(self.rows.end - first);
-                // SAFETY: the caller's; `floats` has `most` rows of `width`.
-                unsafe {
-                    for at in 0..count {
-                        expand::<L, S>(&self.source, first + at, floats.as_mut_ptr().add(at * width));
-                    }
-                    self.several::<L>(floats, first, count);
+        // Taken and put back: what runs in a closure would not be compiled for the instructions.
+        let mut floats = FLOATS.take();
+        let width = self.x.stride();
+        let most = (SCRATCH / 4 / width / ROWS).max(1) * ROWS;
+        floats.resize(most * width, 0.0);
+        let mut first = self.rows.start;
+        while first < self.rows.end {
+            let count = most.min(self.rows.end - first);
+            // SAFETY: the caller's; `floats` has `most` rows of `width`.
+            unsafe {
+                for at in 0..count {
+                    expand::<L, S>(&self.source, first + at, floats.as_mut_ptr().add(at * width));
                 }
-                first += count;
+                self.several::<L>(&floats, first, count);
             }
-        });
+            first += count;
+        }
+        FLOATS.set(floats);
     }
 }
 

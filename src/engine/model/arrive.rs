@@ -30,7 +30,7 @@ pub(super) struct Source {
 }
 
 /// What has arrived.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Arrived {
     embedding: Option<Arc<Matrix>>,
     layers: Vec<Option<Arc<Layer>>>,
@@ -38,7 +38,14 @@ struct Arrived {
     failed: Option<ModelError>,
 }
 
-#[derive(Default)]
+impl Arrived {
+    fn is_whole(&self) -> bool {
+        let layers = self.layers.iter().all(Option::is_some);
+        layers && self.embedding.is_some() && self.end.is_some()
+    }
+}
+
+#[derive(Debug, Default)]
 struct Shared {
     arrived: Mutex<Arrived>,
     changed: Condvar,
@@ -65,6 +72,26 @@ impl Shared {
             }
             arrived = self.changed.wait(arrived).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// Weights that are waited for.
+#[derive(Debug, Clone)]
+pub struct Arrival(Arc<Shared>);
+
+impl Arrival {
+    /// Waits until all that stays is there.
+    ///
+    /// # Errors
+    /// If something of it cannot be had, or is not what was signed.
+    pub fn wait(&self) -> Result<(), ModelError> {
+        self.0.wait(|arrived| arrived.is_whole().then_some(()))
+    }
+
+    /// Whether it is there, or will never be.
+    pub fn is_over(&self) -> bool {
+        let arrived = self.0.lock();
+        arrived.is_whole() || arrived.failed.is_some()
     }
 }
 
@@ -134,12 +161,9 @@ impl Weights {
         }
     }
 
-    /// Waits until all that stays is there.
-    pub(super) fn wait(&self) -> Result<(), ModelError> {
-        self.shared.wait(|arrived| {
-            let layers = arrived.layers.iter().all(Option::is_some);
-            (layers && arrived.embedding.is_some() && arrived.end.is_some()).then_some(())
-        })
+    /// To wait for all that stays.
+    pub(super) fn arrival(&self) -> Arrival {
+        Arrival(self.shared.clone())
     }
 
     /// Bytes that it takes in memory, as far as it has arrived.

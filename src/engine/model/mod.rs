@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 pub use adapter::Adapter;
+pub use arrive::Arrival;
 pub use error::ModelError;
 
 use crate::dequant::Float;
@@ -128,12 +129,9 @@ impl Model {
         self.weights.bytes()
     }
 
-    /// Waits until every weight that stays in memory is there.
-    ///
-    /// # Errors
-    /// If one cannot be had, or is not what was signed.
-    pub fn wait(&self) -> Result<(), ModelError> {
-        self.weights.wait()
+    /// To wait for its weights.
+    pub fn arrival(&self) -> Arrival {
+        self.weights.arrival()
     }
 
     /// Room for the keys and values of so many blocks.

@@ -3,7 +3,7 @@
 mod embed;
 mod work;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ pub use embed::Embedder;
 
 use super::batch::{Batch, BatchLimits};
 use super::compute::BLOCK;
-use super::model::{Adapter, Model, ModelError};
+use super::model::{Adapter, Arrival, Model, ModelError};
 use super::request::{Engine, EngineLoad, Events, ModelInfo, Refused, Request};
 use super::sample::Sampler;
 use work::{Asked, Command, Work};
@@ -65,7 +65,6 @@ struct Shared {
     /// Thousandths.
     used: AtomicU64,
     failed: Mutex<Option<ModelError>>,
-    ready: AtomicBool,
     adapters: Mutex<Vec<(String, Arc<Adapter>)>>,
 }
 
@@ -78,6 +77,7 @@ pub struct Generator {
     options: EngineOptions,
     next: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
+    arrival: Arrival,
 }
 
 impl Generator {
@@ -129,6 +129,7 @@ impl Generator {
             step: options.step.max(options.max_concurrent).max(1),
         };
         let (ask, asked) = channel();
+        let arrival = model.arrival();
         let work = Work::new(model, Batch::new(blocks, limits), asked, shared.clone());
         let thread = std::thread::Builder::new().name("engine".to_owned());
         let thread = thread.spawn(move || work.run()).map_err(|_| ModelError::Ended)?;
@@ -139,7 +140,16 @@ impl Generator {
             options,
             next: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
+            arrival,
         }))
+    }
+
+    /// Waits until every weight that stays in memory is there.
+    ///
+    /// # Errors
+    /// If one cannot be had, or is not what was signed.
+    pub fn wait(&self) -> Result<(), ModelError> {
+        self.arrival.wait()
     }
 
     /// Why it stopped, if it did.
@@ -249,6 +259,10 @@ impl Engine for Generator {
 
     fn embed(&self, _texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Refused> {
         Err(Refused::Unable("this model makes text, and no embeddings"))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.arrival.is_over() && self.failed().is_none()
     }
 
     fn load(&self) -> EngineLoad {

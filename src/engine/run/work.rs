@@ -172,7 +172,6 @@ impl Work {
             }
         }
         let logits = self.model.step(&tokens, &mut self.cache)?;
-        self.shared.ready.store(true, Ordering::Release);
         let mut row = 0;
         for slice in slices {
             row += self.take(slice, &logits, row);
