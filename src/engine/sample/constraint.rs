@@ -63,13 +63,16 @@ impl Grammars {
         let count = u32::try_from(tokens.len()).map_err(|_| wrong("too many tokens".to_owned()))?;
         let ends: Vec<u32> = ends.iter().copied().filter(|end| *end < count).collect();
         let Some(first) = ends.first() else {
-            return Err(wrong("no token ends a text of this model, so no grammar can end one".to_owned()));
+            return Err(wrong(
+                "no token ends a text of this model, so no grammar can end one".to_owned(),
+            ));
         };
         let trie = TokTrie::from(&TokRxInfo::new(count, *first), tokens).with_eos_tokens(&ends);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = llguidance::earley::SlicedBiasComputer::general_slices();
-        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
-            .map_err(|error| wrong(error.to_string()))?;
+        let mut factory =
+            ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
+                .map_err(|error| wrong(error.to_string()))?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
             max_items_in_row: ROW_ITEMS,
@@ -95,7 +98,9 @@ impl Grammars {
             return Err(SampleError::Grammar(first_lines(&told)));
         }
         // What is too complex shows at the first step already, where the request can still be refused.
-        matcher.compute_mask().map_err(|error| SampleError::Grammar(first_lines(&error.to_string())))?;
+        matcher
+            .compute_mask()
+            .map_err(|error| SampleError::Grammar(first_lines(&error.to_string())))?;
         Ok(Constraint(Box::new(matcher)))
     }
 }
@@ -121,7 +126,9 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, SampleError> {
         Grammar::Choice(choices) => {
             bound(choices.iter().map(String::len).sum())?;
             if choices.is_empty() {
-                return Err(SampleError::Grammar("a choice of nothing: name at least one text".to_owned()));
+                return Err(SampleError::Grammar(
+                    "a choice of nothing: name at least one text".to_owned(),
+                ));
             }
             let quoted: Vec<String> =
                 choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
@@ -147,7 +154,14 @@ fn check_schema(schema: &Value) -> Result<(), SampleError> {
             Value::Array(items) => open.extend(items),
             Value::Object(fields) => {
                 for (name, field) in fields {
-                    let counts = ["minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"];
+                    let counts = [
+                        "minItems",
+                        "maxItems",
+                        "minLength",
+                        "maxLength",
+                        "minProperties",
+                        "maxProperties",
+                    ];
                     let count = field.as_u64().filter(|_| counts.contains(&name.as_str()));
                     if let Some(count) = count.filter(|count| *count > MAX_COUNT) {
                         return Err(SampleError::Grammar(format!(
