@@ -156,6 +156,7 @@ pub(crate) struct Choosing {
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub(crate) struct CompletionRequest {
     /// The text to go on with; required.
+    #[schema(value_type = Input, required = true)]
     pub(crate) prompt: Option<Input>,
     /// Whether the answer begins with the prompt.
     pub(crate) echo: Option<bool>,
@@ -193,7 +194,7 @@ pub(crate) struct ChatRequest {
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub(crate) struct ConversationRequest {
     /// The messages so far; required.
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<Object>>, min_items = 1)]
     pub(crate) messages: Option<Vec<Map<String, Value>>>,
     /// The tools that the model may call.
     #[schema(value_type = Option<Vec<Object>>)]
@@ -216,6 +217,7 @@ pub(crate) struct EmbeddingRequest {
     /// A name that this server serves.
     pub(crate) model: Option<String>,
     /// The texts; required.
+    #[schema(value_type = Input, required = true)]
     pub(crate) input: Option<Input>,
     /// `float` or `base64`.
     pub(crate) encoding_format: Option<String>,
@@ -245,5 +247,6 @@ pub(crate) struct DetokenizeRequest {
     /// A name that this server serves.
     pub(crate) model: Option<String>,
     /// The tokens; required.
+    #[schema(value_type = Vec<u32>, required = true)]
     pub(crate) tokens: Option<Vec<u32>>,
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use serde_json::Value;
 use utoipa::OpenApi;
 
 use super::access;
@@ -25,6 +26,9 @@ const PAGE: &str = include_str!("page.html");
 /// The page is whole in itself: nothing else is fetched, and nobody frames it.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Schemas whose model must be one of those that are served.
+const ASKING: [&str; 4] = ["Choosing", "EmbeddingRequest", "TokenizeRequest", "DetokenizeRequest"];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -229,12 +233,13 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Result<StatusCode, ApiErro
 
 /// Which server this is.
 #[utoipa::path(get, path = "/version", responses((status = 200, description = "Its version")))]
-async fn version() -> Json<serde_json::Value> {
+async fn version() -> Json<Value> {
     Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
 /// The server's numbers, for Prometheus.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "They", body = String)))]
+#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "They", body = String,
+    content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics(Shared(state): Shared<Arc<State>>) -> Result<Response, ApiError> {
     let text =
         state.metrics.text().map_err(|_| ApiError::failed("the numbers cannot be written"))?;
@@ -243,8 +248,28 @@ async fn metrics(Shared(state): Shared<Arc<State>>) -> Result<Response, ApiError
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-async fn openapi() -> Json<utoipa::openapi::OpenApi> {
-    Json(Document::openapi())
+/// The document, with the names that this server knows.
+async fn openapi(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
+    let unwritten = |_| ApiError::failed("the document cannot be written");
+    let mut document = serde_json::to_value(Document::openapi()).map_err(unwritten)?;
+    let names: Vec<Value> =
+        state.server.names.iter().chain(&state.info.adapters).cloned().map(Value::from).collect();
+    let schemas = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut);
+    for (_, schema) in
+        schemas.into_iter().flatten().filter(|(name, _)| ASKING.contains(&name.as_str()))
+    {
+        name_models(schema, &names);
+    }
+    Ok(Json(document))
+}
+
+/// Names the models wherever a schema, or a part of it, has the field.
+fn name_models(schema: &mut Value, names: &[Value]) {
+    if let Some(model) = schema.pointer_mut("/properties/model").and_then(Value::as_object_mut) {
+        model.insert("enum".to_owned(), names.iter().cloned().chain([Value::Null]).collect());
+    }
+    let parts = schema.get_mut("allOf").and_then(Value::as_array_mut);
+    parts.into_iter().flatten().for_each(|part| name_models(part, names));
 }
 
 async fn page() -> impl IntoResponse {
