@@ -12,6 +12,7 @@ mod error;
 mod metrics;
 mod outbox;
 mod plan;
+mod reader;
 mod request;
 mod response;
 mod routes;
@@ -19,5 +20,6 @@ mod serve;
 mod state;
 mod told;
 
+pub use reader::Reader;
 pub use serve::serve;
 pub use state::{Limits, Server};
