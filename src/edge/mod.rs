@@ -18,6 +18,7 @@ pub use error::{EdgeError, SettingError, TokenError};
 pub use http::access::Access;
 pub use http::connections::ConnectionLimits;
 pub use http::signed_url::UrlKey;
+pub(crate) use http::stall_timeout::StallTimeout;
 pub use http::tls::Tls;
 pub use ops::log::AccessLog;
 pub use ops::trace::TraceTarget;

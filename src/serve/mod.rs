@@ -4,3 +4,4 @@
 pub mod deploy;
 pub mod external;
 pub mod speed;
+pub mod http;

@@ -32,11 +32,16 @@ fn oracle(logits: &[f32], of: &Sampling) -> Vec<(u32, f64)> {
     };
     keep(&mut rows, of.top_p);
     let whole: f64 = rows.iter().map(|row| row.1).sum();
-    let entropy: f64 =
-        rows.iter().filter(|row| row.1 > 0.0).map(|row| -(row.1 / whole) * (row.1 / whole).ln()).sum();
+    let entropy: f64 = rows
+        .iter()
+        .filter(|row| row.1 > 0.0)
+        .map(|row| -(row.1 / whole) * (row.1 / whole).ln())
+        .sum();
     if of.typical_p < 1.0 {
         let far = |row: &(u32, f64)| (-(row.1 / whole).ln() - entropy).abs();
-        rows.sort_by(|a, b| far(a).total_cmp(&far(b)).then(b.1.total_cmp(&a.1)).then(a.0.cmp(&b.0)));
+        rows.sort_by(|a, b| {
+            far(a).total_cmp(&far(b)).then(b.1.total_cmp(&a.1)).then(a.0.cmp(&b.0))
+        });
         keep(&mut rows, of.typical_p);
     }
     let whole: f64 = rows.iter().map(|row| row.1).sum();
@@ -130,7 +135,8 @@ fn tokens_come_as_often_as_they_are_likely() {
     let rounds = 40_000;
     let mut seen: HashMap<u32, f64> = HashMap::new();
     for _ in 0..rounds {
-        *seen.entry(sampler.next(&logits).unwrap().0.own.token).or_default() += 1.0 / f64::from(rounds);
+        *seen.entry(sampler.next(&logits).unwrap().0.own.token).or_default() +=
+            1.0 / f64::from(rounds);
     }
     for (token, part) in &expected {
         let own = seen.get(token).copied().unwrap_or(0.0);

@@ -28,7 +28,13 @@ fn tokenizer(tokens: &[&str], decoder: Value, special: &[&str]) -> Arc<Tokenizer
 }
 
 fn llama() -> Arc<Tokenizer> {
-    let mut tokens = vec!["<unk>".to_owned(), "<s>".to_owned(), "▁Hello".to_owned(), "▁".to_owned(), "é".to_owned()];
+    let mut tokens = vec![
+        "<unk>".to_owned(),
+        "<s>".to_owned(),
+        "▁Hello".to_owned(),
+        "▁".to_owned(),
+        "é".to_owned(),
+    ];
     tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let decoder = json!({"type": "Sequence", "decoders": [
@@ -144,7 +150,11 @@ fn the_first_space_falls_only_at_the_beginning_of_a_text() {
 #[test]
 fn other_decoders_are_asked() {
     let tokens = ["[UNK]", "[CLS]", "hello", "wor", "##ld", "!"];
-    let own = tokenizer(&tokens, json!({"type": "WordPiece", "prefix": "##", "cleanup": true}), &["[CLS]"]);
+    let own = tokenizer(
+        &tokens,
+        json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        &["[CLS]"],
+    );
     let ids = [2, 3, 4, 5];
     assert_eq!(in_parts(&own, &ids), "hello world!");
     assert_eq!(own.decode(&ids).unwrap(), "hello world!");

@@ -24,8 +24,14 @@ const LEXER_WORK: u64 = 300_000;
 const STEP_WORK: u64 = 100_000;
 const STEP_ITEMS: usize = 25_000;
 const ROW_ITEMS: usize = 1000;
+/// Lists, objects or brackets within one another.
+const MAX_DEPTH: usize = 64;
+/// The stack of a thread that compiles; only what is used of it takes memory.
+const STACK: usize = 256 << 20;
 /// The least and the most that a JSON schema may ask of a count or a length.
 const MAX_COUNT: u64 = 10_000;
+/// The most of `multipleOf`, whose automaton is as large.
+const MAX_STEP: f64 = 10_000.0;
 
 /// What a text must be.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,13 +69,16 @@ impl Grammars {
         let count = u32::try_from(tokens.len()).map_err(|_| wrong("too many tokens".to_owned()))?;
         let ends: Vec<u32> = ends.iter().copied().filter(|end| *end < count).collect();
         let Some(first) = ends.first() else {
-            return Err(wrong("no token ends a text of this model, so no grammar can end one".to_owned()));
+            return Err(wrong(
+                "no token ends a text of this model, so no grammar can end one".to_owned(),
+            ));
         };
         let trie = TokTrie::from(&TokRxInfo::new(count, *first), tokens).with_eos_tokens(&ends);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = llguidance::earley::SlicedBiasComputer::general_slices();
-        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
-            .map_err(|error| wrong(error.to_string()))?;
+        let mut factory =
+            ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
+                .map_err(|error| wrong(error.to_string()))?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
             max_items_in_row: ROW_ITEMS,
@@ -90,13 +99,23 @@ impl Grammars {
     /// If the grammar is not understood, or exceeds a bound.
     pub fn compile(&self, grammar: &Grammar) -> Result<Constraint, SampleError> {
         let top = top_level(grammar)?;
-        let mut matcher = Matcher::new(self.0.create_parser(top));
-        if let Some(told) = matcher.get_error() {
-            return Err(SampleError::Grammar(first_lines(&told)));
-        }
-        // What is too complex shows at the first step already, where the request can still be refused.
-        matcher.compute_mask().map_err(|error| SampleError::Grammar(first_lines(&error.to_string())))?;
-        Ok(Constraint(Box::new(matcher)))
+        // Compiling recurses: a stack of its own keeps a long chain of rules from ending the process.
+        let compiled = std::thread::scope(|scope| {
+            let builder = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK);
+            let thread = builder.spawn_scoped(scope, || {
+                let mut matcher = Matcher::new(self.0.create_parser(top));
+                match matcher.get_error() {
+                    Some(told) => Err(told),
+                    // What is too complex shows at the first step already, where it can still be refused.
+                    None => {
+                        matcher.compute_mask().map(|_| matcher).map_err(|error| error.to_string())
+                    }
+                }
+            });
+            let joined = thread.map_err(|error| error.to_string())?.join();
+            joined.unwrap_or_else(|_| Err("it cannot be compiled".to_owned()))
+        });
+        compiled.map(|matcher| Constraint(Box::new(matcher))).map_err(wrong)
     }
 }
 
@@ -110,18 +129,21 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, SampleError> {
     Ok(match grammar {
         Grammar::Json => TopLevelGrammar::from_json_schema(json!({"type": "object"})),
         Grammar::JsonSchema(schema) => {
-            bound(schema.to_string().len())?;
             check_schema(schema)?;
+            bound(schema.to_string().len())?;
             TopLevelGrammar::from_json_schema(schema.clone())
         }
         Grammar::Regex(regex) => {
             bound(regex.len())?;
+            check_brackets(regex)?;
             TopLevelGrammar::from_regex(regex)
         }
         Grammar::Choice(choices) => {
             bound(choices.iter().map(String::len).sum())?;
             if choices.is_empty() {
-                return Err(SampleError::Grammar("a choice of nothing: name at least one text".to_owned()));
+                return Err(SampleError::Grammar(
+                    "a choice of nothing: name at least one text".to_owned(),
+                ));
             }
             let quoted: Vec<String> =
                 choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
@@ -129,6 +151,7 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, SampleError> {
         }
         Grammar::Lark(lark) => {
             bound(lark.len())?;
+            check_brackets(lark)?;
             TopLevelGrammar::from_lark(lark.clone())
         }
     })
@@ -136,25 +159,42 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, SampleError> {
 
 /// Bounds what a schema asks for before it is compiled.
 fn check_schema(schema: &Value) -> Result<(), SampleError> {
-    let mut open = vec![schema];
+    let mut open = vec![(schema, 0)];
     let mut seen = 0;
-    while let Some(value) = open.pop() {
+    while let Some((value, depth)) = open.pop() {
         seen += 1;
+        if depth > MAX_DEPTH {
+            return Err(SampleError::Grammar(format!("a schema nested deeper than {MAX_DEPTH}")));
+        }
         if seen > MAX_NODES {
             return Err(SampleError::Grammar(format!("a schema of more than {MAX_NODES} parts")));
         }
         match value {
-            Value::Array(items) => open.extend(items),
+            Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
             Value::Object(fields) => {
                 for (name, field) in fields {
-                    let counts = ["minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"];
+                    let counts = [
+                        "minItems",
+                        "maxItems",
+                        "minLength",
+                        "maxLength",
+                        "minProperties",
+                        "maxProperties",
+                    ];
                     let count = field.as_u64().filter(|_| counts.contains(&name.as_str()));
                     if let Some(count) = count.filter(|count| *count > MAX_COUNT) {
                         return Err(SampleError::Grammar(format!(
                             "{name} is {count}: at most {MAX_COUNT} is taken"
                         )));
                     }
-                    open.push(field);
+                    if name == "multipleOf"
+                        && field.as_f64().is_some_and(|step| step.abs() > MAX_STEP)
+                    {
+                        return Err(SampleError::Grammar(format!(
+                            "multipleOf is {field}: at most {MAX_STEP} is taken"
+                        )));
+                    }
+                    open.push((field, depth + 1));
                 }
             }
             _ => {}
@@ -163,9 +203,32 @@ fn check_schema(schema: &Value) -> Result<(), SampleError> {
     Ok(())
 }
 
-/// What an error says, without the grammar that may follow.
-fn first_lines(told: &str) -> String {
-    told.chars().take(400).collect::<String>().trim().to_owned()
+/// Bounds how deep brackets lie in one another, wherever they stand.
+fn check_brackets(text: &str) -> Result<(), SampleError> {
+    let mut depth = 0usize;
+    for letter in text.chars() {
+        match letter {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(SampleError::Grammar(format!("brackets nested deeper than {MAX_DEPTH}")));
+        }
+    }
+    Ok(())
+}
+
+/// What an error says, without the state that llguidance adds.
+fn shortened(told: &str) -> String {
+    let told = told.split('<').next().unwrap_or_default().trim();
+    if told.starts_with("NoExtension") {
+        return "nothing matches it".to_owned();
+    }
+    if told.starts_with("panic") || told.is_empty() {
+        return "it cannot be compiled".to_owned();
+    }
+    told.chars().take(400).collect()
 }
 
 /// Where one text stands in its grammar.
@@ -198,5 +261,5 @@ impl Constraint {
 }
 
 fn wrong(error: impl fmt::Display) -> SampleError {
-    SampleError::Grammar(first_lines(&error.to_string()))
+    SampleError::Grammar(shortened(&error.to_string()))
 }

@@ -8,7 +8,9 @@ pub enum SampleError {
     #[error("{0}")]
     Parameter(String),
     /// The model gave no number.
-    #[error("the logit of token {token} is {value}: the model's numbers overflowed, or its weights are damaged")]
+    #[error(
+        "the logit of token {token} is {value}: the model's numbers overflowed, or its weights are damaged"
+    )]
     NotFinite {
         /// Which.
         token: usize,

@@ -95,10 +95,12 @@ impl Sampling {
             let told = format!("logprobs is {}: at most {MAX_LOGPROBS} are told", self.logprobs);
             return Err(SampleError::Parameter(told));
         }
-        let named = [("logit_bias", self.logit_bias.len()), ("stop_token_ids", self.stop_tokens.len())];
+        let named =
+            [("logit_bias", self.logit_bias.len()), ("stop_token_ids", self.stop_tokens.len())];
         for (name, count) in named {
             if count > MAX_TOKENS_NAMED {
-                let told = format!("{name} names {count} tokens: at most {MAX_TOKENS_NAMED} are taken");
+                let told =
+                    format!("{name} names {count} tokens: at most {MAX_TOKENS_NAMED} are taken");
                 return Err(SampleError::Parameter(told));
             }
         }
@@ -126,7 +128,8 @@ fn positive(name: &str, value: f32, most: f32) -> Result<(), SampleError> {
     if value > 0.0 && value <= most {
         return Ok(());
     }
-    let range = if most == f32::MAX { "and finite".to_owned() } else { format!("and at most {most}") };
+    let range =
+        if most == f32::MAX { "and finite".to_owned() } else { format!("and at most {most}") };
     Err(SampleError::Parameter(format!("{name} is {value}: it must be above 0 {range}")))
 }
 

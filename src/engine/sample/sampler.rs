@@ -127,7 +127,9 @@ impl Sampler {
         let (presence, frequency) = (sampling.presence_penalty, sampling.frequency_penalty);
         if presence != 0.0 || frequency != 0.0 {
             for (token, count) in &self.counts {
-                change(&mut self.logits, *token, |logit| logit - presence - frequency * *count as f32);
+                change(&mut self.logits, *token, |logit| {
+                    logit - presence - frequency * *count as f32
+                });
             }
         }
         Ok(())

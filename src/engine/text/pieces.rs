@@ -40,7 +40,10 @@ impl Writing {
                 Some("ByteFallback") => bytes = true,
                 Some("Fuse") => {}
                 Some("Strip") if step["content"] == " " && step["stop"] == 0 => {
-                    strip = step["start"].as_u64().and_then(|start| usize::try_from(start).ok()).unwrap_or(0);
+                    strip = step["start"]
+                        .as_u64()
+                        .and_then(|start| usize::try_from(start).ok())
+                        .unwrap_or(0);
                 }
                 _ => return Self::Other,
             }
@@ -102,7 +105,8 @@ impl Pieces {
     /// Nothing for what is not there.
     pub(super) fn get(&self, at: u32) -> &[u8] {
         let at = at as usize;
-        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let start =
+            at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.ends.get(at).and_then(|end| self.bytes.get(start..*end)).unwrap_or_default()
     }
 }

@@ -74,7 +74,8 @@ impl StopStrings {
             let mut found: Option<(usize, usize)> = None;
             for (which, pattern) in self.patterns.iter_mut().enumerate() {
                 let length = pattern.bytes.len();
-                if length > 0 && pattern.push(byte) && found.is_none_or(|(_, other)| other < length) {
+                if length > 0 && pattern.push(byte) && found.is_none_or(|(_, other)| other < length)
+                {
                     found = Some((which, length));
                 }
             }

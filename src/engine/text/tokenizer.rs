@@ -45,7 +45,9 @@ impl Tokenizer {
             match (inner.id_to_token(id), &front) {
                 (None, _) => pieces.push(&[]),
                 (Some(token), None) => pieces.push(&writing.bytes(&token, &alphabet)),
-                (Some(token), Some(front)) => pieces.push(front.piece(&inner, id, &token).as_bytes()),
+                (Some(token), Some(front)) => {
+                    pieces.push(front.piece(&inner, id, &token).as_bytes())
+                }
             }
         }
         let strip = match writing {
@@ -108,7 +110,8 @@ impl Tokenizer {
     #[must_use]
     pub fn words(&self) -> Vec<Vec<u8>> {
         let ids = 0..u32::try_from(self.count()).unwrap_or(u32::MAX);
-        ids.map(|id| if self.is_special(id) { Vec::new() } else { self.bytes(id).to_vec() }).collect()
+        ids.map(|id| if self.is_special(id) { Vec::new() } else { self.bytes(id).to_vec() })
+            .collect()
     }
 
     pub(super) fn strip(&self) -> usize {

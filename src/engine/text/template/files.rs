@@ -61,7 +61,10 @@ fn object(file: &'static str, bytes: Option<&[u8]>) -> Result<Map<String, Value>
 }
 
 /// One template, or several with names.
-fn listed(file: &'static str, value: Option<&Value>) -> Result<Vec<(String, String)>, TemplateError> {
+fn listed(
+    file: &'static str,
+    value: Option<&Value>,
+) -> Result<Vec<(String, String)>, TemplateError> {
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(source)) => Ok(vec![("default".to_owned(), source.clone())]),

@@ -160,7 +160,9 @@ impl Writer {
                 '\t' => self.out.push_str("\\t"),
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
-                ' '.. if !self.ascii || letter.is_ascii() && letter != '\u{7f}' => self.out.push(letter),
+                ' '.. if !self.ascii || letter.is_ascii() && letter != '\u{7f}' => {
+                    self.out.push(letter)
+                }
                 _ => {
                     for unit in letter.encode_utf16(&mut [0; 2]) {
                         // Writing to a string does not fail.

@@ -10,9 +10,9 @@ mod time;
 
 use std::time::SystemTime;
 
-use minijinja::value::{Serde, Value as Jinja};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::{Kwargs, Serde, Value as Jinja};
+use minijinja::{Environment, Error, ErrorKind, State, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
 
@@ -24,6 +24,8 @@ use super::error::TemplateError;
 const MAX_OUTPUT: usize = 8 << 20;
 /// Work that a template may do: an instruction is one, and so are 64 bytes of what it makes.
 const FUEL: u64 = 1_000_000;
+/// Bytes of a format of the time.
+const MAX_FORMAT: usize = 256;
 /// Calls and blocks within one another.
 const DEPTH: usize = 100;
 /// Stands behind a message that is to be continued, as in transformers.
@@ -72,10 +74,30 @@ impl ChatTemplate {
         let syntax = blocks.trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax(told(&error)))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_unknown_method_callback(method);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(DEPTH);
         environment.add_filter("tojson", json::tojson);
+        environment.add_filter("string", |value: Jinja| -> Result<Jinja, Error> {
+            json::check_size(&value)?;
+            Ok(if value.as_str().is_some() { value } else { Jinja::from(value.to_string()) })
+        });
+        environment.add_filter(
+            "join",
+            |state: &mut State, value: Jinja, by: Option<Jinja>, of: Kwargs| {
+                json::check_size(&value)?;
+                let value = match of.get::<Option<String>>("attribute")? {
+                    Some(name) => {
+                        let by = Kwargs::from_iter([("attribute".to_owned(), Jinja::from(name))]);
+                        state.apply_filter("map", &[value, by.into()])?
+                    }
+                    None => value,
+                };
+                of.assert_all_used()?;
+                let parts: Vec<String> = value.try_iter()?.map(|part| part.to_string()).collect();
+                Ok::<_, Error>(parts.join(&by.map_or(String::new(), |by| by.to_string())))
+            },
+        );
         environment.add_function("raise_exception", |told: String| -> Result<Jinja, Error> {
             Err(Error::new(ErrorKind::EvalBlock, told))
         });
@@ -108,10 +130,13 @@ impl ChatTemplate {
             return Err(TemplateError::Empty);
         }
         let (name, source) = self.choose(of.tools.is_some())?;
-        let mut messages: Vec<Map<String, Value>> = of.messages.iter().cloned().map(plain).collect();
+        let mut messages: Vec<Map<String, Value>> =
+            of.messages.iter().cloned().map(plain).collect();
         if of.continue_final_message {
             if of.add_generation_prompt {
-                return Err(TemplateError::NotContinued("add_generation_prompt begins another one"));
+                return Err(TemplateError::NotContinued(
+                    "add_generation_prompt begins another one",
+                ));
             }
             if !source.contains("content") {
                 return Err(TemplateError::NotContinued("the template writes no content"));
@@ -126,7 +151,10 @@ impl ChatTemplate {
             tools => Jinja::from(Serde(&of.tools)),
             documents => Jinja::from(Serde(&of.documents)),
             add_generation_prompt => of.add_generation_prompt,
-            strftime_now => Jinja::from_function(move |format: String| time::strftime(&format, now)),
+            strftime_now => Jinja::from_function(move |format: String| {
+                let short = format.len() <= MAX_FORMAT;
+                short.then(|| time::strftime(&format, now)).ok_or_else(|| Error::from(ErrorKind::OutOfFuel))
+            }),
         };
         let template = self.environment.get_template(name).map_err(|error| failed(&error))?;
         let mut text = Bounded(Vec::new());
@@ -140,12 +168,41 @@ impl ChatTemplate {
 
     fn choose(&self, tools: bool) -> Result<(&str, &str), TemplateError> {
         let named = |wanted: &str| self.sources.iter().find(|(name, _)| name == wanted);
-        let found = if tools { named("tool_use").or_else(|| named("default")) } else { named("default") };
+        let found =
+            if tools { named("tool_use").or_else(|| named("default")) } else { named("default") };
         let only = if self.sources.len() == 1 { self.sources.first() } else { None };
         let (name, source) =
             found.or(only).ok_or_else(|| TemplateError::Missing("default".to_owned()))?;
         Ok((name, source))
     }
+}
+
+/// Methods of Python's own types.
+fn method(state: &mut State, value: &Jinja, name: &str, args: &[Jinja]) -> Result<Jinja, Error> {
+    match (value.as_str(), name, args) {
+        (Some(text), "title", []) => Ok(Jinja::from(title(text))),
+        // A width is no reason to write a gigabyte.
+        (Some(text), "format", _)
+            if text.split(|c: char| !c.is_ascii_digit()).any(|run| run.len() > 4) =>
+        {
+            Err(Error::new(ErrorKind::OutOfFuel, "a width of more than 9999"))
+        }
+        _ => unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// Each letter after what is no letter in upper case, the others in lower case.
+fn title(text: &str) -> String {
+    let (mut out, mut within) = (String::with_capacity(text.len()), false);
+    for letter in text.chars() {
+        if within {
+            out.extend(letter.to_lowercase())
+        } else {
+            out.extend(letter.to_uppercase())
+        }
+        within = letter.is_alphabetic();
+    }
+    out
 }
 
 /// A message as templates are given it: without what is null, and thoughts under both their names.
@@ -187,7 +244,9 @@ fn failed(error: &Error) -> TemplateError {
     while let Some(error) = inner {
         if let Some(own) = error.downcast_ref::<Error>() {
             match own.kind() {
-                ErrorKind::OutOfFuel | ErrorKind::WriteFailure => return TemplateError::TooLarge(MAX_OUTPUT),
+                ErrorKind::OutOfFuel | ErrorKind::WriteFailure => {
+                    return TemplateError::TooLarge(MAX_OUTPUT);
+                }
                 ErrorKind::EvalBlock => {
                     return TemplateError::Refused(own.detail().unwrap_or_default().to_owned());
                 }

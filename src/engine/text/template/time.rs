@@ -4,8 +4,18 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] =
     ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -108,7 +118,13 @@ pub(super) fn strftime(format: &str, time: SystemTime) -> String {
         };
         rest = ahead;
         let short = field.trim_start_matches(['0', ' ']);
-        out.push_str(if !bare { &field } else if short.is_empty() { "0" } else { short });
+        out.push_str(if !bare {
+            &field
+        } else if short.is_empty() {
+            "0"
+        } else {
+            short
+        });
     }
     out
 }
@@ -124,7 +140,10 @@ mod tests {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let written = |format, seconds| strftime(format, at(seconds));
         assert_eq!(written("%d %b %Y", 0), "01 Jan 1970");
-        assert_eq!(written("%A %-d %B %y %j %% %q", 1_709_164_800), "Thursday 29 February 24 060 % %q");
+        assert_eq!(
+            written("%A %-d %B %y %j %% %q", 1_709_164_800),
+            "Thursday 29 February 24 060 % %q"
+        );
         assert_eq!(written("%F %T %p %I", 1_735_689_599), "2024-12-31 23:59:59 PM 11");
         assert_eq!(written("%j %a", 1_735_689_599), "366 Tue");
         assert_eq!(written("%Y-%m-%d %j", 951_868_800), "2000-03-01 061");
