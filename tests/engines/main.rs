@@ -15,4 +15,5 @@ mod commands;
 mod deploy;
 mod ends;
 mod refused;
+mod speed;
 mod world;

@@ -102,11 +102,12 @@ impl World {
         let mut line = String::new();
         let mut out = BufReader::new(process.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
+        let ready: Value = serde_json::from_str(&line).unwrap_or_default();
+        if ready.get("url").is_none() {
             let mut said = String::new();
             process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-            panic!("{error}: {line}{said}")
-        });
+            panic!("{line}{said}")
+        }
         Served { process, ready }
     }
 

@@ -19,9 +19,10 @@ declare -A STEPS=(
     [backends]="$JUDGES tests/judges/backends.py"
     [hub]="tests/judges/hub.sh"
     [engines]="tests/judges/engines.sh"
+    [serve]="tests/judges/serve.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record load gguf gptq backends hub engines perplexity)
+ORDER=(setup tools build record load gguf gptq backends hub engines serve perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::args::ExternalArgs;
 use super::embedded::EmbeddedArgs;
-use super::external::ExternalArgs;
 use crate::cli::Global;
 use crate::cli::error::Failure;
 use crate::cli::output::Output;
@@ -211,6 +211,6 @@ fn print(
 }
 
 fn show(form: Form, output: &Output, deployment: &Deployment) -> Result<(), Failure> {
-    let text = deployment.print(form);
+    let text = deploy::print(deployment, form);
     output.result(json!({"form": form.name(), "text": text}), || text.clone())
 }

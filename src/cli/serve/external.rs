@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::AbortHandle;
 
+use super::args::ExternalArgs;
 use super::{deployment, feed};
 use crate::cli::error::{FAILED, Failure, VERIFICATION};
 use crate::cli::output::Output;
@@ -18,10 +18,9 @@ use crate::edge::Edge;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::produce::Recipe;
 use crate::quantize::source::ModelSource;
-use crate::serve::deploy::Form;
 use crate::serve::external::{
-    self, Adapter, Checkpoint, Child, ComputeType, External, Hub, Installed, Invocation, Launch,
-    ModelAt, NotReady, Program,
+    self, Adapter, Checkpoint, Child, External, Hub, Installed, Invocation, Launch, ModelAt,
+    NotReady, Program,
 };
 use crate::store::artifact::Artifact;
 
@@ -29,29 +28,6 @@ use crate::store::artifact::Artifact;
 const FAREWELL: Duration = Duration::from_secs(30);
 /// Digits of a commit.
 const COMMIT: usize = 40;
-
-/// What is asked of an engine of others.
-#[derive(Debug)]
-pub(super) struct ExternalArgs {
-    pub(super) engine: External,
-    pub(super) artifact: ArtifactSpec,
-    pub(super) listen: SocketAddr,
-    pub(super) api_keys: Vec<String>,
-    pub(super) served_names: Vec<String>,
-    pub(super) tensor_parallel: Option<u32>,
-    pub(super) max_context: Option<u32>,
-    pub(super) max_concurrent: Option<u32>,
-    pub(super) dtype: Option<ComputeType>,
-    pub(super) keep_cache: Option<PathBuf>,
-    pub(super) adapters: Vec<(String, ArtifactSpec)>,
-    pub(super) python: Option<PathBuf>,
-    pub(super) engine_bin: Option<PathBuf>,
-    pub(super) start_timeout: Duration,
-    pub(super) dry_run: bool,
-    pub(super) print: Option<Form>,
-    pub(super) more: Vec<String>,
-    pub(super) interrupt: AbortHandle,
-}
 
 /// The model, as it was looked at.
 struct Model {

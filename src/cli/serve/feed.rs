@@ -97,7 +97,7 @@ pub(super) fn start_edge(
     Ok((edge, Hub { url: format!("http://{address}"), token, home }))
 }
 
-/// Writes the files of an artifact to a folder that has none but those.
+/// Writes the files of an artifact to a folder of ours; what is damaged there is written again.
 pub(super) fn write_files(
     artifact: &Artifact,
     folder: &Path,
@@ -107,7 +107,7 @@ pub(super) fn write_files(
     let whole = runtime.block_on(artifact.graph())?;
     let bar = Bar::new(output, "unpacking");
     bar.begin(whole.manifest.totals.raw_bytes);
-    unpack(&whole, artifact.store(), folder, UnpackOptions::default(), runtime, &|bytes| {
+    unpack(&whole, artifact.store(), folder, UnpackOptions { force: true }, runtime, &|bytes| {
         bar.advance(bytes)
     })?;
     Ok(())

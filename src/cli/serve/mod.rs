@@ -1,5 +1,6 @@
 //! `tenpak serve`: the same flags for every engine; what does not go together is refused before anything is read.
 
+mod args;
 mod deployment;
 mod embedded;
 mod external;
@@ -20,8 +21,8 @@ use crate::format::name::ArtifactSpec;
 use crate::serve::deploy::Form;
 use crate::serve::external::{ComputeType, External};
 
+use args::ExternalArgs;
 use embedded::{EmbeddedArgs, run_embedded};
-use external::ExternalArgs;
 
 /// Where a server listens that is not told.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);

@@ -1,7 +1,9 @@
 //! A file of Compose: the edge, and the engine that waits for it. Pure.
 
+use super::deployment::{
+    API_KEYS, CACHE, Deployment, EDGE, EDGE_PORT, IMAGE, KEYS, PORT, START, STOP, Server,
+};
 use super::yaml::{Yaml, list, map};
-use super::{API_KEYS, CACHE, Deployment, EDGE, EDGE_PORT, IMAGE, KEYS, PORT, START, STOP, Server};
 use crate::serve::external::Word;
 
 /// Compose puts variables in the place of `$...`.

@@ -1,7 +1,9 @@
 //! Objects of Kubernetes: a deployment of one pod with the edge beside the engine, and its service. Pure.
 
+use super::deployment::{
+    API_KEYS, CACHE, Deployment, EDGE_PORT, IMAGE, KEYS, PORT, START, STOP, Server, disk,
+};
 use super::yaml::{Yaml, list, map};
-use super::{API_KEYS, CACHE, Deployment, EDGE_PORT, IMAGE, KEYS, PORT, START, STOP, Server, disk};
 use crate::serve::external::Word;
 
 /// The name of the only key of a secret.

@@ -1,6 +1,6 @@
 //! A unit of systemd. Pure.
 
-use super::{Deployment, STOP, Server};
+use super::deployment::{API_KEYS, Deployment, KEYS, STOP, Server};
 
 /// A word as systemd takes it.
 fn quoted(word: &str) -> String {
@@ -34,7 +34,7 @@ pub(super) fn unit(deployment: &Deployment) -> String {
     let trust: String = deployment
         .trust
         .iter()
-        .map(|key| format!("#   install -D -m 644 {0} {1}/{0}\n", key.name, super::KEYS))
+        .map(|key| format!("#   install -D -m 644 {0} {1}/{0}\n", key.name, KEYS))
         .collect();
     let keys = match trust.is_empty() {
         true => String::new(),
@@ -43,7 +43,7 @@ pub(super) fn unit(deployment: &Deployment) -> String {
     let secrets = match deployment.api_key {
         true => format!(
             "# Keys of requests, separated by commas, in /etc/tenpak/{slug}.env (mode 600):\n#   {}=...\n",
-            super::API_KEYS
+            API_KEYS
         ),
         false => String::new(),
     };

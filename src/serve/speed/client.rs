@@ -336,6 +336,9 @@ impl Stream {
     }
 
     fn timing(self) -> Result<Timing, String> {
+        if !self.done {
+            return Err("the answer ended without [DONE]".to_owned());
+        }
         let first = self.first.ok_or("the answer has no token")?;
         // Without usage, each event is taken for a token.
         let tokens = self.completion.unwrap_or(self.chunks);
@@ -355,7 +358,9 @@ impl Target for Client {
             if self.counting == Counting::Usage && known.is_some() {
                 break;
             }
-            let Some(count) = self.count(&prompts::text(words, seed)).await else { break };
+            // A completion that counts is of other words: the server may keep what it made of them.
+            let counted = if self.counting == Counting::Usage { !seed } else { seed };
+            let Some(count) = self.count(&prompts::text(words, counted)).await else { break };
             if best.is_none_or(|(off, _)| count.abs_diff(input) < off) {
                 best = Some((count.abs_diff(input), words));
             }
@@ -442,8 +447,11 @@ mod tests {
         assert_eq!(timing, Timing { first: 0.5, last: 0.7, tokens: 3, prompt: Some(9) });
         let mut bare = Stream::default();
         bare.take(b"data: {\"choices\":[{\"text\":\"a\"}]}\n\n", 0.5).unwrap();
+        bare.take(b"data: [DONE]\n\n", 0.6).unwrap();
         assert_eq!(bare.timing().unwrap().tokens, 1);
-        assert!(Stream::default().timing().is_err());
+        let cut = Stream { first: Some(0.1), chunks: 1, ..Stream::default() };
+        assert!(cut.timing().unwrap_err().contains("[DONE]"));
+        assert!(Stream { done: true, ..Stream::default() }.timing().is_err());
         for wrong in [&b"data: {\"error\":{\"message\":\"no room\"}}\n\n"[..], b"data: {\n\n"] {
             let why = Stream::default().take(wrong, 0.0).unwrap_err();
             assert!(why.contains("no room") || why.contains("no JSON"), "{why}");
