@@ -46,6 +46,19 @@ impl Running {
         }
     }
 
+    /// Whether its weights do not stay in memory.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self, Self::Text(generator) if generator.is_streamed())
+    }
+
+    /// Bytes that its weights take in memory.
+    pub fn weights_bytes(&self) -> usize {
+        match self {
+            Self::Text(generator) => generator.weights_bytes(),
+            Self::Embeddings(embedder) => embedder.weights_bytes(),
+        }
+    }
+
     /// Why it stopped, if it did.
     pub fn failed(&self) -> Option<ModelError> {
         match self {

@@ -88,6 +88,14 @@ impl Arrival {
         self.0.wait(|arrived| arrived.is_whole().then_some(()))
     }
 
+    /// Bytes that it takes in memory, as far as it has arrived.
+    pub fn bytes(&self) -> usize {
+        let arrived = self.0.lock();
+        let layers: usize = arrived.layers.iter().flatten().map(|layer| layer.bytes()).sum();
+        let head = arrived.end.as_ref().and_then(|end| end.1.as_ref()).map_or(0, |own| own.bytes());
+        layers + head + arrived.embedding.as_ref().map_or(0, |own| own.bytes())
+    }
+
     /// Whether it is there, or will never be.
     pub fn is_over(&self) -> bool {
         let arrived = self.0.lock();
@@ -164,14 +172,6 @@ impl Weights {
     /// To wait for all that stays.
     pub(super) fn arrival(&self) -> Arrival {
         Arrival(self.shared.clone())
-    }
-
-    /// Bytes that it takes in memory, as far as it has arrived.
-    pub(super) fn bytes(&self) -> usize {
-        let arrived = self.shared.lock();
-        let layers: usize = arrived.layers.iter().flatten().map(|layer| layer.bytes()).sum();
-        let head = arrived.end.as_ref().and_then(|end| end.1.as_ref()).map_or(0, |own| own.bytes());
-        layers + head + arrived.embedding.as_ref().map_or(0, |own| own.bytes())
     }
 
     /// All that stays, by what it is made of.

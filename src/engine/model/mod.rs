@@ -44,6 +44,10 @@ pub struct Model {
     method: Option<Method>,
 }
 
+/// Weights of a model, for the next one.
+#[derive(Clone, Default)]
+pub struct Kept(Known);
+
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
 pub struct ModelOptions {
@@ -69,15 +73,15 @@ pub struct Token<'a> {
 }
 
 impl Model {
-    /// Reads what an artifact says of its model, and begins to load the weights. Of those that `before` has
-    /// and that are the same, none is loaded.
+    /// Reads what an artifact says of its model, and begins to load the weights. Those that `before`
+    /// has are not loaded again.
     ///
     /// # Errors
     /// If it is no model that is run, or does not fit into memory.
     pub async fn open(
         artifact: Artifact,
         options: &ModelOptions,
-        before: Option<&Self>,
+        before: Option<Kept>,
         runtime: &Handle,
     ) -> Result<Self, ModelError> {
         let bytes = artifact.file("config.json", MAX_JSON).await?;
@@ -92,10 +96,7 @@ impl Model {
         let method = artifact.quantization().await?;
         let all = artifact.select(&Selection::All, None).await?;
         let outline = Outline::new(&config, &json, method, &all.tensors)?;
-        let known = match before {
-            Some(before) => before.weights.known(&before.outline),
-            None => Known::new(),
-        };
+        let known = before.map(|before| before.0).unwrap_or_default();
         let kept = kept(&outline, options.memory)?;
         let source = Source {
             artifact,
@@ -124,9 +125,9 @@ impl Model {
         self.kept < self.config.layers
     }
 
-    /// Bytes that its weights take in memory, as far as they have arrived.
-    pub fn bytes(&self) -> usize {
-        self.weights.bytes()
+    /// Its weights, for the next model.
+    pub fn kept(&self) -> Kept {
+        Kept(self.weights.known(&self.outline))
     }
 
     /// To wait for its weights.

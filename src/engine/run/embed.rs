@@ -45,6 +45,12 @@ impl Embedder {
         Ok(Self { blocks: blocks?, model, first, turn: Mutex::new(()), quantization })
     }
 
+    /// Bytes of its weights in memory: f32, the embedding apart.
+    pub fn weights_bytes(&self) -> usize {
+        let linears = self.blocks.iter().flat_map(Block::linears);
+        linears.map(|linear| linear.weight.elem_count() * size_of::<f32>()).sum()
+    }
+
     fn one(&self, tokens: &[u32]) -> Result<Vec<f32>, LmError> {
         let context = Context::new(self.model.config(), tokens.len())?;
         let mut states = self.model.embed(&[tokens])?.pop().ok_or(LmError::Defect("no states"))?;

@@ -15,9 +15,10 @@ pub use embed::Embedder;
 
 use super::batch::{Batch, BatchLimits};
 use super::compute::BLOCK;
-use super::model::{Adapter, Arrival, Model, ModelError};
+use super::model::{Adapter, Arrival, Kept, Model, ModelError};
 use super::request::{Engine, EngineLoad, Events, ModelInfo, Refused, Request};
 use super::sample::Sampler;
+use crate::quantize::lm::LmConfig;
 use work::{Asked, Command, Work};
 
 /// How the engine runs.
@@ -78,6 +79,8 @@ pub struct Generator {
     next: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
     arrival: Arrival,
+    config: LmConfig,
+    streamed: bool,
 }
 
 impl Generator {
@@ -129,7 +132,8 @@ impl Generator {
             step: options.step.max(options.max_concurrent).max(1),
         };
         let (ask, asked) = channel();
-        let arrival = model.arrival();
+        let (arrival, config, streamed) =
+            (model.arrival(), model.config().clone(), model.is_streamed());
         let work = Work::new(model, Batch::new(blocks, limits), asked, shared.clone());
         let thread = std::thread::Builder::new().name("engine".to_owned());
         let thread = thread.spawn(move || work.run()).map_err(|_| ModelError::Ended)?;
@@ -141,6 +145,8 @@ impl Generator {
             next: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
             arrival,
+            config,
+            streamed,
         }))
     }
 
@@ -170,20 +176,42 @@ impl Generator {
         Ok(())
     }
 
-    /// What of the present model's weights can be used by the next one: opened with it, it loads only what
-    /// differs.
+    /// The present model's weights: the next one, opened with them, loads only what differs.
     ///
     /// # Errors
     /// If the engine has stopped.
-    pub async fn open_beside<F, T>(&self, open: F) -> Result<T, Refused>
-    where
-        F: FnOnce(&Model) -> T + Send + 'static,
-        T: Send + 'static,
-    {
+    pub async fn kept(&self) -> Result<Kept, Refused> {
         let (told, done) = oneshot::channel();
-        let look = Box::new(move |model: &Model| drop(told.send(open(model))));
-        self.send(Command::Look(look))?;
+        self.send(Command::Kept(told))?;
         done.await.map_err(|_| self.stopped())
+    }
+
+    /// Whether another model can take this one's place: it has the same shape.
+    ///
+    /// # Errors
+    /// If it has another.
+    pub fn check_kin(&self, model: &Model) -> Result<(), Refused> {
+        let shape = |config: &LmConfig| {
+            let sizes = [config.vocabulary, config.layers, config.kv_heads, config.head_dim];
+            (config.architecture, sizes)
+        };
+        let (own, other) = (shape(&self.config), shape(model.config()));
+        match own == other {
+            true => Ok(()),
+            false => Err(Refused::Parameter(format!(
+                "a model of another shape: {other:?}, and {own:?} is served; start another server for it"
+            ))),
+        }
+    }
+
+    /// Whether its weights do not stay in memory.
+    pub fn is_streamed(&self) -> bool {
+        self.streamed
+    }
+
+    /// Bytes that the weights take in memory, as far as they have arrived.
+    pub fn weights_bytes(&self) -> usize {
+        self.arrival.bytes()
     }
 
     fn send(&self, command: Command) -> Result<(), Refused> {

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Shared;
 use crate::engine::batch::{Batch, Slice, TextId};
 use crate::engine::compute::{Cache, States};
-use crate::engine::model::{Adapter, Model, ModelError, Token};
+use crate::engine::model::{Adapter, Kept, Model, ModelError, Token};
 use crate::engine::request::{Event, Finish, Request, Scored};
 use crate::engine::sample::{Sampler, score};
 
@@ -21,8 +21,8 @@ pub(super) enum Command {
     Text(Box<Asked>),
     /// Another model.
     Swap(Box<Model>, oneshot::Sender<()>),
-    /// A look at the model.
-    Look(Box<dyn FnOnce(&Model) + Send>),
+    /// What the model keeps.
+    Kept(oneshot::Sender<Kept>),
 }
 
 /// A request that was checked.
@@ -102,7 +102,7 @@ impl Work {
                 Command::Text(asked) if self.next.is_some() => self.held.push(asked),
                 Command::Text(asked) => self.begin(*asked),
                 Command::Swap(model, told) => self.next = Some((model, told)),
-                Command::Look(look) => look(&self.model),
+                Command::Kept(told) => drop(told.send(self.model.kept())),
             }
         }
     }

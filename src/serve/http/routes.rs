@@ -225,10 +225,12 @@ async fn detokenize(
 /// Whether requests are taken.
 #[utoipa::path(get, path = "/health", responses(
     (status = 200, description = "They are"),
-    (status = 503, description = "The server is stopping", body = ErrorAnswer),
+    (status = 503, description = "The server is stopping, or weights are on their way", body = ErrorAnswer),
 ))]
 async fn health(Shared(state): Shared<Arc<State>>) -> Result<StatusCode, ApiError> {
-    state.check_open().map(|()| StatusCode::OK)
+    state.check_open()?;
+    // Requests are taken before, and answered as weights arrive.
+    Ok(if state.server.engine.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
 }
 
 /// Which server this is.
