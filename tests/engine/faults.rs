@@ -7,7 +7,7 @@ use tenpak::engine::{Engine, EngineOptions, Event, ModelOptions, Refused};
 use super::world::*;
 
 /// Flips a bit of the largest pack, some way in.
-fn damage(store: &Path, part: f64) {
+pub fn damage(store: &Path, part: f64) {
     let packs = std::fs::read_dir(store.join("packs")).unwrap();
     let largest = packs.map(|pack| pack.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
     let path = largest.unwrap();

@@ -7,7 +7,9 @@ mod library;
 #[allow(dead_code)]
 mod run;
 
+mod adapters;
 mod batches;
 mod faults;
+mod served;
 mod values;
 mod world;

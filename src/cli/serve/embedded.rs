@@ -108,7 +108,9 @@ pub(super) fn run_embedded(
 
     let mut names = args.served_names.clone();
     if names.is_empty() {
-        names.push(args.artifact.to_string());
+        let whole = args.artifact.to_string();
+        names.extend(whole.strip_suffix(":latest").map(str::to_owned));
+        names.push(whole);
     }
     let first = names.first().cloned().unwrap_or_default();
     let mut server = Server::new(running.engine(), Arc::new(files.tokenizer), first);
@@ -122,6 +124,7 @@ pub(super) fn run_embedded(
     }
     // From here on requests are taken: they run through each layer as it arrives.
     args.interrupt.abort();
+    let _entered = runtime.enter();
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
     let mut hang_up = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
