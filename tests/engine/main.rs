@@ -2,6 +2,7 @@
 //! probabilities, whatever else runs, while weights arrive, and never from weights that were not verified.
 
 #[path = "../support/library.rs"]
+#[allow(dead_code)]
 mod library;
 #[path = "../support/run.rs"]
 #[allow(dead_code)]
