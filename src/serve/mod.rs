@@ -3,5 +3,5 @@
 
 pub mod deploy;
 pub mod external;
-pub mod speed;
 pub mod http;
+pub mod speed;

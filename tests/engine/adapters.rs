@@ -86,7 +86,8 @@ fn an_adapter_is_applied_to_those_who_ask_for_it() {
         .map(|asked| engine.submit(asked.clone()).unwrap())
         .collect();
     let got: Vec<_> = events.into_iter().map(tokens).collect();
-    let alone = |name: &str| tokens(super::world::engine(&store, name).submit(asked.clone()).unwrap());
+    let alone =
+        |name: &str| tokens(super::world::engine(&store, name).submit(asked.clone()).unwrap());
     let (plain, added) = (alone("m"), alone("merged"));
     assert_eq!(got[0], plain);
     assert_eq!(got[2], plain);

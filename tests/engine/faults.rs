@@ -9,7 +9,8 @@ use super::world::*;
 /// Flips a bit of the largest pack, some way in.
 pub fn damage(store: &Path, part: f64) {
     let packs = std::fs::read_dir(store.join("packs")).unwrap();
-    let largest = packs.map(|pack| pack.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
+    let largest =
+        packs.map(|pack| pack.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
     let path = largest.unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     let at = (bytes.len() as f64 * part) as usize;

@@ -90,7 +90,8 @@ fn it_says_where_it_listens_answers_and_ends_when_told() {
     assert_eq!(served.ready["max_context"], 512);
     let (plain, other) = (served.text("m"), served.text("m:latest"));
     assert_eq!(plain, other);
-    let (status, answer) = served.post("/v1/completions", &json!({"model": "nobody", "prompt": "x"}));
+    let (status, answer) =
+        served.post("/v1/completions", &json!({"model": "nobody", "prompt": "x"}));
     assert_eq!(status, 404, "{answer}");
 
     // The next model takes over between two steps; one of another shape, or none, does not.

@@ -1,6 +1,6 @@
 //! What the engine says of texts is what the weights say.
 
-use tenpak::engine::{Engine, EngineOptions, Embedder, ModelOptions};
+use tenpak::engine::{Embedder, Engine, EngineOptions, ModelOptions};
 use tenpak::quantize::source::ModelSource;
 
 use super::library::runtime;
@@ -46,7 +46,16 @@ fn every_quantization_is_run_as_it_is_stored() {
         &["--method", "rtn", "--bits", "8", "--group-size", "-1", "--format", "gptq"],
         &["--method", "gptq", "--act-order", "group"],
         &["--method", "rtn", "--bits", "4", "--group-size", "64", "--format", "awq"],
-        &["--method", "rtn", "--bits", "4", "--group-size", "128", "--format", "compressed-tensors"],
+        &[
+            "--method",
+            "rtn",
+            "--bits",
+            "4",
+            "--group-size",
+            "128",
+            "--format",
+            "compressed-tensors",
+        ],
         &["--method", "fp8"],
         &["--method", "q4_0"],
         &["--method", "q8_0"],
@@ -55,7 +64,8 @@ fn every_quantization_is_run_as_it_is_stored() {
     let plain = expected(&store, "m", &prompt);
     for (at, recipe) in recipes.iter().enumerate() {
         let name = format!("q{at}");
-        let arguments = [&["--store", text(&store), "quantize", "m", "--name", &name, "--json"], *recipe];
+        let arguments =
+            [&["--store", text(&store), "quantize", "m", "--name", &name, "--json"], *recipe];
         done(&arguments.concat());
         let model = model(&store, &name, &ModelOptions::default()).unwrap();
         let engine = engine_of(model, EngineOptions::default());
@@ -73,7 +83,10 @@ fn layers_that_do_not_fit_into_memory_pass_through() {
     let whole = engine(&store, "m");
     // The embedding takes 1 MiB, a layer 1.1 MiB.
     let options = ModelOptions { memory: Some(4 << 20), ..ModelOptions::default() };
-    assert!(model(&store, "m", &ModelOptions { memory: Some(1 << 20), ..ModelOptions::default() }).is_err());
+    assert!(
+        model(&store, "m", &ModelOptions { memory: Some(1 << 20), ..ModelOptions::default() })
+            .is_err()
+    );
     let small = model(&store, "m", &options).unwrap();
     assert!(small.is_streamed());
     let small = engine_of(small, EngineOptions::default());

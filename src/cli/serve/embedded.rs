@@ -24,6 +24,7 @@ use crate::edge::Tls;
 use crate::engine::sample::Sampling;
 use crate::engine::text::{ChatTemplate, TemplateFiles, Tokenizer};
 use crate::engine::{self, EngineOptions, Generator, Model, ModelOptions, Running};
+use crate::format::id::ManifestId;
 use crate::format::name::ArtifactSpec;
 use crate::serve::external::ComputeType;
 use crate::serve::http::{Server, serve};
@@ -170,7 +171,8 @@ pub(super) fn run_embedded(
         format!("{url}\n{}", bytes::table(&rows))
     })?;
     if running.is_streamed() {
-        output.note("the weights do not fit into --memory: layers are loaded for each step, slowly");
+        output
+            .note("the weights do not fit into --memory: layers are loaded for each step, slowly");
     }
     let watched = async {
         let mut serving = serving;
@@ -261,7 +263,12 @@ async fn swap(
 ) -> (StatusCode, Json<Value>) {
     let start = Instant::now();
     let wrong = |status: StatusCode, why: String| {
-        (status, Json(json!({"error": {"message": why, "type": "invalid_request_error", "param": "artifact", "code": null}})))
+        (
+            status,
+            Json(
+                json!({"error": {"message": why, "type": "invalid_request_error", "param": "artifact", "code": null}}),
+            ),
+        )
     };
     let spec = asked.get("artifact").and_then(Value::as_str).map(str::parse::<ArtifactSpec>);
     let spec = match spec {
@@ -286,10 +293,7 @@ async fn swap(
 }
 
 impl Swapper {
-    async fn swap(
-        &self,
-        spec: &ArtifactSpec,
-    ) -> Result<(crate::ManifestId, String), String> {
+    async fn swap(&self, spec: &ArtifactSpec) -> Result<(ManifestId, String), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let store = self.global.source().map_err(|failure| failure.message)?;
         let options = self.global.open_options().map_err(|failure| failure.message)?;

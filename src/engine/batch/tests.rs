@@ -7,7 +7,12 @@ use proptest::prelude::*;
 use super::*;
 
 /// Runs a batch to its end. What a block holds is followed as a cache would: which token of which text.
-fn run(blocks: usize, limits: BatchLimits, texts: &[(Vec<u32>, usize)], cancelled: &[u64]) -> Vec<Vec<u32>> {
+fn run(
+    blocks: usize,
+    limits: BatchLimits,
+    texts: &[(Vec<u32>, usize)],
+    cancelled: &[u64],
+) -> Vec<Vec<u32>> {
     let mut batch = Batch::new(blocks, limits);
     let mut cache: HashMap<(u32, usize), u32> = HashMap::new();
     let mut made: BTreeMap<TextId, Vec<u32>> = BTreeMap::new();
@@ -45,7 +50,10 @@ fn run(blocks: usize, limits: BatchLimits, texts: &[(Vec<u32>, usize)], cancelle
             let ends = slice.to == tokens.len();
             assert_eq!(slice.ends, ends);
             // What comes next follows from all tokens.
-            let next = tokens.iter().fold(slice.id as u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token)) % 50;
+            let next = tokens
+                .iter()
+                .fold(slice.id as u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token))
+                % 50;
             batch.done(slice);
             if ends {
                 batch.push(slice.id, next);

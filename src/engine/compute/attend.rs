@@ -56,7 +56,15 @@ pub(super) fn attend(
         let to = to.get_mut(..width).unwrap_or_default();
         let from = queries.row(row);
         to.chunks_mut(head_dim * group).zip(from.chunks(head_dim * group)).enumerate().map(
-            move |(head, (to, from))| Task { cache, manner, head, sight: *sight, head_dim, from, to },
+            move |(head, (to, from))| Task {
+                cache,
+                manner,
+                head,
+                sight: *sight,
+                head_dim,
+                from,
+                to,
+            },
         )
     });
     if seen * width <= 16 << 10 {
@@ -112,8 +120,8 @@ impl Kernel for Task<'_> {
                     let mut product = L::splat(0.0);
                     let mut lane = 0;
                     while lane < width {
-                        product = product
-                            .plus(L::load(query.as_ptr().add(lane)), L::load(key.add(lane)));
+                        product =
+                            product.plus(L::load(query.as_ptr().add(lane)), L::load(key.add(lane)));
                         lane += LANES;
                     }
                     *score = product.sum() * manner.scale;

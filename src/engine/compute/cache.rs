@@ -66,7 +66,13 @@ impl Cache {
     }
 
     /// Puts keys and values, `[heads * head_dim]` each, of state `row` where the token has its place.
-    pub fn put(&mut self, layer: usize, (block, at): (u32, usize), row: usize, [keys, values]: [&States; 2]) {
+    pub fn put(
+        &mut self,
+        layer: usize,
+        (block, at): (u32, usize),
+        row: usize,
+        [keys, values]: [&States; 2],
+    ) {
         let (heads, width) = (self.heads, self.width);
         let begin = self.place(block, 0);
         let Some(layer) = self.layers.get_mut(layer) else { return };

@@ -276,11 +276,17 @@ fn pack(kind: Kind, codes: &[u8], line: &mut [u8]) {
             Kind::Two | Kind::Three => {
                 let (low, high) = step.split_at_mut(8);
                 for (half, codes) in low.chunks_exact_mut(4).zip([first, second]) {
-                    let word = codes.iter().rev().fold(0_u32, |word, code| word << 2 | u32::from(code & 3));
+                    let word = codes
+                        .iter()
+                        .rev()
+                        .fold(0_u32, |word, code| word << 2 | u32::from(code & 3));
                     half.copy_from_slice(&word.to_le_bytes());
                 }
                 for (half, codes) in high.chunks_exact_mut(2).zip([first, second]) {
-                    let word = codes.iter().rev().fold(0_u16, |word, code| word << 1 | u16::from(code >> 2 & 1));
+                    let word = codes
+                        .iter()
+                        .rev()
+                        .fold(0_u16, |word, code| word << 1 | u16::from(code >> 2 & 1));
                     half.copy_from_slice(&word.to_le_bytes());
                 }
             }
@@ -400,7 +406,8 @@ impl Unpacked<'_> {
                     Some(nested) => {
                         let code = parts.scales.get(block).copied().unwrap_or(0);
                         let second = Float::F32.read(parts.zeros, block / nested.block as usize);
-                        Float::F32.read(parts.table, 16 + usize::from(code)) * second + nested.offset
+                        Float::F32.read(parts.table, 16 + usize::from(code)) * second
+                            + nested.offset
                     }
                 };
                 (absmax, 0.0)
@@ -438,12 +445,7 @@ impl Unpacked<'_> {
 }
 
 /// The codes of a stream of words.
-fn stream(
-    columns: usize,
-    bits: u32,
-    word: impl Fn(usize) -> u32,
-    put: &mut impl FnMut(usize, u8),
-) {
+fn stream(columns: usize, bits: u32, word: impl Fn(usize) -> u32, put: &mut impl FnMut(usize, u8)) {
     let (mut held, mut have, mut next) = (0_u64, 0, 0);
     for column in 0..columns {
         if have < bits {
@@ -461,4 +463,3 @@ fn stream(
 fn word_at(bytes: &[u8], at: usize) -> u32 {
     bytes.as_chunks::<4>().0.get(at).map_or(0, |word| u32::from_le_bytes(*word))
 }
-

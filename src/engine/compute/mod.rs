@@ -28,7 +28,13 @@ pub fn row(weight: &Matrix, row: usize, to: &mut [f32]) {
 }
 
 /// For each state what its queries bring back from the values it sees; `out` is of the shape of `queries`.
-pub fn attend(cache: &Cache, manner: Manner, queries: &States, sights: &[Sight<'_>], out: &mut States) {
+pub fn attend(
+    cache: &Cache,
+    manner: Manner,
+    queries: &States,
+    sights: &[Sight<'_>],
+    out: &mut States,
+) {
     attend::attend(Isa::best(), cache, manner, queries, sights, out);
 }
 

@@ -9,7 +9,8 @@ const MANY: usize = 32 << 10;
 
 /// Does something with each row, on several threads where there are many.
 fn by_rows(states: &mut States, change: impl Fn(usize, &mut [f32]) + Send + Sync) {
-    let (width, stride, many) = (states.width(), states.stride().max(1), states.len() * states.width() > MANY);
+    let (width, stride, many) =
+        (states.width(), states.stride().max(1), states.len() * states.width() > MANY);
     let own = |(row, values): (usize, &mut [f32])| {
         if let Some(values) = values.get_mut(..width) {
             change(row, values);
@@ -65,7 +66,8 @@ impl Turns {
     /// Turns each head of each state: its halves are what is turned into each other.
     pub fn apply(&self, states: &mut States) {
         by_rows(states, |row, values| {
-            let turns = self.values.get(row * self.pairs..(row + 1) * self.pairs).unwrap_or_default();
+            let turns =
+                self.values.get(row * self.pairs..(row + 1) * self.pairs).unwrap_or_default();
             for head in values.chunks_mut((2 * self.pairs).max(1)) {
                 let (first, second) = head.split_at_mut(self.pairs.min(head.len()));
                 for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {

@@ -157,7 +157,11 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
             let (scale, offset) = scale::<L>(self.codes, row, group);
             let [first, second] = &self.tables;
             let first = offset.plus(L::load(first.as_ptr()), scale);
-            if BITS == 3 { (first, offset.plus(L::load(second.as_ptr()), scale)) } else { (first, first) }
+            if BITS == 3 {
+                (first, offset.plus(L::load(second.as_ptr()), scale))
+            } else {
+                (first, first)
+            }
         }
     }
 
@@ -334,17 +338,15 @@ unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
             let at = self.at(row, step);
             match BLOCK {
                 Q4_0 => L::nibbles(at.add(2), shared),
-                Q8_0 => {
-                    (L::signed(at.add(2)).times(shared), L::signed(at.add(18)).times(shared))
-                }
+                Q8_0 => (L::signed(at.add(2)).times(shared), L::signed(at.add(18)).times(shared)),
                 _ => {
                     // Two steps share 32 bytes: one has their low halves, the other their high ones.
                     let bytes = at.add(16 + step % 8 / 2 * 32);
-                    let (first, second) = (L::nibbles(bytes, shared), L::nibbles(bytes.add(16), shared));
+                    let (first, second) =
+                        (L::nibbles(bytes, shared), L::nibbles(bytes.add(16), shared));
                     if step.is_multiple_of(2) { (first.0, second.0) } else { (first.1, second.1) }
                 }
             }
         }
     }
 }
-

@@ -102,7 +102,10 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
                 row(isa, &weight, n, &mut line);
                 for (own, worth) in line.iter().zip(&worth[n * columns..]) {
                     let off = (own - worth).abs();
-                    assert!(off <= worth.abs() * 2e-6 + 2e-4 * worth.abs().min(1.0) + 1e-5, "{name} {isa:?}: {own}, {worth}");
+                    assert!(
+                        off <= worth.abs() * 2e-6 + 2e-4 * worth.abs().min(1.0) + 1e-5,
+                        "{name} {isa:?}: {own}, {worth}"
+                    );
                 }
             }
         }
@@ -114,12 +117,15 @@ fn attention_is_that_of_the_definition_whoever_else_asks() {
     use super::attend::{Manner, Sight, attend};
     use super::cache::{BLOCK, Cache};
 
-    for (heads, kv_heads, head_dim, window) in [(4, 2, 32, None), (6, 2, 24, Some(5)), (3, 3, 8, None)] {
+    for (heads, kv_heads, head_dim, window) in
+        [(4, 2, 32, None), (6, 2, 24, Some(5)), (3, 3, 8, None)]
+    {
         let tokens = 3 * BLOCK - 5;
         let mut cache = Cache::new(2, kv_heads, head_dim, 8);
         // Two texts with the same tokens in other blocks.
         let texts = [[5_u32, 0, 3], [1, 7, 2]];
-        let (keys, values) = (states(tokens, kv_heads * head_dim, 1), states(tokens, kv_heads * head_dim, 2));
+        let (keys, values) =
+            (states(tokens, kv_heads * head_dim, 1), states(tokens, kv_heads * head_dim, 2));
         for blocks in &texts {
             for at in 0..tokens {
                 cache.put(1, (blocks[at / BLOCK], at % BLOCK), at, [&keys, &values]);
@@ -149,7 +155,8 @@ fn attention_is_that_of_the_definition_whoever_else_asks() {
                         row.iter().map(|value| f64::from(*value)).collect()
                     };
                     let query = of(&queries, position, head);
-                    let begin = window.map_or(0, |window| (position + 1_usize).saturating_sub(window));
+                    let begin =
+                        window.map_or(0, |window| (position + 1_usize).saturating_sub(window));
                     let own = head / (heads / kv_heads);
                     let scores: Vec<f64> = (begin..=position)
                         .map(|at| {
@@ -161,8 +168,12 @@ fn attention_is_that_of_the_definition_whoever_else_asks() {
                     let total: f64 = scores.iter().sum();
                     for (i, out) in of(&all, position, head).iter().enumerate() {
                         let expected = (begin..=position).zip(&scores);
-                        let expected: f64 = expected.map(|(at, s)| of(&values, at, own)[i] * s / total).sum();
-                        assert!((out - expected).abs() < 1e-5, "{isa:?} {position} {head}: {out}, {expected}");
+                        let expected: f64 =
+                            expected.map(|(at, s)| of(&values, at, own)[i] * s / total).sum();
+                        assert!(
+                            (out - expected).abs() < 1e-5,
+                            "{isa:?} {position} {head}: {out}, {expected}"
+                        );
                     }
                 }
             }

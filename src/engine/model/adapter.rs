@@ -7,15 +7,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::error::ModelError;
-use super::layer::Part;
+use super::place::{Part, Place};
 use crate::engine::compute::{Matrix, States, product};
-
-/// Which linear layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    pub(super) layer: usize,
-    pub(super) part: Part,
-}
 
 /// An adapter.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use super::build::{Built, Known};
 use super::error::ModelError;
 use super::layer::Layer;
 use super::outline::{Group, Outline};
+use super::place::Part;
 use crate::dequant::config::Method;
 use crate::engine::compute::Matrix;
 use crate::load::LoadOptions;
@@ -190,8 +191,7 @@ impl Weights {
             add(&outline.end, "lm_head.weight", head);
         }
         for (layer, group) in arrived.layers.iter().zip(&outline.layers) {
-            for (linear, part) in
-                layer.iter().flat_map(|layer| layer.linears.iter().zip(super::layer::Part::ALL))
+            for (linear, part) in layer.iter().flat_map(|layer| layer.linears.iter().zip(Part::ALL))
             {
                 add(group, &format!("{}.weight", part.name()), &linear.weight);
             }
@@ -270,7 +270,10 @@ impl Source {
     ) -> Result<(), ModelError> {
         let wanted = |group: &Group| {
             let unknown = group.0.iter().filter(|plan| !self.known.contains_key(&plan.key()));
-            unknown.flat_map(|plan| &plan.tensors).map(|(request, _)| request.clone()).collect::<Vec<_>>()
+            unknown
+                .flat_map(|plan| &plan.tensors)
+                .map(|(request, _)| request.clone())
+                .collect::<Vec<_>>()
         };
         let tensors = groups.iter().flat_map(|group| wanted(group)).collect();
         let mut options = self.options.clone();

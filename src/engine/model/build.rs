@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::ModelError;
-use super::layer::{Layer, Linear, Part};
+use super::layer::{Layer, Linear};
 use super::outline::{EMBEDDING, Group, HEAD, NORM, WeightPlan, in_layer};
+use super::place::Part;
 use crate::dequant::config::{Facts, Method, Role};
-use crate::dequant::{Float, Parts, Part as Stored, Weight};
+use crate::dequant::{Float, Part as Stored, Parts, Weight};
 use crate::engine::compute::Matrix;
 use crate::format::id::ContentDigest;
 use crate::quantize::lm::gguf;
@@ -96,7 +97,11 @@ impl Built {
 }
 
 /// A weight; a vector is one row.
-fn matrix(plan: &WeightPlan, method: Option<Method>, bytes: &[Bytes]) -> Result<Matrix, ModelError> {
+fn matrix(
+    plan: &WeightPlan,
+    method: Option<Method>,
+    bytes: &[Bytes],
+) -> Result<Matrix, ModelError> {
     let (rows, columns) = match plan.shape.as_slice() {
         [rows, columns] => (*rows, *columns),
         [values] => (1, *values),

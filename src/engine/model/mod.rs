@@ -6,6 +6,7 @@ mod build;
 mod error;
 mod layer;
 mod outline;
+mod place;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -222,10 +223,12 @@ impl Model {
             };
             let float = Float::of_dtype(entry.dtype).ok_or_else(|| wrong("no floats"))?;
             let &[rows, columns] = entry.shape.dims() else { return Err(wrong("no matrix")) };
-            let matrix = Matrix::floats(rows as usize, columns as usize, float, tensor.data.clone());
+            let matrix =
+                Matrix::floats(rows as usize, columns as usize, float, tensor.data.clone());
             halves.insert((place, second), matrix.ok_or_else(|| wrong("too few bytes"))?);
         }
-        let places: Vec<_> = halves.keys().filter(|(_, second)| !second).map(|(own, _)| *own).collect();
+        let places: Vec<_> =
+            halves.keys().filter(|(_, second)| !second).map(|(own, _)| *own).collect();
         let mut pairs = HashMap::new();
         for place in places {
             let pair = halves.remove(&(place, false)).zip(halves.remove(&(place, true)));

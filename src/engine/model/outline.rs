@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::error::ModelError;
-use super::layer::Part;
+use super::place::Part;
 use crate::dequant::config::{Method, Module, Role};
 use crate::format::id::ContentDigest;
 use crate::load::modules;

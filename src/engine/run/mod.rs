@@ -1,6 +1,7 @@
 //! The engine: one thread that runs the model, and what it is asked through.
 
 mod embed;
+mod shared;
 mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +9,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::oneshot;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
 
 pub use embed::Embedder;
 
@@ -19,6 +20,7 @@ use super::model::{Adapter, Arrival, Kept, Model, ModelError};
 use super::request::{Engine, EngineLoad, Events, ModelInfo, Refused, Request};
 use super::sample::Sampler;
 use crate::quantize::lm::LmConfig;
+use shared::Shared;
 use work::{Asked, Command, Work};
 
 /// How the engine runs.
@@ -52,21 +54,6 @@ impl Default for EngineOptions {
             seed: 0,
         }
     }
-}
-
-/// What the thread and those who ask share.
-#[derive(Debug, Default)]
-struct Shared {
-    running: AtomicU64,
-    waiting: AtomicU64,
-    prompt_tokens: AtomicU64,
-    found_tokens: AtomicU64,
-    tokens: AtomicU64,
-    again: AtomicU64,
-    /// Thousandths.
-    used: AtomicU64,
-    failed: Mutex<Option<ModelError>>,
-    adapters: Mutex<Vec<(String, Arc<Adapter>)>>,
 }
 
 /// A model that makes text.

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::engine::batch::{Batch, Slice, TextId};
 use crate::engine::compute::{Cache, States};
 use crate::engine::model::{Adapter, Kept, Model, ModelError, Token};

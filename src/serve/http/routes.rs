@@ -230,7 +230,11 @@ async fn detokenize(
 async fn health(Shared(state): Shared<Arc<State>>) -> Result<StatusCode, ApiError> {
     state.check_open()?;
     // Requests are taken before, and answered as weights arrive.
-    Ok(if state.server.engine.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
+    Ok(if state.server.engine.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    })
 }
 
 /// Which server this is.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Lanes, SCALE};
+use super::traits::{Kernel, Lanes, SCALE};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -90,7 +90,9 @@ unsafe impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn plus(self, by: Self, with: Self) -> Self {
         // SAFETY: the trait's.
-        unsafe { Self(_mm256_fmadd_ps(by.0, with.0, self.0), _mm256_fmadd_ps(by.1, with.1, self.1)) }
+        unsafe {
+            Self(_mm256_fmadd_ps(by.0, with.0, self.0), _mm256_fmadd_ps(by.1, with.1, self.1))
+        }
     }
 
     #[inline(always)]

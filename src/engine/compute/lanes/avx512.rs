@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Lanes, SCALE};
+use super::traits::{Kernel, Lanes, SCALE};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]

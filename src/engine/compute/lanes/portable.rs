@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Lanes, SCALE};
+use super::traits::{LANES, Lanes, SCALE};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]

@@ -1,0 +1,57 @@
+//! What registers of every instruction set can do.
+
+/// What the exponents of f32 and FP8 E4M3 differ by: a code moved into the place of an f32's exponent and mantissa
+/// is too small by it.
+pub(super) const SCALE: f32 = f32::from_bits((127 + 120) << 23);
+
+/// How many values a register of ours has.
+pub(in crate::engine::compute) const LANES: usize = 16;
+
+/// Sixteen f32.
+///
+/// # Safety
+/// Whoever calls a method has made sure that the processor has the instructions (`Isa::run` does), and that
+/// pointers are good for what is read or written through them; they need no alignment.
+pub(in crate::engine::compute) unsafe trait Lanes: Copy {
+    /// All the same.
+    unsafe fn splat(value: f32) -> Self;
+    /// 16 f32.
+    unsafe fn load(from: *const f32) -> Self;
+    /// 16 f32.
+    unsafe fn store(self, to: *mut f32);
+    /// `self + by * with`.
+    unsafe fn plus(self, by: Self, with: Self) -> Self;
+    /// The product.
+    unsafe fn times(self, by: Self) -> Self;
+    /// Neighbours first, then neighbours of those.
+    unsafe fn sum(self) -> f32;
+    /// 16 bf16: 32 bytes.
+    unsafe fn bf16(from: *const u8) -> Self;
+    /// 16 f16: 32 bytes.
+    unsafe fn f16(from: *const u8) -> Self;
+    /// 16 signed bytes.
+    unsafe fn signed(from: *const u8) -> Self;
+    /// 16 unsigned bytes.
+    unsafe fn unsigned(from: *const u8) -> Self;
+    /// 16 FP8 E4M3 without NaN.
+    unsafe fn e4m3(from: *const u8) -> Self;
+    /// What `table` has for the low and for the high halves of 16 bytes.
+    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self);
+    /// What `table`, which has four values four times, has for 16 codes of 2 bits.
+    unsafe fn pairs(codes: u32, table: Self) -> Self;
+    /// What `table` has for 16 codes of 3 bits: their low two in `codes`, their high one in `high`. It has the
+    /// values of codes below 4 four times; `above` those from 4 on.
+    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self;
+}
+
+/// What is run over lanes.
+pub(in crate::engine::compute) trait Kernel {
+    /// What comes of it.
+    type Out;
+
+    /// Runs it. It must be `#[inline(always)]`, so that it is compiled for the instructions of its lanes.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    unsafe fn run<L: Lanes>(self) -> Self::Out;
+}
