@@ -84,10 +84,7 @@ fn who_leaves_frees_a_place_before_the_next_token() {
 
 #[test]
 fn who_does_not_read_loses_the_answer() {
-    let server = start(Scripted::new(), |server| {
-        server.limits.backlog = 20_000;
-        server.limits.stall = Duration::from_secs(1);
-    });
+    let server = start(Scripted::new(), |server| server.limits.backlog = 20_000);
     let request = json!({"prompt": "x", "max_tokens": 1900, "n": 40, "stream": true, "ignore_eos": true, "logprobs": 20});
     let stalled = server.send("POST", "/v1/completions", JSON, request.to_string().as_bytes());
     until("texts", || server.made.load(Ordering::Acquire) > 0);
