@@ -162,6 +162,30 @@ fn other_decoders_are_asked() {
 }
 
 #[test]
+fn a_stop_string_is_found_wherever_it_is() {
+    let words = |length: u32| {
+        (0..1u32 << length).map(move |bits| {
+            (0..length).map(|at| if bits >> at & 1 == 1 { 'a' } else { 'b' }).collect::<String>()
+        })
+    };
+    let texts: Vec<String> = words(11).collect();
+    for stop in (1..=7).flat_map(words) {
+        for text in &texts {
+            let found = StopStrings::new(std::slice::from_ref(&stop), false).push(text);
+            match text.find(&stop) {
+                Some(at) => {
+                    assert_eq!(found, Passed { text: text[..at].to_owned(), stop: Some(0) })
+                }
+                None => assert!(
+                    found.stop.is_none() && text.starts_with(&found.text),
+                    "{stop} in {text}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
 fn nothing_ends_what_is_passed() {
     let mut own = StopStrings::new(&["end".to_owned(), String::new()], false);
     assert_eq!(own.pass("the end"), "the end");
