@@ -18,10 +18,10 @@ use serde_json::{Map, Value};
 
 pub use files::TemplateFiles;
 
+use json::MAX_OUTPUT;
+
 use super::error::TemplateError;
 
-/// Bytes that a template may write.
-const MAX_OUTPUT: usize = 8 << 20;
 /// Work that a template may do: an instruction is one, and so are 64 bytes of what it makes.
 const FUEL: u64 = 1_000_000;
 /// Bytes of a format of the time.
