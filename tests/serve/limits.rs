@@ -165,6 +165,11 @@ fn only_who_shows_a_key_is_answered() {
         assert_eq!(status(path, method, "Bearer first-key"), 200, "{path}");
         assert_eq!(status(path, method, "bearer second-key"), 200, "{path}");
     }
+    // Who has no key is told so before anything of the body is read.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 4000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(Reply::read(stream).status, 401);
     for path in ["/health", "/version", "/metrics", "/", "/openapi.json"] {
         assert_eq!(status(path, "GET", ""), 200, "{path}");
     }

@@ -19,13 +19,13 @@ fn a_certificate_is_shown_and_both_versions_of_http_are_spoken() {
     let url = format!("https://localhost:{}/v1/completions", server.address.port());
     for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
         let output = Command::new("curl")
-            .args(["-sS", "-N", flag, "--noproxy", "*", "--resolve"])
+            .args(["-sS", flag, "--noproxy", "*", "--resolve"])
             .arg(format!("localhost:{}:127.0.0.1", server.address.port()))
             .args(["-H", "content-type: application/json", "--cacert"])
             .arg(&chain)
             .args([
                 "-d",
-                r#"{"prompt": "say:Hello|", "stream": true}"#,
+                r#"{"prompt": "say:Hello|", "max_tokens": 9}"#,
                 "-w",
                 "%{http_version}",
                 &url,
