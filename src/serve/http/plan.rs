@@ -192,6 +192,9 @@ impl State {
                 "beams are not searched: leave use_beam_search out",
             ));
         }
+        if let Some(name) = of.unsupported.asked() {
+            return Err(ApiError::wrong(name, format!("{name} is not supported: leave it out")));
+        }
         if logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
             let told = format!("at most {MAX_LOGPROBS} of the likeliest tokens are told");
             let field = if form == Form::Chat { "top_logprobs" } else { "logprobs" };

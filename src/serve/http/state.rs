@@ -74,7 +74,7 @@ pub struct Server {
     pub limits: Limits,
     /// The certificate that it shows; none: plain HTTP.
     pub tls: Option<Tls>,
-    /// Further routes, behind the same keys.
+    /// Further routes, behind the same keys and bounds; on paths that are not served already.
     pub routes: Router,
 }
 
