@@ -52,10 +52,12 @@ fn template(source: &str, config: &Value) -> Result<ChatTemplate, TemplateError>
 }
 
 fn one_message() -> Conversation {
-    let mut of = Conversation::default();
-    of.messages = vec![json!({"role": "user", "content": "hi"}).as_object().unwrap().clone()];
-    of.add_generation_prompt = true;
-    of
+    let message = json!({"role": "user", "content": "hi"});
+    Conversation {
+        messages: vec![message.as_object().unwrap().clone()],
+        add_generation_prompt: true,
+        ..Conversation::default()
+    }
 }
 
 #[test]

@@ -326,7 +326,7 @@ fn what_stands_around_is_told() {
 #[test]
 fn what_makes_no_sense_is_refused_in_openais_form() {
     let server = server();
-    let wrong: [(Value, u16, Option<&str>); 34] = [
+    let wrong: [(Value, u16, Option<&str>); 37] = [
         (json!({}), 400, Some("prompt")),
         (json!({"prompt": []}), 400, Some("prompt")),
         (json!({"prompt": ""}), 400, Some("prompt")),
@@ -352,6 +352,13 @@ fn what_makes_no_sense_is_refused_in_openais_form() {
         (json!({"prompt": "a", "n": 2, "best_of": 3}), 400, Some("best_of")),
         (json!({"prompt": "a", "use_beam_search": true}), 400, Some("use_beam_search")),
         (json!({"prompt": "a", "suffix": "b"}), 400, Some("suffix")),
+        (json!({"prompt": "a", "bad_words": ["b"]}), 400, Some("bad_words")),
+        (json!({"prompt": "a", "prompt_logprobs": 1}), 400, Some("prompt_logprobs")),
+        (
+            json!({"prompt": vec!["a"; 100], "n": 1, "logprobs": 20, "max_tokens": 2000}),
+            400,
+            Some("logprobs"),
+        ),
         (json!({"prompt": "a", "logprobs": 21}), 400, Some("logprobs")),
         (json!({"prompt": "a", "logit_bias": {"x": 1}}), 400, Some("logit_bias")),
         (json!({"prompt": "a", "logit_bias": {"5": 101}}), 400, Some("logit_bias")),

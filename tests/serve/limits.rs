@@ -84,10 +84,7 @@ fn who_leaves_frees_a_place_before_the_next_token() {
 
 #[test]
 fn who_does_not_read_loses_the_answer() {
-    let server = start(Scripted::new(), |server| {
-        server.limits.backlog = 20_000;
-        server.limits.stall = Duration::from_secs(1);
-    });
+    let server = start(Scripted::new(), |server| server.limits.backlog = 20_000);
     let request = json!({"prompt": "x", "max_tokens": 1900, "n": 40, "stream": true, "ignore_eos": true, "logprobs": 20});
     let stalled = server.send("POST", "/v1/completions", JSON, request.to_string().as_bytes());
     until("texts", || server.made.load(Ordering::Acquire) > 0);
@@ -168,6 +165,11 @@ fn only_who_shows_a_key_is_answered() {
         assert_eq!(status(path, method, "Bearer first-key"), 200, "{path}");
         assert_eq!(status(path, method, "bearer second-key"), 200, "{path}");
     }
+    // Who has no key is told so before anything of the body is read.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 4000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(Reply::read(stream).status, 401);
     for path in ["/health", "/version", "/metrics", "/", "/openapi.json"] {
         assert_eq!(status(path, "GET", ""), 200, "{path}");
     }

@@ -8,3 +8,4 @@ mod limits;
 mod sampling;
 mod support;
 mod text;
+mod tls;

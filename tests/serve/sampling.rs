@@ -219,7 +219,8 @@ fn errors_name_what_is_wrong() {
     }
     let told = sampler.next(&[0.0]).unwrap_err();
     assert_eq!(told, SampleError::Vocabulary { found: 1, expected: 3 });
-    let wrong: [(&str, fn(&mut Sampling)); 12] = [
+    type Change = fn(&mut Sampling);
+    let wrong: [(&str, Change); 12] = [
         ("temperature is -1", |of| of.temperature = -1.0),
         ("temperature is NaN", |of| of.temperature = f32::NAN),
         ("temperature is inf", |of| of.temperature = f32::INFINITY),

@@ -82,7 +82,7 @@ proptest! {
 
     #[test]
     fn stops_do_not_depend_on_how_text_is_cut(
-        text in "[abé]{0,30}", strings in prop::collection::vec("[abé]{1,4}", 0..4), cuts in prop::collection::vec(0usize..6, 0..30),
+        text in "[abé]{0,30}|[ab]{0,60}", strings in prop::collection::vec("[abé]{1,4}|[ab]{1,9}", 0..4), cuts in prop::collection::vec(0usize..6, 0..30),
         include: bool,
     ) {
         // The slow way: after each character, look whether any string ends there; the longest counts.
@@ -142,6 +142,7 @@ fn the_first_space_falls_only_at_the_beginning_of_a_text() {
     assert_eq!(first(&[1]), "Hello");
     assert_eq!(first(&[]), "Hello");
     assert_eq!(first(&[1, 4]), " Hello");
+    assert_eq!(first(&[2, 1, 1, 1, 1, 1, 1, 1, 1, 1]), " Hello", "what is skipped is no beginning");
     // The prompt ends within a character.
     let mut own = Detokenizer::after(tokenizer.clone(), true, &[2, 5 + 0xc3]);
     assert_eq!(own.push(5 + 0xa9), "é");
@@ -158,6 +159,30 @@ fn other_decoders_are_asked() {
     let ids = [2, 3, 4, 5];
     assert_eq!(in_parts(&own, &ids), "hello world!");
     assert_eq!(own.decode(&ids).unwrap(), "hello world!");
+}
+
+#[test]
+fn a_stop_string_is_found_wherever_it_is() {
+    let words = |length: u32| {
+        (0..1u32 << length).map(move |bits| {
+            (0..length).map(|at| if bits >> at & 1 == 1 { 'a' } else { 'b' }).collect::<String>()
+        })
+    };
+    let texts: Vec<String> = words(11).collect();
+    for stop in (1..=7).flat_map(words) {
+        for text in &texts {
+            let found = StopStrings::new(std::slice::from_ref(&stop), false).push(text);
+            match text.find(&stop) {
+                Some(at) => {
+                    assert_eq!(found, Passed { text: text[..at].to_owned(), stop: Some(0) })
+                }
+                None => assert!(
+                    found.stop.is_none() && text.starts_with(&found.text),
+                    "{stop} in {text}"
+                ),
+            }
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,8 @@ use axum::extract::{Request, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::ApiError;
 use super::state::State;
@@ -41,25 +43,46 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
 }
 
-/// Gives up on a client that does not finish its request.
-pub(crate) async fn time_body(
+/// Memory that a request's body takes, until it has become tokens.
+#[derive(Clone)]
+pub(crate) struct Held {
+    _place: Arc<Option<OwnedSemaphorePermit>>,
+}
+
+/// Reads a request's body: within its bound, in time, and only while all bodies together have room.
+pub(crate) async fn read_body(
     Shared(state): Shared<Arc<State>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let (parts, body) = request.into_parts();
+    let _busy = state.busy();
     let limits = &state.server.limits;
-    // A longer body is refused where it is read; here it is not collected.
-    let read = axum::body::to_bytes(body, limits.body);
+    let (mut parts, body) = request.into_parts();
+    let length = body
+        .size_hint()
+        .exact()
+        .map_or(limits.body, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if length > limits.body {
+        return too_long(limits.body).into_response();
+    }
+    let read = async {
+        let place = state.hold(length).await;
+        (place, axum::body::to_bytes(body, limits.body).await)
+    };
     match tokio::time::timeout(limits.body_time, read).await {
-        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, bytes.into())).await,
-        Ok(Err(_)) => {
-            let told = format!("the request is longer than {} bytes, or was cut off", limits.body);
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, told).into_response()
+        Ok((place, Ok(bytes))) => {
+            parts.extensions.insert(Held { _place: Arc::new(place) });
+            next.run(Request::from_parts(parts, bytes.into())).await
         }
+        Ok((_, Err(_))) => too_long(limits.body).into_response(),
         Err(_) => {
             let told = "the request did not come in time";
             ApiError::new(StatusCode::REQUEST_TIMEOUT, told).into_response()
         }
     }
+}
+
+fn too_long(most: usize) -> ApiError {
+    let told = format!("the request is longer than {most} bytes, or was cut off");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, told)
 }

@@ -18,7 +18,7 @@ use super::metrics::Counted;
 use super::outbox::{self, Outbox};
 use super::plan::{Form, Plan};
 use super::response::{Answer, ChoiceAnswer, Message, Usage};
-use super::state::{State, now};
+use super::state::State;
 use super::told::Teller;
 use crate::engine::text::Detokenizer;
 
@@ -250,14 +250,4 @@ impl Teller {
         };
         self.chunk(vec![own])
     }
-}
-
-/// The name of an answer, and when it began.
-pub(crate) fn identity(form: Form) -> (String, u64) {
-    let mut bytes = [0; 16];
-    // Names need not be secret: the clock's part keeps them apart even where the system gives no bytes.
-    getrandom::fill(&mut bytes).unwrap_or_default();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let kind = if form == Form::Chat { "chatcmpl" } else { "cmpl" };
-    (format!("{kind}-{hex}"), now())
 }

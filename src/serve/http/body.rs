@@ -6,10 +6,15 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::access::Held;
 use super::error::ApiError;
 
 /// A request's body.
-pub(crate) struct Body<T>(pub(crate) T);
+pub(crate) struct Body<T> {
+    pub(crate) asked: T,
+    /// Kept until what was asked is no longer.
+    pub(crate) held: Option<Held>,
+}
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
@@ -22,10 +27,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let told = "the body must be JSON: send it with content-type: application/json";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, told));
         }
+        let held = request.extensions().get::<Held>().cloned();
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
-        parse(&bytes).map(Self)
+        parse(&bytes).map(|asked| Self { asked, held })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is counted, under vLLM's names where the meaning is the same.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Instant;
 
 use prometheus_client::encoding::text::encode;
@@ -137,9 +137,4 @@ impl Drop for Counted {
         let gauge = if self.last.is_some() { &self.metrics.running } else { &self.metrics.waiting };
         gauge.dec();
     }
-}
-
-/// Whether the process has ended each text that it began.
-pub(crate) fn is_idle(metrics: &Metrics) -> bool {
-    metrics.open() == 0 && metrics.running.inner().load(Ordering::Acquire) == 0
 }

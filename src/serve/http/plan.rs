@@ -18,6 +18,8 @@ const DEFAULT_TOKENS: usize = 16;
 /// Stop strings of a request, and bytes of one.
 const MAX_STOPS: usize = 64;
 const MAX_STOP: usize = 4096;
+/// Probabilities of one answer.
+const MAX_TOLD: usize = 4 << 20;
 /// Texts of one list.
 const MAX_INPUTS: usize = 2048;
 
@@ -190,12 +192,25 @@ impl State {
                 "beams are not searched: leave use_beam_search out",
             ));
         }
+        if let Some(name) = of.unsupported.asked() {
+            return Err(ApiError::wrong(name, format!("{name} is not supported: leave it out")));
+        }
         if logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
             let told = format!("at most {MAX_LOGPROBS} of the likeliest tokens are told");
             let field = if form == Form::Chat { "top_logprobs" } else { "logprobs" };
             return Err(ApiError::wrong(field, told));
         }
         let max_tokens = self.max_tokens(form, of, &prompts, echo)?;
+        let longest =
+            max_tokens.iter().zip(&prompts).map(|(own, prompt)| own + prompt.tokens.len());
+        let told =
+            longest.sum::<usize>().saturating_mul(n).saturating_mul(1 + logprobs.unwrap_or(0));
+        if logprobs.is_some() && told > MAX_TOLD {
+            let told = format!(
+                "{told} probabilities may be told: at most {MAX_TOLD}; ask for fewer texts or logprobs"
+            );
+            return Err(ApiError::wrong("logprobs", told));
+        }
         let sampling = self.sampling(of, logprobs)?;
         let least = max_tokens.iter().copied().min().unwrap_or(0);
         if sampling.min_tokens > least {

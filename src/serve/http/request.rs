@@ -150,6 +150,60 @@ pub(crate) struct Choosing {
     pub(crate) guided_choice: Option<Vec<String>>,
     /// A grammar in Lark's form.
     pub(crate) guided_grammar: Option<String>,
+    /// What would change the answer, and is not supported.
+    #[serde(flatten)]
+    pub(crate) unsupported: Unsupported,
+}
+
+/// Fields of vLLM and OpenAI that would change the answer: refused, never ignored.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+pub(crate) struct Unsupported {
+    /// Not supported.
+    bad_words: Option<Value>,
+    /// Not supported.
+    allowed_token_ids: Option<Value>,
+    /// Not supported.
+    truncate_prompt_tokens: Option<Value>,
+    /// Not supported: ask for echo and logprobs.
+    prompt_logprobs: Option<Value>,
+    /// Not supported.
+    prompt_embeds: Option<Value>,
+    /// Not supported.
+    logits_processors: Option<Value>,
+    /// Not supported: use tools.
+    functions: Option<Value>,
+    /// Not supported.
+    audio: Option<Value>,
+    /// Not supported: the checkpoint's own template is used.
+    chat_template: Option<Value>,
+    /// Not supported.
+    guided_whitespace_pattern: Option<Value>,
+}
+
+impl Unsupported {
+    /// The name of a field that asks for something.
+    pub(crate) fn asked(&self) -> Option<&'static str> {
+        let named = [
+            ("bad_words", &self.bad_words),
+            ("allowed_token_ids", &self.allowed_token_ids),
+            ("truncate_prompt_tokens", &self.truncate_prompt_tokens),
+            ("prompt_logprobs", &self.prompt_logprobs),
+            ("prompt_embeds", &self.prompt_embeds),
+            ("logits_processors", &self.logits_processors),
+            ("functions", &self.functions),
+            ("audio", &self.audio),
+            ("chat_template", &self.chat_template),
+            ("guided_whitespace_pattern", &self.guided_whitespace_pattern),
+        ];
+        let nothing = |value: &Value| match value {
+            Value::Array(list) => list.is_empty(),
+            other => other.is_null(),
+        };
+        let found = named
+            .into_iter()
+            .find(|(_, value)| value.as_ref().is_some_and(|value| !nothing(value)));
+        found.map(|(name, _)| name)
+    }
 }
 
 /// `POST /v1/completions`.

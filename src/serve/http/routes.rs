@@ -63,6 +63,8 @@ pub(crate) fn router(state: &Arc<State>) -> Router {
         .with_state(state.clone());
     let keyed = own
         .merge(state.server.routes.clone())
+        .layer(middleware::from_fn_with_state(state.clone(), access::read_body))
+        // Outermost: nothing is read of who has no key.
         .layer(middleware::from_fn_with_state(state.clone(), access::check));
     let open = Router::new()
         .route("/health", get(health))
@@ -71,12 +73,7 @@ pub(crate) fn router(state: &Arc<State>) -> Router {
         .route("/openapi.json", get(openapi))
         .route("/", get(page))
         .with_state(state.clone());
-    keyed
-        .merge(open)
-        .fallback(missing)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(limit)
-        .layer(middleware::from_fn_with_state(state.clone(), access::time_body))
+    keyed.merge(open).fallback(missing).method_not_allowed_fallback(wrong_method).layer(limit)
 }
 
 async fn missing(uri: Uri) -> ApiError {
@@ -104,10 +101,10 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 ))]
 async fn completions(
     Shared(state): Shared<Arc<State>>,
-    Body(request): Body<CompletionRequest>,
+    body: Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     state.check_open()?;
-    let plan = state.blocking(move |state| state.plan_completion(&request)).await?;
+    let plan = state.read(body, State::plan_completion).await?;
     answer(&state, plan).await
 }
 
@@ -125,10 +122,10 @@ async fn completions(
 ))]
 async fn chat(
     Shared(state): Shared<Arc<State>>,
-    Body(request): Body<ChatRequest>,
+    body: Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
     state.check_open()?;
-    let plan = state.blocking(move |state| state.plan_chat(&request)).await?;
+    let plan = state.read(body, State::plan_chat).await?;
     answer(&state, plan).await
 }
 
@@ -146,10 +143,10 @@ async fn chat(
 ))]
 async fn embeddings(
     Shared(state): Shared<Arc<State>>,
-    Body(request): Body<EmbeddingRequest>,
+    body: Body<EmbeddingRequest>,
 ) -> Result<Json<Embeddings>, ApiError> {
     state.check_open()?;
-    state.blocking(move |state| embed::embed(state, &request)).await.map(Json)
+    state.read(body, embed::embed).await.map(Json)
 }
 
 /// The names that are served.
@@ -201,9 +198,9 @@ fn named(state: &State, name: &str) -> Model {
 ))]
 async fn tokenize(
     Shared(state): Shared<Arc<State>>,
-    Body(request): Body<TokenizeRequest>,
+    body: Body<TokenizeRequest>,
 ) -> Result<Json<Tokenized>, ApiError> {
-    state.blocking(move |state| embed::tokenize(state, &request)).await.map(Json)
+    state.read(body, embed::tokenize).await.map(Json)
 }
 
 /// The text of tokens.
@@ -217,9 +214,9 @@ async fn tokenize(
 ))]
 async fn detokenize(
     Shared(state): Shared<Arc<State>>,
-    Body(request): Body<DetokenizeRequest>,
+    body: Body<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
-    state.blocking(move |state| embed::detokenize(state, &request)).await.map(Json)
+    state.read(body, embed::detokenize).await.map(Json)
 }
 
 /// Whether requests are taken.
@@ -281,6 +278,23 @@ fn name_models(schema: &mut Value, names: &[Value]) {
 async fn page() -> impl IntoResponse {
     let policy = HeaderValue::from_static(POLICY);
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(PAGE))
+}
+
+impl State {
+    /// Does what a request asks, where blocking is allowed; what it holds is free after that.
+    async fn read<T: Send + 'static, R: Send + 'static>(
+        self: &Arc<Self>,
+        body: Body<T>,
+        work: impl FnOnce(&Self, &T) -> Result<R, ApiError> + Send + 'static,
+    ) -> Result<R, ApiError> {
+        self.blocking(move |state| {
+            let Body { asked, held } = body;
+            let done = work(state, &asked);
+            drop((asked, held));
+            done
+        })
+        .await
+    }
 }
 
 /// Tells everyone that no more requests are taken.

@@ -18,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-use super::metrics::is_idle;
 use super::routes;
 use super::state::{Server, State};
 use crate::edge::StallTimeout;
@@ -60,7 +59,7 @@ pub async fn serve(
     routes::drain(&accepting.state);
     let state = accepting.state.clone();
     let idle = async move {
-        while !is_idle(&state.metrics) {
+        while !state.is_idle() {
             tokio::time::sleep(LOOK).await;
         }
     };

@@ -1,12 +1,12 @@
 //! What every request of a server shares.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::http::StatusCode;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 use super::metrics::Metrics;
@@ -24,6 +24,8 @@ const READERS: usize = 4;
 pub struct Limits {
     /// Bytes of a request.
     pub body: usize,
+    /// Bytes of all requests that are being read.
+    pub bodies: usize,
     /// How long a client may take to send it.
     pub body_time: Duration,
     /// Texts of one answer.
@@ -41,7 +43,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            body: 8 << 20,
+            body: 4 << 20,
+            bodies: 128 << 20,
             body_time: Duration::from_secs(60),
             choices: 128,
             backlog: 1 << 20,
@@ -71,7 +74,7 @@ pub struct Server {
     pub limits: Limits,
     /// The certificate that it shows; none: plain HTTP.
     pub tls: Option<Tls>,
-    /// Further routes, behind the same keys.
+    /// Further routes, behind the same keys and bounds; on paths that are not served already.
     pub routes: Router,
 }
 
@@ -113,6 +116,18 @@ pub(crate) struct State {
     pub(crate) created: u64,
     grammars: OnceLock<Result<Grammars, String>>,
     readers: Arc<Semaphore>,
+    /// Room for bodies, in KiB.
+    bodies: Arc<Semaphore>,
+    busy: Arc<AtomicUsize>,
+}
+
+/// A request until its answer has begun.
+pub(crate) struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl State {
@@ -125,8 +140,28 @@ impl State {
             created: now(),
             grammars: OnceLock::new(),
             readers: Arc::new(Semaphore::new(READERS)),
+            bodies: Arc::new(Semaphore::new(
+                kibibytes(server.limits.bodies.max(server.limits.body)) as usize,
+            )),
+            busy: Arc::default(),
             server,
         })
+    }
+
+    pub(crate) fn busy(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(self.busy.clone())
+    }
+
+    /// Whether every request has been answered to its end.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::Acquire) == 0 && self.metrics.open() == 0
+    }
+
+    /// Waits for room for a body.
+    pub(crate) async fn hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.bodies.clone().acquire_many_owned(kibibytes(bytes)).await.ok()
     }
 
     /// Refuses what comes while the server stops.
@@ -176,6 +211,10 @@ impl State {
             .map_err(|told| ApiError::new(StatusCode::BAD_REQUEST, told.clone()))?;
         Ok(grammars.compile(grammar)?)
     }
+}
+
+fn kibibytes(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 /// Seconds since 1970.

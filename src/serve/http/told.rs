@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::choice::Told;
 use super::plan::{Form, Plan};
 use super::response::{ChatToken, CompletionLogprobs, Logprobs, TokenAnswer};
+use super::state::now;
 use crate::engine::Likely;
 use crate::engine::text::Tokenizer;
 
@@ -24,7 +25,7 @@ pub(crate) struct Teller {
 
 impl Teller {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, plan: &Plan) -> Self {
-        let (id, created) = super::answer::identity(plan.form);
+        let (id, created) = identity(plan.form);
         let (model, logprobs) = (plan.model.clone(), plan.logprobs.is_some());
         Self { tokenizer, form: plan.form, model, id, created, logprobs }
     }
@@ -81,4 +82,14 @@ impl Teller {
     fn top(&self, top: &[Likely]) -> BTreeMap<String, f32> {
         top.iter().map(|likely| (self.token(likely.token), likely.logprob.max(LEAST))).collect()
     }
+}
+
+/// The name of an answer, and when it began.
+fn identity(form: Form) -> (String, u64) {
+    let mut bytes = [0; 16];
+    // Names need not be secret: the clock's part keeps them apart even where the system gives no bytes.
+    getrandom::fill(&mut bytes).unwrap_or_default();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let kind = if form == Form::Chat { "chatcmpl" } else { "cmpl" };
+    (format!("{kind}-{hex}"), now())
 }

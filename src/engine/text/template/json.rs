@@ -7,8 +7,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-use super::MAX_OUTPUT;
-
+/// Bytes that a template may write.
+pub(super) const MAX_OUTPUT: usize = 8 << 20;
 /// Lists within lists.
 const MAX_DEPTH: usize = 100;
 

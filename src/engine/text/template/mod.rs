@@ -6,6 +6,7 @@
 
 mod files;
 mod json;
+mod methods;
 mod time;
 
 use std::time::SystemTime;
@@ -13,15 +14,14 @@ use std::time::SystemTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja};
 use minijinja::{Environment, Error, ErrorKind, State, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
 
 pub use files::TemplateFiles;
 
+use json::MAX_OUTPUT;
+
 use super::error::TemplateError;
 
-/// Bytes that a template may write.
-const MAX_OUTPUT: usize = 8 << 20;
 /// Work that a template may do: an instruction is one, and so are 64 bytes of what it makes.
 const FUEL: u64 = 1_000_000;
 /// Bytes of a format of the time.
@@ -74,7 +74,7 @@ impl ChatTemplate {
         let syntax = blocks.trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax(told(&error)))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(method);
+        environment.set_unknown_method_callback(methods::call);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(DEPTH);
         environment.add_filter("tojson", json::tojson);
@@ -98,6 +98,7 @@ impl ChatTemplate {
                 Ok::<_, Error>(parts.join(&by.map_or(String::new(), |by| by.to_string())))
             },
         );
+        environment.add_filter("wordcount", |text: &str| text.split_whitespace().count());
         environment.add_function("raise_exception", |told: String| -> Result<Jinja, Error> {
             Err(Error::new(ErrorKind::EvalBlock, told))
         });
@@ -175,34 +176,6 @@ impl ChatTemplate {
             found.or(only).ok_or_else(|| TemplateError::Missing("default".to_owned()))?;
         Ok((name, source))
     }
-}
-
-/// Methods of Python's own types.
-fn method(state: &mut State, value: &Jinja, name: &str, args: &[Jinja]) -> Result<Jinja, Error> {
-    match (value.as_str(), name, args) {
-        (Some(text), "title", []) => Ok(Jinja::from(title(text))),
-        // A width is no reason to write a gigabyte.
-        (Some(text), "format", _)
-            if text.split(|c: char| !c.is_ascii_digit()).any(|run| run.len() > 4) =>
-        {
-            Err(Error::new(ErrorKind::OutOfFuel, "a width of more than 9999"))
-        }
-        _ => unknown_method_callback(state, value, name, args),
-    }
-}
-
-/// Each letter after what is no letter in upper case, the others in lower case.
-fn title(text: &str) -> String {
-    let (mut out, mut within) = (String::with_capacity(text.len()), false);
-    for letter in text.chars() {
-        if within {
-            out.extend(letter.to_lowercase())
-        } else {
-            out.extend(letter.to_uppercase())
-        }
-        within = letter.is_alphabetic();
-    }
-    out
 }
 
 /// A message as templates are given it: without what is null, and thoughts under both their names.
