@@ -190,3 +190,52 @@ fn objects_of_kubernetes_have_probes_limits_and_keys() {
     let run = world.run(json!({}), &["org/m", "--print", "compose", "--trust", "hmac:x"]);
     assert_ne!(run.status, Some(0), "{}", run.json);
 }
+
+/// What is unpacked lies where llama.cpp looks for it.
+#[test]
+fn a_gguf_file_is_unpacked_before_llama_cpp_starts() {
+    let world = World::new("compose_gguf");
+    let base = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm/base");
+    done(&[
+        "--store",
+        text(&world.store),
+        "quantize",
+        text(&base),
+        "--name",
+        "org/g",
+        "--method",
+        "q8_0",
+    ]);
+    let cache = world.folder.join("inside");
+    let here = |word: &str| {
+        word.replace("/var/lib/tenpak/store-0", text(&world.store))
+            .replace("/var/cache/tenpak", text(&cache))
+    };
+    for form in ["compose", "kubernetes"] {
+        let run = world.run(json!({}), &["org/g", "--engine", "llama.cpp", "--print", form]);
+        assert_eq!(run.status, Some(0), "{}", run.error);
+        let all = documents(&run.text("text"));
+        let (unpack, serve) = match form {
+            "compose" => {
+                let services = &all[0]["services"];
+                let before = &services["server"]["depends_on"]["files"]["condition"];
+                assert_eq!(before, "service_completed_successfully");
+                (services["files"]["command"].clone(), services["server"]["command"].clone())
+            }
+            _ => {
+                let spec = &all[0]["spec"]["template"]["spec"];
+                assert_eq!(spec["initContainers"][0].get("restartPolicy"), None);
+                (
+                    spec["initContainers"][0]["args"].clone(),
+                    spec["containers"][0]["command"].clone(),
+                )
+            }
+        };
+        let unpack: Vec<String> = words(&unpack).into_iter().map(here).collect();
+        done(&unpack.iter().map(String::as_str).collect::<Vec<_>>());
+        let serve = words(&serve);
+        let at = serve.iter().position(|word| *word == "--model").unwrap();
+        let file = here(serve[at + 1]);
+        assert!(std::fs::metadata(&file).unwrap().len() > 1_000_000, "{file}");
+    }
+}

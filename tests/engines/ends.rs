@@ -103,7 +103,8 @@ fn a_server_that_is_stopped_while_it_starts_stops() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!lives(&world.noted()["pid"]), "{said}");
     assert_eq!(world.noted()["signal"], 15, "{said}");
-    assert!(said.contains("after it was told to stop"), "{said}");
+    assert!(said.contains("was stopped before it was ready"), "{said}");
+    assert_eq!(output.status.code(), Some(0), "{said}");
 }
 
 #[test]

@@ -295,6 +295,14 @@ impl Serving<'_> {
         let work = async {
             match external::ready(child, self.listen, self.args.start_timeout).await {
                 Ok(()) => self.tell(output)?,
+                // It was told to stop, and did.
+                Err(NotReady::Ended(0)) if told.get() => {
+                    output.note(format_args!(
+                        "{} was stopped before it was ready",
+                        self.args.engine.title()
+                    ));
+                    return Ok(());
+                }
                 Err(NotReady::Ended(status)) => return Err(self.early(child, status, told.get())),
                 Err(NotReady::Late) => {
                     let terminate = SignalKind::terminate().as_raw_value();
@@ -361,7 +369,7 @@ impl Serving<'_> {
                 ),
             );
         }
-        if status == 0 && !told {
+        if status == 0 {
             return Failure::new(
                 FAILED,
                 format!("{title} ended before it was ready. It said last: {}", child.last_words()),

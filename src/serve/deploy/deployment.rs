@@ -134,6 +134,8 @@ impl Deployment {
     pub(super) fn unpacking(&self, artifact: &str) -> Vec<String> {
         let mut words =
             vec!["unpack".to_owned(), artifact.to_owned(), format!("--out={CACHE}/files")];
+        // The tag may have moved since the last start.
+        words.push("--force".to_owned());
         words.extend(self.sources("--store"));
         words
     }

@@ -74,6 +74,10 @@ impl Checkpoint {
             )));
         }
         let mut fitting = Fitting::default();
+        if engine == External::Sglang && !has("tokenizer_config.json") {
+            let missing = "SGLang wants a tokenizer_config.json, and the artifact has none";
+            fitting.notes.push(missing.to_owned());
+        }
         let (Some(recipe), Some(judged)) = (&self.recipe, engine.judged()) else {
             return Ok(fitting);
         };

@@ -79,7 +79,7 @@ fn listen(running: &AtomicI32) {
     let mut input = io::stdin().lock();
     let mut byte = [0];
     let engine = || Pid::from_raw(running.load(Ordering::Acquire));
-    while let Ok(1) = input.read(&mut byte) {
+    while input.read_exact(&mut byte).is_ok() {
         let [number] = byte;
         // One that is not there any more needs none.
         if let (Some(engine), Some(signal)) = (engine(), Signal::from_named_raw(i32::from(number)))

@@ -11,11 +11,10 @@ use super::statistics::{Level, Repeat, Timing};
 /// What is measured.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// Asks for `output` tokens after a prompt of about `input`; the prompt follows from `seed`, and is made before the
-    /// time begins.
+    /// A prompt of about `input` tokens, which follows from `seed`.
     ///
     /// # Errors
-    /// If it is not answered, or not to its end; in words.
+    /// If none can be made; in words.
     async fn prepare(&self, input: usize, seed: u64) -> Result<Prompt, String>;
 
     /// Asks for `output` tokens after a prompt.
