@@ -1,7 +1,7 @@
-//! Planes and palettes: whatever a signer wrote, decoding ends, in bounds, with all bytes or none.
+//! Planes and palettes: whatever a signer wrote, decoding ends, in bounds, and only where every length is right.
 #![no_main]
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use tenpak::chunk::codec;
 use tenpak::format::dtype::Dtype;
@@ -30,15 +30,11 @@ fuzz_target!(|data: &[u8]| {
         ..ChunkRecord::raw(Dtype::BF16, decoded_len, blake3::hash(b""))
     };
     let Ok(chunk) = VerifiedChunk::verify(record, BytesMut::from(stored)) else { return };
-    let mut out = BytesMut::from(&b"kept"[..]);
-    let kept = match codec::decode(&chunk, None, &mut out) {
-        Ok(()) => 4 + decoded_len as usize,
-        Err(_) => 4,
-    };
-    assert_eq!(out.len(), kept);
+    let mut out = vec![0; (decoded_len as usize).min(1 << 20)];
+    let decoded = codec::decode(&chunk, None, &mut out).is_ok();
+    assert!(!decoded || out.len() == decoded_len as usize);
     // What the host decodes of these codecs, a device is told how to decode.
     let told = [CodecId::RAW, CodecId::PLANES, CodecId::PALETTE].contains(&codec);
     let program = codec::Program::of(&record, stored);
-    assert!(kept == 4 || !told || matches!(program, Ok(Some(_))));
-    assert_eq!(Bytes::from(out).slice(..4), &b"kept"[..]);
+    assert!(!decoded || !told || matches!(program, Ok(Some(_))));
 });

@@ -28,14 +28,10 @@ fuzz_target!(|data: &[u8]| {
             ..ChunkRecord::raw(Dtype::Bytes, len, blake3::hash(b""))
         };
         let chunk = VerifiedChunk::verify(record, BytesMut::from(data)).expect("its own digest");
-        let mut out = BytesMut::from(&b"before"[..]);
-        match codec::decode(&chunk, None, &mut out) {
-            Ok(()) => {
-                let peer = zstd::stream::decode_all(data).expect("it was decoded");
-                assert_eq!(peer.len(), len as usize);
-                assert_eq!(out, [b"before", &peer[..]].concat());
-            }
-            Err(_) => assert_eq!(out, b"before"[..]),
+        let mut out = vec![0; len as usize];
+        if codec::decode(&chunk, None, &mut out).is_ok() {
+            let peer = zstd::stream::decode_all(data).expect("it was decoded");
+            assert!(peer == out);
         }
     }
 });
