@@ -27,7 +27,7 @@ pub(super) struct Source {
     pub(super) method: Option<Method>,
     pub(super) options: LoadOptions,
     /// Weights that are in memory already.
-    pub(super) known: Known,
+    pub(super) known: Arc<Known>,
 }
 
 /// What has arrived.
@@ -288,9 +288,11 @@ impl Source {
                 let tensor = loader.next().await.ok_or(ModelError::Ended)??;
                 own.push(tensor.data);
             }
-            let built = tokio::task::block_in_place(|| {
-                Built::new(group, self.method, own.into_iter(), &self.known)
-            })?;
+            let (group, method, known) = ((*group).clone(), self.method, self.known.clone());
+            let making = tokio::task::spawn_blocking(move || {
+                Built::new(&group, method, own.into_iter(), &known)
+            });
+            let built = making.await.map_err(|_| ModelError::Ended)??;
             take(at, built)?;
         }
         Ok(())

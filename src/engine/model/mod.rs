@@ -104,7 +104,7 @@ impl Model {
             outline: outline.clone(),
             method,
             options: options.load.clone(),
-            known,
+            known: Arc::new(known),
         };
         let weights = Weights::start(source, kept, runtime);
         let half = config.head_dim / 2;
