@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -14,6 +14,8 @@ use super::launch::Invocation;
 
 /// A longer line of a log is cut into several.
 const LINE: u64 = 16 << 10;
+/// How long a log may go on when its engine has ended.
+const LOGS: Duration = Duration::from_secs(5);
 /// Lines of the log that an error repeats.
 const LAST: usize = 5;
 
@@ -56,16 +58,16 @@ impl Child {
         let lifeline =
             child.stdin.take().ok_or_else(|| io::Error::other("no way to the supervisor"))?;
         let last = Arc::new(Mutex::new(VecDeque::new()));
-        let mut logs = Vec::new();
-        logs.extend(child.stdout.take().map(|stream| follow(stream, prefix, last.clone())));
-        logs.extend(child.stderr.take().map(|stream| follow(stream, prefix, last.clone())));
+        let (told, logs) = mpsc::channel::<()>();
+        if let (Some(out), Some(error)) = (child.stdout.take(), child.stderr.take()) {
+            follow(out, prefix, last.clone(), told.clone());
+            follow(error, prefix, last.clone(), told);
+        }
         let (end, ended) = watch::channel(None);
         std::thread::spawn(move || {
             let status = child.wait().ok().and_then(|status| status.code());
-            for log in logs {
-                // A thread that failed has said so.
-                drop(log.join());
-            }
+            // Until both logs have ended, unless some process holds them that nobody could end.
+            logs.recv_timeout(LOGS).unwrap_or_default();
             let status = status.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
             end.send_replace(Some(status));
         });
@@ -98,12 +100,13 @@ impl Child {
     }
 }
 
-/// Passes a log on, line by line.
+/// Passes a log on, line by line; `told` goes when it has ended.
 fn follow(
     stream: impl Read + Send + 'static,
     prefix: &'static str,
     last: Arc<Mutex<VecDeque<String>>>,
-) -> JoinHandle<()> {
+    told: mpsc::Sender<()>,
+) {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
@@ -120,5 +123,6 @@ fn follow(
             drop(last);
             line.clear();
         }
-    })
+        drop(told);
+    });
 }
