@@ -25,6 +25,7 @@ mod products;
 mod quantize;
 mod recipe;
 mod record;
+mod size;
 mod solvers;
 mod statistics;
 mod survey;
@@ -37,8 +38,10 @@ pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{ActOrder, Format, Method, Recipe, RecipeError, UnknownName};
+pub use size::{PlannedSize, planned_size};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
+pub use survey::model_digest;
 
 /// What signed lineage calls this program.
 pub const TOOL: &str = "tenpak";
