@@ -17,6 +17,7 @@ mod inspect;
 mod keys;
 mod load;
 mod load_device;
+mod optimize;
 mod output;
 mod pack;
 mod progress;
@@ -57,6 +58,8 @@ enum Command {
     Quantize(quantize::Quantize),
     /// Write a fine-tune as its difference from a base
     Delta(delta::Delta),
+    /// Find the cheapest quantization of a model that keeps limits
+    Optimize(optimize::Optimize),
     /// Load an artifact's tensors into host or device memory, every byte verified
     Load(load::Load),
     /// Write an artifact's files to a folder, byte for byte
@@ -152,6 +155,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Pack(args) => args.run(global, handle, output),
         Command::Quantize(args) => args.run(global, handle, output),
         Command::Delta(args) => args.run(global, handle, output),
+        Command::Optimize(args) => args.run(global, handle, output),
         Command::Load(args) => args.run(global, handle, output),
         Command::Unpack(args) => args.run(global, handle, output),
         Command::Sign(args) => handle.block_on(args.run(global, output)),

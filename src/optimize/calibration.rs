@@ -45,7 +45,8 @@ fn table() -> Vec<Row> {
     let mut all = Vec::new();
     for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
         let fields: Vec<&str> = line.split('\t').collect();
-        let number = |at: usize| fields[at].parse::<f64>().unwrap_or_else(|e| panic!("{line}: {e}"));
+        let number =
+            |at: usize| fields[at].parse::<f64>().unwrap_or_else(|e| panic!("{line}: {e}"));
         if fields[0] == "model" {
             let (layers, hidden, wide) = (number(2), number(3), number(4));
             let (heads, kv_heads, head, vocabulary) = (number(5), number(6), number(7), number(8));
@@ -321,13 +322,22 @@ fn fit_constants() {
         let held: Vec<&Row> = own.iter().copied().filter(|row| row.held_out).collect();
         println!(
             "# {} rows, off by {:.2}; {} held out, off by {:.2}",
-            seen.len(), fold(&seen), held.len(), fold(&held)
+            seen.len(),
+            fold(&seen),
+            held.len(),
+            fold(&held)
         );
         println!(
             "[[kernels]]\nengine = {engine:?}\nweights = {weights:?}\ndevice = {device:?}\np = {}\nmemory = {:.3}\n\
              compute = {:.3}\nblock_us = {:.1}\nhost_us = {:.0}\nhost_many_us = {:.0}\nwidened = {}\ncache = {:.3}\n",
-            found.p, found.memory, found.compute, found.block_us, found.host_us,
-            found.host_many_us, found.widened, found.cache
+            found.p,
+            found.memory,
+            found.compute,
+            found.block_us,
+            found.host_us,
+            found.host_many_us,
+            found.widened,
+            found.cache
         );
     }
 }

@@ -102,9 +102,9 @@ impl Candidate {
 
     /// Whether it is calibrated, or its bits are decided by a calibration run.
     pub fn reads_text(&self) -> bool {
-        self.recipe.as_ref().is_some_and(|own| {
-            own.method.is_calibrated() || own.average_bits.is_some()
-        })
+        self.recipe
+            .as_ref()
+            .is_some_and(|own| own.method.is_calibrated() || own.average_bits.is_some())
     }
 
     /// How its weights are stored, in the words of the table of kernels.

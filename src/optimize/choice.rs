@@ -45,8 +45,7 @@ pub fn choose(which: Objective, entries: &[Entry<'_>]) -> Option<usize> {
         let value = objective(which, entry.figures).filter(|_| entry.fits)?;
         Some((at, value, tie(entry.figures)))
     };
-    let all: Vec<(usize, f64, (f64, f64))> =
-        entries.iter().enumerate().filter_map(known).collect();
+    let all: Vec<(usize, f64, (f64, f64))> = entries.iter().enumerate().filter_map(known).collect();
     let least = all.iter().map(|own| own.1).min_by(f64::total_cmp)?;
     // What is lost may be negative: then nothing ties but what is equal.
     let limit = if least > 0.0 && which != Objective::Quality { least * TIE } else { least };
@@ -72,8 +71,7 @@ pub fn front(all: &[Figures]) -> Vec<bool> {
         pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
     };
     let stands = |own: &Option<[f64; 3]>| {
-        own.as_ref()
-            .is_some_and(|own| !points.iter().flatten().any(|other| beats(other, own)))
+        own.as_ref().is_some_and(|own| !points.iter().flatten().any(|other| beats(other, own)))
     };
     points.iter().map(stands).collect()
 }
@@ -131,9 +129,8 @@ pub fn nearest(
         let figures = figures.as_ref()?;
         let found = constraints.judge(figures);
         let missed = found.iter().filter(|own| own.verdict != Verdict::Met);
-        let give = |own: &super::constraints::Finding| {
-            Some((own.limit, own.bound, own.would_keep()?))
-        };
+        let give =
+            |own: &super::constraints::Finding| Some((own.limit, own.bound, own.would_keep()?));
         // A limit of what is not known cannot be said to give.
         let limits = missed.map(give).collect::<Option<Vec<_>>>()?;
         Some(Relaxation { candidate, limits, objective: objective(which, figures) })
@@ -173,7 +170,11 @@ mod tests {
 
     fn some_figures() -> impl Strategy<Value = Figures> {
         // Few values, so that ties are common.
-        let cost = prop_oneof![Just(None), Just(Some(f64::NAN)), (1..6_i32).prop_map(|n| Some(f64::from(n)))];
+        let cost = prop_oneof![
+            Just(None),
+            Just(Some(f64::NAN)),
+            (1..6_i32).prop_map(|n| Some(f64::from(n)))
+        ];
         let close = prop_oneof![Just(1.0), Just(1.004), Just(1.006)];
         let loss = prop_oneof![Just(None), (-2..3_i32).prop_map(|n| Some(f64::from(n)))];
         (cost, close, loss, 1..3_i32).prop_map(|(cost, close, loss, memory)| {

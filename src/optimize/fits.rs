@@ -50,11 +50,15 @@ impl std::str::FromStr for Runner {
 }
 
 /// In which order engines are thought of where none is asked for: the fastest first.
-const ENGINES: [Engine; 4] =
-    [Engine::Vllm, Engine::Sglang, Engine::Transformers, Engine::LlamaCpp];
+const ENGINES: [Engine; 4] = [Engine::Vllm, Engine::Sglang, Engine::Transformers, Engine::LlamaCpp];
 
 /// Why a device cannot compute with a recipe's weights; `float` is the type of the model's own.
-fn device_refuses(device: &Device, recipe: Option<&Recipe>, weights: &str, float: Float) -> Option<String> {
+fn device_refuses(
+    device: &Device,
+    recipe: Option<&Recipe>,
+    weights: &str,
+    float: Float,
+) -> Option<String> {
     let title = &device.title;
     if device.processor {
         return None;
@@ -147,7 +151,12 @@ mod tests {
     use super::*;
     use crate::optimize::hardware::host;
 
-    fn of(label: &str, hardware: &str, asked: Option<&str>, float: Float) -> Result<String, String> {
+    fn of(
+        label: &str,
+        hardware: &str,
+        asked: Option<&str>,
+        float: Float,
+    ) -> Result<String, String> {
         let candidate = Candidate::named(label).unwrap();
         let hardware = Hardware::parse(hardware, &host(2, 8 << 30)).unwrap();
         let asked = asked.map(|name| name.parse().unwrap());
@@ -175,7 +184,11 @@ mod tests {
         assert_eq!(of("gptq_aggressive", "a10g", None, Float::BF16).unwrap(), "transformers");
         assert!(of("q4_k", "a10g", Some("vllm"), Float::BF16).is_err());
         assert_eq!(of("q4_k", "a10g", Some("llama.cpp"), Float::BF16).unwrap(), "llama.cpp");
-        assert!(of("bnb_nf4", "a10g", Some("embedded"), Float::BF16).unwrap_err().contains("processors"));
+        assert!(
+            of("bnb_nf4", "a10g", Some("embedded"), Float::BF16)
+                .unwrap_err()
+                .contains("processors")
+        );
         assert_eq!(of("bnb_nf4", "host", Some("embedded"), Float::BF16).unwrap(), "embedded");
         let said = of("mixed_4.5", "host", Some("vllm"), Float::BF16).unwrap_err();
         assert!(said.contains("processors"), "{said}");

@@ -146,9 +146,9 @@ mod tests {
         let here = host(2, 8 << 30);
         let table: Table = toml::from_str(TABLE).unwrap();
         assert_eq!(table.device, devices());
-        for name in [
-            "host", "cpu", "t4", "a10g", "l4", "l40s", "a100-40", "a100", "h100", "h200", "mi300x",
-        ] {
+        for name in
+            ["host", "cpu", "t4", "a10g", "l4", "l40s", "a100-40", "a100", "h100", "h200", "mi300x"]
+        {
             let found = Hardware::parse(name, &here).unwrap();
             assert_eq!((found.name().as_str(), found.count), (name, 1));
         }

@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn more_users_make_more_tokens_more_slowly_until_caches_are_full() {
         let at = |users| {
-            let (speed, memory) = of("a100", 2.0, &Workload::new(512, 128, users).unwrap()).unwrap();
+            let (speed, memory) =
+                of("a100", 2.0, &Workload::new(512, 128, users).unwrap()).unwrap();
             (speed.tokens_per_second.value, speed.per_token_ms.p50.value, memory.value)
         };
         let mut before = at(1);
@@ -194,6 +195,9 @@ mod tests {
         let mixed = Workload::parse("100 10\n100 10\n4000 500", 1).unwrap();
         let (speed, _) = of("h100", 2.0, &mixed).unwrap();
         assert!(speed.request_ms.p95.value > 5.0 * speed.request_ms.p50.value);
-        assert_eq!(speed.times(LatencyOf::FirstToken).at(Percentile::P50), speed.first_token_ms.p50);
+        assert_eq!(
+            speed.times(LatencyOf::FirstToken).at(Percentile::P50),
+            speed.first_token_ms.p50
+        );
     }
 }

@@ -70,11 +70,8 @@ impl Quality {
     pub fn of(windows: &[Window], all: usize, tail: f64) -> Option<Self> {
         let tokens: f64 = windows.iter().map(Window::tokens).sum();
         let estimate = |sum: fn(&Window) -> f64| {
-            let observed = |own: &Window| Observed {
-                place: own.place,
-                tokens: own.tokens(),
-                sum: sum(own),
-            };
+            let observed =
+                |own: &Window| Observed { place: own.place, tokens: own.tokens(), sum: sum(own) };
             Estimate::of(windows.iter().map(observed).collect(), all)
         };
         let figure = |estimate: Estimate| {
@@ -84,7 +81,8 @@ impl Quality {
         let loss = estimate(|own| own.own - own.base)?;
         let base = windows.iter().map(|own| own.base).sum::<f64>() / tokens;
         let own = windows.iter().map(|own| own.own).sum::<f64>() / tokens;
-        let mut tokenwise: Vec<u64> = windows.iter().flat_map(|own| own.kl.iter().copied()).collect();
+        let mut tokenwise: Vec<u64> =
+            windows.iter().flat_map(|own| own.kl.iter().copied()).collect();
         tokenwise.sort_unstable();
         let rank = |share: f64| {
             let count = tokenwise.len();
@@ -112,7 +110,13 @@ mod tests {
     use super::*;
 
     fn window(base: f64, own: f64, kl: &[f64], same_top: u32) -> Window {
-        Window { place: 0, base, own, same_top, kl: kl.iter().map(|nats| billionths(*nats)).collect() }
+        Window {
+            place: 0,
+            base,
+            own,
+            same_top,
+            kl: kl.iter().map(|nats| billionths(*nats)).collect(),
+        }
     }
 
     #[test]
@@ -134,7 +138,10 @@ mod tests {
         assert_eq!(Quality::of(&[], 0, 0.01), None);
         let nan = Quality::of(&vec![window(1.0, f64::NAN, &[0.0], 0); 2], 2, 0.01).unwrap();
         assert!(nan.ppl_delta_percent.value.is_nan());
-        assert_eq!([billionths(-1e-12), billionths(f64::NAN), billionths(1.5)], [0, 0, 1_500_000_000]);
+        assert_eq!(
+            [billionths(-1e-12), billionths(f64::NAN), billionths(1.5)],
+            [0, 0, 1_500_000_000]
+        );
     }
 
     #[test]

@@ -134,8 +134,8 @@ impl Roofline<'_> {
         ) + LINEARS * kernels.call_us * 1e-6;
         let caches = cached * 4.0 * shape.keys / count.min(shape.kv_heads);
         let prompts = attended * 4.0 * shape.queries / count;
-        let attention = caches / (bandwidth * kernels.cache)
-            + prompts / (self.device.fp16 * 1e12 * ATTENTION);
+        let attention =
+            caches / (bandwidth * kernels.cache) + prompts / (self.device.fp16 * 1e12 * ATTENTION);
         let activations = tokens * ACTIVATIONS * shape.hidden / (bandwidth * kernels.cache);
         let links = match count > 1.0 {
             true => {

@@ -248,8 +248,10 @@ mod tests {
     #[test]
     fn the_error_is_that_of_a_ratio_and_no_error_is_none() {
         let of = |all: &[(f64, f64)]| {
-            let one = |(place, (tokens, sum)): (usize, &(f64, f64))| {
-                Observed { place, tokens: *tokens, sum: *sum }
+            let one = |(place, (tokens, sum)): (usize, &(f64, f64))| Observed {
+                place,
+                tokens: *tokens,
+                sum: *sum,
             };
             Estimate::of(all.iter().enumerate().map(one).collect(), all.len())
         };

@@ -38,7 +38,7 @@ pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{ActOrder, Format, Method, Recipe, RecipeError, UnknownName};
-pub use size::{PlannedSize, planned_size};
+pub use size::{PlannedSize, planned_size, unquantized_size};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
 pub use survey::model_digest;

@@ -1,6 +1,6 @@
 //! How large a result will be, before it is made: the plan that it is made by, with the lengths of its parts.
 
-use super::layers::{self, Skip};
+use super::layers::{self, Kind, Skip, kind};
 use super::outline::{Bits, Content};
 use super::recipe::Recipe;
 use super::{ProduceError, plan, products, survey};
@@ -62,4 +62,25 @@ pub fn planned_size(
         shape.and_then(|shape| shape.byte_len(*dtype)).unwrap_or(0)
     });
     Ok(PlannedSize { raw_bytes, tensor_bytes, weights, weight_bytes: parts.sum() })
+}
+
+/// The sizes of the model as it is.
+///
+/// # Errors
+/// If it is not one that is quantized.
+pub fn unquantized_size(checkpoint: &ModelSource) -> Result<PlannedSize, ProduceError> {
+    let all = Skip::new(&[])?;
+    let (mut weights, mut weight_bytes) = (0, 0);
+    for tensor in checkpoint.tensors() {
+        if let Kind::Linear(_) = kind(&tensor.name, tensor.dtype, &tensor.shape, &all) {
+            weights += tensor.shape.elements().unwrap_or(0);
+            weight_bytes += tensor.len;
+        }
+    }
+    Ok(PlannedSize {
+        raw_bytes: checkpoint.files().iter().map(|file| file.size).sum(),
+        tensor_bytes: checkpoint.tensors().iter().map(|tensor| tensor.len).sum(),
+        weights,
+        weight_bytes,
+    })
 }
