@@ -147,7 +147,10 @@ impl From<OptimizeError> for Failure {
             OptimizeError::Pack(error) => error.into(),
             OptimizeError::Maintain(error) => error.into(),
             OptimizeError::Store(error) => error.into(),
-            OptimizeError::Json(_) | OptimizeError::Defect(_) => Self::failed(error),
+            OptimizeError::Json(_)
+            | OptimizeError::Defect(_)
+            | OptimizeError::Packing(_)
+            | OptimizeError::Elsewhere => Self::failed(error),
             other => Self::usage(other),
         }
     }
@@ -188,7 +191,7 @@ impl Optimize {
         let packing = || {
             self.publishing
                 .options(global)
-                .map_err(|failure| OptimizeError::Defect(failure.message))
+                .map_err(|failure| OptimizeError::Packing(failure.message))
         };
         // Whatever is wrong with keys is said before any work, and by its own status.
         self.publishing.options(global)?;

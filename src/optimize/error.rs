@@ -65,6 +65,12 @@ pub enum OptimizeError {
     /// The model cannot be packed.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// The model is in another store, and the candidate that it is itself has to be in this one.
+    #[error("the model lies in another store: copy it here with `tenpak cp`")]
+    Elsewhere,
+    /// How results are packed cannot be said.
+    #[error("{0}")]
+    Packing(String),
     /// The winner cannot be published.
     #[error(transparent)]
     Maintain(#[from] MaintainError),

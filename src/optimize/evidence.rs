@@ -12,7 +12,9 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::error::OptimizeError;
+use super::latency::Speed;
 use super::quality::Window;
+use super::workload::Workload;
 use crate::format::id::{ContentDigest, ManifestId};
 use crate::format::json;
 use crate::format::limits::MAX_SMALL;
@@ -29,6 +31,7 @@ const MAX: u64 = 1 << 30;
 enum Line {
     Produced { key: ContentDigest, manifest: ManifestId },
     Read { key: ContentDigest, windows: Vec<Window> },
+    Measured { key: ContentDigest, speed: Box<Speed> },
 }
 
 /// What is known.
@@ -37,6 +40,7 @@ pub(super) struct Evidence {
     path: Option<PathBuf>,
     produced: HashMap<ContentDigest, ManifestId>,
     windows: HashMap<ContentDigest, Vec<Window>>,
+    speeds: HashMap<ContentDigest, Speed>,
 }
 
 /// What tells what a recipe makes of a model from anything else. `more` are the digest of the text that it is
@@ -66,6 +70,20 @@ pub(super) fn text_key(
     Ok(ContentDigest::of(&json::to_bytes(&value)?))
 }
 
+/// What tells an artifact's speed on this machine from anything else.
+pub(super) fn speed_key(
+    manifest: ManifestId,
+    workload: &Workload,
+    cores: u32,
+) -> Result<ContentDigest, OptimizeError> {
+    let requests = format!("{workload:?}");
+    let value = json!({
+        "cores": cores, "manifest": manifest, "tool_version": VERSION,
+        "workload": ContentDigest::of(requests.as_bytes()),
+    });
+    Ok(ContentDigest::of(&json::to_bytes(&value)?))
+}
+
 impl Evidence {
     /// What is known of a model in this store. What cannot be read is as if it were not there.
     pub(super) fn open(
@@ -91,6 +109,9 @@ impl Evidence {
                     evidence.produced.insert(key, manifest);
                 }
                 Ok(Line::Read { key, windows }) => evidence.add(key, windows),
+                Ok(Line::Measured { key, speed }) => {
+                    evidence.speeds.insert(key, *speed);
+                }
                 Err(_) => {}
             }
         }
@@ -124,6 +145,15 @@ impl Evidence {
     pub(super) fn note_windows(&mut self, key: ContentDigest, windows: Vec<Window>) {
         self.write(&Line::Read { key, windows: windows.clone() });
         self.add(key, windows);
+    }
+
+    pub(super) fn speed(&self, key: ContentDigest) -> Option<Speed> {
+        self.speeds.get(&key).copied()
+    }
+
+    pub(super) fn note_speed(&mut self, key: ContentDigest, speed: Speed) {
+        self.speeds.insert(key, speed);
+        self.write(&Line::Measured { key, speed: Box::new(speed) });
     }
 
     /// What cannot be written is computed again.

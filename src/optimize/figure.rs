@@ -1,9 +1,9 @@
 //! Numbers with how sure they are, and what that says of limits. Pure.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where a number comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// It follows from shapes and the recipe.
@@ -15,7 +15,7 @@ pub enum Source {
 }
 
 /// A number, and where it lies with the confidence that its source states.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The number.
     pub value: f64,

@@ -1,6 +1,6 @@
 //! What a workload gets of a model on hardware: times by percentile, throughput, memory, money. Pure.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::constraints::{LatencyOf, Percentile};
 use super::figure::Figure;
@@ -8,7 +8,7 @@ use super::roofline::Roofline;
 use super::workload::Workload;
 
 /// Times of one kind, by percentile.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// The middle request's, in milliseconds.
     pub p50: Figure,
@@ -38,7 +38,7 @@ impl Times {
 }
 
 /// How fast a model is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// Until the first token.
     pub first_token_ms: Times,
@@ -51,6 +51,19 @@ pub struct Speed {
 }
 
 impl Speed {
+    /// What was measured: milliseconds by percentile (50, 90, 95, 99) until the first token, between tokens, and of
+    /// requests, and tokens in a second; all within a factor of `spread`.
+    pub fn measured(milliseconds: [[f64; 4]; 3], tokens_per_second: f64, spread: f64) -> Self {
+        let figure = |value: f64| Figure::measured(value, value / spread, value * spread);
+        let times = |own: [f64; 4]| {
+            let [p50, p90, p95, p99] = own.map(figure);
+            Times { p50, p90, p95, p99 }
+        };
+        let [first_token_ms, per_token_ms, request_ms] = milliseconds.map(times);
+        let tokens_per_second = figure(tokens_per_second);
+        Self { first_token_ms, per_token_ms, request_ms, tokens_per_second }
+    }
+
     /// The times of one kind.
     pub const fn times(&self, of: LatencyOf) -> &Times {
         match of {

@@ -1,8 +1,6 @@
 //! The outcome as one page that needs nothing else: a plot of cost against quality, a table, reasons, and what to
 //! run next. Pure.
 
-use std::fmt::Write;
-
 use super::constraints::number;
 use super::figure::Figure;
 use super::outcome::{Outcome, Row};
@@ -126,8 +124,7 @@ fn plot(outcome: &Outcome) -> String {
     );
     for tick in x.ticks() {
         let at = x.at(tick);
-        let _ = write!(
-            svg,
+        svg += &format!(
             "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"20\" y2=\"360\" stroke=\"#e4e8ec\"/>\
              <text x=\"{at:.1}\" y=\"378\" text-anchor=\"middle\">{}</text>",
             number(tick)
@@ -135,16 +132,14 @@ fn plot(outcome: &Outcome) -> String {
     }
     for tick in y.ticks() {
         let at = y.at(tick);
-        let _ = write!(
-            svg,
+        svg += &format!(
             "<line x1=\"70\" x2=\"870\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#e4e8ec\"/>\
              <text x=\"62\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             at + 4.0,
             number(tick)
         );
     }
-    let _ = write!(
-        svg,
+    svg += &format!(
         "<text x=\"470\" y=\"405\" text-anchor=\"middle\">{} per million tokens{}</text>\
          <text transform=\"translate(16 190) rotate(-90)\" text-anchor=\"middle\">perplexity, % above the \
          model's</text>",
@@ -155,8 +150,7 @@ fn plot(outcome: &Outcome) -> String {
     on.sort_by(|one, other| one.2.value.total_cmp(&other.2.value));
     let line: Vec<String> =
         on.iter().map(|own| format!("{:.1},{:.1}", x.at(own.2.value), y.at(own.3.value))).collect();
-    let _ = write!(
-        svg,
+    svg += &format!(
         "<polyline points=\"{}\" fill=\"none\" stroke=\"#8aa5c0\" stroke-dasharray=\"4 3\"/>",
         line.join(" ")
     );
@@ -170,15 +164,13 @@ fn plot(outcome: &Outcome) -> String {
             (x.at(cost.low.max(x.low)), x.at(cost.high.min(x.high)), cy, cy),
             (cx, cx, y.at(loss.low.max(y.low)), y.at(loss.high.min(y.high))),
         ] {
-            let _ = write!(
-                svg,
+            svg += &format!(
                 "<line x1=\"{x1:.1}\" x2=\"{x2:.1}\" y1=\"{y1:.1}\" y2=\"{y2:.1}\" stroke=\"{color}\" \
                  stroke-opacity=\".35\"/>"
             );
         }
         let label = escape(&format!("{} on {}", row.method, row.hardware));
-        let _ = write!(
-            svg,
+        svg += &format!(
             "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{:.1}\" fill=\"{fill}\" stroke=\"{color}\" \
              stroke-width=\"1.5\"><title>{label}</title></circle>\
              <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
@@ -204,8 +196,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
         true => "none".to_owned(),
         false => about.limits.join(", "),
     };
-    let _ = write!(
-        page,
+    page += &format!(
         "<p>Least {}. Limits: <code>{}</code>. {}</p>",
         escape(&about.objective),
         escape(&limits),
@@ -215,8 +206,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
     match best {
         Some((winner, row)) => {
             let id = winner.manifest.map(|id| format!(" <small>@{id}</small>")).unwrap_or_default();
-            let _ = write!(
-                page,
+            page += &format!(
                 "<p><strong>{}</strong> on {} is now <code>{}</code>{id}</p>",
                 escape(&row.method),
                 escape(&row.hardware),
@@ -228,18 +218,16 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
     if !outcome.misses.is_empty() {
         page.push_str("<ul>");
         for miss in &outcome.misses {
-            let _ = write!(page, "<li>{}</li>", escape(miss));
+            page += &format!("<li>{}</li>", escape(miss));
         }
         page.push_str("</ul>");
     }
-    let _ = write!(
-        page,
+    page += &format!(
         "<h2>Cost and quality</h2>{}<p class=\"d\">Hollow: dropped. Green: the best. Larger: slower. Bars: how \
          sure both are. Joined: what no other beats.</p>",
         plot(outcome)
     );
-    let _ = write!(
-        page,
+    page += &format!(
         "<h2>Candidates</h2><table><tr><th>method</th><th>hardware</th><th>engine</th><th class=\"n\">size</th>\
          <th class=\"n\">smaller</th><th class=\"n\">perplexity</th><th class=\"n\">KL</th>\
          <th class=\"n\">latency</th><th class=\"n\">tokens/s</th><th class=\"n\">{} per million</th></tr>",
@@ -248,8 +236,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
     for (at, row) in outcome.rows.iter().enumerate() {
         let class = if best.is_some_and(|(own, _)| own.row == at) { " class=\"w\"" } else { "" };
         let figures = &row.figures;
-        let _ = write!(
-            page,
+        page += &format!(
             "<tr{class}><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td>{}{}{}{}{}{}</tr>",
             escape(&row.method),
             escape(&row.hardware),
@@ -265,8 +252,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
         let why = row.dropped.iter().chain(&row.notes).map(|own| escape(own));
         let why: Vec<String> = why.collect();
         if !why.is_empty() {
-            let _ = write!(
-                page,
+            page += &format!(
                 "<tr{class}><td></td><td colspan=\"9\"><small>{}</small></td></tr>",
                 why.join("; ")
             );
@@ -275,8 +261,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
     page.push_str("</table>");
     sources(&mut page, outcome);
     if best.is_some() {
-        let _ = write!(
-            page,
+        page += &format!(
             "<h2>Serve it</h2><pre>tenpak serve {0}\ntenpak inspect {0}</pre>",
             escape(&about.name)
         );
@@ -301,7 +286,7 @@ fn sources(page: &mut String, outcome: &Outcome) {
             price.date,
             price.source
         );
-        let _ = write!(page, "<li>{}</li>", escape(&text));
+        *page += &format!("<li>{}</li>", escape(&text));
     }
     let mut said: Vec<String> = Vec::new();
     for row in &outcome.rows {
@@ -312,7 +297,7 @@ fn sources(page: &mut String, outcome: &Outcome) {
         }
     }
     for text in said.iter().chain(&outcome.notes) {
-        let _ = write!(page, "<li>{}</li>", escape(text));
+        *page += &format!("<li>{}</li>", escape(text));
     }
     page.push_str("</ul>");
 }

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::constraints::OptimizationConstraints;
 use super::error::OptimizeError;
 use super::figure::Figure;
+use super::options::OptimizeOptions;
 use super::outcome::Row;
 use super::prices::Price;
-use super::run::OptimizeOptions;
 use crate::format::id::ContentDigest;
 use crate::quantize::produce::{TOOL, VERSION};
 

@@ -101,10 +101,7 @@ impl Workshop<'_> {
         let (tag, options) = (self.tag(candidate)?, (self.packing)()?);
         let names = (self.name, &tag);
         let Some(recipe) = candidate.recipe.clone() else {
-            let Some(folder) = self.folder else {
-                let why = "the model lies in another store; copy it here with `tenpak cp`";
-                return Err(OptimizeError::Defect(why.to_owned()));
-            };
+            let folder = self.folder.ok_or(OptimizeError::Elsewhere)?;
             let report = pack(folder, self.store, names, options, self.runtime, &())?;
             return Ok((report.manifest, report.new_bytes > 0));
         };

@@ -28,16 +28,27 @@ fn with_model(name: &str) -> PathBuf {
     store
 }
 
-/// `tenpak optimize base --name best`, on the text that neither training nor calibration saw.
-fn arguments(store: &Path, more: &[&str]) -> Vec<String> {
-    let file = fixture("test.txt");
-    let all = ["optimize", "base", "--name", "best", "--store", text(store), "--text", text(&file)];
+/// The text that neither training nor calibration saw; a part of it where that is enough.
+fn words(bytes: usize, name: &str) -> PathBuf {
+    let whole = std::fs::read_to_string(fixture("test.txt")).unwrap();
+    let path = fresh_folder(&format!("words-{name}")).join("words.txt");
+    std::fs::write(&path, whole.get(..bytes.min(whole.len())).unwrap()).unwrap();
+    path
+}
+
+/// `tenpak optimize base --name best` on that text.
+fn arguments_on(file: &Path, store: &Path, more: &[&str]) -> Vec<String> {
+    let all = ["optimize", "base", "--name", "best", "--store", text(store), "--text", text(file)];
     let all = [&all[..], &LITTLE, more].concat();
     all.into_iter().map(str::to_owned).collect()
 }
 
 fn optimize(store: &Path, more: &[&str]) -> Run {
-    let all = arguments(store, more);
+    optimize_on(&fixture("test.txt"), store, more)
+}
+
+fn optimize_on(file: &Path, store: &Path, more: &[&str]) -> Run {
+    let all = arguments_on(file, store, more);
     tenpak(&all.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -228,9 +239,10 @@ fn sizes_are_those_of_what_is_written() {
 #[test]
 fn a_killed_run_is_gone_on_with() {
     let folder = fresh_folder("killed");
-    let more = ["--max-ppl-delta", "5", "--candidates", "bnb_int8,bnb_nf4,nf4_double"];
+    let more = ["--max-kl", "0.5", "--candidates", "bnb_int8,bnb_nf4,nf4_double"];
+    let file = words(12000, "killed");
     let start = |store: &Path, home: &Path| -> Command {
-        let all = arguments(store, &more);
+        let all = arguments_on(&file, store, &more);
         let mut command = command(&["--json"]);
         command.args(all).env("HOME", home).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -272,11 +284,10 @@ fn a_candidate_that_fails_is_out_and_the_others_go_on() {
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         std::fs::copy(fixture("base").join(file), model.join(file)).unwrap();
     }
-    // Groups of 128 do not divide what a width of 96 would be, but this model's do: a text that is too short to
-    // calibrate with is what fails.
+    // A text that is too short to calibrate with.
     let short = folder.join("short.txt");
     std::fs::write(&short, "Too short.").unwrap();
-    let file = fixture("test.txt");
+    let file = words(8000, "fails");
     let all = [
         "optimize",
         text(&model),
@@ -359,7 +370,8 @@ fn a_signed_winner_verifies_and_the_report_stands_alone() {
     let more =
         ["--candidates", "bnb_int8,nf4_double,fp8", "--hardware", "host", "--hardware", "a10g"];
     let signed = ["--sign", text(&key), "--report", text(&report), "--max-kl", "0.5"];
-    let run = optimize(&store, &[&more[..], &signed].concat());
+    let file = words(12000, "signed");
+    let run = optimize_on(&file, &store, &[&more[..], &signed].concat());
     assert_eq!(run.status, Some(0), "{}", run.error);
     let public = |key: &Path| format!("{}.pub", text(key));
     let verify = |key: &Path| {
@@ -395,7 +407,7 @@ fn the_users_prices_and_requests_decide() {
     }
     // What has no price cannot be the cheapest.
     let own = ["--prices", text(&prices), "--hardware", "a10g", "--candidates", "bnb_int8"];
-    let run = optimize(&store, &own);
+    let run = optimize_on(&words(4000, "prices"), &store, &own);
     assert_eq!(run.status, Some(1), "{}", run.error);
     assert!(dropped(&run, "bnb_int8").contains("cost is not known"), "{}", run.json);
 }

@@ -136,24 +136,22 @@ impl Default for Side {
 }
 
 impl Side {
-    /// Takes the logits from `first` on; returns by what sums so far are to be multiplied.
-    fn add(&mut self, first: usize, logits: &[f32], next: usize) -> f64 {
+    /// Looks at the logits from `first` on; returns by what the sum so far is to be multiplied.
+    fn look(&mut self, first: usize, logits: &[f32], next: usize) -> f64 {
         let (mut most, mut top) = (f32::NEG_INFINITY, 0);
         for (at, logit) in logits.iter().enumerate() {
             if *logit > most {
                 (most, top) = (*logit, first + at);
             }
         }
-        let mut scale = 1.0;
-        if f64::from(most) > self.most {
-            scale = (self.most - f64::from(most)).exp();
-            (self.most, self.top) = (f64::from(most), top);
-        }
-        let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - self.most).exp()).sum();
-        self.sum = self.sum * scale + sum;
         if let Some(logit) = next.checked_sub(first).and_then(|at| logits.get(at)) {
             self.chosen = f64::from(*logit);
         }
+        if f64::from(most) <= self.most {
+            return 1.0;
+        }
+        let scale = (self.most - f64::from(most)).exp();
+        (self.most, self.top) = (f64::from(most), top);
         scale
     }
 
@@ -173,13 +171,19 @@ struct Pair {
 
 impl Pair {
     fn add(&mut self, first: usize, own: &[f32], other: &[f32], next: usize) {
-        let scale = self.own.add(first, own, next);
-        self.other.add(first, other, next);
-        let cross = |(own, other): (&f32, &f32)| {
-            let own = f64::from(*own);
-            (own - self.own.most).exp() * (own - f64::from(*other))
-        };
-        self.crossed = self.crossed * scale + own.iter().zip(other).map(cross).sum::<f64>();
+        let scale = self.own.look(first, own, next);
+        let its = self.other.look(first, other, next);
+        let (mut sum, mut its_sum, mut crossed) = (0.0, 0.0, 0.0);
+        for (own, other) in own.iter().zip(other) {
+            let (own, other) = (f64::from(*own), f64::from(*other));
+            let part = (own - self.own.most).exp();
+            sum += part;
+            crossed += part * (own - other);
+            its_sum += (other - self.other.most).exp();
+        }
+        self.own.sum = self.own.sum * scale + sum;
+        self.crossed = self.crossed * scale + crossed;
+        self.other.sum = self.other.sum * its + its_sum;
     }
 
     fn compared(self) -> Compared {
