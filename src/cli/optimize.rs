@@ -150,6 +150,8 @@ impl From<OptimizeError> for Failure {
             OptimizeError::Json(_)
             | OptimizeError::Defect(_)
             | OptimizeError::Packing(_)
+            | OptimizeError::NotCalibrated
+            | OptimizeError::Later
             | OptimizeError::Elsewhere => Self::failed(error),
             other => Self::usage(other),
         }

@@ -65,6 +65,12 @@ pub enum OptimizeError {
     /// The model cannot be packed.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// A candidate that is calibrated, of a model that cannot be run.
+    #[error("it is calibrated, and this model, or with this text, cannot be")]
+    NotCalibrated,
+    /// A size that is not known before the model was run.
+    #[error("its size is known once the model was calibrated, which a dry run does not do")]
+    Later,
     /// The model is in another store, and the candidate that it is itself has to be in this one.
     #[error("the model lies in another store: copy it here with `tenpak cp`")]
     Elsewhere,

@@ -19,7 +19,7 @@ use crate::format::id::{ContentDigest, ManifestId};
 use crate::format::json;
 use crate::format::limits::MAX_SMALL;
 use crate::format::store as paths;
-use crate::quantize::produce::{Recipe, TOOL, VERSION};
+use crate::quantize::produce::{Bits, Recipe, TOOL, VERSION};
 use crate::store::Store;
 
 /// The largest file that is read.
@@ -32,6 +32,7 @@ enum Line {
     Produced { key: ContentDigest, manifest: ManifestId },
     Read { key: ContentDigest, windows: Vec<Window> },
     Measured { key: ContentDigest, speed: Box<Speed> },
+    Bits { key: ContentDigest, bits: Bits },
 }
 
 /// What is known.
@@ -41,6 +42,7 @@ pub(super) struct Evidence {
     produced: HashMap<ContentDigest, ManifestId>,
     windows: HashMap<ContentDigest, Vec<Window>>,
     speeds: HashMap<ContentDigest, Speed>,
+    bits: HashMap<ContentDigest, Bits>,
 }
 
 /// What tells what a recipe makes of a model from anything else. `more` are the digest of the text that it is
@@ -112,6 +114,9 @@ impl Evidence {
                 Ok(Line::Measured { key, speed }) => {
                     evidence.speeds.insert(key, *speed);
                 }
+                Ok(Line::Bits { key, bits }) => {
+                    evidence.bits.insert(key, bits);
+                }
                 Err(_) => {}
             }
         }
@@ -154,6 +159,16 @@ impl Evidence {
     pub(super) fn note_speed(&mut self, key: ContentDigest, speed: Speed) {
         self.speeds.insert(key, speed);
         self.write(&Line::Measured { key, speed: Box::new(speed) });
+    }
+
+    /// Bits by layer, as a budget was spent.
+    pub(super) fn bits(&self, key: ContentDigest) -> Option<&Bits> {
+        self.bits.get(&key)
+    }
+
+    pub(super) fn note_bits(&mut self, key: ContentDigest, bits: Bits) {
+        self.write(&Line::Bits { key, bits: bits.clone() });
+        self.bits.insert(key, bits);
     }
 
     /// What cannot be written is computed again.

@@ -96,9 +96,12 @@ fn long_run(windows: &[Observed], off: impl Fn(&Observed) -> f64) -> f64 {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Looks {
     counts: Vec<usize>,
-    /// The probability that the truth lies beyond one side of one interval.
-    pub tail: f64,
+    /// The probability of error that one decision may have.
+    error: f64,
 }
+
+/// The share of that which the last look has: it decides what is close. All before it share the rest.
+const LAST: f64 = 2.0 / 3.0;
 
 impl Looks {
     /// At so many windows, for so many decisions (candidates and their limits), with this probability that
@@ -108,13 +111,21 @@ impl Looks {
             .take_while(|count| *count < windows)
             .collect();
         counts.push(windows);
-        let shares = counts.len() * decisions.max(1);
-        Self { tail: error / shares as f64, counts }
+        Self { error: error / decisions.max(1) as f64, counts }
     }
 
     /// How many windows there must be at the look after so many.
     pub fn after(&self, done: usize) -> Option<usize> {
         self.counts.iter().copied().find(|count| *count > done)
+    }
+
+    /// The probability that the truth lies beyond one side of the interval at the look at so many windows.
+    pub fn tail(&self, done: usize) -> f64 {
+        match self.counts.len() - 1 {
+            0 => self.error,
+            before if self.after(done).is_some() => self.error * (1.0 - LAST) / before as f64,
+            _ => self.error * LAST,
+        }
     }
 }
 
@@ -176,7 +187,7 @@ mod tests {
         while let Some(next) = looks.after(done) {
             done = next;
             let estimate = Estimate::of(all[..done].to_vec(), all.len()).unwrap();
-            let (low, high) = estimate.interval(looks.tail);
+            let (low, high) = estimate.interval(looks.tail(done));
             if high <= limit || low > limit {
                 return (Some(high <= limit), done);
             }
@@ -238,7 +249,7 @@ mod tests {
         println!("{decided:?} of {worlds} at the limit were decided");
         assert!(share <= 0.1, "{decided:?}");
         // With one look after the other at full confidence, peeking would show.
-        let careless = Looks { tail: 0.05, ..looks };
+        let careless = Looks { error: 0.05 / LAST * 2.0, ..looks };
         let peeked = (0..worlds).filter(|_| {
             decide(&windows(&mut random, limit, 0.01, 128), limit, &careless).0.is_some()
         });
@@ -281,7 +292,13 @@ mod tests {
             at.push(next);
         }
         assert_eq!(at, [0, 8, 16, 32, 47]);
-        assert!((looks.tail - 0.01).abs() < 1e-15);
+        let shares: f64 = at[1..].iter().map(|done| looks.tail(*done)).sum();
+        assert!(
+            (shares - 0.04).abs() < 1e-12,
+            "all looks together have what one decision may have"
+        );
+        assert!(looks.tail(47) > 5.0 * looks.tail(32));
+        assert_eq!(Looks::new(5, 1, 0.1).tail(5), 0.1);
         assert_eq!(Looks::new(5, 1, 0.1).after(0), Some(5));
     }
 }

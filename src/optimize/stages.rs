@@ -18,7 +18,7 @@ use super::study::{Exam, Packing, Workshop};
 use crate::dequant::Float;
 use crate::format::id::ManifestId;
 use crate::format::name::ArtifactName;
-use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
+use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Statistics};
 use crate::quantize::lm::{LmError, Model};
 use crate::quantize::produce::{
     Bits, PlannedSize, allocate_bits, model_digest, planned_size, statistics, unquantized_size,
@@ -113,32 +113,55 @@ impl<'a> Run<'a> {
 
     /// What each candidate will take, to the byte; and the bits of its layers, where they differ.
     pub(super) fn sizes(
-        &self,
+        &mut self,
         lm: Option<&Model>,
         bits: &mut [Bits],
     ) -> Vec<Result<PlannedSize, String>> {
-        let source = self.workshop.source;
+        let options = self.options;
+        let mut measured = None;
         let one = |(candidate, bits): (&Candidate, &mut Bits)| {
-            let Some(recipe) = &candidate.recipe else {
-                return unquantized_size(source).map_err(|error| error.to_string());
-            };
-            if candidate.reads_text() {
-                let (Some(lm), Some(samples)) = (lm, &self.workshop.samples) else {
-                    return Err("it is calibrated, and this model cannot be".to_owned());
-                };
-                if recipe.average_bits.is_some() {
-                    if self.options.dry_run {
-                        return Err("its size is known once the model was calibrated".to_owned());
-                    }
-                    let float = self.workshop.float;
-                    let found = statistics(source, lm, samples, None, self.workshop.runtime)
-                        .and_then(|own| allocate_bits(lm, &own.statistics, recipe, float, &[]));
-                    *bits = found.map_err(|error| error.to_string())?;
-                }
-            }
-            planned_size(source, recipe, &[], bits, threads()).map_err(|error| error.to_string())
+            self.size(candidate, lm, (bits, &mut measured)).map_err(|error| error.to_string())
         };
-        self.options.candidates.iter().zip(bits).map(one).collect()
+        options.candidates.iter().zip(bits).map(one).collect()
+    }
+
+    fn size(
+        &mut self,
+        candidate: &Candidate,
+        lm: Option<&Model>,
+        (bits, measured): (&mut Bits, &mut Option<Statistics>),
+    ) -> Result<PlannedSize, OptimizeError> {
+        let source = self.workshop.source;
+        let Some(recipe) = &candidate.recipe else { return Ok(unquantized_size(source)?) };
+        if candidate.reads_text() {
+            let (Some(lm), Some(samples)) = (lm, &self.workshop.samples) else {
+                return Err(OptimizeError::NotCalibrated);
+            };
+            if recipe.average_bits.is_some() {
+                let key = self.workshop.key(candidate, &Bits::new())?;
+                let known = self.evidence.bits(key).cloned();
+                *bits = match known {
+                    Some(known) => known,
+                    None if self.options.dry_run => return Err(OptimizeError::Later),
+                    None => {
+                        // One run of the model serves all budgets.
+                        let own = match measured.take() {
+                            Some(own) => own,
+                            None => {
+                                let runtime = self.workshop.runtime;
+                                statistics(source, lm, samples, None, runtime)?.statistics
+                            }
+                        };
+                        let float = self.workshop.float;
+                        let found = allocate_bits(lm, &own, recipe, float, &[])?;
+                        *measured = Some(own);
+                        self.evidence.note_bits(key, found.clone());
+                        found
+                    }
+                };
+            }
+        }
+        Ok(planned_size(source, recipe, &[], bits, threads())?)
     }
 
     /// The text that candidates are read on.

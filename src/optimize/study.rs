@@ -179,7 +179,7 @@ impl<'m> Exam<'m> {
 
     /// The quality by what was read so far; none of nothing.
     fn quality(&self, windows: &[Window]) -> Option<Quality> {
-        Quality::of(windows, self.windows(), self.looks.tail)
+        Quality::of(windows, self.windows(), self.looks.tail(windows.len()))
     }
 
     /// Reads the windows that come next, until limits of quality are decided or there are no more; `whole` reads

@@ -148,7 +148,7 @@ fn nonsense_is_wrong_use() {
     let store = with_model("nonsense");
     for (more, said) in [
         (&["--max-ppl-delta", "nan"][..], "--max-ppl-delta"),
-        (&["--min-compression", "-1"], "--min-compression"),
+        (&["--min-compression", "0"], "--min-compression"),
         (&["--candidates", "best"], "no such candidate"),
         (&["--hardware", "b900"], "no such hardware"),
         (&["--input-tokens", "1000"], "the model takes 512"),
@@ -239,8 +239,8 @@ fn sizes_are_those_of_what_is_written() {
 #[test]
 fn a_killed_run_is_gone_on_with() {
     let folder = fresh_folder("killed");
-    let more = ["--max-kl", "0.5", "--candidates", "bnb_int8,bnb_nf4,nf4_double"];
-    let file = words(12000, "killed");
+    let more = ["--max-kl", "0.5", "--candidates", "bnb_int8,bnb_nf4"];
+    let file = words(8000, "killed");
     let start = |store: &Path, home: &Path| -> Command {
         let all = arguments_on(&file, store, &more);
         let mut command = command(&["--json"]);
