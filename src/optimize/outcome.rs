@@ -188,7 +188,16 @@ impl Row {
         (!words.is_empty()).then(|| words.join("; "))
     }
 
-    /// The same when everything is known that will be.
+    /// Whether a limit of quality lies inside what is known.
+    pub fn is_unsure(&self, constraints: &OptimizationConstraints) -> bool {
+        constraints.judge(&self.figures).iter().any(|own| {
+            matches!(own.limit, Limit::MaxPplDelta | Limit::MaxKl)
+                && own.figure.is_some()
+                && own.verdict == Verdict::Undecided
+        })
+    }
+
+    /// The refusal when everything is known that will be.
     pub fn last_refusal(&self, constraints: &OptimizationConstraints) -> Option<String> {
         let found = constraints.judge(&self.figures);
         let against = found.iter().filter(|own| own.verdict != Verdict::Met);

@@ -377,7 +377,11 @@ impl<'a> Run<'a> {
             for miss in nearest(self.constraints, objective, &all) {
                 let Some(row) = rows.get(miss.candidate) else { continue };
                 let label = format!("{} on {}", row.method, row.hardware);
-                misses.push(miss.in_words(&label, objective, &currency));
+                let mut words = miss.in_words(&label, objective, &currency);
+                if row.is_unsure(self.constraints) {
+                    words.push_str("; a longer --text may decide it");
+                }
+                misses.push(words);
             }
         }
         let winner = best.map(|row| Winner { row, manifest: None });
