@@ -59,7 +59,7 @@ enum Command {
     /// Write a fine-tune as its difference from a base
     Delta(delta::Delta),
     /// Find the cheapest quantization of a model that keeps limits
-    Optimize(optimize::Optimize),
+    Optimize(Box<optimize::Optimize>),
     /// Load an artifact's tensors into host or device memory, every byte verified
     Load(load::Load),
     /// Write an artifact's files to a folder, byte for byte

@@ -125,7 +125,7 @@ pub struct ConstraintError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
-    /// `max_compression`'s contrary.
+    /// How many times smaller.
     MinCompression,
     /// Memory of each device.
     MaxMemory,

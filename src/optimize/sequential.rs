@@ -39,7 +39,7 @@ impl Estimate {
     pub fn of(mut windows: Vec<Observed>, all: usize) -> Option<Self> {
         let tokens: f64 = windows.iter().map(|own| own.tokens).sum();
         let sum: f64 = windows.iter().map(|own| own.sum).sum();
-        if !(tokens > 0.0) {
+        if tokens <= 0.0 {
             return None;
         }
         let mean = sum / tokens;
@@ -85,7 +85,7 @@ fn long_run(windows: &[Observed], off: impl Fn(&Observed) -> f64) -> f64 {
             (pairs, product, square) = (pairs + 1, product + a * b, square + (a * a + b * b) / 2.0);
         }
     }
-    if pairs < NEIGHBOURS || !(square > 0.0) {
+    if pairs < NEIGHBOURS || square <= 0.0 || square.is_nan() {
         return 1.0;
     }
     let correlation = (product / square).clamp(0.0, 0.8);
