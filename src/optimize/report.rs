@@ -21,11 +21,11 @@ pub struct About {
 }
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;color:#1b1f24;background:#fff;margin:2rem auto;\
-max-width:64rem;padding:0 1rem}h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}\
+max-width:80rem;padding:0 1rem}h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,td{padding:.3rem .5rem;\
 border-bottom:1px solid #d8dee4;text-align:left;vertical-align:top}td.n,th.n{text-align:right;white-space:nowrap}\
 tr.w{background:#e8f5ea}small,.d{color:#59636e}code,pre{background:#f3f5f7;padding:.1rem .3rem}\
-pre{padding:.7rem;overflow:auto}svg{width:100%;height:auto}";
+pre{padding:.7rem;overflow:auto}svg{width:100%;height:auto}.o{overflow:auto}";
 
 /// A text in HTML.
 fn escape(text: &str) -> String {
@@ -117,7 +117,7 @@ fn plot(outcome: &Outcome) -> String {
     let losses: Vec<f64> = points.iter().map(|own| own.3.value).collect();
     let slowest = points.iter().filter_map(|own| own.1.figures.latency_ms).map(|own| own.value);
     let slowest = slowest.fold(0.0, f64::max);
-    let (x, y) = (Axis::new(&costs, (70.0, 870.0)), Axis::new(&losses, (360.0, 20.0)));
+    let (x, y) = (Axis::new(&costs, (92.0, 860.0)), Axis::new(&losses, (360.0, 20.0)));
     let mut svg = String::from(
         "<svg viewBox=\"0 0 900 420\" role=\"img\" aria-label=\"cost against quality\" \
          font-size=\"12\" fill=\"#1b1f24\">",
@@ -133,15 +133,15 @@ fn plot(outcome: &Outcome) -> String {
     for tick in y.ticks() {
         let at = y.at(tick);
         svg += &format!(
-            "<line x1=\"70\" x2=\"870\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#e4e8ec\"/>\
-             <text x=\"62\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            "<line x1=\"92\" x2=\"860\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#e4e8ec\"/>\
+             <text x=\"84\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             at + 4.0,
             number(tick)
         );
     }
     svg += &format!(
-        "<text x=\"470\" y=\"405\" text-anchor=\"middle\">{} per million tokens{}</text>\
-         <text transform=\"translate(16 190) rotate(-90)\" text-anchor=\"middle\">perplexity, % above the \
+        "<text x=\"476\" y=\"405\" text-anchor=\"middle\">{} per million tokens{}</text>\
+         <text transform=\"translate(14 190) rotate(-90)\" text-anchor=\"middle\">perplexity, % above the \
          model's</text>",
         escape(&outcome.currency),
         if x.log { ", logarithmic" } else { "" }
@@ -228,7 +228,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
         plot(outcome)
     );
     page += &format!(
-        "<h2>Candidates</h2><table><tr><th>method</th><th>hardware</th><th>engine</th><th class=\"n\">size</th>\
+        "<h2>Candidates</h2><div class=\"o\"><table><tr><th>method</th><th>hardware</th><th>engine</th><th class=\"n\">size</th>\
          <th class=\"n\">smaller</th><th class=\"n\">perplexity</th><th class=\"n\">KL</th>\
          <th class=\"n\">latency</th><th class=\"n\">tokens/s</th><th class=\"n\">{} per million</th></tr>",
         escape(&outcome.currency)
@@ -258,7 +258,7 @@ pub fn html(outcome: &Outcome, about: &About) -> String {
             );
         }
     }
-    page.push_str("</table>");
+    page.push_str("</table></div>");
     sources(&mut page, outcome);
     if best.is_some() {
         page += &format!(
