@@ -80,8 +80,13 @@ impl<'a> Run<'a> {
     pub(super) fn model(&mut self) -> Result<Option<Model>, OptimizeError> {
         let opened = Model::open(self.workshop.source.clone()).and_then(|model| {
             let tokenizer = model.tokenizer()?;
-            // An encoder predicts no tokens.
-            model.head().map(|_| (model, tokenizer))
+            match model.config().is_causal() {
+                true => Ok((model, tokenizer)),
+                false => Err(LmError::Feature {
+                    what: "predicting the next token with",
+                    value: format!("{:?}", model.config().architecture),
+                }),
+            }
         });
         let (model, tokenizer) = match opened {
             Ok(opened) => opened,

@@ -339,6 +339,32 @@ fn a_candidate_that_fails_is_out_and_the_others_go_on() {
     assert!(dropped(&run, "bnb_nf4").contains("--time-limit"), "{}", run.json);
 }
 
+#[test]
+fn a_model_that_cannot_be_run_is_judged_by_size_and_speed() {
+    let folder = fresh_folder("unknown");
+    let (model, store) = (folder.join("model"), folder.join("store"));
+    std::fs::create_dir_all(&model).unwrap();
+    for file in ["tokenizer.json", "model.safetensors"] {
+        std::fs::copy(fixture("base").join(file), model.join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(fixture("base").join("config.json")).unwrap();
+    std::fs::write(model.join("config.json"), config.replace("\"llama\"", "\"mamba9\"")).unwrap();
+    let all = ["optimize", text(&model), "--name", "best", "--store", text(&store)];
+    let more = ["--candidates", "unquantized,bnb_nf4,awq_fast"];
+    let run = tenpak(&[&all[..], &more, &["--max-ppl-delta", "2"]].concat());
+    assert_eq!(run.status, Some(2), "{}", run.error);
+    assert!(run.error.contains("--max-ppl-delta") && run.error.contains("mamba9"), "{}", run.error);
+    let run = done(&[&all[..], &more].concat());
+    assert_eq!(run.json["winner"]["method"], "bnb_nf4", "{}", run.json);
+    assert!(dropped(&run, "awq_fast").contains("calibrated"), "{}", run.json);
+    assert!(run.json["notes"].to_string().contains("quality is not measured"), "{}", run.json);
+    // The model as it is, out of a folder, is an artifact as well.
+    let packed = done(&["inspect", "best:optimize-unquantized", "--store", text(&store)]);
+    assert_eq!(packed.json["optimization"], Value::Null);
+    let again = done(&[&all[..], &more].concat());
+    assert_eq!(again.number("computed"), 0);
+}
+
 /// Whether every tag that opens is closed, in order, and nothing outside is referred to.
 fn parse(page: &str) {
     let mut open = Vec::new();
