@@ -126,8 +126,12 @@ pub fn runner(
         Some(Runner::Embedded) => Ok((Runner::Embedded, None)),
         None if device.processor => Ok((Runner::Embedded, None)),
         None => {
-            let found: Vec<(Engine, Fit)> =
-                ENGINES.into_iter().filter_map(|engine| Some((engine, of(engine).ok()?))).collect();
+            // Others widen GGUF's blocks when they read them.
+            let gguf = recipe.is_some_and(|own| own.format == Format::Gguf);
+            let first = gguf.then_some(Engine::LlamaCpp);
+            let rest = ENGINES.into_iter().filter(|engine| Some(*engine) != first);
+            let fit = |engine: Engine| Some((engine, of(engine).ok()?));
+            let found: Vec<(Engine, Fit)> = first.into_iter().chain(rest).filter_map(fit).collect();
             let loads = found.iter().find(|(_, fit)| *fit == Fit::Loads);
             let maybe = found.iter().find(|(_, fit)| matches!(fit, Fit::NoKernel(_)));
             match (loads, maybe, found.first()) {
@@ -183,7 +187,7 @@ mod tests {
         assert!(said.contains("does not load gptq 3 bits g128"), "{said}");
         assert_eq!(of("gptq_aggressive", "a10g", None, Float::BF16).unwrap(), "transformers");
         assert!(of("q4_k", "a10g", Some("vllm"), Float::BF16).is_err());
-        assert_eq!(of("q4_k", "a10g", Some("llama.cpp"), Float::BF16).unwrap(), "llama.cpp");
+        assert_eq!(of("q4_k", "a10g", None, Float::BF16).unwrap(), "llama.cpp");
         assert!(
             of("bnb_nf4", "a10g", Some("embedded"), Float::BF16)
                 .unwrap_err()
