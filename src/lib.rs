@@ -26,6 +26,7 @@
 //! | [`edge`] | edge | serving a store |
 //! | [`engine`] | engine | running a language model on weights as they are stored |
 //! | [`serve`] | serve | an OpenAI-compatible server: the embedded engine, or one of others |
+//! | [`optimize`] | optimize | the cheapest quantization that keeps limits of quality, latency and size |
 //! | [`cli`] | cli | the command |
 //!
 //! [`format`]: mod@format
@@ -70,6 +71,8 @@ pub mod load;
 pub mod maintain;
 #[cfg(feature = "load")]
 pub mod memory;
+#[cfg(feature = "optimize")]
+pub mod optimize;
 #[cfg(feature = "pack")]
 pub mod pack;
 #[cfg(feature = "models")]

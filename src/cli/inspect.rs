@@ -180,6 +180,9 @@ fn text(
     if signatures.is_empty() {
         text += "signature  none\n";
     }
+    if let Some(optimization) = &whole.manifest.optimization {
+        text += &chosen(optimization);
+    }
     let smaller = totals.raw_bytes as f64 / totals.stored_bytes.max(1) as f64;
     let codecs = look.all.codecs.iter().map(|(codec, n)| format!("{n} {codec}"));
     text += &format!(
@@ -237,4 +240,20 @@ fn text(
         text += &format!("\n{}", bytes::table(&rows));
     }
     text
+}
+
+/// Why the artifact was chosen among others, on one line.
+fn chosen(optimization: &serde_json::Map<String, serde_json::Value>) -> String {
+    let said = |key: &str| optimization.get(key).and_then(serde_json::Value::as_str);
+    let part = |key: &str, before: &str, after: &str| {
+        said(key).map(|own| format!("{before}{own}{after}")).unwrap_or_default()
+    };
+    let currency = said("currency").unwrap_or_default();
+    format!(
+        "chosen     {}{}{}{}\n",
+        said("selected_method").unwrap_or("by nobody knows what"),
+        part("hardware", " for ", ""),
+        part("cost_per_1m_tokens", ", ", &format!(" {currency} per million tokens")),
+        part("latency_p50_ms", ", ", " ms")
+    )
 }

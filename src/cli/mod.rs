@@ -19,6 +19,7 @@ mod keys;
 mod load;
 mod load_device;
 mod open_engine;
+mod optimize;
 mod output;
 mod pack;
 mod progress;
@@ -60,6 +61,8 @@ enum Command {
     Quantize(quantize::Quantize),
     /// Write a fine-tune as its difference from a base
     Delta(delta::Delta),
+    /// Find the cheapest quantization of a model that keeps limits
+    Optimize(Box<optimize::Optimize>),
     /// Load an artifact's tensors into host or device memory, every byte verified
     Load(load::Load),
     /// Write an artifact's files to a folder, byte for byte
@@ -162,6 +165,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Pack(args) => args.run(global, handle, output),
         Command::Quantize(args) => args.run(global, handle, output),
         Command::Delta(args) => args.run(global, handle, output),
+        Command::Optimize(args) => args.run(global, handle, output),
         Command::Load(args) => args.run(global, handle, output),
         Command::Unpack(args) => args.run(global, handle, output),
         Command::Sign(args) => handle.block_on(args.run(global, output)),

@@ -2,8 +2,9 @@
 //!
 //! What is decided is decided by pure functions over what was read; the rest moves bytes. Memory
 //! is bounded by permits for chunks on their way, plus the artifact's own table. Nothing here
-//! changes an artifact's identifier.
+//! changes an artifact's identifier; [`annotate()`] makes another artifact of the same bytes.
 
+mod annotate;
 mod chunks;
 mod copy;
 mod diff;
@@ -18,6 +19,7 @@ mod tag;
 mod usage;
 mod verify;
 
+pub use annotate::annotate;
 pub use copy::{CopyOptions, CopyReport, copy, signatures};
 pub use diff::{Change, Diff, diff};
 pub use error::MaintainError;

@@ -103,7 +103,7 @@ impl KnownFile {
         self.entry().map_or("", |(file, _)| &file.path)
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.entry().map_or(0, |(file, _)| file.size)
     }
 

@@ -1,6 +1,7 @@
 //! The end of a causal model: from hidden states to the probability of what came next.
 
 use candle_core::{D, Device, Tensor};
+use rayon::prelude::*;
 
 use super::attention::rms_norm;
 use super::rows::Rows;
@@ -74,5 +75,175 @@ impl Head {
             }
         }
         Ok(state.into_iter().map(|(most, sum, chosen)| most + sum.ln() - chosen).collect())
+    }
+
+    /// What this model and another of the same vocabulary say of each token, given their hidden states, f32
+    /// `[tokens, hidden]`, and what came `next`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn compare(
+        &self,
+        hidden: &Tensor,
+        (other, its): (&Self, &Tensor),
+        next: &[u32],
+    ) -> Result<Vec<Compared>, LmError> {
+        let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
+        let its = rms_norm(its, &other.norm, other.epsilon)?;
+        let mut all = vec![Pair::default(); next.len()];
+        for (first, count) in self.weight.slices(next.len()) {
+            let logits = |states: &Tensor, weight: &Rows| -> Result<Vec<f32>, LmError> {
+                let logits = states.matmul(&weight.slice(first, count)?.t()?)?;
+                Ok(logits.flatten_all()?.to_vec1()?)
+            };
+            let (own, other) = (logits(&normed, &self.weight)?, logits(&its, &other.weight)?);
+            let rows = own.par_chunks(count).zip(other.par_chunks(count));
+            all.par_iter_mut().zip(next).zip(rows).for_each(|((pair, next), (own, other))| {
+                pair.add(first, own, other, *next as usize);
+            });
+        }
+        Ok(all.into_iter().map(Pair::compared).collect())
+    }
+}
+
+/// What two models say of the same token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Compared {
+    /// Nats that it cost the one.
+    pub loss: f64,
+    /// Nats that it cost the other.
+    pub other_loss: f64,
+    /// The KL divergence of the other's distribution from the one's, in nats.
+    pub divergence: f64,
+    /// Whether both have the same first choice.
+    pub same_top: bool,
+}
+
+/// One model's side of a [`Pair`]: running maximum and its token, sum of exponentials below it, and the logit of
+/// what came.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    most: f64,
+    top: usize,
+    sum: f64,
+    chosen: f64,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Self { most: f64::NEG_INFINITY, top: 0, sum: 0.0, chosen: f64::NAN }
+    }
+}
+
+impl Side {
+    /// Looks at the logits from `first` on; returns by what the sum so far is to be multiplied.
+    fn look(&mut self, first: usize, logits: &[f32], next: usize) -> f64 {
+        let (mut most, mut top) = (f32::NEG_INFINITY, 0);
+        for (at, logit) in logits.iter().enumerate() {
+            if *logit > most {
+                (most, top) = (*logit, first + at);
+            }
+        }
+        if let Some(logit) = next.checked_sub(first).and_then(|at| logits.get(at)) {
+            self.chosen = f64::from(*logit);
+        }
+        if f64::from(most) <= self.most {
+            return 1.0;
+        }
+        let scale = (self.most - f64::from(most)).exp();
+        (self.most, self.top) = (f64::from(most), top);
+        scale
+    }
+
+    fn log_sum(&self) -> f64 {
+        self.most + self.sum.ln()
+    }
+}
+
+/// Two models' logits of one token.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pair {
+    own: Side,
+    other: Side,
+    /// The one's exponentials, each times the difference of both logits.
+    crossed: f64,
+}
+
+impl Pair {
+    fn add(&mut self, first: usize, own: &[f32], other: &[f32], next: usize) {
+        let scale = self.own.look(first, own, next);
+        let its = self.other.look(first, other, next);
+        let (mut sum, mut its_sum, mut crossed) = (0.0, 0.0, 0.0);
+        for (own, other) in own.iter().zip(other) {
+            let (own, other) = (f64::from(*own), f64::from(*other));
+            let part = (own - self.own.most).exp();
+            sum += part;
+            crossed += part * (own - other);
+            its_sum += (other - self.other.most).exp();
+        }
+        self.own.sum = self.own.sum * scale + sum;
+        self.crossed = self.crossed * scale + crossed;
+        self.other.sum = self.other.sum * its + its_sum;
+    }
+
+    fn compared(self) -> Compared {
+        let (own, other) = (self.own.log_sum(), self.other.log_sum());
+        Compared {
+            loss: own - self.own.chosen,
+            other_loss: other - self.other.chosen,
+            divergence: self.crossed / self.own.sum - own + other,
+            same_top: self.own.top == self.other.top,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By the definition, all at once.
+    fn oracle(own: &[f32], other: &[f32], next: usize) -> Compared {
+        let log = |logits: &[f32]| -> Vec<f64> {
+            let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+            logits.iter().map(|logit| f64::from(*logit) - sum.ln()).collect()
+        };
+        let (p, q) = (log(own), log(other));
+        let top = |all: &[f64]| {
+            let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            all.iter().position(|one| *one == most)
+        };
+        Compared {
+            loss: -p[next],
+            other_loss: -q[next],
+            divergence: p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum(),
+            same_top: top(&p) == top(&q),
+        }
+    }
+
+    #[test]
+    fn slices_sum_to_the_whole_however_they_are_cut() {
+        let own = [1.5, -2.0, 0.25, 3.0, 2.5, -7.0, 0.0];
+        let other = [1.0, -1.0, 0.5, 2.0, 2.75, -6.0, -0.5];
+        for next in 0..own.len() {
+            let expected = oracle(&own, &other, next);
+            for cut in 1..=own.len() {
+                let mut pair = Pair::default();
+                for (at, (a, b)) in own.chunks(cut).zip(other.chunks(cut)).enumerate() {
+                    pair.add(at * cut, a, b, next);
+                }
+                let found = pair.compared();
+                assert_eq!(found.same_top, expected.same_top);
+                for (a, b) in [
+                    (found.loss, expected.loss),
+                    (found.other_loss, expected.other_loss),
+                    (found.divergence, expected.divergence),
+                ] {
+                    assert!((a - b).abs() < 1e-12, "{next} {cut}: {found:?} {expected:?}");
+                }
+            }
+        }
+        let mut same = Pair::default();
+        same.add(0, &own, &own, 3);
+        assert!(same.compared().divergence.abs() < 1e-15 && same.compared().same_top);
     }
 }

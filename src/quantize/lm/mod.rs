@@ -27,7 +27,7 @@ pub use checkpoint::Checkpoint;
 pub use config::{Architecture, LmConfig, Rope};
 pub use error::{ConfigError, LmError, TextError};
 pub use gradient::Gradients;
-pub use head::Head;
+pub use head::{Compared, Head};
 pub use linear::{Linear, Values};
 pub use model::Model;
 pub(crate) use spool::Spool;

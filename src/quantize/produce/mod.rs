@@ -26,6 +26,7 @@ mod quantize;
 mod recipe;
 mod record;
 mod recorded;
+mod size;
 mod solvers;
 mod statistics;
 mod survey;
@@ -38,8 +39,10 @@ pub use outline::Bits;
 pub use preset::{PRESETS, Preset};
 pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{ActOrder, Format, Method, Recipe, RecipeError, UnknownName};
+pub use size::{PlannedSize, planned_size, unquantized_size};
 pub use solvers::{Calibrating, Hqq, Solved};
 pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
+pub use survey::model_digest;
 
 /// What signed lineage calls this program.
 pub const TOOL: &str = "tenpak";

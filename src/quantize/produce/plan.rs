@@ -15,7 +15,7 @@ use super::header::{self, Entry};
 use super::layers::{Kind, Skip, kind};
 use super::method::announce;
 use super::outline::{Bits, Content, From, Layers, Plan, Quantized, Remade};
-use super::products::FILE as PRODUCTS;
+use super::products::{FILE as PRODUCTS, Key, Product};
 use super::recipe::{Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::format::dtype::Shape;
@@ -180,6 +180,24 @@ pub(super) fn plan(
     add_config(checkpoint.config()?.clone(), layers, recipe, &mut files);
     files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
     Ok(Plan { files, products: announced, left_out })
+}
+
+/// What the result says that it was produced from: the keys of the weights, and of what is remade.
+pub(super) fn list(
+    layers: &Layers,
+    recipe: &Recipe,
+    checkpoint: &ModelSource,
+    [weights, vectors]: &[Vec<Key>; 2],
+) -> Result<Vec<Product>, ProduceError> {
+    let planned = plan(checkpoint, layers, recipe, Vec::new())?;
+    let weight = |((own, becomes), key): ((&Quantized, &Vec<_>), &Key)| {
+        let name = |(end, _, _): &(&str, _, _)| format!("{}.{end}", own.layer);
+        Product { key: *key, tensors: becomes.iter().map(name).collect() }
+    };
+    let vector =
+        |(own, key): (&Remade, &Key)| Product { key: *key, tensors: vec![own.name.clone()] };
+    let all = layers.quantized.iter().zip(&planned.products).zip(weights).map(weight);
+    Ok(all.chain(layers.remade.iter().zip(vectors).map(vector)).collect())
 }
 
 fn add_config(

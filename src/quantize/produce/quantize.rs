@@ -9,11 +9,11 @@ use super::driver::{Driver, Events};
 use super::layers::{self, Skip};
 use super::memo::Memo;
 use super::method::Solver;
-use super::outline::{Bits, Layers, Quantized, Remade};
+use super::outline::{Bits, Layers, Quantized};
 use super::plan;
-use super::products::{self, Product};
+use super::products;
 use super::recipe::{ActOrder, Recipe};
-use super::survey::{self, Digests, Survey, Surveyed};
+use super::survey::{self, Digests, Surveyed};
 use super::{ProduceError, TOOL, VERSION, known};
 use crate::format::id::ContentDigest;
 use crate::format::name::{ArtifactName, Tag};
@@ -94,7 +94,9 @@ pub fn quantize(
     survey::look(checkpoint, &mut layers, &recipe, &surveyed.weights, options.threads)?;
     runtime.block_on(store.create())?;
     memo.attach()?;
-    let listed = list(&layers, &recipe, checkpoint, &surveyed)?;
+    let keys = |all: &[Surveyed]| all.iter().map(|own| own.key).collect::<Vec<_>>();
+    let keys = [keys(&surveyed.weights), keys(&surveyed.vectors)];
+    let listed = plan::list(&layers, &recipe, checkpoint, &keys)?;
     let plan = plan::plan(checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
     let quantization = lineage(&recipe, &skip, digest)?;
     options.lineage = Lineage {
@@ -178,25 +180,4 @@ fn lineage(
         object.insert("average_bits".to_owned(), average.into());
     }
     Ok(object)
-}
-
-/// What the result says that it was produced from.
-fn list(
-    layers: &Layers,
-    recipe: &Recipe,
-    checkpoint: &ModelSource,
-    surveyed: &Survey,
-) -> Result<Vec<Product>, ProduceError> {
-    let planned = plan::plan(checkpoint, layers, recipe, Vec::new())?;
-    let weights = layers.quantized.iter().zip(&planned.products).zip(&surveyed.weights);
-    let weight = |((own, becomes), surveyed): ((&Quantized, &Vec<_>), &Surveyed)| {
-        let name = |(end, _, _): &(&str, _, _)| format!("{}.{end}", own.layer);
-        Product { key: surveyed.key, tensors: becomes.iter().map(name).collect() }
-    };
-    let vectors = layers.remade.iter().zip(&surveyed.vectors);
-    let vector = |(own, surveyed): (&Remade, &Surveyed)| Product {
-        key: surveyed.key,
-        tensors: vec![own.name.clone()],
-    };
-    Ok(weights.map(weight).chain(vectors.map(vector)).collect())
 }

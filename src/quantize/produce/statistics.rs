@@ -7,11 +7,11 @@ use tokio::runtime::Handle;
 use super::header::{self, Entry};
 use super::outline::Bits;
 use super::recipe::Recipe;
-use super::survey::Digests;
+use super::survey::model_digest;
 use super::{ProduceError, RecipeError, TOOL, VERSION, layers, solvers};
 use crate::dequant::Float;
 use crate::format::dtype::{Dtype, Shape};
-use crate::format::id::{ContentDigest, ManifestId};
+use crate::format::id::ManifestId;
 use crate::format::json as canonical;
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::pack::model::{Part, PartKind};
@@ -89,19 +89,11 @@ fn about(
     samples: &CalibrationSamples,
     threads: usize,
 ) -> Result<Vec<u8>, ProduceError> {
-    let mut names: Vec<_> = checkpoint.tensors().iter().map(|tensor| &*tensor.name).collect();
-    let digests = Digests::new(checkpoint, threads).of_all()?;
-    let mut all: Vec<_> = names.drain(..).zip(digests).collect();
-    all.sort();
-    let mut source = blake3::Hasher::new();
-    source.update(checkpoint.config()?.to_string().as_bytes());
-    for (name, digest) in all {
-        source.update(b"\n").update(name.as_bytes()).update(b"\n").update(digest.as_bytes());
-    }
+    let source = model_digest(checkpoint, threads)?;
     let object = json!({
         "calibration": samples.digest(),
         "format": FORMAT,
-        "source": ContentDigest::from_hash(source.finalize()),
+        "source": source,
         "tool": TOOL,
         "tool_version": VERSION,
     });

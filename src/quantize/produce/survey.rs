@@ -62,6 +62,27 @@ impl<'a> Digests<'a> {
     }
 }
 
+/// The digest of a model's configuration and of its tensors, by name: the same for a folder and for an
+/// artifact of it.
+///
+/// # Errors
+/// If the model cannot be read.
+pub fn model_digest(
+    checkpoint: &ModelSource,
+    threads: usize,
+) -> Result<ContentDigest, ProduceError> {
+    let names = checkpoint.tensors().iter().map(|tensor| &*tensor.name);
+    let digests = Digests::new(checkpoint, threads).of_all()?;
+    let mut all: Vec<_> = names.zip(digests).collect();
+    all.sort();
+    let mut source = blake3::Hasher::new();
+    source.update(checkpoint.config()?.to_string().as_bytes());
+    for (name, digest) in all {
+        source.update(b"\n").update(name.as_bytes()).update(b"\n").update(digest.as_bytes());
+    }
+    Ok(ContentDigest::from_hash(source.finalize()))
+}
+
 /// Looks up everything that is to be produced.
 pub(super) fn survey(
     checkpoint: &ModelSource,
@@ -176,6 +197,36 @@ pub(super) fn matrix<'a>(
         dim.ok_or_else(|| ProduceError::Defect(tensor.name.clone()))
     };
     Matrix::new(bytes, own.float, dim(0)?, dim(1)?).map_err(ProduceError::layer(&tensor.name))
+}
+
+/// Settles the lengths of bitsandbytes' `quant_state` alone; only where absmax are quantized are weights read.
+pub(super) fn settle(
+    checkpoint: &ModelSource,
+    layers: &mut Layers,
+    recipe: &Recipe,
+    threads: usize,
+) -> Result<(), ProduceError> {
+    if recipe.method != Method::Nf4 {
+        return Ok(());
+    }
+    let mut reader = match recipe.double_quant {
+        true => checkpoint.reader(layers.quantized.iter().map(|own| own.tensor)),
+        false => checkpoint.reader(std::iter::empty()),
+    };
+    for own in &mut layers.quantized {
+        let tensor = &checkpoint.tensors()[own.tensor];
+        own.state = match *tensor.shape.dims() {
+            _ if recipe.double_quant => {
+                let bytes = reader.read(own.tensor)?;
+                let weight = matrix(checkpoint, own, &bytes)?;
+                let length = nf4::state_len(&weight, true, threads);
+                length.map_err(ProduceError::layer(&tensor.name))?
+            }
+            [rows, columns] => nf4::plain_state_len(own.float, rows, columns),
+            _ => return Err(ProduceError::Defect(tensor.name.clone())),
+        } as u64;
+    }
+    Ok(())
 }
 
 /// Calls `one` for every entry of `list`, on `threads` threads; the first error of the list counts.

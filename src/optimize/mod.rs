@@ -1,0 +1,41 @@
+//! The cheapest model that keeps limits of quality, latency and size: candidates are produced and measured, and
+//! the best of them becomes an artifact whose manifest says why.
+//!
+//! What decides is pure: [`constraints`], the model of latency ([`roofline`], [`kernels`], [`latency`]), the
+//! sequential test ([`sequential`], [`quality`]) and the [`choice`]. [`optimize_model`] takes the stages, cheap
+//! before dear.
+
+#[cfg(test)]
+mod calibration;
+pub mod candidate;
+pub mod choice;
+pub mod constraints;
+mod error;
+mod evidence;
+pub mod figure;
+pub mod fits;
+pub mod hardware;
+pub mod kernels;
+pub mod latency;
+mod measure;
+mod options;
+pub mod outcome;
+pub mod prices;
+pub mod quality;
+pub mod report;
+pub mod roofline;
+mod run;
+mod section;
+pub mod sequential;
+pub mod shape;
+mod stages;
+mod student;
+mod study;
+pub mod workload;
+
+pub use constraints::OptimizationConstraints;
+pub use error::OptimizeError;
+pub use options::{OptimizeOptions, Subject, Watch};
+pub use outcome::Outcome;
+pub use run::optimize_model;
+pub use study::Packing;
