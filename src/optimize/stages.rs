@@ -339,7 +339,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let artifact = self.workshop.open(id)?;
-        match measure_host(&artifact, setting.workload, self.workshop.runtime) {
+        match measure_host(artifact, setting.workload, self.workshop.runtime) {
             Ok(speed) => {
                 watch.at(&row.method, "its speed was measured");
                 self.evidence.note_speed(key, speed);
