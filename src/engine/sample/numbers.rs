@@ -30,7 +30,7 @@ pub(super) fn exp(number: f32) -> f32 {
     let rounded = bounded * std::f32::consts::LOG2_E + ROUND;
     let whole = rounded - ROUND;
     // The logarithm of 2 in two parts, the first of few bits, so that its product is exact.
-    let part = bounded - whole * 0.693_359_375 + whole * 2.121_944_4e-4;
+    let part = bounded - whole * (355.0 / 512.0) + whole * 2.121_944_4e-4;
     // Taylor's series, within half a binary step of 0.
     let mut power = 1.0 / 5040.0;
     for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
