@@ -5,16 +5,24 @@
 
 use std::cmp::Ordering;
 
-/// A token, and the logarithm of its weight.
+use super::numbers;
+
+/// A token, and its weight with the weight's logarithm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Candidate {
     pub(super) token: u32,
-    pub(super) log: f32,
+    log: f32,
+    weight: f32,
 }
 
 impl Candidate {
-    pub(super) fn weight(self) -> f64 {
-        f64::from(self.log.exp())
+    /// With the logarithm of its weight, which is at most 0.
+    pub(super) fn new(token: u32, log: f32) -> Self {
+        Self { token, log, weight: numbers::exp(log) }
+    }
+
+    fn weight(self) -> f64 {
+        f64::from(self.weight)
     }
 }
 
@@ -32,7 +40,7 @@ fn lead(candidates: &mut [Candidate], count: usize) {
     candidates[..count].sort_unstable_by(likelier);
 }
 
-pub(super) fn total(candidates: &[Candidate]) -> f64 {
+fn total(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|candidate| candidate.weight()).sum()
 }
 

@@ -3,6 +3,7 @@
 mod constraint;
 mod error;
 mod filter;
+mod numbers;
 mod sampler;
 
 pub use constraint::{Constraint, Grammar, Grammars};

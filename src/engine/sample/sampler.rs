@@ -10,6 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::error::SampleError;
 use super::filter::{self, Candidate};
+use super::numbers;
 use super::{Constraint, Sampling};
 use crate::engine::request::{Finish, Likely, Scored};
 
@@ -84,8 +85,9 @@ impl Sampler {
             let (found, expected) = (logits.len(), self.vocabulary);
             return Err(SampleError::Vocabulary { found, expected });
         }
-        let odd = logits.iter().position(|logit| !logit.is_finite());
-        if let Some(token) = odd {
+        if !numbers::all_finite(logits)
+            && let Some(token) = logits.iter().position(|logit| !logit.is_finite())
+        {
             return Err(SampleError::NotFinite { token, value: logits[token] });
         }
         self.logits.clear();
@@ -147,7 +149,7 @@ impl Sampler {
         for (token, logit) in (0u32..).zip(&self.logits) {
             let log = (logit - most) / sampling.temperature;
             if log >= floor && log > f32::NEG_INFINITY {
-                candidates.push(Candidate { token, log });
+                candidates.push(Candidate::new(token, log));
             }
         }
         filter::top_k(candidates, sampling.top_k);
@@ -181,21 +183,15 @@ fn hold_back(logits: &mut [f32], tokens: &[u32]) {
 
 /// The likeliest token that is not masked; of equals, the lowest.
 fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best = None;
-    for (token, logit) in (0u32..).zip(logits) {
-        let above = best.map_or(f32::NEG_INFINITY, |(_, most)| most);
-        if *logit > above {
-            best = Some((token, *logit));
-        }
-    }
-    best
+    let most = numbers::greatest(logits);
+    let at = logits.iter().position(|logit| *logit == most && most > f32::NEG_INFINITY)?;
+    Some((u32::try_from(at).ok()?, most))
 }
 
 /// A token among the likeliest `count`, by finite logits as the model gave them.
 pub(crate) fn score(logits: &[f32], token: u32, count: usize) -> Scored {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from((logit - most).exp())).sum();
-    let whole = f64::from(most) + sum.ln();
+    let most = numbers::greatest(logits);
+    let whole = f64::from(most) + numbers::sum_exp(logits, most).ln();
     let likely = |token: u32| {
         let logit = logits.get(token as usize).copied().unwrap_or(f32::MIN);
         Likely { token, logprob: (f64::from(logit) - whole) as f32 }
