@@ -26,6 +26,8 @@
 //! | [`edge`] | edge | serving a store |
 //! | [`engine`] | engine | running a language model on weights as they are stored |
 //! | [`serve`] | serve | an OpenAI-compatible server: the embedded engine, or one of others |
+//! | [`jobs`] | studio | durable jobs on SQLite or PostgreSQL: leases, events, retries; a child process runs each |
+//! | [`studio`] | studio | compression as a service: jobs over HTTP, and a page |
 //! | [`cli`] | cli | the command |
 //!
 //! [`format`]: mod@format
@@ -64,6 +66,8 @@ pub mod edge;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod format;
+#[cfg(feature = "studio")]
+pub mod jobs;
 #[cfg(feature = "load")]
 pub mod load;
 #[cfg(feature = "pack")]
@@ -79,6 +83,8 @@ pub mod schedule;
 pub mod serve;
 #[cfg(feature = "load")]
 pub mod store;
+#[cfg(feature = "studio")]
+pub mod studio;
 #[cfg(feature = "load")]
 pub mod transport;
 pub mod trust;

@@ -1,0 +1,232 @@
+//! The database: SQLite in a file, or PostgreSQL, behind one interface of statements and rows.
+//!
+//! Both run the same SQL. Whatever must not interleave runs in a transaction; claims and expiries also hold the
+//! one lock that [`Connection::begin`] takes for them, so that both databases do them one at a time.
+
+mod postgres;
+mod sqlite;
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::error::DatabaseError;
+
+/// The schema that this version reads and writes.
+const SCHEMA: i64 = 1;
+const MIGRATIONS: [&str; SCHEMA as usize] = [include_str!("../sql/schema-1.sql")];
+
+/// What a statement takes and a row holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Int(i64),
+    Text(String),
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// One row of an answer.
+#[derive(Debug)]
+pub(super) struct Row(Vec<Value>);
+
+impl Row {
+    pub(super) fn int(&self, at: usize) -> Result<i64, DatabaseError> {
+        self.optional_int(at)?.ok_or(DatabaseError::Row(at))
+    }
+
+    pub(super) fn optional_int(&self, at: usize) -> Result<Option<i64>, DatabaseError> {
+        match self.0.get(at) {
+            Some(Value::Int(value)) => Ok(Some(*value)),
+            Some(Value::Null) => Ok(None),
+            _ => Err(DatabaseError::Row(at)),
+        }
+    }
+
+    pub(super) fn text(&self, at: usize) -> Result<String, DatabaseError> {
+        self.optional_text(at)?.ok_or(DatabaseError::Row(at))
+    }
+
+    pub(super) fn optional_text(&self, at: usize) -> Result<Option<String>, DatabaseError> {
+        match self.0.get(at) {
+            Some(Value::Text(value)) => Ok(Some(value.clone())),
+            Some(Value::Null) => Ok(None),
+            _ => Err(DatabaseError::Row(at)),
+        }
+    }
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Writing what only one may write at a time.
+    Alone,
+}
+
+/// One connection. Statements number their parameters `$1`, `$2`, ... in the order of their first use.
+pub(super) trait Connection: Send {
+    fn begin(&mut self, kind: Begin) -> Result<(), DatabaseError>;
+    fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DatabaseError>;
+    fn batch(&mut self, sql: &str) -> Result<(), DatabaseError>;
+    /// The time in milliseconds since 1970, by the one clock that all who use the database share.
+    fn now(&mut self) -> Result<i64, DatabaseError>;
+    /// Whether it can be used again.
+    fn is_whole(&mut self) -> bool;
+}
+
+/// This machine's clock.
+fn local_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Where a database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Sqlite(String),
+    Postgres(String),
+}
+
+/// A database with its open connections.
+pub(super) struct Database {
+    place: Place,
+    idle: Mutex<Pool>,
+    freed: Condvar,
+}
+
+struct Pool {
+    idle: Vec<Box<dyn Connection>>,
+    /// Connections that may still be opened.
+    left: usize,
+}
+
+/// Connections of one process.
+const CONNECTIONS: usize = 8;
+
+impl Database {
+    /// Opens `postgres://...`, or `sqlite:PATH` or a path, and brings its schema up to date.
+    pub(super) fn open(url: &str) -> Result<Self, DatabaseError> {
+        let place = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            Place::Postgres(url.to_owned())
+        } else {
+            let path = url.strip_prefix("sqlite:").unwrap_or(url);
+            if path.is_empty() || path.contains("://") {
+                return Err(DatabaseError::Url(url.to_owned()));
+            }
+            Place::Sqlite(path.to_owned())
+        };
+        let pool = Pool { idle: Vec::new(), left: CONNECTIONS };
+        let database = Self { place, idle: Mutex::new(pool), freed: Condvar::new() };
+        database.transaction(Begin::Alone, migrate)?;
+        Ok(database)
+    }
+
+    fn connect(&self) -> Result<Box<dyn Connection>, DatabaseError> {
+        Ok(match &self.place {
+            Place::Sqlite(path) => Box::new(sqlite::Sqlite::open(path)?),
+            Place::Postgres(url) => Box::new(postgres::Postgres::open(url)?),
+        })
+    }
+
+    fn take(&self) -> Result<Box<dyn Connection>, DatabaseError> {
+        let mut pool = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(mut connection) = pool.idle.pop() {
+                if connection.is_whole() {
+                    return Ok(connection);
+                }
+                pool.left += 1;
+            } else if pool.left > 0 {
+                pool.left -= 1;
+                drop(pool);
+                return self.connect().inspect_err(|_| self.give(None));
+            } else {
+                pool = self.freed.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Gives a connection back, or the right to open one.
+    fn give(&self, connection: Option<Box<dyn Connection>>) {
+        let mut pool = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        match connection {
+            Some(connection) => pool.idle.push(connection),
+            None => pool.left += 1,
+        }
+        self.freed.notify_one();
+    }
+
+    /// Runs a transaction, which is undone where `work` fails. Blocks.
+    pub(super) fn transaction<T, E: From<DatabaseError>>(
+        &self,
+        kind: Begin,
+        work: impl FnOnce(&mut dyn Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.take()?;
+        let result = (|| {
+            connection.begin(kind)?;
+            let done = work(&mut *connection)?;
+            connection.batch("COMMIT")?;
+            Ok(done)
+        })();
+        // A connection that cannot undo is closed, which undoes.
+        let whole = result.is_ok() || connection.batch("ROLLBACK").is_ok();
+        self.give((whole && connection.is_whole()).then_some(connection));
+        result
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // An address of PostgreSQL holds a password.
+        let kind = match &self.place {
+            Place::Sqlite(path) => path,
+            Place::Postgres(_) => "postgres",
+        };
+        f.debug_tuple("Database").field(&kind).finish()
+    }
+}
+
+/// Brings the schema to this version's; a newer one is refused.
+fn migrate(connection: &mut dyn Connection) -> Result<(), DatabaseError> {
+    connection.batch("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")?;
+    let found = connection.query("SELECT version FROM schema_version", &[])?;
+    let found = found.first().map_or(Ok(0), |row| row.int(0))?;
+    if found > SCHEMA {
+        return Err(DatabaseError::Newer { found, known: SCHEMA });
+    }
+    let at = usize::try_from(found).map_err(|_| DatabaseError::Row(0))?;
+    for migration in MIGRATIONS.iter().skip(at) {
+        connection.batch(migration)?;
+    }
+    if found < SCHEMA {
+        connection.batch("DELETE FROM schema_version")?;
+        connection.query("INSERT INTO schema_version (version) VALUES ($1)", &[SCHEMA.into()])?;
+    }
+    Ok(())
+}
