@@ -15,6 +15,8 @@ pub const START: i64 = 1_800_000_000_000;
 pub enum World {
     Sqlite(tempfile::TempDir),
     Postgres(Arc<Postgres>),
+    /// One database.
+    At(String),
 }
 
 impl World {
@@ -39,6 +41,7 @@ impl World {
                 format!("sqlite:{}", folder.path().join(format!("{noise}.db")).display())
             }
             Self::Postgres(server) => server.database(),
+            Self::At(url) => url.clone(),
         }
     }
 

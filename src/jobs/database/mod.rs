@@ -117,6 +117,8 @@ pub(super) struct Database {
     place: Place,
     idle: Mutex<Pool>,
     freed: Condvar,
+    /// Who writes to SQLite: waiting here is fairer than asking the file again and again.
+    writer: Mutex<()>,
 }
 
 struct Pool {
@@ -141,7 +143,8 @@ impl Database {
             Place::Sqlite(path.to_owned())
         };
         let pool = Pool { idle: Vec::new(), left: CONNECTIONS };
-        let database = Self { place, idle: Mutex::new(pool), freed: Condvar::new() };
+        let database =
+            Self { place, idle: Mutex::new(pool), freed: Condvar::new(), writer: Mutex::new(()) };
         database.transaction(Begin::Alone, migrate)?;
         Ok(database)
     }
@@ -187,6 +190,8 @@ impl Database {
         kind: Begin,
         work: impl FnOnce(&mut dyn Connection) -> Result<T, E>,
     ) -> Result<T, E> {
+        let alone = matches!(self.place, Place::Sqlite(_)) && kind != Begin::Read;
+        let _turn = alone.then(|| self.writer.lock().unwrap_or_else(PoisonError::into_inner));
         let mut connection = self.take()?;
         let result = (|| {
             connection.begin(kind)?;
