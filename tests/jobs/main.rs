@@ -7,6 +7,7 @@
 mod postgres;
 
 mod company;
+mod cost;
 mod model;
 mod rules;
 mod world;

@@ -32,7 +32,7 @@ fn a_model_is_compressed_and_its_result_loads() {
     assert_eq!(artifact["lineage"]["quantization"]["method"], "nf4");
     // Its files come from the same address, byte for byte.
     let folder = fresh_folder("flow-unpacked");
-    done(&["unpack", "org/small", text(&folder.join("m")), "--store", store]);
+    done(&["unpack", "org/small", "--out", text(&folder.join("m")), "--store", store]);
     for file in artifact["files"].as_array().unwrap() {
         let answer = studio.get(file["url"].as_str().unwrap());
         assert_eq!(answer.status, 200);

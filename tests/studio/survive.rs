@@ -13,13 +13,13 @@ const LEASE: [&str; 2] = ["--lease", "2"];
 #[test]
 fn a_worker_is_killed_and_another_goes_on_from_there() {
     let world = World::new("killed");
-    let model = world.slow_model();
+    let model = world.large_model();
     let studio =
         world.serve(&["--workers", "0", "--allow-path", text(&world.folder), LEASE[0], LEASE[1]]);
     let first = world.worker(&LEASE);
-    let wanted = json!({"model": text(&model), "preset": "bnb_nf4", "name": "org/slow"});
+    let wanted = json!({"model": text(&model), "preset": "bnb_int8", "name": "org/slow"});
     let id = studio.submit("/compress", &wanted);
-    studio.begun(&id);
+    world.wrote(&studio, &id);
     first.signal("-KILL");
     let _second = world.worker(&LEASE);
     let job = studio.end(&id);
@@ -51,12 +51,12 @@ fn a_job_is_cancelled_while_it_runs() {
 #[test]
 fn a_server_is_restarted_and_its_job_goes_on() {
     let world = World::new("restarted");
-    let model = world.slow_model();
+    let model = world.large_model();
     let allow = ["--allow-path", text(&world.folder)];
     let mut studio = world.serve(&allow);
-    let wanted = json!({"model": text(&model), "preset": "bnb_nf4", "name": "org/slow"});
+    let wanted = json!({"model": text(&model), "preset": "bnb_int8", "name": "org/slow"});
     let id = studio.submit("/compress", &wanted);
-    studio.begun(&id);
+    world.wrote(&studio, &id);
     studio.process.signal("-TERM");
     assert_eq!(studio.process.end(), Some(0));
     let studio = world.serve(&allow);

@@ -117,6 +117,23 @@ impl World {
     pub fn slow_model(&self) -> PathBuf {
         super::model::write(&self.folder.join("slow"), &super::model::llama(6, 512))
     }
+
+    /// The same, of which more than one pack is written.
+    pub fn large_model(&self) -> PathBuf {
+        super::model::write(&self.folder.join("slow"), &super::model::llama(4, 1024))
+    }
+
+    /// Waits until a job that runs has written a pack.
+    #[track_caller]
+    pub fn wrote(&self, studio: &Served, id: &str) {
+        studio.until(id, |job| {
+            assert!(
+                job["status"] == "queued" || job["status"] == "running",
+                "it is too fast: {job}"
+            );
+            !super::run::names(&self.store, "packs/").is_empty()
+        });
+    }
 }
 
 impl Served {
