@@ -7,8 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::error::{DatabaseError, JobsError};
-
 /// Hex digits of a job's id: milliseconds since 1970, so that ids sort by time, then noise.
 const ID_DIGITS: usize = 32;
 
@@ -18,9 +16,8 @@ const ID_DIGITS: usize = 32;
 pub struct JobId(String);
 
 impl JobId {
-    pub(super) fn new(now: i64) -> Result<Self, JobsError> {
-        let noise = getrandom::u64()
-            .map_err(|error| JobsError::Invalid(format!("no randomness: {error}")))?;
+    pub(super) fn new(now: i64) -> Result<Self, String> {
+        let noise = getrandom::u64().map_err(|error| format!("no randomness: {error}"))?;
         let noise = u128::from(noise) | (u128::from(noise.rotate_left(23) & 0xffff) << 64);
         let digits = ((now.max(0) as u128) << 80) | noise;
         Ok(Self(format!("{digits:032x}")))
@@ -112,11 +109,11 @@ impl fmt::Display for State {
 }
 
 impl FromStr for State {
-    type Err = DatabaseError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, DatabaseError> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|state| state.name() == text);
-        found.ok_or(DatabaseError::Row(6))
+        found.ok_or_else(|| format!("{text}: no state of a job"))
     }
 }
 

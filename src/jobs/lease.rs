@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::database::{Begin, Connection, Value};
 use super::error::{DatabaseError, JobsError};
 use super::job::{Beat, Job, JobId, Lease, Outcome, State, millis};
-use super::queue::{Jobs, append, find};
+use super::queue::{Jobs, append, find, state};
 
 const PICK: &str = include_str!("sql/claim_pick.sql");
 const TAKE: &str = include_str!("sql/claim_take.sql");
@@ -71,7 +71,7 @@ impl Jobs {
             if let Some(progress) = progress {
                 append(db, &lease.job, now, "progress", progress)?;
             }
-            match row.text(0)?.parse()? {
+            match state(row, 0)? {
                 State::Cancelling => Ok(Beat::Cancel),
                 _ => Ok(Beat::Go),
             }
@@ -203,10 +203,10 @@ impl Jobs {
             let mut count = 0;
             for row in db.query(EXPIRED, &[now.into()])? {
                 let id: JobId = row.text(0)?.parse().map_err(|_| DatabaseError::Row(0))?;
-                let was: State = row.text(2)?.parse()?;
+                let was = state(&row, 2)?;
                 let (attempts, most) = (row.int(3)?, row.int(4)?);
                 let lost = || Some("its worker was lost".to_owned());
-                let (state, run_at, error) = match was {
+                let (becomes, run_at, error) = match was {
                     State::Cancelling => (State::Cancelled, now, None),
                     _ if attempts < most => (State::Queued, now + self.policy.pause(attempts), lost()),
                     _ => {
@@ -217,15 +217,15 @@ impl Jobs {
                 let values: [Value; 8] = [
                     id.as_str().into(),
                     row.int(1)?.into(),
-                    state.name().into(),
+                    becomes.name().into(),
                     run_at.into(),
                     error.clone().into(),
-                    state.is_final().then_some(now).into(),
+                    becomes.is_final().then_some(now).into(),
                     was.name().into(),
                     now.into(),
                 ];
                 if !db.query(EXPIRE, &values)?.is_empty() {
-                    ended(db, &id, now, state, error, run_at)?;
+                    ended(db, &id, now, becomes, error, run_at)?;
                     count += 1;
                 }
             }

@@ -97,7 +97,7 @@ impl Jobs {
                 Some(job) => self.join(db, wanted, job, now)?,
                 None => {
                     quota(db, wanted, now)?;
-                    let id = JobId::new(now)?;
+                    let id = JobId::new(now).map_err(JobsError::Invalid)?;
                     let values = [
                         id.as_str().into(),
                         (*wanted.tenant).into(),
@@ -260,7 +260,7 @@ impl Jobs {
         let sql = "SELECT state, count(*) FROM jobs GROUP BY state";
         self.database.transaction(Begin::Read, |db| {
             let rows = db.query(sql, &[])?;
-            rows.iter().map(|row| Ok((row.text(0)?.parse()?, row.int(1)?))).collect()
+            rows.iter().map(|row| Ok((state(row, 0)?, row.int(1)?))).collect()
         })
     }
 
@@ -381,6 +381,11 @@ fn one(rows: Vec<Row>) -> Result<Option<Job>, JobsError> {
     Ok(rows.first().map(job).transpose()?)
 }
 
+/// A state in a row.
+pub(super) fn state(row: &Row, at: usize) -> Result<State, DatabaseError> {
+    row.text(at)?.parse().map_err(|_| DatabaseError::Row(at))
+}
+
 fn job(row: &Row) -> Result<Job, DatabaseError> {
     let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
     let id = |at: usize, text: String| text.parse().map_err(|_| DatabaseError::Row(at));
@@ -391,7 +396,7 @@ fn job(row: &Row) -> Result<Job, DatabaseError> {
         key: row.text(3)?,
         request: json(Some(row.text(4)?)).unwrap_or(Json::Null),
         priority: row.int(5)?,
-        state: row.text(6)?.parse()?,
+        state: state(row, 6)?,
         attempts: row.int(7)?,
         max_attempts: row.int(8)?,
         epoch: row.int(9)?,

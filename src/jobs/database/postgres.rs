@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use postgres::{Client, Config, NoTls, Statement};
 
-use super::{Begin, Connection, Row, Value};
+use super::interface::{Begin, Connection, Row, Value};
 use crate::jobs::error::DatabaseError;
 
 /// How long a connection may take to be made.

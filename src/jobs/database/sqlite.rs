@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, OpenFlags, ToSql};
 
-use super::{Begin, Connection, Row, Value, local_now};
+use super::interface::{Begin, Connection, Row, Value, local_now};
 use crate::jobs::error::DatabaseError;
 
 /// How long a writer waits for others.

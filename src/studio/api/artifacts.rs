@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Asking, Segment, Shared};
+use super::asking::{Asking, Segment, Shared};
 use crate::format::name::{ArtifactSpec, NamePattern};
 use crate::maintain::inspect;
 use crate::store::artifact::Artifact;

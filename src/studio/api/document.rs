@@ -3,6 +3,8 @@
 use axum::Json;
 use serde_json::{Map, Value, json};
 
+use crate::quantize::produce::PRESETS;
+
 /// A route: method, path, what it does, the schema of its body, and of its answer.
 type Route =
     (&'static str, &'static str, &'static str, Option<&'static str>, (&'static str, &'static str));
@@ -92,7 +94,13 @@ fn operation(
     let mut parameters: Vec<Value> = path
         .split('/')
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .map(|name| {
+            let schema = match name {
+                "file" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$"}),
+                _ => json!({"type": "string"}),
+            };
+            json!({"name": name, "in": "path", "required": true, "schema": schema})
+        })
         .collect();
     let mut header = |name: &str, required: bool, schema: Value| {
         parameters
@@ -106,14 +114,11 @@ fn operation(
         );
         header("Prefer", false, json!({"type": "string", "examples": ["wait=30"]}));
     }
+    let bytes = json!({"type": "integer", "minimum": 0, "maximum": 1 << 30});
     match (method, path) {
         ("get", "/jobs/{id}/events") => header("Last-Event-ID", false, json!({"type": "integer"})),
-        ("post", "/uploads/{id}/{file}") => {
-            header("Upload-Length", true, json!({"type": "integer", "minimum": 0}))
-        }
-        ("patch", "/uploads/{id}/{file}") => {
-            header("Upload-Offset", true, json!({"type": "integer", "minimum": 0}))
-        }
+        ("post", "/uploads/{id}/{file}") => header("Upload-Length", true, bytes.clone()),
+        ("patch", "/uploads/{id}/{file}") => header("Upload-Offset", true, bytes.clone()),
         _ => {}
     }
     if path == "/jobs" {
@@ -123,7 +128,7 @@ fn operation(
         };
         query("status", reference("Status"));
         query("kind", json!({"enum": crate::studio::request::KINDS}));
-        query("cursor", json!({"type": "string"}));
+        query("cursor", json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}));
         query("limit", json!({"type": "integer", "minimum": 1, "maximum": 200}));
     }
     let answer = content(schema, summary);
@@ -171,12 +176,13 @@ fn content(schema: &str, summary: &str) -> Value {
 
 fn schemas() -> Value {
     let text = json!({"type": "string", "minLength": 1, "maxLength": 512});
-    let number = json!({"type": "number", "minimum": 0});
+    let number = json!({"type": "number", "minimum": 0, "maximum": 1e6});
     let priority = json!({"type": "integer", "minimum": -9, "maximum": 9});
+    let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
     let maybe = |kind: &str| json!({"type": [kind, "null"]});
     json!({
-        "Compress": {"type": "object", "required": ["model"], "additionalProperties": false, "properties": {
-            "model": text, "name": text, "preset": text, "method": text, "bits": {"type": "integer"},
+        "Compress": {"type": "object", "required": ["model"], "oneOf": [{"required": ["preset"]}, {"required": ["method"]}], "additionalProperties": false, "properties": {
+            "model": text, "name": text, "preset": {"enum": presets}, "method": text, "bits": {"type": "integer"},
             "group_size": {"type": "integer"}, "format": text, "skip": {"type": "array", "items": text},
             "priority": priority,
         }},
@@ -185,7 +191,7 @@ fn schemas() -> Value {
             "min_compression": number, "hardware": text, "priority": priority,
         }},
         "Delta": {"type": "object", "required": ["model", "base"], "additionalProperties": false, "properties": {
-            "model": text, "base": text, "name": text, "method": text, "priority": priority,
+            "model": text, "base": text, "name": text, "method": {"enum": ["lossless", "sparse_int8", "uniform"]}, "priority": priority,
         }},
         "Status": {"enum": crate::jobs::State::ALL},
         "Job": {"type": "object", "required": ["id", "kind", "status", "created_at", "urls"], "properties": {

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures_util::stream;
 
-use super::{Asking, Segment, Shared};
+use super::asking::{Asking, Segment, Shared};
 use crate::jobs::{Event, JobId};
 use crate::studio::problem::Problem;
 use crate::studio::state::Studio;

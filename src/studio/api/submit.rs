@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{Asking, Shared};
+use super::asking::{Asking, Shared, json as json_of};
+use super::shown::shown;
 use crate::format::name::ArtifactSpec;
 use crate::jobs::{Job, State as JobState, Submission};
 use crate::store::artifact::Artifact;
@@ -57,7 +58,7 @@ async fn submit(
 ) -> Result<Response, Problem> {
     let caller = asking.submits()?;
     let headers = request.headers().clone();
-    let (mut body, bytes) = super::json(request).await?;
+    let (mut body, bytes) = json_of(request).await?;
     let priority = match body.as_object_mut().and_then(|body| body.remove("priority")) {
         None => 0,
         Some(given) => given
@@ -180,7 +181,7 @@ async fn wait(studio: &Studio, headers: &HeaderMap, mut job: Job) -> Result<Job,
 
 /// A job, where it is found, and more about how it came about.
 pub(super) fn answer(status: StatusCode, job: &Job, more: Value) -> Response {
-    let mut body = super::jobs::shown(job);
+    let mut body = shown(job);
     if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
         body.extend(more);
     }

@@ -7,7 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{Asking, Shared};
+use super::asking::{Asking, Shared};
 use crate::jobs::State as JobState;
 use crate::quantize::produce::PRESETS;
 use crate::studio::problem::Problem;
@@ -45,8 +45,8 @@ pub(super) async fn workers(
     let seen = studio.jobs(|jobs| jobs.workers()).await?;
     let shown = seen.iter().map(|worker| {
         json!({
-            "name": worker.name, "started_at": super::jobs::date(worker.started_at),
-            "seen_at": super::jobs::date(worker.seen_at), "job": worker.job,
+            "name": worker.name, "started_at": super::shown::date(worker.started_at),
+            "seen_at": super::shown::date(worker.seen_at), "job": worker.job,
         })
     });
     Ok(Json(json!({"workers": shown.collect::<Vec<_>>()})))

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::{Asking, Segment, Shared};
+use super::asking::{Asking, Segment, Shared};
 use crate::studio::problem::Problem;
 use crate::studio::uploads::{Offset, UploadId, Uploads};
 
