@@ -27,6 +27,8 @@
 //! | [`engine`] | engine | running a language model on weights as they are stored |
 //! | [`serve`] | serve | an OpenAI-compatible server: the embedded engine, or one of others |
 //! | [`optimize`] | optimize | the cheapest quantization that keeps limits of quality, latency and size |
+//! | [`jobs`] | studio | durable jobs on SQLite or PostgreSQL: leases, events, retries; a child process runs each |
+//! | [`studio`] | studio | compression as a service: jobs over HTTP, and a page |
 //! | [`cli`] | cli | the command |
 //!
 //! [`format`]: mod@format
@@ -65,6 +67,8 @@ pub mod edge;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod format;
+#[cfg(feature = "studio")]
+pub mod jobs;
 #[cfg(feature = "load")]
 pub mod load;
 #[cfg(feature = "pack")]
@@ -82,6 +86,8 @@ pub mod schedule;
 pub mod serve;
 #[cfg(feature = "load")]
 pub mod store;
+#[cfg(feature = "studio")]
+pub mod studio;
 #[cfg(feature = "load")]
 pub mod transport;
 pub mod trust;

@@ -25,6 +25,7 @@ install_debian_packages() {
     command -v c++ >/dev/null || missing+=(g++)
     ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1 || missing+=(mesa-vulkan-drivers)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)
     command -v chromium >/dev/null || missing+=(chromium)
     ldconfig -p | grep -q libvulkan.so.1 || missing+=(libvulkan1)
     ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)

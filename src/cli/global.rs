@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::error::{Failure, NOT_FOUND};
 use super::output::Output;
 use crate::format::name::ArtifactSpec;
+use crate::pack::Gate;
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
 use crate::store::artifact::{Artifact, OpenOptions};
@@ -46,6 +47,9 @@ pub(super) struct Global {
     /// Show no progress
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
+    /// Asked before a ref moves: whoever runs this command as a job answers.
+    #[arg(skip)]
+    pub(super) gate: Option<Gate>,
 }
 
 impl Global {

@@ -15,6 +15,7 @@ mod eval_speed;
 mod gc;
 mod global;
 mod inspect;
+mod job;
 mod keys;
 mod load;
 mod load_device;
@@ -29,6 +30,7 @@ mod quantize_external;
 mod refs;
 mod serve;
 mod sign_url;
+mod studio;
 mod unpack;
 mod verify;
 
@@ -81,6 +83,11 @@ enum Command {
     Serve(Box<serve::Serve>),
     #[command(hide = true)]
     Supervise(serve::Supervise),
+    /// Serve compression as a service: jobs over HTTP, and a page
+    Studio(studio::Studio),
+    /// Run a command as a worker does
+    #[command(hide = true)]
+    Job(job::Job),
     /// Evaluate a model
     Eval(eval::Eval),
     /// Sign a URL of an edge, which then needs no token until it expires
@@ -120,12 +127,28 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let output = Output::new(cli.global.json, cli.global.quiet);
+    let (cli, output) = match of_worker(cli) {
+        Ok(own) => own,
+        Err((failure, output)) => return output.fail(&failure),
+    };
     let result = log().and_then(|()| run(cli, &output));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.fail(&failure),
     }
+}
+
+/// The command that a job is, if this process runs one for a worker, and how it prints.
+fn of_worker(cli: Cli) -> Result<(Cli, Output), (Failure, Output)> {
+    let Command::Job(job) = cli.command else {
+        let output = Output::new(cli.global.json, cli.global.quiet);
+        return Ok((cli, output));
+    };
+    let output = Output::reporting();
+    let words = std::iter::once("tenpak".to_owned()).chain(job.command);
+    let parsed = Cli::try_parse_from(words).map_err(|error| (Failure::usage(error), output))?;
+    let gate = job::gate().map_err(|failure| (failure, output))?;
+    Ok((Cli { global: Global { gate: Some(gate), ..parsed.global }, ..parsed }, output))
 }
 
 /// Where the library tells what it does: how much of it, from `error` to `trace`, goes to standard error.
@@ -176,6 +199,8 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Serve(args) => args.run(global, handle, output, interrupt.abort_handle()),
         // It has no runtime: its process ends before there is one.
         Command::Supervise(args) => args.run(),
+        Command::Studio(args) => args.run(global, handle, output),
+        Command::Job(_) => Err(Failure::usage("a job is no job's command")),
         Command::Eval(args) => args.run(global, handle, output),
         Command::SignUrl(args) => args.run(output),
         Command::Verify(args) => handle.block_on(args.run(global, output)),

@@ -13,16 +13,28 @@ use crate::store::Store;
 pub(super) struct Output {
     json: bool,
     quiet: bool,
+    /// Whether a worker reads each line, as an object that names what it is.
+    reports: bool,
 }
 
 impl Output {
     pub(super) fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet }
+        Self { json, quiet, reports: false }
+    }
+
+    /// For a command that is a worker's job.
+    pub(super) const fn reporting() -> Self {
+        Self { json: true, quiet: false, reports: true }
+    }
+
+    /// Whether a worker follows the progress.
+    pub(super) const fn reports(&self) -> bool {
+        self.reports
     }
 
     /// Whether a progress bar makes sense.
     pub(super) fn shows_progress(&self) -> bool {
-        !self.quiet && io::stderr().is_terminal()
+        !self.quiet && !self.reports && io::stderr().is_terminal()
     }
 
     /// Prints the result: `object` under `--json`, else `text`, which is only made then.
@@ -31,6 +43,7 @@ impl Output {
         object: Value,
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
+        let object = if self.reports { json!({"result": object}) } else { object };
         let mut line = if self.json { object.to_string() } else { text() };
         if !line.ends_with('\n') && !line.is_empty() {
             line.push('\n');

@@ -33,6 +33,7 @@ impl Publishing {
             lifetime: lifetime(self.expires),
             ..PackOptions::default()
         };
+        options.gate = global.gate.clone();
         options.threads = self.threads.unwrap_or(options.threads);
         for path in &self.sign {
             let signer = Signer::load(path, None)?;

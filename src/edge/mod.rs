@@ -8,6 +8,7 @@
 mod api;
 mod cache;
 mod error;
+mod front;
 mod http;
 mod ops;
 mod options;
@@ -15,6 +16,7 @@ mod serve;
 mod state;
 
 pub use error::{EdgeError, SettingError, TokenError};
+pub use front::{Front, FrontAnswer, FrontError};
 pub use http::access::Access;
 pub use http::connections::ConnectionLimits;
 pub use http::signed_url::UrlKey;

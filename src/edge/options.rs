@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::edge::front::Front;
 use crate::edge::http::access::Access;
 use crate::edge::http::connections::ConnectionLimits;
 use crate::edge::http::tls::Tls;
@@ -97,6 +98,8 @@ pub struct EdgeOptions {
     pub access: Access,
     /// The certificate to show; none is plain HTTP.
     pub tls: Option<Tls>,
+    /// What else answers at the same address.
+    pub front: Option<Arc<dyn Front>>,
     /// Requests at a time; one more is answered 503.
     pub max_requests: usize,
     /// How many connections there may be, and how long one may say nothing.
@@ -126,6 +129,7 @@ impl Default for EdgeOptions {
             disk: None,
             access: Access::default(),
             tls: None,
+            front: None,
             max_requests: MAX_REQUESTS,
             connections: ConnectionLimits::default(),
             rate: None,

@@ -15,6 +15,7 @@ use crate::edge::cache::packs::Packs;
 use crate::edge::cache::relay::Relay;
 use crate::edge::cache::source::ChunkSource;
 use crate::edge::error::EdgeError;
+use crate::edge::front::Front;
 use crate::edge::http::access::Access;
 use crate::edge::http::connections::Connections;
 use crate::edge::http::tls::Tls;
@@ -42,6 +43,7 @@ pub struct Edge {
     /// The chunks of artifacts that clients with limited tokens read.
     pub(crate) owned: moka::sync::Cache<ManifestId, Arc<HashSet<StoredDigest>>>,
     pub(crate) access: Access,
+    pub(crate) front: Option<Arc<dyn Front>>,
     pub(crate) limits: Limits,
     pub(crate) connections: Arc<Connections>,
     pub(crate) watch: Arc<Watch>,
@@ -91,6 +93,7 @@ impl Edge {
             disk,
             owned: moka::sync::Cache::new(OWNED),
             access: options.access,
+            front: options.front,
             limits: Limits::new(options.max_requests, options.rate),
             connections: Connections::new(options.connections),
             watch: Arc::new(Watch { log: options.log, ..Watch::default() }),

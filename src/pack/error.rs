@@ -32,6 +32,9 @@ pub enum PackError {
     /// A file that was to be taken over from another artifact is not all there, or is to be deleted.
     #[error("{0}: it is no longer there as the artifact that it is of says; pack again")]
     Gone(String),
+    /// The ref may not move.
+    #[error("not published: {0}")]
+    Refused(String),
 }
 
 impl From<crate::transport::TransportError> for PackError {

@@ -41,7 +41,7 @@ pub(crate) use held::View;
 pub use input::{GeneratedFile, Input, PartSource};
 pub use known::{KnownFile, Piece};
 pub(crate) use link::left_behind;
-pub use options::{Lineage, PackOptions, PackReport, Progress};
+pub use options::{Gate, Lineage, PackOptions, PackReport, Progress};
 use packer::Packer;
 pub use pool::WorkerFailed;
 

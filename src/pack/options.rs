@@ -1,5 +1,10 @@
 //! How to pack, what packing did, and who watches.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::model::{Fault, Opaque};
@@ -37,6 +42,35 @@ pub struct PackOptions {
     pub opaque: Opaque,
     /// Whether files that are no whole model are packed all the same; the manifest then says so.
     pub allow_incomplete: bool,
+    /// Asked right before the ref moves.
+    pub gate: Option<Gate>,
+}
+
+/// Says whether a ref may move: the work may have become another's since it began.
+#[derive(Clone)]
+pub struct Gate(Arc<dyn Fn() -> Passing + Send + Sync>);
+
+/// Why the ref may not move, if it may not.
+type Passing = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+impl Gate {
+    /// A gate that asks `question`.
+    pub fn new<F>(question: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(question())))
+    }
+
+    pub(super) async fn pass(&self) -> Result<(), String> {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate")
+    }
 }
 
 /// Fields of the manifest that say what an artifact was made from, and how.
@@ -66,6 +100,7 @@ impl Default for PackOptions {
             lineage: Lineage::default(),
             opaque: Opaque::default(),
             allow_incomplete: false,
+            gate: None,
         }
     }
 }

@@ -84,6 +84,9 @@ impl Packed {
             })?;
             self.new_bytes += ensure(store, lease, &path, &signature).await?;
         }
+        if let Some(gate) = &self.options.gate {
+            gate.pass().await.map_err(PackError::Refused)?;
+        }
         let published =
             store.publish(name, tag, id, &self.options.signers, self.options.lifetime).await?;
         // A collection may have run between the look at what exists and the ref.

@@ -1,10 +1,12 @@
 //! From a request to the interface that answers it: what is malformed, too much, or of nobody who may ask is
 //! refused on the way.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
@@ -20,6 +22,7 @@ use crate::edge::api::native;
 use crate::edge::api::s3;
 use crate::edge::api::s3::keys;
 use crate::edge::api::status;
+use crate::edge::front::Front;
 use crate::edge::http::access::{Refused, Who};
 use crate::edge::http::answer::{Answer, IMMUTABLE, denied, empty, plain, set, unauthorized};
 use crate::edge::http::connections::Busy;
@@ -29,7 +32,7 @@ use crate::edge::ops::watch::{Api, Asked, Watched};
 use crate::edge::options::ORIGIN_STALL;
 use crate::edge::state::Edge;
 use crate::store::unix_now;
-use crate::transport::ObjectPath;
+use crate::transport::{ObjectPath, TransportError, TransportErrorKind};
 
 /// Bytes of a request's headers.
 const MAX_HEADERS: usize = 32 << 10;
@@ -122,10 +125,22 @@ pub(crate) async fn answer(
     let asked = Asked::of(&request, busy, edge.traces.is_some());
     let route = Route::of(request.uri().path(), request.method());
     let (api, version) = (route.api(), request.version());
+    let front = edge.front.as_ref().filter(|front| front.takes(request.uri().path()));
     let mut place = None;
     let mut name = String::new();
     let mut answer = match malformed(&request) {
         Some(refused) => refused,
+        None if front.is_some() => {
+            let vital = front.is_some_and(|front| front.is_vital(request.uri().path()));
+            place = edge.limits.enter();
+            match front.filter(|_| vital || place.is_some()) {
+                Some(front) => fronted(&**front, request, asked.client()).await,
+                None => {
+                    edge.watch.saturated.fetch_add(1, Ordering::Relaxed);
+                    wait(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+                }
+            }
+        }
         None if route.is_vital() => own(edge, &route, &request),
         None => match identify(edge, &request) {
             Err(refused) if api == Api::Hub => hub::worded(*refused),
@@ -154,6 +169,23 @@ pub(crate) async fn answer(
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     edge.watch.over(answer, asked, api, &name, place)
+}
+
+/// The answer of the service in front. A body that fails ends its connection.
+async fn fronted(front: &dyn Front, request: Request<Incoming>, client: IpAddr) -> Answer {
+    let answer = front.answer(request, client).await;
+    answer.map(|body| {
+        let failed = |error| {
+            TransportError::new(
+                TransportErrorKind::Io,
+                "this server",
+                "the answer",
+                "it cannot be finished",
+            )
+            .caused_by(error)
+        };
+        body.map_err(failed).boxed_unsync()
+    })
 }
 
 /// Who asks, or the refusal of a token or URL that is none of ours.

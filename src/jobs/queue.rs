@@ -1,0 +1,415 @@
+//! Jobs from outside: submitted, looked at, cancelled, forgotten.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use serde_json::{Value as Json, json};
+
+use super::database::{Begin, Connection, Database, Row, Value};
+use super::error::{DatabaseError, JobsError};
+use super::job::{
+    Event, Filter, Job, JobId, Policy, State, Submission, Submitted, WorkerSeen, millis,
+};
+
+const JOB: &str = include_str!("sql/job.sql");
+const INSERT: &str = include_str!("sql/insert.sql");
+/// Bytes of a request, and of one event.
+const MAX_REQUEST: usize = 64 << 10;
+const MAX_EVENT: usize = 16 << 10;
+/// Events of a job beyond which only changes of state are kept.
+const MAX_EVENTS: i64 = 10_000;
+const DAY: i64 = 24 * 60 * 60 * 1000;
+/// Jobs forgotten at a time.
+const SWEEP: i64 = 500;
+/// How long a worker is listed that is not heard of.
+const WORKER_SEEN: i64 = 10 * 60 * 1000;
+
+/// The jobs of a database. Its methods block.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    pub(super) database: Arc<Database>,
+    pub(super) policy: Policy,
+    clock: Clock,
+}
+
+/// By which time leases end.
+#[derive(Debug, Clone, Default)]
+pub enum Clock {
+    /// The database's own: for SQLite this machine's.
+    #[default]
+    Database,
+    /// Milliseconds since 1970 that a test sets.
+    Set(Arc<AtomicI64>),
+}
+
+impl Jobs {
+    /// Opens the database at `url` (`postgres://...`, `sqlite:PATH` or a path), and makes or renews its tables.
+    ///
+    /// # Errors
+    /// If it cannot be reached, or a newer version has changed it.
+    pub fn open(url: &str, policy: Policy, clock: Clock) -> Result<Self, JobsError> {
+        Ok(Self { database: Arc::new(Database::open(url)?), policy, clock })
+    }
+
+    /// The times that are kept to.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(super) fn now(&self, connection: &mut dyn Connection) -> Result<i64, DatabaseError> {
+        match &self.clock {
+            Clock::Database => connection.now(),
+            Clock::Set(time) => Ok(time.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check(&self) -> Result<(), JobsError> {
+        self.database.transaction(Begin::Read, |db| Ok(db.query("SELECT 1", &[]).map(drop)?))
+    }
+
+    /// Submits a job. Where an active one has its key, that one is given: what is wanted is under way. It then
+    /// has the higher of both priorities.
+    ///
+    /// # Errors
+    /// If the tenant has reached its quota, or the Idempotency-Key came with something else.
+    pub fn submit(&self, wanted: &Submission) -> Result<Submitted, JobsError> {
+        let request = wanted.request.to_string();
+        if request.len() > MAX_REQUEST {
+            return Err(JobsError::Invalid(format!("a request has at most {MAX_REQUEST} bytes")));
+        }
+        if wanted.max_attempts < 1 {
+            return Err(JobsError::Invalid("a job is tried at least once".to_owned()));
+        }
+        self.database.transaction(Begin::Write, |db| {
+            let now = self.now(db)?;
+            // The tenant's row comes first: its submissions go one at a time, so that quotas hold.
+            let tenant = "INSERT INTO tenants (name, max_running, served) VALUES ($1, $2, 0) \
+                ON CONFLICT (name) DO UPDATE SET max_running = excluded.max_running";
+            db.query(tenant, &[(*wanted.tenant).into(), wanted.quota.running.into()])?;
+            if let Some(job) = submitted_before(db, wanted)? {
+                return Ok(Submitted { job, joined: true });
+            }
+            let job = match active(db, wanted)? {
+                Some(job) => self.join(db, wanted, job, now)?,
+                None => {
+                    quota(db, wanted, now)?;
+                    let id = JobId::new(now).map_err(JobsError::Invalid)?;
+                    let values = [
+                        id.as_str().into(),
+                        (*wanted.tenant).into(),
+                        (*wanted.kind).into(),
+                        (*wanted.key).into(),
+                        request.into(),
+                        wanted.priority.into(),
+                        wanted.max_attempts.into(),
+                        now.into(),
+                        wanted.retry_of.as_ref().map(JobId::as_str).into(),
+                    ];
+                    db.query(INSERT, &values)?;
+                    append(db, &id, now, "state", &json!({"state": "queued"}))?;
+                    Submitted { job: find(db, &id)?, joined: false }
+                }
+            };
+            if let Some((key, body)) = &wanted.idempotency {
+                let sql = "INSERT INTO submissions (tenant, key, body, job, at) VALUES ($1, $2, $3, $4, $5)";
+                let id = job.job.id.as_str();
+                let values =
+                    [(*wanted.tenant).into(), (**key).into(), (**body).into(), id.into(), now.into()];
+                db.query(sql, &values)?;
+            }
+            Ok(job)
+        })
+    }
+
+    fn join(
+        &self,
+        db: &mut dyn Connection,
+        wanted: &Submission,
+        job: Job,
+        now: i64,
+    ) -> Result<Submitted, JobsError> {
+        if wanted.priority > job.priority {
+            let sql = "UPDATE jobs SET priority = $2 WHERE id = $1 AND priority < $2";
+            db.query(sql, &[job.id.as_str().into(), wanted.priority.into()])?;
+        }
+        append(db, &job.id, now, "joined", &json!({"priority": wanted.priority}))?;
+        Ok(Submitted { job: find(db, &job.id)?, joined: true })
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// If there is none of that id, or the database fails.
+    pub fn get(&self, id: &JobId) -> Result<Job, JobsError> {
+        self.database.transaction(Begin::Read, |db| find(db, id))
+    }
+
+    /// The last job of the tenant that succeeded under this key.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn succeeded(&self, tenant: &str, key: &str) -> Result<Option<Job>, JobsError> {
+        let sql = format!(
+            "{JOB} WHERE tenant = $1 AND key = $2 AND state = 'succeeded' ORDER BY finished_at DESC LIMIT 1"
+        );
+        let values = [tenant.into(), key.into()];
+        self.database.transaction(Begin::Read, |db| one(db.query(&sql, &values)?))
+    }
+
+    /// Jobs, the newest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn list(&self, filter: &Filter) -> Result<Vec<Job>, JobsError> {
+        let mut values = Vec::new();
+        let mut conditions = Vec::new();
+        let mut add = |condition: &str, value: Value| {
+            values.push(value);
+            conditions.push(format!("{condition} ${}", values.len()));
+        };
+        if let Some(tenant) = &filter.tenant {
+            add("tenant =", (**tenant).into());
+        }
+        if let Some(state) = filter.state {
+            add("state =", state.name().into());
+        }
+        if let Some(kind) = &filter.kind {
+            add("kind =", (**kind).into());
+        }
+        if let Some(before) = &filter.before {
+            add("id <", before.as_str().into());
+        }
+        let wanted = match conditions.is_empty() {
+            true => String::new(),
+            false => format!(" WHERE {}", conditions.join(" AND ")),
+        };
+        values.push(i64::try_from(filter.limit).unwrap_or(i64::MAX).into());
+        let sql = format!("{JOB}{wanted} ORDER BY id DESC LIMIT ${}", values.len());
+        self.database.transaction(Begin::Read, |db| {
+            db.query(&sql, &values)?.iter().map(|row| Ok(job(row)?)).collect()
+        })
+    }
+
+    /// Asks for a job's end. One that is queued is cancelled at once; one that runs learns it by its next
+    /// heartbeat; one that is over stays as it is.
+    ///
+    /// # Errors
+    /// If there is no such job, or the database fails.
+    pub fn cancel(&self, id: &JobId) -> Result<Job, JobsError> {
+        self.database.transaction(Begin::Write, |db| {
+            let now = self.now(db)?;
+            let sql = "UPDATE jobs SET finished_at = CASE WHEN state = 'queued' THEN $2 ELSE finished_at END, \
+                state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE 'cancelling' END \
+                WHERE id = $1 AND state IN ('queued', 'running') RETURNING state";
+            if let Some(row) = db.query(sql, &[id.as_str().into(), now.into()])?.first() {
+                append(db, id, now, "state", &json!({"state": row.text(0)?}))?;
+            }
+            find(db, id)
+        })
+    }
+
+    /// Submits again what failed or was cancelled, as a job of its own.
+    ///
+    /// # Errors
+    /// If the job succeeded or is active, or as with any submission.
+    pub fn retry(&self, id: &JobId, quota: super::Quota) -> Result<Submitted, JobsError> {
+        let job = self.get(id)?;
+        if !matches!(job.state, State::Failed | State::Cancelled) {
+            return Err(JobsError::NotOver(job.state));
+        }
+        self.submit(&Submission {
+            tenant: job.tenant,
+            kind: job.kind,
+            key: job.key,
+            request: job.request,
+            priority: job.priority,
+            max_attempts: job.max_attempts,
+            idempotency: None,
+            retry_of: Some(job.id),
+            quota,
+        })
+    }
+
+    /// The events of a job after number `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn events(&self, id: &JobId, after: i64, limit: usize) -> Result<Vec<Event>, JobsError> {
+        let sql =
+            "SELECT n, at, kind, data FROM events WHERE job = $1 AND n > $2 ORDER BY n LIMIT $3";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = [id.as_str().into(), after.into(), limit.into()];
+        self.database.transaction(Begin::Read, |db| {
+            let event = |row: &Row| {
+                let data = serde_json::from_str(&row.text(3)?).unwrap_or(Json::Null);
+                Ok(Event { n: row.int(0)?, at: row.int(1)?, kind: row.text(2)?, data })
+            };
+            db.query(sql, &values)?.iter().map(event).collect()
+        })
+    }
+
+    /// How many jobs are in each state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn counts(&self) -> Result<Vec<(State, i64)>, JobsError> {
+        let sql = "SELECT state, count(*) FROM jobs GROUP BY state";
+        self.database.transaction(Begin::Read, |db| {
+            let rows = db.query(sql, &[])?;
+            rows.iter().map(|row| Ok((state(row, 0)?, row.int(1)?))).collect()
+        })
+    }
+
+    /// Workers heard of lately.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn workers(&self) -> Result<Vec<WorkerSeen>, JobsError> {
+        let sql =
+            "SELECT name, started_at, seen_at, job FROM workers WHERE seen_at > $1 ORDER BY name";
+        self.database.transaction(Begin::Read, |db| {
+            let since = self.now(db)? - WORKER_SEEN;
+            let seen = |row: &Row| {
+                let (name, job) = (row.text(0)?, row.optional_text(3)?);
+                Ok(WorkerSeen { name, started_at: row.int(1)?, seen_at: row.int(2)?, job })
+            };
+            db.query(sql, &[since.into()])?.iter().map(seen).collect()
+        })
+    }
+
+    /// Forgets jobs that were over before the retention, with their events. Returns how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn sweep(&self) -> Result<usize, JobsError> {
+        self.database.transaction(Begin::Write, |db| {
+            let until = self.now(db)?.saturating_sub(millis(self.policy.retention));
+            let sql = "SELECT id FROM jobs WHERE finished_at < $1 ORDER BY finished_at LIMIT $2";
+            let old = db.query(sql, &[until.into(), SWEEP.into()])?;
+            for row in &old {
+                let id: Value = row.text(0)?.into();
+                for sql in [
+                    "DELETE FROM jobs WHERE id = $1",
+                    "DELETE FROM events WHERE job = $1",
+                    "DELETE FROM submissions WHERE job = $1",
+                ] {
+                    db.query(sql, std::slice::from_ref(&id))?;
+                }
+            }
+            db.query("DELETE FROM workers WHERE seen_at < $1", &[until.into()])?;
+            Ok(old.len())
+        })
+    }
+}
+
+/// The job that was submitted under the same Idempotency-Key, if any.
+fn submitted_before(
+    db: &mut dyn Connection,
+    wanted: &Submission,
+) -> Result<Option<Job>, JobsError> {
+    let Some((key, body)) = &wanted.idempotency else { return Ok(None) };
+    let sql = "SELECT body, job FROM submissions WHERE tenant = $1 AND key = $2";
+    let rows = db.query(sql, &[(*wanted.tenant).into(), (**key).into()])?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    if row.text(0)? != *body {
+        return Err(JobsError::OtherRequest);
+    }
+    let id = row.text(1)?.parse().map_err(JobsError::Invalid)?;
+    find(db, &id).map(Some)
+}
+
+fn active(db: &mut dyn Connection, wanted: &Submission) -> Result<Option<Job>, JobsError> {
+    let sql = format!(
+        "{JOB} WHERE tenant = $1 AND key = $2 AND state IN ('queued', 'running', 'cancelling')"
+    );
+    one(db.query(&sql, &[(*wanted.tenant).into(), (*wanted.key).into()])?)
+}
+
+fn quota(db: &mut dyn Connection, wanted: &Submission, now: i64) -> Result<(), JobsError> {
+    let mut count = |sql: &str, values: &[Value]| {
+        let rows = db.query(sql, values)?;
+        let count = rows.first().map_or(Ok(0), |row| row.int(0))?;
+        Ok::<u64, DatabaseError>(u64::try_from(count).unwrap_or(0))
+    };
+    let tenant = || Value::from(&*wanted.tenant);
+    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND state IN ('queued', 'running', 'cancelling')";
+    let (active, limit) = (count(sql, &[tenant()])?, wanted.quota.active);
+    if active >= limit {
+        return Err(JobsError::Active { active, limit });
+    }
+    // Ids begin with the time of their submission.
+    let since = format!("{:012x}", (now - DAY).max(0));
+    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND id > $2";
+    if count(sql, &[tenant(), since.into()])? >= wanted.quota.daily {
+        return Err(JobsError::Daily { limit: wanted.quota.daily });
+    }
+    Ok(())
+}
+
+/// Appends an event. The job's row counts its events, and is locked by whoever appends.
+pub(super) fn append(
+    db: &mut dyn Connection,
+    id: &JobId,
+    now: i64,
+    kind: &str,
+    data: &Json,
+) -> Result<(), DatabaseError> {
+    let mut data = data.to_string();
+    if data.len() > MAX_EVENT {
+        data = json!({"too_long": data.len()}).to_string();
+    }
+    let most = if kind == "state" { i64::MAX } else { MAX_EVENTS };
+    let sql = "UPDATE jobs SET events = events + 1 WHERE id = $1 AND events < $2 RETURNING events";
+    if let Some(row) = db.query(sql, &[id.as_str().into(), most.into()])?.first() {
+        let sql = "INSERT INTO events (job, n, at, kind, data) VALUES ($1, $2, $3, $4, $5)";
+        let n = row.int(0)?;
+        db.query(sql, &[id.as_str().into(), n.into(), now.into(), kind.into(), data.into()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn find(db: &mut dyn Connection, id: &JobId) -> Result<Job, JobsError> {
+    let found = one(db.query(&format!("{JOB} WHERE id = $1"), &[id.as_str().into()])?)?;
+    found.ok_or_else(|| JobsError::NoJob(id.clone()))
+}
+
+fn one(rows: Vec<Row>) -> Result<Option<Job>, JobsError> {
+    Ok(rows.first().map(job).transpose()?)
+}
+
+/// A state in a row.
+pub(super) fn state(row: &Row, at: usize) -> Result<State, DatabaseError> {
+    row.text(at)?.parse().map_err(|_| DatabaseError::Row(at))
+}
+
+fn job(row: &Row) -> Result<Job, DatabaseError> {
+    let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
+    let id = |at: usize, text: String| text.parse().map_err(|_| DatabaseError::Row(at));
+    Ok(Job {
+        id: id(0, row.text(0)?)?,
+        tenant: row.text(1)?,
+        kind: row.text(2)?,
+        key: row.text(3)?,
+        request: json(Some(row.text(4)?)).unwrap_or(Json::Null),
+        priority: row.int(5)?,
+        state: state(row, 6)?,
+        attempts: row.int(7)?,
+        max_attempts: row.int(8)?,
+        epoch: row.int(9)?,
+        worker: row.optional_text(10)?,
+        lease_until: row.optional_int(11)?,
+        run_at: row.int(12)?,
+        progress: json(row.optional_text(13)?),
+        result: json(row.optional_text(14)?),
+        error: row.optional_text(15)?,
+        retry_of: row.optional_text(16)?.map(|text| id(16, text)).transpose()?,
+        events: row.int(17)?,
+        created_at: row.int(18)?,
+        started_at: row.optional_int(19)?,
+        finished_at: row.optional_int(20)?,
+    })
+}

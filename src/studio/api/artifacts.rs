@@ -1,0 +1,108 @@
+//! Artifacts: what a job made, and what the store holds.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use super::asking::{Asking, Segment, Shared};
+use crate::format::name::{ArtifactSpec, NamePattern};
+use crate::maintain::inspect;
+use crate::store::artifact::Artifact;
+use crate::studio::problem::Problem;
+use crate::studio::source;
+
+/// Groups of tensors that are listed.
+const MAX_GROUPS: usize = 500;
+
+/// The artifact that a job made: its files with where they are, tensors, lineage, signatures.
+pub(super) async fn of_job(
+    State(studio): State<Shared>,
+    asking: Asking,
+    Path(id): Segment,
+) -> Result<Json<Value>, Problem> {
+    let job = asking.job(&studio, &id).await?;
+    let result = job.result.as_ref();
+    let named = result.and_then(|result| Some((result["name"].as_str()?, result["tag"].as_str()?)));
+    let winner = result.and_then(|result| result["winner"]["artifact"].as_str());
+    let spec =
+        named.map(|(name, tag)| format!("{name}:{tag}")).or_else(|| winner.map(str::to_owned));
+    let Some(spec) = spec else {
+        let detail =
+            format!("the job is {}: there is an artifact when it has succeeded", job.state);
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    };
+    let spec: ArtifactSpec = spec.parse().map_err(Problem::invalid)?;
+    let artifact = source::open(&studio, &asking.0, &spec).await?;
+    let mut shown = describe(&artifact, &spec).await?;
+    let made = result.and_then(|result| result["manifest"].as_str());
+    if let Value::Object(shown) = &mut shown {
+        shown.insert("job".to_owned(), job.id.as_str().into());
+        // The name may have moved on since.
+        shown.insert(
+            "current".to_owned(),
+            made.is_none_or(|made| made == artifact.id().to_string()).into(),
+        );
+    }
+    Ok(Json(shown))
+}
+
+pub(super) async fn one(
+    State(studio): State<Shared>,
+    asking: Asking,
+    Path(name): Segment,
+) -> Result<Json<Value>, Problem> {
+    let spec: ArtifactSpec = name.parse().map_err(|_| Problem::absent("artifact of this name"))?;
+    let artifact = source::open(&studio, &asking.0, &spec).await?;
+    describe(&artifact, &spec).await.map(Json)
+}
+
+/// The artifacts that the caller may read.
+pub(super) async fn list(
+    State(studio): State<Shared>,
+    asking: Asking,
+    _: HeaderMap,
+) -> Result<Json<Value>, Problem> {
+    let refs = studio.store.refs(&NamePattern::ALL).await.unwrap_or_default();
+    let bodies = refs.iter().map(crate::trust::Envelope::body);
+    let listed: Vec<Value> = bodies
+        .filter(|body| asking.0.may_read(&body.name))
+        .map(|body| json!({"name": body.name, "tag": body.tag, "manifest": body.manifest}))
+        .collect();
+    Ok(Json(json!({"artifacts": listed})))
+}
+
+async fn describe(artifact: &Artifact, spec: &ArtifactSpec) -> Result<Value, Problem> {
+    let failed = |error: crate::store::StoreError| Problem::new(StatusCode::BAD_GATEWAY, error);
+    let whole = artifact.graph().await.map_err(failed)?;
+    let seen = inspect(&whole);
+    let manifest = artifact.manifest();
+    let place = artifact.name().map(|(name, tag)| format!("/{name}/resolve/{tag}/"));
+    let files: Vec<Value> = whole
+        .files
+        .iter()
+        .map(|(file, _)| {
+            let url = place.as_ref().map(|place| format!("{place}{}", file.path));
+            json!({"path": file.path, "bytes": file.size, "url": url})
+        })
+        .collect();
+    let groups: Vec<Value> = seen.groups.iter().take(MAX_GROUPS).map(|group| json!({
+        "name": group.name, "count": group.count, "dtype": group.dtype.to_string(), "shape": group.shape.dims(),
+        "bytes": group.bytes, "encoding": group.encoding,
+    })).collect();
+    let signed: Vec<String> = artifact.signed_by().iter().map(ToString::to_string).collect();
+    Ok(json!({
+        "artifact": spec.to_string(),
+        "manifest": artifact.id(),
+        "model_id": manifest.model_id,
+        "totals": {
+            "files": manifest.totals.files, "tensors": manifest.totals.tensors,
+            "raw_bytes": manifest.totals.raw_bytes, "stored_bytes": manifest.totals.stored_bytes,
+        },
+        "lineage": {"source": manifest.source, "quantization": manifest.quantization, "delta": manifest.delta},
+        "signed_by": signed,
+        "files": files,
+        "tensors": groups,
+        "repeated_bytes": seen.repeated_bytes,
+    }))
+}

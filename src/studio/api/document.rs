@@ -1,0 +1,214 @@
+//! The description of the interface (OpenAPI 3.1), for programs.
+
+use axum::Json;
+use serde_json::{Map, Value, json};
+
+use crate::quantize::produce::PRESETS;
+
+/// A route: method, path, what it does, the schema of its body, and of its answer.
+type Route =
+    (&'static str, &'static str, &'static str, Option<&'static str>, (&'static str, &'static str));
+
+const ROUTES: &[Route] = &[
+    ("post", "/compress", "Quantize a model", Some("Compress"), ("202", "Job")),
+    (
+        "post",
+        "/optimize",
+        "Find the cheapest form of a model that meets limits",
+        Some("Optimize"),
+        ("202", "Job"),
+    ),
+    (
+        "post",
+        "/delta/compress",
+        "Write a fine-tune as its difference from a base",
+        Some("Delta"),
+        ("202", "Job"),
+    ),
+    ("get", "/status/{id}", "A job; the same as /jobs/{id}", None, ("200", "Job")),
+    (
+        "get",
+        "/artifact/{id}",
+        "What a job made: files with where they are, tensors, lineage",
+        None,
+        ("200", "Object"),
+    ),
+    ("get", "/jobs", "Jobs, the newest first", None, ("200", "Jobs")),
+    ("get", "/jobs/{id}", "A job", None, ("200", "Job")),
+    ("post", "/jobs/{id}/cancel", "Ask for a job's end", None, ("200", "Job")),
+    ("post", "/jobs/{id}/retry", "Submit again what failed or was cancelled", None, ("202", "Job")),
+    (
+        "get",
+        "/jobs/{id}/events",
+        "A job's events, server-sent; Last-Event-ID resumes",
+        None,
+        ("200", "Events"),
+    ),
+    ("get", "/jobs/{id}/log", "A job's log", None, ("200", "Text")),
+    ("get", "/artifacts", "The store's artifacts", None, ("200", "Object")),
+    ("get", "/artifacts/{name}", "An artifact", None, ("200", "Object")),
+    ("post", "/uploads", "Begin an upload", None, ("201", "Object")),
+    ("get", "/uploads/{id}", "An upload that is complete", None, ("200", "Object")),
+    ("delete", "/uploads/{id}", "Forget an upload", None, ("204", "")),
+    ("post", "/uploads/{id}/{file}", "Begin a file (tus: Upload-Length)", None, ("201", "")),
+    ("head", "/uploads/{id}/{file}", "How much of a file is there", None, ("200", "")),
+    (
+        "patch",
+        "/uploads/{id}/{file}",
+        "Append to a file (tus: Upload-Offset)",
+        Some("Bytes"),
+        ("204", ""),
+    ),
+    ("get", "/presets", "Recipes with names", None, ("200", "Object")),
+    ("get", "/workers", "Workers, for operators", None, ("200", "Object")),
+    ("get", "/me", "Whose token this is", None, ("200", "Object")),
+    ("get", "/health", "Whether this server runs", None, ("200", "Object")),
+    ("get", "/healthz", "Whether this server runs", None, ("200", "Object")),
+    ("get", "/readyz", "Whether the database answers", None, ("200", "Object")),
+    ("get", "/metrics", "Figures for Prometheus", None, ("200", "Text")),
+    ("get", "/openapi.json", "This document", None, ("200", "Object")),
+];
+
+pub(super) async fn document() -> Json<Value> {
+    let mut paths = Map::new();
+    for (method, path, summary, body, answer) in ROUTES {
+        let entry = paths.entry((*path).to_owned()).or_insert_with(|| json!({}));
+        entry[*method] = operation(path, method, summary, *body, *answer);
+    }
+    Json(json!({
+        "openapi": "3.1.0",
+        "info": {"title": "TenPak Studio", "version": env!("CARGO_PKG_VERSION")},
+        "paths": paths,
+        "security": [{}, {"token": []}],
+        "components": {"schemas": schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }))
+}
+
+fn operation(
+    path: &str,
+    method: &str,
+    summary: &str,
+    body: Option<&str>,
+    (status, schema): (&str, &str),
+) -> Value {
+    let mut parameters: Vec<Value> = path
+        .split('/')
+        .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| {
+            let schema = match name {
+                "file" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$"}),
+                _ => json!({"type": "string"}),
+            };
+            json!({"name": name, "in": "path", "required": true, "schema": schema})
+        })
+        .collect();
+    let mut header = |name: &str, required: bool, schema: Value| {
+        parameters
+            .push(json!({"name": name, "in": "header", "required": required, "schema": schema}));
+    };
+    if matches!(body, Some("Compress" | "Optimize" | "Delta")) {
+        header(
+            "Idempotency-Key",
+            false,
+            json!({"type": "string", "minLength": 1, "maxLength": 255}),
+        );
+        header("Prefer", false, json!({"type": "string", "examples": ["wait=30"]}));
+    }
+    let bytes = json!({"type": "integer", "minimum": 0, "maximum": 1 << 30});
+    match (method, path) {
+        ("get", "/jobs/{id}/events") => header("Last-Event-ID", false, json!({"type": "integer"})),
+        ("post", "/uploads/{id}/{file}") => header("Upload-Length", true, bytes.clone()),
+        ("patch", "/uploads/{id}/{file}") => header("Upload-Offset", true, bytes.clone()),
+        _ => {}
+    }
+    if path == "/jobs" {
+        let mut query = |name: &str, schema: Value| {
+            parameters
+                .push(json!({"name": name, "in": "query", "required": false, "schema": schema}));
+        };
+        query("status", reference("Status"));
+        query("kind", json!({"enum": crate::studio::request::KINDS}));
+        query("cursor", json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}));
+        query("limit", json!({"type": "integer", "minimum": 1, "maximum": 200}));
+    }
+    let answer = content(schema, summary);
+    let mut responses = json!({"default": {
+        "description": "Why it is not so (RFC 9457)",
+        "content": {"application/problem+json": {"schema": reference("Problem")}},
+    }});
+    responses[status] = answer.clone();
+    if schema == "Job" {
+        responses["200"] = answer;
+    }
+    let mut operation =
+        json!({"summary": summary, "parameters": parameters, "responses": responses});
+    match body {
+        Some("Bytes") => {
+            operation["requestBody"] =
+                json!({"required": true, "content": {"application/offset+octet-stream": {}}});
+        }
+        Some(body) => {
+            operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": reference(body)}}});
+        }
+        None => {}
+    }
+    operation
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn content(schema: &str, summary: &str) -> Value {
+    let kind = match schema {
+        "" => return json!({"description": summary}),
+        "Text" => "text/plain",
+        "Events" => "text/event-stream",
+        _ => "application/json",
+    };
+    let schema = match schema {
+        "Text" | "Events" => json!({"type": "string"}),
+        "Object" => json!({"type": "object"}),
+        schema => reference(schema),
+    };
+    json!({"description": summary, "content": {kind: {"schema": schema}}})
+}
+
+fn schemas() -> Value {
+    let text = json!({"type": "string", "minLength": 1, "maxLength": 512});
+    let number = json!({"type": "number", "minimum": 0, "maximum": 1e6});
+    let priority = json!({"type": "integer", "minimum": -9, "maximum": 9});
+    let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+    let maybe = |kind: &str| json!({"type": [kind, "null"]});
+    json!({
+        "Compress": {"type": "object", "required": ["model"], "oneOf": [{"required": ["preset"]}, {"required": ["method"]}], "additionalProperties": false, "properties": {
+            "model": text, "name": text, "preset": {"enum": presets}, "method": text, "bits": {"type": "integer"},
+            "group_size": {"type": "integer"}, "format": text, "skip": {"type": "array", "items": text},
+            "priority": priority,
+        }},
+        "Optimize": {"type": "object", "required": ["model"], "additionalProperties": false, "properties": {
+            "model": text, "name": text, "max_ppl_delta": number, "max_latency_ms": number,
+            "min_compression": number, "hardware": text, "priority": priority,
+        }},
+        "Delta": {"type": "object", "required": ["model", "base"], "additionalProperties": false, "properties": {
+            "model": text, "base": text, "name": text, "method": {"enum": ["lossless", "sparse_int8", "uniform"]}, "priority": priority,
+        }},
+        "Status": {"enum": crate::jobs::State::ALL},
+        "Job": {"type": "object", "required": ["id", "kind", "status", "created_at", "urls"], "properties": {
+            "id": {"type": "string"}, "kind": {"type": "string"}, "status": reference("Status"),
+            "tenant": {"type": "string"}, "request": {"type": "object"}, "priority": {"type": "integer"},
+            "created_at": {"type": "string"}, "started_at": maybe("string"), "finished_at": maybe("string"),
+            "estimated_finish": maybe("string"), "progress": maybe("object"), "attempts": {"type": "integer"},
+            "max_attempts": {"type": "integer"}, "worker": maybe("string"), "result": maybe("object"),
+            "error": maybe("string"), "retry_of": maybe("string"), "events": {"type": "integer"},
+            "urls": {"type": "object"},
+        }},
+        "Jobs": {"type": "object", "required": ["jobs", "next_cursor"], "properties": {
+            "jobs": {"type": "array", "items": reference("Job")}, "next_cursor": maybe("string"),
+        }},
+        "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
+            "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
+            "detail": {"type": "string"},
+        }},
+    })
+}

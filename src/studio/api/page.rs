@@ -1,0 +1,18 @@
+//! The page: three files of this program.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+pub(super) async fn index() -> Response {
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], include_str!("../page/index.html"))
+        .into_response()
+}
+
+pub(super) async fn script() -> Response {
+    ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("../page/app.js"))
+        .into_response()
+}
+
+pub(super) async fn style() -> Response {
+    ([(CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("../page/style.css")).into_response()
+}

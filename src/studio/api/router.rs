@@ -1,0 +1,55 @@
+//! The routes.
+
+use axum::Router;
+use axum::http::{Method, StatusCode};
+use axum::routing::{any, get, post};
+
+use super::asking::Shared;
+use super::{artifacts, document, events, jobs, page, submit, system, uploads};
+use crate::studio::problem::Problem;
+
+/// Every route of the studio.
+pub(in crate::studio) fn router(studio: Shared) -> Router {
+    Router::new()
+        .route("/compress", post(submit::compress))
+        .route("/optimize", post(submit::optimize))
+        .route("/delta/compress", post(submit::delta))
+        .route("/status/{id}", get(jobs::one))
+        .route("/artifact/{id}", get(artifacts::of_job))
+        .route("/jobs", get(jobs::list))
+        .route("/jobs/{id}", get(jobs::one))
+        .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/jobs/{id}/retry", post(jobs::retry))
+        .route("/jobs/{id}/events", get(events::stream))
+        .route("/jobs/{id}/log", get(jobs::log))
+        .route("/artifacts", get(artifacts::list))
+        .route("/artifacts/{*name}", get(artifacts::one))
+        .route("/uploads", post(uploads::begin))
+        .route("/uploads/{id}", get(uploads::whole).delete(uploads::remove))
+        .route(
+            "/uploads/{id}/{file}",
+            post(uploads::create).head(uploads::offset).patch(uploads::append),
+        )
+        .route("/presets", get(system::presets))
+        .route("/workers", get(system::workers))
+        .route("/me", get(system::me))
+        .route("/health", get(system::health))
+        .route("/healthz", get(system::health))
+        .route("/readyz", get(system::ready))
+        .route("/metrics", get(system::metrics))
+        .route("/openapi.json", get(document::document))
+        .route("/", get(page::index))
+        .route("/studio/app.js", get(page::script))
+        .route("/studio/style.css", get(page::style))
+        .fallback(any(absent))
+        .method_not_allowed_fallback(other_method)
+        .with_state(studio)
+}
+
+async fn absent() -> Problem {
+    Problem::absent("such path; /openapi.json lists them")
+}
+
+async fn other_method(method: Method) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} means nothing here"))
+}

@@ -1,0 +1,184 @@
+//! What a request may read: artifacts of the store, uploads, and folders that the operator allows.
+//!
+//! A source is told apart by a digest, so that the same request for the same content is the same job. Whatever the
+//! caller may not read is said not to be there.
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::problem::Problem;
+use super::state::Studio;
+use super::tokens::Caller;
+use super::uploads::UploadId;
+use crate::format::name::ArtifactSpec;
+use crate::store::StoreError;
+use crate::store::artifact::Artifact;
+
+/// Files of a folder that is a model, at most.
+const MAX_FILES: usize = 4096;
+
+/// A source that is there.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// What the command is given.
+    pub(super) argument: String,
+    /// What it holds.
+    pub(super) digest: String,
+}
+
+/// Finds a source.
+pub(super) async fn find(studio: &Studio, caller: &Caller, text: &str) -> Result<Source, Problem> {
+    for scheme in ["hf://", "s3://", "gs://", "az://", "http://", "https://", "file:"] {
+        if text.starts_with(scheme) {
+            let detail = format!("{scheme} is no source here: pack or upload the model first");
+            return Err(Problem::invalid(detail));
+        }
+    }
+    if let Some(id) = text.strip_prefix("upload:") {
+        let id: UploadId = id.parse().map_err(Problem::invalid)?;
+        let folder = studio.uploads.whole(&caller.tenant, &id)?;
+        return of_folder(&folder, text).await;
+    }
+    if text.starts_with('/') || text.starts_with('.') || text.starts_with('~') {
+        let folder = allowed(&studio.allow_paths, text)?;
+        return of_folder(&folder, text).await;
+    }
+    artifact(studio, caller, text).await
+}
+
+/// An artifact that the caller may read.
+pub(super) async fn artifact(
+    studio: &Studio,
+    caller: &Caller,
+    text: &str,
+) -> Result<Source, Problem> {
+    let spec: ArtifactSpec =
+        text.parse().map_err(|error| Problem::invalid(format!("{text}: {error}")))?;
+    let opened = open(studio, caller, &spec).await?;
+    Ok(Source { argument: spec.to_string(), digest: opened.id().to_string() })
+}
+
+/// Opens an artifact that the caller may read.
+pub(super) async fn open(
+    studio: &Studio,
+    caller: &Caller,
+    spec: &ArtifactSpec,
+) -> Result<Artifact, Problem> {
+    let absent = || Problem::absent(format!("artifact {spec}"));
+    let readable = match spec {
+        ArtifactSpec::Named { name, .. } => caller.may_read(name),
+        ArtifactSpec::Id(_) => caller.reads_all(),
+    };
+    if !readable {
+        return Err(absent());
+    }
+    Artifact::open(studio.store.clone(), spec, &studio.open).await.map_err(|error| match error {
+        StoreError::NoArtifact { .. } | StoreError::NoStore { .. } => absent(),
+        StoreError::Transport(error) => {
+            tracing::warn!(%error, "the store does not answer");
+            let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+            Problem::later(status, "the store does not answer", 5)
+        }
+        error => Problem::invalid(error),
+    })
+}
+
+/// The folder of a path below an allowed one, links followed.
+fn allowed(folders: &[PathBuf], text: &str) -> Result<PathBuf, Problem> {
+    let absent = || Problem::absent(format!("model at {text}"));
+    // What is not allowed is not told from what is not there.
+    let path = Path::new(text).canonicalize().map_err(|_| absent())?;
+    let is_below =
+        |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder));
+    if !folders.iter().any(is_below) {
+        return Err(absent());
+    }
+    // Nothing in it leads out again.
+    let mut left = MAX_FILES;
+    let inside = |path: &Path| {
+        folders
+            .iter()
+            .any(|folder| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder)))
+    };
+    if path.is_dir() && !leads_nowhere(&path, &inside, &mut left) {
+        return Err(Problem::invalid(format!(
+            "{text}: a link in it leads out, or it has over {MAX_FILES} files"
+        )));
+    }
+    Ok(path)
+}
+
+fn leads_nowhere(folder: &Path, inside: &dyn Fn(&Path) -> bool, left: &mut usize) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().all(|entry| {
+        *left = left.saturating_sub(1);
+        let Ok(path) = entry.path().canonicalize() else { return false };
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        *left > 0 && inside(&path) && (!is_folder || leads_nowhere(&path, inside, left))
+    })
+}
+
+/// A folder, told apart by the names, sizes and times of its files.
+async fn of_folder(folder: &Path, text: &str) -> Result<Source, Problem> {
+    let argument =
+        folder.to_str().ok_or_else(|| Problem::invalid("the path is not UTF-8"))?.to_owned();
+    let owned = folder.to_owned();
+    let listing = tokio::task::spawn_blocking(move || {
+        let mut hasher = blake3::Hasher::new();
+        let mut left = MAX_FILES;
+        hash(&owned, &mut hasher, &mut left).then(|| hasher.finalize().to_hex().to_string())
+    });
+    let digest = listing.await.ok().flatten();
+    let digest = digest.ok_or_else(|| Problem::absent(format!("model at {text}")))?;
+    Ok(Source { argument, digest })
+}
+
+fn hash(path: &Path, hasher: &mut blake3::Hasher, left: &mut usize) -> bool {
+    let Ok(about) = std::fs::metadata(path) else { return false };
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        return false;
+    }
+    let time = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let time = if about.is_dir() { 0 } else { time.unwrap_or_default().as_nanos() };
+    let size = if about.is_dir() { 0 } else { about.len() };
+    let name = path.as_os_str().as_encoded_bytes();
+    hasher.update(&(name.len() as u64).to_le_bytes());
+    hasher.update(name).update(&size.to_le_bytes()).update(&time.to_le_bytes());
+    if !about.is_dir() {
+        return true;
+    }
+    let Ok(entries) = std::fs::read_dir(path) else { return false };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.iter().all(|path| hash(path, hasher, left))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_what_lies_below_an_allowed_folder_is_there() {
+        let all = tempfile::tempdir().unwrap();
+        let (inside, outside) = (all.path().join("in"), all.path().join("out"));
+        std::fs::create_dir_all(inside.join("m")).unwrap();
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(inside.join("m/config.json"), "{}").unwrap();
+        symlink(&outside, inside.join("link")).unwrap();
+        let folders = [inside.clone()];
+        let status =
+            |path: &Path| allowed(&folders, path.to_str().unwrap()).map_err(|e| e.status.as_u16());
+        assert!(status(&inside.join("m")).is_ok());
+        for path in
+            [&outside, &inside.join("link"), &inside.join("m/../../out"), &inside.join("none")]
+        {
+            assert_eq!(status(path), Err(404), "{}", path.display());
+        }
+        symlink("/etc/passwd", inside.join("m/model.safetensors")).unwrap();
+        assert_eq!(status(&inside.join("m")), Err(422));
+        assert!(allowed(&[], inside.to_str().unwrap()).is_err());
+    }
+}

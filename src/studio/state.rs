@@ -1,0 +1,72 @@
+//! What a running studio holds.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::tokens::Tokens;
+use super::uploads::Uploads;
+use crate::jobs::{Jobs, Worker};
+use crate::store::Store;
+use crate::store::artifact::OpenOptions;
+use crate::trust::TrustSet;
+
+/// How a studio serves.
+#[derive(Debug)]
+pub struct StudioOptions {
+    /// Who may do what.
+    pub tokens: Tokens,
+    /// Whose artifacts count.
+    pub trust: TrustSet,
+    /// Folders whose models requests may name by their paths.
+    pub allow_paths: Vec<PathBuf>,
+    /// Where uploads lie.
+    pub uploads: PathBuf,
+    /// How often a job may be claimed.
+    pub max_attempts: i64,
+}
+
+/// The service.
+pub struct Studio {
+    pub(super) jobs: Jobs,
+    pub(super) store: Store,
+    pub(super) tokens: Tokens,
+    pub(super) open: OpenOptions,
+    pub(super) allow_paths: Vec<PathBuf>,
+    pub(super) uploads: Uploads,
+    pub(super) max_attempts: i64,
+    /// Workers of this process, which need not look for what they are told of.
+    pub(super) workers: Vec<Worker>,
+    pub(super) started: Instant,
+}
+
+impl Studio {
+    /// A studio over these jobs and this store, with the workers of this process.
+    pub fn new(jobs: Jobs, store: Store, workers: Vec<Worker>, options: StudioOptions) -> Self {
+        let StudioOptions { tokens, trust, allow_paths, uploads, max_attempts } = options;
+        let (uploads, open) = (Uploads::new(uploads), OpenOptions { trust, seen: None });
+        let started = Instant::now();
+        Self { jobs, store, tokens, open, allow_paths, uploads, max_attempts, workers, started }
+    }
+
+    /// Runs what blocks on the database.
+    pub(super) async fn jobs<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Jobs) -> Result<T, crate::jobs::JobsError> + Send + 'static,
+    ) -> Result<T, super::problem::Problem> {
+        let jobs = self.jobs.clone();
+        match tokio::task::spawn_blocking(move || work(&jobs)).await {
+            Ok(done) => Ok(done?),
+            Err(error) => {
+                tracing::error!(%error, "a thread failed");
+                let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
+                Err(super::problem::Problem::new(status, "this server failed"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Studio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Studio").field("jobs", &self.jobs).finish_non_exhaustive()
+    }
+}

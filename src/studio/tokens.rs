@@ -1,0 +1,255 @@
+//! Who may do what: bearer tokens, the tenants that they are of, and their roles. Pure.
+//!
+//! ```text
+//! # NAME sha256:<64 hex digits of the token's SHA-256> tenant=T role=viewer|submitter|operator
+//! #      [names=GLOB,...] [repos=GLOB,...] [running=N] [active=N] [daily=N]
+//! alice sha256:... tenant=research role=submitter names=research/* running=2
+//! root sha256:... tenant=ops role=operator
+//! ```
+//!
+//! `names` are the artifacts that its jobs may write, `repos` those that it may read, each all of them if left out.
+//! A viewer sees its tenant's jobs, a submitter also makes and ends them, an operator does so for every tenant. No
+//! token stands in the file, and a word that is not understood refuses it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::format::glob::Glob;
+use crate::format::id::from_hex;
+use crate::format::name::ArtifactName;
+use crate::jobs::Quota;
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Viewer,
+    Submitter,
+    Operator,
+}
+
+impl Role {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Submitter => "submitter",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Whoever sends requests.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) name: String,
+    pub(super) tenant: String,
+    pub(super) role: Role,
+    names: Option<Vec<Glob>>,
+    repos: Option<Vec<Glob>>,
+    pub(super) quota: Quota,
+}
+
+impl Caller {
+    /// Who works alone, on the machine itself.
+    fn local() -> Self {
+        Self {
+            name: "local".to_owned(),
+            tenant: "local".to_owned(),
+            role: Role::Operator,
+            names: None,
+            repos: None,
+            quota: Quota::default(),
+        }
+    }
+
+    /// Whether its jobs may write this artifact.
+    pub(super) fn may_write(&self, name: &ArtifactName) -> bool {
+        allows(self.names.as_deref(), name)
+    }
+
+    /// Whether it may read this artifact.
+    pub(super) fn may_read(&self, name: &ArtifactName) -> bool {
+        allows(self.repos.as_deref(), name)
+    }
+
+    /// Whether every artifact is for it, so that ids need no name.
+    pub(super) const fn reads_all(&self) -> bool {
+        self.repos.is_none()
+    }
+
+    /// Whether it sees the jobs of this tenant.
+    pub(super) fn sees(&self, tenant: &str) -> bool {
+        self.role == Role::Operator || self.tenant == tenant
+    }
+}
+
+fn allows(globs: Option<&[Glob]>, name: &ArtifactName) -> bool {
+    globs.is_none_or(|globs| globs.iter().any(|glob| glob.matches(name.as_str())))
+}
+
+/// The tokens of a file; or none, and whoever reaches the server is its operator.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    by_digest: Option<HashMap<[u8; 32], Arc<Caller>>>,
+    local: Arc<Caller>,
+    /// The same tokens as an edge reads them.
+    edge: String,
+}
+
+/// What is wrong with a token file.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {why}")]
+pub struct TokensError {
+    line: usize,
+    why: String,
+}
+
+impl Tokens {
+    /// Without tokens.
+    pub fn none() -> Self {
+        Self { by_digest: None, local: Arc::new(Caller::local()), edge: String::new() }
+    }
+
+    /// Reads a token file.
+    ///
+    /// # Errors
+    /// If a line is not understood, or gives a token again.
+    pub fn parse(content: &str) -> Result<Self, TokensError> {
+        let (mut by_digest, mut edge) = (HashMap::new(), String::new());
+        for (line, text) in (1..).zip(content.lines().map(str::trim)) {
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let wrong = |why: String| TokensError { line, why };
+            let (digest, caller, of_edge) = parse(text).map_err(wrong)?;
+            edge.push_str(&of_edge);
+            if by_digest.insert(digest, Arc::new(caller)).is_some() {
+                return Err(wrong("this token stands in the file before".to_owned()));
+            }
+        }
+        Ok(Self { by_digest: Some(by_digest), edge, ..Self::none() })
+    }
+
+    /// Whether a token must be shown.
+    pub const fn are_needed(&self) -> bool {
+        self.by_digest.is_some()
+    }
+
+    /// The same tokens, as an edge's file has them.
+    pub fn of_edge(&self) -> Option<&str> {
+        self.are_needed().then_some(&*self.edge)
+    }
+
+    /// Who shows this `Authorization`.
+    pub(super) fn identify(&self, authorization: Option<&str>) -> Option<Arc<Caller>> {
+        let Some(by_digest) = &self.by_digest else { return Some(self.local.clone()) };
+        let (kind, token) = authorization?.split_once(' ')?;
+        if !kind.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        by_digest.get(<[u8; 32]>::from(Sha256::digest(token.trim())).as_slice()).cloned()
+    }
+}
+
+fn parse(line: &str) -> Result<([u8; 32], Caller, String), String> {
+    let mut words = line.split_whitespace();
+    let name = words.next().unwrap_or_default().to_owned();
+    let (mut digest, mut tenant, mut role) = (None, None, None);
+    let (mut names, mut repos, mut quota) = (None, None, Quota::default());
+    let mut of_edge = name.clone();
+    for word in words {
+        if let Some(hex) = word.strip_prefix("sha256:") {
+            let parsed = from_hex::<32>(hex);
+            digest = Some(parsed.ok_or("sha256: expected 64 hex digits of the token's SHA-256")?);
+            of_edge = format!("{of_edge} {word}");
+            continue;
+        }
+        let (key, value) = word.split_once('=').ok_or_else(|| format!("{word}: not understood"))?;
+        let number = || value.parse::<u32>().map_err(|_| format!("{word}: expected a number"));
+        match key {
+            "tenant" if is_tenant(value) => tenant = Some(value.to_owned()),
+            "tenant" => return Err(format!("{word}: 1 to 64 letters, digits, - and _")),
+            "role" => {
+                let all = [Role::Viewer, Role::Submitter, Role::Operator];
+                let found = all.into_iter().find(|role| role.name() == value);
+                role =
+                    Some(found.ok_or_else(|| {
+                        format!("{word}: there are viewer, submitter and operator")
+                    })?);
+            }
+            "names" => names = Some(globs(value)?),
+            "repos" => {
+                repos = Some(globs(value)?);
+                of_edge = format!("{of_edge} {word}");
+            }
+            "running" => quota.running = number()?.into(),
+            "active" => quota.active = number()?.into(),
+            "daily" => quota.daily = number()?.into(),
+            _ => return Err(format!("{word}: not understood")),
+        }
+    }
+    let digest = digest.ok_or("no sha256:")?;
+    let tenant = tenant.ok_or("no tenant=")?;
+    let role = role.ok_or("no role=")?;
+    if role == Role::Operator {
+        of_edge.push_str(" admin");
+    }
+    of_edge.push('\n');
+    Ok((digest, Caller { name, tenant, role, names, repos, quota }, of_edge))
+}
+
+fn is_tenant(text: &str) -> bool {
+    let right = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=64).contains(&text.len()) && text.bytes().all(right)
+}
+
+fn globs(list: &str) -> Result<Vec<Glob>, String> {
+    let glob = |glob: &str| match glob {
+        "" => Err("an empty name".to_owned()),
+        _ => Glob::of_path(glob).map_err(|error| format!("{glob}: {error}")),
+    };
+    list.split(',').map(glob).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(token: &str, rest: &str) -> String {
+        let hex: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("someone sha256:{hex} {rest}\n")
+    }
+
+    #[test]
+    fn tokens_are_of_tenants_and_roles() {
+        let file = line("a", "tenant=t role=submitter names=t/* running=2")
+            + "# a comment\n\n"
+            + &line("b", "tenant=u role=operator repos=x/*");
+        let tokens = Tokens::parse(&file).unwrap();
+        let caller = tokens.identify(Some("Bearer a")).unwrap();
+        assert_eq!((&*caller.tenant, caller.role, caller.quota.running), ("t", Role::Submitter, 2));
+        assert!(
+            caller.may_write(&"t/m".parse().unwrap()) && !caller.may_write(&"u/m".parse().unwrap())
+        );
+        assert!(caller.sees("t") && !caller.sees("u") && caller.reads_all());
+        let caller = tokens.identify(Some("bearer b")).unwrap();
+        assert!(caller.sees("t") && !caller.may_read(&"t/m".parse().unwrap()));
+        for wrong in [None, Some("a"), Some("Bearer c"), Some("Basic a"), Some("Bearer ")] {
+            assert!(tokens.identify(wrong).is_none(), "{wrong:?}");
+        }
+        assert!(tokens.of_edge().unwrap().lines().nth(1).unwrap().ends_with("repos=x/* admin"));
+        assert!(Tokens::none().identify(None).is_some());
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_refuses_the_file() {
+        for rest in
+            ["role=viewer", "tenant=t", "tenant=t role=king", "tenant=../x role=viewer", "x", "x=y"]
+        {
+            assert!(Tokens::parse(&line("a", rest)).is_err(), "{rest}");
+        }
+        let twice = line("a", "tenant=t role=viewer").repeat(2);
+        assert!(Tokens::parse(&twice).unwrap_err().to_string().starts_with("line 2"));
+    }
+}

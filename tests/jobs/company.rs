@@ -1,0 +1,221 @@
+//! Many workers as processes that are killed and stopped while they work: each job comes to one end, no lease is
+//! given twice, no job runs past its cap, and what a fenced worker made is not published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tenpak::jobs::{Beat, Clock, Filter, Jobs, Lease, Outcome, Policy, State, Submission};
+
+use super::world::{World, submission};
+
+const URL: &str = "TENPAK_TEST_JOBS";
+const NOTES: &str = "TENPAK_TEST_NOTES";
+
+/// Short times, so that kills matter.
+fn policy() -> Policy {
+    Policy {
+        lease: Duration::from_millis(600),
+        first_pause: Duration::from_millis(20),
+        longest_pause: Duration::from_millis(100),
+        ..Policy::default()
+    }
+}
+
+/// What a long run sets: so many jobs.
+fn soak(few: usize) -> usize {
+    std::env::var("TENPAK_SOAK").map_or(few, |n| n.parse().expect("TENPAK_SOAK is a number"))
+}
+
+/// One line that is written whole or not at all.
+fn note(path: &Path, line: &str) {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("a file");
+    file.write_all(format!("{line}\n").as_bytes()).expect("a line");
+}
+
+/// The life of a worker process, until it is killed.
+#[test]
+fn a_worker_process() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let notes = std::env::var(NOTES).expect("where to note");
+    let notes = Path::new(&notes);
+    let name = std::process::id().to_string();
+    let jobs = loop {
+        if let Ok(jobs) = Jobs::open(&url, policy(), Clock::Database) {
+            break jobs;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    loop {
+        match jobs.claim(&name) {
+            Ok(Some((job, lease))) => {
+                note(notes, &format!("claimed {} {}", job.id, lease.epoch));
+                work(&jobs, &lease, notes);
+            }
+            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+            // It was stopped by the test.
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn work(jobs: &Jobs, lease: &Lease, notes: &Path) {
+    for step in 0..fastrand::u8(1..4) {
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..15)));
+        match jobs.heartbeat(lease, Some(&json!({"done": step}))) {
+            Ok(Beat::Go) | Err(_) => {}
+            Ok(Beat::Cancel) => {
+                let error = "terminated".to_owned();
+                drop(jobs.finish(lease, &Outcome::Failed { error, again: true }));
+                return;
+            }
+            Ok(Beat::Lost) => return,
+        }
+    }
+    if fastrand::u8(..) < 20 {
+        let error = "by chance".to_owned();
+        drop(jobs.finish(lease, &Outcome::Failed { error, again: true }));
+        return;
+    }
+    let asked = Instant::now();
+    if !jobs.may_publish(lease).unwrap_or(false) {
+        return;
+    }
+    // Whoever was stopped in between finds the leave stale.
+    if asked.elapsed() < policy().lease / 2 {
+        note(notes, &format!("published {} {}", lease.job, lease.epoch));
+    }
+    drop(jobs.finish(lease, &Outcome::Succeeded(json!({"epoch": lease.epoch}))));
+}
+
+fn worker(url: &str, notes: &Path) -> Child {
+    Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "company::a_worker_process", "--nocapture"])
+        .env(URL, url)
+        .env(NOTES, notes)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a process")
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
+}
+
+fn company(world: &World, count: usize, crash: &mut dyn FnMut()) {
+    let url = world.database();
+    let jobs = Jobs::open(&url, policy(), Clock::Database).unwrap();
+    let notes = tempfile::tempdir().unwrap();
+    let notes = notes.path().join("notes");
+    let mut workers: Vec<Child> = (0..6).map(|_| worker(&url, &notes)).collect();
+    let mut stopped = BTreeMap::<usize, Instant>::new();
+    let mut ids = BTreeSet::new();
+    let start = Instant::now();
+    let (mut submitted, mut crashed) = (0, false);
+    loop {
+        for _ in 0..count.div_ceil(20).min(count - submitted) {
+            let wanted = Submission {
+                max_attempts: 4,
+                ..submission(&format!("t{}", submitted % 3), &submitted.to_string())
+            };
+            let Ok(given) = jobs.submit(&wanted) else { continue };
+            if submitted % 17 == 0 {
+                drop(jobs.cancel(&given.job.id));
+            }
+            ids.insert(given.job.id);
+            submitted += 1;
+        }
+        if submitted >= count / 2 && !crashed {
+            crashed = true;
+            crash();
+        }
+        let at = fastrand::usize(..workers.len());
+        match fastrand::u8(..4) {
+            0 if !stopped.contains_key(&at) => {
+                drop(workers[at].kill());
+                drop(workers[at].wait());
+                workers[at] = worker(&url, &notes);
+            }
+            1 if !stopped.contains_key(&at) => {
+                signal(&workers[at], "-STOP");
+                stopped.insert(at, Instant::now());
+            }
+            _ => {}
+        }
+        // Stopped for longer than a lease, then let go.
+        let over = |since: &Instant| since.elapsed() > policy().lease * 2;
+        stopped.retain(|at, since| {
+            let over = over(since);
+            if over {
+                signal(&workers[*at], "-CONT");
+            }
+            !over
+        });
+        let counts = jobs.counts().unwrap_or_default();
+        let over: i64 = counts.iter().filter(|(state, _)| state.is_final()).map(|(_, n)| n).sum();
+        if submitted == count && over as usize == count {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(600), "{counts:?}");
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    for worker in &mut workers {
+        drop(worker.kill());
+        drop(worker.wait());
+    }
+    assert_eq!(ids.len(), count);
+    let noted = std::fs::read_to_string(&notes).unwrap();
+    let all = |kind: &str| -> Vec<(&str, i64)> {
+        let of = noted
+            .lines()
+            .filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' ')?.split_once(' '));
+        of.map(|(job, epoch)| (job, epoch.parse().unwrap())).collect()
+    };
+    let claimed = all("claimed");
+    let distinct: BTreeSet<_> = claimed.iter().collect();
+    assert_eq!(distinct.len(), claimed.len(), "a lease was given twice");
+    let published: BTreeSet<_> = all("published").into_iter().collect();
+    let mut states = BTreeMap::new();
+    for job in jobs.list(&Filter { limit: count * 2, ..Filter::default() }).unwrap() {
+        *states.entry(job.state).or_insert(0) += 1;
+        assert!(job.state.is_final() && job.attempts <= job.max_attempts, "{job:?}");
+        let id = job.id.as_str();
+        assert!(claimed.iter().filter(|(own, _)| *own == id).count() <= job.max_attempts as usize);
+        let events = jobs.events(&job.id, 0, 10_000).unwrap();
+        assert!(events.iter().zip(1..).all(|(event, n)| event.n == n));
+        let ends = events.iter().filter(|event| {
+            let state = event.data["state"].as_str().and_then(|state| state.parse().ok());
+            event.kind == "state" && state.is_some_and(State::is_final)
+        });
+        assert_eq!(ends.count(), 1, "{events:?}");
+        // The lease under which it succeeded is the last; nothing was published under a later one, and what was
+        // published under an earlier one was published while that lease was the last.
+        if job.state == State::Succeeded {
+            assert_eq!(job.result.unwrap()["epoch"], job.epoch);
+        }
+        assert!(
+            published.iter().filter(|(own, _)| *own == id).all(|(_, epoch)| *epoch <= job.epoch)
+        );
+    }
+    assert_eq!(states.values().sum::<usize>(), count, "{states:?}");
+    assert!(states[&State::Succeeded] > count / 2, "{states:?}");
+    eprintln!("{states:?}, {} leases, {:.1} s", claimed.len(), start.elapsed().as_secs_f64());
+}
+
+#[test]
+fn sqlite_survives_kills_and_pauses() {
+    company(&World::sqlite(), soak(40), &mut || {});
+}
+
+#[test]
+fn postgres_survives_kills_pauses_and_a_restart() {
+    let mut server = super::postgres::Postgres::start();
+    let url = server.database();
+    company(&World::At(url), soak(120), &mut || server.crash());
+}

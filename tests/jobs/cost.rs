@@ -1,0 +1,82 @@
+//! What the queue costs with many jobs in it: submissions per second, and how long claims, lists and looks take
+//! while eight workers claim. `TENPAK_SOAK=10000` is the size that is promised; the bounds hold on two cores that
+//! others use, too.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tenpak::jobs::{Clock, Filter, Jobs, Outcome, Policy};
+
+use super::world::{World, submission};
+
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+fn cost(world: &World, least_per_second: f64) {
+    let count = std::env::var("TENPAK_SOAK").map_or(600, |n| n.parse().expect("a number"));
+    let jobs = Jobs::open(&world.database(), Policy::default(), Clock::Database).unwrap();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for part in 0..4 {
+            let jobs = &jobs;
+            scope.spawn(move || {
+                for key in (part..count).step_by(4) {
+                    jobs.submit(&submission(&format!("t{}", key % 10), &key.to_string())).unwrap();
+                }
+            });
+        }
+    });
+    let per_second = count as f64 / start.elapsed().as_secs_f64();
+    let (mut claims, mut looks) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..8)
+            .map(|worker| {
+                let jobs = &jobs;
+                scope.spawn(move || {
+                    let mut times = Vec::new();
+                    for _ in 0..(count / 8).min(60) {
+                        let start = Instant::now();
+                        let claimed = jobs.claim(&worker.to_string()).unwrap();
+                        times.push(start.elapsed());
+                        let (_, lease) = claimed.unwrap();
+                        jobs.finish(&lease, &Outcome::Succeeded(json!(1))).unwrap();
+                        // Jobs take a while; claims do not come one upon the other.
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                    times
+                })
+            })
+            .collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            let start = Instant::now();
+            let page = jobs
+                .list(&Filter { limit: 50, tenant: Some("t1".to_owned()), ..Filter::default() })
+                .unwrap();
+            jobs.get(&page[0].id).unwrap();
+            looks.push(start.elapsed());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        claims.extend(workers.into_iter().flat_map(|worker| worker.join().unwrap()));
+    });
+    let (claim, look) = (p99(claims), p99(looks));
+    eprintln!(
+        "{count} jobs: {per_second:.0} submitted per second, claim p99 {claim:?}, list and status p99 {look:?}"
+    );
+    assert!(
+        per_second > least_per_second
+            && claim < Duration::from_millis(500)
+            && look < Duration::from_millis(500)
+    );
+}
+
+#[test]
+fn sqlite_is_fast_enough() {
+    cost(&World::sqlite(), 20.0);
+}
+
+#[test]
+fn postgres_is_fast_enough() {
+    cost(&World::postgres(), 50.0);
+}

@@ -1,0 +1,74 @@
+//! The page, in a browser without a window.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use super::run::{fresh_folder, text};
+use super::world::{Served, World};
+
+/// What the page shows after a while; none of it may fail.
+fn shown(studio: &Served, name: &str, view: &str) -> String {
+    let profile = fresh_folder(name);
+    let output = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", text(&profile)))
+        .arg(format!("{}/#/{view}", studio.url))
+        .output()
+        .unwrap_or_else(|error| panic!("chromium: {error}; tests/setup.sh installs it"));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    assert!(!error.contains("CONSOLE"), "the page has errors: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn every_view_is_drawn_in_a_browser() {
+    let world = World::with_models("page");
+    let studio = world.serve(&[]);
+    let wanted = json!({"model": "org/base", "preset": "bnb_nf4", "name": "org/small"});
+    let id = studio.submit("/compress", &wanted);
+    assert_eq!(studio.end(&id)["status"], "succeeded");
+    let page = shown(&studio, "page-new", "new");
+    for part in
+        ["<title>Submit a job", "bnb_nf4: ", "<option value=\"org/base\">", "aria-current=\"page\""]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = shown(&studio, "page-jobs", "jobs");
+    assert!(page.contains(&format!("href=\"#/job/{id}\">org/small</a>")), "{page}");
+    let page = shown(&studio, "page-job", &format!("job/{id}"));
+    for part in
+        ["succeeded</strong>", "Lineage", "nf4, 4 bits", "model.safetensors", "Tensors by layer"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = shown(&studio, "page-artifacts", "artifacts");
+    assert!(page.contains("#/artifact/org%2Fbase%3Alatest"), "{page}");
+    let page = shown(&studio, "page-artifact", "artifact/org%2Fbase%3Alatest");
+    assert!(page.contains("<h2>org/base:latest</h2>") && page.contains("tokenizer.json"), "{page}");
+    let page = shown(&studio, "page-workers", "workers");
+    assert!(page.contains("<caption>Workers</caption>"), "{page}");
+}
+
+#[test]
+fn the_page_is_complete_in_itself() {
+    let world = World::new("whole");
+    let studio = world.serve(&["--workers", "0"]);
+    let page = studio.get("/");
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"),
+        "{policy}"
+    );
+    for path in ["/", "/studio/app.js", "/studio/style.css"] {
+        let answer = studio.get(path);
+        let own = String::from_utf8_lossy(&answer.body).replace("http://www.w3.org/2000/svg", "");
+        for outside in ["http://", "https://", "@import", "url(", "innerHTML", "style=", "eval("] {
+            assert!(!own.contains(outside), "{outside} in {path}");
+        }
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
+}
