@@ -2,7 +2,8 @@
 //! with what Hugging Face's `apply_chat_template` gives templates.
 //!
 //! A template is the work of strangers. It reaches nothing outside itself, works within a budget, and writes
-//! within a bound; what exceeds them is an error.
+//! within a bound; what exceeds them is an error. One way around remains: `~` over a list that holds itself many
+//! times, which minijinja writes out before it counts.
 
 mod files;
 mod json;
