@@ -170,12 +170,13 @@ fn plot(outcome: &Outcome) -> String {
             );
         }
         let label = escape(&format!("{} on {}", row.method, row.hardware));
+        // On the right there is no room to the right.
+        let (tx, anchor) = if cx > 720.0 { (cx - 10.0, "end") } else { (cx + 10.0, "start") };
         svg += &format!(
             "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{:.1}\" fill=\"{fill}\" stroke=\"{color}\" \
              stroke-width=\"1.5\"><title>{label}</title></circle>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+             <text x=\"{tx:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
             4.0 + 4.0 * slow.clamp(0.0, 1.0),
-            cx + 10.0,
             cy - 6.0,
             escape(&row.method)
         );
