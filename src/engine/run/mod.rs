@@ -4,6 +4,7 @@ mod embed;
 mod shared;
 mod work;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +39,7 @@ pub struct EngineOptions {
     pub step: usize,
     /// Tokens that end texts.
     pub ends: Vec<u32>,
-    /// What follows where requests name no seed.
+    /// From which the seeds of requests follow that name none; by default another at each start.
     pub seed: u64,
 }
 
@@ -51,7 +52,7 @@ impl Default for EngineOptions {
             cache: 1 << 30,
             step: 256,
             ends: Vec::new(),
-            seed: 0,
+            seed: RandomState::new().build_hasher().finish(),
         }
     }
 }
