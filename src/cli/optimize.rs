@@ -141,7 +141,7 @@ impl Watch for Told<'_> {
 impl From<OptimizeError> for Failure {
     fn from(error: OptimizeError) -> Self {
         match error {
-            OptimizeError::Produce(error) => error.into(),
+            OptimizeError::Produce(error) => (*error).into(),
             OptimizeError::Lm(error) => error.into(),
             OptimizeError::Source(error) => error.into(),
             OptimizeError::Pack(error) => error.into(),

@@ -48,7 +48,7 @@ pub async fn annotate(
                 why,
             })
         })?;
-        objects.push((path, signature.into()));
+        objects.push((path, signature));
     }
     let lease = Lease::take(store).await?;
     lease.add(objects.iter().map(|(path, _)| path.clone())).await?;

@@ -68,7 +68,7 @@ fn table() -> Vec<Row> {
             what: fields[8].to_owned(),
             value: number(9),
             source: fields[10].to_owned(),
-            held_out: chance(line) % 3 == 0,
+            held_out: chance(line).is_multiple_of(3),
             line: line.to_owned(),
         });
     }

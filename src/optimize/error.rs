@@ -55,7 +55,7 @@ pub enum OptimizeError {
     Tag(String, &'static str),
     /// The model cannot be quantized at all, or the store fails.
     #[error(transparent)]
-    Produce(#[from] ProduceError),
+    Produce(Box<ProduceError>),
     /// The model cannot be run.
     #[error(transparent)]
     Lm(#[from] LmError),
@@ -89,4 +89,10 @@ pub enum OptimizeError {
     /// Something that cannot be, which is a defect of this program.
     #[error("a defect of this program: {0}")]
     Defect(String),
+}
+
+impl From<ProduceError> for OptimizeError {
+    fn from(error: ProduceError) -> Self {
+        Self::Produce(Box::new(error))
+    }
 }

@@ -97,8 +97,10 @@ pub(super) fn run_embedded(
         adapters.push((name.clone(), runtime.block_on(global.open(spec, output))?));
     }
     let files = runtime.block_on(Files::read(&artifact))?;
-    let mut options = EngineOptions::default();
-    options.max_context = args.max_context.map(|most| most as usize);
+    let mut options = EngineOptions {
+        max_context: args.max_context.map(|most| most as usize),
+        ..EngineOptions::default()
+    };
     if let Some(most) = args.max_concurrent {
         options.max_concurrent = most as usize;
     }

@@ -167,7 +167,7 @@ impl Batch {
             let text = self.running.iter().find(|text| text.id == id)?;
             let (from, to) = (text.computed, text.computed + count);
             let held = text.blocks.len() * BLOCK >= to;
-            held.then(|| Slice { id, from, to, ends: to == text.tokens.len() })
+            held.then_some(Slice { id, from, to, ends: to == text.tokens.len() })
         };
         planned.into_iter().filter_map(of).collect()
     }

@@ -281,8 +281,8 @@ impl<S: Source> Task<'_, S> {
                 }
                 for m in 0..M {
                     let x = L::load(x.add(m * stride + at));
-                    for r in 0..R {
-                        sums[r][m] = sums[r][m].plus(own[r], x);
+                    for (sums, own) in sums.iter_mut().zip(own) {
+                        sums[m] = sums[m].plus(own, x);
                     }
                 }
                 at += LANES;

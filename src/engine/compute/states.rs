@@ -35,6 +35,11 @@ impl States {
         self.len
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Values of a row.
     pub fn width(&self) -> usize {
         self.width

@@ -30,12 +30,17 @@ pub(super) struct Source {
     pub(super) known: Arc<Known>,
 }
 
+/// The last norm, and the head unless it is the embedding.
+type End = (Vec<f32>, Option<Arc<Matrix>>);
+/// A layer that passes, and which.
+type Passed = Result<(usize, Layer), ModelError>;
+
 /// What has arrived.
 #[derive(Debug, Default)]
 struct Arrived {
     embedding: Option<Arc<Matrix>>,
     layers: Vec<Option<Arc<Layer>>>,
-    end: Option<Arc<(Vec<f32>, Option<Arc<Matrix>>)>>,
+    end: Option<Arc<End>>,
     failed: Option<ModelError>,
 }
 
@@ -109,7 +114,7 @@ pub(super) struct Weights {
     shared: Arc<Shared>,
     /// Layers that stay; those behind come again for each step.
     kept: usize,
-    passing: Option<Mutex<Receiver<Result<(usize, Layer), ModelError>>>>,
+    passing: Option<Mutex<Receiver<Passed>>>,
 }
 
 impl Weights {
@@ -153,7 +158,7 @@ impl Weights {
     }
 
     /// The last norm, and the head.
-    pub(super) fn end(&self) -> Result<Arc<(Vec<f32>, Option<Arc<Matrix>>)>, ModelError> {
+    pub(super) fn end(&self) -> Result<Arc<End>, ModelError> {
         self.shared.wait(|arrived| arrived.end.clone())
     }
 
@@ -238,7 +243,7 @@ impl Source {
         layers: Range<usize>,
         runtime: &Handle,
         shared: &Shared,
-        to: &SyncSender<Result<(usize, Layer), ModelError>>,
+        to: &SyncSender<Passed>,
     ) {
         // What stays comes first: it has the memory then that it was counted with.
         let begun = shared.wait(|arrived| arrived.end.is_some().then_some(()));

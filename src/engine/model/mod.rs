@@ -209,8 +209,7 @@ impl Model {
         let scale = Adapter::scale(&config)?;
         let tensors = artifact.select(&Selection::All, None).await?.tensors;
         let selected = SelectedTensors { tensors, ..SelectedTensors::default() };
-        let mut options = LoadOptions::default();
-        options.budget = u64::MAX;
+        let options = LoadOptions { budget: u64::MAX, ..LoadOptions::default() };
         let mut loader = artifact.load(selected, &options);
         let mut halves = HashMap::new();
         while let Some(tensor) = loader.next().await {

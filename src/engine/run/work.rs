@@ -53,7 +53,7 @@ pub(super) struct Work {
     shared: Arc<Shared>,
     /// The model that comes when all texts have ended, and what waits for it.
     next: Option<(Box<Model>, oneshot::Sender<()>)>,
-    held: Vec<Box<Asked>>,
+    held: Vec<Asked>,
 }
 
 impl Work {
@@ -99,7 +99,7 @@ impl Work {
                 }
             };
             match command {
-                Command::Text(asked) if self.next.is_some() => self.held.push(asked),
+                Command::Text(asked) if self.next.is_some() => self.held.push(*asked),
                 Command::Text(asked) => self.begin(*asked),
                 Command::Swap(model, told) => self.next = Some((model, told)),
                 Command::Kept(told) => drop(told.send(self.model.kept())),
@@ -147,7 +147,7 @@ impl Work {
         // Whoever asked may have left.
         told.send(()).unwrap_or_default();
         for asked in std::mem::take(&mut self.held) {
-            self.begin(*asked);
+            self.begin(asked);
         }
     }
 

@@ -4,6 +4,7 @@
 //! held against it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use candle_core::Tensor;
 
@@ -24,8 +25,8 @@ fn run(
     let at_once = (BUDGET / (longest * config.hidden * 4).max(1)).max(1);
     let mut contexts: HashMap<usize, Context> = HashMap::new();
     for window in windows {
-        if !contexts.contains_key(&window.len()) {
-            contexts.insert(window.len(), Context::new(config, window.len())?);
+        if let Entry::Vacant(place) = contexts.entry(window.len()) {
+            place.insert(Context::new(config, window.len())?);
         }
     }
     for (batch, first) in windows.chunks(at_once).zip((0..).step_by(at_once)) {
