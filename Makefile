@@ -18,12 +18,13 @@ test-fast:
 	cargo test --locked --lib $(addprefix --test ,$(FAST))
 
 # The long fault run: 10,000 random faults at rest and on the wire, and 300 kills of `pack`; then the
-# edge: 100,000 flipped bits, 300 kills, 1,000 cold clients, 500 slow readers.
+# edge: 100,000 flipped bits, 300 kills, 1,000 cold clients, 500 slow readers; 10,000 jobs of workers that are killed.
 SOAK ?= 10000
 SOAK_KILLS ?= 300
 SOAK_FLIPS ?= 100000
 SOAK_CLIENTS ?= 1000
 SOAK_READERS ?= 500
+SOAK_JOBS ?= 10000
 soak:
 	tests/setup.sh
 	TENPAK_SOAK=$(SOAK) cargo test --release --locked --test behaviour -- matrix::
@@ -33,6 +34,7 @@ soak:
 	TENPAK_SOAK=$(SOAK_KILLS) cargo test --release --locked --test edge -- kills::
 	TENPAK_SOAK=$(SOAK_CLIENTS) cargo test --release --locked --test edge -- cold:: --test-threads 1
 	TENPAK_SOAK=$(SOAK_READERS) cargo test --release --locked --test edge -- slow::
+	TENPAK_SOAK=$(SOAK_JOBS) cargo test --release --locked --test jobs -- company:: cost:: --test-threads 1
 
 # Every parser's fuzz target for FUZZ_SECONDS each, on the stable compiler.
 FUZZ_SECONDS ?= 60

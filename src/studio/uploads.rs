@@ -17,7 +17,7 @@ const ID_DIGITS: usize = 32;
 /// Files of one upload.
 const MAX_FILES: usize = 1024;
 /// Bytes that one tenant may have in uploads.
-const MAX_BYTES: u64 = 256 << 30;
+pub(super) const MAX_BYTES: u64 = 256 << 30;
 
 /// The id of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]

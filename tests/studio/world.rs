@@ -120,7 +120,7 @@ impl World {
 
     /// The same, of which more than one pack is written.
     pub fn large_model(&self) -> PathBuf {
-        super::model::write(&self.folder.join("slow"), &super::model::llama(4, 1024))
+        super::model::write(&self.folder.join("slow"), &super::model::llama(8, 1024))
     }
 
     /// Waits until a job that runs has written a pack.

@@ -63,7 +63,7 @@ pub(super) async fn list(
     asking: Asking,
     _: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    let refs = studio.store.refs(&NamePattern::ALL).await.unwrap_or_default();
+    let refs = studio.store.refs(&NamePattern::ALL).await.map_err(failed)?;
     let bodies = refs.iter().map(crate::trust::Envelope::body);
     let listed: Vec<Value> = bodies
         .filter(|body| asking.0.may_read(&body.name))
@@ -72,8 +72,12 @@ pub(super) async fn list(
     Ok(Json(json!({"artifacts": listed})))
 }
 
+/// The store did not give what it should have.
+fn failed(error: crate::store::StoreError) -> Problem {
+    Problem::new(StatusCode::BAD_GATEWAY, error)
+}
+
 async fn describe(artifact: &Artifact, spec: &ArtifactSpec) -> Result<Value, Problem> {
-    let failed = |error: crate::store::StoreError| Problem::new(StatusCode::BAD_GATEWAY, error);
     let whole = artifact.graph().await.map_err(failed)?;
     let seen = inspect(&whole);
     let manifest = artifact.manifest();

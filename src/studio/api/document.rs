@@ -5,6 +5,12 @@ use serde_json::{Map, Value, json};
 
 use crate::quantize::produce::PRESETS;
 
+/// The methods of quantization that take no more than their own settings.
+const METHODS: [&str; 10] =
+    ["nf4", "int8", "fp8", "rtn", "gptq", "awq", "hqq", "q4_0", "q8_0", "q4_k"];
+/// Bytes of a file that an upload may have.
+const MAX_UPLOAD: u64 = crate::studio::uploads::MAX_BYTES;
+
 /// A route: method, path, what it does, the schema of its body, and of its answer.
 type Route =
     (&'static str, &'static str, &'static str, Option<&'static str>, (&'static str, &'static str));
@@ -114,7 +120,7 @@ fn operation(
         );
         header("Prefer", false, json!({"type": "string", "examples": ["wait=30"]}));
     }
-    let bytes = json!({"type": "integer", "minimum": 0, "maximum": 1 << 30});
+    let bytes = json!({"type": "integer", "minimum": 0, "maximum": MAX_UPLOAD});
     match (method, path) {
         ("get", "/jobs/{id}/events") => header("Last-Event-ID", false, json!({"type": "integer"})),
         ("post", "/uploads/{id}/{file}") => header("Upload-Length", true, bytes.clone()),
@@ -143,9 +149,10 @@ fn operation(
     let mut operation =
         json!({"summary": summary, "parameters": parameters, "responses": responses});
     match body {
+        // No bytes are a piece, too.
         Some("Bytes") => {
             operation["requestBody"] =
-                json!({"required": true, "content": {"application/offset+octet-stream": {}}});
+                json!({"required": false, "content": {"application/octet-stream": {}}});
         }
         Some(body) => {
             operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": reference(body)}}});
@@ -176,22 +183,24 @@ fn content(schema: &str, summary: &str) -> Value {
 
 fn schemas() -> Value {
     let text = json!({"type": "string", "minLength": 1, "maxLength": 512});
+    let segment = "[A-Za-z0-9][A-Za-z0-9_-]{0,60}";
+    let name = json!({"type": "string", "pattern": format!("^{segment}(/{segment})?$")});
     let number = json!({"type": "number", "minimum": 0, "maximum": 1e6});
     let priority = json!({"type": "integer", "minimum": -9, "maximum": 9});
     let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
     let maybe = |kind: &str| json!({"type": [kind, "null"]});
     json!({
         "Compress": {"type": "object", "required": ["model"], "oneOf": [{"required": ["preset"]}, {"required": ["method"]}], "additionalProperties": false, "properties": {
-            "model": text, "name": text, "preset": {"enum": presets}, "method": text, "bits": {"type": "integer"},
+            "model": text, "name": name, "preset": {"enum": presets}, "method": {"enum": METHODS}, "bits": {"type": "integer"},
             "group_size": {"type": "integer"}, "format": text, "skip": {"type": "array", "items": text},
             "priority": priority,
         }},
         "Optimize": {"type": "object", "required": ["model"], "additionalProperties": false, "properties": {
-            "model": text, "name": text, "max_ppl_delta": number, "max_latency_ms": number,
+            "model": text, "name": name, "max_ppl_delta": number, "max_latency_ms": number,
             "min_compression": number, "hardware": text, "priority": priority,
         }},
         "Delta": {"type": "object", "required": ["model", "base"], "additionalProperties": false, "properties": {
-            "model": text, "base": text, "name": text, "method": {"enum": ["lossless", "sparse_int8", "uniform"]}, "priority": priority,
+            "model": text, "base": text, "name": name, "method": {"enum": ["lossless", "sparse_int8", "uniform"]}, "priority": priority,
         }},
         "Status": {"enum": crate::jobs::State::ALL},
         "Job": {"type": "object", "required": ["id", "kind", "status", "created_at", "urls"], "properties": {

@@ -1,9 +1,10 @@
-//! Jobs as clients see them. Pure.
+//! Jobs as clients see them.
 
 use serde_json::{Value, json};
 
 use crate::format::time;
 use crate::jobs::{Job, State as JobState};
+use crate::store::unix_now;
 
 /// A time in milliseconds as text.
 pub(super) fn date(ms: i64) -> String {
@@ -51,10 +52,10 @@ pub(super) fn shown(job: &Job) -> Value {
 
 /// When a job that runs may be done, if it goes on as it went.
 fn finish(job: &Job) -> Option<String> {
+    job.lease_until?;
     let (progress, since) = (job.progress.as_ref()?, job.started_at?);
     let (done, total) = (progress["done"].as_f64()?, progress["total"].as_f64()?);
-    // The lease was renewed when the progress was written.
-    let now = job.lease_until?.saturating_sub(30_000);
+    let now = i64::try_from(unix_now()).ok()?.checked_mul(1000)?;
     if done <= 0.0 || total < done || now <= since {
         return None;
     }
