@@ -271,7 +271,9 @@ fn workers_are_seen(world: &World) {
     assert!(jobs.workers().unwrap().is_empty());
 }
 
-const RULES: [(&str, fn(&World)); 13] = [
+type Rule = (&'static str, fn(&World));
+
+const RULES: [Rule; 13] = [
     ("run", a_run_is_leased_kept_and_finished),
     ("lost", a_lost_lease_counts_for_nothing),
     ("cancel", cancelling_ends_what_waits_and_asks_what_runs),
