@@ -188,18 +188,23 @@ impl<S: Source> Task<'_, S> {
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [L::splat(0.0); R];
-            let mut step = 0;
+            let mut rows = [self.source.row(row); R];
+            for (at, own) in rows.iter_mut().enumerate().skip(1) {
+                *own = self.source.row(row + at);
+            }
+            let (mut step, mut number) = (0, 0);
             while step < steps {
-                let mut shared = [self.source.open::<L>(row, step / group); R];
-                for (at, shared) in shared.iter_mut().enumerate().skip(1) {
-                    *shared = self.source.open::<L>(row + at, step / group);
+                let mut shared = [self.source.open::<L>(rows[0], number); R];
+                for (shared, row) in shared.iter_mut().zip(rows).skip(1) {
+                    *shared = self.source.open::<L>(row, number);
                 }
+                number += 1;
                 let end = steps.min(step + group);
                 while step < end {
                     let (first, second) =
                         (L::load(x.add(step * CHUNK)), L::load(x.add(step * CHUNK + LANES)));
                     for at in 0..R {
-                        let (a, b) = self.source.step::<L>(shared[at], row + at, step);
+                        let (a, b) = self.source.step::<L>(shared[at], rows[at], step);
                         sums[at] = sums[at].plus(a, first).plus(b, second);
                     }
                     step += 1;
@@ -305,12 +310,14 @@ unsafe fn expand<L: Lanes, S: Source>(source: &S, row: usize, to: *mut f32) {
     let (steps, group) = (source.steps(), source.group_steps());
     // SAFETY: the caller's.
     unsafe {
-        let mut step = 0;
+        let (mut step, mut number) = (0, 0);
+        let place = source.row(row);
         while step < steps {
-            let shared = source.open::<L>(row, step / group);
+            let shared = source.open::<L>(place, number);
+            number += 1;
             let end = steps.min(step + group);
             while step < end {
-                let (a, b) = source.step::<L>(shared, row, step);
+                let (a, b) = source.step::<L>(shared, place, step);
                 a.store(to.add(step * CHUNK));
                 b.store(to.add(step * CHUNK + LANES));
                 step += 1;

@@ -3,6 +3,14 @@
 use super::lanes::{LANES, Lanes};
 use super::matrix::{Block, CHUNK, Codes};
 
+/// Where a row of a weight is.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    bytes: *const u8,
+    /// Its first group.
+    group: usize,
+}
+
 /// A weight whose rows are read in steps of [`CHUNK`] columns, those of a group with the same scale.
 ///
 /// # Safety
@@ -18,11 +26,14 @@ pub(super) unsafe trait Source: Copy + Send + Sync {
     /// Steps of a group: a divisor of the row's.
     fn group_steps(&self) -> usize;
 
+    /// Where a row is.
+    unsafe fn row(&self, row: usize) -> Row;
+
     /// What a group shares.
-    unsafe fn open<L: Lanes>(&self, row: usize, group: usize) -> Self::Group<L>;
+    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> Self::Group<L>;
 
     /// The first and the second half of a step.
-    unsafe fn step<L: Lanes>(&self, shared: Self::Group<L>, row: usize, step: usize) -> (L, L);
+    unsafe fn step<L: Lanes>(&self, shared: Self::Group<L>, row: Row, step: usize) -> (L, L);
 
     /// The last step of rows that are no whole number of them, with zeros behind.
     unsafe fn rest<L: Lanes>(&self, _row: usize) -> Option<(L, L)> {
@@ -76,13 +87,19 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, _row: usize, _group: usize) -> Self::Group<L> {}
+    unsafe fn row(&self, row: usize) -> Row {
+        // SAFETY: the trait's.
+        Row { bytes: unsafe { self.bytes.as_ptr().add(row * self.columns * Self::SIZE) }, group: 0 }
+    }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, (): (), row: usize, step: usize) -> (L, L) {
+    unsafe fn open<L: Lanes>(&self, _row: Row, _group: usize) -> Self::Group<L> {}
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, (): (), row: Row, step: usize) -> (L, L) {
         // SAFETY: the trait's.
         unsafe {
-            let at = self.bytes.as_ptr().add((row * self.columns + step * CHUNK) * Self::SIZE);
+            let at = row.bytes.add(step * CHUNK * Self::SIZE);
             (Self::half(at), Self::half(at.add(LANES * Self::SIZE)))
         }
     }
@@ -118,8 +135,11 @@ impl<'a, const BITS: u8> Tabled<'a, BITS> {
             4 => [own, own],
             _ => [0, 4].map(|from| std::array::from_fn(|code| own[from + code % 4])),
         };
-        Self { codes, row: columns / CHUNK * codes.kind.step(), tables }
+        Self { codes, row: columns / CHUNK * Self::STEP, tables }
     }
+
+    /// Bytes of a step.
+    const STEP: usize = BITS as usize * CHUNK / 8;
 }
 
 /// Scale and offset of a group.
@@ -127,12 +147,12 @@ impl<'a, const BITS: u8> Tabled<'a, BITS> {
 /// # Safety
 /// The weight has it.
 #[inline(always)]
-unsafe fn scale<L: Lanes>(codes: &Codes, row: usize, group: usize) -> (L, L) {
-    let at = row * codes.groups + group;
+unsafe fn scale<L: Lanes>(codes: &Codes, row: Row, group: usize) -> (L, L) {
+    let at = row.group + group;
     // SAFETY: there is a scale for each group, and an offset for each or none.
     unsafe {
         let scale = *codes.scales.get_unchecked(at);
-        let offset = codes.offsets.get(at).copied().unwrap_or(0.0);
+        let offset = if codes.offsets.is_empty() { 0.0 } else { *codes.offsets.get_unchecked(at) };
         (L::splat(scale), L::splat(offset))
     }
 }
@@ -142,7 +162,7 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
     type Group<L: Lanes> = (L, L);
 
     fn steps(&self) -> usize {
-        self.row / self.codes.kind.step()
+        self.row / Self::STEP
     }
 
     fn group_steps(&self) -> usize {
@@ -150,7 +170,14 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, row: usize, group: usize) -> (L, L) {
+    unsafe fn row(&self, row: usize) -> Row {
+        // SAFETY: the trait's.
+        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * self.row) };
+        Row { bytes, group: row * self.codes.groups }
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> (L, L) {
         // SAFETY: the trait's. A value times its scale, plus its offset, whoever does it first: once for a
         // group here.
         unsafe {
@@ -166,10 +193,10 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
     }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, (table, above): (L, L), row: usize, step: usize) -> (L, L) {
+    unsafe fn step<L: Lanes>(&self, (table, above): (L, L), row: Row, step: usize) -> (L, L) {
         // SAFETY: the trait's.
         unsafe {
-            let at = self.codes.bytes.as_ptr().add(row * self.row + step * self.codes.kind.step());
+            let at = row.bytes.add(step * Self::STEP);
             let word = |at: *const u8| u32::from_le(at.cast::<u32>().read_unaligned());
             let short = |at: *const u8| u16::from_le(at.cast::<u16>().read_unaligned());
             match BITS {
@@ -214,16 +241,23 @@ unsafe impl<const KIND: u8> Source for Whole<'_, KIND> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, row: usize, group: usize) -> (L, L) {
+    unsafe fn row(&self, row: usize) -> Row {
+        // SAFETY: the trait's.
+        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * self.columns) };
+        Row { bytes, group: row * self.codes.groups }
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> (L, L) {
         // SAFETY: the trait's.
         unsafe { scale::<L>(self.codes, row, group) }
     }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, (scale, offset): (L, L), row: usize, step: usize) -> (L, L) {
+    unsafe fn step<L: Lanes>(&self, (scale, offset): (L, L), row: Row, step: usize) -> (L, L) {
         // SAFETY: the trait's.
         unsafe {
-            let at = self.codes.bytes.as_ptr().add(row * self.columns + step * CHUNK);
+            let at = row.bytes.add(step * CHUNK);
             let half = |at: *const u8| {
                 let value = match KIND {
                     SIGNED => L::signed(at),
@@ -271,27 +305,17 @@ impl<'a, const BLOCK: u8> Blocks<'a, BLOCK> {
     /// Where the block of a step begins.
     ///
     /// # Safety
-    /// The weight has it.
+    /// The row has it.
     #[inline(always)]
-    unsafe fn at(&self, row: usize, step: usize) -> *const u8 {
+    unsafe fn at(row: Row, step: usize) -> *const u8 {
         let inside = match BLOCK {
             Q4_0 => step * 18,
             Q8_0 => step * 34,
             _ => step / 8 * 144,
         };
         // SAFETY: the caller's.
-        unsafe { self.bytes.as_ptr().add(row * self.row + inside) }
+        unsafe { row.bytes.add(inside) }
     }
-}
-
-/// The f16 at `at`.
-///
-/// # Safety
-/// `at` is good for two bytes.
-#[inline(always)]
-unsafe fn half(at: *const u8) -> f32 {
-    // SAFETY: the caller's.
-    half::f16::from_bits(u16::from_le(unsafe { at.cast::<u16>().read_unaligned() })).to_f32()
 }
 
 // SAFETY: rows and steps that the weight has lie within its bytes.
@@ -307,13 +331,19 @@ unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, row: usize, step: usize) -> L {
+    unsafe fn row(&self, row: usize) -> Row {
+        // SAFETY: the trait's.
+        Row { bytes: unsafe { self.bytes.as_ptr().add(row * self.row) }, group: 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: Row, step: usize) -> L {
         // SAFETY: the trait's.
         unsafe {
-            let at = self.at(row, step);
+            let at = Self::at(row, step);
             match BLOCK {
-                Q4_0 => L::load(CENTRED.as_ptr()).times(L::splat(half(at))),
-                Q8_0 => L::splat(half(at)),
+                Q4_0 => L::load(CENTRED.as_ptr()).times(L::splat(L::half(at))),
+                Q8_0 => L::splat(L::half(at)),
                 _ => {
                     let packed = |i: usize| *at.add(4 + i);
                     let sub = step % 8;
@@ -323,8 +353,8 @@ unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
                         let both = packed(sub + 4);
                         (both & 15 | packed(sub - 4) >> 6 << 4, both >> 4 | packed(sub) >> 6 << 4)
                     };
-                    let scale = half(at) * f32::from(scale);
-                    let least = half(at.add(2)) * f32::from(least);
+                    let scale = L::half(at) * f32::from(scale);
+                    let least = L::half(at.add(2)) * f32::from(least);
                     L::splat(-least).plus(L::load(COUNTED.as_ptr()), L::splat(scale))
                 }
             }
@@ -332,10 +362,10 @@ unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
     }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, shared: L, row: usize, step: usize) -> (L, L) {
+    unsafe fn step<L: Lanes>(&self, shared: L, row: Row, step: usize) -> (L, L) {
         // SAFETY: the trait's.
         unsafe {
-            let at = self.at(row, step);
+            let at = Self::at(row, step);
             match BLOCK {
                 Q4_0 => L::nibbles(at.add(2), shared),
                 Q8_0 => (L::signed(at.add(2)).times(shared), L::signed(at.add(18)).times(shared)),

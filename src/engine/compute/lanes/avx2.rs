@@ -32,6 +32,19 @@ pub(super) unsafe fn sum(eight: __m256) -> f32 {
     }
 }
 
+/// One f16.
+///
+/// # Safety
+/// The processor has F16C; `from` is good for two bytes.
+#[inline(always)]
+pub(super) unsafe fn half(from: *const u8) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        let bits = i32::from(from.cast::<i16>().read_unaligned());
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
+    }
+}
+
 /// Eight of the sixteen values of `table` by the low four bits of each index.
 ///
 /// # Safety
@@ -126,6 +139,12 @@ unsafe impl Lanes for Avx2 {
             let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(from.add(at).cast()));
             Self(half(0), half(16))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn half(from: *const u8) -> f32 {
+        // SAFETY: the trait's.
+        unsafe { half(from) }
     }
 
     #[inline(always)]

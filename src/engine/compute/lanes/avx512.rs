@@ -78,6 +78,12 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn half(from: *const u8) -> f32 {
+        // SAFETY: the trait's.
+        unsafe { super::avx2::half(from) }
+    }
+
+    #[inline(always)]
     unsafe fn signed(from: *const u8) -> Self {
         // SAFETY: the trait's.
         Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })

@@ -66,6 +66,12 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn half(from: *const u8) -> f32 {
+        // SAFETY: the caller's.
+        f16::from_bits(u16::from_le(unsafe { from.cast::<u16>().read_unaligned() })).to_f32()
+    }
+
+    #[inline(always)]
     unsafe fn signed(from: *const u8) -> Self {
         // SAFETY: the caller's.
         let bytes = unsafe { from.cast::<[i8; LANES]>().read() };

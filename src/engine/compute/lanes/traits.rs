@@ -29,6 +29,8 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn bf16(from: *const u8) -> Self;
     /// 16 f16: 32 bytes.
     unsafe fn f16(from: *const u8) -> Self;
+    /// One f16.
+    unsafe fn half(from: *const u8) -> f32;
     /// 16 signed bytes.
     unsafe fn signed(from: *const u8) -> Self;
     /// 16 unsigned bytes.
