@@ -46,6 +46,13 @@ impl Running {
         }
     }
 
+    /// Whoever waits for weights waits no longer.
+    pub fn stop(&self) {
+        if let Self::Text(generator) = self {
+            generator.stop();
+        }
+    }
+
     /// Whether its weights do not stay in memory.
     pub fn is_streamed(&self) -> bool {
         matches!(self, Self::Text(generator) if generator.is_streamed())

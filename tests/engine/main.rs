@@ -11,6 +11,7 @@ mod run;
 mod adapters;
 mod batches;
 mod faults;
+mod held;
 mod served;
 mod values;
 mod world;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::held::Held;
 use super::run::{command, done, text};
 use super::world::*;
 
@@ -139,4 +140,54 @@ fn the_next_start_needs_no_byte_of_the_origin_that_was_kept() {
     let second = Served::start(text(&store), &["--keep-cache", text(&cache)]);
     assert_eq!(second.text("m"), expected);
     assert_eq!(second.stop(), 0);
+}
+
+/// Starts a server on a store whose weights are held back, and waits until it answers that it is not ready.
+fn waiting(origin: &Held) -> (Child, String) {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free.to_string();
+    let arguments = ["--store", &origin.url, "--json", "serve", "m", "--listen", &address];
+    let child = command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    while status_of(&address, "/health") != Some(503) {
+        std::thread::yield_now();
+    }
+    (child, address)
+}
+
+#[test]
+fn a_request_that_comes_before_the_weights_is_answered_as_they_arrive() {
+    let store = packed("served-early", &fixture("base"));
+    let origin = Held::start(&store);
+    let (mut child, address) = waiting(&origin);
+    let asked = json!({"model": "m", "prompt": [5, 9, 40], "max_tokens": 6, "temperature": 0});
+    let early = {
+        let (address, asked) = (address.clone(), asked.clone());
+        std::thread::spawn(move || post(&address, "/v1/completions", &asked))
+    };
+    origin.open();
+    let (status, answer) = early.join().unwrap();
+    assert_eq!(status, 200, "{answer}");
+    let (_, again) = post(&address, "/v1/completions", &asked);
+    assert_eq!(answer["choices"], again["choices"]);
+    assert_eq!(status_of(&address, "/health"), Some(200));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn it_ends_when_told_although_the_weights_never_come() {
+    let store = packed("served-never", &fixture("base"));
+    let origin = Held::start(&store);
+    let (mut child, _) = waiting(&origin);
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+fn status_of(address: &str, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
 }

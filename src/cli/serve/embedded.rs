@@ -122,7 +122,9 @@ pub(super) fn run_embedded(
     server.defaults = files.defaults;
     server.keys.clone_from(&args.api_keys);
     server.tls = tls;
-    if let Running::Text(generator) = &running {
+    // Whoever is let in may ask for another model only where that is this machine, or keys are asked for.
+    let own = address.ip().is_loopback() || !args.api_keys.is_empty();
+    if let (Running::Text(generator), true) = (&running, own) {
         server.routes = admin(generator.clone(), global.clone(), model.clone());
     }
     // From here on requests are taken: they run through each layer as it arrives.
@@ -131,17 +133,35 @@ pub(super) fn run_embedded(
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
     let mut hang_up = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = runtime.spawn(serve(listener, server, async move {
+    let mut serving = runtime.spawn(serve(listener, server, async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = hang_up.recv() => {}
             _ = stopped => {}
         }
     }));
-    if let Err(error) = running.wait() {
-        stop.send(()).unwrap_or_default();
-        runtime.block_on(serving).map_err(Failure::failed)?.map_err(Failure::failed)?;
-        return Err(error.into());
+    let (told, mut arrived) = tokio::sync::oneshot::channel();
+    let waiting = running.clone();
+    std::thread::spawn(move || told.send(waiting.wait()).unwrap_or_default());
+    let first = runtime.block_on(async {
+        tokio::select! {
+            arrived = &mut arrived => Ok(arrived),
+            ended = &mut serving => Err(ended),
+        }
+    });
+    match first {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => {
+            stop.send(()).unwrap_or_default();
+            runtime.block_on(serving).map_err(Failure::failed)?.map_err(Failure::failed)?;
+            return Err(error.into());
+        }
+        Ok(Err(_)) => return Err(Failure::failed("the thread that waits for weights ended early")),
+        // Told to stop before the weights had arrived.
+        Err(ended) => {
+            running.stop();
+            return ended.map_err(Failure::failed)?.map_err(Failure::failed);
+        }
     }
     let seconds = start.elapsed().as_secs_f64();
     let info = running.engine().info();
@@ -177,7 +197,6 @@ pub(super) fn run_embedded(
             .note("the weights do not fit into --memory: layers are loaded for each step, slowly");
     }
     let watched = async {
-        let mut serving = serving;
         loop {
             tokio::select! {
                 ended = &mut serving => return ended.map_err(Failure::failed)?.map_err(Failure::failed),

@@ -102,6 +102,15 @@ impl Arrival {
         layers + head + arrived.embedding.as_ref().map_or(0, |own| own.bytes())
     }
 
+    /// Whoever waits for something that has not arrived waits no longer: it is taken not to come.
+    pub fn stop(&self) {
+        self.0.change(|arrived| {
+            if !arrived.is_whole() {
+                arrived.failed.get_or_insert(ModelError::Stopped);
+            }
+        });
+    }
+
     /// Whether it is there, or will never be.
     pub fn is_over(&self) -> bool {
         let arrived = self.0.lock();

@@ -59,6 +59,9 @@ pub enum ModelError {
         /// How many there are.
         have: usize,
     },
+    /// It was told to stop.
+    #[error("it was stopped before its weights had arrived")]
+    Stopped,
     /// What computes it ended early: a defect.
     #[error("the thread that loads the weights ended early")]
     Ended,

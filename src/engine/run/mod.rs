@@ -146,6 +146,11 @@ impl Generator {
         self.arrival.wait()
     }
 
+    /// Whoever waits for weights that have not arrived waits no longer.
+    pub fn stop(&self) {
+        self.arrival.stop();
+    }
+
     /// Why it stopped, if it did.
     pub fn failed(&self) -> Option<ModelError> {
         self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -215,7 +220,8 @@ impl Generator {
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        // Nobody asks any more: the thread ends.
+        // Nobody asks any more: the thread ends, wherever it waits.
+        self.arrival.stop();
         let (nobody, _) = channel();
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = nobody;
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
