@@ -43,7 +43,10 @@ fn arguments_on(file: &Path, store: &Path, more: &[&str]) -> Vec<String> {
     let all = ["optimize", "base", "--name", "best", "--store", text(store), "--text", text(file)];
     let own = more.contains(&"--input-tokens") || more.contains(&"--requests");
     let workload = if own { &[][..] } else { &SHORT };
-    let all = [&all[..], &LITTLE, workload, more].concat();
+    // What is cheapest on this machine is another one each time it is measured.
+    let told = more.contains(&"--objective");
+    let objective = if told { &[][..] } else { &["--objective", "memory"] };
+    let all = [&all[..], &LITTLE, workload, objective, more].concat();
     all.into_iter().map(str::to_owned).collect()
 }
 
@@ -92,7 +95,7 @@ fn the_winner_keeps_limits_says_why_and_is_known_the_next_time() {
     for field in ["cost_per_1m_tokens", "latency_p50_ms", "latency_p95_ms", "tokens_per_second"] {
         assert!(number(&winner[field]) > 0.0, "{field}: {winner}");
     }
-    assert!(number(&winner["compression"]) >= 1.5 && winner["measured"].is_boolean());
+    assert!(number(&winner["compression"]) >= 1.5 && winner["measured"] == true);
     // What is said of the winner is what `eval ppl` says.
     let (base, best) = (perplexity(&store, "base"), perplexity(&store, "best"));
     let delta = (best / base - 1.0) * 100.0;
