@@ -7,6 +7,7 @@ use std::error::Error;
 
 use serde_json::{Value, json};
 use tenpak::format::dtype::Dtype;
+use tenpak::format::json::in_order;
 use tenpak::format::record::ChunkRecord;
 
 use super::codecs;
@@ -83,7 +84,7 @@ pub fn objects(files: &mut Objects) -> Result<()> {
     graphs(&mut cases)?;
     json_texts(&mut cases);
     files.append(&mut cases.files);
-    let mut list = serde_json::to_string_pretty(&cases.list)?;
+    let mut list = serde_json::to_string_pretty(&in_order(&Value::Array(cases.list)))?;
     list.push('\n');
     files.insert("hostile/cases.json".into(), list.into_bytes());
     Ok(())

@@ -100,6 +100,20 @@ fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), JsonError> {
     Ok(())
 }
 
+/// The same with the keys of all objects in order. Whether serde_json keeps them so by itself is up to what else a
+/// program is built of.
+pub fn in_order(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+            fields.into_iter().map(|(key, value)| (key.clone(), in_order(value))).collect()
+        }
+        Value::Array(list) => list.iter().map(in_order).collect(),
+        other => other.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

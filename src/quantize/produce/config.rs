@@ -8,6 +8,7 @@ use super::method::is_bytes;
 use super::outline::Layers;
 use super::recipe::{Format, Method, Recipe};
 use super::{TOOL, VERSION};
+use crate::format::json::in_order;
 
 /// `quantization_config`. `dtype` is the model's type as torch calls it.
 pub(super) fn quantization_config(recipe: &Recipe, layers: &Layers, dtype: &str) -> Value {
@@ -135,5 +136,5 @@ pub(super) fn companion(recipe: &Recipe) -> Option<&'static str> {
 
 /// JSON as Hugging Face's tools write it.
 pub(super) fn pretty(value: &Value) -> Vec<u8> {
-    format!("{value:#}\n").into_bytes()
+    format!("{:#}\n", in_order(value)).into_bytes()
 }

@@ -9,6 +9,7 @@ use super::outline::{Layers, Quantized};
 use super::products::{self, Key};
 use super::recipe::{Method, Recipe};
 use crate::format::id::ContentDigest;
+use crate::format::json::in_order;
 use crate::pack::{PackError, WorkerFailed};
 use crate::quantize::encode::{Matrix, nf4};
 use crate::quantize::source::ModelSource;
@@ -76,7 +77,7 @@ pub fn model_digest(
     let mut all: Vec<_> = names.zip(digests).collect();
     all.sort();
     let mut source = blake3::Hasher::new();
-    source.update(checkpoint.config()?.to_string().as_bytes());
+    source.update(in_order(checkpoint.config()?).to_string().as_bytes());
     for (name, digest) in all {
         source.update(b"\n").update(name.as_bytes()).update(b"\n").update(digest.as_bytes());
     }
