@@ -44,7 +44,7 @@ fn a_job_is_cancelled_while_it_runs() {
     assert!(!ls.json.to_string().contains("org/slow"), "nothing was published: {}", ls.json);
     // The worker goes on with others.
     let wanted = json!({"model": text(&model), "preset": "bnb_int8", "name": "org/other"});
-    studio.begun(&studio.submit("/compress", &wanted));
+    assert_eq!(studio.end(&studio.submit("/compress", &wanted))["status"], "succeeded");
 }
 
 /// SIGTERM to a server: its job goes back to the queue, and the next server finishes it.
