@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 const LONG: usize = 200_000;
@@ -38,7 +38,7 @@ impl Held {
     }
 }
 
-fn talk(stream: &TcpStream, store: &PathBuf, gate: &(Mutex<bool>, Condvar)) -> std::io::Result<()> {
+fn talk(stream: &TcpStream, store: &Path, gate: &(Mutex<bool>, Condvar)) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let mut out = stream;
     while let Some(line) = lines.next() {
