@@ -40,6 +40,15 @@ struct Text {
     whole: bool,
 }
 
+impl Text {
+    /// Gives its blocks back: nothing of it is computed then.
+    fn start_over(&mut self, blocks: &mut Blocks) {
+        self.blocks.drain(..).for_each(|block| blocks.release(block));
+        self.computed = 0;
+        self.contents.clear();
+    }
+}
+
 /// Tokens of one text in a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
@@ -189,9 +198,7 @@ impl Batch {
     /// All texts start over, and nothing that was computed is used again.
     pub fn restart(&mut self) {
         for mut text in std::mem::take(&mut self.running).into_iter().rev() {
-            text.blocks.drain(..).for_each(|block| self.blocks.release(block));
-            text.computed = 0;
-            text.contents.clear();
+            text.start_over(&mut self.blocks);
             self.waiting.push_front(text);
         }
         self.blocks.forget();
@@ -213,8 +220,7 @@ impl Batch {
             }
             let needs = (text.tokens.len() + 1).div_ceil(BLOCK).saturating_sub(text.blocks.len());
             if needs > self.blocks.available() && !self.running.is_empty() {
-                text.blocks.drain(..).for_each(|block| self.blocks.release(block));
-                (text.computed, _) = (0, text.contents.clear());
+                text.start_over(&mut self.blocks);
                 self.waiting.push_front(text);
                 return;
             }
@@ -242,9 +248,7 @@ impl Batch {
                 return most.min(count);
             }
             let mut young = self.running.remove(last);
-            young.blocks.drain(..).for_each(|block| self.blocks.release(block));
-            young.computed = 0;
-            young.contents.clear();
+            young.start_over(&mut self.blocks);
             self.again += 1;
             self.waiting.push_front(young);
         }

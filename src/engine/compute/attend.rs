@@ -49,6 +49,14 @@ pub(super) fn attend(
     if head_dim == 0 || group == 0 {
         return;
     }
+    // What follows reads tokens that the cache has, of heads that it has.
+    let held = sights.iter().all(|sight| {
+        sight.blocks.len() * BLOCK > sight.position
+            && sight.blocks.iter().all(|block| (*block as usize) < cache.blocks())
+    });
+    assert!(held, "a text that the cache does not hold");
+    assert!(head_dim <= cache.width(), "heads that the cache does not hold");
+    assert!(!cache.keys(manner.layer).is_empty(), "a layer that the cache does not hold");
     let seen: usize = sights.iter().map(|sight| sight.position + 1).sum();
     let (width, stride) = (queries.width(), out.stride().max(1));
     let rows = out.slots();
@@ -94,15 +102,9 @@ impl Kernel for Task<'_> {
         let width = cache.width();
         let end = sight.position + 1;
         let begin = manner.window.map_or(0, |window| end.saturating_sub(window));
-        // What follows reads tokens that the cache has.
-        let held = sight.blocks.len() * BLOCK >= end
-            && sight.blocks.iter().all(|block| (*block as usize) < cache.blocks())
-            && head < cache.heads()
-            && head_dim <= width;
-        assert!(held, "a text that the cache does not hold");
+        assert!(head < cache.heads(), "a head that the cache does not hold");
         let (keys, values) = (cache.keys(manner.layer), cache.values(manner.layer));
         let place = |at: usize| cache.place(sight.blocks[at / BLOCK], head) + at % BLOCK * width;
-        assert!(!keys.is_empty(), "a layer that the cache does not hold");
         // Taken and put back: what runs in a closure would not be compiled for the instructions.
         let mut room = ROOM.take();
         room.clear();
@@ -113,7 +115,7 @@ impl Kernel for Task<'_> {
         for (from, to) in queries {
             query[..from.len()].copy_from_slice(from);
             let mut most = f32::NEG_INFINITY;
-            // SAFETY: the caller's; the places of the tokens lie within the cache, as was asserted.
+            // SAFETY: the caller's; the places of the tokens lie within the cache, as `attend` has asserted.
             unsafe {
                 for (at, score) in (begin..end).zip(scores.iter_mut()) {
                     let key = keys.as_ptr().add(place(at));

@@ -107,12 +107,7 @@ impl Model {
             known: Arc::new(known),
         };
         let weights = Weights::start(source, kept, runtime);
-        let half = config.head_dim / 2;
-        let frequency = |pair: usize| {
-            let plain = config.theta.powf(-(2.0 * pair as f64) / config.head_dim as f64);
-            config.rope.scaled(plain)
-        };
-        let frequencies = (0..half).map(frequency).collect();
+        let frequencies = config.frequencies();
         Ok(Self { config, outline, weights, frequencies, room: Room::default(), kept, method })
     }
 

@@ -63,6 +63,7 @@ pub struct Generator {
     asked: Mutex<Sender<Command>>,
     shared: Arc<Shared>,
     info: Mutex<ModelInfo>,
+    adapters: Vec<(String, Arc<Adapter>)>,
     options: EngineOptions,
     next: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -114,7 +115,7 @@ impl Generator {
             quantization,
             adapters: adapters.iter().map(|(name, _)| name.clone()).collect(),
         };
-        let shared = Arc::new(Shared { adapters: Mutex::new(adapters), ..Shared::default() });
+        let shared = Arc::<Shared>::default();
         let limits = BatchLimits {
             running: options.max_concurrent.max(1),
             step: options.step.max(options.max_concurrent).max(1),
@@ -129,6 +130,7 @@ impl Generator {
             asked: Mutex::new(ask),
             shared,
             info: Mutex::new(info),
+            adapters,
             options,
             next: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
@@ -253,8 +255,7 @@ impl Engine for Generator {
         let adapter = match &request.adapter {
             None => None,
             Some(name) => {
-                let adapters = self.shared.adapters.lock().unwrap_or_else(PoisonError::into_inner);
-                let found = adapters.iter().find(|(own, _)| own == name);
+                let found = self.adapters.iter().find(|(own, _)| own == name);
                 Some(found.ok_or_else(|| Refused::Adapter(name.clone()))?.1.clone())
             }
         };

@@ -1,9 +1,9 @@
 //! What the engine's thread and those who ask share.
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
-use crate::engine::model::{Adapter, ModelError};
+use crate::engine::model::ModelError;
 
 /// What the thread and those who ask share.
 #[derive(Debug, Default)]
@@ -17,5 +17,4 @@ pub(super) struct Shared {
     /// Thousandths.
     pub(super) used: AtomicU64,
     pub(super) failed: Mutex<Option<ModelError>>,
-    pub(super) adapters: Mutex<Vec<(String, Arc<Adapter>)>>,
 }

@@ -152,12 +152,7 @@ pub(super) fn by_rows(
 
 /// Cosines and sines of every position.
 fn turns(config: &LmConfig, tokens: usize) -> Vec<(f32, f32)> {
-    let half = config.head_dim / 2;
-    let frequency = |pair: usize| {
-        let plain = config.theta.powf(-(2.0 * pair as f64) / config.head_dim as f64);
-        config.rope.scaled(plain)
-    };
-    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+    let frequencies = config.frequencies();
     let of = |at: usize| {
         frequencies.iter().map(move |frequency| {
             let angle = at as f64 * frequency;

@@ -159,6 +159,15 @@ impl LmConfig {
         })
     }
 
+    /// The rotary frequency of each pair of a head, in radians per position.
+    pub fn frequencies(&self) -> Vec<f64> {
+        let of = |pair: usize| {
+            let plain = self.theta.powf(-(2.0 * pair as f64) / self.head_dim as f64);
+            self.rope.scaled(plain)
+        };
+        (0..self.head_dim / 2).map(of).collect()
+    }
+
     /// Whether the model predicts the next token.
     pub fn is_causal(&self) -> bool {
         self.architecture != Architecture::Bert
