@@ -2,12 +2,14 @@
 
 mod attend;
 mod cache;
+mod codes;
 mod lanes;
 mod matrix;
 mod norm;
 mod product;
 mod source;
 mod states;
+mod unpack;
 
 pub use attend::{Manner, Sight};
 pub use cache::{BLOCK, Cache};

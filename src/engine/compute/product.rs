@@ -8,12 +8,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::codes::Kind;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
-use super::matrix::{Block, CHUNK, Kind, Matrix, Stored};
+use super::matrix::{Matrix, Stored};
 use super::source::{
-    BF16, Blocks, E4M3, F16, F32, Plain, Q4_0, Q4K, Q8_0, SIGNED, Source, Tabled, UNSIGNED, Whole,
+    BF16, Coded, E4M3, F16, F32, Factors, Nibbles, Plain, Room, Row, SIGNED, Source, Tabled,
+    UNSIGNED, Whole,
 };
-use super::states::States;
+use super::states::{CHUNK, States};
 use crate::dequant::Float;
 
 /// Rows of a weight, and states, that are multiplied at a time in registers.
@@ -42,19 +44,18 @@ macro_rules! with_source {
             Stored::Floats(Float::F32, bytes) => of!(Plain::<F32>::new(bytes, columns)),
             Stored::Floats(Float::F16, bytes) => of!(Plain::<F16>::new(bytes, columns)),
             Stored::Floats(Float::BF16, bytes) => of!(Plain::<BF16>::new(bytes, columns)),
-            Stored::Codes(codes) => match codes.kind {
-                Kind::Two => of!(Tabled::<2>::new(codes, columns)),
-                Kind::Three => of!(Tabled::<3>::new(codes, columns)),
-                Kind::Four => of!(Tabled::<4>::new(codes, columns)),
-                Kind::Signed => of!(Whole::<SIGNED>::new(codes, columns)),
-                Kind::Unsigned => of!(Whole::<UNSIGNED>::new(codes, columns)),
-                Kind::E4m3 => of!(Whole::<E4M3>::new(codes, columns)),
-            },
-            Stored::Blocks(block, bytes) => match block {
-                Block::Q4_0 => of!(Blocks::<Q4_0>::new(*block, bytes, columns)),
-                Block::Q8_0 => of!(Blocks::<Q8_0>::new(*block, bytes, columns)),
-                Block::Q4K => of!(Blocks::<Q4K>::new(*block, bytes, columns)),
-            },
+            Stored::Codes(codes) => {
+                let coded = Coded::new(codes, columns);
+                match codes.kind {
+                    Kind::Two => of!(Tabled::<2>::new(coded)),
+                    Kind::Three => of!(Tabled::<3>::new(coded)),
+                    Kind::Four => of!(Nibbles::<2>(coded)),
+                    Kind::Words => of!(Nibbles::<8>(coded)),
+                    Kind::Signed => of!(Whole::<SIGNED>(coded)),
+                    Kind::Unsigned => of!(Whole::<UNSIGNED>(coded)),
+                    Kind::E4m3 => of!(Whole::<E4M3>(coded)),
+                }
+            }
         }
     }};
 }
@@ -183,36 +184,18 @@ impl<S: Source> Task<'_, S> {
     /// As of `single`; the rows are the weight's.
     #[inline(always)]
     unsafe fn sums<L: Lanes, const R: usize>(&self, row: usize) -> [f32; R] {
-        let x = self.x.as_ptr();
-        let (steps, group) = (self.source.steps(), self.source.group_steps());
         // SAFETY: the caller's.
         unsafe {
-            let mut sums = [L::splat(0.0); R];
             let mut rows = [self.source.row(row); R];
             for (at, own) in rows.iter_mut().enumerate().skip(1) {
                 *own = self.source.row(row + at);
             }
-            let (mut step, mut number) = (0, 0);
-            while step < steps {
-                let mut shared = [self.source.open::<L>(rows[0], number); R];
-                for (shared, row) in shared.iter_mut().zip(rows).skip(1) {
-                    *shared = self.source.open::<L>(row, number);
-                }
-                number += 1;
-                let end = steps.min(step + group);
-                while step < end {
-                    let (first, second) =
-                        (L::load(x.add(step * CHUNK)), L::load(x.add(step * CHUNK + LANES)));
-                    for at in 0..R {
-                        let (a, b) = self.source.step::<L>(shared[at], rows[at], step);
-                        sums[at] = sums[at].plus(a, first).plus(b, second);
-                    }
-                    step += 1;
-                }
-            }
+            let mut sums = Sums { sums: [L::splat(0.0); R], x: self.x.as_ptr() };
+            walk::<L, S, _, R>(&self.source, rows, &mut sums);
+            let Sums { mut sums, x } = sums;
             for (at, sum) in sums.iter_mut().enumerate() {
                 if let Some((a, b)) = self.source.rest::<L>(row + at) {
-                    let x = x.add(steps * CHUNK);
+                    let x = x.add(self.source.steps() * S::VECTORS * LANES);
                     *sum = sum.plus(a, L::load(x)).plus(b, L::load(x.add(LANES)));
                 }
             }
@@ -307,25 +290,13 @@ impl<S: Source> Task<'_, S> {
 /// The weight has the row; `to` is good for its steps.
 #[inline(always)]
 unsafe fn expand<L: Lanes, S: Source>(source: &S, row: usize, to: *mut f32) {
-    let (steps, group) = (source.steps(), source.group_steps());
     // SAFETY: the caller's.
     unsafe {
-        let (mut step, mut number) = (0, 0);
-        let place = source.row(row);
-        while step < steps {
-            let shared = source.open::<L>(place, number);
-            number += 1;
-            let end = steps.min(step + group);
-            while step < end {
-                let (a, b) = source.step::<L>(shared, place, step);
-                a.store(to.add(step * CHUNK));
-                b.store(to.add(step * CHUNK + LANES));
-                step += 1;
-            }
-        }
+        walk::<L, S, _, 1>(source, [source.row(row)], &mut Stores(to));
         if let Some((a, b)) = source.rest::<L>(row) {
-            a.store(to.add(steps * CHUNK));
-            b.store(to.add(steps * CHUNK + LANES));
+            let to = to.add(source.steps() * S::VECTORS * LANES);
+            a.store(to);
+            b.store(to.add(LANES));
         }
     }
 }
@@ -343,5 +314,187 @@ impl<S: Source> Kernel for Expand<S> {
     unsafe fn run<L: Lanes>(self) {
         // SAFETY: the caller's; whoever makes one has a row of whole steps.
         unsafe { expand::<L, S>(&self.source, self.row, self.to) }
+    }
+}
+
+/// What is done with the weights of `R` rows, vector by vector.
+trait Take<L, const R: usize> {
+    /// Takes those of the next 16 columns, which begin at `column`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `L`, and the weight the columns.
+    unsafe fn take(&mut self, column: usize, vectors: [L; R]);
+}
+
+/// Adds up products with a state.
+struct Sums<L, const R: usize> {
+    sums: [L; R],
+    x: *const f32,
+}
+
+impl<L: Lanes, const R: usize> Take<L, R> for Sums<L, R> {
+    #[inline(always)]
+    unsafe fn take(&mut self, column: usize, vectors: [L; R]) {
+        // SAFETY: the caller's; a state has as many columns.
+        unsafe {
+            let x = L::load(self.x.add(column));
+            for (sum, vector) in self.sums.iter_mut().zip(vectors) {
+                *sum = sum.plus(vector, x);
+            }
+        }
+    }
+}
+
+/// Writes the weights of a row.
+struct Stores(*mut f32);
+
+impl<L: Lanes> Take<L, 1> for Stores {
+    #[inline(always)]
+    unsafe fn take(&mut self, column: usize, [vector]: [L; 1]) {
+        // SAFETY: the caller's; there is room for a row.
+        unsafe { vector.store(self.0.add(column)) }
+    }
+}
+
+/// Gives the weights of rows to `take`, whole steps of them, in order.
+///
+/// # Safety
+/// The processor has the instructions of `L`, and the weight the rows.
+#[inline(always)]
+unsafe fn walk<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
+    source: &S,
+    rows: [Row; R],
+    take: &mut T,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match source.group() {
+            2 if S::VECTORS > 2 => parts::<L, S, T, R, 2>(source, rows, take),
+            4 if S::VECTORS > 2 => parts::<L, S, T, R, 4>(source, rows, take),
+            _ => wholes::<L, S, T, R>(source, rows, take),
+        }
+    }
+}
+
+/// The same where groups are a number of steps.
+///
+/// # Safety
+/// As of `walk`.
+#[inline(always)]
+unsafe fn wholes<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
+    source: &S,
+    rows: [Row; R],
+    take: &mut T,
+) {
+    let (steps, each, span) = (source.steps(), source.group() / S::VECTORS, source.span());
+    let mut room = [const { Room::EMPTY }; R];
+    let (mut step, mut first) = (0, 0);
+    // SAFETY: the caller's.
+    unsafe {
+        while step < steps {
+            let factors = factors::<L, S, R>(source, &rows, first, &mut room);
+            first += span;
+            let mut group = 0;
+            while group < span && step < steps {
+                let mut shared = [source.open::<L>(factors[0], group); R];
+                for (shared, factors) in shared.iter_mut().zip(factors).skip(1) {
+                    *shared = source.open::<L>(factors, group);
+                }
+                group += 1;
+                let end = steps.min(step + each);
+                while step < end {
+                    let mut held = held::<L, S, R>(source, &rows, step);
+                    for at in 0..S::VECTORS {
+                        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
+                        for r in 1..R {
+                            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
+                        }
+                        take.take((step * S::VECTORS + at) * LANES, vectors);
+                    }
+                    step += 1;
+                }
+            }
+        }
+    }
+}
+
+/// The same where a step has several groups, of `EACH` vectors.
+///
+/// # Safety
+/// As of `walk`.
+#[inline(always)]
+unsafe fn parts<L: Lanes, S: Source, T: Take<L, R>, const R: usize, const EACH: usize>(
+    source: &S,
+    rows: [Row; R],
+    take: &mut T,
+) {
+    let (steps, span) = (source.steps(), source.span());
+    let mut room = [const { Room::EMPTY }; R];
+    let (mut step, mut first) = (0, 0);
+    // SAFETY: the caller's.
+    unsafe {
+        while step < steps {
+            let factors = factors::<L, S, R>(source, &rows, first, &mut room);
+            first += span;
+            let mut group = 0;
+            while group < span && step < steps {
+                let mut held = held::<L, S, R>(source, &rows, step);
+                for part in 0..S::VECTORS / EACH {
+                    let mut shared = [source.open::<L>(factors[0], group); R];
+                    for (shared, factors) in shared.iter_mut().zip(factors).skip(1) {
+                        *shared = source.open::<L>(factors, group);
+                    }
+                    group += 1;
+                    for own in 0..EACH {
+                        let at = part * EACH + own;
+                        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
+                        for r in 1..R {
+                            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
+                        }
+                        take.take((step * S::VECTORS + at) * LANES, vectors);
+                    }
+                }
+                step += 1;
+            }
+        }
+    }
+}
+
+/// The factors of a span in each row.
+///
+/// # Safety
+/// As of `walk`; the rows have the span.
+#[inline(always)]
+unsafe fn factors<L: Lanes, S: Source, const R: usize>(
+    source: &S,
+    rows: &[Row; R],
+    first: usize,
+    room: &mut [Room; R],
+) -> [Factors; R] {
+    let mut all = [Factors::NONE; R];
+    for ((own, row), room) in all.iter_mut().zip(rows).zip(room) {
+        // SAFETY: the caller's.
+        *own = unsafe { source.factors::<L>(*row, first, room) };
+    }
+    all
+}
+
+/// A step of each row.
+///
+/// # Safety
+/// As of `walk`; the rows have the step.
+#[inline(always)]
+unsafe fn held<L: Lanes, S: Source, const R: usize>(
+    source: &S,
+    rows: &[Row; R],
+    step: usize,
+) -> [S::Step<L>; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut held = [source.step::<L>(rows[0], step); R];
+        for (held, row) in held.iter_mut().zip(rows).skip(1) {
+            *held = source.step::<L>(*row, step);
+        }
+        held
     }
 }

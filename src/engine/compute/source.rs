@@ -1,7 +1,8 @@
 //! How steps of a row become lanes, one kind of weight each.
 
+use super::codes::{Codes, Scales, TOGETHER};
 use super::lanes::{LANES, Lanes};
-use super::matrix::{Block, CHUNK, Codes};
+use super::states::CHUNK;
 
 /// Where a row of a weight is.
 #[derive(Clone, Copy)]
@@ -11,29 +12,82 @@ pub(super) struct Row {
     group: usize,
 }
 
-/// A weight whose rows are read in steps of [`CHUNK`] columns, those of a group with the same scale.
+/// Room for the scales and the offsets of [`TOGETHER`] groups.
+pub(super) struct Room([[f32; TOGETHER]; 2]);
+
+impl Room {
+    pub(super) const EMPTY: Self = Self([[0.0; TOGETHER]; 2]);
+}
+
+/// Where scales and offsets of neighbouring groups lie; `stride` is 0 where all offsets are the first.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    scales: *const f32,
+    offsets: *const f32,
+    stride: usize,
+}
+
+impl Factors {
+    /// Of weights without any.
+    pub(super) const NONE: Self =
+        Self { scales: std::ptr::null(), offsets: std::ptr::null(), stride: 0 };
+
+    /// Scale and offset of a group.
+    ///
+    /// # Safety
+    /// It is one of those.
+    #[inline(always)]
+    unsafe fn at<L: Lanes>(self, group: usize) -> (L, L) {
+        // SAFETY: the caller's.
+        unsafe {
+            (L::splat(*self.scales.add(group)), L::splat(*self.offsets.add(group * self.stride)))
+        }
+    }
+}
+
+/// A weight whose rows are read in steps, and those in vectors of 16 columns. The vectors of a group have the
+/// same scale; a group is a part of a step, or a number of steps.
 ///
 /// # Safety
 /// Whoever calls a method has made sure of the processor's instructions, and names rows, groups and steps that
 /// the weight has.
 pub(super) unsafe trait Source: Copy + Send + Sync {
-    /// What the steps of a group share.
+    /// What the vectors of a group share.
     type Group<L: Lanes>: Copy;
+    /// A step that is being read.
+    type Step<L: Lanes>: Copy;
+
+    /// Vectors of a step.
+    const VECTORS: usize = CHUNK / LANES;
 
     /// Steps of a row, the last, shorter one not counted.
     fn steps(&self) -> usize;
 
-    /// Steps of a group: a divisor of the row's.
-    fn group_steps(&self) -> usize;
+    /// Vectors of a group.
+    fn group(&self) -> usize;
+
+    /// Groups whose [`factors`](Self::factors) are asked for together.
+    fn span(&self) -> usize;
 
     /// Where a row is.
     unsafe fn row(&self, row: usize) -> Row;
 
-    /// What a group shares.
-    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> Self::Group<L>;
+    /// Scales and offsets of a span's groups; `room` is for what has to be computed.
+    unsafe fn factors<L: Lanes>(&self, row: Row, first: usize, room: &mut Room) -> Factors;
 
-    /// The first and the second half of a step.
-    unsafe fn step<L: Lanes>(&self, shared: Self::Group<L>, row: Row, step: usize) -> (L, L);
+    /// What a group shares, by its place in its span.
+    unsafe fn open<L: Lanes>(&self, factors: Factors, group: usize) -> Self::Group<L>;
+
+    /// Begins a step.
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> Self::Step<L>;
+
+    /// Vector `at` of a step, which are asked for in order.
+    unsafe fn vector<L: Lanes>(
+        &self,
+        shared: Self::Group<L>,
+        step: &mut Self::Step<L>,
+        at: usize,
+    ) -> L;
 
     /// The last step of rows that are no whole number of them, with zeros behind.
     unsafe fn rest<L: Lanes>(&self, _row: usize) -> Option<(L, L)> {
@@ -77,13 +131,18 @@ impl<'a, const FLOAT: u8> Plain<'a, FLOAT> {
 // SAFETY: rows and steps that the weight has lie within its bytes, whose number was checked when it was made.
 unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     type Group<L: Lanes> = ();
+    type Step<L: Lanes> = *const u8;
 
     fn steps(&self) -> usize {
         self.columns / CHUNK
     }
 
-    fn group_steps(&self) -> usize {
-        (self.columns / CHUNK).max(1)
+    fn group(&self) -> usize {
+        (self.columns / CHUNK).max(1) * Self::VECTORS
+    }
+
+    fn span(&self) -> usize {
+        1
     }
 
     #[inline(always)]
@@ -93,15 +152,23 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, _row: Row, _group: usize) -> Self::Group<L> {}
+    unsafe fn factors<L: Lanes>(&self, _row: Row, _first: usize, _room: &mut Room) -> Factors {
+        Factors::NONE
+    }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, (): (), row: Row, step: usize) -> (L, L) {
+    unsafe fn open<L: Lanes>(&self, _factors: Factors, _group: usize) {}
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
         // SAFETY: the trait's.
-        unsafe {
-            let at = row.bytes.add(step * CHUNK * Self::SIZE);
-            (Self::half(at), Self::half(at.add(LANES * Self::SIZE)))
-        }
+        unsafe { row.bytes.add(step * CHUNK * Self::SIZE) }
+    }
+
+    #[inline(always)]
+    unsafe fn vector<L: Lanes>(&self, (): (), step: &mut *const u8, at: usize) -> L {
+        // SAFETY: the trait's.
+        unsafe { Self::half(step.add(at * LANES * Self::SIZE)) }
     }
 
     #[inline(always)]
@@ -120,69 +187,192 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     }
 }
 
-/// Codes that index a table, of so many bits.
+/// Codes, and what a row of them takes.
 #[derive(Clone, Copy)]
-pub(super) struct Tabled<'a, const BITS: u8> {
+pub(super) struct Coded<'a> {
     codes: &'a Codes,
-    row: usize,
-    tables: [[f32; 16]; 2],
+    columns: usize,
 }
 
-impl<'a, const BITS: u8> Tabled<'a, BITS> {
+impl<'a> Coded<'a> {
     pub(super) fn new(codes: &'a Codes, columns: usize) -> Self {
-        let own = codes.table;
-        let tables = match BITS {
-            4 => [own, own],
-            _ => [0, 4].map(|from| std::array::from_fn(|code| own[from + code % 4])),
-        };
-        Self { codes, row: columns / CHUNK * Self::STEP, tables }
+        Self { codes, columns }
     }
 
-    /// Bytes of a step.
-    const STEP: usize = BITS as usize * CHUNK / 8;
+    fn steps(&self) -> usize {
+        self.columns / self.codes.kind.columns()
+    }
+
+    /// # Safety
+    /// The weight has the row.
+    #[inline(always)]
+    unsafe fn row(&self, row: usize) -> Row {
+        let bytes = self.steps() * self.codes.kind.step();
+        // SAFETY: the caller's.
+        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * bytes) };
+        Row { bytes, group: row * self.codes.groups }
+    }
+
+    fn span(&self) -> usize {
+        match &self.codes.scales {
+            Scales::Single { .. } => self.codes.groups,
+            Scales::Half { .. } => TOGETHER,
+            Scales::Nested(_) => 8,
+        }
+    }
+
+    /// # Safety
+    /// The weight has the row, and it the group.
+    #[inline(always)]
+    unsafe fn factors<L: Lanes>(&self, row: Row, first: usize, room: &mut Room) -> Factors {
+        let at = row.group + first;
+        let Room([scales, offsets]) = room;
+        // SAFETY: there is a scale for each group, and an offset for each or none; what is read in registers
+        // may go beyond the last by `codes::PADDING` bytes.
+        unsafe {
+            match &self.codes.scales {
+                Scales::Single { scales, offsets } if offsets.is_empty() => {
+                    const NONE: f32 = 0.0;
+                    Factors { scales: scales.as_ptr().add(at), offsets: &NONE, stride: 0 }
+                }
+                Scales::Single { scales, offsets } => Factors {
+                    scales: scales.as_ptr().add(at),
+                    offsets: offsets.as_ptr().add(at),
+                    stride: 1,
+                },
+                Scales::Half { scales: halves, zeros } => {
+                    let own = L::f16(halves.as_ptr().add(2 * at));
+                    own.store(scales.as_mut_ptr());
+                    if !zeros.is_empty() {
+                        let zeros = L::unsigned(zeros.as_ptr().add(at));
+                        zeros.times(L::splat(-1.0)).times(own).store(offsets.as_mut_ptr());
+                    }
+                    Factors { scales: scales.as_ptr(), offsets: offsets.as_ptr(), stride: 1 }
+                }
+                Scales::Nested(blocks) => {
+                    // Of Q4_K: two f16, and 6 bits for the scale and the least of each of eight groups.
+                    let block = blocks.as_ptr().add(at / 8 * 16);
+                    let word = |i: usize| u32::from_le(block.add(i).cast::<u32>().read_unaligned());
+                    let [first, second, third] = [word(4), word(8), word(12)];
+                    let above = |word: u32| (word >> 6 & 0x0303_0303) << 4;
+                    let codes = [
+                        first & 0x3f3f_3f3f,
+                        third & 0x0f0f_0f0f | above(first),
+                        second & 0x3f3f_3f3f,
+                        third >> 4 & 0x0f0f_0f0f | above(second),
+                    ];
+                    let codes = codes.map(u32::to_le);
+                    let mut both = [0.0; LANES];
+                    L::f16(block).store(both.as_mut_ptr());
+                    let codes = L::unsigned(codes.as_ptr().cast());
+                    codes.times(L::splat(both[0])).store(scales.as_mut_ptr());
+                    codes.times(L::splat(-both[1])).store(offsets.as_mut_ptr());
+                    let offsets = offsets.as_ptr().add(8);
+                    Factors { scales: scales.as_ptr(), offsets, stride: 1 }
+                }
+            }
+        }
+    }
 }
 
-/// Scale and offset of a group.
-///
-/// # Safety
-/// The weight has it.
-#[inline(always)]
-unsafe fn scale<L: Lanes>(codes: &Codes, row: Row, group: usize) -> (L, L) {
-    let at = row.group + group;
-    // SAFETY: there is a scale for each group, and an offset for each or none.
-    unsafe {
-        let scale = *codes.scales.get_unchecked(at);
-        let offset = if codes.offsets.is_empty() { 0.0 } else { *codes.offsets.get_unchecked(at) };
-        (L::splat(scale), L::splat(offset))
+/// What codes of every kind have alike.
+macro_rules! coded {
+    () => {
+        fn steps(&self) -> usize {
+            self.0.steps()
+        }
+
+        fn group(&self) -> usize {
+            self.0.codes.group / LANES
+        }
+
+        fn span(&self) -> usize {
+            self.0.span()
+        }
+
+        #[inline(always)]
+        unsafe fn row(&self, row: usize) -> Row {
+            // SAFETY: the trait's.
+            unsafe { self.0.row(row) }
+        }
+
+        #[inline(always)]
+        unsafe fn factors<L: Lanes>(&self, row: Row, first: usize, room: &mut Room) -> Factors {
+            // SAFETY: the trait's.
+            unsafe { self.0.factors::<L>(row, first, room) }
+        }
+    };
+}
+
+/// Codes of 4 bits; `VECTORS` vectors of a step share words.
+#[derive(Clone, Copy)]
+pub(super) struct Nibbles<'a, const VECTORS: usize>(pub(super) Coded<'a>);
+
+// SAFETY: rows and steps that the weight has lie within its bytes.
+unsafe impl<const VECTORS: usize> Source for Nibbles<'_, VECTORS> {
+    type Group<L: Lanes> = L;
+    type Step<L: Lanes> = L::Words;
+
+    const VECTORS: usize = VECTORS;
+
+    coded!();
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, factors: Factors, group: usize) -> L {
+        // SAFETY: the trait's. A value times its scale, plus its offset, whoever does it first: once for a
+        // group here.
+        unsafe {
+            let (scale, offset) = factors.at::<L>(group);
+            offset.plus(L::load(self.0.codes.table.as_ptr()), scale)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> L::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            match VECTORS {
+                2 => L::bytes(row.bytes.add(step * LANES)),
+                _ => L::words(row.bytes.add(step * LANES * 4)),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn vector<L: Lanes>(&self, table: L, step: &mut L::Words, _at: usize) -> L {
+        // SAFETY: the trait's.
+        unsafe {
+            let values = L::look(*step, table);
+            *step = L::onward(*step);
+            values
+        }
+    }
+}
+
+/// Codes of 2 or 3 bits, and the values of those below 4 and from 4 on, four times each.
+#[derive(Clone, Copy)]
+pub(super) struct Tabled<'a, const BITS: u8>(Coded<'a>, [[f32; 16]; 2]);
+
+impl<'a, const BITS: u8> Tabled<'a, BITS> {
+    pub(super) fn new(coded: Coded<'a>) -> Self {
+        let own = coded.codes.table;
+        Self(coded, [0, 4].map(|from| std::array::from_fn(|code| own[from + code % 4])))
     }
 }
 
 // SAFETY: rows and steps that the weight has lie within its bytes.
 unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
     type Group<L: Lanes> = (L, L);
+    type Step<L: Lanes> = *const u8;
 
-    fn steps(&self) -> usize {
-        self.row / Self::STEP
-    }
-
-    fn group_steps(&self) -> usize {
-        self.codes.group
-    }
+    coded!();
 
     #[inline(always)]
-    unsafe fn row(&self, row: usize) -> Row {
+    unsafe fn open<L: Lanes>(&self, factors: Factors, group: usize) -> (L, L) {
         // SAFETY: the trait's.
-        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * self.row) };
-        Row { bytes, group: row * self.codes.groups }
-    }
-
-    #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> (L, L) {
-        // SAFETY: the trait's. A value times its scale, plus its offset, whoever does it first: once for a
-        // group here.
         unsafe {
-            let (scale, offset) = scale::<L>(self.codes, row, group);
-            let [first, second] = &self.tables;
+            let (scale, offset) = factors.at::<L>(group);
+            let [first, second] = &self.1;
             let first = offset.plus(L::load(first.as_ptr()), scale);
             if BITS == 3 {
                 (first, offset.plus(L::load(second.as_ptr()), scale))
@@ -193,19 +383,26 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
     }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, (table, above): (L, L), row: Row, step: usize) -> (L, L) {
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
+        // SAFETY: the trait's.
+        unsafe { row.bytes.add(step * BITS as usize * CHUNK / 8) }
+    }
+
+    #[inline(always)]
+    unsafe fn vector<L: Lanes>(
+        &self,
+        (table, above): (L, L),
+        step: &mut *const u8,
+        at: usize,
+    ) -> L {
         // SAFETY: the trait's.
         unsafe {
-            let at = row.bytes.add(step * Self::STEP);
-            let word = |at: *const u8| u32::from_le(at.cast::<u32>().read_unaligned());
-            let short = |at: *const u8| u16::from_le(at.cast::<u16>().read_unaligned());
-            match BITS {
-                4 => L::nibbles(at, table),
-                3 => (
-                    L::triples(word(at), short(at.add(8)), table, above),
-                    L::triples(word(at.add(4)), short(at.add(10)), table, above),
-                ),
-                _ => (L::pairs(word(at), table), L::pairs(word(at.add(4)), table)),
+            let codes = u32::from_le(step.add(4 * at).cast::<u32>().read_unaligned());
+            if BITS == 3 {
+                let high = u16::from_le(step.add(8 + 2 * at).cast::<u16>().read_unaligned());
+                L::triples(codes, high, table, above)
+            } else {
+                L::pairs(codes, table)
             }
         }
     }
@@ -213,170 +410,47 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
 
 /// Codes of a byte.
 #[derive(Clone, Copy)]
-pub(super) struct Whole<'a, const KIND: u8> {
-    codes: &'a Codes,
-    columns: usize,
-}
+pub(super) struct Whole<'a, const KIND: u8>(pub(super) Coded<'a>);
 
 pub(super) const SIGNED: u8 = 0;
 pub(super) const UNSIGNED: u8 = 1;
 pub(super) const E4M3: u8 = 2;
 
-impl<'a, const KIND: u8> Whole<'a, KIND> {
-    pub(super) fn new(codes: &'a Codes, columns: usize) -> Self {
-        Self { codes, columns }
-    }
-}
-
 // SAFETY: rows and steps that the weight has lie within its bytes.
 unsafe impl<const KIND: u8> Source for Whole<'_, KIND> {
     type Group<L: Lanes> = (L, L);
+    type Step<L: Lanes> = *const u8;
 
-    fn steps(&self) -> usize {
-        self.columns / CHUNK
-    }
-
-    fn group_steps(&self) -> usize {
-        self.codes.group
-    }
+    coded!();
 
     #[inline(always)]
-    unsafe fn row(&self, row: usize) -> Row {
+    unsafe fn open<L: Lanes>(&self, factors: Factors, group: usize) -> (L, L) {
         // SAFETY: the trait's.
-        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * self.columns) };
-        Row { bytes, group: row * self.codes.groups }
+        unsafe { factors.at::<L>(group) }
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> (L, L) {
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
         // SAFETY: the trait's.
-        unsafe { scale::<L>(self.codes, row, group) }
+        unsafe { row.bytes.add(step * CHUNK) }
     }
 
     #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, (scale, offset): (L, L), row: Row, step: usize) -> (L, L) {
+    unsafe fn vector<L: Lanes>(
+        &self,
+        (scale, offset): (L, L),
+        step: &mut *const u8,
+        at: usize,
+    ) -> L {
         // SAFETY: the trait's.
         unsafe {
-            let at = row.bytes.add(step * CHUNK);
-            let half = |at: *const u8| {
-                let value = match KIND {
-                    SIGNED => L::signed(at),
-                    UNSIGNED => L::unsigned(at),
-                    _ => L::e4m3(at),
-                };
-                offset.plus(value, scale)
+            let at = step.add(at * LANES);
+            let value = match KIND {
+                SIGNED => L::signed(at),
+                UNSIGNED => L::unsigned(at),
+                _ => L::e4m3(at),
             };
-            (half(at), half(at.add(LANES)))
-        }
-    }
-}
-
-/// GGUF's blocks.
-#[derive(Clone, Copy)]
-pub(super) struct Blocks<'a, const BLOCK: u8> {
-    bytes: &'a [u8],
-    columns: usize,
-    row: usize,
-}
-
-pub(super) const Q4_0: u8 = 0;
-pub(super) const Q8_0: u8 = 1;
-pub(super) const Q4K: u8 = 2;
-
-/// The values of codes from `first` on.
-const fn values(first: i8) -> [f32; 16] {
-    let mut values = [0.0; 16];
-    let mut code = 0;
-    while code < 16 {
-        values[code] = (code as i8 + first) as f32;
-        code += 1;
-    }
-    values
-}
-
-const CENTRED: [f32; 16] = values(-8);
-const COUNTED: [f32; 16] = values(0);
-
-impl<'a, const BLOCK: u8> Blocks<'a, BLOCK> {
-    pub(super) fn new(block: Block, bytes: &'a [u8], columns: usize) -> Self {
-        Self { bytes, columns, row: block.row(columns) }
-    }
-
-    /// Where the block of a step begins.
-    ///
-    /// # Safety
-    /// The row has it.
-    #[inline(always)]
-    unsafe fn at(row: Row, step: usize) -> *const u8 {
-        let inside = match BLOCK {
-            Q4_0 => step * 18,
-            Q8_0 => step * 34,
-            _ => step / 8 * 144,
-        };
-        // SAFETY: the caller's.
-        unsafe { row.bytes.add(inside) }
-    }
-}
-
-// SAFETY: rows and steps that the weight has lie within its bytes.
-unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
-    type Group<L: Lanes> = L;
-
-    fn steps(&self) -> usize {
-        self.columns / CHUNK
-    }
-
-    fn group_steps(&self) -> usize {
-        1
-    }
-
-    #[inline(always)]
-    unsafe fn row(&self, row: usize) -> Row {
-        // SAFETY: the trait's.
-        Row { bytes: unsafe { self.bytes.as_ptr().add(row * self.row) }, group: 0 }
-    }
-
-    #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, row: Row, step: usize) -> L {
-        // SAFETY: the trait's.
-        unsafe {
-            let at = Self::at(row, step);
-            match BLOCK {
-                Q4_0 => L::load(CENTRED.as_ptr()).times(L::splat(L::half(at))),
-                Q8_0 => L::splat(L::half(at)),
-                _ => {
-                    let packed = |i: usize| *at.add(4 + i);
-                    let sub = step % 8;
-                    let (scale, least) = if sub < 4 {
-                        (packed(sub) & 63, packed(sub + 4) & 63)
-                    } else {
-                        let both = packed(sub + 4);
-                        (both & 15 | packed(sub - 4) >> 6 << 4, both >> 4 | packed(sub) >> 6 << 4)
-                    };
-                    let scale = L::half(at) * f32::from(scale);
-                    let least = L::half(at.add(2)) * f32::from(least);
-                    L::splat(-least).plus(L::load(COUNTED.as_ptr()), L::splat(scale))
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn step<L: Lanes>(&self, shared: L, row: Row, step: usize) -> (L, L) {
-        // SAFETY: the trait's.
-        unsafe {
-            let at = Self::at(row, step);
-            match BLOCK {
-                Q4_0 => L::nibbles(at.add(2), shared),
-                Q8_0 => (L::signed(at.add(2)).times(shared), L::signed(at.add(18)).times(shared)),
-                _ => {
-                    // Two steps share 32 bytes: one has their low halves, the other their high ones.
-                    let bytes = at.add(16 + step % 8 / 2 * 32);
-                    let (first, second) =
-                        (L::nibbles(bytes, shared), L::nibbles(bytes.add(16), shared));
-                    if step.is_multiple_of(2) { (first.0, second.0) } else { (first.1, second.1) }
-                }
-            }
+            offset.plus(value, scale)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! States: rows of f32, padded with zeros to whole steps of products.
 
-use super::matrix::CHUNK;
+/// Columns that states are padded to a multiple of: those of the shortest step of a product.
+pub(super) const CHUNK: usize = 32;
 
 /// Rows of so many f32, `[len, width]`.
 #[derive(Debug, Clone, Default)]

@@ -32,19 +32,6 @@ pub(super) unsafe fn sum(eight: __m256) -> f32 {
     }
 }
 
-/// One f16.
-///
-/// # Safety
-/// The processor has F16C; `from` is good for two bytes.
-#[inline(always)]
-pub(super) unsafe fn half(from: *const u8) -> f32 {
-    // SAFETY: the caller's.
-    unsafe {
-        let bits = i32::from(from.cast::<i16>().read_unaligned());
-        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
-    }
-}
-
 /// Eight of the sixteen values of `table` by the low four bits of each index.
 ///
 /// # Safety
@@ -78,6 +65,35 @@ const HIGH: [i32; 8] = [16, 18, 20, 22, 24, 26, 28, 30];
 
 // SAFETY: the trait's contract: the caller has made sure of the instructions and of the pointers.
 unsafe impl Lanes for Avx2 {
+    type Words = (__m256i, __m256i);
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |at| _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast()));
+            (half(0), half(8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look((first, second): Self::Words, table: Self) -> Self {
+        // SAFETY: the trait's.
+        unsafe { Self(pick(first, table), pick(second, table)) }
+    }
+
+    #[inline(always)]
+    unsafe fn onward((first, second): Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { (_mm256_srli_epi32::<4>(first), _mm256_srli_epi32::<4>(second)) }
+    }
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the trait's.
@@ -142,12 +158,6 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn half(from: *const u8) -> f32 {
-        // SAFETY: the trait's.
-        unsafe { half(from) }
-    }
-
-    #[inline(always)]
     unsafe fn signed(from: *const u8) -> Self {
         // SAFETY: the trait's.
         unsafe {
@@ -180,20 +190,6 @@ unsafe impl Lanes for Avx2 {
                 _mm256_mul_ps(_mm256_castsi256_ps(small), _mm256_set1_ps(SCALE))
             };
             Self(half(0), half(8))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self) {
-        // SAFETY: the trait's.
-        unsafe {
-            let half = |at| _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast()));
-            let (first, second) = (half(0), half(8));
-            let high = |words| _mm256_srli_epi32::<4>(words);
-            (
-                Self(pick(first, table), pick(second, table)),
-                Self(pick(high(first), table), pick(high(second), table)),
-            )
         }
     }
 

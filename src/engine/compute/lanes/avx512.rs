@@ -22,6 +22,32 @@ const PLACES: [i32; 16] = [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28
 
 // SAFETY: the trait's contract: the caller has made sure of the instructions and of the pointers.
 unsafe impl Lanes for Avx512 {
+    type Words = __m512i;
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn look(codes: Self::Words, table: Self) -> Self {
+        // SAFETY: the trait's. A permutation reads no more than the low four bits of each index.
+        Self(unsafe { _mm512_permutexvar_ps(codes, table.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn onward(codes: Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_srli_epi32::<4>(codes) }
+    }
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the trait's.
@@ -78,12 +104,6 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn half(from: *const u8) -> f32 {
-        // SAFETY: the trait's.
-        unsafe { super::avx2::half(from) }
-    }
-
-    #[inline(always)]
     unsafe fn signed(from: *const u8) -> Self {
         // SAFETY: the trait's.
         Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })
@@ -105,17 +125,6 @@ unsafe impl Lanes for Avx512 {
             let sign = _mm512_slli_epi32::<24>(sign);
             let small = _mm512_or_si512(sign, _mm512_slli_epi32::<20>(rest));
             Self(_mm512_mul_ps(_mm512_castsi512_ps(small), _mm512_set1_ps(SCALE)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self) {
-        // SAFETY: the trait's. A permutation reads no more than the low four bits of each index.
-        unsafe {
-            let words = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
-            let low = _mm512_permutexvar_ps(words, table.0);
-            let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(words), table.0);
-            (Self(low), Self(high))
         }
     }
 

@@ -17,6 +17,30 @@ impl Portable {
 
 // SAFETY: nothing here needs an instruction that a processor may lack; pointers are the caller's to answer for.
 unsafe impl Lanes for Portable {
+    type Words = [u32; LANES];
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> Self::Words {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u32; LANES]>().read_unaligned() }.map(u32::from_le)
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self::Words {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u8; LANES]>().read() }.map(u32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn look(codes: Self::Words, table: Self) -> Self {
+        Self::of(|i| table.0[(codes[i] & 15) as usize])
+    }
+
+    #[inline(always)]
+    unsafe fn onward(codes: Self::Words) -> Self::Words {
+        codes.map(|word| word >> 4)
+    }
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; LANES])
@@ -66,12 +90,6 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn half(from: *const u8) -> f32 {
-        // SAFETY: the caller's.
-        f16::from_bits(u16::from_le(unsafe { from.cast::<u16>().read_unaligned() })).to_f32()
-    }
-
-    #[inline(always)]
     unsafe fn signed(from: *const u8) -> Self {
         // SAFETY: the caller's.
         let bytes = unsafe { from.cast::<[i8; LANES]>().read() };
@@ -93,14 +111,6 @@ unsafe impl Lanes for Portable {
             let byte = u32::from(bytes[i]);
             f32::from_bits((byte & 0x80) << 24 | (byte & 0x7f) << 20) * SCALE
         })
-    }
-
-    #[inline(always)]
-    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self) {
-        // SAFETY: the caller's.
-        let bytes = unsafe { from.cast::<[u8; LANES]>().read() };
-        let low = Self::of(|i| table.0[usize::from(bytes[i] & 15)]);
-        (low, Self::of(|i| table.0[usize::from(bytes[i] >> 4)]))
     }
 
     #[inline(always)]

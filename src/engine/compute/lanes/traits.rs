@@ -13,6 +13,17 @@ pub(in crate::engine::compute) const LANES: usize = 16;
 /// Whoever calls a method has made sure that the processor has the instructions (`Isa::run` does), and that
 /// pointers are good for what is read or written through them; they need no alignment.
 pub(in crate::engine::compute) unsafe trait Lanes: Copy {
+    /// Sixteen words, the lowest four bits of each the code that is next.
+    type Words: Copy;
+
+    /// 16 words: 64 bytes.
+    unsafe fn words(from: *const u8) -> Self::Words;
+    /// 16 words of a byte each.
+    unsafe fn bytes(from: *const u8) -> Self::Words;
+    /// What `table` has for the next codes.
+    unsafe fn look(codes: Self::Words, table: Self) -> Self;
+    /// The words without those codes.
+    unsafe fn onward(codes: Self::Words) -> Self::Words;
     /// All the same.
     unsafe fn splat(value: f32) -> Self;
     /// 16 f32.
@@ -29,16 +40,12 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn bf16(from: *const u8) -> Self;
     /// 16 f16: 32 bytes.
     unsafe fn f16(from: *const u8) -> Self;
-    /// One f16.
-    unsafe fn half(from: *const u8) -> f32;
     /// 16 signed bytes.
     unsafe fn signed(from: *const u8) -> Self;
     /// 16 unsigned bytes.
     unsafe fn unsigned(from: *const u8) -> Self;
     /// 16 FP8 E4M3 without NaN.
     unsafe fn e4m3(from: *const u8) -> Self;
-    /// What `table` has for the low and for the high halves of 16 bytes.
-    unsafe fn nibbles(from: *const u8, table: Self) -> (Self, Self);
     /// What `table`, which has four values four times, has for 16 codes of 2 bits.
     unsafe fn pairs(codes: u32, table: Self) -> Self;
     /// What `table` has for 16 codes of 3 bits: their low two in `codes`, their high one in `high`. It has the
