@@ -186,9 +186,9 @@ impl<S: Source> Task<'_, S> {
     unsafe fn sums<L: Lanes, const R: usize>(&self, row: usize) -> [f32; R] {
         // SAFETY: the caller's.
         unsafe {
-            let mut rows = [self.source.row(row); R];
+            let mut rows = [self.source.row(row, R); R];
             for (at, own) in rows.iter_mut().enumerate().skip(1) {
-                *own = self.source.row(row + at);
+                *own = self.source.row(row + at, R);
             }
             let mut sums = Sums { sums: [L::splat(0.0); R], x: self.x.as_ptr() };
             walk::<L, S, _, R>(&self.source, rows, &mut sums);
@@ -292,7 +292,7 @@ impl<S: Source> Task<'_, S> {
 unsafe fn expand<L: Lanes, S: Source>(source: &S, row: usize, to: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
-        walk::<L, S, _, 1>(source, [source.row(row)], &mut Stores(to));
+        walk::<L, S, _, 1>(source, [source.row(row, 1)], &mut Stores(to));
         if let Some((a, b)) = source.rest::<L>(row) {
             let to = to.add(source.steps() * S::VECTORS * LANES);
             a.store(to);
@@ -338,8 +338,8 @@ impl<L: Lanes, const R: usize> Take<L, R> for Sums<L, R> {
         // SAFETY: the caller's; a state has as many columns.
         unsafe {
             let x = L::load(self.x.add(column));
-            for (sum, vector) in self.sums.iter_mut().zip(vectors) {
-                *sum = sum.plus(vector, x);
+            for r in 0..R {
+                self.sums[r] = self.sums[r].plus(vectors[r], x);
             }
         }
     }
@@ -397,8 +397,8 @@ unsafe fn wholes<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
             let mut group = 0;
             while group < span && step < steps {
                 let mut shared = [source.open::<L>(factors[0], group); R];
-                for (shared, factors) in shared.iter_mut().zip(factors).skip(1) {
-                    *shared = source.open::<L>(factors, group);
+                for r in 1..R {
+                    shared[r] = source.open::<L>(factors[r], group);
                 }
                 group += 1;
                 let end = steps.min(step + each);
@@ -441,8 +441,8 @@ unsafe fn parts<L: Lanes, S: Source, T: Take<L, R>, const R: usize, const EACH: 
                 let mut held = held::<L, S, R>(source, &rows, step);
                 for part in 0..S::VECTORS / EACH {
                     let mut shared = [source.open::<L>(factors[0], group); R];
-                    for (shared, factors) in shared.iter_mut().zip(factors).skip(1) {
-                        *shared = source.open::<L>(factors, group);
+                    for r in 1..R {
+                        shared[r] = source.open::<L>(factors[r], group);
                     }
                     group += 1;
                     for own in 0..EACH {
@@ -472,9 +472,9 @@ unsafe fn factors<L: Lanes, S: Source, const R: usize>(
     room: &mut [Room; R],
 ) -> [Factors; R] {
     let mut all = [Factors::NONE; R];
-    for ((own, row), room) in all.iter_mut().zip(rows).zip(room) {
+    for r in 0..R {
         // SAFETY: the caller's.
-        *own = unsafe { source.factors::<L>(*row, first, room) };
+        all[r] = unsafe { source.factors::<L>(rows[r], first, &mut room[r]) };
     }
     all
 }
@@ -492,8 +492,8 @@ unsafe fn held<L: Lanes, S: Source, const R: usize>(
     // SAFETY: the caller's.
     unsafe {
         let mut held = [source.step::<L>(rows[0], step); R];
-        for (held, row) in held.iter_mut().zip(rows).skip(1) {
-            *held = source.step::<L>(*row, step);
+        for r in 1..R {
+            held[r] = source.step::<L>(rows[r], step);
         }
         held
     }

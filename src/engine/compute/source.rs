@@ -10,6 +10,25 @@ pub(super) struct Row {
     bytes: *const u8,
     /// Its first group.
     group: usize,
+    /// How far behind it the row lies that is read after it.
+    ahead: usize,
+}
+
+impl Row {
+    /// The bytes of a step. Those of the same step of the row that comes next are asked for: processors look ahead
+    /// within pages only, and so lose the time of a first access with each row.
+    ///
+    /// # Safety
+    /// The row has them.
+    #[inline(always)]
+    unsafe fn at<L: Lanes>(self, offset: usize) -> *const u8 {
+        // SAFETY: the caller's.
+        unsafe {
+            let at = self.bytes.add(offset);
+            L::prefetch(at.wrapping_add(self.ahead));
+            at
+        }
+    }
 }
 
 /// Room for the scales and the offsets of [`TOGETHER`] groups.
@@ -69,8 +88,8 @@ pub(super) unsafe trait Source: Copy + Send + Sync {
     /// Groups whose [`factors`](Self::factors) are asked for together.
     fn span(&self) -> usize;
 
-    /// Where a row is.
-    unsafe fn row(&self, row: usize) -> Row;
+    /// Where a row is, if the one `next` rows later is read after it.
+    unsafe fn row(&self, row: usize, next: usize) -> Row;
 
     /// Scales and offsets of a span's groups; `room` is for what has to be computed.
     unsafe fn factors<L: Lanes>(&self, row: Row, first: usize, room: &mut Room) -> Factors;
@@ -146,9 +165,11 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     }
 
     #[inline(always)]
-    unsafe fn row(&self, row: usize) -> Row {
+    unsafe fn row(&self, row: usize, next: usize) -> Row {
+        let each = self.columns * Self::SIZE;
         // SAFETY: the trait's.
-        Row { bytes: unsafe { self.bytes.as_ptr().add(row * self.columns * Self::SIZE) }, group: 0 }
+        let bytes = unsafe { self.bytes.as_ptr().add(row * each) };
+        Row { bytes, group: 0, ahead: next * each }
     }
 
     #[inline(always)]
@@ -162,7 +183,7 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     #[inline(always)]
     unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
         // SAFETY: the trait's.
-        unsafe { row.bytes.add(step * CHUNK * Self::SIZE) }
+        unsafe { row.at::<L>(step * CHUNK * Self::SIZE) }
     }
 
     #[inline(always)]
@@ -206,11 +227,11 @@ impl<'a> Coded<'a> {
     /// # Safety
     /// The weight has the row.
     #[inline(always)]
-    unsafe fn row(&self, row: usize) -> Row {
-        let bytes = self.steps() * self.codes.kind.step();
+    unsafe fn row(&self, row: usize, next: usize) -> Row {
+        let each = self.steps() * self.codes.kind.step();
         // SAFETY: the caller's.
-        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * bytes) };
-        Row { bytes, group: row * self.codes.groups }
+        let bytes = unsafe { self.codes.bytes.as_ptr().add(row * each) };
+        Row { bytes, group: row * self.codes.groups, ahead: next * each }
     }
 
     fn span(&self) -> usize {
@@ -291,9 +312,9 @@ macro_rules! coded {
         }
 
         #[inline(always)]
-        unsafe fn row(&self, row: usize) -> Row {
+        unsafe fn row(&self, row: usize, next: usize) -> Row {
             // SAFETY: the trait's.
-            unsafe { self.0.row(row) }
+            unsafe { self.0.row(row, next) }
         }
 
         #[inline(always)]
@@ -332,8 +353,8 @@ unsafe impl<const VECTORS: usize> Source for Nibbles<'_, VECTORS> {
         // SAFETY: the trait's.
         unsafe {
             match VECTORS {
-                2 => L::bytes(row.bytes.add(step * LANES)),
-                _ => L::words(row.bytes.add(step * LANES * 4)),
+                2 => L::bytes(row.at::<L>(step * LANES)),
+                _ => L::words(row.at::<L>(step * LANES * 4)),
             }
         }
     }
@@ -385,7 +406,7 @@ unsafe impl<const BITS: u8> Source for Tabled<'_, BITS> {
     #[inline(always)]
     unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
         // SAFETY: the trait's.
-        unsafe { row.bytes.add(step * BITS as usize * CHUNK / 8) }
+        unsafe { row.at::<L>(step * BITS as usize * CHUNK / 8) }
     }
 
     #[inline(always)]
@@ -432,7 +453,7 @@ unsafe impl<const KIND: u8> Source for Whole<'_, KIND> {
     #[inline(always)]
     unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
         // SAFETY: the trait's.
-        unsafe { row.bytes.add(step * CHUNK) }
+        unsafe { row.at::<L>(step * CHUNK) }
     }
 
     #[inline(always)]

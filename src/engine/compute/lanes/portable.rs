@@ -42,6 +42,9 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+
+    #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; LANES])
     }

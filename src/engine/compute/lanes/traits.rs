@@ -24,6 +24,8 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn look(codes: Self::Words, table: Self) -> Self;
     /// The words without those codes.
     unsafe fn onward(codes: Self::Words) -> Self::Words;
+    /// Has the processor fetch what lies there, if anything does.
+    unsafe fn prefetch(at: *const u8);
     /// All the same.
     unsafe fn splat(value: f32) -> Self;
     /// 16 f32.
