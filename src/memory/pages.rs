@@ -88,6 +88,22 @@ impl Block {
         let bytes = NonNull::from(part(&mut buffer, len, SMALL_ALIGN));
         Self { bytes, _owner: Owner::Heap { _buffer: buffer } }
     }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: they are initialized, live as long as their owner, and whoever changes them borrows it mutably.
+        unsafe { self.bytes.as_ref() }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { self.bytes.as_mut() }
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
+    }
 }
 
 // SAFETY: the pointer is into the owner, which goes with it and is not looked at.

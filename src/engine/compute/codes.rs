@@ -13,7 +13,10 @@ use super::lanes::LANES;
 use super::states::CHUNK;
 use super::unpack::{Unpacked, order, table};
 use crate::dequant::{Float, Layout, Parts, Weight};
+use crate::memory::pages::Block;
 
+/// Weights of fewer bytes get no pages of their own.
+const SMALL: usize = 64 << 10;
 /// Columns of a step of words.
 const WIDE: usize = 8 * LANES;
 /// Groups whose f16 scales are read together.
@@ -93,38 +96,33 @@ pub(super) enum Scales {
     Nested(Vec<u8>),
 }
 
-/// Bytes that begin where a line of the processor's cache does, so that no register is read from two.
-#[derive(Debug, Clone)]
-pub(super) struct Lines(Vec<Line>);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Bytes that begin where a line of the processor's cache does, so that no register is read from two, in large
+/// pages where they are fast.
+#[derive(Debug)]
+pub(super) struct Lines(Block);
 
 impl Lines {
     fn zeroed(len: usize) -> Self {
-        Self(vec![Line([0; 64]); len.div_ceil(64)])
+        Self(if len < SMALL { Block::small(len) } else { Block::new(len) })
     }
 
     pub(super) fn as_ptr(&self) -> *const u8 {
-        self.0.as_ptr().cast()
+        self.0.bytes().as_ptr()
     }
+}
 
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: a line is 64 bytes without padding, and lines lie side by side.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 64) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; the borrow is of all of them.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 64) }
+impl Clone for Lines {
+    fn clone(&self) -> Self {
+        let mut own = Self::zeroed(self.0.bytes().len());
+        own.0.bytes_mut().copy_from_slice(self.0.bytes());
+        own
     }
 }
 
 impl Codes {
     /// The bytes that it takes.
     pub(super) fn len(&self) -> usize {
-        self.bytes.0.len() * 64
+        self.bytes.0.bytes().len()
             + match &self.scales {
                 Scales::Single { scales, offsets } => 4 * (scales.len() + offsets.len()),
                 Scales::Half { scales, zeros } => scales.len() + zeros.len(),
@@ -134,8 +132,8 @@ impl Codes {
 
     /// Puts rows in another order: row `n` becomes what row `source(n)` was.
     pub(super) fn move_rows(&mut self, rows: usize, source: &dyn Fn(usize) -> usize) {
-        let own = moved(self.bytes.bytes(), self.row, rows, source);
-        self.bytes.bytes_mut()[..own.len()].copy_from_slice(&own);
+        let own = moved(self.bytes.0.bytes(), self.row, rows, source);
+        self.bytes.0.bytes_mut().copy_from_slice(&own);
         let groups = self.groups;
         let within = |bytes: &mut Vec<u8>, row: usize| {
             if !bytes.is_empty() {
@@ -219,8 +217,7 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
     // Where words hold several rows, those are unpacked together.
     const ROWS: usize = 8;
     let broken = AtomicBool::new(false);
-    let lines = bytes.bytes_mut().get_mut(..rows * row).unwrap_or_default();
-    lines.par_chunks_mut(row * ROWS).enumerate().for_each(|(at, lines)| {
+    bytes.0.bytes_mut().par_chunks_mut(row * ROWS).enumerate().for_each(|(at, lines)| {
         let mut own = vec![0; columns];
         for (i, line) in lines.chunks_mut(row).enumerate() {
             unpacked.row(at * ROWS + i, &mut own);
