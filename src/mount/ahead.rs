@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -53,8 +54,15 @@ pub(crate) async fn serve(
             }
         };
         fetching -= ahead.bytes.end - ahead.bytes.start;
+        if opened.still_ahead(id, &ahead).is_none() {
+            job.abort();
+            continue;
+        }
         match job.await {
-            Ok(Ok(bytes)) => pages.add(&ahead, bytes, opened.size(ahead.file)).await,
+            Ok(Ok(bytes)) => match opened.still_ahead(id, &ahead) {
+                Some(left) => pages.add(&ahead, left, bytes, opened.size(ahead.file)).await,
+                None => {}
+            },
             Ok(Err(error)) => {
                 view.tell(&block, ahead.file, &error);
                 return opened.forget(id);
@@ -95,6 +103,30 @@ fn begin(
     }
 }
 
+/// What lies behind the bytes asked for in their run, decoded, for whoever reads on: put into the kernel's pages before
+/// the answer, it is there when the reader comes to it.
+pub(crate) async fn before_answer(
+    view: &View,
+    block: &Block<Artifact>,
+    opened: &Opened,
+    file: u32,
+    behind: u64,
+) {
+    let map = opened.map(file);
+    if !behind.is_multiple_of(PAGE) || behind >= map.size() {
+        return;
+    }
+    let end = map.run_end(behind);
+    let end = if end == map.size() { end } else { end / PAGE * PAGE };
+    let Some(number) = block.tree.of_file(file).map(|node| block.number(node)) else { return };
+    let units = if end > behind { map.units(&opened.whole, &(behind..end)) } else { Vec::new() };
+    let parts: Option<Vec<Bytes>> =
+        units.iter().map(|unit| view.chunks.at_once(&opened.whole, unit)).collect();
+    if let Some(parts) = parts.filter(|parts| !parts.is_empty()) {
+        view.pages.try_store(number, behind, parts).await;
+    }
+}
+
 /// Hands over the rest of the chunk that holds byte `at`, which is decoded.
 pub(crate) async fn hand_over(
     view: Arc<View>,
@@ -104,6 +136,7 @@ pub(crate) async fn hand_over(
     at: u64,
 ) {
     let map = opened.map(file);
+    // What was asked for twice was not read ahead.
     let Some(run) = map.run(at) else { return };
     let mut pages = Storing::new(&view, &block);
     let mut parts = Vec::new();
@@ -114,7 +147,7 @@ pub(crate) async fn hand_over(
             Err(_) => return,
         }
     }
-    pages.add(&Ahead { file, bytes: run, probe: false }, parts, map.size()).await;
+    pages.add(&Ahead::alone(file, run.clone()), run, parts, map.size()).await;
     pages.flush(true).await;
 }
 
@@ -141,8 +174,8 @@ impl Storing {
         Self { pages, block, file, size, at, kept, len, unknown, gone }
     }
 
-    /// More bytes of a file of `size` bytes.
-    async fn add(&mut self, ahead: &Ahead, parts: Vec<Bytes>, size: u64) {
+    /// More bytes of a file of `size` bytes, of which those that are `left` are to be stored.
+    async fn add(&mut self, ahead: &Ahead, left: Range<u64>, parts: Vec<Bytes>, size: u64) {
         let follows = self.file == ahead.file && self.at + self.len as u64 == ahead.bytes.start;
         if !follows || ahead.probe {
             self.flush(!follows).await;
@@ -156,7 +189,9 @@ impl Storing {
             self.kept.push(part);
         }
         // It begins with a page, in the middle of which other bytes may lie, or behind one that is left out.
-        let skip = self.at.next_multiple_of(PAGE) - self.at + if ahead.probe { PAGE } else { 0 };
+        let first = self.at.max(left.start.min(ahead.bytes.end));
+        let from = if left.start > ahead.bytes.start { first } else { self.at };
+        let skip = from.next_multiple_of(PAGE) - self.at + if ahead.probe { PAGE } else { 0 };
         self.skip(skip);
         if self.len >= LITTLE {
             self.flush(false).await;

@@ -341,6 +341,10 @@ impl Opened {
         lock(&self.follow).take(id, most, |file, at| self.map(file).run_end(at))
     }
 
+    pub(crate) fn still_ahead(&self, id: ReaderId, ahead: &Ahead) -> Option<Range<u64>> {
+        lock(&self.follow).still_ahead(id, ahead)
+    }
+
     pub(crate) fn rest(&self, id: ReaderId, most: u64) -> bool {
         lock(&self.follow).rest(id, most)
     }

@@ -37,6 +37,15 @@ pub(crate) struct Ahead {
     pub(crate) bytes: Range<u64>,
     /// Whether its first page is left for the kernel to ask for.
     pub(crate) probe: bool,
+    /// Which plan of the reader it belongs to.
+    plan: u64,
+}
+
+impl Ahead {
+    /// A run that belongs to no plan.
+    pub(crate) fn alone(file: u32, bytes: Range<u64>) -> Self {
+        Self { file, bytes, probe: false, plan: 0 }
+    }
 }
 
 /// What follows from a read.
@@ -76,6 +85,8 @@ struct Reader {
     /// What was planned and, as far as is known, not read.
     planned: VecDeque<(u32, Range<u64>)>,
     ahead: u64,
+    /// Counts the plans: a reader that goes elsewhere has a new one.
+    plan: u64,
     window: u64,
     /// Bytes planned since a page was left out.
     unprobed: u64,
@@ -98,13 +109,18 @@ impl Follow {
             return Next::Nothing;
         }
         let clock = self.clock;
-        if let Some(reader) = self.readers.iter_mut().find(|reader| reader.is_at(file, bytes)) {
+        if let Some(place) = self.readers.iter().position(|reader| reader.is_at(file, bytes)) {
+            let mut reader = self.readers.swap_remove(place);
             reader.consume(file, bytes, most);
             reader.heard = clock;
             if let Some(run) = self.orders.at(file, bytes.start) {
                 reader.seen = run;
             }
-            return reader.go();
+            // Two who come to the same place are one from there on.
+            self.readers.retain(|other| !other.is_at(file, bytes));
+            let next = reader.go();
+            self.readers.push(reader);
+            return next;
         }
         if let Some(next) = self.jumped(file, bytes) {
             return next;
@@ -161,6 +177,7 @@ impl Follow {
             at: 0,
             planned: VecDeque::new(),
             ahead: 0,
+            plan: 0,
             window: FIRST,
             unprobed: 0,
             heard: self.clock,
@@ -189,6 +206,16 @@ impl Follow {
         reader.take(&self.orders, most, run_end)
     }
 
+    /// What of a planned run is still ahead of the reader: it may have gone past, or elsewhere.
+    pub(crate) fn still_ahead(&self, id: ReaderId, ahead: &Ahead) -> Option<Range<u64>> {
+        let reader = self.readers.iter().find(|reader| reader.id == id)?;
+        let own = reader.planned.iter().filter(|(file, _)| *file == ahead.file);
+        let left = own.map(|(_, planned)| {
+            planned.start.max(ahead.bytes.start)..planned.end.min(ahead.bytes.end)
+        });
+        left.filter(|left| reader.plan == ahead.plan && left.start < left.end).next()
+    }
+
     /// Whoever works for the reader ends, unless there is more to be taken.
     pub(crate) fn rest(&mut self, id: ReaderId, most: u64) -> bool {
         let Some(reader) = self.readers.iter_mut().find(|reader| reader.id == id) else {
@@ -209,6 +236,7 @@ impl Reader {
         (self.run, self.at) = (Some(run), at);
         self.planned.clear();
         (self.ahead, self.unprobed) = (0, 0);
+        self.plan += 1;
     }
 
     fn limit(&self, most: u64) -> u64 {
@@ -282,7 +310,7 @@ impl Reader {
                 }
                 _ => self.planned.push_back((spot.file, bytes.clone())),
             }
-            return Some(Ahead { file: spot.file, bytes, probe });
+            return Some(Ahead { file: spot.file, bytes, probe, plan: self.plan });
         }
     }
 }
@@ -383,6 +411,30 @@ mod tests {
         assert!(matches!(ask(&mut follow, 0, start(2) + 3), Next::Begin(1)));
         let ahead = take_all(&mut follow, 1);
         assert!(ahead.iter().any(|a| a.file == 1), "{ahead:?}");
+    }
+
+    #[test]
+    fn what_the_reader_went_past_is_not_ahead_of_it() {
+        let mut follow = follow(&[&[(1 << 30, "a"), (1 << 30, "b"), (1 << 30, "c")]]);
+        (ask(&mut follow, 0, 0), ask(&mut follow, 0, 1));
+        let ahead = take_all(&mut follow, 1);
+        assert_eq!(follow.still_ahead(1, &ahead[0]), Some(2 * PAGE..CHUNK));
+        ask(&mut follow, 0, 9);
+        assert_eq!(follow.still_ahead(1, &ahead[0]), Some(10 * PAGE..CHUNK));
+        ask(&mut follow, 0, CHUNK / PAGE);
+        assert_eq!(follow.still_ahead(1, &ahead[0]), None);
+        assert_eq!(follow.still_ahead(1, &ahead[1]), Some(CHUNK + PAGE..2 * CHUNK));
+        // It goes on with the next tensor: what was planned in this one is of no use.
+        ask(&mut follow, 0, (1 << 30) / PAGE);
+        assert_eq!(follow.still_ahead(1, &ahead[1]), None);
+        // Two who come to the same place are one.
+        let begun = 5 * CHUNK / PAGE;
+        (ask(&mut follow, 0, begun), ask(&mut follow, 0, begun + 1));
+        take_all(&mut follow, 2);
+        follow.readers[0].planned.push_back((0, (begun + 2) * PAGE..6 * CHUNK));
+        follow.readers[0].ahead += 6 * CHUNK - (begun + 2) * PAGE;
+        ask(&mut follow, 0, begun + 2);
+        assert_eq!(follow.readers.len(), 1);
     }
 
     #[test]
