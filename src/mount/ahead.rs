@@ -17,7 +17,7 @@ use crate::transport::TransportError;
 
 /// Bytes that are fetched or decoded for one reader at a time; more is asked for when half of them are there, so
 /// that neighbours come in one request.
-const FETCHING: u64 = 24 << 20;
+const FETCHING: u64 = 32 << 20;
 /// Less than this is put into the kernel's pages together with what follows.
 const LITTLE: usize = 128 << 10;
 
@@ -54,15 +54,14 @@ pub(crate) async fn serve(
             }
         };
         fetching -= ahead.bytes.end - ahead.bytes.start;
-        if opened.still_ahead(id, &ahead).is_none() {
-            job.abort();
-            continue;
-        }
         match job.await {
-            Ok(Ok(bytes)) => match opened.still_ahead(id, &ahead) {
-                Some(left) => pages.add(&ahead, left, bytes, opened.size(ahead.file)).await,
-                None => {}
-            },
+            // What nobody needs there any more is decoded, for whoever may come.
+            Ok(Ok(bytes)) => {
+                if let Some(left) = opened.still_ahead(id, &ahead) {
+                    pages.add(&ahead, left, bytes, opened.size(ahead.file)).await;
+                    opened.stored(id, ahead.file, &ahead.bytes);
+                }
+            }
             Ok(Err(error)) => {
                 view.tell(&block, ahead.file, &error);
                 return opened.forget(id);
@@ -109,6 +108,7 @@ pub(crate) async fn before_answer(
     view: &View,
     block: &Block<Artifact>,
     opened: &Opened,
+    id: ReaderId,
     file: u32,
     behind: u64,
 ) {
@@ -122,7 +122,9 @@ pub(crate) async fn before_answer(
     let units = if end > behind { map.units(&opened.whole, &(behind..end)) } else { Vec::new() };
     let parts: Option<Vec<Bytes>> =
         units.iter().map(|unit| view.chunks.at_once(&opened.whole, unit)).collect();
-    if let Some(parts) = parts.filter(|parts| !parts.is_empty()) {
+    if let Some(parts) = parts.filter(|parts| !parts.is_empty())
+        && opened.stored(id, file, &(behind..end))
+    {
         view.pages.try_store(number, behind, parts).await;
     }
 }

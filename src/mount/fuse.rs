@@ -141,8 +141,7 @@ fn unknown(name: &str) -> INodeNo {
 impl Filesystem for Fuse {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Its least; what is touched is asked for, and what is read on is put there.
-        let ra = std::env::var("XRA").ok().and_then(|x| x.parse().ok()).unwrap_or(PAGE as u32);
-        config.set_max_readahead(ra).unwrap_or_default();
+        config.set_max_readahead(PAGE as u32).unwrap_or_default();
         config.set_max_background(BACKGROUND).unwrap_or_default();
         // Many may look into one folder at a time. A kernel without it takes turns.
         config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS).unwrap_or_default();
@@ -245,10 +244,13 @@ impl Filesystem for Fuse {
         let end = offset.saturating_add(u64::from(size)).min(open.opened.size(open.file));
         let wanted = offset..end.max(offset);
         let next = open.opened.asked(open.file, &wanted, self.view.most());
-        let reads_on = matches!(next, Next::Begin(_) | Next::Goes(_));
+        let reader = match next {
+            Next::Begin(id) | Next::Goes(id) => Some(id),
+            Next::Nothing | Next::Chunk => None,
+        };
         let known = at_once(&self.view, &open, &wanted);
         match known {
-            Some(bytes) if !reads_on => reply.data(&bytes),
+            Some(bytes) if reader.is_none() => reply.data(&bytes),
             known => {
                 let (view, open, wanted) = (self.view.clone(), open.clone(), wanted.clone());
                 self.runtime.spawn(async move {
@@ -256,9 +258,9 @@ impl Filesystem for Fuse {
                         Some(bytes) => Ok(bytes),
                         None => bytes(&view, &open, &wanted).await,
                     };
-                    if reads_on {
-                        let (block, opened) = (&open.block, &open.opened);
-                        ahead::before_answer(&view, block, opened, open.file, wanted.end).await;
+                    if let Some(id) = reader {
+                        let (block, opened, behind) = (&open.block, &open.opened, wanted.end);
+                        ahead::before_answer(&view, block, opened, id, open.file, behind).await;
                     }
                     match bytes {
                         Ok(bytes) => reply.data(&bytes),

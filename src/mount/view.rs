@@ -345,6 +345,10 @@ impl Opened {
         lock(&self.follow).still_ahead(id, ahead)
     }
 
+    pub(crate) fn stored(&self, id: ReaderId, file: u32, bytes: &Range<u64>) -> bool {
+        lock(&self.follow).stored(id, file, bytes)
+    }
+
     pub(crate) fn rest(&self, id: ReaderId, most: u64) -> bool {
         lock(&self.follow).rest(id, most)
     }

@@ -83,7 +83,7 @@ struct Reader {
     run: Option<u32>,
     at: u64,
     /// What was planned and, as far as is known, not read.
-    planned: VecDeque<(u32, Range<u64>)>,
+    planned: VecDeque<Planned>,
     ahead: u64,
     /// Counts the plans: a reader that goes elsewhere has a new one.
     plan: u64,
@@ -93,6 +93,21 @@ struct Reader {
     heard: u64,
     /// Whether somebody works for it.
     is_served: bool,
+}
+
+/// A run of a file that was planned.
+#[derive(Debug)]
+struct Planned {
+    file: u32,
+    bytes: Range<u64>,
+    /// Up to where it is in the kernel's pages.
+    stored: u64,
+}
+
+impl Planned {
+    fn meets(&self, file: u32, bytes: &Range<u64>) -> bool {
+        self.file == file && self.bytes.start < bytes.end && bytes.start < self.bytes.end
+    }
 }
 
 impl Follow {
@@ -206,14 +221,35 @@ impl Follow {
         reader.take(&self.orders, most, run_end)
     }
 
-    /// What of a planned run is still ahead of the reader: it may have gone past, or elsewhere.
+    /// What of a planned run is to be put into the kernel's pages: the reader may have gone past, or elsewhere.
     pub(crate) fn still_ahead(&self, id: ReaderId, ahead: &Ahead) -> Option<Range<u64>> {
-        let reader = self.readers.iter().find(|reader| reader.id == id)?;
-        let own = reader.planned.iter().filter(|(file, _)| *file == ahead.file);
-        let left = own.map(|(_, planned)| {
-            planned.start.max(ahead.bytes.start)..planned.end.min(ahead.bytes.end)
-        });
-        left.filter(|left| reader.plan == ahead.plan && left.start < left.end).next()
+        let reader =
+            self.readers.iter().find(|reader| reader.id == id && reader.plan == ahead.plan)?;
+        let own = reader.planned.iter().find(|planned| planned.meets(ahead.file, &ahead.bytes))?;
+        let start = own.bytes.start.max(own.stored).max(ahead.bytes.start);
+        let end = own.bytes.end.min(ahead.bytes.end);
+        (start < end).then_some(start..end)
+    }
+
+    /// These bytes are in the kernel's pages now. False if they were before, or nobody reads on there.
+    pub(crate) fn stored(&mut self, id: ReaderId, file: u32, bytes: &Range<u64>) -> bool {
+        let Some(reader) = self.readers.iter_mut().find(|reader| reader.id == id) else {
+            return false;
+        };
+        if reader.planned.is_empty() && reader.at == bytes.start {
+            // Nothing is planned yet: it goes on behind them.
+            reader.at = bytes.end;
+            return true;
+        }
+        let own = reader.planned.iter_mut().find(|planned| planned.meets(file, bytes));
+        match own {
+            Some(planned) if planned.stored < bytes.end => {
+                let is_new = planned.stored <= bytes.start;
+                planned.stored = bytes.end;
+                is_new
+            }
+            _ => false,
+        }
     }
 
     /// Whoever works for the reader ends, unless there is more to be taken.
@@ -252,19 +288,18 @@ impl Reader {
 
     /// Whether it may be the one who asks: what is asked for was planned, or is planned next.
     fn is_at(&self, file: u32, bytes: &Range<u64>) -> bool {
-        let meets = |own: &Range<u64>| own.start < bytes.end && bytes.start < own.end;
-        self.planned.iter().any(|(own, planned)| *own == file && meets(planned))
+        self.planned.iter().any(|planned| planned.meets(file, bytes))
     }
 
     /// What was planned up to here was read.
     fn consume(&mut self, file: u32, bytes: &Range<u64>, most: u64) {
         self.window = (self.window * 2).min(most.max(FIRST));
-        while let Some((own, planned)) = self.planned.front_mut() {
-            let len = planned.end - planned.start;
-            let is_here = *own == file && planned.start < bytes.end && bytes.start < planned.end;
-            if is_here && bytes.end < planned.end {
-                let read = bytes.end.saturating_sub(planned.start);
-                planned.start += read;
+        while let Some(planned) = self.planned.front_mut() {
+            let len = planned.bytes.end - planned.bytes.start;
+            let is_here = planned.meets(file, bytes);
+            if is_here && bytes.end < planned.bytes.end {
+                let read = bytes.end.saturating_sub(planned.bytes.start);
+                planned.bytes.start += read;
                 self.ahead -= read;
                 return;
             }
@@ -424,6 +459,10 @@ mod tests {
         ask(&mut follow, 0, CHUNK / PAGE);
         assert_eq!(follow.still_ahead(1, &ahead[0]), None);
         assert_eq!(follow.still_ahead(1, &ahead[1]), Some(CHUNK + PAGE..2 * CHUNK));
+        // What is there is not put there again.
+        assert!(follow.stored(1, 0, &(CHUNK + PAGE..CHUNK + 9 * PAGE)));
+        assert!(!follow.stored(1, 0, &(CHUNK + PAGE..CHUNK + 9 * PAGE)));
+        assert_eq!(follow.still_ahead(1, &ahead[1]), Some(CHUNK + 9 * PAGE..2 * CHUNK));
         // It goes on with the next tensor: what was planned in this one is of no use.
         ask(&mut follow, 0, (1 << 30) / PAGE);
         assert_eq!(follow.still_ahead(1, &ahead[1]), None);
@@ -431,8 +470,9 @@ mod tests {
         let begun = 5 * CHUNK / PAGE;
         (ask(&mut follow, 0, begun), ask(&mut follow, 0, begun + 1));
         take_all(&mut follow, 2);
-        follow.readers[0].planned.push_back((0, (begun + 2) * PAGE..6 * CHUNK));
-        follow.readers[0].ahead += 6 * CHUNK - (begun + 2) * PAGE;
+        let bytes = (begun + 2) * PAGE..6 * CHUNK;
+        follow.readers[0].ahead += bytes.end - bytes.start;
+        follow.readers[0].planned.push_back(Planned { file: 0, stored: bytes.start, bytes });
         ask(&mut follow, 0, begun + 2);
         assert_eq!(follow.readers.len(), 1);
     }
@@ -475,7 +515,7 @@ mod tests {
                     }
                 }
                 for reader in &follow.readers {
-                    let sum: u64 = reader.planned.iter().map(|(_, p)| p.end - p.start).sum();
+                    let sum: u64 = reader.planned.iter().map(|p| p.bytes.end - p.bytes.start).sum();
                     prop_assert_eq!(sum, reader.ahead);
                     prop_assert!(reader.ahead <= reader.window.max(FIRST) + CHUNK);
                 }
