@@ -54,6 +54,10 @@ pub(crate) async fn serve(
             }
         };
         fetching -= ahead.bytes.end - ahead.bytes.start;
+        if opened.still_ahead(id, &ahead).is_none() {
+            // The reader is past it, or elsewhere: nobody waits for it here.
+            continue;
+        }
         match job.await {
             // What nobody needs there any more is decoded, for whoever may come.
             Ok(Ok(bytes)) => {
@@ -184,8 +188,9 @@ impl Storing {
         }
         if !follows {
             self.kept.clear();
-            (self.file, self.size, self.at, self.len) = (ahead.file, size, ahead.bytes.start, 0);
+            (self.file, self.at, self.len) = (ahead.file, ahead.bytes.start, 0);
         }
+        self.size = size;
         for part in parts {
             self.len += part.len();
             self.kept.push(part);

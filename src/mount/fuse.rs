@@ -185,7 +185,7 @@ impl Filesystem for Fuse {
                     };
                     let attributes = attributes(number, &means, owner, started);
                     // The name may mean another artifact soon; what an artifact is stays.
-                    reply.entry_with_ttls(&view.fresh, &FOREVER, &attributes, Generation(0));
+                    reply.entry_with_ttls(&FOREVER, &view.fresh, &attributes, Generation(0));
                 });
             }
         }
