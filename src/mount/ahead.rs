@@ -62,8 +62,9 @@ pub(crate) async fn serve(
             // What nobody needs there any more is decoded, for whoever may come.
             Ok(Ok(bytes)) => {
                 if let Some(left) = opened.still_ahead(id, &ahead) {
-                    pages.add(&ahead, left, bytes, opened.size(ahead.file)).await;
+                    // Said before: whoever answers meanwhile does not store the same.
                     opened.stored(id, ahead.file, &ahead.bytes);
+                    pages.add(&ahead, left, bytes, opened.size(ahead.file)).await;
                 }
             }
             Ok(Err(error)) => {
