@@ -72,7 +72,7 @@ lint:
 	cargo clippy --all-targets --locked -- -D warnings
 
 # Each feature of the library builds with nothing but itself, and none of them.
-FEATURES = load cloud openpgp pack wgpu cuda models produce edge engine serve optimize studio
+FEATURES = load cloud openpgp pack wgpu cuda models produce edge mount engine serve optimize studio
 features:
 	cargo check --lib --locked --no-default-features
 	for feature in $(FEATURES); do \

@@ -18,6 +18,7 @@ import deltas
 import device
 import edge
 import floats
+import mount
 import network
 import produce
 import serve
@@ -29,7 +30,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "network": network.network, "serve": serve.serve, "small": small.small} | produce.LINES
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "mount": mount.mount, "network": network.network, "serve": serve.serve, "small": small.small} | produce.LINES
 # Lines of one name, and what comes after a hyphen in the name of each.
 GROUPS = {name.split("-")[0] for name in LINES}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}

@@ -24,6 +24,7 @@
 //! | [`quantize`] | models | language models, and what is measured of them; with `produce`, new artifacts from old ones: quantized checkpoints, deltas |
 //! | [`maintain`] | pack | keeping a store: verify, copy, collect, repack |
 //! | [`edge`] | edge | serving a store |
+//! | [`mount`] | mount | a store as a read-only file system |
 //! | [`engine`] | engine | running a language model on weights as they are stored |
 //! | [`serve`] | serve | an OpenAI-compatible server: the embedded engine, or one of others |
 //! | [`optimize`] | optimize | the cheapest quantization that keeps limits of quality, latency and size |
@@ -75,6 +76,8 @@ pub mod load;
 pub mod maintain;
 #[cfg(feature = "load")]
 pub mod memory;
+#[cfg(feature = "mount")]
+pub mod mount;
 #[cfg(feature = "optimize")]
 pub mod optimize;
 #[cfg(feature = "pack")]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, squid, rclone, gnupg, wget, curl, systemd's checker, Chromium, a
+# Installs what the test suite needs: nginx, squid, rclone, gnupg, wget, curl, FUSE's helper, rsync, systemd's checker, Chromium, a
 # clock that is wrong, a C++ compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, Prometheus's parser, the client of the
@@ -22,6 +22,8 @@ install_debian_packages() {
     command -v openssl >/dev/null || missing+=(openssl)
     command -v gpg >/dev/null || missing+=(gnupg)
     command -v curl >/dev/null || missing+=(curl)
+    command -v fusermount3 >/dev/null || missing+=(fuse3)
+    command -v rsync >/dev/null || missing+=(rsync)
     command -v c++ >/dev/null || missing+=(g++)
     ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1 || missing+=(mesa-vulkan-drivers)
     command -v systemd-analyze >/dev/null || missing+=(systemd)

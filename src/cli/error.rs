@@ -6,6 +6,7 @@ use crate::load::ArtifactError;
 use crate::load::sink::device::DeviceError;
 use crate::load::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
+use crate::mount::MountError;
 use crate::pack::PackError;
 use crate::pack::model::ModelError;
 use crate::pack::unpack::UnpackError;
@@ -190,6 +191,21 @@ impl From<crate::engine::ModelError> for Failure {
             _ => FAILED,
         };
         Self::new(status, error)
+    }
+}
+
+impl From<MountError> for Failure {
+    fn from(error: MountError) -> Self {
+        match &error {
+            MountError::Store(own) => {
+                Self::new(store_status(own), format!("{own}{}", store_advice(own)))
+            }
+            MountError::Folder { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::new(NOT_FOUND, error)
+            }
+            MountError::Cache(own) => Self::failed(format!("{own}; name another --cache")),
+            _ => Self::failed(error),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod job;
 mod keys;
 mod load;
 mod load_device;
+mod mount;
 mod open_engine;
 mod optimize;
 mod output;
@@ -79,6 +80,8 @@ enum Command {
     Ls(refs::Ls),
     /// Serve a store over HTTP
     Edge(edge::Edge),
+    /// Mount an artifact or a store as a read-only file system
+    Mount(mount::Mount),
     /// Serve a model over HTTP, as OpenAI's clients ask
     Serve(Box<serve::Serve>),
     #[command(hide = true)]
@@ -116,7 +119,7 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     crate::memory::pages::return_freed_buffers();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(mount::words(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output with status 0; wrong use is status 2.
@@ -196,6 +199,7 @@ fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Rm(args) => handle.block_on(args.run(global, output)),
         Command::Ls(args) => handle.block_on(args.run(global, output)),
         Command::Edge(args) => handle.block_on(args.run(global, output)),
+        Command::Mount(args) => args.run(global, handle, output, interrupt.abort_handle()),
         Command::Serve(args) => args.run(global, handle, output, interrupt.abort_handle()),
         // It has no runtime: its process ends before there is one.
         Command::Supervise(args) => args.run(),

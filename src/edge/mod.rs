@@ -6,7 +6,7 @@
 //! the whole.
 
 mod api;
-mod cache;
+pub(crate) mod cache;
 mod error;
 mod front;
 mod http;

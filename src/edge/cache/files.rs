@@ -5,7 +5,7 @@
 //! a time, decoded for these alone.
 
 use std::collections::VecDeque;
-use std::iter::{Peekable, once};
+use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,13 +17,11 @@ use tokio::sync::Semaphore;
 use crate::chunk::codec::{self, DecodeError};
 use crate::edge::cache::budget::Share;
 use crate::edge::cache::chunks::Chunk;
+use crate::edge::cache::parts::{Part, Unit};
 use crate::edge::cache::reader::ChunkReader;
 use crate::edge::cache::source::ChunkSource;
-use crate::format::grid::{Grid, Rect};
-use crate::format::page::Extent;
 use crate::memory::buffers::Buffers;
 use crate::memory::pool::{self, Job, Urgency};
-use crate::schedule::shard::ShardSlice;
 use crate::store::ArtifactGraph;
 use crate::transport::{TransportError, TransportErrorKind};
 
@@ -35,10 +33,6 @@ const AHEAD: usize = 2;
 const WINDOW: u64 = 128 << 10;
 /// Who decode a chunk for a few of its bytes at a time.
 const WINDOWS: usize = 4;
-/// Rows whose bands lie in different chunks are put together at once up to this many bytes, and beyond it
-/// piece by piece.
-const BLOCK: u64 = 32 << 20;
-const PIECE: u64 = 1 << 20;
 /// A part of a chunk that is this many times smaller is copied: it would hold the whole.
 const SMALL: usize = 4;
 
@@ -48,114 +42,6 @@ pub(crate) struct Files {
     source: Arc<ChunkSource>,
     buffers: Buffers,
     windows: Semaphore,
-}
-
-/// A tensor in a file, or one chunk of whatever else it holds.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    /// Where it begins in the file.
-    start: u64,
-    grid: Grid,
-    /// Its first chunk in the artifact.
-    first: usize,
-}
-
-/// A run of a part's bytes that some chunks hold and no others: one chunk, or the bands of a block of rows.
-#[derive(Debug)]
-struct Unit {
-    /// Where each of its chunks lies in the part; and, in the artifact, the chunk with those that it is stored
-    /// against, the lowest first.
-    chunks: Vec<(Rect, Vec<usize>)>,
-    /// The wanted bytes of the part, and how many that has.
-    wanted: Range<u64>,
-    len: u64,
-}
-
-impl Part {
-    /// The parts of a file that hold some of the bytes `wanted`.
-    fn all(whole: &ArtifactGraph, file: usize, wanted: &Range<u64>) -> Vec<Self> {
-        let Some((file, first)) = whole.files.get(file) else { return Vec::new() };
-        let (mut parts, mut chunk, mut start) = (Vec::new(), *first, 0);
-        let mut push = |grid: Grid, first: usize| {
-            let part = Self { start, grid, first };
-            start += part.len();
-            if part.start < wanted.end && start > wanted.start {
-                parts.push(part);
-            }
-        };
-        for extent in &file.extents {
-            match *extent {
-                Extent::Tensor { ordinal } => {
-                    if let Some((tensor, first)) = whole.tensors.get(ordinal as usize) {
-                        push(tensor.grid, *first);
-                    }
-                }
-                Extent::Content { chunks, .. } => {
-                    for index in chunk..chunk + chunks as usize {
-                        let len = whole.chunks.get(index).map_or(0, |c| c.record.decoded_len);
-                        push(Grid::run(len.into(), len.into()), index);
-                    }
-                    chunk += chunks as usize;
-                }
-            }
-        }
-        parts
-    }
-
-    fn len(&self) -> u64 {
-        self.grid.leading * self.grid.rows * self.grid.row_bytes
-    }
-
-    /// How many chunks hold parts of the same rows.
-    fn bands(&self) -> u64 {
-        if self.grid.rows > 1 { self.grid.bands() } else { 1 }
-    }
-
-    fn units(&self) -> u64 {
-        self.grid.chunks().checked_div(self.bands()).unwrap_or(0)
-    }
-
-    /// Chunk `band` of a unit.
-    fn chunk(&self, unit: u64, band: u64) -> u64 {
-        match self.bands() {
-            1 => unit,
-            bands => {
-                let blocks = self.grid.blocks();
-                (unit / blocks * bands + band) * blocks + unit % blocks
-            }
-        }
-    }
-
-    /// The bytes of a unit.
-    fn range(&self, unit: u64) -> Range<u64> {
-        let first = self.grid.rect(self.chunk(unit, 0));
-        let row = if self.bands() > 1 { first.stride } else { first.width };
-        first.start..first.start + first.rows * row
-    }
-
-    /// The parts of a unit that are put together at once, as far as they are `wanted`.
-    fn pieces(self, unit: u64, wanted: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-        let all = self.range(unit);
-        let size = if all.end - all.start > BLOCK { PIECE } else { BLOCK };
-        let within = |at: u64| at.saturating_sub(self.start).clamp(all.start, all.end);
-        let (from, to) = (within(wanted.start), within(wanted.end));
-        let starts = std::iter::successors(Some(from), move |at| Some(at + size));
-        starts.take_while(move |at| *at < to).map(move |at| at..to.min(at + size))
-    }
-
-    fn unit(&self, whole: &ArtifactGraph, unit: u64, wanted: Range<u64>) -> Unit {
-        let len = self.len();
-        let cut = ShardSlice::part(wanted.clone(), len);
-        let chunks = (0..self.bands()).filter_map(|band| {
-            let chunk = self.chunk(unit, band);
-            let rect = self.grid.rect(chunk);
-            let index = self.first.saturating_add(usize::try_from(chunk).ok()?);
-            let mut chain: Vec<_> = once(index).chain(whole.bases_of(index)).collect();
-            chain.reverse();
-            (!cut.span(&rect).is_empty()).then_some((rect, chain))
-        });
-        Unit { chunks: chunks.collect(), wanted, len }
-    }
 }
 
 /// What the bytes `wanted` of a file are put together from, in their order.
@@ -175,64 +61,27 @@ fn units(
 }
 
 impl Unit {
-    /// Its chunks and what they are stored against, in the order in which they are decoded.
-    fn indexes(&self) -> impl Iterator<Item = usize> {
-        self.chunks.iter().flat_map(|(_, chain)| chain.iter().copied())
-    }
-
     /// Its bytes, if they lie in the cache as they are.
     fn stored(&self, chunks: &[Chunk]) -> Result<Option<Bytes>, DecodeError> {
-        match (self.chunks.as_slice(), chunks) {
-            ([(rect, _)], [chunk]) if rect.is_contiguous() => {
-                Ok(codec::raw(chunk)?.map(|bytes| self.of(rect, &bytes)))
-            }
+        match (self.run(), chunks) {
+            (Some(rect), [chunk]) => Ok(codec::raw(chunk)?.map(|bytes| self.of(rect, &bytes))),
             _ => Ok(None),
         }
-    }
-
-    /// What is wanted of a chunk that is one run of the part's bytes.
-    fn of(&self, rect: &Rect, decoded: &Bytes) -> Bytes {
-        // Both are at most a chunk's bytes.
-        let at = |byte: u64| (byte.saturating_sub(rect.start) as usize).min(decoded.len());
-        decoded.slice(at(self.wanted.start)..at(self.wanted.end))
     }
 
     /// Decodes its chunks and puts its bytes together.
     fn decode(&self, chunks: &[Chunk], buffers: &Buffers) -> Result<Bytes, DecodeError> {
         let mut rest = chunks;
-        let mut next = |chain: &[usize]| {
+        self.assemble(buffers, |chain| {
             let (own, more) = rest.split_at(chain.len().min(rest.len()));
             rest = more;
             decoded(own, buffers)
-        };
-        if let [(rect, chain)] = self.chunks.as_slice()
-            && rect.is_contiguous()
-        {
-            return Ok(self.of(rect, &next(chain)?));
-        }
-        // At most a block.
-        let mut out = buffers.take((self.wanted.end - self.wanted.start) as usize);
-        let cut = ShardSlice::part(self.wanted.clone(), self.len);
-        for (rect, chain) in &self.chunks {
-            let decoded = next(chain)?;
-            for run in cut.copies(*rect) {
-                let (from, to, len) = (run.from as usize, run.to as usize, run.len as usize);
-                let (Some(from), Some(to)) =
-                    (decoded.get(from..from + len), out.get_mut(to..to + len))
-                else {
-                    let need = u32::try_from(rect.len()).unwrap_or(u32::MAX);
-                    let (codec, have) = ("a chunk", decoded.len());
-                    return Err(DecodeError::Length { codec, need, have });
-                };
-                to.copy_from_slice(from);
-            }
-        }
-        Ok(out.into())
+        })
     }
 }
 
 /// The decoded bytes of the last of these chunks, each of which is stored against the one before it.
-fn decoded(chain: &[Chunk], buffers: &Buffers) -> Result<Bytes, DecodeError> {
+pub(crate) fn decoded(chain: &[Chunk], buffers: &Buffers) -> Result<Bytes, DecodeError> {
     let mut below = None;
     for chunk in chain {
         let decoded = match codec::raw(chunk)? {

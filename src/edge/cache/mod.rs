@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod origins;
 pub(crate) mod packs;
+pub(crate) mod parts;
 pub(crate) mod reader;
 pub(crate) mod recency;
 pub(crate) mod relay;

@@ -1,0 +1,23 @@
+//! The mount: the right bytes for whoever opens, maps and copies files, each chunk fetched once; damage and origins
+//! that are gone are errors, and nothing hangs.
+//!
+//! Needs /dev/fuse, and root or `fusermount3`; without them every test fails and says so.
+
+#![cfg(feature = "cli")]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/model.rs"]
+mod model;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/packing.rs"]
+mod packing;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/run.rs"]
+mod run;
+
+mod command;
+mod faults;
+mod files;
+mod names;
+mod reads;
+mod world;

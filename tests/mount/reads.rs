@@ -1,0 +1,195 @@
+//! How little is fetched for whatever is read, and that many who read at a time never wait for each other.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::model::{Fill, Model, Tensor};
+use super::world::{World, eventually, one};
+use memmap2::{Advice, Mmap, MmapOptions};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use safetensors::Dtype;
+use tenpak::format::page::Extent;
+use tenpak::store::ArtifactGraph;
+
+const PAGE: u64 = 4096;
+
+/// Row blocks and column bands, of which no codec makes anything smaller.
+fn model() -> Model {
+    let names = ["q_proj", "down_proj", "up_proj"];
+    let tensor = |layer: usize, name: &str| {
+        let name = format!("model.layers.{layer}.mlp.{name}.weight");
+        Tensor::new(&name, Dtype::BF16, &[1024, 2048], layer as u64, Fill::Random)
+    };
+    Model::of((0..12).flat_map(|layer| names.map(|name| tensor(layer, name))).collect())
+}
+
+fn map(path: &Path) -> Mmap {
+    let file = File::open(path).expect("a file");
+    // SAFETY: nobody can write to the file.
+    unsafe { MmapOptions::new().map_copy_read_only(&file) }.expect("a map")
+}
+
+/// Stored bytes of the chunks that hold any of these pages of a file.
+fn touched(whole: &ArtifactGraph, file: usize, pages: &[u64]) -> u64 {
+    let (entry, first) = &whole.files[file];
+    let (mut start, mut content, mut hit) = (0, *first, std::collections::BTreeSet::new());
+    for extent in &entry.extents {
+        match *extent {
+            Extent::Content { len, chunks, .. } => {
+                hit.extend(content..content + chunks as usize);
+                content += chunks as usize;
+                start += len;
+            }
+            Extent::Tensor { ordinal } => {
+                let (tensor, first) = &whole.tensors[ordinal as usize];
+                for (number, rect) in (*first..).zip(tensor.grid.rects()) {
+                    let is_hit = pages.iter().any(|page| {
+                        let (from, to) = (page * PAGE, (page + 1) * PAGE);
+                        (0..rect.rows).any(|row| {
+                            let at = start + rect.start + row * rect.stride;
+                            at < to && from < at + rect.width
+                        })
+                    });
+                    if is_hit {
+                        hit.insert(number);
+                    }
+                }
+                start += tensor.byte_len();
+            }
+        }
+    }
+    hit.into_iter().map(|chunk| u64::from(whole.chunks[chunk].record.stored_len)).sum()
+}
+
+#[test]
+fn a_page_here_and_there_fetches_its_chunks_and_little_more() {
+    let world = World::new("random");
+    let (folder, whole) = world.pack("org/m", &model());
+    let bytes = std::fs::read(folder.join("model.safetensors")).expect("a file");
+    let file =
+        whole.files.iter().position(|(file, _)| file.path == "model.safetensors").expect("a file");
+    let mount = world.mount(one("org/m"));
+    let mapped = map(&mount.folder().join("model.safetensors"));
+    let mut random = StdRng::seed_from_u64(7);
+    let pages: Vec<u64> = (0..24).map(|_| random.gen_range(0..bytes.len() as u64 / PAGE)).collect();
+    for page in &pages {
+        let at = (page * PAGE) as usize;
+        assert_eq!(mapped[at..at + 8], bytes[at..at + 8]);
+    }
+    let (read, need) = (world.packs_read(), touched(&whole, file, &pages));
+    assert!(read * 10 <= need * 13, "{read} bytes for chunks of {need}");
+    assert_eq!(mount.stats().fetched_bytes, read);
+}
+
+#[test]
+fn whoever_reads_on_finds_what_follows_and_each_chunk_comes_once() {
+    let world = World::new("sequence");
+    let (folder, whole) = world.pack("org/m", &model());
+    let bytes = std::fs::read(folder.join("model.safetensors")).expect("a file");
+    let stored = whole.manifest.totals.stored_bytes;
+    for by_map in [true, false] {
+        let mount = world.mount(one("org/m"));
+        let path = mount.folder().join("model.safetensors");
+        if by_map {
+            assert!(map(&path)[..] == bytes[..]);
+        } else {
+            assert!(std::fs::read(&path).expect("a file") == bytes);
+        }
+        let stats = mount.stats();
+        assert!(world.packs_read() <= stored, "{} of {stored}", world.packs_read());
+        let pages = bytes.len() as u64 / PAGE;
+        assert!(stats.reads < pages / 4, "{} reads of {pages} pages", stats.reads);
+        assert!(stats.ahead_bytes > bytes.len() as u64 / 2, "{stats:?}");
+        // The second reader asks for nothing.
+        assert!(map(&path)[..] == bytes[..]);
+        assert!(mount.stats().reads - stats.reads < pages / 50, "{:?}", mount.stats());
+    }
+}
+
+#[test]
+fn a_reader_in_the_order_of_names_is_followed() {
+    let world = World::new("order");
+    // As they lie in the file: 0, 1, 10, 11, 2, ...; as they are read: 0, 1, 2, ...
+    let (folder, whole) = world.pack("org/m", &Model::layers(12, 1024, 5));
+    let bytes = std::fs::read(folder.join("model.safetensors")).expect("a file");
+    let mount = world.mount(one("org/m"));
+    let mapped = map(&mount.folder().join("model.safetensors"));
+    let mut starts: Vec<(String, usize, usize)> = Vec::new();
+    let mut at =
+        bytes.len() - whole.tensors.iter().map(|(t, _)| t.byte_len() as usize).sum::<usize>();
+    for (tensor, _) in &whole.tensors {
+        starts.push((tensor.name.clone(), at, tensor.byte_len() as usize));
+        at += tensor.byte_len() as usize;
+    }
+    // Backwards every second one: an order that nobody knows costs no bytes twice either.
+    starts.reverse();
+    for (name, start, len) in &starts {
+        assert!(mapped[*start..start + len] == bytes[*start..start + len], "{name}");
+    }
+    assert!(world.packs_read() <= whole.manifest.totals.stored_bytes);
+}
+
+#[test]
+fn eight_processes_that_read_everything_at_once_fetch_it_once() {
+    let world = World::new("eight");
+    let (folder, whole) = world.pack("org/m", &model());
+    let mount = world.mount(one("org/m"));
+    let sum = |path: &Path| {
+        let mut command = Command::new("sha256sum");
+        command
+            .arg(path.join("model.safetensors"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process")
+    };
+    let right = sum(&folder).wait_with_output().expect("a sum").stdout[..64].to_vec();
+    let all: Vec<_> = (0..8).map(|_| sum(mount.folder())).collect();
+    for one in all {
+        assert_eq!(one.wait_with_output().expect("a sum").stdout[..64], right[..]);
+    }
+    let (read, stored) = (world.packs_read(), whole.manifest.totals.stored_bytes);
+    assert!(read <= stored, "{read} bytes of {stored}");
+}
+
+#[test]
+fn threads_that_fault_at_random_never_wait_for_each_other() {
+    let world = World::new("threads");
+    let (folder, whole) = world.pack("org/m", &model());
+    let bytes: Arc<[u8]> = std::fs::read(folder.join("model.safetensors")).expect("a file").into();
+    let mut options = world.options();
+    // Far less than is asked for at a time.
+    options.memory = 8 << 20;
+    let mount = world.mount_with(options, one("org/m"));
+    let path = mount.folder().join("model.safetensors");
+    let advices = [Advice::Normal, Advice::Random, Advice::Sequential, Advice::WillNeed];
+    let done = Arc::new(AtomicUsize::new(0));
+    for number in 0..256 {
+        let (path, bytes, done) = (path.clone(), bytes.clone(), done.clone());
+        std::thread::spawn(move || {
+            let mapped = map(&path);
+            mapped.advise(advices[number % 4]).expect("advice");
+            let file = File::open(&path).expect("a file");
+            let mut random = StdRng::seed_from_u64(number as u64);
+            for turn in 0..12 {
+                let at = random.gen_range(0..bytes.len() - 70_000);
+                match turn % 3 {
+                    0 => assert_eq!(mapped[at..at + 9], bytes[at..at + 9]),
+                    1 => assert!(mapped[at..at + 20_000] == bytes[at..at + 20_000]),
+                    _ => {
+                        let mut read = vec![0; 70_000];
+                        file.read_exact_at(&mut read, at as u64).expect("bytes");
+                        assert!(read == bytes[at..at + 70_000]);
+                    }
+                }
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    eventually("all threads end", || done.load(Ordering::Relaxed) == 256);
+    assert_eq!(mount.stats().errors, 0, "{:?}", world.told);
+    assert!(whole.has_bases() || mount.stats().fetched_bytes > 0);
+}
