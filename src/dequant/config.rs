@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::gguf::Block;
 use super::{Float, Layout, Nested, Part, QuantError, Weight};

@@ -249,6 +249,11 @@ impl Family {
         FAMILIES.into_iter().find(|family| family.arch == arch)
     }
 
+    /// Whether files of it are written here: those of dense layers, stored as they are multiplied.
+    pub fn is_written(&self) -> bool {
+        !self.transposed && self.experts.is_none()
+    }
+
     /// The family of a model, by transformers' `model_type`.
     pub fn of_model(model: &str) -> Option<Self> {
         FAMILIES.into_iter().find(|family| family.model == model)

@@ -1,13 +1,14 @@
 //! A weight as products read it: the bits that are stored, in the order in which lanes want them.
 //!
-//! Plain floats and GGUF's blocks lie as they are stored. Other quantized weights are put row by row, each code
+//! Plain floats and GGUF's blocks lie as they are stored; blocks other than Q4_0, Q8_0 and Q4_K are decoded as they
+//! are read. Other quantized weights are put row by row, each code
 //! with as many bits as before: [`CHUNK`] columns are one step, and of those the first 16 have the low halves of
 //! its bytes. What no step fits is dequantized.
 
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use crate::dequant::{self, Float, Layout, Parts, QuantError, Weight};
+use crate::dequant::{self, Float, Layout, Parts, QuantError, Weight, float, gguf};
 
 /// Columns of one step.
 pub(super) const CHUNK: usize = 32;
@@ -39,15 +40,18 @@ pub(super) enum Block {
     Q4_0,
     Q8_0,
     Q4K,
+    /// Another, which is decoded a block at a time.
+    Other(gguf::Block),
 }
 
 impl Block {
     /// Bytes of a row.
-    pub(super) const fn row(self, columns: usize) -> usize {
+    pub(super) fn row(self, columns: usize) -> usize {
         match self {
             Self::Q4_0 => columns / 32 * 18,
             Self::Q8_0 => columns / 32 * 34,
             Self::Q4K => columns / 256 * 144,
+            Self::Other(block) => columns / block.elements() * block.bytes(),
         }
     }
 }
@@ -117,6 +121,7 @@ impl Matrix {
             Layout::Q4_0 => Some(Block::Q4_0),
             Layout::Q8_0 => Some(Block::Q8_0),
             Layout::Q4K => Some(Block::Q4K),
+            Layout::Blocks(block) => Some(Block::Other(block)),
             _ => None,
         };
         let (stored, order) = match block {
@@ -199,6 +204,7 @@ fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option<Vec<u32>>)
     let group = match weight.layout() {
         Layout::Bnb4 { block, .. } => block as usize,
         Layout::Int8 => columns,
+        Layout::Mxfp4 => 32,
         Layout::Gptq { group, .. } | Layout::Awq { group } | Layout::Packed { group, .. } => {
             (group as usize).min(columns)
         }
@@ -218,7 +224,7 @@ fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option<Vec<u32>>)
         return None;
     }
     let kind = match weight.layout() {
-        Layout::Bnb4 { .. } | Layout::Awq { .. } => Kind::Four,
+        Layout::Bnb4 { .. } | Layout::Awq { .. } | Layout::Mxfp4 => Kind::Four,
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } => match bits {
             1 | 2 => Kind::Two,
             3 => Kind::Three,
@@ -303,6 +309,7 @@ fn table(weight: &Weight, parts: &Parts<'_>) -> [f32; 16] {
     };
     match weight.layout() {
         Layout::Bnb4 { .. } => std::array::from_fn(|code| Float::F32.read(parts.table, code)),
+        Layout::Mxfp4 => std::array::from_fn(|code| float::e2m1(code as u8)),
         // Those of 2 bits stand four times; of 3 bits, the upper four follow.
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } if bits < 3 => {
             std::array::from_fn(|code| (code % 4) as f32 - zero as f32)
@@ -347,6 +354,12 @@ impl Unpacked<'_> {
                 let line = stored.get(row * columns / 2..).unwrap_or_default();
                 for (pair, byte) in codes.chunks_exact_mut(2).zip(line) {
                     pair.copy_from_slice(&[byte >> 4, byte & 15]);
+                }
+            }
+            Layout::Mxfp4 => {
+                let line = stored.get(row * columns / 2..).unwrap_or_default();
+                for (pair, byte) in codes.chunks_exact_mut(2).zip(line) {
+                    pair.copy_from_slice(&[byte & 15, byte >> 4]);
                 }
             }
             Layout::Int8 | Layout::Fp8 { .. } | Layout::Bytes { .. } => {
@@ -411,6 +424,9 @@ impl Unpacked<'_> {
                     }
                 };
                 (absmax, 0.0)
+            }
+            Layout::Mxfp4 => {
+                (float::e8m0(parts.scales.get(row * groups + group).copied().unwrap_or(0)), 0.0)
             }
             Layout::Int8 => (Float::F32.read(parts.scales, row) * (1.0 / 127.0), 0.0),
             Layout::Gptq { bits, less_one, .. } => {

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Block, CHUNK, Kind, Matrix, Stored};
 use super::source::{
-    BF16, Blocks, E4M3, F16, F32, Plain, Q4_0, Q4K, Q8_0, SIGNED, Source, Tabled, UNSIGNED, Whole,
+    BF16, Blocks, Decoded, E4M3, F16, F32, Plain, Q4_0, Q4K, Q8_0, SIGNED, Source, Tabled,
+    UNSIGNED, Whole,
 };
 use super::states::States;
 use crate::dequant::Float;
@@ -54,6 +55,7 @@ macro_rules! with_source {
                 Block::Q4_0 => of!(Blocks::<Q4_0>::new(*block, bytes, columns)),
                 Block::Q8_0 => of!(Blocks::<Q8_0>::new(*block, bytes, columns)),
                 Block::Q4K => of!(Blocks::<Q4K>::new(*block, bytes, columns)),
+                Block::Other(own) => of!(Decoded::new(*own, bytes, columns)),
             },
         }
     }};

@@ -2,6 +2,7 @@
 
 use super::lanes::{LANES, Lanes};
 use super::matrix::{Block, CHUNK, Codes};
+use crate::dequant::{blocks, gguf};
 
 /// Where a row of a weight is.
 #[derive(Clone, Copy)]
@@ -377,6 +378,72 @@ unsafe impl<const BLOCK: u8> Source for Blocks<'_, BLOCK> {
                     if step.is_multiple_of(2) { (first.0, second.0) } else { (first.1, second.1) }
                 }
             }
+        }
+    }
+}
+
+/// Blocks of GGUF that are decoded whole when a step of them is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Decoded<'a> {
+    bytes: &'a [u8],
+    block: gguf::Block,
+    columns: usize,
+    /// Bytes of a row and of a block, and steps of one.
+    row: usize,
+    size: usize,
+    steps: usize,
+}
+
+impl<'a> Decoded<'a> {
+    pub(super) fn new(block: gguf::Block, bytes: &'a [u8], columns: usize) -> Self {
+        let (size, elements) = (block.bytes(), block.elements());
+        Self {
+            bytes,
+            block,
+            columns,
+            row: columns / elements * size,
+            size,
+            steps: elements / CHUNK,
+        }
+    }
+}
+
+// SAFETY: rows and blocks that the weight has lie within its bytes; steps lie within the elements of a block, of which
+// there is room for the most.
+unsafe impl Source for Decoded<'_> {
+    type Group<L: Lanes> = [f32; 256];
+
+    fn steps(&self) -> usize {
+        self.columns / CHUNK
+    }
+
+    fn group_steps(&self) -> usize {
+        self.steps
+    }
+
+    #[inline(always)]
+    unsafe fn row(&self, row: usize) -> Row {
+        // SAFETY: the trait's.
+        Row { bytes: unsafe { self.bytes.as_ptr().add(row * self.row) }, group: 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> [f32; 256] {
+        let mut values = [0.0; 256];
+        // SAFETY: the trait's: the row has the block.
+        let own =
+            unsafe { std::slice::from_raw_parts(row.bytes.add(group * self.size), self.size) };
+        blocks::decode(self.block, own, values.get_mut(..self.steps * CHUNK).unwrap_or_default());
+        values
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, values: [f32; 256], _row: Row, step: usize) -> (L, L) {
+        let at = step % self.steps * CHUNK;
+        // SAFETY: a step of a block lies within its 256 values at most.
+        unsafe {
+            let from = values.as_ptr().add(at);
+            (L::load(from), L::load(from.add(LANES)))
         }
     }
 }
