@@ -218,3 +218,6 @@ impl<'a> Header<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
