@@ -418,7 +418,7 @@ impl Method {
                     return Err(QuantError::Unsupported("a GGUF row of no whole blocks"));
                 }
                 let cols = small(u64::from(bytes) / own * block.elements() as u64)?;
-                Weight::new(block.layout(), rows, cols, Float::F16)
+                Weight::new(Layout::of_blocks(block), rows, cols, Float::F16)
             }
         }?;
         if index.is_empty() {

@@ -1,7 +1,5 @@
 //! The blocks of GGUF files, after llama.cpp's `ggml-common.h`: their names, numbers and sizes.
 
-use super::Layout;
-
 /// A type of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are llama.cpp's")]
@@ -93,16 +91,6 @@ impl Block {
     /// Its number in GGUF files.
     pub fn number(self) -> u32 {
         self.row().1
-    }
-
-    /// The layout of a weight of such blocks.
-    pub fn layout(self) -> Layout {
-        match self {
-            Self::Q4_0 => Layout::Q4_0,
-            Self::Q8_0 => Layout::Q8_0,
-            Self::Q4K => Layout::Q4K,
-            other => Layout::Blocks(other),
-        }
     }
 
     /// Elements of a block.

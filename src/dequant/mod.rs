@@ -91,6 +91,18 @@ pub enum Layout {
     Blocks(gguf::Block),
 }
 
+impl Layout {
+    /// The layout of a weight of such blocks.
+    pub fn of_blocks(block: gguf::Block) -> Self {
+        match block {
+            gguf::Block::Q4_0 => Self::Q4_0,
+            gguf::Block::Q8_0 => Self::Q8_0,
+            gguf::Block::Q4K => Self::Q4K,
+            other => Self::Blocks(other),
+        }
+    }
+}
+
 /// The second level of bitsandbytes' double quantization.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Nested {

@@ -119,7 +119,7 @@ fn blocks(random: &mut Random, block: gguf::Block, len: usize) -> Vec<u8> {
 pub fn host_cases(rows: u32, cols: u32) -> Vec<(String, Weight)> {
     let (rows, cols) = (rows + 5, cols.next_multiple_of(256));
     let layouts = [Layout::Mxfp4, Layout::Nvfp4 { divides: true }];
-    let blocks = gguf::Block::all().map(|block| block.layout());
+    let blocks = gguf::Block::all().map(Layout::of_blocks);
     let all = layouts.into_iter().chain(blocks.filter(|own| matches!(own, Layout::Blocks(_))));
     let named = |layout| {
         let weight = Weight::new(layout, rows, cols, Float::F32).ok()?;

@@ -4,6 +4,7 @@
 //! Whatever it is, it is files, which their parts cover exactly, and the tensors among those. What is
 //! read at once fits in memory: a tensor, a part of one, or a file without tensors.
 
+mod behind;
 mod error;
 mod listed;
 mod plain;
@@ -30,6 +31,7 @@ use crate::pack::{GeneratedFile, Held, Input, View};
 use crate::schedule::plan::TensorRequest;
 use crate::store::artifact::{Artifact, Selection};
 
+use behind::Behind;
 use error::INDEX;
 pub use error::SourceError;
 pub use listed::{File, Tensor};
@@ -53,7 +55,7 @@ enum Place {
     /// With what each file's bytes are loaded by, each with where it begins.
     Artifact(Arc<Artifact>, Handle, Vec<Vec<Run>>),
     /// A quantized model, or one of GGUF.
-    Plain(Box<plain::Plain>),
+    Made(Box<dyn Behind>),
 }
 
 /// A model that was opened. An artifact's must not be used on a thread of its runtime, which reads block.
@@ -165,8 +167,21 @@ impl ModelSource {
         match &self.place {
             Place::Disk(_) => None,
             Place::Artifact(artifact, ..) => Some(artifact),
-            Place::Plain(plain) => plain.inner.as_artifact(),
+            Place::Made(made) => made.artifact(),
         }
+    }
+
+    /// How it was quantized, if it is a quantized model in plain floats.
+    pub fn was(&self) -> Option<&str> {
+        match &self.place {
+            Place::Made(made) => Some(made.was()),
+            _ => None,
+        }
+    }
+
+    /// A model that is made when it is read.
+    fn made(behind: Box<dyn Behind>, files: Vec<File>) -> Self {
+        Self::new(Place::Made(behind), files, std::iter::empty())
     }
 
     /// The artifact's id, if it is one.
@@ -305,7 +320,7 @@ impl ModelSource {
         match &self.place {
             Place::Disk(sources) => sources.iter().try_for_each(|source| source.check_unchanged()),
             Place::Artifact(..) => Ok(()),
-            Place::Plain(plain) => plain.inner.check_unchanged(),
+            Place::Made(made) => made.check_unchanged(),
         }
     }
 
@@ -331,8 +346,8 @@ impl ModelSource {
                 let take = &mut |_, piece: &[u8]| bytes.extend_from_slice(piece);
                 load(artifact, runtime, within(own, &range), &options, take)?;
             }
-            Place::Plain(plain) => {
-                return plain.read(file, range.clone()).unwrap_or_else(|| Err(defect()));
+            Place::Made(made) => {
+                return made.bytes(file, range.clone()).unwrap_or_else(|| Err(defect()));
             }
         }
         if bytes.len() != len {
@@ -346,10 +361,10 @@ impl ModelSource {
     /// # Errors
     /// As for [`read`](Self::read).
     pub fn read_tensor(&self, tensor: &Tensor) -> Result<Bytes, SourceError> {
-        if let Place::Plain(plain) = &self.place {
-            let made = self.by_name.get(&tensor.name).and_then(|at| plain.made.get(*at));
-            let made = made.ok_or_else(|| SourceError::Defect(tensor.name.clone()))?;
-            return made.make(&plain.inner);
+        if let Place::Made(made) = &self.place {
+            let number = self.by_name.get(&tensor.name);
+            let number = number.ok_or_else(|| SourceError::Defect(tensor.name.clone()))?;
+            return made.tensor(*number);
         }
         self.read(tensor.file, tensor.offset..tensor.offset + tensor.len)
     }
@@ -373,7 +388,7 @@ impl ModelSource {
                 };
                 load(artifact, runtime, vec![request.clone()], &options, take)
             }
-            (Place::Plain(_), _) => {
+            (Place::Made(_), _) => {
                 let bytes = self.read_tensor(tensor)?;
                 let parts = bytes.chunks(STREAMED as usize).enumerate();
                 parts.for_each(|(at, part)| take(at as u64 * STREAMED, part));
@@ -395,7 +410,7 @@ impl ModelSource {
     /// Reads tensors in this order.
     pub(super) fn reader(&self, order: impl Iterator<Item = usize>) -> Reader<'_> {
         let stream = match &self.place {
-            Place::Disk(_) | Place::Plain(_) => None,
+            Place::Disk(_) | Place::Made(_) => None,
             Place::Artifact(artifact, runtime, _) => {
                 let wanted = order.filter_map(|tensor| self.tensors.get(tensor)?.request.clone());
                 Some(Stream::new(runtime, artifact, wanted.collect()))
@@ -418,7 +433,7 @@ impl ModelSource {
         if let Some(held) = self.on_disk(file, of.offset) {
             return Ok(held);
         }
-        if let (Place::Plain(_), PartKind::Tensor { name, .. }) = (&self.place, &of.kind) {
+        if let (Place::Made(_), PartKind::Tensor { name, .. }) = (&self.place, &of.kind) {
             let tensor = self.tensor(name).ok_or_else(defect)?;
             return self.read_tensor(tensor).map(Held::Memory);
         }
@@ -462,7 +477,7 @@ impl Reader<'_> {
             }
             (Place::Artifact(..), Some(stream)) => Ok(View::Memory(stream.read(&own.name)?)),
             (Place::Artifact(..), None) => Err(defect()),
-            (Place::Plain(_), _) => Ok(View::Memory(self.source.read_tensor(own)?)),
+            (Place::Made(_), _) => Ok(View::Memory(self.source.read_tensor(own)?)),
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::{CONFIG, MAX_CONTENT, ModelSource, SourceError};
 use super::made::{From, Made};
-use super::{Builder, WEIGHTS, named, others};
+use super::view::{Builder, WEIGHTS, named, others};
 use crate::dequant::config::{Blocks, Method};
 use crate::dequant::{Float, convert};
 use crate::format::dtype::{Dtype, Shape};

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use super::super::{ModelSource, SourceError};
 use crate::dequant::config::{Facts, Method, Module, Role};
 use crate::dequant::gguf::Block;
-use crate::dequant::{self, Float, Part, Parts, Weight};
+use crate::dequant::{self, Float, Layout, Part, Parts, Weight};
 use crate::format::dtype::{Dtype, Shape};
 use crate::gguf::names::{Change, source_row};
 
 /// What a tensor is made of.
 #[derive(Debug, Clone)]
-pub(in super::super) enum From {
+pub(super) enum From {
     /// A tensor as it is stored.
     Stored(usize),
     /// Blocks of GGUF.
@@ -22,7 +22,7 @@ pub(in super::super) enum From {
 
 /// A tensor that is made.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Made {
+pub(super) struct Made {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) shape: Shape,
@@ -36,7 +36,7 @@ pub(in super::super) struct Made {
 
 impl Made {
     /// Makes it.
-    pub(in super::super) fn make(&self, inner: &ModelSource) -> Result<Bytes, SourceError> {
+    pub(super) fn make(&self, inner: &ModelSource) -> Result<Bytes, SourceError> {
         let defect = || SourceError::Defect(self.name.clone());
         let out = Float::of_dtype(self.dtype);
         let bytes = match &self.from {
@@ -47,7 +47,8 @@ impl Made {
                 let row = self.source_columns() as usize;
                 let rows = (stored * block.elements()).checked_div(row).unwrap_or(0);
                 let small = |n: usize| u32::try_from(n).map_err(|_| defect());
-                let weight = Weight::new(block.layout(), small(rows)?, small(row)?, Float::F16);
+                let weight =
+                    Weight::new(Layout::of_blocks(*block), small(rows)?, small(row)?, Float::F16);
                 let wrong = |error| SourceError::Weight { name: self.name.clone(), error };
                 let parts = Parts { codes: &codes, ..Parts::default() };
                 let out = out.ok_or_else(defect)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::{INDEX, ModelSource, SourceError};
 use super::made::{From, Made, facts};
-use super::{Builder, named, others};
+use super::view::{Builder, named, others};
 use crate::dequant::Float;
 use crate::dequant::config::{Method, Module, Role, Stored};
 use crate::format::dtype::Shape;
