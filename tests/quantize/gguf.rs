@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::calibrated::fixture;
 use super::model::{llama, write};
-use super::run::{done, fresh_folder, pack, python_command, reader_agrees, tenpak, text};
+use super::run::{done, fresh_folder, pack, python_command, reader_agrees, text};
 use super::{quantize, quantized};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_attention_heads":4,"num_key_value_heads":4,"hidden_size":256,
