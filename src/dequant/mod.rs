@@ -8,6 +8,7 @@
 pub(crate) mod blocks;
 pub mod codes;
 pub mod config;
+mod facts;
 pub(crate) mod float;
 pub mod gguf;
 mod grids;
