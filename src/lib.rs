@@ -14,6 +14,7 @@
 //! | [`format`] | core | typed digests, element types; records, packs, tables, manifests, layouts, refs: bytes to values and back |
 //! | [`chunk`] | core | arrived bytes to known bytes to decoded bytes; codecs |
 //! | [`dequant`] | core | quantized weights: layouts, the reference, which kernel with which numbers |
+//! | [`gguf`] | core | GGUF: what the header of a file says, and a model's configuration and tokenizer out of it |
 //! | [`schedule`] | core | which chunks, which ranges, in which order, and what to do when one fails |
 //! | [`trust`] | core | keys, signatures, who may sign what; with `load`, their files and the versions seen; with `openpgp`, its keys |
 //! | [`memory`] | load | slots that destinations lend, buffers that are used again, threads that hash |
@@ -68,6 +69,7 @@ pub mod edge;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod format;
+pub mod gguf;
 #[cfg(feature = "studio")]
 pub mod jobs;
 #[cfg(feature = "load")]

@@ -12,7 +12,7 @@ use tenpak::dequant::gguf::Block;
 use tenpak::dequant::{Float, convert};
 use tenpak::quantize::encode::rtn::{Rounding, Rule};
 use tenpak::quantize::encode::{
-    EncodeError, Encoded, Matrix, awq, fp8, gguf, gptq, int8, nf4, packed, rtn,
+    EncodeError, Encoded, Matrix, awq, fp4, fp8, gguf, gptq, int8, nf4, packed, rtn,
 };
 
 /// The weight of `tests/judges/weights.py`, as bytes of its type.
@@ -125,4 +125,95 @@ fn what_is_stored_is_what_the_libraries_store() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn blocks_are_what_llama_cpp_writes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf/written.json");
+    let cases: Vec<Value> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let number = |key: &str| case[key].as_u64().unwrap() as usize;
+        let (rows, columns, float) = (number("rows"), number("columns"), float(case));
+        let kind = case["kind"].as_str().unwrap();
+        let bytes = weight(number("seed") as u64, rows, columns, kind, float);
+        let matrix = Matrix::new(&bytes, float, rows, columns).unwrap();
+        let block = Block::named(case["method"].as_str().unwrap()).unwrap();
+        let made = gguf::blocks(&matrix, block, 2).unwrap();
+        let digest: String = Sha256::digest(&made).iter().map(|b| format!("{b:02x}")).collect();
+        if digest != case["sha256"].as_str().unwrap() {
+            wrong.push(case.to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {:#?}", wrong.len(), cases.len(), wrong);
+    let matrix = Matrix::new(&[0; 64], Float::BF16, 1, 32).unwrap();
+    let error = gguf::blocks(&matrix, Block::Q4_1, 1).unwrap_err();
+    assert_eq!(error, EncodeError::NotWritten("q4_1"));
+}
+
+/// What `tests/judges/fp4.py` recorded.
+fn fp4_cases() -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fp4/vectors.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn fp4_is_what_compressed_tensors_stores_and_reads() {
+    use tenpak::dequant::{Layout, Parts, Weight, dequantize};
+
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for case in fp4_cases() {
+        let method = case["method"].as_str().unwrap();
+        if !["mxfp4", "nvfp4"].contains(&method) {
+            continue;
+        }
+        seen += 1;
+        let number = |key: &str| case[key].as_u64().unwrap() as usize;
+        let (rows, columns, own) = (number("rows"), number("columns"), float(&case));
+        let kind = case["kind"].as_str().unwrap();
+        let bytes = weight(number("seed") as u64, rows, columns, kind, own);
+        let matrix = Matrix::new(&bytes, own, rows, columns).unwrap();
+        let made = match method {
+            "nvfp4" => fp4::nvfp4(&matrix, 2).unwrap(),
+            _ => fp4::mxfp4(&matrix, 2).unwrap(),
+        };
+        for tensor in &made {
+            let [dtype, dims, digest] = &case["tensors"][tensor.end].as_array().unwrap()[..] else {
+                panic!("{case}")
+            };
+            assert_eq!(dtype, tensor.dtype.name(), "{case}");
+            assert_eq!(*dims, serde_json::json!(tensor.dims), "{case}");
+            if sha256(&tensor.bytes) != digest.as_str().unwrap() {
+                wrong.push(format!("{method} {kind} {}: {}", case["dtype"], tensor.end));
+            }
+        }
+        assert_eq!(made.len(), case["tensors"].as_object().unwrap().len());
+        let part =
+            |end: &str| made.iter().find(|own| own.end == end).map_or(&[][..], |own| &own.bytes);
+        let layout =
+            if method == "nvfp4" { Layout::Nvfp4 { divides: true } } else { Layout::Mxfp4 };
+        let read = Weight::new(layout, rows as u32, columns as u32, Float::F32).unwrap();
+        let parts = Parts {
+            codes: part("weight_packed"),
+            scales: part("weight_scale"),
+            table: part("weight_global_scale"),
+            ..Parts::default()
+        };
+        let values = dequantize(&read, &parts, Float::F32).unwrap();
+        if sha256(&values) != case["values"].as_str().unwrap() {
+            wrong.push(format!("{method} {kind} {}: values", case["dtype"]));
+        }
+    }
+    assert_eq!(seen, 30);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let large = f32::to_le_bytes(43.0).repeat(16);
+    let matrix = Matrix::new(&large, Float::F32, 1, 16).unwrap();
+    assert_eq!(fp4::nvfp4(&matrix, 1).is_err(), 43.0 > 42.0 * 1.05);
+    let large = f32::to_le_bytes(1e5).repeat(16);
+    let matrix = Matrix::new(&large, Float::F32, 1, 16).unwrap();
+    assert_eq!(fp4::nvfp4(&matrix, 1), Err(EncodeError::Nvfp4Range));
 }

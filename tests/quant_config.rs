@@ -15,7 +15,7 @@ fn method(config: Value) -> Method {
 /// A module's tensors, with the bytes of those that are read.
 type Tensors<'a> = &'a [(&'a str, Dtype, &'a [u64], &'a [u8])];
 
-fn modules(method: Method, tensors: Tensors<'_>) -> Vec<Module> {
+fn modules(method: &Method, tensors: Tensors<'_>) -> Vec<Module> {
     let stored: Vec<_> =
         tensors.iter().map(|(name, dtype, dims, _)| Stored { name, dtype: *dtype, dims }).collect();
     method.modules(&stored)
@@ -31,7 +31,7 @@ fn facts(module: &Module, tensors: Tensors<'_>) -> Facts {
 }
 
 /// The one module of the tensors.
-fn weight(method: Method, tensors: Tensors<'_>) -> Result<(Weight, Vec<u8>, Vec<u8>), QuantError> {
+fn weight(method: &Method, tensors: Tensors<'_>) -> Result<(Weight, Vec<u8>, Vec<u8>), QuantError> {
     let found = modules(method, tensors);
     let [module] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(module.name, "model.q_proj.weight");
@@ -49,7 +49,7 @@ fn gptq() {
     assert_eq!(gptq, Method::Gptq { bits: 4, group: Some(32), less_one: true });
     let of = |index: &[u8], words: u64| {
         weight(
-            gptq,
+            &gptq,
             &[
                 ("model.q_proj.qweight", Dtype::I32, &[words, 96], &[]),
                 ("model.q_proj.qzeros", Dtype::I32, &[3, 12], &[]),
@@ -86,7 +86,7 @@ fn awq() {
     let awq =
         method(json!({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}));
     let (found, ..) = weight(
-        awq,
+        &awq,
         &[
             ("model.q_proj.qweight", Dtype::I32, &[128, 12], &[]),
             ("model.q_proj.qzeros", Dtype::I32, &[2, 12], &[]),
@@ -111,7 +111,7 @@ fn bitsandbytes() {
         ("model.q_proj.weight.quant_state.bitsandbytes__nf4", Dtype::U8, &[150], state),
         ("model.norm.weight", Dtype::BF16, &[96], &[]),
     ];
-    let (found, table, _) = weight(nf4, &tensors).unwrap();
+    let (found, table, _) = weight(&nf4, &tensors).unwrap();
     let nested = Some(Nested { block: 256, offset: 0.25 });
     let expected = Weight::new(Layout::Bnb4 { block: 64, nested }, 96, 128, Float::F32).unwrap();
     assert_eq!(found, expected);
@@ -120,12 +120,12 @@ fn bitsandbytes() {
     for broken in [&b"{}"[..], b"nonsense", br#"{"blocksize": 64, "shape": [96]}"#] {
         let mut tensors = tensors;
         tensors[5].3 = broken;
-        assert!(matches!(weight(nf4, &tensors), Err(QuantError::Unsupported(_))));
+        assert!(matches!(weight(&nf4, &tensors), Err(QuantError::Unsupported(_))));
     }
 
     let int8 = method(json!({"quant_method": "bitsandbytes", "load_in_8bit": true}));
     let (found, ..) = weight(
-        int8,
+        &int8,
         &[
             ("model.q_proj.weight", Dtype::I8, &[96, 128], &[]),
             ("model.q_proj.SCB", Dtype::F32, &[96], &[]),
@@ -151,16 +151,16 @@ fn compressed_tensors() {
         ("model.q_proj.weight_zero_point", Dtype::I32, &[12, 4], &[]),
     ];
     // 100 columns in 4 groups: 25 or 32 fit the shape, and the config says 32.
-    let (found, ..) = weight(packed, &tensors).unwrap();
+    let (found, ..) = weight(&packed, &tensors).unwrap();
     assert_eq!(found.layout(), Layout::Packed { bits: 4, group: 32, symmetric: false });
-    let (found, ..) = weight(packed, &tensors[..3]).unwrap();
+    let (found, ..) = weight(&packed, &tensors[..3]).unwrap();
     assert!(matches!(found.layout(), Layout::Packed { symmetric: true, .. }));
 
     let config = json!({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}});
     let fp8 = method(config);
     for (scales, block) in [(&[1_u64][..], [96, 128]), (&[96, 1], [1, 128])] {
         let (found, ..) = weight(
-            fp8,
+            &fp8,
             &[
                 ("model.q_proj.weight", Dtype::F8_E4M3, &[96, 128], &[]),
                 ("model.q_proj.weight_scale", Dtype::BF16, scales, &[]),
@@ -178,9 +178,9 @@ fn compressed_tensors() {
         ("model.q_proj.weight_scale", Dtype::BF16, &[96, 1], &[]),
         ("model.q_proj.weight_zero_point", Dtype::I8, &[96, 1], &[]),
     ];
-    let (found, ..) = weight(bytes, &tensors[..2]).unwrap();
+    let (found, ..) = weight(&bytes, &tensors[..2]).unwrap();
     assert_eq!(found.layout(), Layout::Bytes { block: [1, 128] });
-    assert!(weight(bytes, &tensors).is_err(), "zero points are not subtracted");
+    assert!(weight(&bytes, &tensors).is_err(), "zero points are not subtracted");
     let groups = json!({"group_0": {"weights": {"num_bits": 8, "group_size": 32}}});
     let grouped = method(
         json!({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}),
@@ -190,11 +190,11 @@ fn compressed_tensors() {
         ("model.q_proj.weight_scale", Dtype::BF16, &[96, 4], &[]),
     ];
     // 25 would fit the shape as well.
-    let (found, ..) = weight(grouped, &tensors).unwrap();
+    let (found, ..) = weight(&grouped, &tensors).unwrap();
     assert_eq!(found.layout(), Layout::Bytes { block: [1, 32] });
     let blocks = method(json!({"quant_method": "fp8", "weight_block_size": [128, 128]}));
     let (found, ..) = weight(
-        blocks,
+        &blocks,
         &[
             ("model.q_proj.weight", Dtype::F8_E4M3, &[256, 384], &[]),
             ("model.q_proj.weight_scale_inv", Dtype::F32, &[2, 3], &[]),
@@ -225,6 +225,51 @@ fn what_is_not_quantized_or_not_known() {
         ("model.q_proj.qweight", Dtype::I32, &[12, 96], &[]),
         ("lm_head.weight", Dtype::F16, &[96, 96], &[]),
     ];
-    assert!(matches!(weight(gptq, alone), Err(QuantError::Unsupported(_))));
+    assert!(matches!(weight(&gptq, alone), Err(QuantError::Unsupported(_))));
     assert!(Role::State.is_read() && !Role::Part(Part::Codes).is_read());
+}
+
+#[test]
+fn fp4() {
+    let oss = method(json!({"quant_method": "mxfp4"}));
+    let tensors: Tensors<'_> = &[
+        ("model.experts.gate_up_proj_blocks", Dtype::U8, &[2, 6, 3, 16], &[]),
+        ("model.experts.gate_up_proj_scales", Dtype::U8, &[2, 6, 3], &[]),
+        ("model.experts.gate_up_proj_bias", Dtype::BF16, &[2, 6], &[]),
+    ];
+    let found = modules(&oss, tensors);
+    assert_eq!((found.len(), &*found[0].name), (1, "model.experts.gate_up_proj"));
+    let (stacked, ..) = oss.weight(&facts(&found[0], tensors)).unwrap();
+    assert_eq!((stacked.layout(), stacked.rows(), stacked.cols()), (Layout::Mxfp4, 12, 96));
+    let packed =
+        |format: &str| method(json!({"quant_method": "compressed-tensors", "format": format}));
+    let mx = packed("mxfp4-pack-quantized");
+    let tensors: Tensors<'_> = &[
+        ("model.q_proj.weight_packed", Dtype::U8, &[8, 32], &[]),
+        ("model.q_proj.weight_scale", Dtype::U8, &[8, 2], &[]),
+    ];
+    assert_eq!(weight(&mx, tensors).unwrap().0.layout(), Layout::Mxfp4);
+    let nv = packed("nvfp4-pack-quantized");
+    let global = 64_f32.to_le_bytes();
+    let tensors: Tensors<'_> = &[
+        ("model.q_proj.weight_packed", Dtype::U8, &[8, 32], &[]),
+        ("model.q_proj.weight_scale", Dtype::F8_E4M3, &[8, 4], &[]),
+        ("model.q_proj.weight_global_scale", Dtype::F32, &[1], &global),
+    ];
+    let (found, table, _) = weight(&nv, tensors).unwrap();
+    assert_eq!((found.layout(), table), (Layout::Nvfp4 { divides: true }, global.to_vec()));
+    let opt = method(json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}));
+    let tensors: Tensors<'_> = &[
+        ("model.q_proj.weight", Dtype::U8, &[8, 32], &[]),
+        ("model.q_proj.weight_scale", Dtype::F8_E4M3, &[8, 4], &[]),
+        ("model.q_proj.weight_scale_2", Dtype::F32, &[], &global),
+        ("model.norm.weight", Dtype::BF16, &[64], &[]),
+    ];
+    assert_eq!(weight(&opt, tensors).unwrap().0.layout(), Layout::Nvfp4 { divides: false });
+    // A scale for other than its group is an error.
+    let odd: Tensors<'_> = &[
+        ("model.q_proj.weight_packed", Dtype::U8, &[8, 32], &[]),
+        ("model.q_proj.weight_scale", Dtype::U8, &[8, 3], &[]),
+    ];
+    assert!(matches!(weight(&mx, odd), Err(QuantError::Unsupported(_))));
 }

@@ -1,5 +1,6 @@
 //! `tenpak delta` and `tenpak delta estimate`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
@@ -74,15 +75,21 @@ impl What {
         Ok(method)
     }
 
-    /// The fine-tune and its base.
+    /// The fine-tune and its base. A quantized fine-tune of a base that is not is read as floats of the base's type.
     fn models(
         &self,
         global: &Global,
         runtime: &Handle,
         output: &Output,
-    ) -> Result<(ModelSource, ModelSource), Failure> {
-        let tuned = global.model(&self.tuned, runtime, output)?;
-        Ok((tuned, global.model_of(&self.base, runtime, output)?))
+    ) -> Result<(Arc<ModelSource>, Arc<ModelSource>), Failure> {
+        let tuned = Arc::new(global.model(&self.tuned, runtime, output)?);
+        let base = Arc::new(global.model_of(&self.base, runtime, output)?);
+        let is_plain = |source: &ModelSource| Ok::<_, Failure>(source.quantization()?.is_none());
+        let tuned = match is_plain(&base)? && (!is_plain(&tuned)? || tuned.is_gguf()) {
+            true => tuned.plain(Some(base.named_float()))?,
+            false => tuned,
+        };
+        Ok((tuned, base))
     }
 }
 

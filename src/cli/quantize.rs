@@ -36,7 +36,7 @@ pub(super) struct Quantize {
     /// A recipe by its name (see --list-presets)
     #[arg(long, value_name = "P", conflicts_with = "method")]
     preset: Option<String>,
-    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q4_k, gptq, awq or hqq
+    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q2_k to q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, gptq, awq or hqq
     #[arg(long, value_name = "M")]
     method: Option<Method>,
     /// Bits per weight
@@ -121,6 +121,9 @@ impl Quantize {
         }
         let store = global.store()?;
         let checkpoint = Arc::new(global.model(source, runtime, output)?);
+        // What is quantized is read as the floats that it stands for, in the model's own type.
+        let float = checkpoint.named_float();
+        let checkpoint = checkpoint.plain(Some(float))?;
         check_source(&checkpoint)?;
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {

@@ -4,19 +4,20 @@
 //! Numbers are taken from shapes where shapes say them, so that rules for single modules (GPTQ's
 //! `dynamic`, compressed-tensors' `config_groups`) need not be interpreted.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::gguf::Block;
 use super::{Float, Layout, Nested, Part, QuantError, Weight};
-use crate::format::dtype::{Dtype, Shape};
+use crate::format::dtype::Dtype;
+
+pub use super::facts::{Blocks, Facts, Module, Role, Stored};
 
 /// Files that say how a checkpoint is quantized; the first that does counts.
 pub const CONFIGS: [&str; 2] = ["config.json", "quantize_config.json"];
 
 /// What a checkpoint says of its weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
     /// GPTQ.
@@ -54,76 +55,16 @@ pub enum Method {
         /// Rows and columns of a block, if scales are by block.
         block: Option<[u32; 2]>,
     },
-    /// GGUF: rows of blocks. Which ones, a manifest or the file's header tells.
-    Gguf(Block),
+    /// MXFP4: 4-bit floats with an exponent per 32: gpt-oss, and compressed-tensors' `mxfp4-pack-quantized`.
+    Mxfp4,
+    /// NVFP4: 4-bit floats with an FP8 scale per 16, and one scale for all: compressed-tensors'
+    /// `nvfp4-pack-quantized`, and ModelOpt's.
+    Nvfp4,
+    /// GGUF: rows of blocks. Which ones, the files' headers tell.
+    Gguf(Blocks),
 }
-
-/// What a tensor is to a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// One of the parts.
-    Part(Part),
-    /// The second level's code book, which follows the first in [`Part::Table`].
-    NestedTable,
-    /// bitsandbytes' `quant_state`.
-    State,
-    /// compressed-tensors' `weight_shape`.
-    Shape,
-    /// Says nothing that is needed.
-    Nothing,
-}
-
-impl Role {
-    /// Whether the tensor is small and read here, not only by kernels.
-    pub fn is_read(self) -> bool {
-        !matches!(self, Self::Part(Part::Codes | Part::Scales | Part::Zeros))
-    }
-}
-
-/// A tensor as it is stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Stored<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its dimensions.
-    pub dims: &'a [u64],
-}
-
-/// A quantized weight among a checkpoint's tensors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
-    /// The name of the weight.
-    pub name: String,
-    /// Its tensors, by their place in the list.
-    pub tensors: Vec<(usize, Role)>,
-}
-
-/// Dimensions and type of a tensor, and its bytes where its role [is read](Role::is_read).
-#[derive(Debug, Clone, Default)]
-pub struct Facts(HashMap<Role, (Dtype, Vec<u64>, Vec<u8>)>);
 
 impl Method {
-    /// What a manifest says of the blocks of a GGUF file.
-    pub fn of_manifest(quantization: &Map<String, Value>) -> Option<Self> {
-        let text = |key: &str| quantization.get(key).and_then(Value::as_str);
-        let method = text("method").filter(|_| text("format") == Some("gguf"))?;
-        Block::named(method).map(Self::Gguf)
-    }
-
-    /// What the types of blocks in GGUF files say, by their numbers; none if nothing is quantized.
-    ///
-    /// # Errors
-    /// If there are others than those known here, or several.
-    pub fn of_blocks(numbers: &BTreeSet<u32>) -> Result<Option<Self>, QuantError> {
-        let Some(number) = numbers.first() else { return Ok(None) };
-        match Block::numbered(*number).filter(|_| numbers.len() == 1) {
-            Some(block) => Ok(Some(Self::Gguf(block))),
-            None => Err(QuantError::Unsupported("GGUF blocks other than q4_0, q8_0 or q4_k alone")),
-        }
-    }
-
     /// What `config.json` (or `quantize_config.json`) says; none if nothing is quantized.
     ///
     /// # Errors
@@ -156,6 +97,12 @@ impl Method {
             Some("awq") => Self::Awq { group },
             Some("bitsandbytes") if flag("load_in_8bit") || flag("_load_in_8bit") => Self::Bnb8,
             Some("bitsandbytes") => Self::Bnb4,
+            Some("mxfp4") => Self::Mxfp4,
+            Some("modelopt" | "modelopt_fp4") => match text("quant_algo") {
+                Some("NVFP4") => Self::Nvfp4,
+                Some("FP8") => Self::Fp8 { block: None },
+                _ => return unsupported("a quant_algo of ModelOpt that is not NVFP4 or FP8"),
+            },
             Some("fp8") => Self::Fp8 { block: block(config.get("weight_block_size")) },
             Some("compressed-tensors") => {
                 let weights = config.get("config_groups").and_then(Value::as_object);
@@ -178,23 +125,25 @@ impl Method {
                     Some("float-quantized") => {
                         Self::Fp8 { block: block(of_weights("block_structure")) }
                     }
+                    Some("mxfp4-pack-quantized") => Self::Mxfp4,
+                    Some("nvfp4-pack-quantized") => Self::Nvfp4,
                     _ => {
                         return unsupported(
-                            "a compressed-tensors format that is not pack-quantized, int-quantized or float-quantized",
+                            "a compressed-tensors format that is not pack-quantized, int-quantized, float-quantized, mxfp4-pack-quantized or nvfp4-pack-quantized",
                         );
                     }
                 }
             }
             _ => {
                 return unsupported(
-                    "a quant_method that is not gptq, awq, bitsandbytes, fp8 or compressed-tensors",
+                    "a quant_method that is not gptq, awq, bitsandbytes, fp8, mxfp4, modelopt or compressed-tensors",
                 );
             }
         }))
     }
 
     /// The ends of the names of a module's tensors, the codes first, then the scales.
-    fn names(self) -> &'static [(&'static str, Role)] {
+    fn names(&self) -> &'static [(&'static str, Role)] {
         use Role::{NestedTable, Nothing, Shape, State};
         const CODES: Role = Role::Part(Part::Codes);
         const SCALES: Role = Role::Part(Part::Scales);
@@ -228,35 +177,57 @@ impl Method {
             Self::Fp8 { .. } => {
                 &[("weight", CODES), ("weight_scale", SCALES), ("weight_scale_inv", SCALES)]
             }
-            Self::Gguf(_) => &[("weight", CODES)],
+            // What gpt-oss calls them stands by itself: its experts are stacked.
+            Self::Mxfp4 => &[("weight_packed", CODES), ("weight_scale", SCALES)],
+            Self::Nvfp4 => &[
+                ("weight_packed", CODES),
+                ("weight_scale", SCALES),
+                ("weight_global_scale", Role::Divisor),
+                ("weight", CODES),
+                ("weight_scale_2", Role::Factor),
+            ],
+            Self::Gguf(_) => &[],
         }
     }
 
     /// The quantized weights among `tensors`. A module whose codes are there without scales is
     /// quantized all the same, if its codes have a name that says so: reading it is an error.
-    pub fn modules(self, tensors: &[Stored<'_>]) -> Vec<Module> {
+    pub fn modules(&self, tensors: &[Stored<'_>]) -> Vec<Module> {
         let by_name: HashMap<&str, usize> =
             tensors.iter().enumerate().map(|(at, tensor)| (tensor.name, at)).collect();
         let mut modules = Vec::new();
-        let ends = self.names();
-        let Some((codes, _)) = ends.first() else { return modules };
-        for tensor in tensors {
-            let Some(base) = tensor.name.strip_suffix(codes) else { continue };
-            if !(base.is_empty() || base.ends_with('.')) {
-                continue;
-            }
-            let found = ends.iter().filter_map(|(end, role)| {
-                by_name.get(format!("{base}{end}").as_str()).map(|at| (*at, *role))
-            });
-            let found: Vec<_> = found.collect();
-            let scaled = match self {
-                // As GGUF is packed, a row of blocks is a row of bytes.
-                Self::Gguf(_) => tensor.dtype == Dtype::U8 && tensor.dims.len() == 2,
-                _ => found.iter().any(|(_, role)| *role == Role::Part(Part::Scales)),
+        if let Self::Gguf(blocks) = self {
+            let one = |(at, tensor): (usize, &Stored<'_>)| {
+                let role = Role::Blocks(blocks.of(tensor.name)?);
+                Some(Module { name: tensor.name.to_owned(), tensors: vec![(at, role)] })
             };
-            if scaled || *codes != "weight" {
-                modules.push(Module { name: format!("{base}weight"), tensors: found });
+            return tensors.iter().enumerate().filter_map(one).collect();
+        }
+        let ends = self.names();
+        let codes = ends.iter().filter(|(_, role)| *role == Role::Part(Part::Codes));
+        for (codes, _) in codes {
+            for tensor in tensors {
+                let Some(base) = tensor.name.strip_suffix(codes) else { continue };
+                // Of ModelOpt, what is stored in two nibbles of a byte.
+                let whole = matches!(self, Self::Nvfp4) && *codes == "weight";
+                if !(base.is_empty() || base.ends_with('.')) || whole && tensor.dtype != Dtype::U8 {
+                    continue;
+                }
+                let others = ends
+                    .iter()
+                    .filter(|(end, role)| *role != Role::Part(Part::Codes) || end == codes);
+                let found = others.filter_map(|(end, role)| {
+                    by_name.get(format!("{base}{end}").as_str()).map(|at| (*at, *role))
+                });
+                let found: Vec<_> = found.collect();
+                let scaled = found.iter().any(|(_, role)| *role == Role::Part(Part::Scales));
+                if scaled || *codes != "weight" {
+                    modules.push(Module { name: format!("{base}weight"), tensors: found });
+                }
             }
+        }
+        if *self == Self::Mxfp4 {
+            modules.extend(stacked(tensors, &by_name));
         }
         modules
     }
@@ -266,12 +237,12 @@ impl Method {
     ///
     /// # Errors
     /// If the tensors do not fit each other or the method.
-    pub fn weight(self, facts: &Facts) -> Result<(Weight, Vec<u8>, Vec<u8>), QuantError> {
+    pub fn weight(&self, facts: &Facts) -> Result<(Weight, Vec<u8>, Vec<u8>), QuantError> {
         let codes = facts.dims(Part::Codes)?;
         let index = facts.bytes(Role::Part(Part::Index));
         let mut table = facts.bytes(Role::Part(Part::Table)).to_vec();
         table.extend_from_slice(facts.bytes(Role::NestedTable));
-        let weight = match self {
+        let weight = match *self {
             Self::Bnb4 => {
                 let (layout, [rows, cols]) = bnb4(facts.bytes(Role::State))?;
                 Weight::new(layout, rows, cols, Float::F32)
@@ -310,11 +281,11 @@ impl Method {
                 let [_, words] = two(codes)?;
                 let told = (u64::from(words) * 32).checked_div(cols.into()).unwrap_or(0);
                 let bits = if cols >= 32 { small(told)? } else { bits };
-                let symmetric = !facts.0.contains_key(&Role::Part(Part::Zeros));
+                let symmetric = !facts.has(Role::Part(Part::Zeros));
                 Weight::new(Layout::Packed { bits, group, symmetric }, rows, cols, facts.scale()?)
             }
             Self::Bytes { group } => {
-                if facts.0.contains_key(&Role::Part(Part::Zeros)) {
+                if facts.has(Role::Part(Part::Zeros)) {
                     return Err(QuantError::Unsupported("int-quantized weights with zero points"));
                 }
                 let ([rows, cols], [_, groups]) = (two(codes)?, two(facts.dims(Part::Scales)?)?);
@@ -332,13 +303,36 @@ impl Method {
                 };
                 Weight::new(Layout::Fp8 { block }, rows, cols, facts.scale()?)
             }
-            Self::Gguf(block) => {
-                let ([rows, bytes], own) = (two(codes)?, block.bytes() as u64);
+            Self::Mxfp4 => {
+                let [rows, groups] = groups_of(facts)?;
+                let all = codes.iter().try_fold(2_u64, |all, dim| all.checked_mul(*dim));
+                let cols = all.and_then(|all| all.checked_div(rows.into())).unwrap_or(0);
+                let cols = small(cols)?;
+                if u64::from(groups) * 32 != u64::from(cols) {
+                    return Err(QuantError::Unsupported("MXFP4 with a scale per other than 32"));
+                }
+                Weight::new(Layout::Mxfp4, rows, cols, Float::F32)
+            }
+            Self::Nvfp4 => {
+                let ([rows, bytes], [_, groups]) = (two(codes)?, groups_of(facts)?);
+                let cols = small(u64::from(bytes) * 2)?;
+                if u64::from(groups) * 16 != u64::from(cols) {
+                    return Err(QuantError::Unsupported("NVFP4 with a scale per other than 16"));
+                }
+                let (divisor, factor) = (facts.bytes(Role::Divisor), facts.bytes(Role::Factor));
+                let divides = !divisor.is_empty();
+                table = [divisor, factor].concat();
+                Weight::new(Layout::Nvfp4 { divides }, rows, cols, Float::F32)
+            }
+            Self::Gguf(_) => {
+                let block =
+                    facts.block().ok_or(QuantError::Unsupported("a GGUF tensor of no blocks"))?;
+                let ([rows, bytes], own) = (folded(codes)?, block.bytes() as u64);
                 if !u64::from(bytes).is_multiple_of(own) {
                     return Err(QuantError::Unsupported("a GGUF row of no whole blocks"));
                 }
                 let cols = small(u64::from(bytes) / own * block.elements() as u64)?;
-                Weight::new(block.layout(), rows, cols, Float::F16)
+                Weight::new(Layout::of_blocks(block), rows, cols, Float::F16)
             }
         }?;
         if index.is_empty() {
@@ -361,41 +355,33 @@ impl Method {
     }
 }
 
-impl Facts {
-    /// Notes a tensor; its bytes only where the role [is read](Role::is_read).
-    pub fn add(&mut self, role: Role, dtype: Dtype, dims: &[u64], bytes: Vec<u8>) {
-        self.0.insert(role, (dtype, dims.to_vec(), bytes));
-    }
-
-    /// The bytes of a part that was noted, by its type and dimensions.
-    pub fn byte_len(&self, part: Part) -> u64 {
-        let of = |(dtype, dims, _): &(Dtype, Vec<u64>, Vec<u8>)| {
-            Shape::new(dims.clone())?.byte_len(*dtype)
-        };
-        self.0.get(&Role::Part(part)).and_then(of).unwrap_or(0)
-    }
-
-    fn dims(&self, part: Part) -> Result<&[u64], QuantError> {
-        match self.0.get(&Role::Part(part)) {
-            Some((_, dims, _)) => Ok(dims),
-            None => {
-                Err(QuantError::Unsupported("a quantized weight is loaded without all its tensors"))
-            }
-        }
-    }
-
-    fn bytes(&self, role: Role) -> &[u8] {
-        self.0.get(&role).map_or(&[], |(_, _, bytes)| bytes)
-    }
-
-    fn scale(&self) -> Result<Float, QuantError> {
-        let dtype = self.0.get(&Role::Part(Part::Scales)).map(|(dtype, ..)| *dtype);
-        dtype.and_then(Float::of_dtype).ok_or(QuantError::Unsupported("scales that are not floats"))
-    }
+/// The experts of gpt-oss: codes `[experts, rows, groups, 16]` beside `[experts, rows, groups]` exponents.
+fn stacked(tensors: &[Stored<'_>], by_name: &HashMap<&str, usize>) -> Vec<Module> {
+    let one = |(at, tensor): (usize, &Stored<'_>)| {
+        let base = tensor.name.strip_suffix("_blocks")?;
+        let scales = by_name.get(format!("{base}_scales").as_str());
+        let scales = scales.map(|scales| (*scales, Role::Part(Part::Scales)));
+        let tensors = [Some((at, Role::Part(Part::Codes))), scales].into_iter().flatten();
+        Some(Module { name: base.to_owned(), tensors: tensors.collect() })
+    };
+    tensors.iter().enumerate().filter_map(one).collect()
 }
 
 fn small(n: u64) -> Result<u32, QuantError> {
     u32::try_from(n).map_err(|_| QuantError::Unsupported("a dimension of 2^32 or more"))
+}
+
+/// Rows of all leading dimensions, and the last.
+fn folded(dims: &[u64]) -> Result<[u32; 2], QuantError> {
+    let (last, rest) = dims.split_last().unwrap_or((&0, &[]));
+    let rows = rest.iter().try_fold(1_u64, |all, dim| all.checked_mul(*dim));
+    let large = QuantError::Unsupported("a dimension of 2^32 or more");
+    Ok([small(rows.ok_or(large)?)?, small(*last)?])
+}
+
+/// Rows and groups of FP4's scales.
+fn groups_of(facts: &Facts) -> Result<[u32; 2], QuantError> {
+    folded(facts.dims(Part::Scales)?)
 }
 
 fn two(dims: &[u64]) -> Result<[u32; 2], QuantError> {

@@ -116,6 +116,22 @@ pub(crate) fn e4m3(code: u8) -> f32 {
     if code & 0x80 != 0 { -value } else { value }
 }
 
+/// FP4 E2M1, of the lowest four bits.
+pub(crate) fn e2m1(code: u8) -> f32 {
+    const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let value = VALUES[usize::from(code & 7)];
+    if code & 8 != 0 { -value } else { value }
+}
+
+/// A power of two out of its exponent (the OCP's E8M0): 2^(code - 127).
+pub(crate) fn e8m0(code: u8) -> f32 {
+    match code {
+        0 => f32::from_bits(0x40_0000),
+        0xff => f32::NAN,
+        code => f32::from_bits(u32::from(code) << 23),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -276,6 +276,9 @@ impl Launch {
             Layout::Q4_0 => (Family::Gguf, "q4_0"),
             Layout::Q8_0 => (Family::Gguf, "q8_0"),
             Layout::Q4K => (Family::Gguf, "q4_k"),
+            // No run is made of these.
+            Layout::Mxfp4 | Layout::Nvfp4 { .. } => (Family::Packed, "packed"),
+            Layout::Blocks(block) => (Family::Gguf, block.name()),
         };
         params.flags = flags;
         Self { program: Program { family, entry }, params, cols, run_rows }

@@ -5,10 +5,13 @@
 //! `kernels/` does the same on a device, and [`split`] into which runs a device with a limit on
 //! bindings does it. The result is always row-major, one row per output of the layer.
 
+pub(crate) mod blocks;
 pub mod codes;
 pub mod config;
+mod facts;
 pub(crate) mod float;
 pub mod gguf;
+mod grids;
 pub mod kernel;
 pub mod pieces;
 mod reference;
@@ -72,12 +75,33 @@ pub enum Layout {
         /// Rows and columns per scale.
         block: [u32; 2],
     },
+    /// 4-bit floats (E2M1), the even column in the low nibble, with an exponent (E8M0) per 32 columns.
+    Mxfp4,
+    /// 4-bit floats with an FP8 scale per 16 columns; the table has the scale of all.
+    Nvfp4 {
+        /// Whether scales are divided by that of all, not multiplied with it.
+        divides: bool,
+    },
     /// GGUF Q4_0: 32 elements in 18 bytes.
     Q4_0,
     /// GGUF Q8_0: 32 elements in 34 bytes.
     Q8_0,
     /// GGUF Q4_K: 256 elements in 144 bytes.
     Q4K,
+    /// Other blocks of GGUF.
+    Blocks(gguf::Block),
+}
+
+impl Layout {
+    /// The layout of a weight of such blocks.
+    pub fn of_blocks(block: gguf::Block) -> Self {
+        match block {
+            gguf::Block::Q4_0 => Self::Q4_0,
+            gguf::Block::Q8_0 => Self::Q8_0,
+            gguf::Block::Q4K => Self::Q4K,
+            other => Self::Blocks(other),
+        }
+    }
 }
 
 /// The second level of bitsandbytes' double quantization.
@@ -239,11 +263,20 @@ impl Weight {
             | Layout::Packed { group: 0, .. }
             | Layout::Fp8 { block: [0, _] | [_, 0] }
             | Layout::Bytes { block: [0, _] | [_, 0] } => Some("a group of no elements"),
+            Layout::Mxfp4 if !cols.is_multiple_of(32) => {
+                Some("MXFP4 groups of 32: inputs in multiples of 32")
+            }
+            Layout::Nvfp4 { .. } if !cols.is_multiple_of(16) => {
+                Some("NVFP4 groups of 16: inputs in multiples of 16")
+            }
             Layout::Q4_0 | Layout::Q8_0 if !cols.is_multiple_of(32) => {
                 Some("GGUF blocks of 32: inputs in multiples of 32")
             }
             Layout::Q4K if !cols.is_multiple_of(256) => {
                 Some("GGUF blocks of 256: inputs in multiples of 256")
+            }
+            Layout::Blocks(block) if !(cols as usize).is_multiple_of(block.elements()) => {
+                Some("GGUF blocks: inputs in multiples of a block's elements")
             }
             _ => None,
         };
@@ -308,13 +341,16 @@ impl Weight {
             Layout::Fp8 { block: [_, cols] } | Layout::Bytes { block: [_, cols] } => {
                 self.cols.div_ceil(cols)
             }
+            Layout::Mxfp4 => self.cols / 32,
+            Layout::Nvfp4 { .. } => self.cols / 16,
             _ => 1,
         }
     }
 
     /// Whether elements count in one run, rows or not: blocks may cross rows.
     pub(crate) fn is_flat(&self) -> bool {
-        matches!(self.layout, Layout::Bnb4 { .. } | Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K)
+        let flat = matches!(self.layout, Layout::Bnb4 { .. } | Layout::Blocks(_));
+        flat || matches!(self.layout, Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K)
     }
 
     /// The bytes that a part must have.
@@ -349,6 +385,9 @@ impl Weight {
             (Layout::Q4_0, Part::Codes) => elements / 32 * 18,
             (Layout::Q8_0, Part::Codes) => elements / 32 * 34,
             (Layout::Q4K, Part::Codes) => elements / 256 * 144,
+            (Layout::Blocks(block), Part::Codes) => {
+                elements / block.elements() as u64 * block.bytes() as u64
+            }
             _ => 0,
         }
     }
@@ -374,6 +413,9 @@ impl Weight {
                 (rows * u64::from(bits)).div_ceil(32) * groups * 4
             }
             (Layout::Gptq { .. } | Layout::Packed { .. }, Part::Index) => index,
+            (Layout::Mxfp4 | Layout::Nvfp4 { .. }, Part::Codes) => rows * cols / 2,
+            (Layout::Mxfp4 | Layout::Nvfp4 { .. }, Part::Scales) => rows * groups,
+            (Layout::Nvfp4 { .. }, Part::Table) => 4,
             (Layout::Fp8 { .. } | Layout::Bytes { .. }, Part::Codes) => rows * cols,
             (
                 Layout::Fp8 { block: [height, _] } | Layout::Bytes { block: [height, _] },

@@ -3,8 +3,8 @@
 //! What it computes is what each family's library computes, in the same order of operations; where
 //! a product of two stored numbers is exact in f32, the order does not matter.
 
-use super::float::{Float, byte, e4m3, short, word};
-use super::{Layout, Parts, QuantError, Weight};
+use super::float::{Float, byte, e2m1, e4m3, e8m0, short, word};
+use super::{Layout, Parts, QuantError, Weight, blocks};
 
 /// The weight as `rows x cols` elements of `out`, row-major.
 ///
@@ -15,6 +15,15 @@ pub fn dequantize(weight: &Weight, parts: &Parts<'_>, out: Float) -> Result<Vec<
     let bytes = usize::try_from(weight.elements() * out.size())
         .map_err(|_| QuantError::Unsupported("a weight larger than the address space"))?;
     let mut delivered = Vec::with_capacity(bytes);
+    if let Layout::Blocks(block) = weight.layout() {
+        let mut values = [0.0; 256];
+        let values = values.get_mut(..block.elements()).unwrap_or_default();
+        for own in parts.codes.chunks(block.bytes()) {
+            blocks::decode(block, own, values);
+            values.iter().for_each(|value| out.push(*value, &mut delivered));
+        }
+        return Ok(delivered);
+    }
     for row in 0..weight.rows() as usize {
         for col in 0..weight.cols() as usize {
             out.push(element(weight, parts, row, col), &mut delivered);
@@ -92,6 +101,13 @@ fn element(weight: &Weight, parts: &Parts<'_>, row: usize, col: usize) -> f32 {
             let at = row / height as usize * groups + col / width as usize;
             f32::from(byte(parts.codes, flat).cast_signed()) * scale.read(parts.scales, at)
         }
+        Layout::Mxfp4 => e2m1(nibble(parts.codes, flat)) * e8m0(byte(parts.scales, flat / 32)),
+        Layout::Nvfp4 { divides } => {
+            let (scale, all) =
+                (e4m3(byte(parts.scales, flat / 16)), Float::F32.read(parts.table, 0));
+            let scale = if divides { scale / all } else { scale * all };
+            e2m1(nibble(parts.codes, flat)) * scale
+        }
         Layout::Q4_0 => {
             let (block, at) = (flat / 32 * 18, flat % 32);
             let pair = byte(parts.codes, block + 2 + at % 16);
@@ -104,7 +120,14 @@ fn element(weight: &Weight, parts: &Parts<'_>, row: usize, col: usize) -> f32 {
             Float::F16.read(parts.codes, block / 2) * f32::from(code)
         }
         Layout::Q4K => q4_k(parts.codes, flat / 256 * 144, flat % 256),
+        // A block at a time, above.
+        Layout::Blocks(_) => 0.0,
     }
+}
+
+/// Nibble number `at`, the low one of a byte first.
+fn nibble(bytes: &[u8], at: usize) -> u8 {
+    byte(bytes, at / 2) >> (at % 2 * 4) & 15
 }
 
 /// The `bits` at bit `at` of a stream of words: word `w` is number `w * stride + lane` of `words`. A

@@ -1,7 +1,7 @@
 //! Random weights of every layout, odd shapes included: for tests and benchmarks.
 
 use super::codes::NF4;
-use super::{Float, Layout, Nested, Part, Parts, Weight};
+use super::{Float, Layout, Nested, Part, Parts, Weight, gguf};
 
 /// Parts that own their bytes, in the order of [`Part::ALL`].
 #[derive(Debug, Clone, Default)]
@@ -77,14 +77,55 @@ pub fn parts(weight: &Weight, seed: u64) -> OwnedParts {
         Layout::Q4_0 => (18, 1),
         Layout::Q8_0 => (34, 1),
         Layout::Q4K => (144, 2),
+        Layout::Blocks(block) => {
+            *codes = blocks(&mut random, block, codes.len());
+            (usize::MAX, 0)
+        }
         _ => (usize::MAX, 0),
     };
+    match weight.layout() {
+        // Exponents about that of 1, and scales that are numbers.
+        Layout::Mxfp4 => scales.iter_mut().for_each(|scale| *scale = 110 + *scale % 30),
+        Layout::Nvfp4 { .. } => {
+            scales.iter_mut().for_each(|scale| *scale &= 0x3f);
+            *table = 64_f32.to_le_bytes().to_vec();
+        }
+        _ => {}
+    }
     for block in codes.chunks_mut(block) {
         for half in block.as_chunks_mut::<2>().0.iter_mut().take(halves) {
             *half = half::f16::from_f32(random.scale()).to_le_bytes();
         }
     }
     OwnedParts(parts)
+}
+
+/// Random blocks, none of which has an element that is no number or far from 1.
+fn blocks(random: &mut Random, block: gguf::Block, len: usize) -> Vec<u8> {
+    let mut made = Vec::with_capacity(len);
+    let mut values = [0.0; 256];
+    while made.len() < len {
+        let own = random.bytes(block.bytes() as u64);
+        let values = values.get_mut(..block.elements()).unwrap_or_default();
+        super::blocks::decode(block, &own, values);
+        if values.iter().all(|value| value.abs() < 1e4) {
+            made.extend(own);
+        }
+    }
+    made
+}
+
+/// A weight of every layout that no device has a kernel for.
+pub fn host_cases(rows: u32, cols: u32) -> Vec<(String, Weight)> {
+    let (rows, cols) = (rows + 5, cols.next_multiple_of(256));
+    let layouts = [Layout::Mxfp4, Layout::Nvfp4 { divides: true }];
+    let blocks = gguf::Block::all().map(Layout::of_blocks);
+    let all = layouts.into_iter().chain(blocks.filter(|own| matches!(own, Layout::Blocks(_))));
+    let named = |layout| {
+        let weight = Weight::new(layout, rows, cols, Float::F32).ok()?;
+        Some((format!("{layout:?} {rows}x{cols}"), weight))
+    };
+    all.filter_map(named).collect()
 }
 
 /// A weight of every layout and of every way through a kernel, of about `rows x cols` elements where

@@ -42,6 +42,9 @@ pub fn runs(weight: &Weight, out: Float, limits: Limits) -> Result<Vec<Run>, Qua
     if limits.align > 256 || !limits.align.is_power_of_two() {
         return Err(QuantError::Unsupported("bindings aligned to more than 256 bytes"));
     }
+    if matches!(weight.layout(), Layout::Blocks(_) | Layout::Mxfp4 | Layout::Nvfp4 { .. }) {
+        return Err(QuantError::Unsupported("no kernel for devices; load it to the host"));
+    }
     let cut = Cut::of(weight);
     // How many units fit: nothing grows faster than in proportion.
     let mut units = (MAX_RUN / cut.elements(1).max(1)).max(1);
@@ -89,12 +92,14 @@ impl<'a> Cut<'a> {
                 let nested = nested.map_or(1, |nested| nested.block);
                 (u64::from(block) * u64::from(nested.max(4)) * 64, weight.elements())
             }
-            Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K => (1 << 15, weight.elements()),
+            Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K | Layout::Blocks(_) => {
+                (1 << 15, weight.elements())
+            }
             // Every part is bound whole; rows of a multiple of 8 elements are multiples of 16 bytes.
             Layout::Gptq { .. } | Layout::Awq { .. } => (32, weight.rows().into()),
             // 32 rows of zero points are whole words, 64 words are 256 bytes.
             Layout::Packed { .. } => (2048, weight.rows().into()),
-            Layout::Int8 => (256, weight.rows().into()),
+            Layout::Int8 | Layout::Mxfp4 | Layout::Nvfp4 { .. } => (256, weight.rows().into()),
             Layout::Fp8 { .. } | Layout::Bytes { .. } => (256, weight.rows().into()),
         };
         Self { weight, unit, total }

@@ -150,6 +150,11 @@ pub async fn quantization(artifact: &Artifact) -> Result<String, ModelError> {
         Some(Method::Packed { bits, .. }) => format!("compressed-tensors {bits} bits"),
         Some(Method::Bytes { .. }) => "compressed-tensors int8".to_owned(),
         Some(Method::Fp8 { .. }) => "fp8".to_owned(),
-        Some(Method::Gguf(block)) => format!("gguf {}", block.name()),
+        Some(Method::Mxfp4) => "mxfp4".to_owned(),
+        Some(Method::Nvfp4) => "nvfp4".to_owned(),
+        Some(Method::Gguf(blocks)) => {
+            let names: Vec<&str> = blocks.names().into_keys().collect();
+            format!("gguf {}", names.join(" and "))
+        }
     })
 }

@@ -1,6 +1,6 @@
 //! Loading what was selected of an opened artifact.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{ErrorKind, LoadError, LoadOptions, Loader};
 use crate::store::StoreError;
@@ -36,18 +36,16 @@ impl Artifact {
     }
 
     /// The bytes of the file `path`, which has no tensors and is at most `limit` bytes long; `None` if
-    /// there is no such file. Must be called within a tokio runtime.
+    /// there is no such file. Where all weights lie in GGUF files, a configuration or a tokenizer that is not
+    /// there is made of what those say. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// If the file is longer or has tensors, or its bytes cannot be had.
     pub async fn file(&self, path: &str, limit: u64) -> Result<Option<Bytes>, ArtifactError> {
-        let Some(tensors) = self.select_file(path, limit).await? else { return Ok(None) };
+        let Some(tensors) = self.select_file(path, limit).await? else {
+            return self.gguf_file(path).await;
+        };
         let selected = SelectedTensors { tensors, ..SelectedTensors::default() };
-        let mut loader = self.load(selected, &LoadOptions::default());
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = loader.next().await {
-            bytes.extend_from_slice(&piece?.data);
-        }
-        Ok(Some(bytes.freeze()))
+        self.bytes(selected).await.map(Some)
     }
 }

@@ -12,6 +12,7 @@ pub mod delta_base_cache;
 mod driver;
 mod error;
 mod fetch;
+mod gguf;
 mod line;
 mod links;
 mod loader;

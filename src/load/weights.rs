@@ -24,17 +24,16 @@ pub struct AsFloats {
 }
 
 impl Artifact {
-    /// How the checkpoint says that it is quantized, if it is: in its manifest or in a configuration.
+    /// How the checkpoint says that it is quantized, if it is: in a configuration, or in the headers of GGUF files.
     ///
     /// # Errors
     /// If a configuration cannot be read, or names a quantization that is not known.
     pub async fn quantization(&self) -> Result<Option<Method>, ArtifactError> {
-        let manifest = self.manifest().quantization.as_ref();
-        if let Some(method) = manifest.and_then(Method::of_manifest) {
-            return Ok(Some(method));
-        }
         for path in CONFIGS {
-            let Some(bytes) = self.file(path, MAX_MANIFEST as u64).await? else { continue };
+            let limit = MAX_MANIFEST as u64;
+            let Some(tensors) = self.select_file(path, limit).await? else { continue };
+            let own = SelectedTensors { tensors, ..SelectedTensors::default() };
+            let bytes = self.bytes(own).await?;
             let refuse = |error| StoreError::File { path: path.to_owned(), error };
             let config = serde_json::from_slice(&bytes).map_err(|e| refuse(e.into()))?;
             let method = Method::of_config(&config).map_err(|e| refuse(e.into()))?;
@@ -42,7 +41,7 @@ impl Artifact {
                 return Ok(method);
             }
         }
-        Ok(None)
+        Ok(self.gguf_blocks().await?.map(Method::Gguf))
     }
 
     /// What is to be loaded so that the selected weights can be delivered as floats of type `dtype`. Of a
@@ -57,7 +56,7 @@ impl Artifact {
         dtype: Float,
     ) -> Result<(SelectedTensors, AsFloats), ArtifactError> {
         let method = self.quantization().await?;
-        let wanted = match (method, selection) {
+        let wanted = match (&method, selection) {
             (Some(method), Selection::Patterns(patterns)) => {
                 let all = self.select(&Selection::All, shard).await?;
                 let tensors = ranked(method, patterns, all.tensors).map_err(|pattern| {
@@ -79,11 +78,11 @@ impl Artifact {
 
 /// The tensors that match a pattern, and all of a weight whose own name or any of whose tensors does;
 /// pattern by pattern, in load order within one. A pattern that matches nothing is the error.
-fn ranked(
-    method: Method,
-    patterns: &[Pattern],
+fn ranked<'p>(
+    method: &Method,
+    patterns: &'p [Pattern],
     all: Vec<Arc<TensorRequest>>,
-) -> Result<Vec<Arc<TensorRequest>>, &Pattern> {
+) -> Result<Vec<Arc<TensorRequest>>, &'p Pattern> {
     let mut matched = vec![false; patterns.len()];
     let mut rank = |name: &str| {
         let mut first = None;
@@ -117,7 +116,7 @@ fn ranked(
 
 /// The quantized weights among tensors that are wanted, by their place in the list; those of a file
 /// after another's.
-pub fn modules(method: Method, wanted: &[Arc<TensorRequest>]) -> Vec<Module> {
+pub fn modules(method: &Method, wanted: &[Arc<TensorRequest>]) -> Vec<Module> {
     let mut files: Vec<u32> = wanted.iter().map(|request| request.entry.file).collect();
     files.sort_unstable();
     files.dedup();

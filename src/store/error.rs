@@ -6,6 +6,7 @@ use crate::dequant::QuantError;
 use crate::format::FormatError;
 use crate::format::glob::GlobError;
 use crate::format::id::ManifestId;
+use crate::gguf::GgufError;
 use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::TrustError;
 
@@ -89,6 +90,9 @@ pub enum FileError {
     /// It names a quantization that is not known.
     #[error(transparent)]
     Quantization(#[from] QuantError),
+    /// It is a GGUF file of which no model is made.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
 }
 
 impl StoreError {

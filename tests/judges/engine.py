@@ -48,15 +48,21 @@ def hide(packages):
         sys.modules[module] = None
 
 
+def gguf_file(repo):
+    """The file of weights: its name ends in the quantization, by which vLLM's plugin would find it."""
+    from huggingface_hub import HfApi
+
+    return next(name for name in HfApi().list_repo_files(repo) if name.endswith(".gguf"))
+
+
 def vllm(job):
     from vllm import LLM, SamplingParams
 
     repo, more = job["repo"], {}
     if job["format"] == "gguf":
-        # The plugin finds a file in a repository by the quantization in its name; ours is called model.gguf.
         from huggingface_hub import hf_hub_download
 
-        repo, more = hf_hub_download(repo, "model.gguf"), {"tokenizer": repo}
+        repo, more = hf_hub_download(repo, gguf_file(repo)), {"tokenizer": repo}
     model = LLM(repo, max_model_len=512, max_num_seqs=8, enforce_eager=True, dtype="bfloat16", **more)
     asked = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
     given = model.generate([{"prompt_token_ids": run} for run in job["text"]], asked, use_tqdm=False)
@@ -73,7 +79,7 @@ def transformers(job):
     import torch
     from transformers import AutoModelForCausalLM
 
-    more = {"gguf_file": "model.gguf"} if job["format"] == "gguf" else {}
+    more = {"gguf_file": gguf_file(job["repo"])} if job["format"] == "gguf" else {}
     # GPTQModel's kernels for the CPU compute in f16, the others in the model's type.
     dtype = torch.float16 if job["format"] in ("gptq", "gptq_v2", "awq") else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(job["repo"], dtype=dtype, device_map="cpu", **more).eval()

@@ -34,8 +34,9 @@ def judge(store, work, method, rounding, text, verdict):
     out = f"{work}/{method}"
     tenpak(*store, "quantize", MODEL, "--name", method, "--method", method)
     tenpak(*store, "unpack", method, "--out", out)
+    file = f"model-{method.upper()}.gguf"
     digests = tenpak(*store, "load", method, "--dtype", "f32", "--digest")["digests"]
-    model = AutoModelForCausalLM.from_pretrained(out, gguf_file="model.gguf", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(out, gguf_file=file, dtype=torch.float32).eval()
     reference = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     theirs, own = dict(model.named_parameters()), dict(reference.named_parameters())
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
@@ -48,7 +49,7 @@ def judge(store, work, method, rounding, text, verdict):
         own[name].data = weight.data.clone()
     original = PreTrainedTokenizerFast(tokenizer_file=str(MODEL / "tokenizer.json"))
     tokens = original(text)["input_ids"]
-    same = AutoTokenizer.from_pretrained(out, gguf_file="model.gguf")(text, add_special_tokens=False)["input_ids"] == tokens
+    same = AutoTokenizer.from_pretrained(out, gguf_file=file)(text, add_special_tokens=False)["input_ids"] == tokens
     ids = torch.tensor([tokens[:256]])
     differ = off(model(ids).logits, reference(ids).logits)
     verdict(equal == len(theirs) == len(own) and rounded <= rounding and differ <= LIMIT and same,

@@ -13,6 +13,9 @@ declare -A STEPS=(
     [tools]="tests/judges/tools.sh"
     [build]="cargo build --release --locked --bin tenpak --example calibrated_perplexity --example token_logprobs"
     [record]="$JUDGES tests/judges/record.py --check fixtures/produce/vectors.json"
+    [blocks]="$JUDGES tests/judges/blocks.py --check fixtures/gguf/blocks.json"
+    [written]="$JUDGES tests/judges/written.py --check fixtures/gguf/written.json"
+    [fp4]="$JUDGES tests/judges/fp4.py --check fixtures/fp4/vectors.json"
     [load]="$JUDGES tests/judges/load.py"
     [gguf]="$JUDGES tests/judges/load_gguf.py"
     [gptq]=".venv-tools/gptqmodel/bin/python tests/judges/load_gptq.py"
@@ -23,7 +26,7 @@ declare -A STEPS=(
     [embedded]=".venv-judges/bin/python tests/judges/embedded.py"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record load gguf gptq backends hub engines embedded serve perplexity)
+ORDER=(setup tools build record blocks written fp4 load gguf gptq backends hub engines embedded serve perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

@@ -14,6 +14,7 @@ mod calibrated;
 mod checkpoint;
 mod delta;
 mod engines;
+mod foreign;
 mod gguf;
 mod memo;
 mod mixed;

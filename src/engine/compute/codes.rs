@@ -184,7 +184,8 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
         Layout::Fp8 { block: [_, width] } | Layout::Bytes { block: [_, width] } => {
             (width as usize).min(columns)
         }
-        Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K => 32,
+        Layout::Mxfp4 | Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K => 32,
+        _ => return None,
     };
     // A block of the flattened weight may be longer than a row, of which it must be a multiple then.
     let group = match weight.layout() {
@@ -200,7 +201,11 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
         columns.is_multiple_of(WIDE) && (group.is_multiple_of(WIDE) || [32, 64].contains(&group));
     let four = if wide { Kind::Words } else { Kind::Four };
     let kind = match weight.layout() {
-        Layout::Bnb4 { .. } | Layout::Awq { .. } | Layout::Q4_0 | Layout::Q4K => four,
+        Layout::Bnb4 { .. }
+        | Layout::Awq { .. }
+        | Layout::Mxfp4
+        | Layout::Q4_0
+        | Layout::Q4K => four,
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } => match bits {
             1 | 2 => Kind::Two,
             3 => Kind::Three,
@@ -209,6 +214,7 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
         },
         Layout::Int8 | Layout::Bytes { .. } | Layout::Q8_0 => Kind::Signed,
         Layout::Fp8 { .. } => Kind::E4m3,
+        _ => return None,
     };
     let order = order(weight, parts, group)?;
     let unpacked = Unpacked { weight, parts, group, order: order.as_deref() };

@@ -1,12 +1,12 @@
 //! A weight as products read it: the bits that are stored, in the order in which lanes want them.
 //!
-//! Plain floats lie as they are stored. Of quantized weights the codes are put in another order, with as many bits
+//! Plain floats lie as they are stored, and so do blocks of GGUF that have no codes of ours. Of quantized weights the codes are put in another order, with as many bits
 //! as before ([`codes`]); what no step fits is dequantized.
 
 use bytes::Bytes;
 
 use super::codes::{self, Codes};
-use crate::dequant::{self, Float, Parts, QuantError, Weight};
+use crate::dequant::{self, Float, Layout, Parts, QuantError, Weight, gguf};
 
 /// A weight `[rows, columns]`.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub(super) enum Stored {
     Floats(Float, Bytes),
     /// Codes with a scale per group.
     Codes(Codes),
+    /// Blocks of GGUF that are decoded as they are read.
+    Blocks(gguf::Block, Bytes),
 }
 
 impl Matrix {
@@ -46,9 +48,12 @@ impl Matrix {
     pub fn quantized(weight: &Weight, parts: &Parts<'_>) -> Result<Self, QuantError> {
         weight.check(parts)?;
         let (rows, columns) = (weight.rows() as usize, weight.cols() as usize);
-        let (stored, order) = match codes::codes(weight, parts) {
-            Some((codes, order)) => (Stored::Codes(codes), order),
-            None => {
+        let (stored, order) = match (codes::codes(weight, parts), weight.layout()) {
+            (Some((codes, order)), _) => (Stored::Codes(codes), order),
+            (None, Layout::Blocks(block)) => {
+                (Stored::Blocks(block, Bytes::copy_from_slice(parts.codes)), None)
+            }
+            (None, _) => {
                 let bytes = dequant::dequantize(weight, parts, Float::F32)?;
                 (Stored::Floats(Float::F32, bytes.into()), None)
             }
@@ -71,7 +76,7 @@ impl Matrix {
         let order = self.order.as_ref().map_or(0, |order| order.len() * 4);
         order
             + match &self.stored {
-                Stored::Floats(_, bytes) => bytes.len(),
+                Stored::Floats(_, bytes) | Stored::Blocks(_, bytes) => bytes.len(),
                 Stored::Codes(codes) => codes.len(),
             }
     }
@@ -84,6 +89,10 @@ impl Matrix {
                 *bytes = codes::moved(bytes, row, self.rows, &source).into();
             }
             Stored::Codes(codes) => codes.move_rows(self.rows, &source),
+            Stored::Blocks(block, bytes) => {
+                let row = self.columns / block.elements() * block.bytes();
+                *bytes = codes::moved(bytes, row, self.rows, &source).into();
+            }
         }
         self
     }

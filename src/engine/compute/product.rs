@@ -12,7 +12,7 @@ use super::codes::Kind;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Matrix, Stored};
 use super::source::{
-    BF16, Coded, E4M3, F16, F32, Factors, Nibbles, Plain, Room, Row, SIGNED, Source, Tabled,
+    BF16, Coded, Decoded, E4M3, F16, F32, Factors, Nibbles, Plain, Room, Row, SIGNED, Source, Tabled,
     UNSIGNED, Whole,
 };
 use super::states::{CHUNK, States};
@@ -56,6 +56,11 @@ macro_rules! with_source {
                     Kind::E4m3 => of!(Whole::<E4M3>(coded)),
                 }
             }
+            Stored::Blocks(block, bytes) => match block.elements() {
+                32 => of!(Decoded::<2>::new(*block, bytes, columns)),
+                64 => of!(Decoded::<4>::new(*block, bytes, columns)),
+                _ => of!(Decoded::<16>::new(*block, bytes, columns)),
+            },
         }
     }};
 }

@@ -3,6 +3,7 @@
 use super::codes::{Codes, Scales, TOGETHER};
 use super::lanes::{LANES, Lanes};
 use super::states::CHUNK;
+use crate::dequant::{blocks, gguf};
 
 /// Where a row of a weight is.
 #[derive(Clone, Copy)]
@@ -473,5 +474,74 @@ unsafe impl<const KIND: u8> Source for Whole<'_, KIND> {
             };
             offset.plus(value, scale)
         }
+    }
+}
+
+/// The most elements of a block.
+const BLOCK: usize = 256;
+
+/// Blocks of GGUF of `VECTORS` vectors, each decoded as a step.
+#[derive(Clone, Copy)]
+pub(super) struct Decoded<'a, const VECTORS: usize> {
+    bytes: &'a [u8],
+    block: gguf::Block,
+    columns: usize,
+}
+
+impl<'a, const VECTORS: usize> Decoded<'a, VECTORS> {
+    pub(super) fn new(block: gguf::Block, bytes: &'a [u8], columns: usize) -> Self {
+        assert!(block.elements() == VECTORS * LANES, "blocks of another length");
+        Self { bytes, block, columns }
+    }
+}
+
+// SAFETY: rows and blocks that the weight has lie within its bytes; vectors lie within the elements of a block.
+unsafe impl<const VECTORS: usize> Source for Decoded<'_, VECTORS> {
+    type Group<L: Lanes> = ();
+    type Step<L: Lanes> = [f32; BLOCK];
+
+    const VECTORS: usize = VECTORS;
+
+    fn steps(&self) -> usize {
+        self.columns / self.block.elements()
+    }
+
+    fn group(&self) -> usize {
+        self.steps().max(1) * VECTORS
+    }
+
+    fn span(&self) -> usize {
+        1
+    }
+
+    #[inline(always)]
+    unsafe fn row(&self, row: usize, next: usize) -> Row {
+        let each = self.steps() * self.block.bytes();
+        // SAFETY: the trait's.
+        let bytes = unsafe { self.bytes.as_ptr().add(row * each) };
+        Row { bytes, group: 0, ahead: next * each }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<L: Lanes>(&self, _row: Row, _first: usize, _room: &mut Room) -> Factors {
+        Factors::NONE
+    }
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, _factors: Factors, _group: usize) {}
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> [f32; BLOCK] {
+        let (mut values, size) = ([0.0; BLOCK], self.block.bytes());
+        // SAFETY: the trait's: the row has the block.
+        let own = unsafe { std::slice::from_raw_parts(row.at::<L>(step * size), size) };
+        blocks::decode(self.block, own, values.get_mut(..VECTORS * LANES).unwrap_or_default());
+        values
+    }
+
+    #[inline(always)]
+    unsafe fn vector<L: Lanes>(&self, (): (), step: &mut [f32; BLOCK], at: usize) -> L {
+        // SAFETY: a vector of a block lies within its values.
+        unsafe { L::load(step.as_ptr().add(at * LANES)) }
     }
 }

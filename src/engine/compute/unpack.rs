@@ -1,6 +1,6 @@
 //! Codes, scales and zero points out of every layout, one row at a time.
 
-use crate::dequant::{Float, Layout, Parts, Weight};
+use crate::dequant::{Float, Layout, Parts, Weight, float};
 
 /// The values of codes.
 pub(super) fn table(weight: &Weight, parts: &Parts<'_>) -> [f32; 16] {
@@ -11,6 +11,7 @@ pub(super) fn table(weight: &Weight, parts: &Parts<'_>) -> [f32; 16] {
     };
     match weight.layout() {
         Layout::Bnb4 { .. } => std::array::from_fn(|code| Float::F32.read(parts.table, code)),
+        Layout::Mxfp4 => std::array::from_fn(|code| float::e2m1(code as u8)),
         // Those of 2 bits stand four times; of 3 bits, the upper four follow.
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } if bits < 3 => {
             std::array::from_fn(|code| (code % 4) as f32 - zero as f32)
@@ -57,6 +58,12 @@ impl Unpacked<'_> {
                 let line = stored.get(row * columns / 2..).unwrap_or_default();
                 for (pair, byte) in codes.chunks_exact_mut(2).zip(line) {
                     pair.copy_from_slice(&[byte >> 4, byte & 15]);
+                }
+            }
+            Layout::Mxfp4 => {
+                let line = stored.get(row * columns / 2..).unwrap_or_default();
+                for (pair, byte) in codes.chunks_exact_mut(2).zip(line) {
+                    pair.copy_from_slice(&[byte & 15, byte >> 4]);
                 }
             }
             Layout::Int8 | Layout::Fp8 { .. } | Layout::Bytes { .. } => {
@@ -108,6 +115,8 @@ impl Unpacked<'_> {
                 };
                 stream(columns, bits, |word| word_at(stored, row * words + word), &mut put);
             }
+            // No step fits these.
+            Layout::Nvfp4 { .. } | Layout::Blocks(_) => {}
         }
         if let Some(order) = self.order {
             let own = codes.to_vec();
@@ -120,7 +129,7 @@ impl Unpacked<'_> {
     /// The scale of a group of a row.
     pub(super) fn stored_scale(&self, row: usize, group: usize) -> f32 {
         let (rows, columns) = (self.weight.rows() as usize, self.weight.cols() as usize);
-        let (parts, float) = (self.parts, self.weight.scale());
+        let (parts, kind) = (self.parts, self.weight.scale());
         let groups = columns.div_ceil(self.group);
         match self.weight.layout() {
             Layout::Bnb4 { block, nested } => {
@@ -135,13 +144,16 @@ impl Unpacked<'_> {
                     }
                 }
             }
+            Layout::Mxfp4 => {
+                float::e8m0(parts.scales.get(row * groups + group).copied().unwrap_or(0))
+            }
             Layout::Int8 => Float::F32.read(parts.scales, row) * (1.0 / 127.0),
             Layout::Gptq { .. } | Layout::Awq { .. } => {
-                float.read(parts.scales, group * rows + row)
+                kind.read(parts.scales, group * rows + row)
             }
-            Layout::Packed { .. } => float.read(parts.scales, row * groups + group),
+            Layout::Packed { .. } => kind.read(parts.scales, row * groups + group),
             Layout::Fp8 { block: [height, _] } | Layout::Bytes { block: [height, _] } => {
-                float.read(parts.scales, row / height as usize * groups + group)
+                kind.read(parts.scales, row / height as usize * groups + group)
             }
             Layout::Q4_0 => Float::F16.read(parts.codes, (row * groups + group) * 9),
             _ => 0.0,

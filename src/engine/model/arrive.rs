@@ -302,9 +302,10 @@ impl Source {
                 let tensor = loader.next().await.ok_or(ModelError::Ended)??;
                 own.push(tensor.data);
             }
-            let (group, method, known) = ((*group).clone(), self.method, self.known.clone());
+            let (group, method, known) =
+                ((*group).clone(), self.method.clone(), self.known.clone());
             let making = tokio::task::spawn_blocking(move || {
-                Built::new(&group, method, own.into_iter(), &known)
+                Built::new(&group, method.as_ref(), own.into_iter(), &known)
             });
             let built = making.await.map_err(|_| ModelError::Ended)??;
             take(at, built)?;

@@ -9,7 +9,7 @@ use super::error::ModelError;
 use super::layer::{Layer, Linear};
 use super::outline::{EMBEDDING, Group, HEAD, NORM, WeightPlan, in_layer};
 use super::place::Part;
-use crate::dequant::config::{Facts, Method, Role};
+use crate::dequant::config::{Facts, Method};
 use crate::dequant::{Float, Part as Stored, Parts, Weight};
 use crate::engine::compute::Matrix;
 use crate::format::id::ContentDigest;
@@ -28,7 +28,7 @@ impl Built {
     /// are not among these.
     pub(super) fn new(
         group: &Group,
-        method: Option<Method>,
+        method: Option<&Method>,
         mut bytes: impl Iterator<Item = Bytes>,
         known: &Known,
     ) -> Result<Self, ModelError> {
@@ -99,7 +99,7 @@ impl Built {
 /// A weight; a vector is one row.
 fn matrix(
     plan: &WeightPlan,
-    method: Option<Method>,
+    method: Option<&Method>,
     bytes: &[Bytes],
 ) -> Result<Matrix, ModelError> {
     let (rows, columns) = match plan.shape.as_slice() {
@@ -116,7 +116,8 @@ fn matrix(
         })?;
         // Beside quantized weights, what is kept gives its place in the load back.
         let own = if method.is_some() { Bytes::copy_from_slice(own) } else { own.clone() };
-        return Matrix::floats(rows, columns, float, own).ok_or_else(missing);
+        let own = Matrix::floats(rows, columns, float, own).ok_or_else(missing)?;
+        return Ok(in_order(own, plan.permuted));
     }
     let method = method.ok_or_else(missing)?;
     let mut facts = Facts::default();
@@ -125,10 +126,10 @@ fn matrix(
         let Some(role) = role else { continue };
         let read = if role.is_read() { bytes.to_vec() } else { Vec::new() };
         facts.add(*role, request.entry.dtype, request.entry.shape.dims(), read);
-        match role {
-            Role::Part(Stored::Codes) => codes = bytes.clone(),
-            Role::Part(Stored::Scales) => scales = bytes.clone(),
-            Role::Part(Stored::Zeros) => zeros = bytes.clone(),
+        match role.part() {
+            Some(Stored::Codes) => codes = bytes.clone(),
+            Some(Stored::Scales) => scales = bytes.clone(),
+            Some(Stored::Zeros) => zeros = bytes.clone(),
             _ => {}
         }
     }
@@ -145,17 +146,19 @@ fn matrix(
     let parts =
         Parts { codes: &codes, scales: &scales, zeros: &zeros, index: &index, table: &table };
     let matrix = Matrix::quantized(&weight, &parts).map_err(wrong)?;
-    Ok(match plan.permuted.filter(|size| *size > 1) {
-        // Where GGUF has each row of the model.
-        Some(size) => {
-            let mut place = vec![0; rows];
-            for row in 0..rows {
-                if let Some(place) = place.get_mut(gguf::source_row(row, size)) {
-                    *place = row;
-                }
-            }
-            matrix.with_rows(|row| place.get(row).copied().unwrap_or(0))
+    Ok(in_order(matrix, plan.permuted))
+}
+
+/// A weight whose rows GGUF has permuted in heads of so many, as the model has it; a bias is one row.
+fn in_order(matrix: Matrix, head: Option<usize>) -> Matrix {
+    let rows = matrix.rows();
+    let Some(size) = head.filter(|size| *size > 1 && rows > 1) else { return matrix };
+    // Where GGUF has each row of the model.
+    let mut place = vec![0; rows];
+    for row in 0..rows {
+        if let Some(place) = place.get_mut(gguf::source_row(row, size)) {
+            *place = row;
         }
-        None => matrix,
-    })
+    }
+    matrix.with_rows(|row| place.get(row).copied().unwrap_or(0))
 }

@@ -96,13 +96,13 @@ impl Model {
         }
         let method = artifact.quantization().await?;
         let all = artifact.select(&Selection::All, None).await?;
-        let outline = Outline::new(&config, &json, method, &all.tensors)?;
+        let outline = Outline::new(&config, &json, method.as_ref(), &all.tensors)?;
         let known = before.map(|before| before.0).unwrap_or_default();
         let kept = kept(&outline, options.memory)?;
         let source = Source {
             artifact,
             outline: outline.clone(),
-            method,
+            method: method.clone(),
             options: options.load.clone(),
             known: Arc::new(known),
         };
@@ -255,7 +255,7 @@ impl Model {
 
     /// How its weights are quantized, if they are.
     pub fn method(&self) -> Option<Method> {
-        self.method
+        self.method.clone()
     }
 }
 

@@ -77,7 +77,7 @@ impl Outline {
     pub(super) fn new(
         config: &LmConfig,
         json: &Value,
-        method: Option<Method>,
+        method: Option<&Method>,
         all: &[Arc<TensorRequest>],
     ) -> Result<Self, ModelError> {
         let finder = Finder::new(json, method, all);
@@ -133,7 +133,7 @@ struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
-    fn new(json: &'a Value, method: Option<Method>, all: &'a [Arc<TensorRequest>]) -> Self {
+    fn new(json: &'a Value, method: Option<&Method>, all: &'a [Arc<TensorRequest>]) -> Self {
         let gguf = matches!(method, Some(Method::Gguf(_)));
         let own = |name: &str| {
             let other = gguf::original(name).filter(|_| gguf);
@@ -159,12 +159,11 @@ impl<'a> Finder<'a> {
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<WeightPlan, ModelError> {
         let missing = || ModelError::Missing(name.to_owned());
-        let mut permuted = None;
+        let heads = gguf::heads(self.json, name).filter(|_| self.gguf);
+        let heads = heads.and_then(|heads| usize::try_from(heads).ok());
+        let permuted = heads.zip(shape.first()).map(|(heads, rows)| rows / heads.max(1));
         let tensors = match self.modules.get(name) {
             Some(module) => {
-                let heads = gguf::heads(self.json, name).filter(|_| self.gguf);
-                let heads = heads.and_then(|heads| usize::try_from(heads).ok());
-                permuted = heads.zip(shape.first()).map(|(heads, rows)| rows / heads.max(1));
                 let own = module.tensors.iter();
                 let own = own.map(|(at, role)| Some((self.all.get(*at)?.clone(), Some(*role))));
                 own.collect::<Option<Vec<_>>>().ok_or_else(missing)?

@@ -126,7 +126,7 @@ impl<D: Dequantize> DequantSink<D> {
     ) -> Result<Self, DeviceError> {
         let mut roles = HashMap::new();
         let mut weights = Vec::new();
-        for group in method.map(|method| modules(method, wanted)).unwrap_or_default() {
+        for group in method.as_ref().map(|method| modules(method, wanted)).unwrap_or_default() {
             for (at, role) in &group.tensors {
                 let Some(request) = wanted.get(*at) else { continue };
                 if request.cut.len() != request.entry.byte_len() {
@@ -185,7 +185,7 @@ impl<D: Dequantize> DequantSink<D> {
     /// Makes the weight whose tensors have all come.
     fn make(
         &mut self,
-        method: Method,
+        method: &Method,
         gathered: Gathering<D::Memory>,
         file: u32,
     ) -> Result<Delivered<D::Memory>, DeviceError> {
@@ -293,7 +293,7 @@ impl<D: Dequantize> DequantSink<D> {
             return Err(DeviceError::Internal("a tensor after the last of its weight".to_owned()));
         };
         gathering.facts.add(role, entry.dtype, entry.shape.dims(), bytes);
-        if let Role::Part(part) = role {
+        if let Some(part) = role.part() {
             for (to, one) in gathering.parts.iter_mut().zip(Part::ALL) {
                 if one == part && memory.is_some() {
                     *to = memory;
@@ -305,8 +305,8 @@ impl<D: Dequantize> DequantSink<D> {
         if gathering.missing > 0 {
             return Ok(None);
         }
-        match (self.method, slot.take()) {
-            (Some(method), Some(gathered)) => self.make(method, gathered, entry.file).map(Some),
+        match (self.method.clone(), slot.take()) {
+            (Some(method), Some(gathered)) => self.make(&method, gathered, entry.file).map(Some),
             _ => Ok(None),
         }
     }

@@ -37,7 +37,7 @@ impl<D: Dequantize + Clone> WeightSink<D> {
         decoder: Option<Box<dyn Decoder<D>>>,
     ) -> Result<(Self, SelectedTensors), DeviceError> {
         let dequant = floats.map(|AsFloats { dtype, method, wanted }| {
-            DequantSink::new(device.clone(), options, *method, *dtype, wanted)
+            DequantSink::new(device.clone(), options, method.clone(), *dtype, wanted)
         });
         let plain = DeviceSink::new(device.clone(), options);
         let mut sink = Self { plain, dequant: dequant.transpose()?, decode: None, routed: None };

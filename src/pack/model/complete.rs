@@ -316,6 +316,12 @@ fn member(path: &str) -> Option<Member<'_>> {
     Some(Member { set: (before, count, end), number, digits })
 }
 
+/// What the numbered files of one set have in common: their name without the number.
+pub(super) fn set_of(name: &str) -> Option<String> {
+    let (before, count, end) = member(name)?.set;
+    Some(format!("{before}-of-{count}.{end}"))
+}
+
 /// The files of a set by their numbers, each with the digits of its own.
 type Members<'a> = BTreeMap<u64, (usize, &'a SourceFile)>;
 

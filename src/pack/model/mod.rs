@@ -14,7 +14,6 @@ pub(crate) use complete::faults;
 pub use error::ModelError;
 pub use fault::{Fault, FaultKind};
 pub use file::SourceFile;
-pub(crate) use gguf::block_types;
 pub use opaque::Opaque;
 pub use part::{Part, PartKind};
 pub use tree::{Walked, walk};

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::complete;
 use super::error::ModelError;
 use super::file::SourceFile;
 use super::opaque::Opaque;
@@ -36,6 +37,7 @@ pub fn walk(path: &Path, opaque: &Opaque) -> Result<Walked, ModelError> {
         let name =
             path.file_name().ok_or_else(|| ModelError::NotFound { path: path.to_owned() })?;
         found.files.push((artifact_path("", name, path)?, path.to_owned()));
+        found.siblings(path, name)?;
     } else {
         let why = "neither a file nor a folder";
         return Err(ModelError::Special { path: path.to_owned(), why });
@@ -62,6 +64,24 @@ struct Found {
 }
 
 impl Found {
+    /// The other files of a set that is one GGUF file, split.
+    fn siblings(&mut self, path: &Path, name: &std::ffi::OsStr) -> Result<(), ModelError> {
+        let set = |name: &std::ffi::OsStr| {
+            let set = complete::set_of(name.to_str()?).filter(|set| set.ends_with(".gguf"))?;
+            Some(set)
+        };
+        let (Some(own), Some(folder)) = (set(name), path.parent()) else { return Ok(()) };
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        for entry in fs::read_dir(folder).map_err(ModelError::io(folder))? {
+            let entry = entry.map_err(ModelError::io(folder))?;
+            let other = entry.file_name();
+            if other != name && set(&other).as_ref() == Some(&own) {
+                self.files.push((artifact_path("", &other, &entry.path())?, entry.path()));
+            }
+        }
+        Ok(())
+    }
+
     fn folder(
         &mut self,
         path: &Path,

@@ -41,7 +41,7 @@ pub fn encode_weight(weight: &Matrix<'_>, threads: usize) -> Result<Vec<Encoded>
 }
 
 /// The nearest E4M3, ties to even, of a number from -448 to 448.
-fn e4m3(value: f32) -> u8 {
+pub(super) fn e4m3(value: f32) -> u8 {
     let bits = value.to_bits();
     let (sign, magnitude) = ((bits >> 24) as u8 & 0x80, f32::from_bits(bits & 0x7fff_ffff));
     // Below 2^-6 numbers are multiples of 2^-9, which is the step of numbers from 2^14 on.

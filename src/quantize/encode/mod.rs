@@ -6,10 +6,14 @@
 //! [`packed`]). The bytes are the same whatever the number of threads.
 
 pub mod awq;
+mod fit;
+pub mod fp4;
 pub mod fp8;
 pub mod gguf;
 pub mod gptq;
 pub mod int8;
+mod iq4;
+mod kquants;
 mod matrix;
 mod nested;
 pub mod nf4;
@@ -67,6 +71,14 @@ pub enum EncodeError {
     /// Rows that do not divide into GGUF's blocks.
     #[error("{columns} inputs in blocks of {block}: leave this layer out, or take another method")]
     Blocks { columns: u64, block: u64 },
+    /// Blocks that are read, and not written.
+    #[error("{0} is read, and not written; take another method")]
+    NotWritten(&'static str),
+    /// A weight that NVFP4's scale of all does not reach.
+    #[error(
+        "a value beyond 42, which nvfp4's scale of all layers does not reach; leave this layer out, or take mxfp4"
+    )]
+    Nvfp4Range,
     /// A shape that GPTQ cannot hold.
     #[error(
         "GPTQ packs whole words, outputs and inputs in multiples of 32, not {rows} x {columns}; leave this \

@@ -1,4 +1,4 @@
-//! Tensors by name as f32, whichever way they are stored and quantized.
+//! Tensors by name as f32, whichever way they are stored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +7,8 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-use super::{LmError, gguf};
-use crate::dequant::config::{Facts, Method, Module, Role, Stored};
-use crate::dequant::{self, Float, Part, Parts};
+use super::LmError;
+use crate::dequant::{self, Float};
 use crate::quantize::source::{ModelSource, SourceError, Tensor as Listed};
 
 /// The largest `tokenizer.json` that is read.
@@ -19,51 +18,27 @@ const MAX_FILE: u64 = 64 << 20;
 pub struct Checkpoint {
     source: Arc<ModelSource>,
     config: Value,
-    method: Option<Method>,
     names: HashMap<String, usize>,
-    /// Quantized weights, by name.
-    modules: HashMap<String, Module>,
 }
 
 impl Checkpoint {
-    /// Reads what a model says of itself.
+    /// Reads what a model says of itself. A quantized one is read as the floats that its weights stand for.
     ///
     /// # Errors
     /// If its configuration is missing, or names a quantization that is not known.
     pub fn open(source: Arc<ModelSource>) -> Result<Self, LmError> {
-        let (config, method) = (source.config()?.clone(), source.quantization()?);
-        let list = source.tensors();
+        let source = source.plain(None)?;
+        let config = source.config()?.clone();
         let mut names = HashMap::new();
-        for (at, tensor) in list.iter().enumerate() {
-            // Where all is GGUF, tensors have its names.
-            let name =
-                gguf::original(&tensor.name).filter(|_| matches!(method, Some(Method::Gguf(_))));
-            names.entry(name.unwrap_or_else(|| tensor.name.clone())).or_insert(at);
+        for (at, tensor) in source.tensors().iter().enumerate() {
+            names.entry(tensor.name.clone()).or_insert(at);
         }
-        let stored = list.iter().map(|one| Stored {
-            name: &one.name,
-            dtype: one.dtype,
-            dims: one.shape.dims(),
-        });
-        let stored: Vec<_> = stored.collect();
-        let modules = method.map(|method| method.modules(&stored)).unwrap_or_default();
-        let named = |module: Module| {
-            let name = gguf::original(&module.name);
-            let name = name.filter(|_| matches!(method, Some(Method::Gguf(_))));
-            (name.unwrap_or_else(|| module.name.clone()), module)
-        };
-        let modules = modules.into_iter().map(named).collect();
-        Ok(Self { source, config, method, names, modules })
+        Ok(Self { source, config, names })
     }
 
     /// `config.json`.
     pub fn config(&self) -> &Value {
         &self.config
-    }
-
-    /// How the weights are quantized, if they are.
-    pub fn method(&self) -> Option<Method> {
-        self.method
     }
 
     /// A file of the model.
@@ -75,9 +50,9 @@ impl Checkpoint {
         Ok(bytes.ok_or_else(|| SourceError::NoFile { path: path.to_owned() })?)
     }
 
-    /// Whether there is such a tensor or quantized weight.
+    /// Whether there is such a tensor.
     pub fn has(&self, name: &str) -> bool {
-        self.names.contains_key(name) || self.modules.contains_key(name)
+        self.names.contains_key(name)
     }
 
     /// The type of float that a tensor is stored in; `None` if there is none, or it is of another type.
@@ -85,45 +60,27 @@ impl Checkpoint {
         Float::of_dtype(self.listed(name)?.dtype)
     }
 
-    /// Whether it is a quantized weight.
-    pub(super) fn is_quantized(&self, name: &str) -> bool {
-        self.modules.contains_key(name)
-    }
-
-    /// The tensor or quantized weight `name` as f32, which must have this shape and be finite.
+    /// The tensor `name` as f32, which must have this shape and be finite.
     ///
     /// # Errors
     /// If there is none of this shape, or it cannot be read or dequantized.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
-        let values = match (self.modules.get(name), self.method) {
-            (Some(module), Some(method)) => {
-                let values = self.dequantized(module, method, shape)?;
-                match (method, gguf::heads(&self.config, name), shape) {
-                    (Method::Gguf(_), Some(heads), [rows, columns]) => {
-                        in_order(values, *rows / heads as usize, *columns)
-                    }
-                    _ => values,
-                }
-            }
-            _ => {
-                let (float, bytes) = self.plain(name, shape)?;
-                floats(&dequant::convert(&bytes, float, Float::F32))
-            }
-        };
+        let (float, bytes) = self.plain(name, shape)?;
+        let values = floats(&dequant::convert(&bytes, float, Float::F32));
         if values.iter().any(|value| !value.is_finite()) {
             return Err(LmError::NotFinite(format!("tensor {name}")));
         }
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
-    /// The bytes of a tensor that is not quantized, which must have this shape.
+    /// The bytes of a tensor, which must have this shape.
     fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
         let (tensor, float) = self.place(name, shape)?;
         Ok((float, self.source.read_tensor(tensor)?))
     }
 
     /// Rows of a matrix of this shape, one for each token of a vocabulary, as f32: those of `wanted`, which
-    /// ascends. No more of it is held than these, unless it is quantized.
+    /// ascends. No more of it is held than these, unless it is dequantized.
     pub(super) fn rows(
         &self,
         name: &str,
@@ -135,12 +92,6 @@ impl Checkpoint {
             Some(id) => Err(LmError::Token { id: *id, vocabulary: rows }),
             None => Ok(()),
         };
-        if self.is_quantized(name) {
-            let all = self.tensor(name, &[rows, columns])?;
-            known()?;
-            let ids = Tensor::from_slice(wanted, wanted.len(), &Device::Cpu)?;
-            return Ok(all.index_select(&ids, 0)?.flatten_all()?.to_vec1()?);
-        }
         let (_, float) = self.place(name, &[rows, columns])?;
         known()?;
         let row = columns * float.size() as usize;
@@ -162,7 +113,7 @@ impl Checkpoint {
         Ok(floats(&dequant::convert(&found, float, Float::F32)))
     }
 
-    /// Gives the bytes of a tensor that is not quantized to `take`, in order, each part with where it begins; it
+    /// Gives the bytes of a tensor to `take`, in order, each part with where it begins; it
     /// must have this shape.
     pub(super) fn stream(
         &self,
@@ -186,7 +137,7 @@ impl Checkpoint {
         self.source.tensors().get(*self.names.get(name)?)
     }
 
-    /// A tensor that is not quantized, and its floats; it must have this shape.
+    /// A tensor, and its floats; it must have this shape.
     fn place(&self, name: &str, shape: &[usize]) -> Result<(&Listed, Float), LmError> {
         let listed = self.listed(name).ok_or_else(|| LmError::Missing(name.to_owned()))?;
         check_shape(name, listed.shape.dims(), shape)?;
@@ -196,48 +147,6 @@ impl Checkpoint {
         })?;
         Ok((listed, float))
     }
-
-    /// A quantized weight, row-major.
-    fn dequantized(
-        &self,
-        module: &Module,
-        method: Method,
-        shape: &[usize],
-    ) -> Result<Vec<f32>, LmError> {
-        let wrong = |error| LmError::Weight { name: module.name.clone(), error };
-        let mut reader = self.source.reader(module.tensors.iter().map(|(at, _)| *at));
-        let mut facts = Facts::default();
-        let [mut codes, mut scales, mut zeros] = [Bytes::new(), Bytes::new(), Bytes::new()];
-        for (at, role) in &module.tensors {
-            let Some(listed) = self.source.tensors().get(*at) else { continue };
-            let bytes = reader.read(*at)?.into_bytes();
-            let read = if role.is_read() { bytes.to_vec() } else { Vec::new() };
-            facts.add(*role, listed.dtype, listed.shape.dims(), read);
-            match role {
-                Role::Part(Part::Codes) => codes = bytes,
-                Role::Part(Part::Scales) => scales = bytes,
-                Role::Part(Part::Zeros) => zeros = bytes,
-                _ => {}
-            }
-        }
-        let (weight, table, index) = method.weight(&facts).map_err(wrong)?;
-        check_shape(&module.name, &[weight.rows().into(), weight.cols().into()], shape)?;
-        let parts =
-            Parts { codes: &codes, scales: &scales, zeros: &zeros, index: &index, table: &table };
-        Ok(floats(&dequant::dequantize(&weight, &parts, Float::F32).map_err(wrong)?))
-    }
-}
-
-/// The rows of a weight that GGUF has permuted in heads of `size` rows, as the model has them.
-fn in_order(values: Vec<f32>, size: usize, columns: usize) -> Vec<f32> {
-    let mut ordered = vec![0.0; values.len()];
-    for (row, values) in values.chunks(columns.max(1)).enumerate() {
-        let to = gguf::source_row(row, size.max(1)) * columns;
-        if let Some(line) = ordered.get_mut(to..to + columns) {
-            line.copy_from_slice(values);
-        }
-    }
-    ordered
 }
 
 /// f32 out of little-endian bytes.

@@ -29,13 +29,6 @@ impl Rows {
     ) -> Result<Self, LmError> {
         let mut this =
             Self { name: name.to_owned(), file: Spool::new()?, float: Float::F32, rows, columns };
-        if from.is_quantized(name) {
-            let whole = from.tensor(name, &[rows, columns])?;
-            for (first, count) in this.slices(LEAST) {
-                this.file.write(this.place(first), &whole.narrow(0, first, count)?)?;
-            }
-            return Ok(this);
-        }
         let mut written = Ok(());
         this.float = from.stream(name, &[rows, columns], &mut |begin, part| {
             if written.is_ok() {

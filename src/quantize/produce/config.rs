@@ -73,9 +73,15 @@ fn gptq(recipe: &Recipe, layers: &Layers, group: i64) -> Value {
 }
 
 fn compressed(recipe: &Recipe, layers: &Layers) -> Value {
-    let float = recipe.method == Method::Fp8;
+    let four = match recipe.method {
+        Method::Mxfp4 => Some(("mxfp4-pack-quantized", "group", "torch.uint8")),
+        Method::Nvfp4 => Some(("nvfp4-pack-quantized", "tensor_group", "torch.float8_e4m3fn")),
+        _ => None,
+    };
+    let float = recipe.method == Method::Fp8 || four.is_some();
     let kind = if float { "float" } else { "int" };
     let (format, activations) = match (float, is_bytes(recipe)) {
+        _ if four.is_some() => (four.map_or("", |(format, ..)| format), false),
         (true, _) => ("float-quantized", true),
         (false, true) => ("int-quantized", true),
         (false, false) => ("pack-quantized", false),
@@ -95,7 +101,13 @@ fn compressed(recipe: &Recipe, layers: &Layers) -> Value {
                 "type": kind,
             })
         };
-    let strategy = if recipe.group_size.is_some() { "group" } else { "channel" };
+    let strategy = if let Some((_, strategy, _)) = four {
+        strategy
+    } else if recipe.group_size.is_some() {
+        "group"
+    } else {
+        "channel"
+    };
     // Weights of 8 bits in bytes are multiplied with activations of 8 bits, a scale per token.
     let inputs = activations.then(|| arguments(recipe.bits, "token", None, true, true));
     // Where all have the same bits, a class of layers says which are meant; else their names do.
@@ -115,6 +127,13 @@ fn compressed(recipe: &Recipe, layers: &Layers) -> Value {
             "targets": targets,
             "weights": arguments(bits, strategy, recipe.group_size, recipe.symmetric, false),
         });
+        let mut group = group;
+        if let (Some((_, _, scale)), Some(weights)) =
+            (four, group.get_mut("weights").and_then(Value::as_object_mut))
+        {
+            weights.insert("scale_dtype".to_owned(), scale.into());
+            weights.insert("zp_dtype".to_owned(), scale.into());
+        }
         (format!("group_{number}"), group)
     };
     let groups: Map<String, Value> = targets.into_iter().enumerate().map(group).collect();

@@ -7,18 +7,19 @@ use bytes::Bytes;
 
 use super::ProduceError;
 use super::error::Failed;
+use super::gguf_header::factors;
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
-use super::outline::{Content, From, Layers, Plan};
+use super::outline::{Content, From, Layers, Plan, Remade};
 use super::recipe::{Format, Recipe};
 use super::survey::{Survey, matrix};
-use crate::dequant::{Float, convert};
-use crate::format::dtype::{Dtype, Shape};
+use crate::dequant::convert;
+use crate::format::dtype::Shape;
+use crate::gguf::names::{Change, source_row};
 use crate::pack::model::{Part, PartKind};
 use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource, Progress};
 use crate::quantize::encode::Encoded;
-use crate::quantize::lm::gguf::source_row;
-use crate::quantize::source::{ModelSource, Reader};
+use crate::quantize::source::{ModelSource, Reader, Tensor};
 
 /// Follows a run.
 pub trait Events: Progress {
@@ -80,7 +81,7 @@ impl<'a> Driver<'a> {
                         Some(hit) => found.push(hit.clone()),
                         None => from_model.push(layers.remade[vector].tensor),
                     },
-                    From::Product(..) | From::Zeros(_) => {}
+                    From::Product(..) | From::Zeros(_) | From::Factors => {}
                 }
             }
         }
@@ -147,6 +148,11 @@ impl<'a> Driver<'a> {
             From::Zeros(len) => {
                 Ok(Held::Memory(vec![0; usize::try_from(len).map_err(|_| defect())?].into()))
             }
+            From::Factors => {
+                let own = factors(self.checkpoint.config()?).ok_or_else(defect)?;
+                let bytes: Vec<u8> = own.iter().flat_map(|own| own.to_le_bytes()).collect();
+                Ok(Held::Memory(bytes.into()))
+            }
             From::Product(product, own) => {
                 if !self.ready.contains_key(&(product, own)) {
                     self.produce(product)?;
@@ -181,7 +187,7 @@ impl<'a> Driver<'a> {
         }
         let bytes = reread.as_mut().unwrap_or(&mut self.reader).read(own.tensor)?;
         let (dtype, made) = match self.recipe.format {
-            Format::Gguf => (Dtype::F32, convert(&bytes, own.float, Float::F32)),
+            Format::Gguf => (own.to.dtype(), written(own, tensor, &bytes)?),
             _ => {
                 let changed = self.solver.change(&tensor.name, &bytes)?;
                 if changed.as_ref().is_some_and(|changed| changed.len() != bytes.len()) {
@@ -240,7 +246,7 @@ impl<'a> Driver<'a> {
             None => &bytes,
         };
         let weight = matrix(self.checkpoint, own, bytes)?;
-        let recipe = self.recipe.with_bits(own.bits);
+        let recipe = own.recipe(self.recipe);
         let encoded = encode(&Layer { name, weight }, &recipe, self.solver, self.threads)?;
         let is = |(made, (end, dtype, dims)): (&Encoded, &(&str, _, Vec<u64>))| {
             (made.end, made.dtype, &made.dims) == (*end, *dtype, dims)
@@ -257,6 +263,29 @@ impl<'a> Driver<'a> {
         self.computed += 1;
         self.events.layer(name, true);
         Ok(())
+    }
+}
+
+/// A tensor that is not quantized as GGUF has it.
+fn written(own: &Remade, tensor: &Tensor, bytes: &[u8]) -> Result<Vec<u8>, ProduceError> {
+    let mut made = convert(bytes, own.float, own.to);
+    match own.change {
+        Change::Heads(heads) => {
+            let ordered = permute(&made, &tensor.shape, heads);
+            made = ordered.ok_or_else(|| ProduceError::NoHeads(tensor.name.clone()))?;
+        }
+        Change::PlusOne => {
+            let count = made.len() / own.to.size() as usize;
+            let mut more = Vec::with_capacity(made.len());
+            (0..count).for_each(|at| own.to.push(own.to.read(&made, at) + 1.0, &mut more));
+            made = more;
+        }
+        Change::Same | Change::Transposed => {}
+    }
+    let mut values = (0..made.len() / own.to.size() as usize).map(|at| own.to.read(&made, at));
+    match values.all(f32::is_finite) {
+        true => Ok(made),
+        false => Err(ProduceError::GgufRange(tensor.name.clone())),
     }
 }
 

@@ -73,22 +73,22 @@ pub enum ProduceError {
     NoHeads(String),
     /// A type of model that is not written as GGUF.
     #[error(
-        "GGUF is written for models of type llama, mistral, qwen2 and qwen3, not {0:?}; take another format"
+        "GGUF is not written for models of type {0:?}: it is for the families without experts that docs/quantize.md lists; take another format"
     )]
     GgufModel(String),
     /// Rotary positions that are not written as GGUF.
     #[error(
-        "GGUF is written for plain rotary positions, not scaled ones ({0}); take another format"
+        "GGUF is written for rotary positions that are plain or scaled by linear, yarn or llama3, not by {0}; take another format"
     )]
     GgufPositions(String),
     /// A tensor that GGUF has no name for.
     #[error("tensor {0}: GGUF has no name for it")]
     GgufName(String),
-    /// A tensor that GGUF stores in another order.
+    /// A value that GGUF's f16 cannot hold.
     #[error(
-        "tensor {0}: GGUF permutes its rows, which is done where it is quantized; do not leave it out"
+        "{0}: a value is no finite f16, which matrices that are not quantized are in GGUF; repair the model"
     )]
-    GgufRows(String),
+    GgufRange(String),
     /// A tensor that GGUF has no type for.
     #[error("tensor {name}: GGUF has no type {dtype}")]
     GgufType { name: String, dtype: Dtype },

@@ -10,7 +10,6 @@ use crate::dequant::Float;
 use crate::format::dtype::Dtype;
 use crate::format::dtype::Shape;
 use crate::format::glob::Glob;
-use crate::quantize::lm::gguf;
 use crate::quantize::source::ModelSource;
 
 /// Models whose linear weights are stored transposed.
@@ -96,7 +95,7 @@ fn check_config(config: &Value) -> Result<(), ProduceError> {
 /// Refuses a model whose weights are blocks of a GGUF file.
 fn check_names<'t>(tensors: impl Iterator<Item = (&'t str, Dtype)>) -> Result<(), ProduceError> {
     let mut blocks = tensors.filter(|(_, dtype)| *dtype == Dtype::U8);
-    match blocks.find(|(name, _)| gguf::original(name).is_some()) {
+    match blocks.find(|(name, _)| name.starts_with("blk.")) {
         Some((name, _)) => Err(ProduceError::Blocks(name.to_owned())),
         None => Ok(()),
     }

@@ -9,7 +9,7 @@ use crate::format::dtype::Dtype;
 use crate::format::id::ContentDigest;
 use crate::quantize::encode::rtn::{Rounding, Rule};
 use crate::quantize::encode::{
-    EncodeError, Encoded, Matrix, awq, fp8, gguf, gptq, int8, nf4, packed, rtn,
+    EncodeError, Encoded, Matrix, awq, fp4, fp8, gguf, gptq, int8, nf4, packed, rtn,
 };
 
 /// A layer that is to be quantized.
@@ -88,7 +88,9 @@ pub(super) fn encode(
         Method::Nf4 => nf4::encode_weight(weight, recipe.double_quant, threads),
         Method::Int8 => int8::encode_weight(weight, threads),
         Method::Fp8 => fp8::encode_weight(weight, threads),
-        Method::Q4_0 | Method::Q8_0 | Method::Q4K => {
+        Method::Mxfp4 => fp4::mxfp4(weight, threads),
+        Method::Nvfp4 => fp4::nvfp4(weight, threads),
+        method if method.is_gguf() => {
             let block = block(recipe.method);
             gguf::blocks(weight, block, threads).map(|bytes| {
                 let width = weight.columns() / block.elements() * block.bytes();
@@ -96,7 +98,7 @@ pub(super) fn encode(
                 vec![Encoded { end: "weight", dtype: Dtype::U8, dims, bytes }]
             })
         }
-        Method::Rtn | Method::Gptq | Method::Awq | Method::Hqq => {
+        _ => {
             let codes = solver.solve(layer, recipe, threads)?;
             match recipe.format {
                 Format::Gptq => gptq::pack(&codes, gptq::Version::V1, threads),
@@ -115,12 +117,8 @@ pub(super) fn encode(
 }
 
 /// The blocks of a method of GGUF's.
-fn block(method: Method) -> Block {
-    match method {
-        Method::Q8_0 => Block::Q8_0,
-        Method::Q4K => Block::Q4K,
-        _ => Block::Q4_0,
-    }
+pub(super) fn block(method: Method) -> Block {
+    Block::named(method.name()).unwrap_or(Block::Q4_0)
 }
 
 /// Whether compressed-tensors stores a byte per code (`int-quantized`), for int8 activations.
@@ -180,6 +178,20 @@ pub(super) fn announce(
             ("weight", Dtype::F8_E4M3, vec![rows, columns]),
             ("weight_scale", scale, vec![rows, 1]),
         ],
+        (Method::Mxfp4 | Method::Nvfp4, _) => {
+            let nv = recipe.method == Method::Nvfp4;
+            if !columns.is_multiple_of(group) || !columns.is_multiple_of(2) {
+                return Err(EncodeError::Groups { columns, group });
+            }
+            let mut tensors = Vec::new();
+            if nv {
+                tensors.push(("weight_global_scale", Dtype::F32, vec![1]));
+            }
+            let scale = if nv { Dtype::F8_E4M3 } else { Dtype::U8 };
+            tensors.push(("weight_packed", Dtype::U8, vec![rows, columns / 2]));
+            tensors.push(("weight_scale", scale, vec![rows, groups]));
+            tensors
+        }
         (_, Format::Gptq | Format::GptqV2) => {
             if !rows.is_multiple_of(32) || !columns.is_multiple_of(32) {
                 return Err(EncodeError::GptqShape { rows, columns });

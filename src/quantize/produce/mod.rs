@@ -13,6 +13,7 @@ pub mod engines;
 mod error;
 pub mod external;
 mod gguf;
+mod gguf_header;
 mod header;
 mod known;
 mod layers;

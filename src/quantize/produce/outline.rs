@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::method::Announced;
+use super::recipe::{Method, Recipe};
 use crate::dequant::Float;
+use crate::gguf::names::Change;
 use crate::pack::KnownFile;
 use crate::pack::model::Part;
 
@@ -24,6 +26,15 @@ pub(super) struct Quantized {
     pub(super) state: u64,
     /// GGUF: the heads that its rows are permuted in.
     pub(super) heads: Option<u64>,
+    /// A method of its own.
+    pub(super) method: Option<Method>,
+}
+
+impl Quantized {
+    /// The recipe of this layer.
+    pub(super) fn recipe(&self, of: &Recipe) -> Recipe {
+        self.method.map_or_else(|| of.with_bits(self.bits), Method::recipe)
+    }
 }
 
 /// A tensor that is not quantized and may become another: a vector, as f32 in GGUF, or what AWQ folds
@@ -35,6 +46,10 @@ pub(super) struct Remade {
     pub(super) float: Float,
     /// What it is called in the result.
     pub(super) name: String,
+    /// The type that it has there.
+    pub(super) to: Float,
+    /// What is done to it there, as GGUF has it.
+    pub(super) change: Change,
 }
 
 /// The layers of a model.
@@ -57,6 +72,8 @@ pub(super) enum From {
     Product(usize, usize),
     /// So many zeros.
     Zeros(u64),
+    /// GGUF: the factors of positions.
+    Factors,
 }
 
 /// A file of the result.

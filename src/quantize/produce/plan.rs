@@ -13,12 +13,13 @@ use super::config;
 use super::gguf::{self, Family};
 use super::header::{self, Entry};
 use super::layers::{Kind, Skip, kind};
-use super::method::announce;
+use super::method::{announce, block};
 use super::outline::{Bits, Content, From, Layers, Plan, Quantized, Remade};
 use super::products::{FILE as PRODUCTS, Key, Product};
 use super::recipe::{Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::format::dtype::Shape;
+use crate::gguf::names::Change;
 use crate::quantize::source::ModelSource;
 
 /// Ends of the names of files that hold weights in another format.
@@ -52,7 +53,7 @@ pub(super) fn layers(
         _ => None,
     };
     let (mut quantized, mut remade, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    let remakes = recipe.format == Format::Gguf || recipe.method == Method::Awq;
+    let remakes = recipe.method == Method::Awq;
     for (at, tensor) in checkpoint.tensors().iter().enumerate() {
         let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned();
         match kind(&tensor.name, tensor.dtype, &tensor.shape, skip) {
@@ -60,33 +61,87 @@ pub(super) fn layers(
                 let renamed =
                     gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
                 let renamed =
-                    renamed.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
+                    renamed.and_then(|(name, _)| name.strip_suffix(".weight").map(str::to_owned));
                 let heads = gguf.as_ref().and_then(|family| family.heads(&tensor.name));
                 let layer = renamed.unwrap_or(layer);
                 let bits = bits_of(recipe, bits, &tensor.name)?;
-                quantized.push(Quantized { tensor: at, float, layer, bits, state: 0, heads });
+                let method = None;
+                quantized.push(Quantized {
+                    tensor: at,
+                    float,
+                    layer,
+                    bits,
+                    state: 0,
+                    heads,
+                    method,
+                });
             }
-            Kind::Kept => kept.push(layer),
-            Kind::Other => {
-                let float = Float::of_dtype(tensor.dtype);
-                let float = float.filter(|_| remakes && tensor.shape.dims().len() < 2);
-                let Some(float) = float else { continue };
-                let name = gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
-                let name = name.unwrap_or_else(|| tensor.name.clone());
-                remade.push(Remade { tensor: at, float, name });
+            kind => {
+                if kind == Kind::Kept && gguf.is_none() {
+                    kept.push(layer);
+                }
+                let rank = tensor.shape.dims().len();
+                let Some(float) = Float::of_dtype(tensor.dtype) else { continue };
+                match &gguf {
+                    Some(family) if rank <= 2 => {
+                        let (name, change) = family.rename(&tensor.name)?;
+                        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
+                        let tied = checkpoint.tensor("lm_head.weight").is_none();
+                        if let Some(method) = ends(recipe.method, &name, columns, tied) {
+                            let layer = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
+                            let (bits, method) = (method.recipe().bits, Some(method));
+                            let (state, heads) = (0, None);
+                            let tensor = at;
+                            quantized.push(Quantized {
+                                tensor,
+                                float,
+                                layer,
+                                bits,
+                                state,
+                                heads,
+                                method,
+                            });
+                            continue;
+                        }
+                        let to = if rank < 2 { Float::F32 } else { Float::F16 };
+                        remade.push(Remade { tensor: at, float, name, to, change });
+                    }
+                    None if remakes && kind == Kind::Other && rank < 2 => {
+                        let (name, change) = (tensor.name.clone(), Change::Same);
+                        remade.push(Remade { tensor: at, float, name, to: float, change });
+                    }
+                    _ => {}
+                }
             }
         }
     }
     // Where the head is the embedding, the checkpoint has no tensor of it, and engines make the layer.
-    if !kept.iter().any(|name| name.ends_with("lm_head")) {
+    if gguf.is_none() && !kept.iter().any(|name| name.ends_with("lm_head")) {
         kept.push("lm_head".to_owned());
     }
-    if quantized.is_empty() {
+    if !quantized.iter().any(|own| own.method.is_none()) {
         let kind =
             checkpoint.config()?.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
         return Err(ProduceError::NoLayers(kind.to_owned()));
     }
     Ok(Layers { quantized, remade, kept })
+}
+
+/// What the embedding and the head are made of in a GGUF file, as llama.cpp chooses by default: engines take them as
+/// blocks. `None` for other tensors, and for rows of no whole blocks.
+fn ends(method: Method, name: &str, columns: u64, tied: bool) -> Option<Method> {
+    let head = match name {
+        "output.weight" => true,
+        "token_embd.weight" => tied,
+        _ => return None,
+    };
+    let fits = |own: Method| columns.is_multiple_of(block(own).elements() as u64);
+    let chosen = match method {
+        Method::Q8_0 => Method::Q8_0,
+        _ if head => Method::Q6K,
+        own => own,
+    };
+    [chosen, Method::Q8_0].into_iter().find(|own| fits(*own))
 }
 
 /// The bits of a layer, by the name of its weight.
@@ -112,7 +167,7 @@ pub(super) fn plan(
         let [rows, columns] = *tensor.shape.dims() else {
             return Err(ProduceError::Defect(tensor.name.clone()));
         };
-        let recipe = recipe.with_bits(own.bits);
+        let recipe = own.recipe(recipe);
         let becomes = announce(&recipe, own.float, [rows, columns], own.state);
         announced.push(becomes.map_err(ProduceError::layer(&tensor.name))?);
         by_tensor[own.tensor] = Some(at);

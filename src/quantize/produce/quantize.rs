@@ -98,7 +98,10 @@ pub fn quantize(
     let keys = [keys(&surveyed.weights), keys(&surveyed.vectors)];
     let listed = plan::list(&layers, &recipe, checkpoint, &keys)?;
     let plan = plan::plan(checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
-    let quantization = lineage(&recipe, &skip, digest)?;
+    let mut quantization = lineage(&recipe, &skip, digest)?;
+    if let Some(was) = checkpoint.was() {
+        quantization.insert("dequantized_from".to_owned(), was.into());
+    }
     options.lineage = Lineage {
         quantization: Some(quantization.clone()),
         source: checkpoint.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))])),

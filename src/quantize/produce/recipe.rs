@@ -69,6 +69,22 @@ names! {
         Q8_0 = "q8_0",
         /// GGUF Q4_K.
         Q4K = "q4_k",
+        /// GGUF Q5_K.
+        Q5K = "q5_k",
+        /// GGUF Q6_K.
+        Q6K = "q6_k",
+        /// GGUF Q3_K.
+        Q3K = "q3_k",
+        /// GGUF Q2_K.
+        Q2K = "q2_k",
+        /// GGUF IQ4_NL.
+        Iq4Nl = "iq4_nl",
+        /// GGUF IQ4_XS.
+        Iq4Xs = "iq4_xs",
+        /// FP4 with an exponent per 32.
+        Mxfp4 = "mxfp4",
+        /// FP4 with an FP8 scale per 16.
+        Nvfp4 = "nvfp4",
     }
 }
 
@@ -162,6 +178,13 @@ impl Method {
             Self::Q4_0 => (Format::Gguf, 4, Some(32), true),
             Self::Q8_0 => (Format::Gguf, 8, Some(32), true),
             Self::Q4K => (Format::Gguf, 4, Some(32), false),
+            Self::Q5K => (Format::Gguf, 5, Some(32), false),
+            Self::Q6K => (Format::Gguf, 6, Some(16), true),
+            Self::Q3K => (Format::Gguf, 3, Some(16), true),
+            Self::Q2K => (Format::Gguf, 2, Some(16), false),
+            Self::Iq4Nl | Self::Iq4Xs => (Format::Gguf, 4, Some(32), true),
+            Self::Mxfp4 => (Format::CompressedTensors, 4, Some(32), true),
+            Self::Nvfp4 => (Format::CompressedTensors, 4, Some(16), true),
         };
         let act_order = (self == Self::Gptq).then_some(ActOrder::Static);
         let (double_quant, average_bits) = (false, None);
@@ -175,6 +198,11 @@ impl Method {
             act_order,
             average_bits,
         }
+    }
+
+    /// Whether it is one of GGUF's types of blocks.
+    pub fn is_gguf(self) -> bool {
+        self.recipe().format == Format::Gguf
     }
 
     /// Whether it needs to see what the layers are fed.
@@ -247,12 +275,10 @@ impl Recipe {
         let Self { method, format, bits, group_size, symmetric, .. } = *self;
         let take: &[Format] = match method {
             Method::Nf4 | Method::Int8 => &[Format::Bitsandbytes],
-            Method::Fp8 => &[Format::CompressedTensors],
-            Method::Q4_0 | Method::Q8_0 | Method::Q4K => &[Format::Gguf],
+            Method::Fp8 | Method::Mxfp4 | Method::Nvfp4 => &[Format::CompressedTensors],
+            _ if method.is_gguf() => &[Format::Gguf],
             Method::Awq => &[Format::Awq, Format::CompressedTensors],
-            Method::Rtn | Method::Gptq | Method::Hqq => {
-                &[Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq]
-            }
+            _ => &[Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq],
         };
         if !take.contains(&format) {
             return Err(RecipeError::Format { method, format, take });
@@ -260,9 +286,11 @@ impl Recipe {
         let fixed = match method {
             Method::Nf4 => Some((4, Some(64))),
             Method::Int8 | Method::Fp8 => Some((8, None)),
-            Method::Q4_0 | Method::Q4K => Some((4, Some(32))),
-            Method::Q8_0 => Some((8, Some(32))),
-            _ => None,
+            Method::Rtn | Method::Gptq | Method::Awq | Method::Hqq => None,
+            _ => {
+                let own = method.recipe();
+                Some((own.bits, own.group_size))
+            }
         };
         if let Some((own, group)) = fixed
             && (bits, group_size) != (own, group)
@@ -338,6 +366,7 @@ impl Recipe {
         let per_group = match (self.method, self.format) {
             (Method::Nf4, _) if self.double_quant => 8.0 + 32.0 / 256.0,
             (Method::Nf4, _) => 32.0,
+            (Method::Mxfp4 | Method::Nvfp4, _) => 8.0,
             (_, Format::CompressedTensors) if self.symmetric => 16.0,
             _ => 16.0 + f64::from(self.bits),
         };

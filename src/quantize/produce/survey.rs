@@ -10,6 +10,7 @@ use super::products::{self, Key};
 use super::recipe::{Method, Recipe};
 use crate::format::id::ContentDigest;
 use crate::format::json::in_order;
+use crate::gguf::names::Change;
 use crate::pack::{PackError, WorkerFailed};
 use crate::quantize::encode::{Matrix, nf4};
 use crate::quantize::source::ModelSource;
@@ -103,7 +104,7 @@ pub(super) fn survey(
         let heads =
             own.heads.map(|heads| *blake3::hash(format!("{heads} heads").as_bytes()).as_bytes());
         let statistics = solver.statistics(&tensor.name).or(heads);
-        let recipe = products::recipe_digest(&recipe.with_bits(own.bits))?;
+        let recipe = products::recipe_digest(&own.recipe(recipe))?;
         let key = products::key(recipe, what, source, statistics)?;
         let is_own =
             |name: &str| name.strip_prefix(&own.layer).is_some_and(|rest| rest.starts_with('.'));
@@ -115,10 +116,15 @@ pub(super) fn survey(
     for (own, source) in layers.remade.iter().zip(digests.of(&own)?) {
         let tensor = &checkpoint.tensors()[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
-        let key = products::key(digest, what, source, solver.statistics(&tensor.name))?;
+        let change = match own.change {
+            Change::Same => None,
+            other => Some(*blake3::hash(format!("{other:?}").as_bytes()).as_bytes()),
+        };
+        let statistics = solver.statistics(&tensor.name).or(change);
+        let key = products::key(digest, what, source, statistics)?;
         let dims = tensor.shape.dims();
         let hit = memo.find(&key).filter(|hit| match hit.tensors().as_slice() {
-            [one] => one.name == own.name && one.dims == dims,
+            [one] => one.name == own.name && one.dims == dims && one.dtype == own.to.dtype(),
             _ => false,
         });
         vectors.push(Surveyed { key, hit });

@@ -1,6 +1,7 @@
 //! Why a model cannot be read.
 
 use crate::dequant::QuantError;
+use crate::gguf::GgufError;
 use crate::load::ArtifactError;
 use crate::pack::model::ModelError;
 
@@ -81,6 +82,27 @@ pub enum SourceError {
         /// What is wrong.
         error: QuantError,
     },
+    /// A GGUF file that no model is read from.
+    #[error("{path}: {error}")]
+    Gguf {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        error: GgufError,
+    },
+    /// A quantized weight that is not what it should be.
+    #[error("{name}: {error}")]
+    Weight {
+        /// The weight.
+        name: String,
+        /// What is wrong.
+        error: QuantError,
+    },
+    /// Rows that are no whole heads, where GGUF has heads permuted.
+    #[error(
+        "{0}: its rows are no whole heads of an even number of rows, as the file's head counts say"
+    )]
+    Heads(String),
     /// A tensor was asked for that the model does not have, or out of the announced order.
     #[error("tensor {0} was read out of turn; this is a defect of tenpak, please report it")]
     Defect(String),

@@ -4,12 +4,14 @@
 //! Whatever it is, it is files, which their parts cover exactly, and the tensors among those. What is
 //! read at once fits in memory: a tensor, a part of one, or a file without tensors.
 
+mod behind;
 mod error;
 mod listed;
+mod plain;
 mod stored;
 mod stream;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -19,15 +21,17 @@ use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::dequant::config::{CONFIGS, Method};
+use crate::dequant::config::{Blocks, CONFIGS, Method};
 use crate::format::id::ManifestId;
 use crate::format::manifest::Incomplete;
+use crate::gguf::Header;
 use crate::load::LoadOptions;
 use crate::pack::model::{self, ModelError, Opaque, PartKind, SourceFile};
 use crate::pack::{GeneratedFile, Held, Input, View};
 use crate::schedule::plan::TensorRequest;
 use crate::store::artifact::{Artifact, Selection};
 
+use behind::Behind;
 use error::INDEX;
 pub use error::SourceError;
 pub use listed::{File, Tensor};
@@ -50,6 +54,8 @@ enum Place {
     Disk(Vec<Arc<SourceFile>>),
     /// With what each file's bytes are loaded by, each with where it begins.
     Artifact(Arc<Artifact>, Handle, Vec<Vec<Run>>),
+    /// A quantized model, or one of GGUF.
+    Made(Box<dyn Behind>),
 }
 
 /// A model that was opened. An artifact's must not be used on a thread of its runtime, which reads block.
@@ -161,7 +167,21 @@ impl ModelSource {
         match &self.place {
             Place::Disk(_) => None,
             Place::Artifact(artifact, ..) => Some(artifact),
+            Place::Made(made) => made.artifact(),
         }
+    }
+
+    /// How it was quantized, if it is a quantized model in plain floats.
+    pub fn was(&self) -> Option<&str> {
+        match &self.place {
+            Place::Made(made) => Some(made.was()),
+            _ => None,
+        }
+    }
+
+    /// A model that is made when it is read.
+    fn made(behind: Box<dyn Behind>, files: Vec<File>) -> Self {
+        Self::new(Place::Made(behind), files, std::iter::empty())
     }
 
     /// The artifact's id, if it is one.
@@ -190,16 +210,12 @@ impl ModelSource {
         Ok(self.config.get_or_init(|| config))
     }
 
-    /// How the model's weights are quantized, if they are: what the manifest, a configuration or, where all
-    /// weights lie in GGUF files, their headers say.
+    /// How the model's weights are quantized, if they are: what a configuration or, where all weights lie in GGUF
+    /// files, their headers say.
     ///
     /// # Errors
     /// If one of these cannot be read, or has a quantization that is not known.
     pub fn quantization(&self) -> Result<Option<Method>, SourceError> {
-        let manifest = self.as_artifact().and_then(|own| own.manifest().quantization.as_ref());
-        if let Some(method) = manifest.and_then(Method::of_manifest) {
-            return Ok(Some(method));
-        }
         for path in CONFIGS {
             let Some(config) = self.json(path)? else { continue };
             let method = Method::of_config(&config);
@@ -214,24 +230,18 @@ impl ModelSource {
 
     /// What the headers of GGUF files say, if all weights lie in such.
     fn gguf(&self) -> Result<Option<Method>, SourceError> {
-        let weights = || self.files.iter().enumerate().filter(|(_, file)| file.has_tensors());
-        let (mut types, mut first) = (BTreeSet::new(), None);
-        for (number, file) in weights() {
-            // Its header comes before its tensors.
-            let header = file.parts.first().filter(|part| part.kind == PartKind::Content);
-            let Some(header) = header.filter(|_| file.path.ends_with(".gguf")) else {
-                return Ok(None);
-            };
-            let (path, limit) = (|| file.path.clone(), MAX_CONTENT);
-            if header.len > limit {
-                return Err(SourceError::Large { path: path(), size: header.len, limit });
-            }
-            let own = model::block_types(&self.read(number, 0..header.len)?);
-            types.extend(own.unwrap_or_default());
-            first = first.or_else(|| Some(path()));
+        let mut weights = self.files.iter().filter(|file| file.has_tensors()).peekable();
+        if weights.peek().is_none() || !weights.all(|file| file.path.ends_with(".gguf")) {
+            return Ok(None);
         }
-        let path = first.unwrap_or_default();
-        Method::of_blocks(&types).map_err(|error| SourceError::Quantization { path, error })
+        let mut blocks = Vec::new();
+        for (path, bytes) in self.gguf_headers()? {
+            let header = Header::parse(&bytes);
+            let header = header.map_err(|error| SourceError::Gguf { path: path.clone(), error })?;
+            blocks.extend(header.blocks().map(|(name, block)| (name.to_owned(), block)));
+        }
+        let any = !blocks.is_empty();
+        Ok(any.then(|| Method::Gguf(Blocks::from_iter(blocks))))
     }
 
     /// A small file of JSON, if there is one.
@@ -307,8 +317,11 @@ impl ModelSource {
     /// # Errors
     /// If one was written or cut short since; an artifact never is.
     pub fn check_unchanged(&self) -> Result<(), ModelError> {
-        let Place::Disk(sources) = &self.place else { return Ok(()) };
-        sources.iter().try_for_each(|source| source.check_unchanged())
+        match &self.place {
+            Place::Disk(sources) => sources.iter().try_for_each(|source| source.check_unchanged()),
+            Place::Artifact(..) => Ok(()),
+            Place::Made(made) => made.check_unchanged(),
+        }
     }
 
     /// The bytes of a part of a file.
@@ -333,6 +346,9 @@ impl ModelSource {
                 let take = &mut |_, piece: &[u8]| bytes.extend_from_slice(piece);
                 load(artifact, runtime, within(own, &range), &options, take)?;
             }
+            Place::Made(made) => {
+                return made.bytes(file, range.clone()).unwrap_or_else(|| Err(defect()));
+            }
         }
         if bytes.len() != len {
             return Err(defect());
@@ -345,6 +361,11 @@ impl ModelSource {
     /// # Errors
     /// As for [`read`](Self::read).
     pub fn read_tensor(&self, tensor: &Tensor) -> Result<Bytes, SourceError> {
+        if let Place::Made(made) = &self.place {
+            let number = self.by_name.get(&tensor.name);
+            let number = number.ok_or_else(|| SourceError::Defect(tensor.name.clone()))?;
+            return made.tensor(*number);
+        }
         self.read(tensor.file, tensor.offset..tensor.offset + tensor.len)
     }
 
@@ -367,6 +388,12 @@ impl ModelSource {
                 };
                 load(artifact, runtime, vec![request.clone()], &options, take)
             }
+            (Place::Made(_), _) => {
+                let bytes = self.read_tensor(tensor)?;
+                let parts = bytes.chunks(STREAMED as usize).enumerate();
+                parts.for_each(|(at, part)| take(at as u64 * STREAMED, part));
+                Ok(())
+            }
             _ => {
                 for begin in (0..tensor.len).step_by(STREAMED as usize) {
                     let end = tensor.len.min(begin + STREAMED);
@@ -383,7 +410,7 @@ impl ModelSource {
     /// Reads tensors in this order.
     pub(super) fn reader(&self, order: impl Iterator<Item = usize>) -> Reader<'_> {
         let stream = match &self.place {
-            Place::Disk(_) => None,
+            Place::Disk(_) | Place::Made(_) => None,
             Place::Artifact(artifact, runtime, _) => {
                 let wanted = order.filter_map(|tensor| self.tensors.get(tensor)?.request.clone());
                 Some(Stream::new(runtime, artifact, wanted.collect()))
@@ -405,6 +432,10 @@ impl ModelSource {
         let of = own.parts.get(part).ok_or_else(defect)?;
         if let Some(held) = self.on_disk(file, of.offset) {
             return Ok(held);
+        }
+        if let (Place::Made(_), PartKind::Tensor { name, .. }) = (&self.place, &of.kind) {
+            let tensor = self.tensor(name).ok_or_else(defect)?;
+            return self.read_tensor(tensor).map(Held::Memory);
         }
         if of.kind == PartKind::Content && of.len > MAX_CONTENT {
             let (path, size) = (own.path.clone(), of.len);
@@ -446,6 +477,7 @@ impl Reader<'_> {
             }
             (Place::Artifact(..), Some(stream)) => Ok(View::Memory(stream.read(&own.name)?)),
             (Place::Artifact(..), None) => Err(defect()),
+            (Place::Made(_), _) => Ok(View::Memory(self.source.read_tensor(own)?)),
         }
     }
 }

@@ -6,8 +6,10 @@ use serde_json::{Map, Value, json};
 use crate::quantize::produce::PRESETS;
 
 /// The methods of quantization that take no more than their own settings.
-const METHODS: [&str; 10] =
-    ["nf4", "int8", "fp8", "rtn", "gptq", "awq", "hqq", "q4_0", "q8_0", "q4_k"];
+const METHODS: [&str; 18] = [
+    "nf4", "int8", "fp8", "mxfp4", "nvfp4", "rtn", "gptq", "awq", "hqq", "q4_0", "q8_0", "q2_k",
+    "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
+];
 /// Bytes of a file that an upload may have.
 const MAX_UPLOAD: u64 = crate::studio::uploads::MAX_BYTES;
 

@@ -111,7 +111,11 @@ pub fn delta(
     }
     let base_model = below.manifest().model_id.clone().unwrap_or(base_name);
     let changed = tuned.tensors().iter().zip(&beside).filter(|(_, own)| **own == Beside::Other);
-    let delta = lineage(method, below.id(), base_model, changed.map(|(tensor, _)| &*tensor.name))?;
+    let mut delta =
+        lineage(method, below.id(), base_model, changed.map(|(tensor, _)| &*tensor.name))?;
+    if let Some(was) = tuned.was() {
+        delta.insert("dequantized_from".to_owned(), was.into());
+    }
     options.base = Some(below.id());
     let source = tuned.id().map(|id| Map::from_iter([("manifest".to_owned(), json!(id))]));
     let incomplete = tuned.incomplete();
