@@ -20,6 +20,7 @@ import edge
 import floats
 import network
 import produce
+import python
 import small
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
 from lines import LINES
@@ -28,7 +29,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "network": network.network, "small": small.small} | produce.LINES
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "network": network.network, "python": python.python, "small": small.small} | produce.LINES
 # Lines of one name, and what comes after a hyphen in the name of each.
 GROUPS = {name.split("-")[0] for name in LINES}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}

@@ -20,9 +20,10 @@ declare -A STEPS=(
     [hub]="tests/judges/hub.sh"
     [engines]="tests/judges/engines.sh"
     [serve]="tests/judges/serve.sh"
+    [python]="tests/judges/python.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record load gguf gptq backends hub engines serve perplexity)
+ORDER=(setup tools build record load gguf gptq backends hub engines serve python perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do
