@@ -1,8 +1,10 @@
 """A model in a store, made once, and what tests do to stores."""
 
+import http.server
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import ml_dtypes
@@ -62,6 +64,48 @@ def store(tmp_path_factory, folder):
     store = tmp_path_factory.mktemp("store") / "store"
     tenpak.Store(store).pack(folder, NAME, allow_incomplete=True)
     return str(store)
+
+
+class Ranges(http.server.BaseHTTPRequestHandler):
+    """Files of a folder, whole or in ranges, as any web server gives them."""
+
+    protocol_version = "HTTP/1.1"
+    folder: Path
+
+    def do_GET(self):
+        path = self.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content, asked = path.read_bytes(), self.headers.get("Range")
+        size = len(content)
+        if asked:
+            first, last = asked.removeprefix("bytes=").split("-")
+            start = int(first) if first else max(size - int(last), 0)
+            stop = min(int(last) + 1, size) if first and last else size
+            content = content[start:stop]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="session")
+def web_store(store):
+    """The store behind a web server."""
+    handler = type("Own", (Ranges,), {"folder": Path(store)})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
 
 
 @pytest.fixture
