@@ -1,7 +1,7 @@
 # The project's commands. `make test`, `make demo` and `make bench` install what
 # they need themselves (as root on Debian; elsewhere they say what is missing).
 
-.PHONY: build test test-fast soak fuzz judges cache-tests bench demo deny features wasm fmt lint clean-data
+.PHONY: build test test-fast soak fuzz judges cache-tests bench demo deny features wasm wheel fmt lint clean-data
 
 build:
 	cargo build --release --locked
@@ -58,6 +58,7 @@ cache-tests: build
 bench:
 	benches/setup.sh
 	cargo build --release --locked --bins --examples
+	cargo build --release --locked -p tenpak-python --features command
 	python3 benches/run.py $(BENCH)
 
 # The tour on a real model; MODEL=DIR takes another one.
@@ -65,11 +66,12 @@ demo: build
 	python3 examples/demo.py
 
 fmt:
-	cargo fmt
+	cargo fmt --all
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy -p tenpak-python --features command --locked -- -D warnings
 
 # Each feature of the library builds with nothing but itself, and none of them.
 FEATURES = load cloud openpgp pack wgpu cuda models produce edge mount engine serve optimize studio
@@ -82,6 +84,14 @@ features:
 # The library without features, for WebAssembly: needs clang, and `rustup target add wasm32-unknown-unknown`.
 wasm:
 	cargo check --lib --locked --no-default-features --target wasm32-unknown-unknown
+
+# The Python package with the command inside, in python/dist: for every Python from 3.11 on. Needs maturin
+# (pip install maturin). Both are built with the same features, so that what they share is built once.
+wheel:
+	cargo build --release --locked -p tenpak -p tenpak-python --features tenpak-python/command
+	mkdir -p python/tenpak.data/scripts
+	strip -o python/tenpak.data/scripts/tenpak target/release/tenpak
+	cd python && maturin build --release --locked --out dist
 
 # Needs cargo-deny (cargo install cargo-deny) and, for advisories, the network. tests/dependencies.rs holds
 # licences, sources and duplicates without either.

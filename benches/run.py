@@ -21,6 +21,7 @@ import floats
 import mount
 import network
 import produce
+import python
 import serve
 import small
 from bench import GIB, MIB, REPOSITORY, Bench, Verdict
@@ -30,7 +31,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "mount": mount.mount, "network": network.network, "serve": serve.serve, "small": small.small} | produce.LINES
+LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "mount": mount.mount, "network": network.network, "python": python.python, "serve": serve.serve, "small": small.small} | produce.LINES
 # Lines of one name, and what comes after a hyphen in the name of each.
 GROUPS = {name.split("-")[0] for name in LINES}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}

@@ -44,6 +44,8 @@ pub struct Loader {
     /// Of the last message, what was not taken yet.
     next: VecDeque<Delivered>,
     stats: Arc<Mutex<LoadStats>>,
+    /// Whether what is taken counts no longer.
+    hand_over: bool,
 }
 
 impl Loader {
@@ -71,7 +73,7 @@ impl Loader {
             stats: stats.clone(),
         };
         tokio::spawn(load.run());
-        Self { ready, next: VecDeque::new(), stats }
+        Self { ready, next: VecDeque::new(), stats, hand_over: options.hand_over }
     }
 
     /// The next tensor; `None` after the last one, or after an error. A load that is tolerant goes on after
@@ -102,6 +104,9 @@ impl Loader {
         if let Some((index, feedback)) = taken {
             // The driver may have ended: it has nothing left to admit then.
             drop(feedback.send(Feedback::Taken(index)));
+            if self.hand_over {
+                drop(feedback.send(Feedback::Released(index)));
+            }
         }
         Poll::Ready(Some(tensor))
     }

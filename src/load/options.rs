@@ -28,6 +28,9 @@ pub struct LoadOptions {
     /// that is larger); those cut into bands only if they are four times as long. By default tensors
     /// are whole.
     pub piece: Option<u64>,
+    /// What was taken from the load counts no longer, though its bytes are still held: whoever takes it answers for
+    /// its memory, and may hold as much as it likes.
+    pub hand_over: bool,
     /// Bytes of one request when a long run is divided.
     pub segment: u64,
     /// Unwanted bytes that a request may span. By default as many as come in the time of a round trip, as far as
@@ -65,6 +68,7 @@ impl Default for LoadOptions {
             connections: None,
             stall: limits.stall,
             piece: None,
+            hand_over: false,
             segment: plan.segment,
             gap: None,
             bad_chunks: limits.bad_chunks,

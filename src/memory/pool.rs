@@ -2,13 +2,15 @@
 //!
 //! As many as there are cores, however much is asked of them. What somebody waits for comes before what is
 //! done ahead, which has every fourth turn at least. Work whose result nobody wants any more is not begun.
-//! Little work is done at once, by whoever asks.
+//! Little work is done at once, by whoever asks. A process that was forked has none of its parent's threads, and
+//! begins its own.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, Once, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::thread;
 
@@ -40,11 +42,15 @@ pub(crate) struct PoolError;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-#[derive(Default)]
 struct Pool {
     queues: Mutex<Queues>,
     more: Condvar,
-    threads: usize,
+    threads: AtomicUsize,
+    begun: Once,
+    /// The process that its threads are in.
+    process: u32,
+    /// That of a process which was forked while this one was in use.
+    next: OnceLock<Box<Pool>>,
 }
 
 #[derive(Default)]
@@ -73,16 +79,45 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
 }
 
-static POOL: LazyLock<Pool> = LazyLock::new(|| {
-    let begin = |number: &usize| {
-        let thread = thread::Builder::new().name(format!("tenpak-work-{number}"));
-        thread.spawn(|| POOL.run()).is_ok()
-    };
-    let cores = thread::available_parallelism().map_or(2, usize::from);
-    Pool { threads: (0..cores).filter(begin).count(), ..Pool::default() }
-});
+impl Pool {
+    fn new() -> Self {
+        Self {
+            queues: Mutex::default(),
+            more: Condvar::new(),
+            threads: AtomicUsize::new(0),
+            begun: Once::new(),
+            process: std::process::id(),
+            next: OnceLock::new(),
+        }
+    }
+}
+
+static FIRST: OnceLock<Pool> = OnceLock::new();
+
+/// The pool of this process.
+fn pool() -> &'static Pool {
+    let process = std::process::id();
+    let mut pool = FIRST.get_or_init(Pool::new);
+    while pool.process != process {
+        pool = pool.next.get_or_init(|| Box::new(Pool::new()));
+    }
+    pool.begin();
+    pool
+}
 
 impl Pool {
+    /// Begins its threads, if they were not.
+    fn begin(&'static self) {
+        self.begun.call_once(|| {
+            let begin = |number: &usize| {
+                let thread = thread::Builder::new().name(format!("tenpak-work-{number}"));
+                thread.spawn(|| self.run()).is_ok()
+            };
+            let cores = thread::available_parallelism().map_or(2, usize::from);
+            self.threads.store((0..cores).filter(begin).count(), Ordering::Relaxed);
+        });
+    }
+
     fn run(&self) {
         loop {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,9 +147,13 @@ impl Pool {
 /// Hashes or decodes so many bytes, for whoever `work` tells.
 pub(crate) fn start(bytes: usize, urgency: Urgency, work: impl FnOnce() + Send + 'static) {
     // Without threads, as a system may have it, it is done here.
-    match bytes <= LITTLE || POOL.threads == 0 {
-        true => work(),
-        false => POOL.add(urgency, Box::new(work)),
+    if bytes <= LITTLE {
+        return work();
+    }
+    let pool = pool();
+    match pool.threads.load(Ordering::Relaxed) {
+        0 => work(),
+        _ => pool.add(urgency, Box::new(work)),
     }
 }
 
@@ -161,7 +200,7 @@ mod tests {
     async fn what_nobody_wants_any_more_is_not_begun() {
         let (release, held) = mpsc::channel::<()>();
         let held = std::sync::Arc::new(Mutex::new(held));
-        let busy: Vec<_> = (0..POOL.threads)
+        let busy: Vec<_> = (0..pool().threads.load(Ordering::Relaxed))
             .map(|_| {
                 let held = held.clone();
                 spawn(1 << 20, Urgency::Now, move || {
@@ -181,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_waited_for_comes_first() {
         // A pool of its own: other tests use the one of the process.
-        let pool = Pool::default();
+        let pool = Pool::new();
         let (told, order) = mpsc::channel();
         let work = |name: &'static str| {
             let told = told.clone();

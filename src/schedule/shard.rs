@@ -70,6 +70,7 @@ impl Shard {
             start: own.start * bits / 8,
             width: (own.end - own.start) * bits / 8,
             stride: size * bits / 8,
+            first: 0,
             windows: outer,
         };
         (own_shape, cut)
@@ -93,12 +94,14 @@ impl FromStr for Shard {
     }
 }
 
-/// The wanted bytes of a tensor: `windows` runs of `width` bytes, `stride` apart, from `start`.
+/// The wanted bytes of a tensor: of its rows of `stride` bytes, `windows` from the row `first` on, and of each the
+/// `width` bytes from `start` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ShardSlice {
     start: u64,
     width: u64,
     stride: u64,
+    first: u64,
     windows: u64,
 }
 
@@ -116,12 +119,25 @@ pub struct CopyRun {
 impl ShardSlice {
     /// All of a tensor of `len` bytes.
     pub const fn whole(len: u64) -> Self {
-        Self { start: 0, width: len, stride: len, windows: 1 }
+        Self { start: 0, width: len, stride: len, first: 0, windows: 1 }
+    }
+
+    /// Of the `rows` of a tensor that is seen as rows of `stride` bytes, the bytes `part` of each; `None` where they
+    /// are not within a row.
+    pub const fn of_rows(rows: Range<u64>, part: Range<u64>, stride: u64) -> Option<Self> {
+        if rows.start > rows.end || part.start > part.end || part.end > stride {
+            return None;
+        }
+        let (windows, width) = (rows.end - rows.start, part.end - part.start);
+        if rows.end.checked_mul(stride).is_none() {
+            return None;
+        }
+        Some(Self { start: part.start, width, stride, first: rows.start, windows })
     }
 
     /// The bytes `part` of a tensor of `len` bytes, in which they must lie.
     pub const fn part(part: Range<u64>, len: u64) -> Self {
-        Self { start: part.start, width: part.end - part.start, stride: len, windows: 1 }
+        Self { start: part.start, width: part.end - part.start, stride: len, first: 0, windows: 1 }
     }
 
     /// Bytes wanted.
@@ -139,7 +155,7 @@ impl ShardSlice {
         if self.stride == 0 {
             return 0;
         }
-        let window = at / self.stride;
+        let Some(window) = (at / self.stride).checked_sub(self.first) else { return 0 };
         if window >= self.windows {
             return self.len();
         }
@@ -178,16 +194,17 @@ impl ShardSlice {
         let end = start + len;
         // Windows that touch each other are one.
         let joined = self.width == self.stride;
-        let (first, last) = if self.width == 0 || len == 0 {
+        let (first, last) = if self.is_empty() || len == 0 {
             (1, 0)
         } else if joined {
             (0, 0)
         } else {
-            (start / self.stride, ((end - 1) / self.stride).min(self.windows - 1))
+            let last = (end - 1) / self.stride;
+            ((start / self.stride).max(self.first), last.min(self.first + self.windows - 1))
         };
         (first..=last).filter_map(move |window| {
             let (window_start, window_end) = if joined {
-                (0, self.stride * self.windows)
+                (self.stride * self.first, self.stride * (self.first + self.windows))
             } else {
                 let at = window * self.stride + self.start;
                 (at, at + self.width)
@@ -234,6 +251,42 @@ mod tests {
     }
 
     proptest! {
+        /// Oracle: the bytes of each row one by one.
+        #[test]
+        fn slices_of_rows_equal_naive_slicing(
+            (rows, columns) in (1_u64..9, 1_u64..9),
+            (block_rows, band) in (1_u64..9, 1_u64..9),
+            run in any::<bool>(),
+            (a, b, c, d) in (0_u64..9, 0_u64..9, 0_u64..9, 0_u64..9),
+        ) {
+            let (a, b, c, d) = (a.min(rows), b.min(rows), c.min(columns), d.min(columns));
+            let cut = ShardSlice::of_rows(a..b, c..d, columns);
+            prop_assert_eq!(cut.is_some(), a <= b && c <= d);
+            let Some(cut) = cut else { return Ok(()) };
+            let grid = if run { Grid::run(rows * columns, band) } else {
+                Grid { leading: 1, rows, row_bytes: columns, block_rows: block_rows.min(rows), band_bytes: band.min(columns) }
+            };
+            let expected: Vec<u64> =
+                (a..b).flat_map(|row| (c..d).map(move |column| row * columns + column)).collect();
+            prop_assert_eq!(cut.len(), expected.len() as u64);
+            let mut found = vec![u64::MAX; expected.len()];
+            for rect in grid.rects() {
+                let (mut least, mut most) = (u64::MAX, 0);
+                for copy in cut.copies(rect) {
+                    for i in 0..copy.len {
+                        let at = copy.from + i;
+                        let place = &mut found[(copy.to + i) as usize];
+                        prop_assert_eq!(*place, u64::MAX);
+                        *place = rect.start + at / rect.width * rect.stride + at % rect.width;
+                    }
+                    (least, most) = (least.min(copy.to), most.max(copy.to + copy.len));
+                }
+                let span = cut.span(&rect);
+                if most == 0 { prop_assert!(span.is_empty()) } else { prop_assert_eq!(span, least..most) }
+            }
+            prop_assert_eq!(found, expected);
+        }
+
         /// Oracle: indexing element by element. Whatever the grid, gathering the copies of all
         /// chunks gives the rank's own row-major tensor, and each span is tight.
         #[test]

@@ -24,9 +24,10 @@ declare -A STEPS=(
     [engines]="tests/judges/engines.sh"
     [serve]="tests/judges/serve.sh"
     [embedded]=".venv-judges/bin/python tests/judges/embedded.py"
+    [python]="tests/judges/python.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record blocks written fp4 load gguf gptq backends hub engines embedded serve perplexity)
+ORDER=(setup tools build record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

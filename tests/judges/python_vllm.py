@@ -1,0 +1,249 @@
+"""The real vLLM, on the processor, with `--load-format tenpak`: does it say what it says of the plain folder, and
+fetch no more than it needs?
+
+    .venv-tools/vllm/bin/python tests/judges/python_vllm.py [CASE]...
+
+Each case is a process of its own. With lazy tensors and two ranks of a tensor-parallel group the ranks together fetch
+at most 1.02 of what the model takes in the store. A running engine takes another tag (`reload_weights`): it then says
+what a fresh one says of that tag, or refuses.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "target/judges/python/vllm"
+MODEL = ROOT / "fixtures/lm/base"
+TENPAK = os.environ["TENPAK_COMMAND"]
+PROMPTS = ["The capital of France is", "Once upon a time", "def f(x):"]
+FETCHED = re.compile(r"(\d+) tensors of .* verified: (\d+) bytes fetched in (\d+) requests")
+MOST = 1.02
+
+
+def run(*command):
+    subprocess.run([TENPAK, "--store", WORK / "store", *map(str, command)], check=True)
+
+
+def make_models():
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    run("pack", MODEL, "--name", "org/base")
+    run("quantize", "org/base", "--name", "org/int4", "--method", "rtn", "--bits", 4, "--group-size", 64)
+    run("unpack", "org/int4", "--out", WORK / "int4")
+    # Another tag: the same model with its layers' order turned around.
+    turned = WORK / "turned"
+    shutil.copytree(MODEL, turned)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(turned / "model.safetensors")
+    layers = sorted({int(name.split(".")[2]) for name in tensors if name.startswith("model.layers.")})
+    other = {
+        re.sub(r"^model\.layers\.(\d+)", lambda m: f"model.layers.{layers[-1] - int(m[1])}", name): tensor.contiguous()
+        for name, tensor in tensors.items()
+    }
+    other["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].roll(1, 0).contiguous()
+    save_file(other, turned / "model.safetensors", metadata={"format": "pt"})
+    run("pack", turned, "--name", "org/base:turned")
+    make_wide()
+    make_experts()
+
+
+def make_wide():
+    """A model whose matrices are large enough to be cut as ranks divide them; its weights say nothing."""
+    import torch
+    from safetensors.torch import save_file
+
+    wide, kv, inner, layers = 2048, 1024, 6144, 2
+    config = json.loads((MODEL / "config.json").read_text())
+    config |= {
+        "hidden_size": wide, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 16,
+        "num_key_value_heads": kv // 128, "head_dim": 128, "tie_word_embeddings": True,
+    }  # fmt: skip
+    seed = torch.Generator().manual_seed(3)
+
+    def random(*shape):
+        return (torch.randn(shape, generator=seed) / wide**0.5).bfloat16()
+
+    tensors = {"model.embed_tokens.weight": random(config["vocab_size"], wide), "model.norm.weight": torch.ones(wide).bfloat16()}
+    for layer in range(layers):
+        shapes = {
+            "self_attn.q_proj": (wide, wide), "self_attn.k_proj": (kv, wide), "self_attn.v_proj": (kv, wide),
+            "self_attn.o_proj": (wide, wide), "mlp.gate_proj": (inner, wide), "mlp.up_proj": (inner, wide),
+            "mlp.down_proj": (wide, inner),
+        }  # fmt: skip
+        tensors |= {f"model.layers.{layer}.{name}.weight": random(*shape) for name, shape in shapes.items()}
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(wide).bfloat16()
+    out = WORK / "wide"
+    shutil.copytree(MODEL, out)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config))
+    run("pack", out, "--name", "org/wide")
+
+
+def make_experts():
+    """A small mixture of experts; its weights say nothing."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    out, experts, inner = WORK / "experts", 4, 512
+    shutil.copytree(MODEL, out)
+    config = json.loads((MODEL / "config.json").read_text())
+    config |= {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": experts,
+        "num_experts_per_tok": 2, "intermediate_size": inner, "sliding_window": None, "tie_word_embeddings": False,
+    }  # fmt: skip
+    wide, seed = config["hidden_size"], torch.Generator().manual_seed(4)
+    tensors = {name: tensor.clone() for name, tensor in load_file(MODEL / "model.safetensors").items() if ".mlp." not in name}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).contiguous()
+
+    def random(*shape):
+        return (torch.randn(shape, generator=seed) / wide**0.5).bfloat16()
+
+    for layer in range(config["num_hidden_layers"]):
+        own = f"model.layers.{layer}.block_sparse_moe"
+        tensors[f"{own}.gate.weight"] = random(experts, wide)
+        for expert in range(experts):
+            tensors[f"{own}.experts.{expert}.w1.weight"] = random(inner, wide)
+            tensors[f"{own}.experts.{expert}.w2.weight"] = random(wide, inner)
+            tensors[f"{own}.experts.{expert}.w3.weight"] = random(inner, wide)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config))
+    run("pack", out, "--name", "org/experts")
+
+
+def folder(spec):
+    import tenpak
+
+    return tenpak.snapshot_download(spec, store=str(WORK / "store"), weights=False, cache_dir=WORK / "cache")
+
+
+def child(case):
+    """Generates with a model and prints what it said."""
+    from vllm import LLM, SamplingParams
+
+    options = {"max_model_len": 256, "enforce_eager": True, "dtype": "bfloat16", "tensor_parallel_size": case["ranks"]}
+    if case["format"] == "tenpak":
+        options |= {"load_format": "tenpak", "model_loader_extra_config": case.get("extra", {})}
+    model = LLM(case["model"], **options)
+
+    def said():
+        found = model.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
+        return [one.outputs[0].token_ids for one in found]
+
+    result = {"said": said()}
+    if path := case.get("reload"):
+        model.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        model.reset_prefix_cache()
+        result["after"] = said()
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+def generate(model, format="tenpak", ranks=1, **more):
+    case = {"model": str(model), "format": format, "ranks": ranks, **more}
+    own = {
+        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, range(ranks))),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", json.dumps(case)], env=own, capture_output=True, text=True, timeout=600
+    )
+    told = done.stdout + done.stderr
+    (WORK / "last.log").write_text(told)
+    found = re.search(r"^RESULT (.*)$", told, re.M)
+    if found is None:
+        return {"error": told[-3000:]}
+    return {**json.loads(found[1]), "fetched": [tuple(map(int, one)) for one in FETCHED.findall(told)]}
+
+
+def stored(spec):
+    import tenpak
+
+    return tenpak.Artifact(spec, store=str(WORK / "store")).manifest["totals"]["stored_bytes"]
+
+
+def same_text():
+    plain = generate(MODEL, "auto")
+    ours = generate(folder("org/base"))
+    lazy = generate(folder("org/base"), extra={"lazy": True})
+    yield ours.get("said") == plain["said"], f"the same tokens as with auto: {ours}"
+    yield lazy.get("said") == plain["said"], f"the same with lazy tensors: {lazy}"
+    ((_, fetched, _),) = ours["fetched"]
+    yield fetched <= MOST * stored("org/base"), f"{fetched} bytes of {stored('org/base')}"
+
+
+def two_ranks():
+    plain = generate(WORK / "wide", "auto", ranks=2)
+    ours = generate(folder("org/wide"), ranks=2)
+    yield ours.get("said") == plain["said"], f"two ranks say what they say with auto: {ours}"
+    fetched = [bytes for _, bytes, _ in ours["fetched"]]
+    yield len(fetched) == 2 and sum(fetched) <= MOST * stored("org/wide"), f"{fetched} of {stored('org/wide')}"
+
+
+def quantized():
+    plain = generate(WORK / "int4", "auto")
+    ours = generate(folder("org/int4"), extra={"lazy": True})
+    yield ours.get("said") == plain["said"], f"int4 says what it says with auto: {ours}"
+
+
+def experts():
+    plain = generate(WORK / "experts", "auto")
+    ours = generate(folder("org/experts"), extra={"lazy": True})
+    yield ours.get("said") == plain.get("said", plain), f"a mixture of experts says what it says with auto: {ours}"
+
+
+def adapter():
+    """The resolver by itself, with vLLM's own classes: an adapter of this base, of another, and none."""
+    from tenpak._vllm_lora import TenpakLoRAResolver, add_resolver
+    from vllm.lora.resolver import LoRAResolverRegistry
+
+    for name, base in {"own": "org/base", "other": "org/else"}.items():
+        out = WORK / f"adapter-{name}"
+        out.mkdir()
+        config = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 8, "target_modules": ["q_proj"]}
+        (out / "adapter_config.json").write_text(json.dumps(config))
+        run("pack", out, "--name", f"adapters/{name}", "--allow-incomplete")
+    os.environ["HF_HUB_CACHE"] = str(WORK / "cache")
+    resolver = TenpakLoRAResolver(str(WORK / "store"))
+    find = lambda name: asyncio.run(resolver.resolve_lora("org/base", name))  # noqa: E731
+    found = find("adapters/own")
+    good = found is not None and Path(found.lora_path, "adapter_config.json").is_file() and found.lora_int_id > 0
+    yield good, f"an adapter of the base is found: {found}"
+    names = ["adapters/other", "adapters/none", "no name at all"]
+    yield all(find(name) is None for name in names), "an adapter of another base, or none, is not"
+    add_resolver(str(WORK / "store"))
+    yield "tenpak" in LoRAResolverRegistry.get_supported_resolvers(), "it is registered"
+
+
+def reload():
+    fresh = generate(folder("org/base:turned"))
+    swapped = generate(folder("org/base"), reload=folder("org/base:turned"))
+    yield swapped.get("after") == fresh["said"] or "error" in swapped, f"another tag: {swapped}, fresh: {fresh['said']}"
+    yield swapped.get("said") != fresh["said"], "the two tags differ"
+
+
+CASES = {case.__name__: case for case in (same_text, two_ranks, quantized, experts, adapter, reload)}
+
+
+def main(names):
+    make_models()
+    failed = 0
+    for name in names or CASES:
+        for good, text in CASES[name]():
+            failed += not good
+            print(f"{'ok' if good else 'FAILED'}: {name}: {text[:200 if good else 5000]}", flush=True)
+    print("python: all right" if not failed else f"python: {failed} wrong")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(json.loads(sys.argv[2]))
+    else:
+        sys.exit(main(sys.argv[1:]))
