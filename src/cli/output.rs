@@ -73,7 +73,8 @@ impl Output {
     /// Prints why the command failed and gives its status.
     pub(super) fn fail(&self, failure: &Failure) -> ExitCode {
         eprintln!("tenpak: {}", failure.message);
-        if self.json && !failure.told {
+        // A worker reads why, also where the result was told.
+        if self.json && (self.reports || !failure.told) {
             let object = json!({"error": failure.message, "status": failure.status});
             // The status tells as well, if nobody reads this.
             drop(writeln!(io::stdout(), "{object}"));

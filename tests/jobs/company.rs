@@ -70,7 +70,7 @@ fn work(jobs: &Jobs, lease: &Lease, notes: &Path) {
             Ok(Beat::Go) | Err(_) => {}
             Ok(Beat::Cancel) => {
                 let error = "terminated".to_owned();
-                drop(jobs.finish(lease, &Outcome::Failed { error, again: true }));
+                drop(jobs.finish(lease, &Outcome::Failed { error, again: true, found: None }));
                 return;
             }
             Ok(Beat::Lost) => return,
@@ -78,7 +78,7 @@ fn work(jobs: &Jobs, lease: &Lease, notes: &Path) {
     }
     if fastrand::u8(..) < 20 {
         let error = "by chance".to_owned();
-        drop(jobs.finish(lease, &Outcome::Failed { error, again: true }));
+        drop(jobs.finish(lease, &Outcome::Failed { error, again: true, found: None }));
         return;
     }
     let asked = Instant::now();

@@ -76,7 +76,9 @@ pub(in crate::jobs) enum Begin {
     Read,
     /// Writing.
     Write,
-    /// Writing what only one may write at a time.
+    /// Writing what need not outlive a loss of power of the database's machine: whatever only says that work goes on.
+    Light,
+    /// Writing what only one may write at a time. In SQLite as light as that: with the one machine its workers end, too.
     Alone,
 }
 

@@ -69,14 +69,12 @@ impl ToSql for Value {
 
 impl Connection for Postgres {
     fn begin(&mut self, kind: Begin) -> Result<(), DatabaseError> {
-        self.batch(match kind {
-            Begin::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            Begin::Write | Begin::Alone => "BEGIN",
-        })?;
-        if kind == Begin::Alone {
-            self.batch(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+        match kind {
+            Begin::Read => self.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            Begin::Write => self.batch("BEGIN"),
+            Begin::Light => self.batch("BEGIN; SET LOCAL synchronous_commit = off"),
+            Begin::Alone => self.batch(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})")),
         }
-        Ok(())
     }
 
     fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DatabaseError> {

@@ -32,6 +32,8 @@ use super::{
 use answer::Answer;
 use body::HttpBody;
 use connections::{Connections, Payload};
+#[cfg(feature = "studio")]
+pub(crate) use connect::config as client_tls;
 pub use options::HttpOptions;
 pub use proxy::Proxies;
 use site::Site;

@@ -1,0 +1,12 @@
+//! The world outside: what requests may name there, how it is listed and fetched, and whom to tell of jobs.
+
+mod client;
+mod fetch;
+mod guard;
+mod listing;
+mod place;
+
+pub use client::{Outside, OutsideError};
+pub use fetch::{Fetched, Watch};
+pub(super) use place::Place;
+pub use place::{Hub, is_elsewhere};
