@@ -16,7 +16,7 @@ mod serve;
 mod state;
 
 pub use error::{EdgeError, SettingError, TokenError};
-pub use front::{Front, FrontAnswer, FrontError};
+pub use front::{Front, FrontAnswer, FrontError, FrontFigures};
 pub use http::access::Access;
 pub use http::connections::ConnectionLimits;
 pub use http::signed_url::UrlKey;

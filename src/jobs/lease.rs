@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use super::database::{Begin, Connection, Value};
 use super::error::{DatabaseError, JobsError};
 use super::job::{Beat, Job, JobId, Lease, Outcome, State, millis};
+use super::outbox;
 use super::queue::{Jobs, append, find, job_of, state, write_event};
 
 const PICK: &str = include_str!("sql/claim_pick.sql");
@@ -273,6 +274,9 @@ fn ended(
     error: Option<String>,
     run_at: i64,
 ) -> Result<(), DatabaseError> {
+    if state.is_final() {
+        outbox::tell(db, id, now, state, error.as_deref())?;
+    }
     let mut about = json!({"state": state});
     if let Json::Object(about) = &mut about {
         about.extend(error.map(|error| ("error".to_owned(), error.into())));

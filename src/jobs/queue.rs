@@ -10,6 +10,7 @@ use super::error::{DatabaseError, JobsError};
 use super::job::{
     Event, Filter, Job, JobId, Policy, State, Submission, Submitted, WorkerSeen, millis,
 };
+use super::outbox;
 
 const JOB: &str = include_str!("sql/job.sql");
 const INSERT: &str = include_str!("sql/insert.sql");
@@ -206,7 +207,11 @@ impl Jobs {
                 state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE 'cancelling' END \
                 WHERE id = $1 AND state IN ('queued', 'running') RETURNING state";
             if let Some(row) = db.query(sql, &[id.as_str().into(), now.into()])?.first() {
-                append(db, id, now, "state", &json!({"state": row.text(0)?}))?;
+                let became = state(row, 0)?;
+                if became.is_final() {
+                    outbox::tell(db, id, now, became, None)?;
+                }
+                append(db, id, now, "state", &json!({"state": became}))?;
             }
             find(db, id)
         })
@@ -301,6 +306,8 @@ impl Jobs {
                 }
             }
             db.query("DELETE FROM workers WHERE seen_at < $1", &[until.into()])?;
+            db.query("DELETE FROM audit WHERE at < $1", &[until.into()])?;
+            db.query("DELETE FROM deliveries WHERE created_at < $1", &[until.into()])?;
             Ok(old.len())
         })
     }

@@ -34,8 +34,17 @@ const AGAIN: i64 = 5;
 /// The exit statuses of commands that will not fare better: failed, wrong use, not found, not what was signed.
 const FINAL: std::ops::RangeInclusive<i32> = 1..=4;
 
-/// The arguments of the command that does a job, or why there is none.
-pub type Arguments = Arc<dyn Fn(&Job) -> Result<Vec<String>, String> + Send + Sync>;
+/// The command that does a job.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What its environment has other than the worker's: a value, or nothing.
+    pub environment: Vec<(String, Option<String>)>,
+}
+
+/// The command that does a job, or why there is none.
+pub type Calls = Arc<dyn Fn(&Job) -> Result<Call, String> + Send + Sync>;
 
 /// How a worker works.
 #[derive(Clone)]
@@ -44,8 +53,8 @@ pub struct WorkerOptions {
     pub name: String,
     /// The program that runs jobs.
     pub program: PathBuf,
-    /// Its arguments for a job.
-    pub arguments: Arguments,
+    /// How it is called for a job.
+    pub calls: Calls,
     /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
@@ -149,16 +158,18 @@ impl Worker {
 
     fn work(&self, job: &Job, lease: &Lease) -> Result<(), WorkerError> {
         tracing::info!(job = %job.id, kind = job.kind, attempt = job.attempts, "begins");
-        let outcome = match (self.options.arguments)(job) {
+        let outcome = match (self.options.calls)(job) {
             Err(error) => Some(Outcome::Failed { error, again: false, found: None }),
-            Ok(arguments) => match Child::start(&self.options.program, &arguments) {
-                Ok(child) => Run { worker: self, lease, child }.follow(),
-                Err(error) => {
-                    let program = self.options.program.display();
-                    let error = format!("cannot start {program}: {error}");
-                    Some(Outcome::Failed { error, again: true, found: None })
+            Ok(call) => {
+                match Child::start(&self.options.program, &call.arguments, &call.environment) {
+                    Ok(child) => Run { worker: self, lease, child }.follow(),
+                    Err(error) => {
+                        let program = self.options.program.display();
+                        let error = format!("cannot start {program}: {error}");
+                        Some(Outcome::Failed { error, again: true, found: None })
+                    }
                 }
-            },
+            }
         };
         // A lease that was lost has nothing to tell.
         let Some(outcome) = outcome else { return Ok(()) };

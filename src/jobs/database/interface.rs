@@ -38,7 +38,7 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 
 /// One row of an answer.
 #[derive(Debug)]
-pub(in crate::jobs) struct Row(pub(super) Vec<Value>);
+pub(in crate::jobs) struct Row(pub(in crate::jobs) Vec<Value>);
 
 impl Row {
     pub(in crate::jobs) fn int(&self, at: usize) -> Result<i64, DatabaseError> {

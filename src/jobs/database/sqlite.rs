@@ -65,7 +65,11 @@ impl Connection for Sqlite {
     fn begin(&mut self, kind: Begin) -> Result<(), DatabaseError> {
         let full = kind == Begin::Write;
         if full != self.full && kind != Begin::Read {
-            self.batch(if full { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" })?;
+            self.batch(if full {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            })?;
             self.full = full;
         }
         self.batch(match kind {

@@ -229,8 +229,9 @@ impl Outside {
     ) -> Result<Heard, OutsideError> {
         let io = self.connect(url).await?;
         let failed = |error: &dyn fmt::Display| OutsideError::passing(shown(url), error);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| failed(&e))?;
         // It ends with the answer's body.
         tokio::spawn(async move { drop(connection.await) });
         let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
@@ -243,7 +244,10 @@ impl Outside {
         own.extend(headers.clone());
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         own.insert(HOST, HeaderValue::try_from(host).map_err(|error| failed(&error))?);
-        own.insert(USER_AGENT, HeaderValue::from_static(concat!("tenpak/", env!("CARGO_PKG_VERSION"))));
+        own.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("tenpak/", env!("CARGO_PKG_VERSION"))),
+        );
         own.insert(CONNECTION, HeaderValue::from_static("close"));
         if !body.is_empty() {
             own.insert(CONTENT_LENGTH, body.len().into());
@@ -276,7 +280,8 @@ impl Outside {
             if !heard.status.is_redirection() {
                 return heard.right();
             }
-            let next = heard.headers.get(LOCATION).and_then(|next| at.join(next.to_str().ok()?).ok());
+            let next =
+                heard.headers.get(LOCATION).and_then(|next| at.join(next.to_str().ok()?).ok());
             let Some(next) = next else {
                 return Err(OutsideError::wrong(shown(&at), "a redirect to nowhere"));
             };
@@ -296,9 +301,10 @@ impl Heard {
     fn right(self) -> Result<Self, OutsideError> {
         match self.status {
             status if status.is_success() => Ok(self),
-            StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE => {
-                Err(OutsideError::Absent(self.what))
-            }
+            StatusCode::NOT_FOUND
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::GONE => Err(OutsideError::Absent(self.what)),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 Err(OutsideError::passing(self.what, status))
             }
@@ -382,8 +388,15 @@ mod tests {
     async fn what_leads_inside_is_not_asked() {
         let client = Outside::guarded(&[], Vec::new());
         for inside in [
-            "https://127.0.0.1/", "https://10.1.2.3/", "https://169.254.169.254/latest/meta-data/", "https://[::1]/",
-            "https://0x7f000001/", "https://localhost/", "http://example.com/", "file:///etc/passwd", "ftp://host/x",
+            "https://127.0.0.1/",
+            "https://10.1.2.3/",
+            "https://169.254.169.254/latest/meta-data/",
+            "https://[::1]/",
+            "https://0x7f000001/",
+            "https://localhost/",
+            "http://example.com/",
+            "file:///etc/passwd",
+            "ftp://host/x",
             "https://user:secret@example.com/",
         ] {
             let url = Url::parse(inside).unwrap();
@@ -393,7 +406,9 @@ mod tests {
         }
         // A name of elsewhere with an address of here.
         let client = client.resolving(to(1));
-        assert!(refused(client.get(&Url::parse("https://weights.example/x").unwrap(), &HeaderMap::new()).await));
+        assert!(refused(
+            client.get(&Url::parse("https://weights.example/x").unwrap(), &HeaderMap::new()).await
+        ));
     }
 
     /// The first answer of the name service is public, the second is not: each connection is checked.
@@ -408,7 +423,9 @@ mod tests {
         }));
         let url = Url::parse("https://rebinds.example/").unwrap();
         // Public, and so asked (nobody answers there), within the time of a test.
-        let first = tokio::time::timeout(Duration::from_millis(50), client.get(&url, &HeaderMap::new())).await;
+        let first =
+            tokio::time::timeout(Duration::from_millis(50), client.get(&url, &HeaderMap::new()))
+                .await;
         assert!(!first.is_ok_and(refused));
         assert!(refused(client.get(&url, &HeaderMap::new()).await));
         assert_eq!(asked.load(Ordering::SeqCst), 2);
@@ -418,7 +435,8 @@ mod tests {
     async fn redirects_are_checked_and_lose_secrets() {
         let mut secret = HeaderMap::new();
         secret.insert(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
-        let head = |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+        let head =
+            |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
         let whole = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned();
         // To another server that is allowed: without the token.
         let (second, heard_second) = server(vec![whole.clone()]).await;
@@ -431,7 +449,12 @@ mod tests {
         let heard = &heard_second.await.unwrap()[0];
         assert!(heard.starts_with("GET /y HTTP/1.1") && !heard.contains("secret"), "{heard}");
         // To whatever is inside: refused.
-        for inside in ["http://127.0.0.1:1/", "https://10.0.0.1/", "file:///etc/passwd", "http://localhost:1/"] {
+        for inside in [
+            "http://127.0.0.1:1/",
+            "https://10.0.0.1/",
+            "file:///etc/passwd",
+            "http://localhost:1/",
+        ] {
             let (first, _) = server(vec![head(inside)]).await;
             let url = Url::parse(&format!("http://127.0.0.1:{first}/")).unwrap();
             let client = Outside::guarded(&[format!("127.0.0.1:{first}")], Vec::new());

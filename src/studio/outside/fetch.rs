@@ -50,10 +50,12 @@ pub struct Fetched {
 
 /// Opens a lock, says that it was used now, and takes it.
 async fn hold(path: &Path, how: fn(&File) -> std::io::Result<()>) -> Result<File, OutsideError> {
-    let file = File::options().create(true).append(true).open(path).map_err(|error| io(path, &error))?;
+    let file =
+        File::options().create(true).append(true).open(path).map_err(|error| io(path, &error))?;
     file.set_modified(SystemTime::now()).map_err(|error| io(path, &error))?;
     let held = tokio::task::spawn_blocking(move || how(&file).map(|()| file)).await;
-    held.map_err(|error| OutsideError::passing(path.display(), error))?.map_err(|error| io(path, &error))
+    held.map_err(|error| OutsideError::passing(path.display(), error))?
+        .map_err(|error| io(path, &error))
 }
 
 fn io(path: &Path, error: &std::io::Error) -> OutsideError {
@@ -62,7 +64,11 @@ fn io(path: &Path, error: &std::io::Error) -> OutsideError {
 
 impl Outside {
     /// What a model elsewhere is now: its address with the revision that was found, and a digest of its content.
-    pub(in crate::studio) async fn find(&self, place: &Place, hub: &Hub) -> Result<(String, String, u64), OutsideError> {
+    pub(in crate::studio) async fn find(
+        &self,
+        place: &Place,
+        hub: &Hub,
+    ) -> Result<(String, String, u64), OutsideError> {
         let listing = self.list(place, hub).await?;
         let digest = listing.digest();
         Ok((listing.pinned.clone(), digest, listing.bytes()))
@@ -72,7 +78,13 @@ impl Outside {
     ///
     /// # Errors
     /// If it may not be asked for, is not there, or is not what it is said to be.
-    pub async fn fetch(&self, text: &str, hub: &Hub, folder: &Path, watch: &dyn Watch) -> Result<Fetched, OutsideError> {
+    pub async fn fetch(
+        &self,
+        text: &str,
+        hub: &Hub,
+        folder: &Path,
+        watch: &dyn Watch,
+    ) -> Result<Fetched, OutsideError> {
         let place = Place::parse(text)?;
         let listing = self.list(&place, hub).await?;
         if listing.bytes() > MAX_BYTES {
@@ -98,7 +110,8 @@ impl Outside {
         watch.begin(listing.bytes());
         let bucket = match &place {
             Place::Bucket(location) => Some(
-                open_with(location, &WebOptions::default()).map_err(|error| OutsideError::wrong(location, error))?,
+                open_with(location, &WebOptions::default())
+                    .map_err(|error| OutsideError::wrong(location, error))?,
             ),
             _ => None,
         };
@@ -107,7 +120,13 @@ impl Outside {
                 watch.advance(file.size.unwrap_or(0));
                 continue;
             }
-            let from = From { outside: self, place: &place, listing: &listing, hub, bucket: bucket.as_deref() };
+            let from = From {
+                outside: self,
+                place: &place,
+                listing: &listing,
+                hub,
+                bucket: bucket.as_deref(),
+            };
             from.file(file, &own, watch).await?;
         }
         File::create(&whole).map_err(|error| io(&whole, &error))?;
@@ -138,20 +157,34 @@ impl Growing<'_> {
     fn add(&mut self, piece: &[u8]) -> Result<(), OutsideError> {
         self.at += piece.len() as u64;
         if self.at > self.file.size.unwrap_or(MAX_BYTES) {
-            return Err(OutsideError::wrong(&self.file.path, "it is longer than it was said to be"));
+            return Err(OutsideError::wrong(
+                &self.file.path,
+                "it is longer than it was said to be",
+            ));
         }
-        self.part.write_all(piece).map_err(|error| OutsideError::passing(&self.file.path, error))?;
+        self.part
+            .write_all(piece)
+            .map_err(|error| OutsideError::passing(&self.file.path, error))?;
         self.watch.advance(piece.len() as u64);
         Ok(())
     }
 }
 
 impl From<'_> {
-    async fn file(&self, file: &RemoteFile, folder: &Path, watch: &dyn Watch) -> Result<(), OutsideError> {
+    async fn file(
+        &self,
+        file: &RemoteFile,
+        folder: &Path,
+        watch: &dyn Watch,
+    ) -> Result<(), OutsideError> {
         let path = folder.join(format!("{}.part", file.path));
         let mut left = TRIES;
         loop {
-            let part = File::options().create(true).append(true).open(&path).map_err(|error| io(&path, &error))?;
+            let part = File::options()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .map_err(|error| io(&path, &error))?;
             let at = part.metadata().map_err(|error| io(&path, &error))?.len();
             let mut growing = Growing { file, part, at, watch };
             let begun = growing.at;
@@ -178,7 +211,9 @@ impl From<'_> {
         let (checked, owned) = (file.clone(), path.clone());
         let right = tokio::task::spawn_blocking(move || is_right(&checked, &owned)).await;
         match right.map_err(|error| OutsideError::passing(&file.path, error))? {
-            Ok(true) => fs::rename(&path, folder.join(&file.path)).map_err(|error| io(&path, &error)),
+            Ok(true) => {
+                fs::rename(&path, folder.join(&file.path)).map_err(|error| io(&path, &error))
+            }
             Ok(false) => {
                 fs::remove_file(&path).map_err(|error| io(&path, &error))?;
                 Err(OutsideError::wrong(&file.path, "its bytes are not those that were listed"))
@@ -200,15 +235,23 @@ impl From<'_> {
             let range = HeaderValue::try_from(format!("bytes={}-", growing.at));
             headers.extend(range.ok().map(|range| (RANGE, range)));
             let version = HeaderValue::try_from(&*file.version).ok();
-            headers.extend(version.filter(|_| file.version.starts_with('"')).map(|own| (IF_RANGE, own)));
+            headers.extend(
+                version.filter(|_| file.version.starts_with('"')).map(|own| (IF_RANGE, own)),
+            );
         }
         let mut heard: Heard = self.outside.get(&url, &headers).await?;
         let goes_on = heard.status == hyper::StatusCode::PARTIAL_CONTENT
-            && heard.headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok())
+            && heard
+                .headers
+                .get(CONTENT_RANGE)
+                .and_then(|range| range.to_str().ok())
                 .is_some_and(|range| range.starts_with(&format!("bytes {}-", growing.at)));
         if !goes_on {
             if heard.status != hyper::StatusCode::OK {
-                return Err(OutsideError::wrong(&file.path, format!("{} was not asked for", heard.status)));
+                return Err(OutsideError::wrong(
+                    &file.path,
+                    format!("{} was not asked for", heard.status),
+                ));
             }
             growing.part.set_len(0).map_err(|error| OutsideError::passing(&file.path, error))?;
             growing.at = 0;
@@ -217,7 +260,9 @@ impl From<'_> {
             growing.add(&piece)?;
         }
         match file.size {
-            Some(size) if growing.at < size => Err(OutsideError::passing(&file.path, "it ends early")),
+            Some(size) if growing.at < size => {
+                Err(OutsideError::passing(&file.path, "it ends early"))
+            }
             _ => Ok(()),
         }
     }
@@ -225,11 +270,12 @@ impl From<'_> {
 
 async fn of_bucket(bucket: &dyn Transport, growing: &mut Growing<'_>) -> Result<(), OutsideError> {
     let name = growing.file.path.clone();
-    let failed = |error: crate::transport::TransportError| match (error.is_absent(), error.is_transient()) {
-        (true, _) => OutsideError::Absent(format!("{}/{name}", error.location)),
-        (_, true) => OutsideError::passing(&name, error),
-        _ => OutsideError::wrong(&name, error),
-    };
+    let failed =
+        |error: crate::transport::TransportError| match (error.is_absent(), error.is_transient()) {
+            (true, _) => OutsideError::Absent(format!("{}/{name}", error.location)),
+            (_, true) => OutsideError::passing(&name, error),
+            _ => OutsideError::wrong(&name, error),
+        };
     let path = ObjectPath::new(&*name).ok_or_else(|| OutsideError::wrong(&name, "no such path"))?;
     growing.part.set_len(0).map_err(|error| OutsideError::passing(&name, error))?;
     growing.at = 0;
@@ -283,7 +329,9 @@ fn prune(folder: &Path, own: &Path) {
         if path == own || !path.is_dir() {
             continue;
         }
-        let Ok(lock) = File::options().append(true).open(path.with_extension(LOCK)) else { continue };
+        let Ok(lock) = File::options().append(true).open(path.with_extension(LOCK)) else {
+            continue;
+        };
         let used = lock.metadata().and_then(|about| about.modified()).ok();
         let old = used.and_then(|used| used.elapsed().ok()).is_some_and(|age| age > KEPT);
         if old && !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
@@ -324,7 +372,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let (told, mut cut) = (heard.clone(), cut.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let (told, mut cut) =
+            (heard.clone(), cut.iter().map(ToString::to_string).collect::<Vec<_>>());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut head = vec![0; 8192];
@@ -333,19 +382,31 @@ mod tests {
                 let path = head.split(' ').nth(1).unwrap().split('?').next().unwrap().to_owned();
                 told.lock().unwrap().push(head.clone());
                 let Some(body) = files.lock().unwrap().get(&path).cloned() else {
-                    stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                    stream
+                        .write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                        .await
+                        .unwrap();
                     continue;
                 };
-                let from = head.to_ascii_lowercase().split("range: bytes=").nth(1)
+                let from = head
+                    .to_ascii_lowercase()
+                    .split("range: bytes=")
+                    .nth(1)
                     .and_then(|rest| rest.split('-').next()?.parse::<usize>().ok());
                 let mut answer = match from {
                     Some(at) => format!(
-                        "HTTP/1.1 206 Partial\r\ncontent-range: bytes {at}-{}/{}\r\n", body.len() - 1, body.len()
+                        "HTTP/1.1 206 Partial\r\ncontent-range: bytes {at}-{}/{}\r\n",
+                        body.len() - 1,
+                        body.len()
                     ),
                     None => "HTTP/1.1 200 OK\r\n".to_owned(),
                 };
                 let rest = &body[from.unwrap_or(0)..];
-                answer += &format!("etag: \"{}\"\r\ncontent-length: {}\r\n\r\n", blake3::hash(&body).to_hex(), rest.len());
+                answer += &format!(
+                    "etag: \"{}\"\r\ncontent-length: {}\r\n\r\n",
+                    blake3::hash(&body).to_hex(),
+                    rest.len()
+                );
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 if head.starts_with("GET") {
                     let at = cut.iter().position(|own| *own == path);
@@ -375,7 +436,8 @@ mod tests {
     #[tokio::test]
     async fn a_repository_of_a_hub_is_fetched_once_and_checked() {
         let weights = vec![7_u8; 300_000];
-        let sha256: String = Sha256::digest(&weights).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256: String =
+            Sha256::digest(&weights).iter().map(|byte| format!("{byte:02x}")).collect();
         let about = json!({"sha": SHA, "siblings": [
             {"rfilename": "config.json", "size": 2, "blobId": git(b"{}")},
             {"rfilename": "model.safetensors", "size": 9, "blobId": "x", "lfs": {"sha256": sha256, "size": weights.len()}},
@@ -390,7 +452,8 @@ mod tests {
         ]);
         let (port, heard) = serve(files.clone(), &[&format!("{resolve}/model.safetensors")]).await;
         let (outside, hub) = client(port);
-        let (pinned, digest, bytes) = outside.find(&Place::parse("hf://org/m").unwrap(), &hub).await.unwrap();
+        let (pinned, digest, bytes) =
+            outside.find(&Place::parse("hf://org/m").unwrap(), &hub).await.unwrap();
         assert_eq!((&*pinned, bytes), (&*format!("hf://org/m@{SHA}"), 300_002));
         let all = tempfile::tempdir().unwrap();
         let counted = Counted::default();
@@ -442,7 +505,10 @@ mod tests {
         assert_ne!(got.folder, newer.folder);
         // An index that leads elsewhere.
         let index = json!({"weight_map": {"a": "../secret.safetensors"}});
-        files.lock().unwrap().insert("/m/model.safetensors.index.json".to_owned(), index.to_string().into_bytes());
+        files
+            .lock()
+            .unwrap()
+            .insert("/m/model.safetensors.index.json".to_owned(), index.to_string().into_bytes());
         let error = outside.fetch(&text, &hub, all.path(), &Counted::default()).await.unwrap_err();
         assert!(error.to_string().contains("elsewhere"), "{error}");
     }

@@ -69,7 +69,9 @@ pub(super) fn is_plain(path: &str) -> bool {
     let right = |segment: &str| {
         !matches!(segment, "" | "." | "..")
             && segment.len() <= 200
-            && !segment.contains(|c: char| c.is_control() || matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|'))
+            && !segment.contains(|c: char| {
+                c.is_control() || matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
+            })
     };
     path.len() <= 512 && path.split('/').all(right)
 }
@@ -98,7 +100,9 @@ pub(super) fn choose(what: &str, all: Vec<RemoteFile>) -> Result<Vec<RemoteFile>
         match here.iter().filter(|file| gguf(file)).count() {
             1 => {}
             0 => return wrong("there are no weights in safetensors, and none in GGUF".to_owned()),
-            n => return wrong(format!("there are {n} files of GGUF: upload the one that is meant")),
+            n => {
+                return wrong(format!("there are {n} files of GGUF: upload the one that is meant"));
+            }
         }
     }
     let wanted = |file: &RemoteFile| {
@@ -118,7 +122,12 @@ mod tests {
     use super::*;
 
     fn file(path: &str, size: u64) -> RemoteFile {
-        RemoteFile { path: path.to_owned(), size: Some(size), check: Check::Nothing, version: "v".to_owned() }
+        RemoteFile {
+            path: path.to_owned(),
+            size: Some(size),
+            check: Check::Nothing,
+            version: "v".to_owned(),
+        }
     }
 
     fn chosen(all: &[(&str, u64)]) -> Result<Vec<String>, String> {
@@ -130,23 +139,55 @@ mod tests {
     #[test]
     fn a_model_is_its_weights_and_what_is_read_with_them() {
         let all = [
-            ("config.json", 9), ("model-00001-of-00002.safetensors", 9), ("model-00002-of-00002.safetensors", 9),
-            ("model.safetensors.index.json", 9), ("consolidated.safetensors", 9), ("pytorch_model.bin", 9), ("tokenizer.json", 9),
-            ("README.md", 9), (".gitattributes", 9), ("original/model.safetensors", 9), ("huge.json", SMALL + 1), ("q4.gguf", 9),
+            ("config.json", 9),
+            ("model-00001-of-00002.safetensors", 9),
+            ("model-00002-of-00002.safetensors", 9),
+            ("model.safetensors.index.json", 9),
+            ("consolidated.safetensors", 9),
+            ("pytorch_model.bin", 9),
+            ("tokenizer.json", 9),
+            ("README.md", 9),
+            (".gitattributes", 9),
+            ("original/model.safetensors", 9),
+            ("huge.json", SMALL + 1),
+            ("q4.gguf", 9),
         ];
         let expected = [
-            "README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-            "model.safetensors.index.json", "tokenizer.json",
+            "README.md",
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json",
         ];
         assert_eq!(chosen(&all).unwrap(), expected);
-        assert_eq!(chosen(&[("a.gguf", 9), ("config.json", 9)]).unwrap(), ["a.gguf", "config.json"]);
+        assert_eq!(
+            chosen(&[("a.gguf", 9), ("config.json", 9)]).unwrap(),
+            ["a.gguf", "config.json"]
+        );
         assert!(chosen(&[("a.gguf", 9), ("b.gguf", 9)]).unwrap_err().contains("2 files"));
-        assert!(chosen(&[("config.json", 9), ("pytorch_model.bin", 9)]).unwrap_err().contains("no weights"));
+        assert!(
+            chosen(&[("config.json", 9), ("pytorch_model.bin", 9)])
+                .unwrap_err()
+                .contains("no weights")
+        );
     }
 
     #[test]
     fn a_path_that_leads_elsewhere_refuses_the_folder() {
-        for bad in ["../x", "/etc/passwd", "a/../b", "a//b", "", ".", "a\\b", "a\0b", "c:x", "a\nb", &"x".repeat(201)] {
+        for bad in [
+            "../x",
+            "/etc/passwd",
+            "a/../b",
+            "a//b",
+            "",
+            ".",
+            "a\\b",
+            "a\0b",
+            "c:x",
+            "a\nb",
+            &"x".repeat(201),
+        ] {
             let error = chosen(&[("model.safetensors", 9), (bad, 9)]).unwrap_err();
             assert!(error.contains("refused"), "{bad}: {error}");
         }

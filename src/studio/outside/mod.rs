@@ -5,8 +5,10 @@ mod fetch;
 mod guard;
 mod listing;
 mod place;
+mod settings;
 
 pub use client::{Outside, OutsideError};
 pub use fetch::{Fetched, Watch};
 pub(super) use place::Place;
 pub use place::{Hub, is_elsewhere};
+pub use settings::{LOCAL, OutsideOptions};

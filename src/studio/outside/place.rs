@@ -15,9 +15,20 @@ const MAX_LISTING: usize = 32 << 20;
 const MAX_OBJECTS: usize = 10_000;
 /// What may stand beside weights on a web server, which lists nothing.
 const ON_THE_WEB: [&str; 14] = [
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-    "chat_template.json", "preprocessor_config.json", "quantize_config.json", "README.md",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "quantize_config.json",
+    "README.md",
 ];
 const INDEX: &str = "model.safetensors.index.json";
 const ALONE: &str = "model.safetensors";
@@ -104,8 +115,8 @@ impl Place {
                         && !text.starts_with('.')
                         && !text.contains("..")
                 };
-                let revision_is_right = (1..=200).contains(&revision.len())
-                    && revision.split('/').all(segment);
+                let revision_is_right =
+                    (1..=200).contains(&revision.len()) && revision.split('/').all(segment);
                 let count = id.split('/').count();
                 match (1..=2).contains(&count) && id.split('/').all(segment) && revision_is_right {
                     true => Ok(Self::Hub { id: id.to_owned(), revision: revision.to_owned() }),
@@ -116,9 +127,16 @@ impl Place {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 let right = !bucket.is_empty()
                     && !rest.contains(['?', '#', '@', '\\', '%'])
-                    && prefix.trim_end_matches('/').split('/').all(|own| !matches!(own, "" | "." | ".."));
+                    && prefix
+                        .trim_end_matches('/')
+                        .split('/')
+                        .all(|own| !matches!(own, "" | "." | ".."));
                 match right {
-                    true => Ok(Self::Bucket(format!("{}://{}", scheme.to_ascii_lowercase(), rest.trim_end_matches('/')))),
+                    true => Ok(Self::Bucket(format!(
+                        "{}://{}",
+                        scheme.to_ascii_lowercase(),
+                        rest.trim_end_matches('/')
+                    ))),
                     false => refused("expected BUCKET/FOLDER"),
                 }
             }
@@ -172,18 +190,22 @@ impl Outside {
             error => error,
         })?;
         let body = heard.whole(MAX_LISTING).await?;
-        let about: Value = serde_json::from_slice(&body).map_err(|_| wrong("the Hub's answer is no JSON"))?;
+        let about: Value =
+            serde_json::from_slice(&body).map_err(|_| wrong("the Hub's answer is no JSON"))?;
         let sha = about["sha"].as_str().filter(|sha| {
             (7..=64).contains(&sha.len()) && sha.bytes().all(|c| c.is_ascii_hexdigit())
         });
         let sha = sha.ok_or_else(|| wrong("the Hub names no commit"))?;
-        let siblings = about["siblings"].as_array().ok_or_else(|| wrong("the Hub lists no files"))?;
+        let siblings =
+            about["siblings"].as_array().ok_or_else(|| wrong("the Hub lists no files"))?;
         let hex = |value: &Value, digits: usize| {
             let text = value.as_str().filter(|text| text.len() == digits)?;
             text.bytes().all(|c| c.is_ascii_hexdigit()).then(|| text.to_ascii_lowercase())
         };
         let file = |one: &Value| {
-            let path = one["rfilename"].as_str().ok_or_else(|| wrong("the Hub lists a file without a name"))?;
+            let path = one["rfilename"]
+                .as_str()
+                .ok_or_else(|| wrong("the Hub lists a file without a name"))?;
             let check = match (hex(&one["lfs"]["sha256"], 64), hex(&one["blobId"], 40)) {
                 (Some(sha256), _) => Check::Sha256(sha256),
                 (None, Some(sha1)) => Check::Git(sha1),
@@ -206,8 +228,10 @@ impl Outside {
                 let body = heard.whole(MAX_LISTING).await?;
                 let index: Value = serde_json::from_slice(&body).unwrap_or_default();
                 let map = index["weight_map"].as_object();
-                let map = map.ok_or_else(|| OutsideError::wrong(base, format!("{INDEX} is none")))?;
-                let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
+                let map =
+                    map.ok_or_else(|| OutsideError::wrong(base, format!("{INDEX} is none")))?;
+                let mut shards: Vec<String> =
+                    map.values().filter_map(Value::as_str).map(str::to_owned).collect();
                 shards.sort();
                 shards.dedup();
                 names.extend(shards);
@@ -219,7 +243,10 @@ impl Outside {
         let mut files = Vec::new();
         for path in names {
             if !super::listing::is_plain(&path) || path.contains('/') {
-                return Err(OutsideError::wrong(base, format!("{INDEX} names a file elsewhere: {path}")));
+                return Err(OutsideError::wrong(
+                    base,
+                    format!("{INDEX} names a file elsewhere: {path}"),
+                ));
             }
             let Some(headers) = self.head(&at(&path)?).await? else { continue };
             let (size, version) = (size_of(&headers), version_of(&headers));
@@ -240,7 +267,12 @@ impl Outside {
     }
 
     /// Where a file of a place lies, and what is sent along.
-    pub(super) fn url(place: &Place, pinned: &str, path: &str, hub: &Hub) -> Result<Option<(Url, HeaderMap)>, OutsideError> {
+    pub(super) fn url(
+        place: &Place,
+        pinned: &str,
+        path: &str,
+        hub: &Hub,
+    ) -> Result<Option<(Url, HeaderMap)>, OutsideError> {
         Ok(match place {
             Place::Hub { id, .. } => {
                 let sha = pinned.rsplit_once('@').map_or("main", |(_, sha)| sha);
@@ -291,17 +323,47 @@ mod tests {
 
     #[test]
     fn addresses_name_places_or_are_refused() {
-        let hub = |id: &str, revision: &str| Place::Hub { id: id.to_owned(), revision: revision.to_owned() };
+        let hub = |id: &str, revision: &str| Place::Hub {
+            id: id.to_owned(),
+            revision: revision.to_owned(),
+        };
         assert_eq!(Place::parse("hf://org/m").unwrap(), hub("org/m", "main"));
         assert_eq!(Place::parse("hf://m@refs/pr/1").unwrap(), hub("m", "refs/pr/1"));
         assert_eq!(Place::parse("s3://b/a/b/").unwrap(), Place::Bucket("s3://b/a/b".to_owned()));
-        assert!(matches!(Place::parse("https://host/x"), Ok(Place::Web(url)) if url.as_str() == "https://host/x/"));
+        assert!(
+            matches!(Place::parse("https://host/x"), Ok(Place::Web(url)) if url.as_str() == "https://host/x/")
+        );
         for bad in [
-            "file:///etc/passwd", "file:x", "ftp://h/x", "memory://", "data:x", "hf://", "hf://a/b/c", "hf://../x", "hf://a/..",
-            "hf://a@", "hf://a@../../x", "hf://a b", "s3://", "s3://b/../x", "s3://b/a//b", "s3://b?x", "s3://u@b/x",
-            "https://host/x?sig=1", "https://host/#x", "https://", "gopher://h/", "HF", "s3://b/\nx", "s3://b/%2e%2e/x",
+            "file:///etc/passwd",
+            "file:x",
+            "ftp://h/x",
+            "memory://",
+            "data:x",
+            "hf://",
+            "hf://a/b/c",
+            "hf://../x",
+            "hf://a/..",
+            "hf://a@",
+            "hf://a@../../x",
+            "hf://a b",
+            "s3://",
+            "s3://b/../x",
+            "s3://b/a//b",
+            "s3://b?x",
+            "s3://u@b/x",
+            "https://host/x?sig=1",
+            "https://host/#x",
+            "https://",
+            "gopher://h/",
+            "HF",
+            "s3://b/\nx",
+            "s3://b/%2e%2e/x",
         ] {
-            assert!(matches!(Place::parse(bad), Err(OutsideError::Refused(_))), "{bad}: {:?}", Place::parse(bad));
+            assert!(
+                matches!(Place::parse(bad), Err(OutsideError::Refused(_))),
+                "{bad}: {:?}",
+                Place::parse(bad)
+            );
         }
         for text in ["hf://a", "file:x", "FILE:///x", "data:x"] {
             assert!(is_elsewhere(text) || text.starts_with("FILE"), "{text}");

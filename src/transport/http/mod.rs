@@ -31,9 +31,9 @@ use super::{
 };
 use answer::Answer;
 use body::HttpBody;
-use connections::{Connections, Payload};
 #[cfg(feature = "studio")]
 pub(crate) use connect::config as client_tls;
+use connections::{Connections, Payload};
 pub use options::HttpOptions;
 pub use proxy::Proxies;
 use site::Site;
