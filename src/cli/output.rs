@@ -56,6 +56,14 @@ impl Output {
         }
     }
 
+    /// Tells a worker of something that happened; nobody else.
+    pub(super) fn event(&self, kind: &str, data: &Value) {
+        if self.reports {
+            // Who no longer reads ends this process otherwise.
+            drop(writeln!(io::stdout(), "{}", json!({"event": kind, "data": data})));
+        }
+    }
+
     /// A message for people, beside the result.
     pub(super) fn note(&self, message: impl std::fmt::Display) {
         if !self.quiet {
