@@ -15,12 +15,17 @@ use super::error::Failure;
 use super::output::Output;
 use super::studio_backup::{backup, restore};
 use super::studio_settings::{Common, Serving, folder};
-use crate::edge::{self, Access, AccessLog, EdgeOptions, TraceTarget};
-use crate::jobs::{Call, Clock, Job, Jobs, JobsError, Policy, Worker, WorkerError, WorkerOptions};
+use crate::edge::{self, Access, AccessLog, EdgeOptions, TraceTarget, Tracer, Work};
+use crate::jobs::{
+    Call, Clock, Ended, Hears, Job, Jobs, JobsError, Outcome, Policy, Worker, WorkerError,
+    WorkerOptions,
+};
 use crate::studio::{
     OutsideOptions, Studio as Service, StudioFront, StudioOptions, Tokens, arguments, notify,
 };
 
+/// How long the last spans may take.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The time that a job has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -112,6 +117,15 @@ impl Common {
         }
     }
 
+    /// Sends a span for each run of a job, if that is wanted, until what is given back is dropped.
+    fn tracing(&self, runtime: &Handle) -> Result<Option<Spans>, Failure> {
+        let Some(url) = &self.traces else { return Ok(None) };
+        let target = TraceTarget::new(url).map_err(Failure::usage)?;
+        let _in = runtime.enter();
+        let (tracer, task) = Tracer::start(target).map_err(Failure::failed)?;
+        Ok(Some(Spans { tracer: Arc::new(tracer), task }))
+    }
+
     /// What jobs may read elsewhere, and as whom.
     fn outside(&self, global: &Global) -> Result<OutsideOptions, Failure> {
         let tokens = self.hub_tokens.as_deref().map(read).transpose()?;
@@ -124,7 +138,12 @@ impl Common {
     }
 
     /// The workers of this process.
-    fn workers(&self, jobs: &Jobs, global: &Global) -> Result<Vec<Worker>, Failure> {
+    fn workers(
+        &self,
+        jobs: &Jobs,
+        global: &Global,
+        hears: Option<Hears>,
+    ) -> Result<Vec<Worker>, Failure> {
         let count = self.workers.unwrap_or(1);
         let program = std::env::current_exe()
             .map_err(|error| Failure::failed(format!("the path of this program: {error}")))?;
@@ -147,6 +166,7 @@ impl Common {
                 program: program.clone(),
                 calls: calls.clone(),
                 grace: GRACE,
+                hears: hears.clone(),
             };
             Worker::new(jobs.clone(), options)
         };
@@ -199,14 +219,18 @@ impl WorkerArgs {
     fn run(self, global: &Global, runtime: &Handle, output: &Output) -> Result<(), Failure> {
         let (common, _, global) = self.common.settled(global)?;
         let jobs = common.jobs()?;
-        let workers = common.workers(&jobs, &global)?;
+        let spans = common.tracing(runtime)?;
+        let workers = common.workers(&jobs, &global, spans.as_ref().map(Spans::hears))?;
         if common.check {
             return output.result(json!({"right": true}), || "right".to_owned());
         }
+        let finish = |spans: Option<Spans>| spans.into_iter().for_each(|own| own.finish(runtime));
         if self.once {
             let Some(worker) = workers.into_iter().next() else { return Ok(()) };
             stop_on_signal(runtime, vec![worker.clone()])?;
             let took = worker.run_once().map_err(Failure::from)?;
+            drop(worker);
+            finish(spans);
             return output.result(json!({"took": took}), || {
                 (if took { "one job" } else { "no job waits" }).to_owned()
             });
@@ -214,7 +238,11 @@ impl WorkerArgs {
         output
             .result(json!({"workers": workers.len()}), || format!("{} workers", workers.len()))?;
         stop_on_signal(runtime, workers.clone())?;
-        join(start(&workers)?)
+        let running = start(&workers)?;
+        drop(workers);
+        let ended = join(running);
+        finish(spans);
+        ended
     }
 }
 
@@ -244,6 +272,46 @@ fn join(running: Running) -> Result<(), Failure> {
         worker.join().map_err(|_| Failure::failed("a worker failed"))?.map_err(Failure::from)?;
     }
     Ok(())
+}
+
+/// Spans of jobs on their way.
+struct Spans {
+    tracer: Arc<Tracer>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Spans {
+    fn hears(&self) -> Hears {
+        let tracer = self.tracer.clone();
+        Arc::new(move |ended: &Ended<'_>| {
+            let job = ended.job;
+            let failed = match ended.outcome {
+                Some(Outcome::Failed { error, .. }) => Some(error.clone()),
+                None => Some("its lease was lost".to_owned()),
+                _ => None,
+            };
+            tracer.record_work(Work {
+                parent: job.request["traceparent"].as_str(),
+                name: format!("job {}", job.kind),
+                took: ended.took,
+                failed,
+                attributes: vec![
+                    ("tenpak.job", job.id.to_string()),
+                    ("tenpak.tenant", job.tenant.clone()),
+                    ("tenpak.attempt", job.attempts.to_string()),
+                    ("tenpak.worker", ended.worker.to_owned()),
+                ],
+            });
+        })
+    }
+
+    /// Sends what is left. Whoever hears must be gone.
+    fn finish(self, runtime: &Handle) {
+        drop(self.tracer);
+        let sent = async { tokio::time::timeout(FAREWELL, self.task).await };
+        // A collector that does not answer is not waited for.
+        drop(runtime.block_on(sent));
+    }
 }
 
 /// What a job's process does not inherit: the database is the worker's.
@@ -280,10 +348,11 @@ impl Serve {
             ),
             None => None,
         };
-        let traces = serving.traces.as_deref().map(TraceTarget::new);
+        let traces = common.traces.as_deref().map(TraceTarget::new);
         let traces = traces.transpose().map_err(Failure::usage)?;
         let jobs = common.jobs()?;
-        let workers = common.workers(&jobs, &global)?;
+        let spans = common.tracing(runtime)?;
+        let workers = common.workers(&jobs, &global, spans.as_ref().map(Spans::hears))?;
         let outside = common.outside(&global)?;
         let store = global.store()?;
         if common.check {
@@ -336,7 +405,9 @@ impl Serve {
         let serving = runtime.spawn(edge::serve(edge, listener, stop));
         runtime.block_on(serving).map_err(Failure::failed)?.map_err(Failure::failed)?;
         telling.abort();
-        join(running)
+        let ended = join(running);
+        spans.into_iter().for_each(|own| own.finish(runtime));
+        ended
     }
 }
 

@@ -34,6 +34,9 @@ pub(super) struct Common {
     /// Let requests lead to this server (HOST:PORT) although its address is private or it speaks http (repeatable)
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) allow_private: Vec<String>,
+    /// Send a span for each request and each job to the OpenTelemetry collector at this address (OTLP/HTTP)
+    #[arg(long, value_name = "URL", env = "TENPAK_STUDIO_TRACES")]
+    pub(super) traces: Option<String>,
     /// A TOML file of these settings, each under the name of its flag; flags and environment variables come first
     #[arg(long, value_name = "FILE", env = "TENPAK_STUDIO_CONFIG")]
     pub(super) config: Option<PathBuf>,
@@ -60,9 +63,6 @@ pub(super) struct Serving {
     /// How often a job is tried whose worker is lost [default: 3]
     #[arg(long, value_name = "N", env = "TENPAK_STUDIO_ATTEMPTS", value_parser = clap::value_parser!(i64).range(1..=100))]
     attempts: Option<i64>,
-    /// Send a span for each request and each job to the OpenTelemetry collector at this address (OTLP/HTTP)
-    #[arg(long, value_name = "URL", env = "TENPAK_STUDIO_TRACES")]
-    pub(super) traces: Option<String>,
     /// Log each request to this file as a line of JSON; `-` is standard error
     #[arg(long, value_name = "FILE", env = "TENPAK_STUDIO_ACCESS_LOG")]
     pub(super) access_log: Option<PathBuf>,
@@ -132,6 +132,7 @@ impl Common {
             lease: self.lease.or(file.lease),
             hub_tokens: self.hub_tokens.or_else(|| file.hub_tokens.clone()),
             allow_private: or(self.allow_private, &file.allow_private),
+            traces: self.traces.or_else(|| file.traces.clone()),
             config: None,
             check: self.check,
         };
@@ -147,7 +148,6 @@ impl Serving {
             allow_path: or(self.allow_path, &file.allow_path),
             uploads: self.uploads.or_else(|| file.uploads.clone()),
             attempts: self.attempts.or(file.attempts),
-            traces: self.traces.or_else(|| file.traces.clone()),
             access_log: self.access_log.or_else(|| file.access_log.clone()),
         }
     }
@@ -185,6 +185,7 @@ mod tests {
             lease: None,
             hub_tokens: None,
             allow_private: Vec::new(),
+            traces: None,
             config: Some(path.clone()),
             check: false,
         };

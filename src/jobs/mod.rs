@@ -43,4 +43,4 @@ pub use job::{
 };
 pub use ledger::{Deed, TenantJobs};
 pub use queue::{Clock, Jobs};
-pub use worker::{Call, Calls, Worker, WorkerError, WorkerOptions};
+pub use worker::{Call, Calls, Ended, Hears, Worker, WorkerError, WorkerOptions};

@@ -46,6 +46,22 @@ pub struct Call {
 /// The command that does a job, or why there is none.
 pub type Calls = Arc<dyn Fn(&Job) -> Result<Call, String> + Send + Sync>;
 
+/// A run that is over.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// Its job, as it was claimed.
+    pub job: &'a Job,
+    /// Who ran it.
+    pub worker: &'a str,
+    /// How long it took.
+    pub took: Duration,
+    /// What came of it; none where the lease was lost.
+    pub outcome: Option<&'a Outcome>,
+}
+
+/// Hears of runs that are over.
+pub type Hears = Arc<dyn Fn(&Ended<'_>) + Send + Sync>;
+
 /// How a worker works.
 #[derive(Clone)]
 pub struct WorkerOptions {
@@ -57,6 +73,8 @@ pub struct WorkerOptions {
     pub calls: Calls,
     /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
+    /// Who hears of its runs.
+    pub hears: Option<Hears>,
 }
 
 /// Why a worker ended.
@@ -158,6 +176,7 @@ impl Worker {
 
     fn work(&self, job: &Job, lease: &Lease) -> Result<(), WorkerError> {
         tracing::info!(job = %job.id, kind = job.kind, attempt = job.attempts, "begins");
+        let begun = Instant::now();
         let outcome = match (self.options.calls)(job) {
             Err(error) => Some(Outcome::Failed { error, again: false, found: None }),
             Ok(call) => {
@@ -171,6 +190,10 @@ impl Worker {
                 }
             }
         };
+        if let Some(hears) = &self.options.hears {
+            let (worker, took) = (&*self.options.name, begun.elapsed());
+            hears(&Ended { job, worker, took, outcome: outcome.as_ref() });
+        }
         // A lease that was lost has nothing to tell.
         let Some(outcome) = outcome else { return Ok(()) };
         let end = Instant::now() + self.jobs.policy().lease * PATIENCE;

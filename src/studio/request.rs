@@ -292,6 +292,7 @@ pub fn arguments(
 ) -> Result<Vec<String>, String> {
     let mut request = request.clone();
     let source = request.as_object_mut().and_then(|request| request.remove("source"));
+    request.as_object_mut().map(|request| request.remove("traceparent"));
     let parsed = Request::parse(kind, request)?;
     let source = source.as_ref().and_then(Value::as_str).unwrap_or_else(|| parsed.model());
     let mut all = vec!["job".to_owned()];
@@ -328,7 +329,7 @@ mod tests {
             "org/m",
         ];
         assert_eq!(all, expected);
-        let body = json!({"finetuned_model": "--json", "base_model": "b", "source": "/x"});
+        let body = json!({"finetuned_model": "--json", "base_model": "b", "source": "/x", "traceparent": "00-x"});
         let all = arguments("delta", &body, &[], &["h:1".to_owned()]).unwrap();
         assert_eq!(all, ["job", "--allow-private=h:1", "--", "delta", "--base=b", "--", "/x"]);
         let mut request =

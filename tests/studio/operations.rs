@@ -13,7 +13,8 @@ fn a_studio_is_restored_from_its_backup() {
     let id = studio.submit("/compress", &wanted);
     assert_eq!(studio.end(&id)["status"], "succeeded");
     let folder = world.folder.join("backup");
-    let store = text(&world.store);
+    let store = text(&world.store).to_owned();
+    let store = store.as_str();
     // While it runs.
     let made = done(&[
         "studio",

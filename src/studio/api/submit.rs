@@ -87,6 +87,12 @@ async fn submit(
     {
         value.insert("source".to_owned(), model.argument.into());
     }
+    // What runs it later belongs to the trace of whoever asked.
+    if let (Value::Object(value), Some(parent)) = (&mut value, headers.get("traceparent"))
+        && let Some(parent) = parent.to_str().ok().filter(|parent| parent.len() <= 128)
+    {
+        value.insert("traceparent".to_owned(), parent.into());
+    }
     let idempotency = idempotency(&headers, kind, &bytes)?;
     let submission = Submission {
         tenant: caller.tenant.clone(),

@@ -294,9 +294,16 @@ impl Outside {
 async fn list_bucket(location: &str) -> Result<Listing, OutsideError> {
     let bucket = open_with(location, &WebOptions::default())
         .map_err(|error| OutsideError::wrong(location, error))?;
-    let objects = bucket.list("").await.map_err(|error| match error.is_transient() {
-        true => OutsideError::passing(location, error),
-        false => OutsideError::wrong(location, error),
+    let objects = bucket.list("").await.map_err(|error| {
+        // What the bucket says is the operator's matter.
+        tracing::warn!(location, %error, "a bucket is not listed");
+        match error.is_transient() {
+            true => OutsideError::passing(location, "the bucket does not answer"),
+            false => OutsideError::wrong(
+                location,
+                "the bucket cannot be listed; the server's log says why",
+            ),
+        }
     })?;
     if objects.is_empty() {
         return Err(OutsideError::Absent(location.to_owned()));
