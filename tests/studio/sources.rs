@@ -103,7 +103,8 @@ fn no_request_leads_inside() {
         let problem = answer.json();
         assert!([404, 422].contains(&answer.status), "{inside}: {problem}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-        assert!(!problem.to_string().contains("secret\""), "{problem}");
+        // What is refused is not told from what is not there, and nothing of it is shown.
+        assert!(!problem.to_string().contains("pass@"), "{problem}");
     }
     assert_eq!(studio.get("/jobs").json()["jobs"], json!([]));
     // A folder where the server runs is no artifact.

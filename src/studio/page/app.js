@@ -151,7 +151,7 @@ async function submitView() {
     } catch (error) { problem.textContent = error.message; }
   } },
   field('What', kind), list,
-  field('Model', input('model', { list: 'models', required: true }), 'An artifact, hf://org/model, s3://, gs://, az:// or https:// folder, upload:ID, or an allowed path'),
+  field('Model', input('model', { list: 'models', required: true }), 'An artifact, hf://org/model, a folder in a bucket or on a web server, upload:ID, or an allowed path'),
   groups, field('Name of the result', input('name'), 'Left out, it is named after the model'), likely,
   el('button', { className: 'main' }, 'Submit'), problem);
   kind.addEventListener('change', show);
