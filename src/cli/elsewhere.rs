@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use tokio::runtime::Handle;
 
 use super::error::{FAILED, Failure, NETWORK, NOT_FOUND, USAGE};
-use super::global::Global;
 use super::output::Output;
 use super::progress::Bar;
 use crate::studio::{Outside, OutsideError, OutsideOptions, Watch};
@@ -53,20 +52,21 @@ fn folder() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Fetches a model, or finds what was fetched before; it stays until this process ends.
+/// Fetches a model, or finds what was fetched before; it stays until this process ends. `guard`: it is for somebody
+/// else, and these servers may have any address.
 pub(super) fn fetched(
-    global: &Global,
     text: &str,
+    certificates: Vec<Vec<u8>>,
+    guard: Option<&[String]>,
     runtime: &Handle,
     output: &Output,
 ) -> Result<PathBuf, Failure> {
-    let certificates = global.web()?.certificates;
     let (endpoint, token) = (variable("HF_ENDPOINT"), variable("HF_TOKEN"));
-    let allowed = global.guard.as_deref().unwrap_or_default();
+    let allowed = guard.unwrap_or_default();
     let options =
         OutsideOptions::new(endpoint.as_deref(), token, None, allowed, certificates.clone());
     let options = options.map_err(Failure::usage)?;
-    let outside = match global.guard {
+    let outside = match guard {
         Some(_) => options.client(),
         None => Outside::open(certificates),
     };

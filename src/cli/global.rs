@@ -156,7 +156,9 @@ impl Global {
         output: &Output,
     ) -> Result<ModelSource, Failure> {
         if is_elsewhere(text) {
-            return Ok(ModelSource::folder(&fetched(self, text, runtime, output)?)?);
+            let certificates = self.web()?.certificates;
+            let folder = fetched(text, certificates, self.guard.as_deref(), runtime, output)?;
+            return Ok(ModelSource::folder(&folder)?);
         }
         let path = Path::new(text);
         // What lies where a worker happens to run is no job's matter.

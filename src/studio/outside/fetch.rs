@@ -5,15 +5,14 @@
 //! its lock, and folders that nobody used for a day are removed by whoever fetches next.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use hyper::header::{CONTENT_RANGE, HeaderValue, IF_RANGE, RANGE};
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
 
+use super::check::is_right;
 use super::client::{Heard, Outside, OutsideError};
 use super::listing::{Check, Listing, RemoteFile};
 use super::place::{Hub, Place};
@@ -288,40 +287,6 @@ async fn of_bucket(bucket: &dyn Transport, growing: &mut Growing<'_>) -> Result<
     Ok(())
 }
 
-/// Whether a file has the bytes that were listed.
-fn is_right(file: &RemoteFile, path: &Path) -> std::io::Result<bool> {
-    let length = fs::metadata(path)?.len();
-    if file.size.is_some_and(|size| size != length) {
-        return Ok(false);
-    }
-    let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(match &file.check {
-        Check::Nothing => true,
-        Check::Sha256(expected) => {
-            let mut hasher = Sha256::new();
-            read(path, |piece| hasher.update(piece))?;
-            hex(&hasher.finalize()) == *expected
-        }
-        Check::Git(expected) => {
-            let mut hasher = Sha1::new();
-            hasher.update(format!("blob {length}\0"));
-            read(path, |piece| hasher.update(piece))?;
-            hex(&hasher.finalize()) == *expected
-        }
-    })
-}
-
-fn read(path: &Path, mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(()),
-            read => each(buffer.get(..read).unwrap_or_default()),
-        }
-    }
-}
-
 /// Removes folders that nobody used for long.
 fn prune(folder: &Path, own: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -349,6 +314,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use serde_json::json;
+    use sha1::Sha1;
+    use sha2::{Digest as _, Sha256};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -1,5 +1,6 @@
 //! The world outside: what requests may name there, how it is listed and fetched, and whom to tell of jobs.
 
+mod check;
 mod client;
 mod fetch;
 mod guard;
