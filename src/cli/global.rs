@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
+use super::elsewhere::fetched;
 use super::error::{Failure, NOT_FOUND};
 use super::output::Output;
 use crate::format::name::ArtifactSpec;
@@ -13,6 +14,7 @@ use crate::pack::Gate;
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
 use crate::store::artifact::{Artifact, OpenOptions};
+use crate::studio::is_elsewhere;
 use crate::transport::url::{self, WebOptions};
 use crate::trust::{SeenRefs, TrustSet};
 
@@ -50,6 +52,10 @@ pub(super) struct Global {
     /// Asked before a ref moves: whoever runs this command as a job answers.
     #[arg(skip)]
     pub(super) gate: Option<Gate>,
+    /// A job reads nothing but what its request names, and elsewhere only public addresses and these servers. Whoever
+    /// runs a command by hand may read what they can.
+    #[arg(skip)]
+    pub(super) guard: Option<Vec<String>>,
 }
 
 impl Global {
@@ -142,15 +148,21 @@ impl Global {
         Ok(OpenOptions { trust: self.trust()?, seen: Some(SeenRefs::of_user()) })
     }
 
-    /// A model: a folder or a file, or an artifact.
+    /// A model: a folder or a file, the address of one elsewhere, or an artifact.
     pub(super) fn model(
         &self,
         text: &str,
         runtime: &Handle,
         output: &Output,
     ) -> Result<ModelSource, Failure> {
+        if is_elsewhere(text) {
+            let certificates = self.web()?.certificates;
+            let folder = fetched(text, certificates, self.guard.as_deref(), runtime, output)?;
+            return Ok(ModelSource::folder(&folder)?);
+        }
         let path = Path::new(text);
-        if path.exists() {
+        // What lies where a worker happens to run is no job's matter.
+        if path.exists() && (self.guard.is_none() || path.is_absolute()) {
             return Ok(ModelSource::folder(path)?);
         }
         let spec = artifact(text).map_err(|error| {

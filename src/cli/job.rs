@@ -16,6 +16,9 @@ const ORPHANED: i32 = 143;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Job {
+    /// A server (HOST:PORT) that the job may read from, wherever it is (repeatable)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) allow_private: Vec<String>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<String>,

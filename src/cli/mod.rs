@@ -9,6 +9,7 @@ mod delta;
 mod du;
 mod edge;
 mod edge_settings;
+mod elsewhere;
 mod error;
 mod eval;
 mod eval_speed;
@@ -32,6 +33,8 @@ mod refs;
 mod serve;
 mod sign_url;
 mod studio;
+mod studio_backup;
+mod studio_settings;
 mod unpack;
 mod verify;
 
@@ -151,7 +154,8 @@ fn of_worker(cli: Cli) -> Result<(Cli, Output), (Failure, Output)> {
     let words = std::iter::once("tenpak".to_owned()).chain(job.command);
     let parsed = Cli::try_parse_from(words).map_err(|error| (Failure::usage(error), output))?;
     let gate = job::gate().map_err(|failure| (failure, output))?;
-    Ok((Cli { global: Global { gate: Some(gate), ..parsed.global }, ..parsed }, output))
+    let global = Global { gate: Some(gate), guard: Some(job.allow_private), ..parsed.global };
+    Ok((Cli { global, ..parsed }, output))
 }
 
 /// Where the library tells what it does: how much of it, from `error` to `trace`, goes to standard error.

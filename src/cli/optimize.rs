@@ -136,6 +136,16 @@ impl Watch for Told<'_> {
         let seconds = self.begun.elapsed().as_secs_f64();
         self.output.note(format_args!("{seconds:6.1} s  {candidate}: {stage}"));
     }
+
+    fn known(&self, row: &Row) {
+        let value = |figure: Option<Figure>| figure.map(|own| own.value);
+        let figures = &row.figures;
+        self.output.event("candidate", &json!({
+            "method": row.method, "hardware": row.hardware, "cost_per_1m_tokens": value(figures.cost_per_1m_tokens),
+            "ppl_delta_percent": value(figures.ppl_delta_percent), "compression": value(figures.compression),
+            "latency_ms": value(figures.latency_ms), "dropped": row.dropped,
+        }));
+    }
 }
 
 impl From<OptimizeError> for Failure {

@@ -56,6 +56,14 @@ impl Output {
         }
     }
 
+    /// Tells a worker of something that happened; nobody else.
+    pub(super) fn event(&self, kind: &str, data: &Value) {
+        if self.reports {
+            // Who no longer reads ends this process otherwise.
+            drop(writeln!(io::stdout(), "{}", json!({"event": kind, "data": data})));
+        }
+    }
+
     /// A message for people, beside the result.
     pub(super) fn note(&self, message: impl std::fmt::Display) {
         if !self.quiet {
@@ -73,7 +81,8 @@ impl Output {
     /// Prints why the command failed and gives its status.
     pub(super) fn fail(&self, failure: &Failure) -> ExitCode {
         eprintln!("tenpak: {}", failure.message);
-        if self.json && !failure.told {
+        // A worker reads why, also where the result was told.
+        if self.json && (self.reports || !failure.told) {
             let object = json!({"error": failure.message, "status": failure.status});
             // The status tells as well, if nobody reads this.
             drop(writeln!(io::stdout(), "{object}"));

@@ -1,6 +1,5 @@
-//! `tenpak studio` and `tenpak studio worker`.
+//! `tenpak studio`: the server, workers, backups.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +10,22 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Global;
+use super::elsewhere::variable;
 use super::error::Failure;
 use super::output::Output;
-use crate::edge::{self, Access, EdgeOptions};
-use crate::jobs::{Clock, Job, Jobs, JobsError, Policy, Worker, WorkerError, WorkerOptions};
-use crate::studio::{Studio as Service, StudioFront, StudioOptions, Tokens, arguments};
+use super::studio_backup::{backup, restore};
+use super::studio_settings::{Common, Serving, folder};
+use crate::edge::{self, Access, AccessLog, EdgeOptions, TraceTarget, Tracer, Work};
+use crate::jobs::{
+    Call, Clock, Ended, Hears, Job, Jobs, JobsError, Outcome, Policy, Worker, WorkerError,
+    WorkerOptions,
+};
+use crate::studio::{
+    OutsideOptions, Studio as Service, StudioFront, StudioOptions, Tokens, arguments, notify,
+};
 
+/// How long the last spans may take.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The time that a job has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -33,67 +42,45 @@ pub(super) struct Studio {
 enum StudioCommand {
     /// Run jobs of a database, beside any number of others
     Worker(WorkerArgs),
+    /// Write the database and the store's refs to a folder
+    Backup(BackupArgs),
+    /// Read such a folder into an empty database; refs that the store has stay as they are
+    Restore(RestoreArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct Serve {
     #[command(flatten)]
     common: Common,
-    /// The address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
-    listen: SocketAddr,
-    /// Jobs that this process runs at a time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=256))]
-    workers: u16,
-    /// Who may do what; without it, whoever reaches this machine's own address may do everything
-    #[arg(long, value_name = "FILE")]
-    tokens: Option<PathBuf>,
-    /// Let requests name models below this folder by their paths (repeatable)
-    #[arg(long, value_name = "DIR")]
-    allow_path: Vec<PathBuf>,
-    /// Where uploads lie until a job packs them [default: beside the database, or in the user's data directory]
-    #[arg(long, value_name = "DIR")]
-    uploads: Option<PathBuf>,
-    /// How often a job is tried whose worker is lost
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i64).range(1..=100))]
-    attempts: i64,
+    #[command(flatten)]
+    serving: Serving,
 }
 
 #[derive(Debug, clap::Args)]
 struct WorkerArgs {
     #[command(flatten)]
     common: Common,
-    /// Jobs at a time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
     /// Take one job, if one waits, and exit
     #[arg(long, conflicts_with = "workers")]
     once: bool,
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
-    /// The database: postgres://..., or the path of a file [default: in the user's data directory]
-    #[arg(long, value_name = "URL", env = "TENPAK_DATABASE")]
-    database: Option<String>,
-    /// Sign what jobs make with this secret key (repeatable)
-    #[arg(long, value_name = "KEY")]
-    sign: Vec<PathBuf>,
-    /// Seconds that a worker may be silent before its job is another's; the same for all of a database
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(2..=3600))]
-    lease: u64,
-    /// Check the settings, then exit
-    #[arg(long)]
-    check: bool,
+struct BackupArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The folder to write, which must not be there or be empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
 }
 
-/// The user's data directory for the studio.
-fn folder() -> Result<PathBuf, Failure> {
-    let data = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")));
-    let data =
-        data.ok_or_else(|| Failure::usage("no database: give --database URL, or set HOME"))?;
-    Ok(data.join("tenpak/studio"))
+#[derive(Debug, clap::Args)]
+struct RestoreArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The folder that was written
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
 }
 
 impl Common {
@@ -118,7 +105,9 @@ impl Common {
     }
 
     fn jobs(&self) -> Result<Jobs, Failure> {
-        let policy = Policy { lease: Duration::from_secs(self.lease), ..Policy::default() };
+        let defaults = Policy::default();
+        let lease = self.lease.map_or(defaults.lease, Duration::from_secs);
+        let policy = Policy { lease, ..defaults };
         let url = self.database()?;
         // Its client blocks, which the runtime's own threads must not.
         let open = std::thread::spawn(move || Jobs::open(&url, policy, Clock::Database));
@@ -128,12 +117,46 @@ impl Common {
         }
     }
 
+    /// Sends a span for each run of a job, if that is wanted, until what is given back is dropped.
+    fn tracing(&self, runtime: &Handle) -> Result<Option<Spans>, Failure> {
+        let Some(url) = &self.traces else { return Ok(None) };
+        let target = TraceTarget::new(url).map_err(Failure::usage)?;
+        let _in = runtime.enter();
+        let (tracer, task) = Tracer::start(target).map_err(Failure::failed)?;
+        Ok(Some(Spans { tracer: Arc::new(tracer), task }))
+    }
+
+    /// What jobs may read elsewhere, and as whom.
+    fn outside(&self, global: &Global) -> Result<OutsideOptions, Failure> {
+        let tokens = self.hub_tokens.as_deref().map(read).transpose()?;
+        let (endpoint, own) = (variable("HF_ENDPOINT"), variable("HF_TOKEN"));
+        let certificates = global.web()?.certificates;
+        let allowed = &self.allow_private;
+        let options =
+            OutsideOptions::new(endpoint.as_deref(), own, tokens.as_deref(), allowed, certificates);
+        options.map_err(Failure::usage)
+    }
+
     /// The workers of this process.
-    fn workers(&self, jobs: &Jobs, global: &Global, count: u16) -> Result<Vec<Worker>, Failure> {
+    fn workers(
+        &self,
+        jobs: &Jobs,
+        global: &Global,
+        hears: Option<Hears>,
+    ) -> Result<Vec<Worker>, Failure> {
+        let count = self.workers.unwrap_or(1);
         let program = std::env::current_exe()
             .map_err(|error| Failure::failed(format!("the path of this program: {error}")))?;
         let common = self.of_every_job(global)?;
-        let does = Arc::new(move |job: &Job| arguments(&job.kind, &job.request, &common));
+        let outside = self.outside(global)?;
+        let calls = Arc::new(move |job: &Job| {
+            let arguments = arguments(&job.kind, &job.request, &common, outside.allowed())?;
+            let mut environment = hidden();
+            // Its own tenant's token, and no other one.
+            let token = outside.token(&job.tenant).map(str::to_owned);
+            environment.push(("HF_TOKEN".to_owned(), token));
+            Ok(Call { arguments, environment })
+        });
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { "host" } else { host.trim() };
         let worker = |number| {
@@ -141,8 +164,9 @@ impl Common {
             let options = WorkerOptions {
                 name,
                 program: program.clone(),
-                arguments: does.clone(),
+                calls: calls.clone(),
                 grace: GRACE,
+                hears: hears.clone(),
             };
             Worker::new(jobs.clone(), options)
         };
@@ -178,6 +202,14 @@ impl Studio {
     ) -> Result<(), Failure> {
         match self.command {
             Some(StudioCommand::Worker(args)) => args.run(global, runtime, output),
+            Some(StudioCommand::Backup(args)) => {
+                let (common, _, global) = args.common.settled(global)?;
+                backup(&common.jobs()?, &global.store()?, &args.out, runtime, output)
+            }
+            Some(StudioCommand::Restore(args)) => {
+                let (common, _, global) = args.common.settled(global)?;
+                restore(&common.jobs()?, &global.store()?, &args.from, runtime, output)
+            }
             None => self.serve.run(global, runtime, output),
         }
     }
@@ -185,15 +217,20 @@ impl Studio {
 
 impl WorkerArgs {
     fn run(self, global: &Global, runtime: &Handle, output: &Output) -> Result<(), Failure> {
-        let jobs = self.common.jobs()?;
-        let workers = self.common.workers(&jobs, global, self.workers)?;
-        if self.common.check {
+        let (common, _, global) = self.common.settled(global)?;
+        let jobs = common.jobs()?;
+        let spans = common.tracing(runtime)?;
+        let workers = common.workers(&jobs, &global, spans.as_ref().map(Spans::hears))?;
+        if common.check {
             return output.result(json!({"right": true}), || "right".to_owned());
         }
+        let finish = |spans: Option<Spans>| spans.into_iter().for_each(|own| own.finish(runtime));
         if self.once {
             let Some(worker) = workers.into_iter().next() else { return Ok(()) };
             stop_on_signal(runtime, vec![worker.clone()])?;
             let took = worker.run_once().map_err(Failure::from)?;
+            drop(worker);
+            finish(spans);
             return output.result(json!({"took": took}), || {
                 (if took { "one job" } else { "no job waits" }).to_owned()
             });
@@ -201,7 +238,11 @@ impl WorkerArgs {
         output
             .result(json!({"workers": workers.len()}), || format!("{} workers", workers.len()))?;
         stop_on_signal(runtime, workers.clone())?;
-        join(start(&workers)?)
+        let running = start(&workers)?;
+        drop(workers);
+        let ended = join(running);
+        finish(spans);
+        ended
     }
 }
 
@@ -233,56 +274,120 @@ fn join(running: Running) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Spans of jobs on their way.
+struct Spans {
+    tracer: Arc<Tracer>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Spans {
+    fn hears(&self) -> Hears {
+        let tracer = self.tracer.clone();
+        Arc::new(move |ended: &Ended<'_>| {
+            let job = ended.job;
+            let failed = match ended.outcome {
+                Some(Outcome::Failed { error, .. }) => Some(error.clone()),
+                None => Some("its lease was lost".to_owned()),
+                _ => None,
+            };
+            tracer.record_work(Work {
+                parent: job.request["traceparent"].as_str(),
+                name: format!("job {}", job.kind),
+                took: ended.took,
+                failed,
+                attributes: vec![
+                    ("tenpak.job", job.id.to_string()),
+                    ("tenpak.tenant", job.tenant.clone()),
+                    ("tenpak.attempt", job.attempts.to_string()),
+                    ("tenpak.worker", ended.worker.to_owned()),
+                ],
+            });
+        })
+    }
+
+    /// Sends what is left. Whoever hears must be gone.
+    fn finish(self, runtime: &Handle) {
+        drop(self.tracer);
+        let sent = async { tokio::time::timeout(FAREWELL, self.task).await };
+        // A collector that does not answer is not waited for.
+        drop(runtime.block_on(sent));
+    }
+}
+
+/// What a job's process does not inherit: the database is the worker's.
+fn hidden() -> Vec<(String, Option<String>)> {
+    ["TENPAK_DATABASE", "PGPASSWORD", "PGPASSFILE"].map(|name| (name.to_owned(), None)).to_vec()
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let wrong = |error| Failure::usage(format!("{}: {error}", path.display()));
+    std::fs::read_to_string(path).map_err(wrong)
+}
+
 impl Serve {
     fn run(self, global: &Global, runtime: &Handle, output: &Output) -> Result<(), Failure> {
-        let tokens = match &self.tokens {
+        let (common, file, global) = self.common.settled(global)?;
+        let serving = self.serving.settled(&file);
+        let listen = serving.listen()?;
+        let tokens = match &serving.tokens {
             None => Tokens::none(),
             Some(path) => {
-                let wrong = |why: String| Failure::usage(format!("{}: {why}", path.display()));
-                let content =
-                    std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-                Tokens::parse(&content).map_err(|error| wrong(error.to_string()))?
+                let wrong = |why| Failure::usage(format!("{}: {why}", path.display()));
+                Tokens::parse(&read(path)?).map_err(wrong)?
             }
         };
-        if !tokens.are_needed() && !self.listen.ip().is_loopback() {
-            let address = self.listen;
+        if !tokens.are_needed() && !listen.ip().is_loopback() {
             return Err(Failure::usage(format!(
-                "others can reach {address}: give --tokens FILE, or listen on 127.0.0.1"
+                "others can reach {listen}: give --tokens FILE, or listen on 127.0.0.1"
             )));
         }
-        let jobs = self.common.jobs()?;
-        let workers = self.common.workers(&jobs, global, self.workers)?;
+        let log = match &serving.access_log {
+            Some(path) => Some(
+                AccessLog::open(path)
+                    .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?,
+            ),
+            None => None,
+        };
+        let traces = common.traces.as_deref().map(TraceTarget::new);
+        let traces = traces.transpose().map_err(Failure::usage)?;
+        let jobs = common.jobs()?;
+        let spans = common.tracing(runtime)?;
+        let workers = common.workers(&jobs, &global, spans.as_ref().map(Spans::hears))?;
+        let outside = common.outside(&global)?;
         let store = global.store()?;
-        if self.common.check {
+        if common.check {
             return output
                 .result(json!({"right": true}), || format!("right: {}", store.location()));
         }
+        let attempts = serving.attempts();
         let uploads =
-            self.uploads.map_or_else(|| folder().map(|folder| folder.join("uploads")), Ok)?;
+            serving.uploads.map_or_else(|| folder().map(|folder| folder.join("uploads")), Ok)?;
         let mut access = Access::default();
         if let Some(lines) = tokens.of_edge() {
             access = access.with_tokens(lines).map_err(Failure::failed)?;
         }
-        let (trust, allow_paths) = (global.trust()?, self.allow_path);
+        let (trust, allow_paths) = (global.trust()?, serving.allow_path);
         let options =
-            StudioOptions { tokens, trust, allow_paths, uploads, max_attempts: self.attempts };
+            StudioOptions { tokens, trust, allow_paths, uploads, max_attempts: attempts, outside };
         let service = Arc::new(Service::new(jobs, store.clone(), workers.clone(), options));
         // A page and its jobs work before anything is in the store.
         runtime.block_on(store.create())?;
         output.made(&store);
-        let front = Arc::new(StudioFront::new(service));
+        let front = Arc::new(StudioFront::new(service.clone()));
         let source = global.source()?;
         let edge = EdgeOptions {
             trust: global.trust()?,
             access,
             front: Some(front),
+            log,
+            traces,
             ..EdgeOptions::default()
         };
         let edge = edge::Edge::new(source.transports().to_vec(), edge).map_err(Failure::failed)?;
         let failed = |error: std::io::Error| {
-            Failure::failed(format!("cannot listen on {}: {error}", self.listen))
+            Failure::failed(format!("cannot listen on {}: {error}", listen))
         };
-        let listener = runtime.block_on(TcpListener::bind(self.listen)).map_err(failed)?;
+        let listener = runtime.block_on(TcpListener::bind(listen)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let _in = runtime.enter();
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
@@ -296,9 +401,13 @@ impl Serve {
             terminate.recv().await;
             workers.iter().for_each(Worker::stop);
         };
+        let telling = runtime.spawn(notify(service));
         let serving = runtime.spawn(edge::serve(edge, listener, stop));
         runtime.block_on(serving).map_err(Failure::failed)?.map_err(Failure::failed)?;
-        join(running)
+        telling.abort();
+        let ended = join(running);
+        spans.into_iter().for_each(|own| own.finish(runtime));
+        ended
     }
 }
 

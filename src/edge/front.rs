@@ -18,12 +18,17 @@ pub type FrontError = Box<dyn Error + Send + Sync>;
 pub type FrontAnswer =
     Pin<Box<dyn Future<Output = Response<UnsyncBoxBody<Bytes, FrontError>>> + Send>>;
 
+/// Figures in the text form that Prometheus reads, once they are known.
+pub type FrontFigures = Pin<Box<dyn Future<Output = String> + Send>>;
+
 /// A service that answers some paths.
 pub trait Front: Debug + Send + Sync {
     /// Whether it answers this path.
     fn takes(&self, path: &str) -> bool;
     /// Whether it answers this path however much is asked: an answer that costs nothing.
     fn is_vital(&self, path: &str) -> bool;
+    /// Its figures, which stand below the edge's own on one page.
+    fn figures(&self) -> FrontFigures;
     /// Answers a request of a client.
     fn answer(&self, request: Request<Incoming>, client: IpAddr) -> FrontAnswer;
 }

@@ -16,7 +16,7 @@ mod serve;
 mod state;
 
 pub use error::{EdgeError, SettingError, TokenError};
-pub use front::{Front, FrontAnswer, FrontError};
+pub use front::{Front, FrontAnswer, FrontError, FrontFigures};
 pub use http::access::Access;
 pub use http::connections::ConnectionLimits;
 pub use http::signed_url::UrlKey;
@@ -24,6 +24,7 @@ pub(crate) use http::stall_timeout::StallTimeout;
 pub use http::tls::Tls;
 pub use ops::log::AccessLog;
 pub use ops::trace::TraceTarget;
+pub(crate) use ops::trace::{Tracer, Work};
 pub use options::{Clock, EdgeOptions, Validity};
 pub use serve::serve;
 pub use state::Edge;

@@ -66,8 +66,19 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub(super) fn start(program: &PathBuf, arguments: &[String]) -> std::io::Result<Self> {
-        let mut child = Command::new(program)
+    pub(super) fn start(
+        program: &PathBuf,
+        arguments: &[String],
+        environment: &[(String, Option<String>)],
+    ) -> std::io::Result<Self> {
+        let mut command = Command::new(program);
+        for (name, value) in environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -244,6 +244,8 @@ pub enum Outcome {
         error: String,
         /// Whether another try may fare better.
         again: bool,
+        /// What it found out all the same.
+        found: Option<Value>,
     },
     /// The worker ends in good order: the job goes back to the queue, and this run does not count.
     HandedOver,

@@ -5,7 +5,8 @@ use serde_json::{Value as Json, json};
 use super::database::{Begin, Connection, Value};
 use super::error::{DatabaseError, JobsError};
 use super::job::{Beat, Job, JobId, Lease, Outcome, State, millis};
-use super::queue::{Jobs, append, find, state};
+use super::outbox;
+use super::queue::{Jobs, append, find, job_of, state, write_event};
 
 const PICK: &str = include_str!("sql/claim_pick.sql");
 const TAKE: &str = include_str!("sql/claim_take.sql");
@@ -44,10 +45,9 @@ impl Jobs {
                 let until = now + millis(self.policy.lease);
                 let values = [id.as_str().into(), worker.into(), until.into(), now.into()];
                 // Somebody may have cancelled it meanwhile: then the next one.
-                if !db.query(TAKE, &values)?.is_empty() {
-                    let job = find(db, &id)?;
+                if let Some(job) = db.query(TAKE, &values)?.first().map(job_of).transpose()? {
                     let about = json!({"state": "running", "attempt": job.attempts, "worker": worker});
-                    append(db, &id, now, "state", &about)?;
+                    write_event(db, &id, job.events, now, "state", &about.to_string())?;
                     let lease = Lease { job: id, epoch: job.epoch };
                     return Ok(Some((job, lease)));
                 }
@@ -60,7 +60,7 @@ impl Jobs {
     /// # Errors
     /// If the database fails; the lease then runs on.
     pub fn heartbeat(&self, lease: &Lease, progress: Option<&Json>) -> Result<Beat, JobsError> {
-        self.database.transaction(Begin::Write, |db| {
+        self.database.transaction(Begin::Light, |db| {
             let now = self.now(db)?;
             let until = now + millis(self.policy.lease);
             let text = progress.map(Json::to_string);
@@ -96,7 +96,7 @@ impl Jobs {
     /// # Errors
     /// If the database fails.
     pub fn tell(&self, lease: &Lease, events: &[(&str, Json)]) -> Result<bool, JobsError> {
-        self.database.transaction(Begin::Write, |db| {
+        self.database.transaction(Begin::Light, |db| {
             let now = self.now(db)?;
             // An update that changes nothing takes the row.
             let sql = "UPDATE jobs SET epoch = epoch WHERE id = $1 AND epoch = $2 \
@@ -160,14 +160,15 @@ impl Jobs {
             }
             _ if job.state == State::Cancelling => plain(State::Cancelled),
             Outcome::HandedOver => Next { run_at: now, refund: 1, ..plain(State::Queued) },
-            Outcome::Failed { error, again } => {
+            Outcome::Failed { error, again, found } => {
                 let error = Some(error.clone());
+                let result = found.as_ref().map(Json::to_string);
                 match *again && job.attempts < job.max_attempts {
                     true => {
                         let run_at = now + self.policy.pause(job.attempts);
                         Next { run_at, error, ..plain(State::Queued) }
                     }
-                    false => Next { error, ..plain(State::Failed) },
+                    false => Next { error, result, ..plain(State::Failed) },
                 }
             }
         }
@@ -243,7 +244,7 @@ impl Jobs {
     /// # Errors
     /// If the database fails.
     pub fn seen(&self, worker: &str, job: Option<&JobId>) -> Result<(), JobsError> {
-        self.database.transaction(Begin::Write, |db| {
+        self.database.transaction(Begin::Light, |db| {
             let now = self.now(db)?;
             let sql = "INSERT INTO workers (name, started_at, seen_at, job) VALUES ($1, $2, $2, $3) \
                 ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, job = excluded.job";
@@ -257,7 +258,7 @@ impl Jobs {
     /// # Errors
     /// If the database fails.
     pub fn gone(&self, worker: &str) -> Result<(), JobsError> {
-        self.database.transaction(Begin::Write, |db| {
+        self.database.transaction(Begin::Light, |db| {
             db.query("DELETE FROM workers WHERE name = $1", &[worker.into()])?;
             Ok(())
         })
@@ -273,6 +274,9 @@ fn ended(
     error: Option<String>,
     run_at: i64,
 ) -> Result<(), DatabaseError> {
+    if state.is_final() {
+        outbox::tell(db, id, now, state, error.as_deref())?;
+    }
     let mut about = json!({"state": state});
     if let Json::Object(about) = &mut about {
         about.extend(error.map(|error| ("error".to_owned(), error.into())));

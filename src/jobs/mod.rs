@@ -24,17 +24,23 @@
 //! There is no HTTP here, and nothing of models: a job is JSON, and a child process runs it.
 
 mod child;
+mod copy;
 mod database;
 mod error;
+mod hooks;
 mod job;
 mod lease;
+mod ledger;
+mod outbox;
 mod queue;
 mod worker;
 
 pub use error::{DatabaseError, JobsError};
+pub use hooks::{Delivery, Hook, Sent};
 pub use job::{
     Beat, Event, Filter, Job, JobId, Lease, Outcome, Policy, Quota, State, Submission, Submitted,
     WorkerSeen,
 };
+pub use ledger::{Deed, TenantJobs};
 pub use queue::{Clock, Jobs};
-pub use worker::{Arguments, Worker, WorkerError, WorkerOptions};
+pub use worker::{Call, Calls, Ended, Hears, Worker, WorkerError, WorkerOptions};

@@ -10,6 +10,7 @@ use super::error::{DatabaseError, JobsError};
 use super::job::{
     Event, Filter, Job, JobId, Policy, State, Submission, Submitted, WorkerSeen, millis,
 };
+use super::outbox;
 
 const JOB: &str = include_str!("sql/job.sql");
 const INSERT: &str = include_str!("sql/insert.sql");
@@ -190,7 +191,7 @@ impl Jobs {
         values.push(i64::try_from(filter.limit).unwrap_or(i64::MAX).into());
         let sql = format!("{JOB}{wanted} ORDER BY id DESC LIMIT ${}", values.len());
         self.database.transaction(Begin::Read, |db| {
-            db.query(&sql, &values)?.iter().map(|row| Ok(job(row)?)).collect()
+            db.query(&sql, &values)?.iter().map(|row| Ok(job_of(row)?)).collect()
         })
     }
 
@@ -206,7 +207,11 @@ impl Jobs {
                 state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE 'cancelling' END \
                 WHERE id = $1 AND state IN ('queued', 'running') RETURNING state";
             if let Some(row) = db.query(sql, &[id.as_str().into(), now.into()])?.first() {
-                append(db, id, now, "state", &json!({"state": row.text(0)?}))?;
+                let became = state(row, 0)?;
+                if became.is_final() {
+                    outbox::tell(db, id, now, became, None)?;
+                }
+                append(db, id, now, "state", &json!({"state": became}))?;
             }
             find(db, id)
         })
@@ -301,6 +306,8 @@ impl Jobs {
                 }
             }
             db.query("DELETE FROM workers WHERE seen_at < $1", &[until.into()])?;
+            db.query("DELETE FROM audit WHERE at < $1", &[until.into()])?;
+            db.query("DELETE FROM deliveries WHERE created_at < $1", &[until.into()])?;
             Ok(old.len())
         })
     }
@@ -365,11 +372,22 @@ pub(super) fn append(
     let most = if kind == "state" { i64::MAX } else { MAX_EVENTS };
     let sql = "UPDATE jobs SET events = events + 1 WHERE id = $1 AND events < $2 RETURNING events";
     if let Some(row) = db.query(sql, &[id.as_str().into(), most.into()])?.first() {
-        let sql = "INSERT INTO events (job, n, at, kind, data) VALUES ($1, $2, $3, $4, $5)";
-        let n = row.int(0)?;
-        db.query(sql, &[id.as_str().into(), n.into(), now.into(), kind.into(), data.into()])?;
+        write_event(db, id, row.int(0)?, now, kind, &data)?;
     }
     Ok(())
+}
+
+/// Writes an event that the job's row has counted.
+pub(super) fn write_event(
+    db: &mut dyn Connection,
+    id: &JobId,
+    n: i64,
+    now: i64,
+    kind: &str,
+    data: &str,
+) -> Result<(), DatabaseError> {
+    let sql = "INSERT INTO events (job, n, at, kind, data) VALUES ($1, $2, $3, $4, $5)";
+    db.query(sql, &[id.as_str().into(), n.into(), now.into(), kind.into(), data.into()]).map(drop)
 }
 
 pub(super) fn find(db: &mut dyn Connection, id: &JobId) -> Result<Job, JobsError> {
@@ -378,7 +396,7 @@ pub(super) fn find(db: &mut dyn Connection, id: &JobId) -> Result<Job, JobsError
 }
 
 fn one(rows: Vec<Row>) -> Result<Option<Job>, JobsError> {
-    Ok(rows.first().map(job).transpose()?)
+    Ok(rows.first().map(job_of).transpose()?)
 }
 
 /// A state in a row.
@@ -386,7 +404,8 @@ pub(super) fn state(row: &Row, at: usize) -> Result<State, DatabaseError> {
     row.text(at)?.parse().map_err(|_| DatabaseError::Row(at))
 }
 
-fn job(row: &Row) -> Result<Job, DatabaseError> {
+/// A job in a row.
+pub(super) fn job_of(row: &Row) -> Result<Job, DatabaseError> {
     let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
     let id = |at: usize, text: String| text.parse().map_err(|_| DatabaseError::Row(at));
     Ok(Job {

@@ -29,11 +29,38 @@ const SEEN: Duration = Duration::from_secs(10);
 const LOG: usize = 100;
 /// Leases that the end of a run is told for, where the database does not answer.
 const PATIENCE: u32 = 4;
-/// Exit statuses of commands after which another try may fare better: the network, or the store.
+/// The exit status of commands after which another try may fare better: the network, or the store.
 const AGAIN: i64 = 5;
+/// The exit statuses of commands that will not fare better: failed, wrong use, not found, not what was signed.
+const FINAL: std::ops::RangeInclusive<i32> = 1..=4;
 
-/// The arguments of the command that does a job, or why there is none.
-pub type Arguments = Arc<dyn Fn(&Job) -> Result<Vec<String>, String> + Send + Sync>;
+/// The command that does a job.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What its environment has other than the worker's: a value, or nothing.
+    pub environment: Vec<(String, Option<String>)>,
+}
+
+/// The command that does a job, or why there is none.
+pub type Calls = Arc<dyn Fn(&Job) -> Result<Call, String> + Send + Sync>;
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// Its job, as it was claimed.
+    pub job: &'a Job,
+    /// Who ran it.
+    pub worker: &'a str,
+    /// How long it took.
+    pub took: Duration,
+    /// What came of it; none where the lease was lost.
+    pub outcome: Option<&'a Outcome>,
+}
+
+/// Hears of runs that are over.
+pub type Hears = Arc<dyn Fn(&Ended<'_>) + Send + Sync>;
 
 /// How a worker works.
 #[derive(Clone)]
@@ -42,10 +69,12 @@ pub struct WorkerOptions {
     pub name: String,
     /// The program that runs jobs.
     pub program: PathBuf,
-    /// Its arguments for a job.
-    pub arguments: Arguments,
+    /// How it is called for a job.
+    pub calls: Calls,
     /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
+    /// Who hears of its runs.
+    pub hears: Option<Hears>,
 }
 
 /// Why a worker ended.
@@ -147,17 +176,24 @@ impl Worker {
 
     fn work(&self, job: &Job, lease: &Lease) -> Result<(), WorkerError> {
         tracing::info!(job = %job.id, kind = job.kind, attempt = job.attempts, "begins");
-        let outcome = match (self.options.arguments)(job) {
-            Err(error) => Some(Outcome::Failed { error, again: false }),
-            Ok(arguments) => match Child::start(&self.options.program, &arguments) {
-                Ok(child) => Run { worker: self, lease, child }.follow(),
-                Err(error) => {
-                    let program = self.options.program.display();
-                    let error = format!("cannot start {program}: {error}");
-                    Some(Outcome::Failed { error, again: true })
+        let begun = Instant::now();
+        let outcome = match (self.options.calls)(job) {
+            Err(error) => Some(Outcome::Failed { error, again: false, found: None }),
+            Ok(call) => {
+                match Child::start(&self.options.program, &call.arguments, &call.environment) {
+                    Ok(child) => Run { worker: self, lease, child }.follow(),
+                    Err(error) => {
+                        let program = self.options.program.display();
+                        let error = format!("cannot start {program}: {error}");
+                        Some(Outcome::Failed { error, again: true, found: None })
+                    }
                 }
-            },
+            }
         };
+        if let Some(hears) = &self.options.hears {
+            let (worker, took) = (&*self.options.name, begun.elapsed());
+            hears(&Ended { job, worker, took, outcome: outcome.as_ref() });
+        }
         // A lease that was lost has nothing to tell.
         let Some(outcome) = outcome else { return Ok(()) };
         let end = Instant::now() + self.jobs.policy().lease * PATIENCE;
@@ -248,15 +284,20 @@ impl Run<'_> {
         }
         let status = self.child.wait();
         let how = status.as_ref().map_or_else(ToString::to_string, |status| in_words(*status));
-        let right = status.is_ok_and(|status| status.success());
+        let code = status.ok().and_then(|status| status.code());
         match (ending.map(|(why, _)| why), result, error) {
             (Some(Ending::Lost), ..) => None,
-            (_, Some(result), _) if right => Some(Outcome::Succeeded(result)),
+            (_, Some(result), _) if code == Some(0) => Some(Outcome::Succeeded(result)),
             (Some(Ending::HandedOver), ..) => Some(Outcome::HandedOver),
-            (_, _, Some((error, status))) => {
-                Some(Outcome::Failed { error, again: refused || status == AGAIN })
+            // The command's own words, and what it found, such as why each candidate was dropped.
+            (_, found, Some((error, status))) => {
+                Some(Outcome::Failed { error, again: refused || status == AGAIN, found })
             }
-            _ => Some(Outcome::Failed { error: how, again: true }),
+            // Without words the status tells; a signal, such as for memory that ran out, may pass.
+            (_, found, None) => {
+                let again = refused || !code.is_some_and(|code| FINAL.contains(&code));
+                Some(Outcome::Failed { error: how, again, found })
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::candidate::Candidate;
 use super::constraints::Objective;
 use super::fits::Runner;
 use super::hardware::Hardware;
+use super::outcome::Row;
 use super::prices::Prices;
 use super::workload::Workload;
 use crate::quantize::source::ModelSource;
@@ -84,6 +85,8 @@ pub struct Subject<'a> {
 pub trait Watch {
     /// A candidate is at a stage, or out.
     fn at(&self, candidate: &str, stage: &str);
+    /// This much is known of a candidate on hardware by now.
+    fn known(&self, _: &Row) {}
 }
 
 /// Nobody hears.

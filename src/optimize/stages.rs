@@ -278,6 +278,7 @@ impl<'a> Run<'a> {
         }
         if candidate.recipe.is_none() {
             take(rows, at, None, candidate);
+            rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
             return Ok(computed);
         }
         let Some(exam) = exam else { return Ok(computed) };
@@ -287,6 +288,7 @@ impl<'a> Run<'a> {
         let (quality, new) = exam.sit(&model, key, &mut self.evidence, limits, time_left)?;
         take(rows, at, quality, candidate);
         self.judge(rows, at);
+        rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
         Ok(computed | new)
     }
 

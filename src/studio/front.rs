@@ -18,14 +18,14 @@ use hyper_util::service::TowerToHyperService;
 use super::api;
 use super::problem::Problem;
 use super::state::Studio;
-use crate::edge::{Front, FrontAnswer, FrontError};
+use crate::edge::{Front, FrontAnswer, FrontError, FrontFigures};
 
 /// What the page may load: what this server gives, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 
 /// The first segments of the studio's paths.
-const OWN: [&str; 20] = [
+const OWN: [&str; 23] = [
     "",
     "compress",
     "optimize",
@@ -41,17 +41,21 @@ const OWN: [&str; 20] = [
     "health",
     "healthz",
     "readyz",
-    "metrics",
     "openapi.json",
     "studio",
     "estimate",
     "docs",
+    "hardware",
+    "webhooks",
+    "tenants",
+    "audit",
 ];
 
 /// A studio as what stands in front of an edge.
 #[derive(Debug)]
 pub struct StudioFront {
     router: Router,
+    studio: Arc<Studio>,
     /// Without tokens, only who means this machine by its own names is answered: a page of elsewhere, whose name
     /// resolves to this machine, is not.
     local_only: bool,
@@ -61,7 +65,7 @@ impl StudioFront {
     /// The front of `studio`.
     pub fn new(studio: Arc<Studio>) -> Self {
         let local_only = !studio.tokens.are_needed();
-        Self { router: api::router(studio), local_only }
+        Self { router: api::router(studio.clone()), studio, local_only }
     }
 }
 
@@ -78,7 +82,13 @@ impl Front for StudioFront {
     }
 
     fn is_vital(&self, path: &str) -> bool {
-        ["/health", "/healthz", "/readyz", "/metrics"].contains(&path)
+        ["/health", "/healthz", "/readyz"].contains(&path)
+    }
+
+    fn figures(&self) -> FrontFigures {
+        let studio = self.studio.clone();
+        // The database may be away: then there are the edge's alone.
+        Box::pin(async move { api::figures(&studio).await.unwrap_or_default() })
     }
 
     fn answer(&self, request: Request<Incoming>, _: IpAddr) -> FrontAnswer {

@@ -6,6 +6,8 @@
 
 mod api;
 mod front;
+mod notify;
+mod outside;
 mod problem;
 mod request;
 mod source;
@@ -14,6 +16,8 @@ mod tokens;
 mod uploads;
 
 pub use front::StudioFront;
+pub use notify::notify;
+pub use outside::{Fetched, Hub, Outside, OutsideError, OutsideOptions, Watch, is_elsewhere};
 pub use request::arguments;
 pub use state::{Studio, StudioOptions};
 pub use tokens::{Tokens, TokensError};

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::outside::OutsideError;
 use crate::jobs::{DatabaseError, JobsError};
 
 /// Why a request is not answered as it wishes.
@@ -56,6 +57,18 @@ impl From<JobsError> for Problem {
                     "the database refused; the log says why",
                 )
             }
+        }
+    }
+}
+
+impl From<OutsideError> for Problem {
+    fn from(error: OutsideError) -> Self {
+        match &error {
+            OutsideError::Absent(what) => {
+                Self::absent(format!("model at {what}, or it is not shown to this server"))
+            }
+            OutsideError::Passing { .. } => Self::later(StatusCode::BAD_GATEWAY, error, 10),
+            _ => Self::invalid(error),
         }
     }
 }

@@ -5,9 +5,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::outside::Place;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::produce::delta::DeltaMethod;
-use crate::quantize::produce::{Format, Method, PRESETS, Preset};
+use crate::quantize::produce::{Format, Method, PRESETS, Preset, Recipe};
 
 /// Characters of any text of a request.
 const MAX_TEXT: usize = 512;
@@ -16,7 +17,7 @@ const MAX_TEXT: usize = 512;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Compress {
-    /// An artifact, `upload:ID`, or a path below an allowed folder.
+    /// An artifact, `upload:ID`, a path below an allowed folder, or the address of a model elsewhere.
     #[serde(alias = "model_id")]
     pub(super) model: String,
     /// The artifact to make; by default named after the model and the recipe.
@@ -125,6 +126,14 @@ impl Request {
         }
     }
 
+    /// How many times smaller the result is likely to be.
+    pub(super) fn size_ratio(&self) -> Option<f64> {
+        match self {
+            Self::Compress(own) => own.recipe().ok().map(|recipe| recipe.size_ratio()),
+            _ => None,
+        }
+    }
+
     fn name_mut(&mut self) -> &mut Option<String> {
         match self {
             Self::Compress(own) => &mut own.name,
@@ -145,6 +154,8 @@ impl Request {
         let text = match name {
             Some(name) => name.clone(),
             None => {
+                let place = Place::parse(&model).ok();
+                let model = place.as_ref().and_then(Place::name).unwrap_or(&model);
                 let spec: ArtifactSpec =
                     model.parse().map_err(|_| "name: give the result a name".to_owned())?;
                 let ArtifactSpec::Named { name, .. } = spec else {
@@ -233,7 +244,15 @@ impl Request {
 
 impl Compress {
     fn check(&self) -> Result<(), String> {
-        let recipe = match (&self.preset, &self.method) {
+        let recipe = self.recipe()?;
+        match &self.format {
+            Some(_) => Ok(()),
+            None => recipe.check().map_err(|error| error.to_string()),
+        }
+    }
+
+    fn recipe(&self) -> Result<Recipe, String> {
+        let mut recipe = match (&self.preset, &self.method) {
             (Some(_), Some(_)) => return Err("give preset or method, not both".to_owned()),
             (None, None) => return Err("give preset or method".to_owned()),
             (Some(name), None) => Preset::named(name).map(Preset::recipe).ok_or_else(|| {
@@ -247,9 +266,7 @@ impl Compress {
         };
         if let Some(format) = &self.format {
             format.parse::<Format>().map_err(|error| format!("format: {error}"))?;
-            return Ok(());
         }
-        let mut recipe = recipe;
         recipe.bits = self.bits.unwrap_or(recipe.bits);
         recipe.group_size = match self.group_size {
             None => recipe.group_size,
@@ -258,20 +275,29 @@ impl Compress {
                 Some(u32::try_from(size).map_err(|_| "group_size: -1 or more".to_owned())?)
             }
         };
-        recipe.check().map_err(|error| error.to_string())
+        Ok(recipe)
     }
 }
 
-/// The arguments of `tenpak job` for a job's request, with these for every command (store, keys, trust).
+/// The arguments of `tenpak job` for a job's request, with these for every command (store, keys, trust), and servers
+/// (`HOST:PORT`) that may have any address.
 ///
 /// # Errors
 /// If the request is none of this version's.
-pub fn arguments(kind: &str, request: &Value, common: &[String]) -> Result<Vec<String>, String> {
+pub fn arguments(
+    kind: &str,
+    request: &Value,
+    common: &[String],
+    allowed: &[String],
+) -> Result<Vec<String>, String> {
     let mut request = request.clone();
     let source = request.as_object_mut().and_then(|request| request.remove("source"));
+    request.as_object_mut().map(|request| request.remove("traceparent"));
     let parsed = Request::parse(kind, request)?;
     let source = source.as_ref().and_then(Value::as_str).unwrap_or_else(|| parsed.model());
-    let mut all = vec!["job".to_owned(), "--".to_owned()];
+    let mut all = vec!["job".to_owned()];
+    all.extend(allowed.iter().map(|server| format!("--allow-private={server}")));
+    all.push("--".to_owned());
     let mut own = parsed.arguments(source).into_iter();
     all.extend(own.next());
     all.extend_from_slice(common);
@@ -290,7 +316,7 @@ mod tests {
         let body =
             json!({"model_id": "org/m", "preset": "bnb_nf4", "name": "org/q", "skip": ["lm_head"]});
         let request = Request::parse("compress", body).unwrap().value().unwrap();
-        let all = arguments("compress", &request, &["--store=s".to_owned()]).unwrap();
+        let all = arguments("compress", &request, &["--store=s".to_owned()], &[]).unwrap();
         let expected = [
             "job",
             "--",
@@ -303,12 +329,16 @@ mod tests {
             "org/m",
         ];
         assert_eq!(all, expected);
-        let body = json!({"finetuned_model": "--json", "base_model": "b", "source": "/x"});
-        let all = arguments("delta", &body, &[]).unwrap();
-        assert_eq!(all, ["job", "--", "delta", "--base=b", "--", "/x"]);
+        let body = json!({"finetuned_model": "--json", "base_model": "b", "source": "/x", "traceparent": "00-x"});
+        let all = arguments("delta", &body, &[], &["h:1".to_owned()]).unwrap();
+        assert_eq!(all, ["job", "--allow-private=h:1", "--", "delta", "--base=b", "--", "/x"]);
         let mut request =
             Request::parse("compress", json!({"model": "org/m:v1", "preset": "bnb_nf4"})).unwrap();
         assert_eq!(request.target().unwrap().to_string(), "org/m-bnb_nf4:latest");
+        let body = json!({"model": "hf://org/m@v1", "preset": "bnb_nf4"});
+        let mut request = Request::parse("compress", body).unwrap();
+        assert_eq!(request.target().unwrap().to_string(), "org/m-bnb_nf4:latest");
+        assert!(request.size_ratio().unwrap() > 2.0);
     }
 
     #[test]

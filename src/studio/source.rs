@@ -1,4 +1,4 @@
-//! What a request may read: artifacts of the store, uploads, and folders that the operator allows.
+//! What a request may read: artifacts of the store, uploads, folders that the operator allows, and models elsewhere.
 //!
 //! A source is told apart by a digest, so that the same request for the same content is the same job. Whatever the
 //! caller may not read is said not to be there.
@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use super::outside::{Place, is_elsewhere};
 use super::problem::Problem;
 use super::state::Studio;
 use super::tokens::Caller;
@@ -14,6 +15,8 @@ use crate::format::name::ArtifactSpec;
 use crate::store::StoreError;
 use crate::store::artifact::Artifact;
 
+/// How long it may take to find out what lies elsewhere.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Files of a folder that is a model, at most.
 const MAX_FILES: usize = 4096;
 
@@ -24,15 +27,14 @@ pub(super) struct Source {
     pub(super) argument: String,
     /// What it holds.
     pub(super) digest: String,
+    /// How much that is.
+    pub(super) bytes: u64,
 }
 
 /// Finds a source.
 pub(super) async fn find(studio: &Studio, caller: &Caller, text: &str) -> Result<Source, Problem> {
-    for scheme in ["hf://", "s3://", "gs://", "az://", "http://", "https://", "file:"] {
-        if text.starts_with(scheme) {
-            let detail = format!("{scheme} is no source here: pack or upload the model first");
-            return Err(Problem::invalid(detail));
-        }
+    if is_elsewhere(text) {
+        return elsewhere(studio, caller, text).await;
     }
     if let Some(id) = text.strip_prefix("upload:") {
         let id: UploadId = id.parse().map_err(Problem::invalid)?;
@@ -46,6 +48,32 @@ pub(super) async fn find(studio: &Studio, caller: &Caller, text: &str) -> Result
     artifact(studio, caller, text).await
 }
 
+/// A model elsewhere, at the revision that it has now.
+async fn elsewhere(studio: &Studio, caller: &Caller, text: &str) -> Result<Source, Problem> {
+    let place = Place::parse(text)?;
+    if !caller.may_fetch(text) {
+        let detail =
+            format!("{text}: this token's jobs may not read there (sources= of the token file)");
+        return Err(Problem::new(axum::http::StatusCode::FORBIDDEN, detail));
+    }
+    let hub = studio.hubs.hub(&caller.tenant).map_err(Problem::invalid)?;
+    let finding = studio.outside.find(&place, &hub);
+    let late = |_| {
+        Err(Problem::later(
+            axum::http::StatusCode::GATEWAY_TIMEOUT,
+            format!("{text} takes too long"),
+            30,
+        ))
+    };
+    match tokio::time::timeout(PATIENCE, finding).await {
+        Ok(found) => {
+            let (argument, digest, bytes) = found?;
+            Ok(Source { argument, digest, bytes })
+        }
+        Err(elapsed) => late(elapsed),
+    }
+}
+
 /// An artifact that the caller may read.
 pub(super) async fn artifact(
     studio: &Studio,
@@ -55,7 +83,8 @@ pub(super) async fn artifact(
     let spec: ArtifactSpec =
         text.parse().map_err(|error| Problem::invalid(format!("{text}: {error}")))?;
     let opened = open(studio, caller, &spec).await?;
-    Ok(Source { argument: spec.to_string(), digest: opened.id().to_string() })
+    let bytes = opened.manifest().totals.raw_bytes;
+    Ok(Source { argument: spec.to_string(), digest: opened.id().to_string(), bytes })
 }
 
 /// Opens an artifact that the caller may read.
@@ -125,23 +154,31 @@ async fn of_folder(folder: &Path, text: &str) -> Result<Source, Problem> {
     let owned = folder.to_owned();
     let listing = tokio::task::spawn_blocking(move || {
         let mut hasher = blake3::Hasher::new();
-        let mut left = MAX_FILES;
-        hash(&owned, &mut hasher, &mut left).then(|| hasher.finalize().to_hex().to_string())
+        let mut seen = Seen { left: MAX_FILES, bytes: 0 };
+        let whole = hash(&owned, &mut hasher, &mut seen);
+        whole.then(|| (hasher.finalize().to_hex().to_string(), seen.bytes))
     });
-    let digest = listing.await.ok().flatten();
-    let digest = digest.ok_or_else(|| Problem::absent(format!("model at {text}")))?;
-    Ok(Source { argument, digest })
+    let found = listing.await.ok().flatten();
+    let (digest, bytes) = found.ok_or_else(|| Problem::absent(format!("model at {text}")))?;
+    Ok(Source { argument, digest, bytes })
 }
 
-fn hash(path: &Path, hasher: &mut blake3::Hasher, left: &mut usize) -> bool {
+/// How many files may still be looked at, and how long those are that were.
+struct Seen {
+    left: usize,
+    bytes: u64,
+}
+
+fn hash(path: &Path, hasher: &mut blake3::Hasher, seen: &mut Seen) -> bool {
     let Ok(about) = std::fs::metadata(path) else { return false };
-    *left = left.saturating_sub(1);
-    if *left == 0 {
+    seen.left = seen.left.saturating_sub(1);
+    if seen.left == 0 {
         return false;
     }
     let time = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let time = if about.is_dir() { 0 } else { time.unwrap_or_default().as_nanos() };
     let size = if about.is_dir() { 0 } else { about.len() };
+    seen.bytes = seen.bytes.saturating_add(size);
     let name = path.as_os_str().as_encoded_bytes();
     hasher.update(&(name.len() as u64).to_le_bytes());
     hasher.update(name).update(&size.to_le_bytes()).update(&time.to_le_bytes());
@@ -151,7 +188,7 @@ fn hash(path: &Path, hasher: &mut blake3::Hasher, left: &mut usize) -> bool {
     let Ok(entries) = std::fs::read_dir(path) else { return false };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    paths.iter().all(|path| hash(path, hasher, left))
+    paths.iter().all(|path| hash(path, hasher, seen))
 }
 
 #[cfg(test)]

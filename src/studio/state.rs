@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::tokens::Tokens;
+use super::outside::{Outside, OutsideOptions};
+use super::tokens::{Caller, Tokens};
 use super::uploads::Uploads;
 use crate::jobs::{Jobs, Worker};
 use crate::store::Store;
@@ -23,6 +24,8 @@ pub struct StudioOptions {
     pub uploads: PathBuf,
     /// How often a job may be claimed.
     pub max_attempts: i64,
+    /// What may be asked outside.
+    pub outside: OutsideOptions,
 }
 
 /// The service.
@@ -34,6 +37,8 @@ pub struct Studio {
     pub(super) allow_paths: Vec<PathBuf>,
     pub(super) uploads: Uploads,
     pub(super) max_attempts: i64,
+    pub(super) outside: Outside,
+    pub(super) hubs: OutsideOptions,
     /// Workers of this process, which need not look for what they are told of.
     pub(super) workers: Vec<Worker>,
     pub(super) started: Instant,
@@ -42,10 +47,33 @@ pub struct Studio {
 impl Studio {
     /// A studio over these jobs and this store, with the workers of this process.
     pub fn new(jobs: Jobs, store: Store, workers: Vec<Worker>, options: StudioOptions) -> Self {
-        let StudioOptions { tokens, trust, allow_paths, uploads, max_attempts } = options;
+        let StudioOptions { tokens, trust, allow_paths, uploads, max_attempts, outside: hubs } =
+            options;
+        let outside = hubs.client();
         let (uploads, open) = (Uploads::new(uploads), OpenOptions { trust, seen: None });
         let started = Instant::now();
-        Self { jobs, store, tokens, open, allow_paths, uploads, max_attempts, workers, started }
+        Self {
+            jobs,
+            store,
+            tokens,
+            open,
+            allow_paths,
+            uploads,
+            max_attempts,
+            outside,
+            hubs,
+            workers,
+            started,
+        }
+    }
+
+    /// Notes what somebody did. What cannot be noted is logged.
+    pub(super) async fn note(&self, caller: &Caller, did: &'static str, what: &str) {
+        let (tenant, who, what) = (caller.tenant.clone(), caller.name.clone(), what.to_owned());
+        tracing::info!(who, did, what, "done");
+        if self.jobs(move |jobs| jobs.note(&tenant, &who, did, &what)).await.is_err() {
+            tracing::warn!(did, "the ledger was not written");
+        }
     }
 
     /// Runs what blocks on the database.

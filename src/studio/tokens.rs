@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! # NAME sha256:<64 hex digits of the token's SHA-256> tenant=T role=viewer|submitter|operator
-//! #      [names=GLOB,...] [repos=GLOB,...] [running=N] [active=N] [daily=N]
+//! #      [names=GLOB,...] [repos=GLOB,...] [sources=PREFIX,...] [running=N] [active=N] [daily=N]
 //! alice sha256:... tenant=research role=submitter names=research/* running=2
 //! root sha256:... tenant=ops role=operator
 //! ```
 //!
 //! `names` are the artifacts that its jobs may write, `repos` those that it may read, each all of them if left out.
+//! `sources` are how addresses of models elsewhere may begin: `hf://` and `https://` if left out, as buckets are read
+//! with the server's own credentials.
 //! A viewer sees its tenant's jobs, a submitter also makes and ends them, an operator does so for every tenant. No
 //! token stands in the file, and a word that is not understood refuses it.
 
@@ -47,7 +49,17 @@ pub(super) struct Caller {
     pub(super) role: Role,
     names: Option<Vec<Glob>>,
     repos: Option<Vec<Glob>>,
+    sources: Vec<String>,
     pub(super) quota: Quota,
+}
+
+/// What addresses of models elsewhere begin with where nothing is said of a token.
+const SOURCES: [&str; 2] = ["hf://", "https://"];
+/// For whoever works alone on the machine, with credentials that are his own.
+const ALL_SOURCES: [&str; 6] = ["hf://", "https://", "http://", "s3://", "gs://", "az://"];
+
+fn owned(list: &[&str]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }
 
 impl Caller {
@@ -55,10 +67,11 @@ impl Caller {
     fn local() -> Self {
         Self {
             name: "local".to_owned(),
-            tenant: "local".to_owned(),
+            tenant: super::outside::LOCAL.to_owned(),
             role: Role::Operator,
             names: None,
             repos: None,
+            sources: owned(&ALL_SOURCES),
             quota: Quota::default(),
         }
     }
@@ -71,6 +84,17 @@ impl Caller {
     /// Whether it may read this artifact.
     pub(super) fn may_read(&self, name: &ArtifactName) -> bool {
         allows(self.repos.as_deref(), name)
+    }
+
+    /// Whether its jobs may read a model from there. A folder stands for all below it, and for no other one whose name
+    /// begins alike.
+    pub(super) fn may_fetch(&self, address: &str) -> bool {
+        self.sources.iter().any(|own| {
+            let rest = address.strip_prefix(own.trim_end_matches('*'));
+            rest.is_some_and(|rest| {
+                own.ends_with(['/', '*']) || rest.is_empty() || rest.starts_with(['/', '@'])
+            })
+        })
     }
 
     /// Whether every artifact is for it, so that ids need no name.
@@ -141,6 +165,20 @@ impl Tokens {
         self.are_needed().then_some(&*self.edge)
     }
 
+    /// The tenants that there are tokens of.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = String> {
+        self.by_digest.iter().flat_map(HashMap::values).map(|caller| caller.tenant.clone())
+    }
+
+    /// The tokens of a tenant.
+    pub(super) fn of_tenant<'a>(
+        &'a self,
+        tenant: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Caller>> {
+        let all = self.by_digest.iter().flat_map(HashMap::values);
+        all.filter(move |caller| caller.tenant == tenant)
+    }
+
     /// Who shows this `Authorization`.
     pub(super) fn identify(&self, authorization: Option<&str>) -> Option<Arc<Caller>> {
         let Some(by_digest) = &self.by_digest else { return Some(self.local.clone()) };
@@ -157,6 +195,7 @@ fn parse(line: &str) -> Result<([u8; 32], Caller, String), String> {
     let name = words.next().unwrap_or_default().to_owned();
     let (mut digest, mut tenant, mut role) = (None, None, None);
     let (mut names, mut repos, mut quota) = (None, None, Quota::default());
+    let mut sources = owned(&SOURCES);
     let mut of_edge = name.clone();
     for word in words {
         if let Some(hex) = word.strip_prefix("sha256:") {
@@ -183,6 +222,14 @@ fn parse(line: &str) -> Result<([u8; 32], Caller, String), String> {
                 repos = Some(globs(value)?);
                 of_edge = format!("{of_edge} {word}");
             }
+            "sources" => {
+                sources = value.split(',').map(str::to_owned).collect();
+                if sources.iter().any(|own| !own.contains("://")) {
+                    return Err(format!(
+                        "{word}: expected how addresses begin, such as s3://bucket/folder/"
+                    ));
+                }
+            }
             "running" => quota.running = number()?.into(),
             "active" => quota.active = number()?.into(),
             "daily" => quota.daily = number()?.into(),
@@ -196,7 +243,7 @@ fn parse(line: &str) -> Result<([u8; 32], Caller, String), String> {
         of_edge.push_str(" admin");
     }
     of_edge.push('\n');
-    Ok((digest, Caller { name, tenant, role, names, repos, quota }, of_edge))
+    Ok((digest, Caller { name, tenant, role, names, repos, sources, quota }, of_edge))
 }
 
 fn is_tenant(text: &str) -> bool {
@@ -239,7 +286,31 @@ mod tests {
             assert!(tokens.identify(wrong).is_none(), "{wrong:?}");
         }
         assert!(tokens.of_edge().unwrap().lines().nth(1).unwrap().ends_with("repos=x/* admin"));
-        assert!(Tokens::none().identify(None).is_some());
+        let local = Tokens::none().identify(None).unwrap();
+        assert!(local.may_fetch("s3://b/x") && !local.may_fetch("file:///x"));
+        let file = line("c", "tenant=t role=submitter sources=s3://b/one,hf://org/,s3://c/*");
+        let caller = Tokens::parse(&file).unwrap().identify(Some("Bearer c")).unwrap();
+        for (address, may) in [
+            ("s3://b/one", true),
+            ("s3://b/one/x", true),
+            ("s3://b/one2", false),
+            ("s3://b/two", false),
+            ("hf://org/m@v", true),
+            ("hf://other/m", false),
+            ("https://x", false),
+            ("s3://c/x", true),
+        ] {
+            assert_eq!(caller.may_fetch(address), may, "{address}");
+        }
+        let caller = Tokens::parse(&line("d", "tenant=t role=submitter"))
+            .unwrap()
+            .identify(Some("Bearer d"))
+            .unwrap();
+        assert!(
+            caller.may_fetch("hf://a/b")
+                && caller.may_fetch("https://x/")
+                && !caller.may_fetch("s3://b/x")
+        );
     }
 
     #[test]

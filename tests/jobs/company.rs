@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use tenpak::jobs::{Beat, Clock, Filter, Jobs, Lease, Outcome, Policy, State, Submission};
@@ -24,6 +26,34 @@ fn policy() -> Policy {
         longest_pause: Duration::from_millis(100),
         ..Policy::default()
     }
+}
+
+/// Where a test says how many milliseconds the clock of workers and its own has been moved.
+const CLOCK: &str = "TENPAK_TEST_CLOCK";
+
+/// The database's clock, or one that a test moves while processes work.
+fn clock(path: Option<&Path>) -> Clock {
+    let Some(path) = path.map(Path::to_owned) else { return Clock::Database };
+    let time = Arc::new(AtomicI64::new(0));
+    let set = {
+        let time = time.clone();
+        move || {
+            let now =
+                SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_millis() as i64;
+            let moved = std::fs::read_to_string(&path)
+                .ok()
+                .and_then(|text| text.trim().parse::<i64>().ok());
+            time.store(now + moved.unwrap_or(0), Ordering::SeqCst);
+        }
+    };
+    set();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(Duration::from_millis(5));
+            set();
+        }
+    });
+    Clock::Set(time)
 }
 
 /// What a long run sets: so many jobs.
@@ -45,7 +75,8 @@ fn a_worker_process() {
     let notes = Path::new(&notes);
     let name = std::process::id().to_string();
     let jobs = loop {
-        if let Ok(jobs) = Jobs::open(&url, policy(), Clock::Database) {
+        let moved = std::env::var_os(CLOCK).map(PathBuf::from);
+        if let Ok(jobs) = Jobs::open(&url, policy(), clock(moved.as_deref())) {
             break jobs;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -70,7 +101,7 @@ fn work(jobs: &Jobs, lease: &Lease, notes: &Path) {
             Ok(Beat::Go) | Err(_) => {}
             Ok(Beat::Cancel) => {
                 let error = "terminated".to_owned();
-                drop(jobs.finish(lease, &Outcome::Failed { error, again: true }));
+                drop(jobs.finish(lease, &Outcome::Failed { error, again: true, found: None }));
                 return;
             }
             Ok(Beat::Lost) => return,
@@ -78,7 +109,7 @@ fn work(jobs: &Jobs, lease: &Lease, notes: &Path) {
     }
     if fastrand::u8(..) < 20 {
         let error = "by chance".to_owned();
-        drop(jobs.finish(lease, &Outcome::Failed { error, again: true }));
+        drop(jobs.finish(lease, &Outcome::Failed { error, again: true, found: None }));
         return;
     }
     let asked = Instant::now();
@@ -92,8 +123,12 @@ fn work(jobs: &Jobs, lease: &Lease, notes: &Path) {
     drop(jobs.finish(lease, &Outcome::Succeeded(json!({"epoch": lease.epoch}))));
 }
 
-fn worker(url: &str, notes: &Path) -> Child {
-    Command::new(std::env::current_exe().expect("this program"))
+fn worker(url: &str, notes: &Path, moved: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    if let Some(moved) = moved {
+        command.env(CLOCK, moved);
+    }
+    command
         .args(["--exact", "company::a_worker_process", "--nocapture"])
         .env(URL, url)
         .env(NOTES, notes)
@@ -108,18 +143,31 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
 }
 
-fn company(world: &World, count: usize, crash: &mut dyn FnMut()) {
+/// Workers at a time.
+const WORKERS: usize = 8;
+/// How often the database is ended while jobs run.
+const CRASHES: usize = 4;
+
+/// What happens to the world meanwhile: the database is ended, the clock is moved.
+struct Trouble<'a> {
+    crash: Option<&'a mut dyn FnMut()>,
+    clock: bool,
+}
+
+fn company(world: &World, count: usize, mut trouble: Trouble<'_>) {
     let url = world.database();
-    let jobs = Jobs::open(&url, policy(), Clock::Database).unwrap();
-    let notes = tempfile::tempdir().unwrap();
-    let notes = notes.path().join("notes");
-    let mut workers: Vec<Child> = (0..6).map(|_| worker(&url, &notes)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (notes, moved) = (folder.path().join("notes"), folder.path().join("clock"));
+    let moved = trouble.clock.then_some(&*moved);
+    let jobs = Jobs::open(&url, policy(), clock(moved)).unwrap();
+    let mut workers: Vec<Child> = (0..WORKERS).map(|_| worker(&url, &notes, moved)).collect();
+    let mut jumps = Instant::now();
     let mut stopped = BTreeMap::<usize, Instant>::new();
     let mut ids = BTreeSet::new();
     let start = Instant::now();
-    let (mut submitted, mut crashed) = (0, false);
+    let (mut submitted, mut crashed) = (0, 0);
     loop {
-        for _ in 0..count.div_ceil(20).min(count - submitted) {
+        for _ in 0..count.div_ceil(20).min(500).min(count - submitted) {
             let wanted = Submission {
                 max_attempts: 4,
                 ..submission(&format!("t{}", submitted % 3), &submitted.to_string())
@@ -131,16 +179,35 @@ fn company(world: &World, count: usize, crash: &mut dyn FnMut()) {
             ids.insert(given.job.id);
             submitted += 1;
         }
-        if submitted >= count / 2 && !crashed {
-            crashed = true;
+        let ended = || {
+            let counts = jobs.counts().unwrap_or_default();
+            counts.iter().filter(|(state, _)| state.is_final()).map(|(_, n)| *n).sum::<i64>()
+                as usize
+        };
+        // At even steps through the work.
+        if let Some(crash) = &mut trouble.crash
+            && crashed < CRASHES
+            && ended() >= count * (crashed + 1) / (CRASHES + 2)
+        {
+            crashed += 1;
             crash();
+        }
+        // The clock goes on by an hour, back by two, and so on, as a machine's does that is set.
+        if let Some(moved) = moved
+            && jumps.elapsed() > policy().lease
+        {
+            jumps = Instant::now();
+            let hours = [1_i64, -1, 24, -24, 0][fastrand::usize(..5)];
+            let next = folder.path().join("next");
+            std::fs::write(&next, (hours * 3_600_000).to_string()).unwrap();
+            std::fs::rename(&next, moved).unwrap();
         }
         let at = fastrand::usize(..workers.len());
         match fastrand::u8(..4) {
             0 if !stopped.contains_key(&at) => {
                 drop(workers[at].kill());
                 drop(workers[at].wait());
-                workers[at] = worker(&url, &notes);
+                workers[at] = worker(&url, &notes, moved);
             }
             1 if !stopped.contains_key(&at) => {
                 signal(&workers[at], "-STOP");
@@ -157,12 +224,11 @@ fn company(world: &World, count: usize, crash: &mut dyn FnMut()) {
             }
             !over
         });
-        let counts = jobs.counts().unwrap_or_default();
-        let over: i64 = counts.iter().filter(|(state, _)| state.is_final()).map(|(_, n)| n).sum();
-        if submitted == count && over as usize == count {
+        if submitted == count && ended() == count {
             break;
         }
-        assert!(start.elapsed() < Duration::from_secs(600), "{counts:?}");
+        let patience = Duration::from_secs(if count > 1000 { 1800 } else { 600 });
+        assert!(start.elapsed() < patience, "{:?}", jobs.counts());
         std::thread::sleep(Duration::from_millis(60));
     }
     for worker in &mut workers {
@@ -210,12 +276,21 @@ fn company(world: &World, count: usize, crash: &mut dyn FnMut()) {
 
 #[test]
 fn sqlite_survives_kills_and_pauses() {
-    company(&World::sqlite(), soak(40), &mut || {});
+    company(&World::sqlite(), soak(40), Trouble { crash: None, clock: false });
 }
 
 #[test]
-fn postgres_survives_kills_pauses_and_a_restart() {
+fn sqlite_survives_a_clock_that_jumps() {
+    company(&World::sqlite(), soak(40), Trouble { crash: None, clock: true });
+}
+
+#[test]
+fn postgres_survives_kills_pauses_and_restarts() {
     let mut server = super::postgres::Postgres::start();
     let url = server.database();
-    company(&World::At(url), soak(120), &mut || server.crash());
+    company(
+        &World::At(url),
+        soak(120),
+        Trouble { crash: Some(&mut || server.crash()), clock: false },
+    );
 }

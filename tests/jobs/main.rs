@@ -10,4 +10,5 @@ mod company;
 mod cost;
 mod model;
 mod rules;
+mod told;
 mod world;

@@ -151,7 +151,7 @@ fn outcome(how: u8) -> Outcome {
     match how {
         0 => Outcome::Succeeded(json!(how)),
         1 => Outcome::HandedOver,
-        how => Outcome::Failed { error: "e".to_owned(), again: how == 2 },
+        how => Outcome::Failed { error: "e".to_owned(), again: how == 2, found: None },
     }
 }
 

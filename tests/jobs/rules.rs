@@ -10,7 +10,7 @@ use tenpak::jobs::{
 use super::world::{World, get, submission, submit};
 
 fn failed(error: &str) -> Outcome {
-    Outcome::Failed { error: error.to_owned(), again: true }
+    Outcome::Failed { error: error.to_owned(), again: true, found: None }
 }
 
 fn a_run_is_leased_kept_and_finished(world: &World) {

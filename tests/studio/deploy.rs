@@ -103,3 +103,18 @@ fn the_manifest_scales_workers_with_the_queue() {
     let name = find("TriggerAuthentication")["metadata"]["name"].clone();
     assert_eq!(trigger["authenticationRef"]["name"], name);
 }
+
+/// The unit's lines are this program's, and its settings are accepted.
+#[test]
+fn the_unit_and_its_settings_are_right() {
+    let folder = fresh_folder("unit");
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let unit = std::fs::read_to_string(deploy.join("tenpak-studio.service")).expect("the unit");
+    assert!(unit.contains("studio --config /etc/tenpak/studio.toml --check\n"), "{unit}");
+    let settings = std::fs::read_to_string(deploy.join("studio.toml")).expect("its settings");
+    let config = folder.join("studio.toml");
+    std::fs::write(&config, settings.replace("/var/lib/tenpak", text(&folder))).expect("a file");
+    let all = ["studio", "--config", text(&config), "--check"];
+    let output = command(&all).output().expect("a process");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -86,9 +86,17 @@ fn an_optimization_is_a_job_too() {
     let world = World::with_models("optimize");
     let studio = world.serve(&[]);
     let wanted = json!({"model": "org/base", "name": "org/best", "min_compression": 50, "hardware_type": "a10g"});
-    let job = studio.end(&studio.submit("/optimize", &wanted));
-    assert_eq!(job["status"], "failed", "{job}");
-    assert!(job["error"].as_str().is_some_and(|error| !error.is_empty()), "{job}");
+    let id = studio.submit("/optimize", &wanted);
+    let job = studio.end(&id);
+    // It cannot fare better: one attempt, with the command's own words of what would have to give.
+    assert_eq!((&job["status"], &job["attempts"]), (&json!("failed"), &json!(1)), "{job}");
+    let error = job["error"].as_str().unwrap();
+    assert!(error.contains("nothing fits") && error.contains("min-compression"), "{error}");
+    // Why each candidate was dropped is kept.
+    assert!(job["result"]["candidates"].as_array().is_some_and(|all| !all.is_empty()), "{job}");
+    let refused = studio.get(&format!("/artifact/{id}"));
+    let detail = refused.json()["detail"].to_string();
+    assert!(refused.status == 409 && detail.contains("min-compression"), "{detail}");
     assert_eq!(studio.get("/health").status, 200);
 }
 

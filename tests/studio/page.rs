@@ -49,6 +49,10 @@ fn every_view_is_drawn_in_a_browser() {
     assert!(page.contains("#/artifact/org%2Fbase%3Alatest"), "{page}");
     let page = shown(&studio, "page-artifact", "artifact/org%2Fbase%3Alatest");
     assert!(page.contains("<h2>org/base:latest</h2>") && page.contains("tokenizer.json"), "{page}");
+    let page = shown(&studio, "page-diff", "diff/org%2Fbase%3Alatest/org%2Ftuned%3Alatest");
+    assert!(page.contains("Tensors that differ") && page.contains("Only in the second"), "{page}");
+    let page = shown(&studio, "page-tenants", "tenants");
+    assert!(page.contains("1 succeeded") && page.contains("Who did what"), "{page}");
     let page = shown(&studio, "page-workers", "workers");
     assert!(page.contains("<caption>Workers</caption>"), "{page}");
 }
@@ -63,7 +67,7 @@ fn the_page_is_complete_in_itself() {
         policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"),
         "{policy}"
     );
-    for path in ["/", "/studio/app.js", "/studio/style.css"] {
+    for path in ["/", "/docs", "/studio/app.js", "/studio/docs.js", "/studio/style.css"] {
         let answer = studio.get(path);
         let own = String::from_utf8_lossy(&answer.body).replace("http://www.w3.org/2000/svg", "");
         for outside in ["http://", "https://", "@import", "url(", "innerHTML", "style=", "eval("] {

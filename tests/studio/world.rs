@@ -17,6 +17,8 @@ pub struct World {
     pub folder: PathBuf,
     pub store: PathBuf,
     pub database: String,
+    /// What studios and workers find in their environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A process that ends with this value.
@@ -72,7 +74,7 @@ impl World {
     pub fn new(name: &str) -> Self {
         let folder = fresh_folder(name);
         let (store, database) = (folder.join("store"), text(&folder.join("jobs.db")).to_owned());
-        Self { folder, store, database }
+        Self { folder, store, database, environment: Vec::new() }
     }
 
     /// The same with the trained model and its fine-tune.
@@ -90,6 +92,9 @@ impl World {
         let mut child = command(&[arguments, &common, more].concat())
             .env("TENPAK_LOG", "info")
             .env("HOME", self.folder.join("home"))
+            .env_remove("HF_TOKEN")
+            .env_remove("HF_ENDPOINT")
+            .envs(self.environment.clone())
             .stdout(Stdio::piped())
             .stderr(log.expect("a log"))
             .spawn()
@@ -107,6 +112,17 @@ impl World {
         let (process, value) = self.start(&own, more);
         let url = value["listening"].as_str().unwrap_or_else(|| panic!("{value}")).to_owned();
         Served { process, url, token: None }
+    }
+
+    /// An edge over another store, which is a Hub, too; gives its address.
+    pub fn hub(&self, store: &Path) -> (Process, String) {
+        let all = ["edge", "--origin", text(store), "--listen", "127.0.0.1:0", "--json"];
+        let mut child = command(&all).stdout(Stdio::piped()).spawn().expect("an edge");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("its output");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let value: Value = serde_json::from_str(&line).expect("an object");
+        (Process(child), value["listening"].as_str().expect("an address").to_owned())
     }
 
     pub fn worker(&self, more: &[&str]) -> Process {

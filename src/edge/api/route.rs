@@ -141,7 +141,13 @@ pub(crate) async fn answer(
                 }
             }
         }
-        None if route.is_vital() => own(edge, &route, &request),
+        None if route.is_vital() => {
+            let more = match (&edge.front, &route) {
+                (Some(front), Route::Metrics) => front.figures().await,
+                _ => String::new(),
+            };
+            own(edge, &route, &request, &more)
+        }
         None => match identify(edge, &request) {
             Err(refused) if api == Api::Hub => hub::worded(*refused),
             Err(refused) => *refused,
@@ -242,7 +248,7 @@ async fn routed(edge: &Arc<Edge>, route: Route, who: &Who, request: Request<Inco
             Route::Admin(task) => {
                 admin::answer(edge, task, request.uri().query().unwrap_or_default()).await
             }
-            route => own(edge, &route, &request),
+            route => own(edge, &route, &request, ""),
         }
     };
     match tokio::time::timeout(ORIGIN_STALL, answered).await {
@@ -252,7 +258,7 @@ async fn routed(edge: &Arc<Edge>, route: Route, who: &Who, request: Request<Inco
 }
 
 /// The answer about the edge itself.
-fn own(edge: &Edge, route: &Route, request: &Request<Incoming>) -> Answer {
+fn own(edge: &Edge, route: &Route, request: &Request<Incoming>, more: &str) -> Answer {
     if !route.methods().contains(request.method()) {
         return other_method(route, request.method());
     }
@@ -260,7 +266,7 @@ fn own(edge: &Edge, route: &Route, request: &Request<Incoming>) -> Answer {
     let mut answer = match route {
         Route::Ready if !is_ready => plain(StatusCode::SERVICE_UNAVAILABLE),
         Route::Health | Route::Ready => metrics::health(),
-        Route::Metrics => metrics::answer(edge),
+        Route::Metrics => metrics::answer(edge, more),
         _ => plain(StatusCode::NOT_FOUND),
     };
     if *request.method() == Method::HEAD {

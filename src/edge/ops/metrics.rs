@@ -20,11 +20,19 @@ pub(crate) fn health() -> Answer {
     text("ok\n".to_owned())
 }
 
-/// All counts.
-pub(crate) fn answer(edge: &Edge) -> Answer {
+/// All counts, and below them those of the service in front.
+pub(crate) fn answer(edge: &Edge, more: &str) -> Answer {
     let mut out = String::new();
     match encode(&mut out, &registry(edge)) {
-        Ok(()) => text(out),
+        Ok(()) => {
+            // What ends the page stays its end.
+            let end = "# EOF\n";
+            let ends = out.ends_with(end);
+            out.truncate(out.len() - if ends { end.len() } else { 0 });
+            out.push_str(more);
+            out.push_str(if ends { end } else { "" });
+            text(out)
+        }
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

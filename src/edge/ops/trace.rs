@@ -120,6 +120,51 @@ impl Answered<'_> {
     }
 }
 
+/// Work that is done apart from the request that asked for it, such as a job.
+pub(crate) struct Work<'a> {
+    /// The `traceparent` of that request, if it had one.
+    pub(crate) parent: Option<&'a str>,
+    pub(crate) name: String,
+    pub(crate) took: Duration,
+    pub(crate) failed: Option<String>,
+    pub(crate) attributes: Vec<(&'static str, String)>,
+}
+
+impl Work<'_> {
+    /// A span that ends now; none where the request's trace is not sampled.
+    fn into_span(self, end_time: SystemTime) -> Option<SpanData> {
+        let mut headers = HeaderMap::new();
+        headers.extend(
+            self.parent
+                .and_then(|parent| parent.parse().ok())
+                .map(|parent| (hyper::header::HeaderName::from_static("traceparent"), parent)),
+        );
+        let parent = Parent::of(&headers);
+        if !parent.is_sampled() {
+            return None;
+        }
+        let answered = Answered {
+            parent: &parent,
+            took: self.took,
+            method: "",
+            path: "",
+            face: "job",
+            client: String::new(),
+            status: 0,
+            bytes: 0,
+            complete: true,
+        };
+        let attributes = self.attributes.into_iter();
+        Some(SpanData {
+            span_kind: SpanKind::Consumer,
+            name: self.name.into(),
+            attributes: attributes.map(|(name, value)| KeyValue::new(name, value)).collect(),
+            status: self.failed.map_or(Status::Unset, Status::error),
+            ..answered.into_span(end_time)
+        })
+    }
+}
+
 /// Spans on their way to the collector.
 #[derive(Debug)]
 pub(crate) struct Tracer {
@@ -169,6 +214,15 @@ impl Tracer {
         }
     }
 
+    /// Queues the span of work that ends now.
+    pub(crate) fn record_work(&self, work: Work<'_>) {
+        if let Some(span) = work.into_span(SystemTime::now())
+            && self.spans.try_send(span).is_err()
+        {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Spans that did not reach the collector.
     pub(crate) fn lost(&self) -> &AtomicU64 {
         &self.lost
@@ -199,6 +253,23 @@ async fn send_all(exporter: SpanExporter, mut queue: Receiver<SpanData>, lost: A
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_joins_the_trace_of_its_request() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let of = |parent: Option<&str>| {
+            let (name, took, failed) =
+                ("job compress".to_owned(), Duration::from_secs(2), Some("why".to_owned()));
+            Work { parent, name, took, failed, attributes: vec![("tenpak.job", "x".to_owned())] }
+                .into_span(SystemTime::now())
+        };
+        let span = of(Some(&format!("00-{trace}-00f067aa0ba902b7-01"))).unwrap();
+        assert_eq!(span.span_context.trace_id().to_string(), trace);
+        assert_eq!((span.attributes.len(), &span.status), (1, &Status::error("why")));
+        assert!(
+            of(None).is_some() && of(Some(&format!("00-{trace}-00f067aa0ba902b7-00"))).is_none()
+        );
+    }
 
     #[test]
     fn a_request_joins_the_trace_that_it_names() {

@@ -38,7 +38,7 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 
 /// One row of an answer.
 #[derive(Debug)]
-pub(in crate::jobs) struct Row(pub(super) Vec<Value>);
+pub(in crate::jobs) struct Row(pub(in crate::jobs) Vec<Value>);
 
 impl Row {
     pub(in crate::jobs) fn int(&self, at: usize) -> Result<i64, DatabaseError> {
@@ -76,7 +76,9 @@ pub(in crate::jobs) enum Begin {
     Read,
     /// Writing.
     Write,
-    /// Writing what only one may write at a time.
+    /// Writing what need not outlive a loss of power of the database's machine: whatever only says that work goes on.
+    Light,
+    /// Writing what only one may write at a time. In SQLite as light as that: with the one machine its workers end, too.
     Alone,
 }
 

@@ -6,7 +6,8 @@
 mod interface;
 mod pool;
 mod postgres;
+mod postgres_tls;
 mod sqlite;
 
 pub(super) use interface::{Begin, Connection, Row, Value};
-pub(super) use pool::Database;
+pub(super) use pool::{Database, SCHEMA};

@@ -8,8 +8,9 @@ use super::sqlite::Sqlite;
 use crate::jobs::error::DatabaseError;
 
 /// The schema that this version reads and writes.
-const SCHEMA: i64 = 1;
-const MIGRATIONS: [&str; SCHEMA as usize] = [include_str!("../sql/schema-1.sql")];
+pub(in crate::jobs) const SCHEMA: i64 = 2;
+const MIGRATIONS: [&str; SCHEMA as usize] =
+    [include_str!("../sql/schema-1.sql"), include_str!("../sql/schema-2.sql")];
 
 /// Where a database is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use postgres::{Client, Config, NoTls, Statement};
 
 use super::interface::{Begin, Connection, Row, Value};
+use super::postgres_tls::{Tls, wanted};
 use crate::jobs::error::DatabaseError;
 
 /// How long a connection may take to be made.
@@ -26,9 +27,14 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) fn open(url: &str) -> Result<Self, DatabaseError> {
-        let mut config: Config = url.parse().map_err(failed)?;
+        let wanted = wanted(url);
+        let mut config: Config = wanted.url.parse().map_err(failed)?;
         config.connect_timeout(CONNECT).application_name("tenpak");
-        let mut client = config.connect(NoTls).map_err(failed)?;
+        let mut client = match wanted.tls {
+            true => config.connect(Tls::new(wanted.roots.as_deref())?),
+            false => config.connect(NoTls),
+        }
+        .map_err(failed)?;
         client.batch_execute(SETTINGS).map_err(failed)?;
         Ok(Self { client, prepared: HashMap::new() })
     }
@@ -69,14 +75,12 @@ impl ToSql for Value {
 
 impl Connection for Postgres {
     fn begin(&mut self, kind: Begin) -> Result<(), DatabaseError> {
-        self.batch(match kind {
-            Begin::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            Begin::Write | Begin::Alone => "BEGIN",
-        })?;
-        if kind == Begin::Alone {
-            self.batch(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+        match kind {
+            Begin::Read => self.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            Begin::Write => self.batch("BEGIN"),
+            Begin::Light => self.batch("BEGIN; SET LOCAL synchronous_commit = off"),
+            Begin::Alone => self.batch(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})")),
         }
-        Ok(())
     }
 
     fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DatabaseError> {

@@ -13,7 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Statements kept prepared.
 const PREPARED: usize = 64;
 
-pub(super) struct Sqlite(rusqlite::Connection);
+pub(super) struct Sqlite {
+    connection: rusqlite::Connection,
+    /// Whether a commit is on the disk when it is answered.
+    full: bool,
+}
 
 impl Sqlite {
     pub(super) fn open(path: &str) -> Result<Self, DatabaseError> {
@@ -23,11 +27,10 @@ impl Sqlite {
         let connection = rusqlite::Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
-        // A commit is on the disk when it is answered.
         let settings =
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
         connection.execute_batch(settings).map_err(failed)?;
-        Ok(Self(connection))
+        Ok(Self { connection, full: true })
     }
 }
 
@@ -60,15 +63,24 @@ impl ToSql for Value {
 
 impl Connection for Sqlite {
     fn begin(&mut self, kind: Begin) -> Result<(), DatabaseError> {
+        let full = kind == Begin::Write;
+        if full != self.full && kind != Begin::Read {
+            self.batch(if full {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            })?;
+            self.full = full;
+        }
         self.batch(match kind {
             Begin::Read => "BEGIN",
             // Whoever writes is alone here.
-            Begin::Write | Begin::Alone => "BEGIN IMMEDIATE",
+            Begin::Write | Begin::Light | Begin::Alone => "BEGIN IMMEDIATE",
         })
     }
 
     fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DatabaseError> {
-        let mut statement = self.0.prepare_cached(sql).map_err(failed)?;
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
         let columns = statement.column_count();
         for (at, value) in parameters.iter().enumerate() {
             // By its name: statements may name their parameters in any order.
@@ -93,7 +105,7 @@ impl Connection for Sqlite {
     }
 
     fn batch(&mut self, sql: &str) -> Result<(), DatabaseError> {
-        self.0.execute_batch(sql).map_err(failed)
+        self.connection.execute_batch(sql).map_err(failed)
     }
 
     fn now(&mut self) -> Result<i64, DatabaseError> {
@@ -101,6 +113,6 @@ impl Connection for Sqlite {
     }
 
     fn is_whole(&mut self) -> bool {
-        self.0.is_autocommit()
+        self.connection.is_autocommit()
     }
 }

@@ -1,17 +1,22 @@
 //! Artifacts: what a job made, and what the store holds.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::asking::{Asking, Segment, Shared};
+use super::asking::{Asking, Named, Segment, Shared};
 use crate::format::name::{ArtifactSpec, NamePattern};
-use crate::maintain::inspect;
+use crate::jobs::State as JobState;
+use crate::maintain::{Change, diff, inspect};
 use crate::store::artifact::Artifact;
 use crate::studio::problem::Problem;
 use crate::studio::source;
 
+/// Changes of each kind that are listed.
+const MAX_CHANGES: usize = 1000;
 /// Groups of tensors that are listed.
 const MAX_GROUPS: usize = 500;
 
@@ -19,17 +24,19 @@ const MAX_GROUPS: usize = 500;
 pub(super) async fn of_job(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(id): Segment,
+    Named(id): Segment,
 ) -> Result<Json<Value>, Problem> {
     let job = asking.job(&studio, &id).await?;
     let result = job.result.as_ref();
+    let result = result.filter(|_| job.state == JobState::Succeeded);
     let named = result.and_then(|result| Some((result["name"].as_str()?, result["tag"].as_str()?)));
     let winner = result.and_then(|result| result["winner"]["artifact"].as_str());
     let spec =
         named.map(|(name, tag)| format!("{name}:{tag}")).or_else(|| winner.map(str::to_owned));
     let Some(spec) = spec else {
+        let why = job.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
         let detail =
-            format!("the job is {}: there is an artifact when it has succeeded", job.state);
+            format!("the job is {}{why}: there is an artifact when it has succeeded", job.state);
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     };
     let spec: ArtifactSpec = spec.parse().map_err(Problem::invalid)?;
@@ -50,11 +57,45 @@ pub(super) async fn of_job(
 pub(super) async fn one(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(name): Segment,
+    Named(name): Segment,
 ) -> Result<Json<Value>, Problem> {
-    let spec: ArtifactSpec = name.parse().map_err(|_| Problem::absent("artifact of this name"))?;
+    let of = |name: &str| {
+        name.parse::<ArtifactSpec>().map_err(|_| Problem::absent("artifact of this name"))
+    };
+    if let Some((first, second)) = name.split_once("/diff/") {
+        let (first, second) = (of(first)?, of(second)?);
+        return compare(&studio, &asking, (&first, &second)).await.map(Json);
+    }
+    let spec = of(&name)?;
     let artifact = source::open(&studio, &asking.0, &spec).await?;
     describe(&artifact, &spec).await.map(Json)
+}
+
+/// What the second artifact has other than the first.
+async fn compare(
+    studio: &Shared,
+    asking: &Asking,
+    (first, second): (&ArtifactSpec, &ArtifactSpec),
+) -> Result<Value, Problem> {
+    let one = source::open(studio, &asking.0, first).await?;
+    let other = source::open(studio, &asking.0, second).await?;
+    let (one, other) = (one.graph().await.map_err(failed)?, other.graph().await.map_err(failed)?);
+    let found = diff(&one, &other);
+    let changes = |changes: &BTreeMap<String, Change>| -> Vec<Value> {
+        changes
+            .iter()
+            .take(MAX_CHANGES)
+            .map(|(name, change)| json!({"name": name, "change": change}))
+            .collect()
+    };
+    Ok(json!({
+        "first": first.to_string(), "second": second.to_string(), "same": one.id == other.id,
+        "files": changes(&found.files), "tensors": changes(&found.tensors),
+        "changed_files": found.files.len(), "changed_tensors": found.tensors.len(),
+        "same_files": found.same_files, "same_tensors": found.same_tensors,
+        "shared_bytes": found.shared_bytes, "only_first_bytes": found.only_first_bytes,
+        "only_second_bytes": found.only_second_bytes,
+    }))
 }
 
 /// The artifacts that the caller may read.

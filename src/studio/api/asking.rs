@@ -55,8 +55,21 @@ impl Asking {
     }
 }
 
-/// The one segment of a path.
-pub(super) type Segment = Path<String>;
+/// What a path names: one segment, or two.
+pub(super) struct Named<T>(pub(super) T);
+
+pub(super) type Segment = Named<String>;
+
+impl<T: serde::de::DeserializeOwned + Send> FromRequestParts<Shared> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, studio: &Shared) -> Result<Self, Problem> {
+        let named = Path::from_request_parts(parts, studio).await;
+        named
+            .map(|Path(named)| Self(named))
+            .map_err(|_| Problem::absent("such path: it is not UTF-8"))
+    }
+}
 
 /// The JSON of a request, and its bytes.
 pub(super) async fn json(request: Request) -> Result<(Value, axum::body::Bytes), Problem> {

@@ -55,6 +55,13 @@ const ROUTES: &[Route] = &[
     ("get", "/jobs/{id}/log", "A job's log", None, ("200", "Text")),
     ("get", "/artifacts", "The store's artifacts", None, ("200", "Object")),
     ("get", "/artifacts/{name}", "An artifact", None, ("200", "Object")),
+    (
+        "get",
+        "/artifacts/{name}/diff/{other}",
+        "What another artifact has other than it",
+        None,
+        ("200", "Object"),
+    ),
     ("post", "/uploads", "Begin an upload", None, ("201", "Object")),
     ("get", "/uploads/{id}", "An upload that is complete", None, ("200", "Object")),
     ("delete", "/uploads/{id}", "Forget an upload", None, ("204", "")),
@@ -67,14 +74,49 @@ const ROUTES: &[Route] = &[
         Some("Bytes"),
         ("204", ""),
     ),
+    (
+        "post",
+        "/estimate",
+        "Size, time and cost of a request, from what similar jobs took",
+        Some("Estimate"),
+        ("200", "Object"),
+    ),
     ("get", "/presets", "Recipes with names", None, ("200", "Object")),
+    ("get", "/hardware", "What models may be optimized for", None, ("200", "Object")),
+    ("get", "/webhooks", "Who is told of the tenant's jobs", None, ("200", "Object")),
+    (
+        "post",
+        "/webhooks",
+        "Be told of jobs, signed as Standard Webhooks has it; the secret is shown this once",
+        Some("Webhook"),
+        ("201", "Object"),
+    ),
+    ("get", "/webhooks/{id}", "A webhook", None, ("200", "Object")),
+    ("delete", "/webhooks/{id}", "Be told no more", None, ("204", "")),
+    (
+        "get",
+        "/webhooks/{id}/deliveries",
+        "What it was told, and how that went",
+        None,
+        ("200", "Object"),
+    ),
+    (
+        "post",
+        "/webhooks/{id}/test",
+        "Send it a message that is about no job",
+        None,
+        ("202", "Object"),
+    ),
     ("get", "/workers", "Workers, for operators", None, ("200", "Object")),
+    ("get", "/tenants", "Tenants, their jobs and tokens, for operators", None, ("200", "Object")),
+    ("get", "/audit", "Who did what, for operators", None, ("200", "Object")),
     ("get", "/me", "Whose token this is", None, ("200", "Object")),
     ("get", "/health", "Whether this server runs", None, ("200", "Object")),
     ("get", "/healthz", "Whether this server runs", None, ("200", "Object")),
     ("get", "/readyz", "Whether the database answers", None, ("200", "Object")),
     ("get", "/metrics", "Figures for Prometheus", None, ("200", "Text")),
     ("get", "/openapi.json", "This document", None, ("200", "Object")),
+    ("get", "/docs", "This document for people", None, ("200", "Page")),
 ];
 
 pub(super) async fn document() -> Json<Value> {
@@ -120,7 +162,14 @@ fn operation(
             false,
             json!({"type": "string", "minLength": 1, "maxLength": 255}),
         );
+    }
+    if matches!(body, Some("Compress" | "Optimize" | "Delta"))
+        || matches!(path, "/jobs/{id}" | "/status/{id}" | "/jobs/{id}/retry")
+    {
         header("Prefer", false, json!({"type": "string", "examples": ["wait=30"]}));
+    }
+    if matches!(path, "/jobs/{id}" | "/status/{id}") {
+        header("If-None-Match", false, json!({"type": "string"}));
     }
     let bytes = json!({"type": "integer", "minimum": 0, "maximum": MAX_UPLOAD});
     match (method, path) {
@@ -128,6 +177,11 @@ fn operation(
         ("post", "/uploads/{id}/{file}") => header("Upload-Length", true, bytes.clone()),
         ("patch", "/uploads/{id}/{file}") => header("Upload-Offset", true, bytes.clone()),
         _ => {}
+    }
+    if path == "/audit" {
+        let schema = json!({"type": "string", "pattern": "^[0-9a-f]{32}$"});
+        parameters
+            .push(json!({"name": "cursor", "in": "query", "required": false, "schema": schema}));
     }
     if path == "/jobs" {
         let mut query = |name: &str, schema: Value| {
@@ -147,6 +201,9 @@ fn operation(
     responses[status] = answer.clone();
     if schema == "Job" {
         responses["200"] = answer;
+    }
+    if matches!(path, "/jobs/{id}" | "/status/{id}") {
+        responses["304"] = json!({"description": "It is as it was"});
     }
     let mut operation =
         json!({"summary": summary, "parameters": parameters, "responses": responses});
@@ -172,11 +229,12 @@ fn content(schema: &str, summary: &str) -> Value {
     let kind = match schema {
         "" => return json!({"description": summary}),
         "Text" => "text/plain",
+        "Page" => "text/html",
         "Events" => "text/event-stream",
         _ => "application/json",
     };
     let schema = match schema {
-        "Text" | "Events" => json!({"type": "string"}),
+        "Text" | "Events" | "Page" => json!({"type": "string"}),
         "Object" => json!({"type": "object"}),
         schema => reference(schema),
     };
@@ -203,6 +261,13 @@ fn schemas() -> Value {
         }},
         "Delta": {"type": "object", "required": ["model", "base"], "additionalProperties": false, "properties": {
             "model": text, "base": text, "name": name, "method": {"enum": ["lossless", "sparse_int8", "uniform"]}, "priority": priority,
+        }},
+        "Estimate": {"type": "object", "required": ["model"], "properties": {
+            "kind": {"enum": crate::studio::request::KINDS}, "model": text, "base": text, "name": name, "preset": {"enum": presets},
+        }},
+        "Webhook": {"type": "object", "required": ["url"], "additionalProperties": false, "properties": {
+            "url": {"type": "string", "maxLength": 2048, "pattern": "^https://"},
+            "events": {"type": "array", "minItems": 1, "maxItems": 3, "items": {"enum": ["job.succeeded", "job.failed", "job.cancelled"]}},
         }},
         "Status": {"enum": crate::jobs::State::ALL},
         "Job": {"type": "object", "required": ["id", "kind", "status", "created_at", "urls"], "properties": {

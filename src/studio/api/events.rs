@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures_util::stream;
 
-use super::asking::{Asking, Segment, Shared};
+use super::asking::{Asking, Named, Segment, Shared};
 use crate::jobs::{Event, JobId};
 use crate::studio::problem::Problem;
 use crate::studio::state::Studio;
@@ -32,7 +32,7 @@ struct Following {
 pub(super) async fn stream(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(id): Segment,
+    Named(id): Segment,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = asking.job(&studio, &id).await?;

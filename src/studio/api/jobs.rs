@@ -1,14 +1,14 @@
 //! Jobs: listed, looked at, ended, tried again.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::asking::{Asking, Segment, Shared};
+use super::asking::{Asking, Named, Segment, Shared};
 use super::shown::{date, shown};
 use super::submit;
 use crate::jobs::{Filter, State as JobState};
@@ -68,10 +68,11 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(id): Segment,
+    Named(id): Segment,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = asking.job(&studio, &id).await?;
+    let job = submit::wait(&studio, &headers, job).await?;
     let body = shown(&job).to_string();
     let tag = format!("\"{}\"", &blake3::hash(body.as_bytes()).to_hex()[..32]);
     let known = headers.get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
@@ -87,29 +88,32 @@ pub(super) async fn one(
 pub(super) async fn cancel(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(id): Segment,
+    Named(id): Segment,
 ) -> Result<Json<Value>, Problem> {
-    asking.submits()?;
+    let caller = asking.submits()?;
     let job = asking.job(&studio, &id).await?;
     let job = studio.jobs(move |jobs| jobs.cancel(&job.id)).await?;
+    studio.note(caller, "cancel", job.id.as_str()).await;
     Ok(Json(shown(&job)))
 }
 
 pub(super) async fn retry(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(id): Segment,
+    Named(id): Segment,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let caller = asking.submits()?;
     let job = asking.job(&studio, &id).await?;
-    submit::retry(&studio, caller, &job).await
+    studio.note(caller, "retry", job.id.as_str()).await;
+    submit::retry(&studio, caller, &headers, &job).await
 }
 
 /// The lines that a job has written, and what became of it, as text.
 pub(super) async fn log(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(id): Segment,
+    Named(id): Segment,
 ) -> Result<String, Problem> {
     let job = asking.job(&studio, &id).await?;
     let events = studio.jobs(move |jobs| jobs.events(&job.id, 0, LOG)).await?;

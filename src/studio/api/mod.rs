@@ -3,13 +3,17 @@
 mod artifacts;
 mod asking;
 mod document;
+mod estimate;
 mod events;
 mod jobs;
+mod operators;
 mod page;
 mod router;
 mod shown;
 mod submit;
 mod system;
 mod uploads;
+mod webhooks;
 
 pub(super) use router::router;
+pub(super) use system::figures;

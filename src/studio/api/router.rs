@@ -5,7 +5,9 @@ use axum::http::{Method, StatusCode};
 use axum::routing::{any, get, post};
 
 use super::asking::Shared;
-use super::{artifacts, document, events, jobs, page, submit, system, uploads};
+use super::{
+    artifacts, document, estimate, events, jobs, operators, page, submit, system, uploads, webhooks,
+};
 use crate::studio::problem::Problem;
 
 /// Every route of the studio.
@@ -30,17 +32,26 @@ pub(in crate::studio) fn router(studio: Shared) -> Router {
             "/uploads/{id}/{file}",
             post(uploads::create).head(uploads::offset).patch(uploads::append),
         )
+        .route("/estimate", post(estimate::estimate))
         .route("/presets", get(system::presets))
-        .route("/workers", get(system::workers))
+        .route("/hardware", get(system::hardware))
+        .route("/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/webhooks/{id}", get(webhooks::one).delete(webhooks::remove))
+        .route("/webhooks/{id}/deliveries", get(webhooks::deliveries))
+        .route("/webhooks/{id}/test", post(webhooks::test))
+        .route("/workers", get(operators::workers))
+        .route("/tenants", get(operators::tenants))
+        .route("/audit", get(operators::audit))
         .route("/me", get(system::me))
         .route("/health", get(system::health))
         .route("/healthz", get(system::health))
         .route("/readyz", get(system::ready))
-        .route("/metrics", get(system::metrics))
         .route("/openapi.json", get(document::document))
         .route("/", get(page::index))
         .route("/studio/app.js", get(page::script))
         .route("/studio/style.css", get(page::style))
+        .route("/docs", get(page::docs))
+        .route("/studio/docs.js", get(page::docs_script))
         .fallback(any(absent))
         .method_not_allowed_fallback(other_method)
         .with_state(studio)

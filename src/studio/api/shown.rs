@@ -45,6 +45,7 @@ pub(super) fn shown(job: &Job) -> Value {
         // A path of this machine is nobody's matter.
         if let Some(Value::Object(request)) = object.get_mut("request") {
             request.remove("source");
+            request.remove("traceparent");
         }
     }
     object

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::asking::{Asking, Shared, json as json_of};
 use super::shown::shown;
 use crate::format::name::ArtifactSpec;
-use crate::jobs::{Job, State as JobState, Submission};
+use crate::jobs::{Job, Submission};
 use crate::store::artifact::Artifact;
 use crate::studio::problem::Problem;
 use crate::studio::request::Request;
@@ -87,6 +87,12 @@ async fn submit(
     {
         value.insert("source".to_owned(), model.argument.into());
     }
+    // What runs it later belongs to the trace of whoever asked.
+    if let (Value::Object(value), Some(parent)) = (&mut value, headers.get("traceparent"))
+        && let Some(parent) = parent.to_str().ok().filter(|parent| parent.len() <= 128)
+    {
+        value.insert("traceparent".to_owned(), parent.into());
+    }
     let idempotency = idempotency(&headers, kind, &bytes)?;
     let submission = Submission {
         tenant: caller.tenant.clone(),
@@ -107,6 +113,7 @@ async fn submit(
     let submitted = studio.jobs(move |jobs| jobs.submit(&submission)).await?;
     studio.workers.iter().for_each(crate::jobs::Worker::wake);
     tracing::info!(job = %submitted.job.id, who = caller.name, joined = submitted.joined, "submitted");
+    studio.note(caller, "submit", submitted.job.id.as_str()).await;
     let joined = submitted.joined;
     let job = wait(studio, &headers, submitted.job).await?;
     let status = if job.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -164,7 +171,11 @@ fn idempotency(
 }
 
 /// Waits for a job's end as long as `Prefer: wait=SECONDS` says.
-async fn wait(studio: &Studio, headers: &HeaderMap, mut job: Job) -> Result<Job, Problem> {
+pub(super) async fn wait(
+    studio: &Studio,
+    headers: &HeaderMap,
+    mut job: Job,
+) -> Result<Job, Problem> {
     let prefers = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let seconds = prefers
         .flat_map(|value| value.split(','))
@@ -193,12 +204,14 @@ pub(super) fn answer(status: StatusCode, job: &Job, more: Value) -> Response {
 pub(super) async fn retry(
     studio: &Shared,
     caller: &Caller,
+    headers: &HeaderMap,
     job: &Job,
 ) -> Result<Response, Problem> {
     let (id, quota) = (job.id.clone(), caller.quota);
     let submitted = studio.jobs(move |jobs| jobs.retry(&id, quota)).await?;
     studio.workers.iter().for_each(crate::jobs::Worker::wake);
-    let status =
-        if submitted.job.state == JobState::Queued { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok(answer(status, &submitted.job, json!({"joined": submitted.joined})))
+    let joined = submitted.joined;
+    let job = wait(studio, headers, submitted.job).await?;
+    let status = if job.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(answer(status, &job, json!({"joined": joined})))
 }

@@ -1,17 +1,15 @@
-//! The service itself: who asks, presets, workers, health, metrics.
+//! The service itself: who asks, presets, hardware, health, metrics.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::asking::{Asking, Shared};
 use crate::jobs::State as JobState;
+use crate::optimize::hardware::{HOST, Hardware, devices, host};
+use crate::optimize::prices::Prices;
 use crate::quantize::produce::PRESETS;
 use crate::studio::problem::Problem;
-use crate::studio::tokens::Role;
 
 pub(super) async fn me(State(studio): State<Shared>, asking: Asking) -> Json<Value> {
     let caller = &asking.0;
@@ -35,21 +33,20 @@ pub(super) async fn presets() -> Json<Value> {
     Json(json!({"presets": shown.collect::<Vec<_>>()}))
 }
 
-pub(super) async fn workers(
-    State(studio): State<Shared>,
-    asking: Asking,
-) -> Result<Json<Value>, Problem> {
-    if asking.0.role != Role::Operator {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "workers are an operator's matter"));
-    }
-    let seen = studio.jobs(|jobs| jobs.workers()).await?;
-    let shown = seen.iter().map(|worker| {
-        json!({
-            "name": worker.name, "started_at": super::shown::date(worker.started_at),
-            "seen_at": super::shown::date(worker.seen_at), "job": worker.job,
-        })
+/// What models may be optimized for.
+pub(super) async fn hardware() -> Json<Value> {
+    let prices = Prices::own();
+    let here = host(1, 1 << 30);
+    let shown = devices().iter().map(|device| {
+        let hardware = Hardware::parse(&device.name, &here).ok();
+        let price =
+            hardware.and_then(|hardware| prices.of(&hardware, 1).map(|(per_hour, _)| per_hour));
+        json!({"hardware": device.name, "title": device.title, "memory_gb": device.memory,
+            "bandwidth_gb_per_s": device.bandwidth, "per_hour": price, "source": device.source})
     });
-    Ok(Json(json!({"workers": shown.collect::<Vec<_>>()})))
+    let mut all = vec![json!({"hardware": HOST, "title": "the worker's own machine"})];
+    all.extend(shown);
+    Json(json!({"hardware": all, "currency": prices.currency}))
 }
 
 pub(super) async fn health() -> Json<Value> {
@@ -61,8 +58,8 @@ pub(super) async fn ready(State(studio): State<Shared>) -> Result<Json<Value>, P
     Ok(Json(json!({"status": "ready"})))
 }
 
-/// Figures for Prometheus.
-pub(super) async fn metrics(State(studio): State<Shared>) -> Result<Response, Problem> {
+/// Figures for Prometheus, beside the edge's.
+pub(in crate::studio) async fn figures(studio: &Shared) -> Result<String, Problem> {
     let counts = studio.jobs(|jobs| jobs.counts()).await?;
     let workers = studio.jobs(|jobs| jobs.workers()).await?;
     let mut text =
@@ -82,5 +79,5 @@ pub(super) async fn metrics(State(studio): State<Shared>) -> Result<Response, Pr
          # TYPE tenpak_studio_uptime_seconds gauge\ntenpak_studio_uptime_seconds {up}\n",
         workers.len()
     ));
-    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+    Ok(text)
 }

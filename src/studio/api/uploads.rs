@@ -1,18 +1,18 @@
 //! Uploads over HTTP: as tus 1.0 has them, each file under a name of its own.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::asking::{Asking, Segment, Shared};
+use super::asking::{Asking, Named, Segment, Shared};
 use crate::studio::problem::Problem;
 use crate::studio::uploads::{Offset, UploadId, Uploads};
 
-type File = Path<(String, String)>;
+type File = Named<(String, String)>;
 
 fn number(headers: &HeaderMap, name: &str) -> Result<u64, Problem> {
     let number = headers.get(name).and_then(|number| number.to_str().ok()?.parse().ok());
@@ -45,7 +45,7 @@ pub(super) async fn begin(
 pub(super) async fn create(
     State(studio): State<Shared>,
     asking: Asking,
-    Path((upload, file)): File,
+    Named((upload, file)): File,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (tenant, upload) = (&asking.submits()?.tenant, id(&upload)?);
@@ -58,7 +58,7 @@ pub(super) async fn create(
 pub(super) async fn offset(
     State(studio): State<Shared>,
     asking: Asking,
-    Path((upload, file)): File,
+    Named((upload, file)): File,
 ) -> Result<Response, Problem> {
     let there = studio.uploads.offset(&asking.submits()?.tenant, &id(&upload)?, &file)?;
     Ok(told(StatusCode::OK, there))
@@ -67,7 +67,7 @@ pub(super) async fn offset(
 pub(super) async fn append(
     State(studio): State<Shared>,
     asking: Asking,
-    Path((upload, file)): File,
+    Named((upload, file)): File,
     request: Request,
 ) -> Result<Response, Problem> {
     let (tenant, upload) = (&asking.submits()?.tenant, id(&upload)?);
@@ -91,7 +91,7 @@ pub(super) async fn append(
 pub(super) async fn whole(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(upload): Segment,
+    Named(upload): Segment,
 ) -> Result<Json<Value>, Problem> {
     let upload = id(&upload)?;
     studio.uploads.whole(&asking.submits()?.tenant, &upload)?;
@@ -103,7 +103,7 @@ pub(super) async fn whole(
 pub(super) async fn remove(
     State(studio): State<Shared>,
     asking: Asking,
-    Path(upload): Segment,
+    Named(upload): Segment,
 ) -> Result<StatusCode, Problem> {
     studio.uploads.remove(&asking.submits()?.tenant, &id(&upload)?)?;
     Ok(StatusCode::NO_CONTENT)

@@ -89,7 +89,7 @@ function values(form) {
 }
 
 async function submitView() {
-  const [{ presets }, { artifacts }] = await Promise.all([ask('/presets'), ask('/artifacts')]);
+  const [{ presets }, { artifacts }, { hardware }] = await Promise.all([ask('/presets'), ask('/artifacts'), ask('/hardware')]);
   const names = artifacts.map(one => one.tag === 'latest' ? one.name : `${one.name}:${one.tag}`);
   const list = el('datalist', { id: 'models' }, names.map(name => el('option', { value: name })));
   const kind = choice('kind', [['compress', 'Compress: quantize a model'],
@@ -102,7 +102,7 @@ async function submitView() {
       field('Most loss of quality', input('max_ppl_delta', { type: 'number', min: 0, step: 'any' }), 'Percent of perplexity'),
       field('Longest latency', input('max_latency_ms', { type: 'number', min: 0, step: 'any' }), 'Milliseconds per token'),
       field('Least compression', input('min_compression', { type: 'number', min: 0, step: 'any' }), 'Times smaller'),
-      field('Hardware', input('hardware'), 'Such as a10g or h100; left out, this machine'),
+      field('Hardware', choice('hardware', [['', 'this machine'], ...hardware.slice(1).map(one => [one.hardware, one.title])])),
     ],
     'delta/compress': [
       field('Base', input('base', { list: 'models', required: true }), 'The artifact that the model was tuned from'),
@@ -119,6 +119,27 @@ async function submitView() {
     group.disabled = !own;
   });
   const problem = el('p', { className: 'error', role: 'alert' });
+  const likely = el('p', { className: 'soft', role: 'status', id: 'likely' });
+  // What it would take is asked for when whoever fills the form pauses.
+  let pause = 0, asked = 0;
+  const estimate = () => {
+    clearTimeout(pause);
+    pause = setTimeout(async () => {
+      const { kind: path, ...body } = values(form);
+      const number = asked += 1;
+      if (!body.model || (path === 'delta/compress' && !body.base)) { likely.textContent = ''; return; }
+      try {
+        const found = await post('/estimate', { ...body, kind: path.split('/')[0] });
+        if (number !== asked) return;
+        const parts = [`Reads ${bytes(found.source_bytes)}`];
+        if (found.size.raw_bytes) parts.push(`makes about ${bytes(found.size.raw_bytes)}`);
+        if (found.similar_jobs > 0) parts.push(`takes about ${found.seconds.likely} s (up to ${found.seconds.high} s), as ${found.similar_jobs} similar jobs did`);
+        else parts.push('no similar job has been done yet');
+        if (found.cost.likely) parts.push(`costs about ${found.cost.likely} ${found.cost.currency}`);
+        likely.textContent = `${parts.join(', ')}.`;
+      } catch (error) { if (number === asked) likely.textContent = error.message; }
+    }, 500);
+  };
   const form = el('form', { onsubmit: async event => {
     event.preventDefault();
     problem.textContent = '';
@@ -130,10 +151,12 @@ async function submitView() {
     } catch (error) { problem.textContent = error.message; }
   } },
   field('What', kind), list,
-  field('Model', input('model', { list: 'models', required: true }), 'An artifact, upload:ID, or an allowed path'),
-  groups, field('Name of the result', input('name'), 'Left out, it is named after the model'),
+  field('Model', input('model', { list: 'models', required: true }), 'An artifact, hf://org/model, a folder in a bucket or on a web server, upload:ID, or an allowed path'),
+  groups, field('Name of the result', input('name'), 'Left out, it is named after the model'), likely,
   el('button', { className: 'main' }, 'Submit'), problem);
   kind.addEventListener('change', show);
+  form.addEventListener('input', estimate);
+  leave = () => clearTimeout(pause);
   show();
   const empty = names.length === 0 && el('div', { className: 'card' }, el('p', {},
     'The store is empty. Pack a model first, then it can be chosen here:'),
@@ -244,10 +267,18 @@ async function jobView(id) {
     far.textContent = of.unit === 'bytes' ? `${of.phase}: ${bytes(of.done)} of ${bytes(of.total)}`
       : `${of.phase}: ${of.done} of ${of.total} ${of.unit || ''}`;
   }
+  // Candidates as they are found; a later word on one replaces the earlier.
+  const found = new Map();
+  function candidate(one) {
+    found.set(`${one.method} on ${one.hardware}`, one);
+    result.replaceChildren(el('h3', {}, 'Candidates so far'), candidates({ candidates: [...found.values()] }));
+  }
   async function results() {
+    const tried = job.result && Array.isArray(job.result.candidates);
+    if (job.status === 'failed' && tried) result.replaceChildren(el('h3', {}, 'What was tried'), candidates(job.result));
     if (job.status !== 'succeeded') return;
     const parts = [el('h3', {}, 'Result')];
-    if (job.result && Array.isArray(job.result.candidates)) parts.push(candidates(job.result));
+    if (tried) parts.push(candidates(job.result));
     try { parts.push(...described(await ask(`/artifact/${id}`))); } catch (error) { parts.push(el('p', { className: 'error' }, error.message)); }
     result.replaceChildren(...parts);
   }
@@ -255,6 +286,7 @@ async function jobView(id) {
   progress(job.progress);
   leave = follow(id, async (kind, data) => {
     if (kind === 'progress') progress(data);
+    else if (kind === 'candidate') candidate(data);
     else if (kind === 'log') { log.append(`${data}\n`); log.scrollTop = log.scrollHeight; }
     else if (kind === 'state' || kind === 'end') {
       if (kind === 'state') log.append(`${data.state}${data.error ? `: ${data.error}` : ''}\n`);
@@ -310,6 +342,7 @@ function described(shown) {
       ['Size', `${bytes(shown.totals.raw_bytes)}, stored as ${bytes(shown.totals.stored_bytes)}`],
       ['Signed by', shown.signed_by.length ? shown.signed_by.join(', ') : 'nobody']]),
     el('h3', {}, 'Lineage'), el('p', {}, chain),
+    shown.repeated_bytes ? el('p', { className: 'soft' }, `${bytes(shown.repeated_bytes)} of its tensors are stored once for several.`) : null,
     el('h3', {}, 'Use it'), el('pre', {}, `tenpak load ${shown.artifact}\ntenpak serve ${shown.artifact}`),
     table('Files', ['File', 'Size'], shown.files.map(file => [file.url ? el('a', { href: file.url, download: true,
       onclick: event => { if (sessionStorage.getItem(TOKEN)) { event.preventDefault(); save(file); } } }, file.path) : file.path, bytes(file.bytes)])),
@@ -332,13 +365,42 @@ async function save(file) {
 
 async function artifactsView() {
   const { artifacts } = await ask('/artifacts');
-  return [el('h2', {}, 'Artifacts'), artifacts.length === 0 ? el('p', {}, 'The store is empty.')
-    : table('Artifacts of the store', ['Name', 'Manifest'], artifacts.map(one => [
-      artifactLink(`${one.name}:${one.tag}`), el('code', {}, one.manifest.slice(0, 16))]))];
+  if (artifacts.length === 0) return [el('h2', {}, 'Artifacts'), el('p', {}, 'The store is empty.')];
+  const names = artifacts.map(one => `${one.name}:${one.tag}`);
+  const options = names.map(name => [name, name]);
+  const compare = el('form', { className: 'row', 'aria-label': 'Compare two artifacts', onsubmit: event => {
+    event.preventDefault();
+    const { first, second } = values(compare);
+    location.hash = `#/diff/${encodeURIComponent(first)}/${encodeURIComponent(second)}`;
+  } }, field('Compare', choice('first', options)), field('with', choice('second', options.slice().reverse())), el('button', {}, 'Compare'));
+  return [el('h2', {}, 'Artifacts'), compare, table('Artifacts of the store', ['Name', 'Manifest'], artifacts.map(one => [
+    artifactLink(`${one.name}:${one.tag}`), el('code', {}, one.manifest.slice(0, 16))]))];
+}
+
+const inPath = name => name.split('/').map(encodeURIComponent).join('/');
+
+async function diffView(first, second) {
+  const found = await ask(`/artifacts/${inPath(first)}/diff/${inPath(second)}`);
+  const changes = (caption, all, count) => all.length === 0 ? el('p', {}, `${caption}: none.`)
+    : table(`${caption}: ${count}`, ['Name', 'How'], all.map(one => [one.name, one.change]));
+  return [el('h2', {}, `${first} and ${second}`), found.same ? el('p', {}, 'They are the same.') : facts([
+    ['In both', `${bytes(found.shared_bytes)} of chunks, ${found.same_files} files, ${found.same_tensors} tensors`],
+    ['Only in the first', bytes(found.only_first_bytes)], ['Only in the second', bytes(found.only_second_bytes)]]),
+  el('p', {}, artifactLink(first), ' · ', artifactLink(second)),
+  changes('Files that differ', found.files, found.changed_files), changes('Tensors that differ', found.tensors, found.changed_tensors)];
+}
+
+async function tenantsView() {
+  const [{ tenants }, { entries }] = await Promise.all([ask('/tenants'), ask('/audit')]);
+  const jobs = one => Object.entries(one.jobs).map(([state, count]) => `${count} ${state}`).join(', ') || 'none';
+  const tokens = one => one.tokens.map(token => `${token.name}: ${token.role}, ${token.running} at a time, ${token.active} in all, ${token.daily} a day`).join('; ');
+  return [el('h2', {}, 'Tenants'), table('Tenants', ['Tenant', 'Jobs', 'Tokens and quotas'], tenants.map(one => [one.tenant, jobs(one), tokens(one) || 'no token'])),
+    el('h3', {}, 'Who did what'), entries.length === 0 ? el('p', {}, 'Nothing yet.')
+      : table('The last entries', ['When', 'Tenant', 'Who', 'Did', 'What'], entries.map(one => [one.at, one.tenant, one.who, one.did, one.what]))];
 }
 
 async function artifactView(name) {
-  return [el('h2', {}, name), ...described(await ask(`/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`))];
+  return [el('h2', {}, name), ...described(await ask(`/artifacts/${inPath(name)}`))];
 }
 
 async function workersView() {
@@ -357,12 +419,12 @@ function tokenView(why) {
   } }, field('Token', given, 'Kept until this tab is closed'), el('button', { className: 'main' }, 'Go on'))];
 }
 
-const VIEWS = { new: submitView, jobs: jobsView, job: jobView, artifacts: artifactsView, artifact: artifactView, workers: workersView };
+const VIEWS = { new: submitView, jobs: jobsView, job: jobView, artifacts: artifactsView, artifact: artifactView, diff: diffView, tenants: tenantsView, workers: workersView };
 
 async function show() {
   leave();
   leave = () => {};
-  const [, name = 'jobs', argument] = location.hash.split('/').map(decodeURIComponent);
+  const [, name = 'jobs', ...rest] = location.hash.split('/').map(decodeURIComponent);
   const hash = location.hash;
   for (const link of document.querySelectorAll('nav a')) {
     if (link.getAttribute('href') === `#/${name}`) link.setAttribute('aria-current', 'page'); else link.removeAttribute('aria-current');
@@ -370,8 +432,8 @@ async function show() {
   try {
     const me = await ask('/me');
     document.getElementById('who').textContent = me.tokens ? `${me.name}, ${me.role} of ${me.tenant}` : '';
-    document.getElementById('workers-link').hidden = me.role !== 'operator';
-    const made = await (VIEWS[name] || jobsView)(argument);
+    for (const link of document.querySelectorAll('.operators')) link.hidden = me.role !== 'operator';
+    const made = await (VIEWS[name] || jobsView)(...rest);
     if (hash === location.hash) main.replaceChildren(...made.flat().filter(Boolean));
   } catch (error) {
     main.replaceChildren(...(error.status === 401 ? tokenView(error.message) : [el('h2', {}, 'That did not work'), el('p', { className: 'error', role: 'alert' }, error.message)]));

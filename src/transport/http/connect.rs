@@ -173,7 +173,7 @@ impl Connector {
 }
 
 /// The roots are those given, or else the system's and more that were given.
-fn config(options: &HttpOptions) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
+pub(crate) fn config(options: &HttpOptions) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
     let mut roots = RootCertStore::empty();
     if options.roots_pem.is_none() {
         // SSL_CERT_FILE and SSL_CERT_DIR count.

@@ -31,6 +31,8 @@ use super::{
 };
 use answer::Answer;
 use body::HttpBody;
+#[cfg(feature = "studio")]
+pub(crate) use connect::config as client_tls;
 use connections::{Connections, Payload};
 pub use options::HttpOptions;
 pub use proxy::Proxies;
