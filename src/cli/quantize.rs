@@ -14,7 +14,7 @@ use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
+use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Layer};
 use crate::quantize::lm::{Model, Text};
 use crate::quantize::produce::engines::{Engine, Fit, in_words};
 use crate::quantize::produce::{
@@ -157,6 +157,7 @@ impl Quantize {
             .map(|own| {
                 json!({
                     "layer": own.layer, "error": own.error, "damping": own.damping, "raised": own.raised,
+                    "tokens": own.tokens,
                 })
             })
             .collect();
@@ -178,6 +179,14 @@ impl Quantize {
             output.note(format_args!(
                 "{}: the Hessian had no factor; its damping was raised {} times, to {}",
                 own.layer, own.raised, own.damping
+            ));
+        }
+        let few = |own: &&Solved| own.tokens.is_some_and(|tokens| tokens < Layer::LEAST);
+        for own in solved.iter().filter(few) {
+            output.note(format_args!(
+                "{}: {} calibration tokens went to this expert, too few; it was rounded to the nearest",
+                own.layer,
+                own.tokens.unwrap_or(0)
             ));
         }
         for path in &done.left_out {

@@ -12,6 +12,7 @@ declare -A STEPS=(
     [setup]="tests/judges/setup.sh"
     [tools]="tests/judges/tools.sh"
     [build]="cargo build --release --locked --bin tenpak --example calibrated_perplexity --example token_logprobs"
+    [families]="$JUDGES tests/judges/families.py"
     [record]="$JUDGES tests/judges/record.py --check fixtures/produce/vectors.json"
     [load]="$JUDGES tests/judges/load.py"
     [gguf]="$JUDGES tests/judges/load_gguf.py"
@@ -22,7 +23,7 @@ declare -A STEPS=(
     [serve]="tests/judges/serve.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record load gguf gptq backends hub engines serve perplexity)
+ORDER=(setup tools build families record load gguf gptq backends hub engines serve perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

@@ -24,9 +24,8 @@ impl Activation {
         Some(match name {
             "silu" | "swish" => Self::Silu,
             "gelu" | "gelu_python" => Self::Gelu,
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => {
-                Self::GeluTanh
-            }
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh"
+            | "gelu_accurate" => Self::GeluTanh,
             "quick_gelu" => Self::GeluQuick,
             "relu" => Self::Relu,
             "relu2" => Self::ReluSquared,
@@ -62,7 +61,12 @@ impl Activation {
 }
 
 /// gpt-oss: SiLU of `alpha` times the gate, times one more than `up`, both cut.
-pub(super) fn clamped(gate: &Tensor, up: &Tensor, alpha: f64, limit: f64) -> Result<Tensor, LmError> {
+pub(super) fn clamped(
+    gate: &Tensor,
+    up: &Tensor,
+    alpha: f64,
+    limit: f64,
+) -> Result<Tensor, LmError> {
     let gate = gate.minimum(limit)?;
     let up = up.clamp(-limit, limit)?;
     let open = (((&gate * -alpha)?.exp()? + 1.0)?.recip()? * gate)?;

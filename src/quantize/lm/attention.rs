@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::family::{Bias as Described, Norm as NormKind, Over};
 use super::norm::Norm;
+use super::numbers::Temperature;
 use super::parallel::by_rows;
 use super::{Checkpoint, LmConfig, LmError};
 
@@ -93,8 +94,7 @@ pub(super) struct Attention {
     /// A logit of each head that nothing is seen by.
     pub(super) sinks: Option<Vec<f32>>,
     pub(super) bias: Option<Bias>,
-    /// Floor and scale of what queries are multiplied by.
-    pub(super) temperature: Option<(f64, f64)>,
+    pub(super) temperature: Option<Temperature>,
 }
 
 impl Attention {
@@ -118,7 +118,13 @@ impl Attention {
                         Over::EachHead => &each,
                         Over::Whole => &whole,
                         Over::ManyHeads => {
-                            return many(from, &format!("{path}.{name}"), kind, each, config.epsilon);
+                            return many(
+                                from,
+                                &format!("{path}.{name}"),
+                                kind,
+                                each,
+                                config.epsilon,
+                            );
                         }
                     };
                     Norm::read(from, &format!("{path}.{name}"), kind, shape, config.epsilon)
@@ -195,16 +201,17 @@ impl Attention {
     /// The same for one sequence.
     fn attend_one(&self, mut heads: [Tensor; 3], context: &Context) -> Result<Tensor, LmError> {
         let tokens = context.tokens;
+        let norms = self.norms.as_ref();
+        if let Some(norms) = norms.filter(|norms| norms.whole) {
+            let [q, k, _] = &mut heads;
+            (*q, *k) = (norms.q.of(q)?, norms.k.of(k)?);
+        }
         if let Some(clip) = self.clip {
             for own in &mut heads {
                 *own = own.clamp(-clip, clip)?;
             }
         }
-        let [mut q, mut k, v] = heads;
-        let norms = self.norms.as_ref();
-        if let Some(norms) = norms.filter(|norms| norms.whole) {
-            (q, k) = (norms.q.of(&q)?, norms.k.of(&k)?);
-        }
+        let [q, k, v] = heads;
         let split = |x: Tensor, heads: usize, width: usize| -> Result<Tensor, LmError> {
             Ok(x.reshape((tokens, heads, width))?.transpose(0, 1)?.contiguous()?)
         };
@@ -221,9 +228,9 @@ impl Attention {
         if let Some(norms) = norms.filter(|norms| norms.late) {
             (q, k) = (norms.q.of(&q)?, norms.k.of(&k)?);
         }
-        if let Some((floor, scale)) = self.temperature {
+        if let Some(temperature) = self.temperature {
             q = by_rows(&q, |row, head| {
-                let by = grown(row % tokens, floor, scale);
+                let by = temperature.at(row % tokens);
                 head.iter_mut().for_each(|value| *value *= by);
             })?;
         }
@@ -240,7 +247,10 @@ impl Attention {
         let window = self.window.unwrap_or(usize::MAX);
         if !self.causal {
             let half = self.window.map_or(usize::MAX, |window| window / 2);
-            return (query.saturating_sub(half), query.saturating_add(half).saturating_add(1).min(tokens));
+            return (
+                query.saturating_sub(half),
+                query.saturating_add(half).saturating_add(1).min(tokens),
+            );
         }
         let end = query + 1;
         let start = end.saturating_sub(window);
@@ -326,11 +336,6 @@ impl Attention {
     }
 }
 
-/// What a query at a position is multiplied by.
-pub(super) fn grown(position: usize, floor: f64, scale: f64) -> f32 {
-    (((position as f64 + 1.0) / floor).floor().ln_1p() * scale + 1.0) as f32
-}
-
 /// A norm for each head, each a tensor of its own.
 fn many(
     from: &Checkpoint,
@@ -368,7 +373,8 @@ fn bucket(query: usize, key: usize, buckets: usize, furthest: usize) -> usize {
         return side + distance;
     }
     // In f32, as where the weights were trained: borders of buckets are whole numbers.
-    let log = (distance as f32 / exact.max(1) as f32).ln() / (furthest as f64 / exact.max(1) as f64).ln() as f32;
+    let log = (distance as f32 / exact.max(1) as f32).ln()
+        / (furthest as f64 / exact.max(1) as f64).ln() as f32;
     let far = exact + (log * (half - exact) as f32) as usize;
     side + far.min(half.saturating_sub(1))
 }

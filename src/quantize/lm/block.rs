@@ -55,16 +55,6 @@ impl Passage {
     }
 }
 
-/// What gives layers their input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Giver {
-    /// A norm, by [`Block::norm_mut`].
-    Norm(usize),
-    /// The rows of a linear layer, by its place, through nothing but products and sums of columns of equal
-    /// place.
-    Rows(usize),
-}
-
 /// What a group of linear layers is to the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -190,7 +180,8 @@ impl Block {
             Some(norm) => norm.of(&passage.rest),
             None => Ok(passage.rest.clone()),
         };
-        let stage = self.stages.get(passage.group).ok_or(LmError::Defect("there is no such group"))?;
+        let stage =
+            self.stages.get(passage.group).ok_or(LmError::Defect("there is no such group"))?;
         match stage {
             Stage::Heads | Stage::LatentDown => normed(&self.norms.attention),
             Stage::LatentQ => {
@@ -259,11 +250,16 @@ impl Block {
                 let out = first()?.forward(input)?;
                 // What a parallel MLP reads is what attention read.
                 let beside = if self.parallel { Some(self.beside(&rest)?) } else { None };
-                let rest = self.sum(rest, out, &self.norms.attention_out, &self.norms.attention_sum)?;
+                let rest =
+                    self.sum(rest, out, &self.norms.attention_out, &self.norms.attention_sum)?;
                 if let Some(experts) = &self.experts {
                     let read = match beside {
                         Some(read) => read,
-                        None => self.norms.mlp.as_ref().map_or_else(|| Ok(rest.clone()), |norm| norm.of(&rest))?,
+                        None => self
+                            .norms
+                            .mlp
+                            .as_ref()
+                            .map_or_else(|| Ok(rest.clone()), |norm| norm.of(&rest))?,
                     };
                     held.push(read.clone());
                     held.push(experts.router.route(&read)?);
@@ -285,7 +281,8 @@ impl Block {
             }
             Stage::Up(Some(_)) | Stage::SharedUp => {
                 let experts = self.experts.as_ref().ok_or(LOST)?;
-                let gating = if *stage == Stage::SharedUp { experts.shared } else { experts.gating };
+                let gating =
+                    if *stage == Stage::SharedUp { experts.shared } else { experts.gating };
                 held.truncate(INNER);
                 held.push(match input.dim(0)? {
                     0 => self.nothing(group + 1)?,
@@ -330,7 +327,7 @@ impl Block {
     }
 
     /// The linear layers of a group.
-    fn group(&self, group: usize) -> impl Iterator<Item = &Linear> {
+    pub(super) fn group(&self, group: usize) -> impl Iterator<Item = &Linear> {
         let places = self.groups.get(group).map(Vec::as_slice).unwrap_or_default();
         places.iter().filter_map(|at| self.linears.get(*at))
     }
@@ -367,7 +364,12 @@ impl Block {
     }
 
     /// What a gate and up, or up alone, make of their outputs.
-    fn inner(&self, linears: &[&Linear], input: &Tensor, gating: Gating) -> Result<Tensor, LmError> {
+    fn inner(
+        &self,
+        linears: &[&Linear],
+        input: &Tensor,
+        gating: Gating,
+    ) -> Result<Tensor, LmError> {
         let outputs =
             linears.iter().map(|own| own.forward(input)).collect::<Result<Vec<_>, _>>()?;
         let (gate, up) = gating.split(outputs)?;
@@ -386,14 +388,23 @@ impl Block {
         };
         let own = &self.attention;
         let (tokens, shared) = (fused.dim(0)?, own.heads / own.kv_heads);
-        let widths = [own.heads * own.head_dim, own.kv_heads * own.head_dim, own.kv_heads * own.value_dim];
+        let widths =
+            [own.heads * own.head_dim, own.kv_heads * own.head_dim, own.kv_heads * own.value_dim];
         if self.order == Order::Concat {
             let [q, k, v] = widths;
-            return Ok([fused.narrow(1, 0, q)?, fused.narrow(1, q, k)?, fused.narrow(1, q + k, v)?]);
+            return Ok([
+                fused.narrow(1, 0, q)?,
+                fused.narrow(1, q, k)?,
+                fused.narrow(1, q + k, v)?,
+            ]);
         }
         let groups = fused.reshape((tokens, own.kv_heads, shared + 2, own.head_dim))?;
         let part = |from, count, width| groups.narrow(2, from, count)?.reshape((tokens, width));
-        Ok([part(0, shared, widths[0])?, part(shared, 1, widths[1])?, part(shared + 1, 1, widths[2])?])
+        Ok([
+            part(0, shared, widths[0])?,
+            part(shared, 1, widths[1])?,
+            part(shared + 1, 1, widths[2])?,
+        ])
     }
 
     /// The same through few dimensions: of `held`, q and what k and v were made of, and of these.
@@ -412,76 +423,6 @@ impl Block {
             k.reshape((tokens, own.heads * own.head_dim))?,
             v.reshape((tokens, own.heads * own.value_dim))?,
         ])
-    }
-
-    /// Which of its [linear layers](Self::linears) share an input, in the order in which they run.
-    pub fn groups(&self) -> &[Vec<usize>] {
-        &self.groups
-    }
-
-    /// What gives each of the [groups](Self::groups) its input and can give it scaled; `None` for an input
-    /// that nothing can give so, and for a block of which that holds for all.
-    pub fn givers(&self) -> Option<Vec<Option<Giver>>> {
-        let shared = self.parallel && self.norms.mlp.is_none();
-        // What a norm gives may be read by nothing else.
-        let norm = |norm: &Option<Norm>, at: usize| {
-            norm.as_ref().filter(|norm| norm.weight.is_some() && !shared).map(|_| Giver::Norm(at))
-        };
-        let rows = |group: &[usize], of: usize| group.get(of).copied().map(Giver::Rows);
-        let of = |(at, stage): (usize, &Stage)| match stage {
-            Stage::Heads => norm(&self.norms.attention, 0),
-            Stage::Out => {
-                let [_, _, v] = self.groups.get(at.checked_sub(1)?)?.as_slice() else { return None };
-                let o = self.group(at).next()?;
-                // With fewer heads of v than of q, several columns of o read one row of v.
-                let equal = self.linears.get(*v)?.weight.dims().first() == o.weight.dims().last();
-                (equal && self.attention.clip.is_none()).then_some(Giver::Rows(*v))
-            }
-            Stage::Up(None) if self.experts.is_none() => norm(&self.norms.mlp, 1),
-            // Only the gate goes through more than a product.
-            Stage::Down(_) | Stage::SharedDown => {
-                let before = self.groups.get(at.checked_sub(1)?)?;
-                let limited = self.experts.as_ref().is_some_and(|own| own.gating.limit.is_some());
-                (before.len() == 2 && !limited).then(|| rows(before, 1)).flatten()
-            }
-            _ => None,
-        };
-        let found: Vec<Option<Giver>> = self.stages.iter().enumerate().map(of).collect();
-        found.iter().any(|giver| matches!(giver, Some(Giver::Norm(_)))).then_some(found)
-    }
-
-    /// The norm before attention (0) or before the MLP (1).
-    pub fn norm_mut(&mut self, which: usize) -> Option<&mut Norm> {
-        match which {
-            0 => self.norms.attention.as_mut(),
-            _ => self.norms.mlp.as_mut(),
-        }
-    }
-
-    /// Whether a linear layer gives q or k, of which scores are made.
-    pub fn makes_scores(&self, at: usize) -> bool {
-        let of = |(stage, group): (&Stage, &Vec<usize>)| match stage {
-            Stage::Heads => group.iter().take(2).any(|own| *own == at),
-            Stage::LatentDown | Stage::LatentQ | Stage::LatentKv => group.contains(&at),
-            _ => false,
-        };
-        self.stages.iter().zip(&self.groups).any(of)
-    }
-
-    /// The names of some of its linear layers.
-    pub fn named(&self, which: &[usize]) -> Vec<String> {
-        let linears = which.iter().filter_map(|at| self.linears.get(*at));
-        linears.map(|linear| linear.name.clone()).collect()
-    }
-
-    /// Its linear layers, in the order in which they run.
-    pub fn linears(&self) -> Vec<&Linear> {
-        self.linears.iter().collect()
-    }
-
-    /// The same, to put other weights in.
-    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        self.linears.iter_mut().collect()
     }
 }
 

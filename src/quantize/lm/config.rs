@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::activation::Activation;
-use super::expression::{Number, Place, Rule, Word};
-use super::family::{Bias, Family, Norm, Order, Over};
-use super::rope::{self, Rope, Scaling};
+use super::expression::{Number, Place, Rule};
+use super::family::{Bias, Family, Order};
+use super::numbers::{self, Numbers, Temperature};
+use super::rope::{self, Rope};
 use super::{ConfigError, LmError};
 
 /// The numbers of a model.
@@ -45,68 +45,6 @@ pub struct LmConfig {
     pub(super) ropes: Vec<Rope>,
 }
 
-/// Numbers of the whole model that few families have.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Numbers {
-    pub(super) embedding: f64,
-    pub(super) residual: f64,
-    pub(super) logits: f64,
-    pub(super) logits_cap: Option<f64>,
-    /// Rows of learned positions before the first.
-    pub(super) offset: usize,
-    pub(super) types: usize,
-    /// Width of a head of values.
-    pub(super) value_dim: usize,
-    pub(super) attention_cap: Option<f64>,
-    pub(super) clip: Option<f64>,
-    /// Buckets of distances.
-    pub(super) buckets: usize,
-    /// Where queries grow: floor and scale.
-    pub(super) temperature: Option<(f64, f64)>,
-    pub(super) latent: Option<Latent>,
-    pub(super) activation: Activation,
-    pub(super) experts: Option<Experts>,
-}
-
-/// Attention through few dimensions.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Latent {
-    pub(super) q_rank: Option<usize>,
-    pub(super) kv_rank: usize,
-    pub(super) plain: usize,
-    pub(super) turned: usize,
-    pub(super) epsilon: f64,
-}
-
-/// A mixture of experts.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Experts {
-    pub(super) count: usize,
-    pub(super) top: usize,
-    pub(super) intermediate: usize,
-    pub(super) score: Score,
-    pub(super) normalized: bool,
-    pub(super) scale: f64,
-    /// Groups of experts, how many are chosen, and how many scores count for one.
-    pub(super) groups: Option<(usize, usize, usize)>,
-    /// Width of the expert that all tokens go to.
-    pub(super) shared: Option<usize>,
-    pub(super) activation: Activation,
-    /// gpt-oss: alpha and limit.
-    pub(super) limit: Option<(f64, f64)>,
-}
-
-/// What scores of experts are made of logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Score {
-    Softmax,
-    Sigmoid,
-    /// Softmax over those that were chosen.
-    SoftmaxOfTop,
-    /// Phi-MoE's, of two.
-    Sparsemixer,
-}
-
 /// What differs by layer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layer {
@@ -130,19 +68,24 @@ impl LmConfig {
         let config = &config;
         let sizes = &family.sizes;
         let (hidden, layers) = (sizes.hidden.size(config)?, sizes.layers.size(config)?);
+        if layers > MAX_LAYERS {
+            let key = "the number of layers".to_owned();
+            return Err(ConfigError::Dimension { key, value: layers.into() }.into());
+        }
         let heads = sizes.heads.size(config)?;
         let kv_heads = sizes.kv_heads.size(config)?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(ConfigError::KvHeads { heads, kv_heads }.into());
         }
-        let latent = latent(&family, config)?;
+        let latent = numbers::latent(&family, config)?;
         let head_dim = match (&latent, sizes.head_dim.find(config)?) {
             (Some(latent), _) => latent.plain + latent.turned,
             (None, Some(_)) => sizes.head_dim.size(config)?,
             (None, None) if hidden.is_multiple_of(heads) => hidden / heads,
             (None, None) => return Err(ConfigError::Heads { hidden, heads }.into()),
         };
-        let offset = family.embedding.offset.as_ref().map_or(Ok(0), |offset| offset.count(config))?;
+        let offset =
+            family.embedding.offset.as_ref().map_or(Ok(0), |offset| offset.count(config))?;
         let rows = sizes.positions.size(config)?;
         let positions = rows.checked_sub(offset).filter(|positions| *positions > 0);
         let positions = positions.ok_or_else(|| ConfigError::Missing("positions".to_owned()))?;
@@ -174,9 +117,7 @@ impl LmConfig {
             let model = rope::Model { config, head_dim: turned, positions: rows };
             let kind = kind.or(Some(if own.is_some() { KINDS[0] } else { KINDS[1] }));
             let rope = match &family.rope {
-                Some(rope) if at.turned => {
-                    Some(rope::read(rope, model, kind, own.is_some())?)
-                }
+                Some(rope) if at.turned => Some(rope::read(rope, model, kind, own.is_some())?),
                 _ => None,
             };
             let scale = match &attention.scale {
@@ -244,13 +185,17 @@ impl LmConfig {
                 _ => 0,
             },
             temperature: match &attention.temperature {
-                Some(own) => Some((own.floor.number(config)?, own.scale.number(config)?)),
+                Some(own) => Some(Temperature {
+                    floor: own.floor.number(config)?,
+                    scale: own.scale.number(config)?,
+                    first: or(&own.first, 1.0)?,
+                }),
                 None => None,
             },
             latent,
-            activation: activation(&family.mlp.activation, config)?,
+            activation: numbers::activation(&family.mlp.activation, config)?,
             experts: match by_layer.iter().any(|layer| layer.has_experts) {
-                true => experts(&family, config)?,
+                true => numbers::experts(&family, config)?,
                 false => None,
             },
         };
@@ -278,7 +223,10 @@ impl LmConfig {
 
     /// What no single number tells.
     fn check(&self) -> Result<(), LmError> {
-        let size = |key: &str, value: usize| ConfigError::Dimension { key: key.to_owned(), value: value.into() };
+        let size = |key: &str, value: usize| ConfigError::Dimension {
+            key: key.to_owned(),
+            value: value.into(),
+        };
         if let Some(own) = &self.numbers.experts {
             if own.top > own.count {
                 return Err(size("the number of experts of a token", own.top).into());
@@ -291,8 +239,13 @@ impl LmConfig {
         }
         let fused = self.about.attention.qkv.as_ref();
         let apart = [&self.about.attention.q, &self.about.attention.k, &self.about.attention.v];
-        if fused.is_none() && self.numbers.latent.is_none() && apart.iter().any(|own| own.is_none()) {
-            return Err(ConfigError::Description(self.family.clone(), "it has no q, k and v".into()).into());
+        if fused.is_none() && self.numbers.latent.is_none() && apart.iter().any(|own| own.is_none())
+        {
+            return Err(ConfigError::Description(
+                self.family.clone(),
+                "it has no q, k and v".into(),
+            )
+            .into());
         }
         Ok(())
     }
@@ -312,66 +265,6 @@ impl LmConfig {
         self.ropes.first().map(|rope| rope.frequencies(self.positions)).unwrap_or_default()
     }
 
-    /// The first piece of the model that is none of a plain Llama's, with norms on heads and windows at most: what
-    /// the embedded engine does not run.
-    pub fn beyond_llama(&self) -> Option<String> {
-        let (about, numbers) = (&*self.about, &self.numbers);
-        let attention = &about.attention;
-        let rope = match self.ropes.as_slice() {
-            [rope] => Some(rope),
-            _ => None,
-        };
-        let is_known = |rope: &Rope| {
-            let known = matches!(
-                rope.scaling,
-                Scaling::Plain | Scaling::Linear { .. } | Scaling::Llama3 { .. }
-            );
-            known && rope.width == self.head_dim && !rope.interleaved && rope.factor == 1.0
-        };
-        let plain_scale = 1.0 / (self.head_dim as f64).sqrt();
-        let llama = |own: &Option<String>, name: &str| own.as_deref() == Some(name);
-        let norms = &about.norms;
-        let no = [
-            (!self.is_causal(), "an encoder"),
-            (numbers.experts.is_some(), "a mixture of experts"),
-            (numbers.latent.is_some(), "attention through few dimensions (MLA)"),
-            (attention.qkv.is_some(), "q, k and v in one weight"),
-            (about.parallel, "attention and MLP side by side"),
-            (about.norm != Norm::Rms, "norms other than RMS norms"),
-            (
-                !llama(&norms.attention, "input_layernorm")
-                    || !llama(&norms.mlp, "post_attention_layernorm")
-                    || norms.attention_out.is_some()
-                    || norms.mlp_out.is_some(),
-                "norms in other places than Llama's",
-            ),
-            (!rope.is_some_and(is_known), "rotary positions other than Llama's"),
-            (self.by_layer.iter().any(|layer| layer.rope.is_none()), "layers without positions"),
-            (self.by_layer.iter().any(|layer| layer.scale != plain_scale), "attention of another scale"),
-            (
-                self.by_layer.iter().any(|layer| layer.chunk.is_some() || layer.has_temperature),
-                "attention in chunks",
-            ),
-            (numbers.attention_cap.is_some() || numbers.logits_cap.is_some(), "a soft cap"),
-            (attention.sinks.is_some(), "attention sinks"),
-            (attention.bias.is_some(), "biases of scores"),
-            (numbers.clip.is_some(), "clipped q, k and v"),
-            (
-                attention.norms.as_ref().is_some_and(|own| {
-                    own.over != Over::Head || own.late || own.norm.is_some()
-                }),
-                "norms on q and k other than Qwen3's",
-            ),
-            (numbers.activation != Activation::Silu, "an activation other than SiLU"),
-            (!llama(&about.mlp.gate, "mlp.gate_proj"), "an MLP other than Llama's"),
-            (
-                [numbers.embedding, numbers.residual, numbers.logits].iter().any(|by| *by != 1.0),
-                "multipliers of embedding, residual or logits",
-            ),
-        ];
-        no.iter().find(|(is_there, _)| *is_there).map(|(_, what)| (*what).to_owned())
-    }
-
     /// Whether q and k have norms on each head.
     pub fn has_head_norms(&self) -> bool {
         self.by_layer.iter().any(|layer| layer.has_head_norms)
@@ -383,82 +276,14 @@ impl LmConfig {
     }
 }
 
+/// The most blocks that are believed.
+const MAX_LAYERS: usize = 1 << 14;
+
 /// What transformers calls layers that see a window, and all.
 const KINDS: [&str; 3] = ["sliding_attention", "full_attention", "chunked_attention"];
 
 fn holds(rule: &Option<Rule>, config: &Value, at: Place) -> Result<bool, ConfigError> {
     rule.as_ref().map_or(Ok(true), |rule| rule.holds(config, at))
-}
-
-fn activation(word: &Word, config: &Value) -> Result<Activation, LmError> {
-    let name = word.find(config);
-    Activation::named(name).ok_or_else(|| LmError::Piece(format!("the activation {name:?}")))
-}
-
-fn latent(family: &Family, config: &Value) -> Result<Option<Latent>, ConfigError> {
-    let Some(own) = &family.attention.latent else { return Ok(None) };
-    Ok(Some(Latent {
-        q_rank: own.q_rank.find(config)?.map(|_| own.q_rank.size(config)).transpose()?,
-        kv_rank: own.kv_rank.size(config)?,
-        plain: own.plain.size(config)?,
-        turned: own.turned.size(config)?,
-        epsilon: match &own.epsilon {
-            Some(epsilon) => epsilon.number(config)?,
-            None => family.epsilon.number(config)?,
-        },
-    }))
-}
-
-fn experts(family: &Family, config: &Value) -> Result<Option<Experts>, LmError> {
-    let Some(own) = &family.experts else { return Ok(None) };
-    let score = match own.score.find(config) {
-        "softmax" => Score::Softmax,
-        "sigmoid" => Score::Sigmoid,
-        "softmax_of_top" => Score::SoftmaxOfTop,
-        "sparsemixer" => Score::Sparsemixer,
-        other => return Err(LmError::Piece(format!("routing by {other:?}"))),
-    };
-    let shared = match &own.shared {
-        Some(shared) => {
-            let times = shared.count.as_ref().map_or(Ok(1), |count| match count.find(config)? {
-                Some(_) => count.count(config),
-                None => Ok(0),
-            })?;
-            match times {
-                0 => None,
-                times => Some(times.saturating_mul(shared.intermediate.size(config)?)),
-            }
-        }
-        None => None,
-    };
-    let groups = match &own.groups {
-        Some(groups) => {
-            let (count, top) = (groups.count.find(config)?, groups.top.find(config)?);
-            match count.is_some() && top.is_some() {
-                true => Some((groups.count.size(config)?, groups.top.size(config)?, groups.best)),
-                false => None,
-            }
-        }
-        None => None,
-    };
-    Ok(Some(Experts {
-        count: own.count.size(config)?,
-        top: own.top.size(config)?,
-        intermediate: own.intermediate.size(config)?,
-        score,
-        normalized: own.normalized.as_ref().map_or(Ok(false), |own| own.flag(config))?,
-        scale: match &own.scale {
-            Some(scale) => scale.find(config)?.unwrap_or(1.0),
-            None => 1.0,
-        },
-        groups: groups.filter(|(count, ..)| *count > 1),
-        shared,
-        activation: activation(own.activation.as_ref().unwrap_or(&family.mlp.activation), config)?,
-        limit: match &own.limit {
-            Some(limit) => Some((limit.alpha.number(config)?, limit.limit.number(config)?)),
-            None => None,
-        },
-    }))
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use crate::quantize::source::SourceError;
 #[non_exhaustive]
 pub enum LmError {
     /// The family has no description.
-    #[error("config.json: model_type {name:?} is not supported{why}; docs/families.md lists those that are, and says how to describe one")]
+    #[error(
+        "config.json: model_type {name:?} is not supported{why}; docs/families.md lists those that are, and says how to describe one"
+    )]
     Architecture { name: String, why: String },
     /// A piece of the model that no description has.
     #[error("config.json: {0} is not described; docs/families.md says what is")]
@@ -95,7 +97,7 @@ pub enum ConfigError {
     #[error("hidden_size {hidden} is no multiple of num_attention_heads {heads}")]
     Heads { hidden: usize, heads: usize },
     /// Heads that cannot be turned by pairs.
-    #[error("head_dim {0} is odd")]
+    #[error("{0} dimensions of a head cannot be turned by pairs")]
     OddHead(usize),
     /// Scaled positions without a number of theirs.
     #[error("rope scaling without {0}")]

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Tensor};
 
-use super::config::{Experts as Numbers, Score};
+use super::numbers::{Experts as Numbers, Score};
 use super::parallel::by_rows;
 use super::{Checkpoint, LmConfig, LmError};
 

@@ -112,7 +112,9 @@ impl Number {
         let found = found.ok_or_else(|| ConfigError::Missing(self.key()))?;
         match found.is_finite() {
             true => Ok(found),
-            false => Err(ConfigError::Dimension { key: self.key(), value: found.to_string().into() }),
+            false => {
+                Err(ConfigError::Dimension { key: self.key(), value: found.to_string().into() })
+            }
         }
     }
 
@@ -166,7 +168,9 @@ impl Word {
     pub(crate) fn find<'a>(&'a self, config: &'a Value) -> &'a str {
         match self {
             Self::Itself(word) => word,
-            Self::Of { key, default } => key.find(config).and_then(Value::as_str).unwrap_or(default),
+            Self::Of { key, default } => {
+                key.find(config).and_then(Value::as_str).unwrap_or(default)
+            }
         }
     }
 }
@@ -279,7 +283,9 @@ impl RuleOf {
                 (Some(Some(entry)), _) => Ok(match &self.is {
                     Some(Value::Array(any)) => any.contains(entry),
                     Some(is) => is == entry,
-                    None => entry.as_bool().or(entry.as_f64().map(|number| number != 0.0)) == Some(true),
+                    None => {
+                        entry.as_bool().or(entry.as_f64().map(|number| number != 0.0)) == Some(true)
+                    }
                 }),
                 (Some(None), _) => Err(ConfigError::Short(key.name(), layers)),
                 (None, Some(otherwise)) => otherwise.holds(config, at),
@@ -289,7 +295,8 @@ impl RuleOf {
         let mut all = true;
         if let Some(key) = &self.within {
             let list = key.find(config).and_then(Value::as_array);
-            all &= list.is_some_and(|list| list.iter().any(|one| one.as_u64() == Some(layer as u64)));
+            all &=
+                list.is_some_and(|list| list.iter().any(|one| one.as_u64() == Some(layer as u64)));
         }
         if let Some(every) = &self.every {
             all &= (layer + 1).is_multiple_of(every.size(config)?);

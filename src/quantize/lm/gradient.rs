@@ -6,7 +6,7 @@
 
 use candle_core::{D, Device, Tensor, Var};
 
-use super::attention::{Attention, Context, Turns, grown};
+use super::attention::{Attention, Context, Turns};
 use super::block::Stage;
 use super::norm::Norm;
 use super::{Block, Head, Linear, LmError};
@@ -49,7 +49,9 @@ impl Block {
         let norms = &self.norms;
         let read = |x: &[Tensor]| optional(&norms.attention, one(x)?);
         let beside = norms.mlp.as_ref().or(norms.attention.as_ref().filter(|_| self.parallel));
-        let mlp_read = |x: &[Tensor]| beside.map_or_else(|| Ok(one(x)?.clone()), |n| n.differentiable(one(x)?));
+        let mlp_read = |x: &[Tensor]| {
+            beside.map_or_else(|| Ok(one(x)?.clone()), |n| n.differentiable(one(x)?))
+        };
         let attend = |x: &[Tensor]| attend(&self.attention, context, self.heads(x.to_vec())?);
         let inner = |x: &[Tensor]| {
             let (gate, up) = self.gating.split(x.to_vec())?;
@@ -58,7 +60,8 @@ impl Block {
                 None => self.gating.activation.of(&up)?,
             })
         };
-        let attended = |x: &[Tensor]| Ok((optional(&norms.attention_out, one(x)?)? * self.residual)?);
+        let attended =
+            |x: &[Tensor]| Ok((optional(&norms.attention_out, one(x)?)? * self.residual)?);
         let fed = |x: &[Tensor]| Ok((optional(&norms.mlp_out, one(x)?)? * self.residual)?);
 
         // Forward, keeping what each function was computed of.
@@ -182,14 +185,14 @@ impl Head {
 fn attend(own: &Attention, context: &Context, [q, k, v]: [Tensor; 3]) -> Result<Tensor, LmError> {
     let (tokens, width) = (context.tokens, own.head_dim);
     let [mut q, mut k, mut v] = [q, k, v];
+    let norms = own.norms.as_ref();
+    if let Some(norms) = norms.filter(|norms| norms.whole) {
+        (q, k) = (norms.q.differentiable(&q)?, norms.k.differentiable(&k)?);
+    }
     if let Some(clip) = own.clip {
         for one in [&mut q, &mut k, &mut v] {
             *one = one.clamp(-clip, clip)?;
         }
-    }
-    let norms = own.norms.as_ref();
-    if let Some(norms) = norms.filter(|norms| norms.whole) {
-        (q, k) = (norms.q.differentiable(&q)?, norms.k.differentiable(&k)?);
     }
     let split = |x: Tensor, heads: usize, width: usize| -> Result<Tensor, LmError> {
         Ok(x.reshape((tokens, heads, width))?.transpose(0, 1)?.contiguous()?)
@@ -207,8 +210,8 @@ fn attend(own: &Attention, context: &Context, [q, k, v]: [Tensor; 3]) -> Result<
     if let Some(norms) = norms.filter(|norms| norms.late) {
         (q, k) = (norms.q.differentiable(&q)?, norms.k.differentiable(&k)?);
     }
-    if let Some((floor, scale)) = own.temperature {
-        let by: Vec<f32> = (0..tokens).map(|at| grown(at, floor, scale)).collect();
+    if let Some(temperature) = own.temperature {
+        let by: Vec<f32> = (0..tokens).map(|at| temperature.at(at)).collect();
         q = q.broadcast_mul(&Tensor::from_vec(by, (1, tokens, 1), &Device::Cpu)?)?;
     }
     let shared = own.heads / own.kv_heads;
@@ -261,7 +264,10 @@ fn turn(x: &Tensor, turns: &Turns, tokens: usize, from: usize) -> Result<Tensor,
     let (a, b) = match turns.interleaved {
         true => {
             let pairs = own.reshape((x.dim(0)?, tokens, half, 2))?;
-            (pairs.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?, pairs.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?)
+            (
+                pairs.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?,
+                pairs.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?,
+            )
         }
         false => (own.narrow(D::Minus1, 0, half)?, own.narrow(D::Minus1, half, half)?),
     };
@@ -272,7 +278,8 @@ fn turn(x: &Tensor, turns: &Turns, tokens: usize, from: usize) -> Result<Tensor,
         false => Tensor::cat(&[first, second], D::Minus1)?,
     };
     let end = from + turns.width;
-    let (before, after) = (x.narrow(D::Minus1, 0, from)?, x.narrow(D::Minus1, end, x.dim(D::Minus1)? - end)?);
+    let (before, after) =
+        (x.narrow(D::Minus1, 0, from)?, x.narrow(D::Minus1, end, x.dim(D::Minus1)? - end)?);
     let parts: Vec<Tensor> =
         [before, turned, after].into_iter().filter(|part| part.elem_count() > 0).collect();
     Ok(Tensor::cat(&parts, D::Minus1)?)

@@ -78,7 +78,12 @@ impl Head {
     }
 
     /// The gradient of states by that of some logits, which have gone through cap and scale.
-    pub(super) fn back(&self, of_logits: Tensor, logits: &Tensor, weight: &Tensor) -> Result<Tensor, LmError> {
+    pub(super) fn back(
+        &self,
+        of_logits: Tensor,
+        logits: &Tensor,
+        weight: &Tensor,
+    ) -> Result<Tensor, LmError> {
         let mut found = of_logits;
         if let Some(cap) = self.cap {
             found = (found * (1.0 - (logits * (1.0 / cap))?.sqr()?)?)?;

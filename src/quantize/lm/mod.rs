@@ -5,14 +5,17 @@
 //! [`Block`] is read from the checkpoint when it is asked for, dequantized if it is quantized. Whoever
 //! runs one sees the inputs of its linear layers through a [`Tap`], and may put other weights in.
 
+mod access;
 mod activation;
 mod attention;
 mod block;
 mod checkpoint;
 mod config;
+mod embedded;
 mod error;
 mod experts;
 mod expression;
+mod families;
 mod family;
 pub mod gguf;
 mod gradient;
@@ -20,6 +23,7 @@ mod head;
 mod linear;
 mod model;
 mod norm;
+mod numbers;
 mod parallel;
 mod read;
 mod rope;
@@ -27,12 +31,13 @@ mod rows;
 mod spool;
 mod text;
 
+pub use access::Giver;
 pub use attention::Context;
-pub use block::{Block, Giver, NoTap, Passage, Tap};
+pub use block::{Block, NoTap, Passage, Tap};
 pub use checkpoint::Checkpoint;
 pub use config::LmConfig;
 pub use error::{ConfigError, LmError, TextError};
-pub use family::families;
+pub use families::families;
 pub use gradient::Gradients;
 pub use head::{Compared, Head};
 pub use linear::{Linear, Values};

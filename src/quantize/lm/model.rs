@@ -93,7 +93,8 @@ impl Model {
         };
         let kind = match (&about.types, config.numbers.types) {
             (Some(name), types @ 1..) => {
-                let all = self.checkpoint.tensor(&of(&format!("{name}.weight")), &[types, hidden])?;
+                let all =
+                    self.checkpoint.tensor(&of(&format!("{name}.weight")), &[types, hidden])?;
                 Some(all.get(0)?)
             }
             _ => None,

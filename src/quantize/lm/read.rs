@@ -101,7 +101,8 @@ impl Reader<'_> {
                 Some(rank) => self.linear(&names.q_down, [rank, hidden], turns)?,
                 None => self.linear(&names.q, [q, hidden], turns)?,
             };
-            let kv = self.linear(&names.kv_down, [numbers.kv_rank + numbers.turned, hidden], turns)?;
+            let kv =
+                self.linear(&names.kv_down, [numbers.kv_rank + numbers.turned, hidden], turns)?;
             self.stage(Stage::LatentDown, vec![down, kv]);
             if let Some(rank) = numbers.q_rank {
                 let up = self.linear(&names.q_up, [q, rank], turns)?;
@@ -146,8 +147,7 @@ impl Reader<'_> {
 
     fn mlp(&mut self, is_used: bool) -> Result<Gating, LmError> {
         let (config, about) = (self.config, &self.config.about.mlp);
-        let mut gating =
-            Gating { activation: config.numbers.activation, limit: None, fused: None };
+        let mut gating = Gating { activation: config.numbers.activation, limit: None, fused: None };
         if is_used {
             let names = [about.gate.clone(), about.up.clone(), about.gate_up.clone()];
             let (ups, fused) = self.ups(names, config.intermediate, about.transposed)?;
@@ -191,17 +191,20 @@ impl Reader<'_> {
                     let bias = bias.map(|bias| format!("{}.{bias}", self.path));
                     let name = format!("{}.{name}", self.path);
                     let place = (expert, numbers.count);
-                    stacked_layer(self.from, &name, bias.as_deref(), place, shape, stacked.transposed)
+                    stacked_layer(
+                        self.from,
+                        &name,
+                        bias.as_deref(),
+                        place,
+                        shape,
+                        stacked.transposed,
+                    )
                 };
-                let both = slice(
-                    &stacked.gate_up,
-                    biases.map(|[up, _]| up),
-                    [2 * wide, config.hidden],
-                )?;
+                let both =
+                    slice(&stacked.gate_up, biases.map(|[up, _]| up), [2 * wide, config.hidden])?;
                 let down =
                     slice(&stacked.down, biases.map(|[_, down]| down), [config.hidden, wide])?;
-                let halves =
-                    if stacked.interleaved { Halves::Alternate } else { Halves::Apart };
+                let halves = if stacked.interleaved { Halves::Alternate } else { Halves::Apart };
                 (vec![both], Some(halves), down)
             } else {
                 let names = [&about.gate, &about.up].map(|own| own.as_ref().map(name));

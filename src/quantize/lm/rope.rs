@@ -63,8 +63,10 @@ pub struct Rope {
     pub theta: f64,
     /// How frequencies are scaled.
     pub scaling: Scaling,
-    /// Dimensions of a head that turn.
+    /// Dimensions of a head that turn: an even number.
     pub width: usize,
+    /// What frequencies are made of: `width`, or one less.
+    dims: usize,
     /// Whether neighbours turn into each other, and not halves.
     pub interleaved: bool,
     /// What cosines and sines are multiplied by.
@@ -76,7 +78,7 @@ pub struct Rope {
 impl Rope {
     /// The frequency of each pair, in radians per position, for sequences of so many tokens.
     pub fn frequencies(&self, tokens: usize) -> Vec<f64> {
-        let width = self.width as f64;
+        let width = self.dims as f64;
         let theta = match &self.scaling {
             Scaling::Dynamic { factor, positions } if width > 2.0 => {
                 let longer = (tokens as f64).max(*positions) / positions;
@@ -147,7 +149,8 @@ pub(super) fn read(
     let config = model.config;
     let object = |key: &str| config.get(key).filter(|value| value.is_object());
     let all = object("rope_parameters").or_else(|| object("rope_scaling"));
-    let of_kind = |all: &'_ Value| kind.and_then(|kind| all.get(kind)).is_some_and(Value::is_object);
+    let of_kind =
+        |all: &'_ Value| kind.and_then(|kind| all.get(kind)).is_some_and(Value::is_object);
     let by_kind = all.filter(|all| of_kind(all));
     let local = described.local.as_ref().filter(|_| slides && by_kind.is_none());
     let local = local.map_or(Ok(None), |local| local.find(config))?;
@@ -177,32 +180,33 @@ fn whole(
     if !(theta > 0.0 && theta.is_finite()) {
         return Err(ConfigError::Theta(theta).into());
     }
-    let flag = |number: &Option<Number>| {
-        number.as_ref().map_or(Ok(false), |number| number.flag(config))
-    };
+    let flag =
+        |number: &Option<Number>| number.as_ref().map_or(Ok(false), |number| number.flag(config));
     let part = match own.and_then(|own| own.get("partial_rotary_factor")).and_then(Value::as_f64) {
         Some(part) => part,
         None => described.part.as_ref().map_or(Ok(None), |part| part.find(config))?.unwrap_or(1.0),
     };
-    let width = match &described.width {
+    let dims = match &described.width {
         Some(width) => width.size(config)?,
         None => (model.head_dim as f64 * part) as usize,
     };
-    if width == 0 || width > model.head_dim || width % 2 == 1 {
-        return Err(ConfigError::OddHead(width).into());
-    }
-    let (scaling, factor) = scaling(own, model, theta, width)?;
+    // Of an odd number of dimensions, transformers turns one more.
+    let width = dims.checked_next_multiple_of(2);
+    let width = width.filter(|width| (1..=model.head_dim).contains(width));
+    let width = width.ok_or(ConfigError::OddHead(dims))?;
+    let (scaling, factor) = scaling(own, model, theta, dims)?;
     let mut attention = 1.0;
     if described.scales_attention
         && let Some(own) = own
         && !matches!(scaling, Scaling::Plain)
-        && let Some(all) = own.get("mscale_all_dim").and_then(Value::as_f64).filter(|all| *all != 0.0)
+        && let Some(all) =
+            own.get("mscale_all_dim").and_then(Value::as_f64).filter(|all| *all != 0.0)
     {
         let factor = own.get("factor").and_then(Value::as_f64).unwrap_or(1.0);
         attention = magnitude(factor, all).powi(2);
     }
     let interleaved = flag(&described.interleaved)?;
-    Ok(Rope { theta, scaling, width, interleaved, factor, attention })
+    Ok(Rope { theta, scaling, width, dims, interleaved, factor, attention })
 }
 
 /// By what YaRN makes attention sharper.
@@ -252,7 +256,8 @@ fn scaling(
             };
             let or = |key: &str, default| number(key).filter(|own| *own != 0.0).unwrap_or(default);
             let turns = |rotations: f64| {
-                let dimensions = width as f64 * (original / (rotations * std::f64::consts::TAU)).ln();
+                let dimensions =
+                    width as f64 * (original / (rotations * std::f64::consts::TAU)).ln();
                 dimensions / (2.0 * theta.ln())
             };
             let (mut low, mut high) = (turns(or("beta_fast", 32.0)), turns(or("beta_slow", 1.0)));
@@ -275,8 +280,10 @@ fn scaling(
                 let list = own.and_then(|own| own.get(key)).and_then(Value::as_array);
                 let list: Option<Vec<f64>> =
                     list.and_then(|list| list.iter().map(Value::as_f64).collect());
-                list.filter(|list| list.len() == width / 2 && list.iter().all(|one| *one > 0.0))
-                    .ok_or(ConfigError::Scaling(key))
+                list.filter(|list| {
+                    list.len() == width.div_ceil(2) && list.iter().all(|one| *one > 0.0)
+                })
+                .ok_or(ConfigError::Scaling(key))
             };
             let factor = number("factor").unwrap_or(positions / original);
             let default = match factor <= 1.0 {
