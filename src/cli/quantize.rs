@@ -19,7 +19,7 @@ use crate::quantize::lm::{Model, Text};
 use crate::quantize::produce::engines::{Engine, Fit, in_words};
 use crate::quantize::produce::{
     ActOrder, Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
-    QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, check_source, quantize,
+    QuantizeOptions, Recipe, RoundToNearest, Solved, Solver, allocate_bits, check_source, quantize,
     statistics,
 };
 use crate::quantize::source::ModelSource;

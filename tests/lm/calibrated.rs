@@ -15,7 +15,7 @@ use tenpak::quantize::solve::gptq::Order;
 use tenpak::quantize::solve::{Scheme, grid};
 use tenpak::quantize::source::ModelSource;
 
-use super::fixture;
+use super::{families, fixture};
 
 fn open(name: &str) -> Model {
     Model::open(ModelSource::folder(&fixture(name)).unwrap()).unwrap()
@@ -64,18 +64,29 @@ fn calibrated(
 fn measured(model: &Model, made: &Made) -> f64 {
     let text = std::fs::read_to_string(fixture("test.txt")).unwrap();
     let tokens = model.tokenizer().unwrap().encode(&text).unwrap();
+    measured_on(model, made, &tokens[..2048], 256)
+}
+
+fn measured_on(model: &Model, made: &Made, tokens: &[u32], context: usize) -> f64 {
     let mut options = PerplexityOptions::default();
-    options.context = Some(256);
+    options.context = Some(context);
     let mut block = |index: usize| {
         let mut block = model.block(index)?;
         for which in 0..2 {
-            if let Some((name, norm)) = block.norm_mut(which)
-                && let Some(values) = made.changed.get(name)
-            {
-                *norm = Tensor::new(values.as_slice(), &Device::Cpu)?;
+            let Some(norm) = block.norm_mut(which) else { continue };
+            if let Some(values) = made.changed.get(&norm.name) {
+                let stored = Tensor::new(values.as_slice(), &Device::Cpu)?;
+                norm.weight = Some((stored + f64::from(norm.offset))?);
+            }
+            let bias = norm.name.replace(".weight", ".bias");
+            if let Some(values) = made.changed.get(&bias) {
+                norm.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
             }
         }
         for linear in block.linears_mut() {
+            if let Some(values) = made.changed.get(&format!("{}.bias", linear.name)) {
+                linear.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
+            }
             if let Some(layer) = made.layers.iter().find(|layer| layer.name == linear.name) {
                 let values = grid::values(&layer.codes);
                 linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
@@ -83,7 +94,7 @@ fn measured(model: &Model, made: &Made) -> f64 {
         }
         Ok::<_, LmError>(block)
     };
-    perplexity(model, &tokens[..2048], &options, &mut block, &mut |_, _| {}).unwrap().perplexity
+    perplexity(model, tokens, &options, &mut block, &mut |_, _| {}).unwrap().perplexity
 }
 
 #[test]
@@ -204,7 +215,128 @@ fn an_encoder_is_calibrated_with_gptq_and_refused_by_awq() {
     let error = |layers: &[Layer]| layers.iter().map(|layer| layer.error).sum::<f64>();
     assert!(error(&gptq) < 0.8 * error(&rounded), "{} {}", error(&gptq), error(&rounded));
     let error = run(Solver::Awq { clip: true }).unwrap_err().to_string();
-    assert!(error.contains("AWQ of Bert"), "{error}");
+    assert!(error.contains("AWQ of bert"), "{error}");
+}
+
+/// Tokens as they come, for models that know no words.
+fn any_tokens(vocabulary: usize) -> Vec<u32> {
+    (0..2400_u64)
+        .map(|at| (at * at % 1009 + at * 7) % vocabulary as u64)
+        .map(|id| id as u32)
+        .collect()
+}
+
+/// Calibration of models of every kind of piece, at eight bits: a scale that is not undone, an expert that is fed
+/// the wrong tokens, or a norm that is not what it is taken for would show.
+#[test]
+fn every_kind_of_block_is_calibrated() {
+    let solvers = [GPTQ, Solver::RoundToNearest, Solver::Awq { clip: false }];
+    for (family, scaled) in [
+        ("gemma2", true),
+        ("starcoder2", true),
+        ("granite", true),
+        ("qwen3", true),
+        ("phi3", true),
+        ("mixtral", true),
+        ("qwen2_moe", true),
+        ("deepseek_v3", true),
+        ("olmo2", false),
+        ("phi", false),
+        ("gpt_neox", true),
+        ("gpt_oss", true),
+        ("glm4_moe", true),
+        ("roberta", false),
+    ] {
+        let model = families::open(family);
+        let tokens = any_tokens(model.config().vocabulary);
+        let draws = CalibrationSamples::of_tokens(&tokens, 40, 40, 3).unwrap();
+        let eight = |_: &str| Some(Scheme { group: None, scale: Float::F32, ..scheme(8) });
+        let causal = model.config().is_causal();
+        let of = |made: &Made| measured_on(&model, made, &tokens[..480], 48);
+        let plain = causal.then(|| of(&Made::default()));
+        for solver in solvers {
+            let mut made = Made::default();
+            let run =
+                calibrate(&model, &draws, &CalibrateOptions::new(solver), &eight, &mut |one| {
+                    match one {
+                        Calibrated::Layer(layer) => made.layers.push(layer),
+                        Calibrated::Changed { name, values } => {
+                            drop(made.changed.insert(name, values))
+                        }
+                        _ => {}
+                    }
+                    Ok(())
+                });
+            let awq = matches!(solver, Solver::Awq { .. });
+            if awq && !scaled {
+                assert!(run.unwrap_err().to_string().contains("AWQ of"), "{family}");
+                continue;
+            }
+            run.unwrap_or_else(|e| panic!("{family}, {solver:?}: {e}"));
+            assert_eq!(awq, !made.changed.is_empty(), "{family}, {solver:?}");
+            let layers: usize = (0..model.config().layers)
+                .map(|index| model.block(index).unwrap().linears().len())
+                .sum();
+            assert_eq!(made.layers.len(), layers, "{family}");
+            let experts = made.layers.iter().filter(|layer| layer.tokens.is_some()).count();
+            assert_eq!(
+                experts > 0,
+                model
+                    .block(1)
+                    .unwrap()
+                    .expert(model.block(1).unwrap().groups().len() - 1)
+                    .is_some()
+            );
+            if let Some(plain) = plain {
+                let off = of(&made) / plain - 1.0;
+                assert!(off.abs() < 0.02, "{family}, {solver:?}: {off}");
+            }
+        }
+        // What statistics say of every layer, and ties of what engines fuse.
+        let statistics = measure(&model, &draws).unwrap();
+        let found =
+            sensitivities(&model, &statistics, &|_| true, &eight("").unwrap(), &[4, 8]).unwrap();
+        let tied: usize = found.iter().map(|own| own.layers.len()).sum();
+        assert_eq!(tied, statistics.layers.len(), "{family}");
+    }
+}
+
+/// An expert that few tokens go to is rounded to the nearest, and says how many they were.
+#[test]
+fn an_expert_of_few_tokens_is_rounded() {
+    let model = families::open("mixtral");
+    let tokens: Vec<u32> = (0..600).map(|at| at % 3).collect();
+    let draws = CalibrationSamples::of_tokens(&tokens, 4, 40, 3).unwrap();
+    let four = |_: &str| Some(Scheme { group: None, ..scheme(4) });
+    let mut layers = Vec::new();
+    calibrate(&model, &draws, &CalibrateOptions::new(GPTQ), &four, &mut |one| {
+        if let Calibrated::Layer(layer) = one {
+            layers.push(layer);
+        }
+        Ok(())
+    })
+    .unwrap();
+    let (few, many): (Vec<&Layer>, Vec<&Layer>) = layers
+        .iter()
+        .filter(|layer| layer.tokens.is_some())
+        .partition(|layer| layer.tokens < Some(Layer::LEAST));
+    assert!(!few.is_empty() && !many.is_empty(), "{} and {}", few.len(), many.len());
+    assert!(
+        few.iter().all(|layer| layer.damping == 0.0)
+            && many.iter().all(|layer| layer.damping > 0.0)
+    );
+    let sum = |index: usize, end: &str| -> usize {
+        let own = layers.iter().filter(|layer| layer.name.contains(&format!(".{index}.block")));
+        own.filter(|layer| layer.name.ends_with(end)).filter_map(|layer| layer.tokens).sum()
+    };
+    let model = model.config();
+    for index in 0..model.layers {
+        assert_eq!(
+            (sum(index, "w1") % 160, sum(index, "w1")),
+            (0, sum(index, "w2")),
+            "every token goes to as many"
+        );
+    }
 }
 
 #[test]

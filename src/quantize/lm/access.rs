@@ -54,7 +54,7 @@ impl Block {
         };
         let rows = |group: &[usize], of: usize| group.get(of).copied().map(Giver::Rows);
         let of = |(at, stage): (usize, &Stage)| match stage {
-            Stage::Heads => norm(&self.norms.attention, 0),
+            Stage::Heads | Stage::LatentDown => norm(&self.norms.attention, 0),
             Stage::Out => {
                 let [_, _, v] = self.groups.get(at.checked_sub(1)?)?.as_slice() else {
                     return None;

@@ -114,7 +114,7 @@ impl LmConfig {
             if let Some(kind) = kind.filter(|kind| !KINDS.contains(kind)) {
                 return Err(LmError::Piece(format!("a layer of type {kind:?}")));
             }
-            let model = rope::Model { config, head_dim: turned, positions: rows };
+            let model = rope::Model { config, head_dim: turned, positions: rows, layer };
             let kind = kind.or(Some(if own.is_some() { KINDS[0] } else { KINDS[1] }));
             let rope = match &family.rope {
                 Some(rope) if at.turned => Some(rope::read(rope, model, kind, own.is_some())?),

@@ -243,9 +243,12 @@ pub(crate) struct RuleOf {
     /// A key with an array of numbers, in which the layer's is.
     #[serde(default)]
     within: Option<Key>,
-    /// Every so many: those whose number plus 1 is a multiple.
+    /// Every so many: those whose number from 1 on is a multiple.
     #[serde(default)]
     every: Option<Number>,
+    /// With this added to that number.
+    #[serde(default)]
+    shift: usize,
     /// From this one on.
     #[serde(default)]
     from: Option<Number>,
@@ -299,7 +302,7 @@ impl RuleOf {
                 list.is_some_and(|list| list.iter().any(|one| one.as_u64() == Some(layer as u64)));
         }
         if let Some(every) = &self.every {
-            all &= (layer + 1).is_multiple_of(every.size(config)?);
+            all &= (layer + 1 + self.shift).is_multiple_of(every.size(config)?);
         }
         if let Some(from) = &self.from {
             all &= from.find(config)?.is_some_and(|from| layer as f64 >= from);

@@ -286,6 +286,9 @@ pub(crate) struct Rope {
     /// The base, where the configuration has none.
     #[serde(default)]
     pub(crate) theta: Option<Number>,
+    /// A key with the base of each layer, which comes before all else.
+    #[serde(default)]
+    pub(crate) thetas: Option<String>,
     /// The part of a head that is turned.
     #[serde(default)]
     pub(crate) part: Option<Number>,

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::norm::Norm;
 use super::{Block, Checkpoint, Head, LmConfig, LmError, Text, read};
+use crate::dequant::config::Method;
 use crate::quantize::source::ModelSource;
 
 /// A model whose weights are read block by block.
@@ -36,6 +37,11 @@ impl Model {
     pub fn open(source: impl Into<Arc<ModelSource>>) -> Result<Self, LmError> {
         let checkpoint = Checkpoint::open(source.into())?;
         let config = LmConfig::parse(checkpoint.config())?;
+        // GGUF has some families' norms and heads in another way.
+        let is_gguf = matches!(checkpoint.method(), Some(Method::Gguf(_)));
+        if let Some(value) = config.beyond_llama().filter(|_| is_gguf) {
+            return Err(LmError::Feature { what: "GGUF of a model with", value });
+        }
         let prefixes = &config.about.prefixes;
         let has = |prefix: &&String| checkpoint.has(&embedding_name(&config, prefix));
         let prefix = prefixes.iter().find(has).or(prefixes.first()).cloned().unwrap_or_default();

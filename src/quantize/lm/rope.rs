@@ -137,6 +137,7 @@ pub(super) struct Model<'a> {
     pub(super) config: &'a Value,
     pub(super) head_dim: usize,
     pub(super) positions: usize,
+    pub(super) layer: usize,
 }
 
 /// The positions of layers of a kind, as `layer_types` names it; `slides` where they have a window.
@@ -161,7 +162,9 @@ pub(super) fn read(
         Some(all) => kind.and_then(|kind| all.get(kind)),
         None => all,
     };
-    let theta = own.and_then(|own| own.get("rope_theta")).and_then(Value::as_f64);
+    let by_layer = described.thetas.as_ref().and_then(|key| config.get(key)?.get(model.layer));
+    let theta = by_layer.or_else(|| own.and_then(|own| own.get("rope_theta")));
+    let theta = theta.and_then(Value::as_f64);
     let theta = match (theta, config.get("rope_theta").and_then(Value::as_f64), &described.theta) {
         (Some(theta), _, _) | (None, Some(theta), _) => theta,
         (None, None, Some(theta)) => theta.find(config)?.unwrap_or(10000.0),
