@@ -87,9 +87,26 @@ pub(super) struct Quantize {
     external: ExternalArgs,
 }
 
+/// Of a model of several media, the layers that are not about text: calibration does not reach them, and engines
+/// have none of them quantized.
+fn beside_text(checkpoint: &Arc<ModelSource>) -> Vec<String> {
+    let has = |key: &str| checkpoint.config().is_ok_and(|config| config.get(key).is_some());
+    if !["vision_config", "audio_config"].iter().any(|key| has(key)) {
+        return Vec::new();
+    }
+    let Ok(model) = Model::open(checkpoint.clone()) else { return Vec::new() };
+    let blocks = model.blocks();
+    let matrices = checkpoint.tensors().iter().filter(|tensor| tensor.shape.dims().len() == 2);
+    let is_in_block =
+        |name: &str| name.split('.').any(|part| part.bytes().all(|digit| digit.is_ascii_digit()));
+    let others =
+        matrices.filter(|tensor| !tensor.name.starts_with(&blocks) && is_in_block(&tensor.name));
+    others.filter_map(|tensor| tensor.name.strip_suffix(".weight")).map(str::to_owned).collect()
+}
+
 impl Quantize {
     pub(super) fn run(
-        self,
+        mut self,
         global: &Global,
         runtime: &Handle,
         output: &Output,
@@ -122,6 +139,14 @@ impl Quantize {
         let store = global.store()?;
         let checkpoint = Arc::new(global.model(source, runtime, output)?);
         check_source(&checkpoint)?;
+        let beside = beside_text(&checkpoint);
+        if !beside.is_empty() {
+            output.note(format_args!(
+                "{} layers that are not about text stay as they are",
+                beside.len()
+            ));
+        }
+        self.skip.extend(beside);
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {
             true => Some(self.prepare(&checkpoint)?),

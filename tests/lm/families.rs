@@ -119,7 +119,7 @@ fn an_unknown_family_is_told_what_it_lacks() {
         "{error}"
     );
     let mut config = json("families.json")["qwen3"]["config"].clone();
-    config["layer_types"] = serde_json::json!(["linear_attention"; 3]);
+    config["layer_types"] = serde_json::json!(vec!["linear_attention"; 3]);
     let error = said(config.clone());
     assert!(error.contains("a layer of type \"linear_attention\" is not described"), "{error}");
     config["layer_types"] = Value::Null;

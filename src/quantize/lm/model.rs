@@ -58,6 +58,12 @@ impl Model {
         &self.checkpoint
     }
 
+    /// What the names of its blocks' tensors begin with.
+    pub fn blocks(&self) -> String {
+        let block = self.config.about.block.split("{}").next().unwrap_or_default();
+        format!("{}{block}", self.prefix)
+    }
+
     /// Its tokenizer.
     ///
     /// # Errors
