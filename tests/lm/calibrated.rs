@@ -234,9 +234,6 @@ fn every_kind_of_block_is_calibrated() {
     for (family, scaled) in [
         ("gemma2", true),
         ("starcoder2", true),
-        ("granite", true),
-        ("qwen3", true),
-        ("phi3", true),
         ("mixtral", true),
         ("qwen2_moe", true),
         ("deepseek_v3", true),
@@ -244,15 +241,14 @@ fn every_kind_of_block_is_calibrated() {
         ("phi", false),
         ("gpt_neox", true),
         ("gpt_oss", true),
-        ("glm4_moe", true),
         ("roberta", false),
     ] {
         let model = families::open(family);
         let tokens = any_tokens(model.config().vocabulary);
-        let draws = CalibrationSamples::of_tokens(&tokens, 40, 40, 3).unwrap();
+        let draws = CalibrationSamples::of_tokens(&tokens, 24, 40, 3).unwrap();
         let eight = |_: &str| Some(Scheme { group: None, scale: Float::F32, ..scheme(8) });
         let causal = model.config().is_causal();
-        let of = |made: &Made| measured_on(&model, made, &tokens[..480], 48);
+        let of = |made: &Made| measured_on(&model, made, &tokens[..240], 48);
         let plain = causal.then(|| of(&Made::default()));
         for solver in solvers {
             let mut made = Made::default();

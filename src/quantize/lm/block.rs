@@ -372,7 +372,7 @@ impl Block {
     ) -> Result<Tensor, LmError> {
         let outputs =
             linears.iter().map(|own| own.forward(input)).collect::<Result<Vec<_>, _>>()?;
-        let (gate, up) = gating.split(outputs)?;
+        let (gate, up) = gating.parts(outputs)?;
         match (gate, gating.limit) {
             (Some(gate), Some((alpha, limit))) => clamped(&gate, &up, alpha, limit),
             (Some(gate), None) => gating.activation.gated(gate, up),
@@ -428,7 +428,7 @@ impl Block {
 
 impl Gating {
     /// Gate, if there is one, and up, of what the layers gave.
-    pub(super) fn split(self, outputs: Vec<Tensor>) -> Result<(Option<Tensor>, Tensor), LmError> {
+    pub(super) fn parts(self, outputs: Vec<Tensor>) -> Result<(Option<Tensor>, Tensor), LmError> {
         let mut outputs = outputs.into_iter();
         let first = outputs.next().ok_or(LmError::Defect("an MLP without layers"))?;
         if let Some(up) = outputs.next() {

@@ -54,7 +54,7 @@ impl Block {
         };
         let attend = |x: &[Tensor]| attend(&self.attention, context, self.heads(x.to_vec())?);
         let inner = |x: &[Tensor]| {
-            let (gate, up) = self.gating.split(x.to_vec())?;
+            let (gate, up) = self.gating.parts(x.to_vec())?;
             Ok(match gate {
                 Some(gate) => (self.gating.activation.of(&gate)? * up)?,
                 None => self.gating.activation.of(&up)?,
