@@ -10,7 +10,7 @@ use tenpak::quantize::calibrate::{
     allocate, calibrate, measure, sensitivities,
 };
 use tenpak::quantize::eval::{PerplexityOptions, perplexity};
-use tenpak::quantize::lm::{LmError, Model};
+use tenpak::quantize::lm::{Block, Context, LmError, Model, NoTap};
 use tenpak::quantize::solve::gptq::Order;
 use tenpak::quantize::solve::{Scheme, grid};
 use tenpak::quantize::source::ModelSource;
@@ -67,33 +67,47 @@ fn measured(model: &Model, made: &Made) -> f64 {
     measured_on(model, made, &tokens[..2048], 256)
 }
 
+/// A block with these in place of the model's own.
+fn put(model: &Model, made: &Made, index: usize) -> Result<Block, LmError> {
+    let mut block = model.block(index)?;
+    for which in 0..2 {
+        let Some(norm) = block.norm_mut(which) else { continue };
+        if let Some(values) = made.changed.get(&norm.name) {
+            let stored = Tensor::new(values.as_slice(), &Device::Cpu)?;
+            norm.weight = Some((stored + f64::from(norm.offset))?);
+        }
+        let bias = norm.name.replace(".weight", ".bias");
+        if let Some(values) = made.changed.get(&bias) {
+            norm.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
+        }
+    }
+    for linear in block.linears_mut() {
+        if let Some(values) = made.changed.get(&format!("{}.bias", linear.name)) {
+            linear.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
+        }
+        if let Some(layer) = made.layers.iter().find(|layer| layer.name == linear.name) {
+            let values = grid::values(&layer.codes);
+            linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
+        }
+    }
+    Ok(block)
+}
+
+/// The states that leave the last block.
+fn states(model: &Model, made: &Made, tokens: &[u32]) -> Tensor {
+    let context = Context::new(model.config(), tokens.len()).unwrap();
+    let mut state = model.embed(&[tokens]).unwrap().remove(0);
+    for index in 0..model.config().layers {
+        let block = put(model, made, index).unwrap();
+        state = block.forward(&state, &context, &mut NoTap).unwrap();
+    }
+    state
+}
+
 fn measured_on(model: &Model, made: &Made, tokens: &[u32], context: usize) -> f64 {
     let mut options = PerplexityOptions::default();
     options.context = Some(context);
-    let mut block = |index: usize| {
-        let mut block = model.block(index)?;
-        for which in 0..2 {
-            let Some(norm) = block.norm_mut(which) else { continue };
-            if let Some(values) = made.changed.get(&norm.name) {
-                let stored = Tensor::new(values.as_slice(), &Device::Cpu)?;
-                norm.weight = Some((stored + f64::from(norm.offset))?);
-            }
-            let bias = norm.name.replace(".weight", ".bias");
-            if let Some(values) = made.changed.get(&bias) {
-                norm.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
-            }
-        }
-        for linear in block.linears_mut() {
-            if let Some(values) = made.changed.get(&format!("{}.bias", linear.name)) {
-                linear.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
-            }
-            if let Some(layer) = made.layers.iter().find(|layer| layer.name == linear.name) {
-                let values = grid::values(&layer.codes);
-                linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
-            }
-        }
-        Ok::<_, LmError>(block)
-    };
+    let mut block = |index: usize| put(model, made, index);
     perplexity(model, tokens, &options, &mut block, &mut |_, _| {}).unwrap().perplexity
 }
 
@@ -247,9 +261,16 @@ fn every_kind_of_block_is_calibrated() {
         let tokens = any_tokens(model.config().vocabulary);
         let draws = CalibrationSamples::of_tokens(&tokens, 24, 40, 3).unwrap();
         let eight = |_: &str| Some(Scheme { group: None, scale: Float::F32, ..scheme(8) });
-        let causal = model.config().is_causal();
-        let of = |made: &Made| measured_on(&model, made, &tokens[..240], 48);
-        let plain = causal.then(|| of(&Made::default()));
+        let of = |made: &Made| states(&model, made, &tokens[..48]);
+        let plain = of(&Made::default());
+        // Of the token in the middle: those that a rounded router's input sends elsewhere are far off.
+        let apart = |states: &Tensor| {
+            let rows = |x: &Tensor| x.sqr().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
+            let (off, whole) = (rows(&(states - &plain).unwrap()), rows(&plain));
+            let mut apart: Vec<f32> = off.iter().zip(&whole).map(|(a, b)| (a / b).sqrt()).collect();
+            apart.sort_by(f32::total_cmp);
+            apart[apart.len() / 2]
+        };
         for solver in solvers {
             let mut made = Made::default();
             let run =
@@ -280,10 +301,8 @@ fn every_kind_of_block_is_calibrated() {
             };
             let told = made.layers.iter().any(|layer| layer.tokens.is_some());
             assert_eq!(told, (0..model.config().layers).any(of_experts), "{family}, {solver:?}");
-            if let Some(plain) = plain {
-                let off = of(&made) / plain - 1.0;
-                assert!(off.abs() < 0.02, "{family}, {solver:?}: {off}");
-            }
+            let off = apart(&of(&made));
+            assert!(off < 0.25, "{family}, {solver:?}: {off}");
         }
         // What statistics say of every layer, and ties of what engines fuse.
         let statistics = measure(&model, &draws).unwrap();
