@@ -6,7 +6,8 @@
 //! ```
 //!
 //! RUNS is a JSON array of arrays of token ids. Prints one JSON object: for each run, and each of its tokens but
-//! the first, the logarithm of its probability (nats), the likeliest token, and the logarithm of that one's.
+//! the first, the logarithm of its probability (nats), the likeliest token, and the logarithm of that one's; of a model
+//! that predicts nothing its last hidden states.
 
 use std::error::Error;
 use std::path::Path;
@@ -20,14 +21,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [model, runs] = arguments.as_slice() else { return Err("MODEL RUNS".into()) };
     let model = Model::open(ModelSource::folder(Path::new(model))?)?;
     let runs: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(runs)?)?;
-    let head = model.head()?;
-    let mut said = Vec::new();
+    let head = if model.config().is_causal() { Some(model.head()?) } else { None };
+    let (mut said, mut last) = (Vec::new(), Vec::new());
     for run in &runs {
         let context = Context::new(model.config(), run.len())?;
         let mut states = model.embed(&[run])?.pop().ok_or("no states")?;
         for index in 0..model.config().layers {
             states = model.block(index)?.forward(&states, &context, &mut NoTap)?;
         }
+        let Some(head) = &head else {
+            last.push(states.to_vec2::<f32>()?);
+            continue;
+        };
         let mut tokens = Vec::new();
         for (logits, token) in head.logits(&states)?.to_vec2::<f32>()?.iter().zip(&run[1..]) {
             let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
@@ -39,6 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         said.push(tokens);
     }
-    println!("{}", json!({ "runs": said }));
+    println!("{}", json!({ "runs": said, "states": last }));
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::format::name::ArtifactSpec;
 use crate::format::page::{FileEntry, TensorEntry};
 use crate::format::time;
 use crate::maintain::{ArtifactUsage, Encoding, Inspection, artifact_usage, inspect, signatures};
+use crate::quantize::lm::LmConfig;
 use crate::store::artifact::Artifact;
 use crate::store::{ArtifactGraph, Resolved, unix_now};
 use crate::trust::{KeyId, Method, TrustSet};
@@ -54,6 +55,18 @@ async fn signed_by(artifact: &Artifact, trust: &TrustSet) -> Result<Vec<Signatur
         all.push(Signature { key: key.to_owned(), method: method.to_owned(), trusted });
     }
     Ok(all)
+}
+
+/// The largest `config.json` that is looked at.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// The family of a language model, or which piece of it no description has; `None` for what is none, or does not
+/// say.
+async fn family(artifact: &Artifact) -> Option<Result<String, String>> {
+    let bytes = artifact.file("config.json", MAX_CONFIG).await.ok()??;
+    let config: Value = serde_json::from_slice(&bytes).ok()?;
+    config.get("model_type")?;
+    Some(LmConfig::parse(&config).map(|found| found.family).map_err(|error| error.to_string()))
 }
 
 fn file_json(file: &FileEntry) -> Value {
@@ -109,6 +122,7 @@ impl Inspect {
         // A host that cannot tell its other artifacts leaves sharing unknown.
         let usage = artifact_usage(artifact.store(), whole.id).await.ok();
         let look = inspect(&whole);
+        let family = family(&artifact).await;
         let by = found.by.as_ref().map(|envelope| envelope.body());
         let ref_keys: Vec<&str> =
             found.by.iter().flat_map(|e| e.claimed_keys()).map(KeyId::as_str).collect();
@@ -123,6 +137,8 @@ impl Inspect {
             "model_id": whole.manifest.model_id,
             "quantization": whole.manifest.quantization,
             "delta": whole.manifest.delta,
+            "family": family.as_ref().and_then(|found| found.as_ref().ok()),
+            "not_run": family.as_ref().and_then(|found| found.as_ref().err()),
             "optimization": whole.manifest.optimization,
             "source": whole.manifest.source,
             "incomplete": whole.manifest.incomplete,
@@ -135,7 +151,11 @@ impl Inspect {
             "files": whole.files.iter().map(|(file, _)| file_json(file)).collect::<Vec<_>>(),
             "tensors": tensors.map(|(i, (t, _))| tensor_json(&whole, i, t)).collect::<Vec<_>>(),
         });
-        output.result(object, || text(found, &whole, &signatures, usage.as_ref(), &look, &ref_keys))
+        output.result(object, || {
+            let not_run = family.and_then(Result::err);
+            let not_run = not_run.map(|why| format!("not run    {why}\n")).unwrap_or_default();
+            not_run + &text(found, &whole, &signatures, usage.as_ref(), &look, &ref_keys)
+        })
     }
 }
 

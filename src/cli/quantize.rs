@@ -14,12 +14,12 @@ use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
 use crate::format::name::ArtifactSpec;
-use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples};
+use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Layer};
 use crate::quantize::lm::{Model, Text};
 use crate::quantize::produce::engines::{Engine, Fit, in_words};
 use crate::quantize::produce::{
     ActOrder, Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
-    QuantizeOptions, Recipe, RoundToNearest, Solver, allocate_bits, check_source, quantize,
+    QuantizeOptions, Recipe, RoundToNearest, Solved, Solver, allocate_bits, check_source, quantize,
     statistics,
 };
 use crate::quantize::source::ModelSource;
@@ -87,9 +87,26 @@ pub(super) struct Quantize {
     external: ExternalArgs,
 }
 
+/// Of a model of several media, the layers that are not about text: calibration does not reach them, and engines
+/// have none of them quantized.
+fn beside_text(checkpoint: &Arc<ModelSource>) -> Vec<String> {
+    let has = |key: &str| checkpoint.config().is_ok_and(|config| config.get(key).is_some());
+    if !["vision_config", "audio_config"].iter().any(|key| has(key)) {
+        return Vec::new();
+    }
+    let Ok(model) = Model::open(checkpoint.clone()) else { return Vec::new() };
+    let blocks = model.blocks();
+    let matrices = checkpoint.tensors().iter().filter(|tensor| tensor.shape.dims().len() == 2);
+    let is_in_block =
+        |name: &str| name.split('.').any(|part| part.bytes().all(|digit| digit.is_ascii_digit()));
+    let others =
+        matrices.filter(|tensor| !tensor.name.starts_with(&blocks) && is_in_block(&tensor.name));
+    others.filter_map(|tensor| tensor.name.strip_suffix(".weight")).map(str::to_owned).collect()
+}
+
 impl Quantize {
     pub(super) fn run(
-        self,
+        mut self,
         global: &Global,
         runtime: &Handle,
         output: &Output,
@@ -125,6 +142,14 @@ impl Quantize {
         let float = checkpoint.named_float();
         let checkpoint = checkpoint.plain(Some(float))?;
         check_source(&checkpoint)?;
+        let beside = beside_text(&checkpoint);
+        if !beside.is_empty() {
+            output.note(format_args!(
+                "{} layers that are not about text stay as they are",
+                beside.len()
+            ));
+        }
+        self.skip.extend(beside);
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {
             true => Some(self.prepare(&checkpoint)?),
@@ -160,6 +185,7 @@ impl Quantize {
             .map(|own| {
                 json!({
                     "layer": own.layer, "error": own.error, "damping": own.damping, "raised": own.raised,
+                    "tokens": own.tokens,
                 })
             })
             .collect();
@@ -181,6 +207,14 @@ impl Quantize {
             output.note(format_args!(
                 "{}: the Hessian had no factor; its damping was raised {} times, to {}",
                 own.layer, own.raised, own.damping
+            ));
+        }
+        let few = |own: &&Solved| own.tokens.is_some_and(|tokens| tokens < Layer::LEAST);
+        for own in solved.iter().filter(few) {
+            output.note(format_args!(
+                "{}: {} calibration tokens went to this expert, too few; it was rounded to the nearest",
+                own.layer,
+                own.tokens.unwrap_or(0)
             ));
         }
         for path in &done.left_out {

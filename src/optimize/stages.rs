@@ -84,7 +84,7 @@ impl<'a> Run<'a> {
                 true => Ok((model, tokenizer)),
                 false => Err(LmError::Feature {
                     what: "predicting the next token with",
-                    value: format!("{:?}", model.config().architecture),
+                    value: model.config().family.clone(),
                 }),
             }
         });

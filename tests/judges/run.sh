@@ -12,6 +12,7 @@ declare -A STEPS=(
     [setup]="tests/judges/setup.sh"
     [tools]="tests/judges/tools.sh"
     [build]="cargo build --release --locked --bin tenpak --example calibrated_perplexity --example token_logprobs"
+    [families]="$JUDGES tests/judges/families.py"
     [record]="$JUDGES tests/judges/record.py --check fixtures/produce/vectors.json"
     [blocks]="$JUDGES tests/judges/blocks.py --check fixtures/gguf/blocks.json"
     [written]="$JUDGES tests/judges/written.py --check fixtures/gguf/written.json"
@@ -27,7 +28,7 @@ declare -A STEPS=(
     [python]="tests/judges/python.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity)
+ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

@@ -10,12 +10,12 @@ use tenpak::quantize::calibrate::{
     allocate, calibrate, measure, sensitivities,
 };
 use tenpak::quantize::eval::{PerplexityOptions, perplexity};
-use tenpak::quantize::lm::{LmError, Model};
+use tenpak::quantize::lm::{Block, Context, LmError, Model, NoTap};
 use tenpak::quantize::solve::gptq::Order;
 use tenpak::quantize::solve::{Scheme, grid};
 use tenpak::quantize::source::ModelSource;
 
-use super::fixture;
+use super::{families, fixture};
 
 fn open(name: &str) -> Model {
     Model::open(ModelSource::folder(&fixture(name)).unwrap()).unwrap()
@@ -64,26 +64,51 @@ fn calibrated(
 fn measured(model: &Model, made: &Made) -> f64 {
     let text = std::fs::read_to_string(fixture("test.txt")).unwrap();
     let tokens = model.tokenizer().unwrap().encode(&text).unwrap();
+    measured_on(model, made, &tokens[..2048], 256)
+}
+
+/// A block with these in place of the model's own.
+fn put(model: &Model, made: &Made, index: usize) -> Result<Block, LmError> {
+    let mut block = model.block(index)?;
+    for which in 0..2 {
+        let Some(norm) = block.norm_mut(which) else { continue };
+        if let Some(values) = made.changed.get(&norm.name) {
+            let stored = Tensor::new(values.as_slice(), &Device::Cpu)?;
+            norm.weight = Some((stored + f64::from(norm.offset))?);
+        }
+        let bias = norm.name.replace(".weight", ".bias");
+        if let Some(values) = made.changed.get(&bias) {
+            norm.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
+        }
+    }
+    for linear in block.linears_mut() {
+        if let Some(values) = made.changed.get(&format!("{}.bias", linear.name)) {
+            linear.bias = Some(Tensor::new(values.as_slice(), &Device::Cpu)?);
+        }
+        if let Some(layer) = made.layers.iter().find(|layer| layer.name == linear.name) {
+            let values = grid::values(&layer.codes);
+            linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
+        }
+    }
+    Ok(block)
+}
+
+/// The states that leave the last block.
+fn states(model: &Model, made: &Made, tokens: &[u32]) -> Tensor {
+    let context = Context::new(model.config(), tokens.len()).unwrap();
+    let mut state = model.embed(&[tokens]).unwrap().remove(0);
+    for index in 0..model.config().layers {
+        let block = put(model, made, index).unwrap();
+        state = block.forward(&state, &context, &mut NoTap).unwrap();
+    }
+    state
+}
+
+fn measured_on(model: &Model, made: &Made, tokens: &[u32], context: usize) -> f64 {
     let mut options = PerplexityOptions::default();
-    options.context = Some(256);
-    let mut block = |index: usize| {
-        let mut block = model.block(index)?;
-        for which in 0..2 {
-            if let Some((name, norm)) = block.norm_mut(which)
-                && let Some(values) = made.changed.get(name)
-            {
-                *norm = Tensor::new(values.as_slice(), &Device::Cpu)?;
-            }
-        }
-        for linear in block.linears_mut() {
-            if let Some(layer) = made.layers.iter().find(|layer| layer.name == linear.name) {
-                let values = grid::values(&layer.codes);
-                linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
-            }
-        }
-        Ok::<_, LmError>(block)
-    };
-    perplexity(model, &tokens[..2048], &options, &mut block, &mut |_, _| {}).unwrap().perplexity
+    options.context = Some(context);
+    let mut block = |index: usize| put(model, made, index);
+    perplexity(model, tokens, &options, &mut block, &mut |_, _| {}).unwrap().perplexity
 }
 
 #[test]
@@ -204,7 +229,126 @@ fn an_encoder_is_calibrated_with_gptq_and_refused_by_awq() {
     let error = |layers: &[Layer]| layers.iter().map(|layer| layer.error).sum::<f64>();
     assert!(error(&gptq) < 0.8 * error(&rounded), "{} {}", error(&gptq), error(&rounded));
     let error = run(Solver::Awq { clip: true }).unwrap_err().to_string();
-    assert!(error.contains("AWQ of Bert"), "{error}");
+    assert!(error.contains("AWQ of bert"), "{error}");
+}
+
+/// Tokens as they come, for models that know no words.
+fn any_tokens(vocabulary: usize) -> Vec<u32> {
+    (0..2400_u64)
+        .map(|at| (at * at % 1009 + at * 7) % vocabulary as u64)
+        .map(|id| id as u32)
+        .collect()
+}
+
+/// Calibration of models of every kind of piece, at eight bits: a scale that is not undone, an expert that is fed
+/// the wrong tokens, or a norm that is not what it is taken for would show.
+#[test]
+fn every_kind_of_block_is_calibrated() {
+    let solvers = [GPTQ, Solver::RoundToNearest, Solver::Awq { clip: false }];
+    for (family, scaled) in [
+        ("gemma2", true),
+        ("starcoder2", true),
+        ("mixtral", true),
+        ("qwen2_moe", true),
+        ("deepseek_v3", true),
+        ("olmo2", false),
+        ("phi", false),
+        ("gpt_neox", true),
+        ("gpt_oss", true),
+        ("roberta", false),
+    ] {
+        let model = families::open(family);
+        let tokens = any_tokens(model.config().vocabulary);
+        let draws = CalibrationSamples::of_tokens(&tokens, 24, 40, 3).unwrap();
+        let eight = |_: &str| Some(Scheme { group: None, scale: Float::F32, ..scheme(8) });
+        let of = |made: &Made| states(&model, made, &tokens[..48]);
+        let plain = of(&Made::default());
+        // Of the token in the middle: those that a rounded router's input sends elsewhere are far off.
+        let apart = |states: &Tensor| {
+            let rows = |x: &Tensor| x.sqr().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
+            let (off, whole) = (rows(&(states - &plain).unwrap()), rows(&plain));
+            let mut apart: Vec<f32> = off.iter().zip(&whole).map(|(a, b)| (a / b).sqrt()).collect();
+            apart.sort_by(f32::total_cmp);
+            apart[apart.len() / 2]
+        };
+        for solver in solvers {
+            let mut made = Made::default();
+            let run =
+                calibrate(&model, &draws, &CalibrateOptions::new(solver), &eight, &mut |one| {
+                    match one {
+                        Calibrated::Layer(layer) => made.layers.push(layer),
+                        Calibrated::Changed { name, values } => {
+                            drop(made.changed.insert(name, values))
+                        }
+                        _ => {}
+                    }
+                    Ok(())
+                });
+            let awq = matches!(solver, Solver::Awq { .. });
+            if awq && !scaled {
+                assert!(run.unwrap_err().to_string().contains("AWQ of"), "{family}");
+                continue;
+            }
+            run.unwrap_or_else(|e| panic!("{family}, {solver:?}: {e}"));
+            assert_eq!(awq, !made.changed.is_empty(), "{family}, {solver:?}");
+            let layers: usize = (0..model.config().layers)
+                .map(|index| model.block(index).unwrap().linears().len())
+                .sum();
+            assert_eq!(made.layers.len(), layers, "{family}");
+            let of_experts = |index: usize| {
+                let block = model.block(index).unwrap();
+                (0..block.groups().len()).any(|group| block.expert(group).is_some())
+            };
+            let told = made.layers.iter().any(|layer| layer.tokens.is_some());
+            assert_eq!(told, (0..model.config().layers).any(of_experts), "{family}, {solver:?}");
+            let off = apart(&of(&made));
+            assert!(off < 0.25, "{family}, {solver:?}: {off}");
+        }
+        // What statistics say of every layer, and ties of what engines fuse.
+        let statistics = measure(&model, &draws).unwrap();
+        let found =
+            sensitivities(&model, &statistics, &|_| true, &eight("").unwrap(), &[4, 8]).unwrap();
+        let tied: usize = found.iter().map(|own| own.layers.len()).sum();
+        assert_eq!(tied, statistics.layers.len(), "{family}");
+    }
+}
+
+/// An expert that few tokens go to is rounded to the nearest, and says how many they were.
+#[test]
+fn an_expert_of_few_tokens_is_rounded() {
+    let model = families::open("mixtral");
+    let tokens: Vec<u32> = (0..600).map(|at| at % 3).collect();
+    let draws = CalibrationSamples::of_tokens(&tokens, 4, 40, 3).unwrap();
+    let four = |_: &str| Some(Scheme { group: None, ..scheme(4) });
+    let mut layers = Vec::new();
+    calibrate(&model, &draws, &CalibrateOptions::new(GPTQ), &four, &mut |one| {
+        if let Calibrated::Layer(layer) = one {
+            layers.push(layer);
+        }
+        Ok(())
+    })
+    .unwrap();
+    let (few, many): (Vec<&Layer>, Vec<&Layer>) = layers
+        .iter()
+        .filter(|layer| layer.tokens.is_some())
+        .partition(|layer| layer.tokens < Some(Layer::LEAST));
+    assert!(!few.is_empty() && !many.is_empty(), "{} and {}", few.len(), many.len());
+    assert!(
+        few.iter().all(|layer| layer.damping == 0.0)
+            && many.iter().all(|layer| layer.damping > 0.0)
+    );
+    let sum = |index: usize, end: &str| -> usize {
+        let own = layers.iter().filter(|layer| layer.name.contains(&format!(".{index}.block")));
+        own.filter(|layer| layer.name.ends_with(end)).filter_map(|layer| layer.tokens).sum()
+    };
+    let model = model.config();
+    for index in 0..model.layers {
+        assert_eq!(
+            (sum(index, "w1") % 160, sum(index, "w1")),
+            (0, sum(index, "w2")),
+            "every token goes to as many"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use tenpak::quantize::lm::{Block, Context, Model, NoTap};
 use tenpak::quantize::source::ModelSource;
 
-use super::fixture;
+use super::{families, fixture};
 
 /// What `next` cost after the states went through the blocks from `first` on, in nats.
 fn cost(model: &Model, blocks: &[Block], state: &Tensor, next: &[u32]) -> f64 {
@@ -19,8 +19,13 @@ fn cost(model: &Model, blocks: &[Block], state: &Tensor, next: &[u32]) -> f64 {
 
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
-    for name in ["base", "tiny/llama", "tiny/mistral", "tiny/qwen2", "tiny/qwen3"] {
-        let model = Model::open(ModelSource::folder(&fixture(name)).unwrap()).unwrap();
+    let known = ["base", "tiny/llama", "tiny/mistral", "tiny/qwen2", "tiny/qwen3"];
+    let recorded =
+        ["gemma2", "gpt2", "falcon", "phi", "stablelm", "glm4", "olmo2", "granite", "cohere"];
+    let opened = known
+        .into_iter()
+        .map(|name| (name, Model::open(ModelSource::folder(&fixture(name)).unwrap()).unwrap()));
+    for (name, model) in opened.chain(recorded.map(|name| (name, families::open(name)))) {
         let vocabulary = model.config().vocabulary as u32;
         let tokens: Vec<u32> = (0..24).map(|at| (at * 37 + 5) % vocabulary).collect();
         let next = &tokens[1..];

@@ -5,6 +5,7 @@
 
 mod calibrated;
 mod eval;
+mod families;
 mod gradients;
 mod models;
 

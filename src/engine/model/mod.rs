@@ -90,9 +90,10 @@ impl Model {
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .ok_or_else(|| ModelError::Missing("config.json".to_owned()))?;
         let config = LmConfig::parse(&json)?;
-        if !config.is_causal() {
-            let value = format!("{:?}", config.architecture);
-            return Err(LmError::Feature { what: "making text with", value }.into());
+        if let Some(value) = config.beyond_llama() {
+            return Err(
+                LmError::Feature { what: "in the embedded engine, a model with", value }.into()
+            );
         }
         let method = artifact.quantization().await?;
         let all = artifact.select(&Selection::All, None).await?;

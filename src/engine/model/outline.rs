@@ -10,7 +10,7 @@ use super::place::Part;
 use crate::dequant::config::{Method, Module, Role};
 use crate::format::id::ContentDigest;
 use crate::load::modules;
-use crate::quantize::lm::{Architecture, LmConfig, gguf};
+use crate::quantize::lm::{LmConfig, gguf};
 use crate::schedule::plan::TensorRequest;
 
 /// A weight of a model: a plain tensor, or a quantized one's.
@@ -101,7 +101,7 @@ impl Outline {
                 if finder.has(&bias) {
                     group.push(finder.find(&bias, &[shape[0]])?);
                 }
-                if config.architecture == Architecture::Qwen3 && matches!(part, Part::Q | Part::K) {
+                if config.has_head_norms() && matches!(part, Part::Q | Part::K) {
                     let norm = if part == Part::Q { "q_norm" } else { "k_norm" };
                     let norm = name(&format!("self_attn.{norm}.weight"));
                     group.push(finder.find(&norm, &[config.head_dim])?);

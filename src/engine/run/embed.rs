@@ -33,7 +33,7 @@ impl Embedder {
     pub fn open(source: ModelSource, quantization: String) -> Result<Self, ModelError> {
         let model = Model::open(source)?;
         if model.config().is_causal() {
-            let value = format!("{:?}", model.config().architecture);
+            let value = model.config().family.clone();
             return Err(LmError::Feature { what: "making embeddings with", value }.into());
         }
         let pooling = model.checkpoint().file(POOLING).ok();

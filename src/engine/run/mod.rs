@@ -188,7 +188,7 @@ impl Generator {
     pub fn check_kin(&self, model: &Model) -> Result<(), Refused> {
         let shape = |config: &LmConfig| {
             let sizes = [config.vocabulary, config.layers, config.kv_heads, config.head_dim];
-            (config.architecture, sizes)
+            (config.family.clone(), sizes)
         };
         let (own, other) = (shape(&self.config), shape(model.config()));
         match own == other {

@@ -1,8 +1,8 @@
 //! AWQ of a block: scales are searched for every input that something before it can give scaled, and folded
 //! into that; then all layers are rounded.
 //!
-//! What gives an input scaled: a norm to q, k, v and to gate, up; the rows of v to o, where there are as many
-//! heads of v as of q; the rows of up to down. Scaling a row of a layer scales its grid alike, so that
+//! What gives an input scaled follows from the family's description ([`Block::givers`]): a norm to q, k, v and to
+//! gate, up; the rows of v to o, where there are as many heads of v as of q; the rows of up to down. Scaling a row of a layer scales its grid alike, so that
 //! ranges may be cut before.
 //!
 //! Inputs are those of the block as it was. The last is looked at first, and what gives it changes after its own
@@ -12,8 +12,9 @@
 use candle_core::{Device, Tensor};
 
 use super::CalibrateError;
+use super::error::LEAST;
 use super::inputs::{self, Contexts};
-use super::layer::{Calibrated, each};
+use super::layer::{Calibrated, Layer, each};
 use super::states::States;
 use crate::dequant::{Float, convert};
 use crate::quantize::lm::{Block, Giver, Model, Values};
@@ -30,19 +31,33 @@ pub(super) fn solve(
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
 ) -> Result<(), CalibrateError> {
     let Some(givers) = block.givers() else {
-        return Err(CalibrateError::NoScale(model.config().architecture));
+        return Err(CalibrateError::NoScale(model.config().family.clone()));
     };
     let names: Vec<String> = block.linears().iter().map(|linear| linear.name.clone()).collect();
     let scheme = |at: &usize| scheme(names.get(*at)?);
     let mut found: Vec<(usize, Scheme)> = Vec::new();
+    // How many tokens experts' layers saw.
+    let mut seen_by: Vec<(usize, usize)> = Vec::new();
     // Rows that are to be multiplied, by layer.
     let mut given: Vec<(usize, Vec<f32>)> = Vec::new();
-    for (number, (group, giver)) in block.groups().iter().zip(givers).enumerate().rev() {
+    let groups = block.groups().to_vec();
+    for (number, (group, giver)) in groups.iter().zip(givers).enumerate().rev() {
         let wanted: Vec<(usize, Scheme)> =
             group.iter().filter_map(|at| Some((*at, scheme(at)?))).collect();
         let Some((_, of_first)) = wanted.first() else { continue };
         let mut seen = inputs::gather(block, states, contexts, number)?;
         let columns = seen.sums.squares().len();
+        if block.expert(number).is_some() {
+            seen_by.extend(wanted.iter().map(|(at, _)| (*at, seen.sums.tokens())));
+            if seen.sums.tokens() < LEAST {
+                // So few tokens say less than none.
+                for (at, by) in given.extract_if(.., |(at, _)| group.contains(at)) {
+                    multiply_rows(block, at, by, take)?;
+                }
+                found.extend(wanted);
+                continue;
+            }
+        }
         // A layer that reads the input and stays as it is would have to be scaled too, and one that gives it
         // stays as it is if it is not to be rounded.
         let giver = giver.filter(|giver| match giver {
@@ -71,10 +86,10 @@ pub(super) fn solve(
             }
         }
         for (at, scheme) in &wanted {
+            // q and k make scores together: to cut them one by one harms.
+            let alone = !block.makes_scores(*at);
             let mut linears = block.linears_mut();
             let Some(linear) = linears.get_mut(*at) else { continue };
-            // q and k make scores together: to cut them one by one harms.
-            let alone = !matches!(at, 0 | 1);
             if clip && alone {
                 let mut cut = Ok(());
                 linear.change(|weight| cut = awq::clip(weight, columns, &seen.hessian, scheme))?;
@@ -91,7 +106,15 @@ pub(super) fn solve(
     let round = |weight: &[f32], rows, columns, scheme: &Scheme| {
         round_to_nearest(weight, rows, columns, &[], scheme)
     };
-    each(block, &found, None, &round, take)
+    let mut told = |made: Calibrated| match made {
+        Calibrated::Layer(layer) => {
+            let of = |(at, _): &&(usize, usize)| names.get(*at) == Some(&layer.name);
+            let tokens = seen_by.iter().find(of).map(|(_, tokens)| *tokens);
+            take(Calibrated::Layer(Layer { tokens, ..layer }))
+        }
+        other => take(other),
+    };
+    each(block, &found, None, &round, &mut told)
 }
 
 /// The scales of an input, if scaling helps.
@@ -127,22 +150,35 @@ fn divide_norm(
     scales: &mut [f32],
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
 ) -> Result<(), CalibrateError> {
-    let Some((name, norm)) = block.norm_mut(which) else { return Ok(()) };
-    let before: Vec<f32> = norm.to_vec1()?;
-    let float = model.checkpoint().float(name).unwrap_or(Float::F32);
+    let Some(norm) = block.norm_mut(which) else { return Ok(()) };
+    let Some(weight) = &norm.weight else { return Ok(()) };
+    let before: Vec<f32> = weight.to_vec1()?;
+    let float = model.checkpoint().float(&norm.name).unwrap_or(Float::F32);
     let mut after = Vec::with_capacity(before.len());
-    for (value, scale) in before.iter().zip(scales) {
-        let stored = rounded(value / *scale, float);
-        if stored != 0.0 && stored.is_finite() && *value != 0.0 {
-            *scale = value / stored;
-            after.push(stored);
+    for (value, scale) in before.iter().zip(scales.iter_mut()) {
+        let now = rounded(value / *scale - norm.offset, float) + norm.offset;
+        if now != 0.0 && now.is_finite() && *value != 0.0 {
+            *scale = value / now;
+            after.push(now);
         } else {
             *scale = 1.0;
             after.push(*value);
         }
     }
-    *norm = Tensor::from_vec(after.clone(), norm.dims(), &Device::Cpu)?;
-    take(Calibrated::Changed { name: name.clone(), values: after })
+    norm.weight = Some(Tensor::from_vec(after.clone(), weight.dims(), &Device::Cpu)?);
+    after.iter_mut().for_each(|value| *value -= norm.offset);
+    take(Calibrated::Changed { name: norm.name.clone(), values: after })?;
+    if let Some(bias) = &norm.bias {
+        let mut values: Vec<f32> = bias.to_vec1()?;
+        values
+            .iter_mut()
+            .zip(scales)
+            .for_each(|(value, scale)| *value = rounded(*value / *scale, float));
+        norm.bias = Some(Tensor::from_vec(values.clone(), bias.dims(), &Device::Cpu)?);
+        let name = norm.name.strip_suffix(".weight").unwrap_or(&norm.name);
+        take(Calibrated::Changed { name: format!("{name}.bias"), values })?;
+    }
+    Ok(())
 }
 
 /// Multiplies the rows of a layer, and its bias if it has one.

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use super::layer::{Calibrated, each};
+use super::error::LEAST;
+use super::layer::{Calibrated, Layer, each};
 use super::states::States;
 use super::{CalibrateError, CalibrationSamples, awq, gptq, inputs};
 use crate::quantize::lm::{Block, Context, LmError, Model};
@@ -122,15 +123,33 @@ fn solve(
     solver: Solver,
     take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError>,
 ) -> Result<(), CalibrateError> {
-    for (number, group) in block.groups().iter().enumerate() {
+    for number in 0..block.groups().len() {
+        let group = block.groups().get(number).cloned().unwrap_or_default();
+        let group = &group;
         let names: Vec<String> = block.named(group);
         let wanted: Vec<(usize, Scheme)> =
             group.iter().zip(&names).filter_map(|(at, name)| Some((*at, scheme(name)?))).collect();
         if wanted.is_empty() {
             continue;
         }
+        let mut tokens = None;
         if solver != Solver::Hqq {
             inputs::reach(block, states, contexts, number)?;
+            tokens = inputs::routed(block, states, contexts, number)?;
+        }
+        // What is made of an expert's layers, with the tokens that it saw.
+        let mut told = |made: Calibrated| match made {
+            Calibrated::Layer(layer) => take(Calibrated::Layer(Layer { tokens, ..layer })),
+            other => take(other),
+        };
+        let take: &mut dyn FnMut(Calibrated) -> Result<(), CalibrateError> = &mut told;
+        if tokens.is_some_and(|tokens| tokens < LEAST) {
+            // So few tokens say less than none.
+            let round = |weight: &[f32], rows, columns, scheme: &Scheme| {
+                round_to_nearest(weight, rows, columns, &[], scheme)
+            };
+            each(block, &wanted, None, &round, take)?;
+            continue;
         }
         match solver {
             Solver::Gptq { damping, order } => {

@@ -1,6 +1,6 @@
 //! Why a model was not calibrated.
 
-use crate::quantize::lm::{Architecture, LmError};
+use crate::quantize::lm::LmError;
 use crate::quantize::solve::SolveError;
 
 /// The fewest tokens that say anything.
@@ -22,9 +22,9 @@ pub enum CalibrateError {
     Short(usize),
     /// AWQ does not fit the model.
     #[error(
-        "AWQ of {0:?}: its norms feed the residual too, so that no scale can be folded into them; use gptq"
+        "AWQ of {0}: no norm of it feeds nothing but linear layers, so that no scale can be folded into one; use gptq"
     )]
-    NoScale(Architecture),
+    NoScale(String),
     /// A tensor that is none of statistics.
     #[error("statistics: tensor {0} is none of calibration's")]
     Foreign(String),

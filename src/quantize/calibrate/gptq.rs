@@ -56,7 +56,15 @@ pub(super) fn solve(
         let error = put(linear, &solved.codes, cost)?;
         let (damping, raised, dead) = (known.damping, known.raised, known.dead);
         factor = Some(known);
-        take(Calibrated::Layer(Layer { name, codes: solved.codes, error, damping, raised, dead }))?;
+        take(Calibrated::Layer(Layer {
+            name,
+            codes: solved.codes,
+            error,
+            damping,
+            raised,
+            dead,
+            tokens: None,
+        }))?;
     }
     Ok(())
 }

@@ -45,6 +45,11 @@ impl Sums {
         Ok(())
     }
 
+    /// How many tokens were added.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// The mean square of each column: the Hessian's diagonal, by token.
     pub(super) fn squares(&self) -> Vec<f32> {
         self.mean(&self.squares)
@@ -80,8 +85,7 @@ fn run(
 ) -> Result<Passage, LmError> {
     while passage.group < group {
         let input = block.input(&passage, context)?;
-        // What was held is not needed beside what is read.
-        passage = block.pass(passage.rest, passage.group, &input, context)?;
+        passage = block.pass(passage, &input, context)?;
     }
     Ok(passage)
 }
@@ -126,6 +130,26 @@ pub(super) fn gather(
     }
     solve::mirror(&mut inputs.hessian, columns);
     Ok(inputs)
+}
+
+/// How many tokens the group `number` of a block reads, which the batches have [reached](reach); of a group that is
+/// of no expert, `None`: all of them.
+pub(super) fn routed(
+    block: &Block,
+    states: &States,
+    contexts: &Contexts<'_>,
+    number: usize,
+) -> Result<Option<usize>, CalibrateError> {
+    if block.expert(number).is_none() {
+        return Ok(None);
+    }
+    let mut tokens = 0;
+    for batch in 0..states.len() {
+        let context = contexts(states.tokens(batch))?;
+        let passage = run(block, states.get(batch)?, &context, number)?;
+        tokens += block.input(&passage, &context)?.dim(0)?;
+    }
+    Ok(Some(tokens))
 }
 
 /// Runs all batches out of a block and into the next.

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::CalibrateError;
 use super::cost::Sample;
+use super::error::LEAST;
 use crate::dequant::codes::Codes;
 use crate::quantize::lm::{Block, Linear};
 use crate::quantize::solve::{Scheme, SolveError, grid};
@@ -25,6 +26,14 @@ pub struct Layer {
     pub raised: u32,
     /// Columns whose inputs were all 0.
     pub dead: usize,
+    /// Of a layer of an expert, how many calibration tokens went to it; `None` of others, which see all. With less
+    /// than [`Layer::LEAST`] it was rounded to the nearest.
+    pub tokens: Option<usize>,
+}
+
+impl Layer {
+    /// The fewest tokens that an expert is calibrated with.
+    pub const LEAST: usize = LEAST;
 }
 
 /// What calibration gives, block by block.
@@ -66,7 +75,15 @@ pub(super) fn each(
         let codes = codes.map_err(|error| CalibrateError::Layer { layer: name.clone(), error })?;
         drop(weight);
         let error = put(linear, &codes, |values| sample.cost(values, hessian))?;
-        take(Calibrated::Layer(Layer { name, codes, error, damping: 0.0, raised: 0, dead: 0 }))?;
+        take(Calibrated::Layer(Layer {
+            name,
+            codes,
+            error,
+            damping: 0.0,
+            raised: 0,
+            dead: 0,
+            tokens: None,
+        }))?;
     }
     Ok(())
 }

@@ -30,8 +30,15 @@ pub fn measure(model: &Model, samples: &CalibrationSamples) -> Result<Statistics
         };
         let next = Runs::new((0..states.len()).map(one))?;
         let before = std::mem::replace(&mut states, next);
-        if model.config().is_causal() {
+        if model.config().has_gradients() {
             entering.push(before);
+        }
+        // Experts that no token went to.
+        for linear in block.linears() {
+            let zeros = vec![0.0; linear.weight.dim(1)?];
+            let layer =
+                LayerStatistics { squares: zeros.clone(), means: zeros, gradients: Vec::new() };
+            statistics.layers.insert(linear.name.clone(), layer);
         }
         for (names, sums) in sums.0 {
             let (squares, means) = (sums.squares(), sums.means());
@@ -39,7 +46,7 @@ pub fn measure(model: &Model, samples: &CalibrationSamples) -> Result<Statistics
             statistics.layers.extend(names.into_iter().map(|name| (name, layer.clone())));
         }
     }
-    if model.config().is_causal() {
+    if model.config().has_gradients() {
         fisher::add(model, samples, entering, &states, &mut statistics)?;
     }
     Ok(statistics)

@@ -8,7 +8,7 @@ use crate::quantize::solve::{Scheme, grid, round_to_nearest};
 /// would cost: by the Fisher information's diagonal, `sum of (w' - w)^2 F`, which is twice the loss that is
 /// expected of it; where the model predicts nothing, the squared error of the layer's output relative to the
 /// output, by the Hessian's diagonal. The rest of the scheme is that given. Layers of a block that share an
-/// input are one [`Sensitivity`], whose error is the sum of theirs: engines fuse them.
+/// input are one [`Sensitivity`], and so are all of its experts; its error is the sum of theirs: engines fuse them.
 ///
 /// # Errors
 /// If a layer cannot be read, or no number of bits fits it.
@@ -23,7 +23,7 @@ pub fn sensitivities(
     for index in 0..model.config().layers {
         let block = model.block(index)?;
         let linears = block.linears();
-        for group in block.groups() {
+        for group in block.ties() {
             let members = group.iter().filter_map(|at| linears.get(*at));
             let members: Vec<&Linear> =
                 members.copied().filter(|linear| wanted(&linear.name)).collect();

@@ -1,6 +1,8 @@
 //! How far every run of tokens has come through a block: in memory up to a budget, in a file beyond it.
 
-use candle_core::Tensor;
+use std::cell::Cell;
+
+use candle_core::{Tensor, TensorId};
 
 use super::CalibrateError;
 use crate::quantize::lm::{LmError, Passage, Spool};
@@ -25,8 +27,8 @@ struct Batch {
     tokens: usize,
     /// The group of the block that comes next.
     group: usize,
-    /// What goes on beside the group, and what it reads.
-    parts: [Part; 2],
+    /// What goes on beside the group, and what is held for it.
+    parts: [Part; 1 + Passage::HELD],
 }
 
 /// A tensor, here or in the file.
@@ -37,6 +39,8 @@ struct Part {
     there: Option<(usize, usize)>,
     /// Offset and bytes of the file that it may use.
     slot: Option<(u64, usize)>,
+    /// What was read last: if it comes back, nothing is written. Most of what waits beside experts does.
+    given: Cell<Option<TensorId>>,
 }
 
 impl States {
@@ -80,16 +84,24 @@ impl States {
 
     /// How far a batch has come.
     pub(super) fn get(&self, batch: usize) -> Result<Passage, CalibrateError> {
-        let Batch { group, parts: [rest, held], .. } = self.batches.get(batch).ok_or(MISSING)?;
+        let Batch { group, parts: [rest, held @ ..], .. } =
+            self.batches.get(batch).ok_or(MISSING)?;
         let rest = rest.read(self.file.as_ref())?.ok_or(MISSING)?;
-        Ok(Passage { group: *group, rest, held: held.read(self.file.as_ref())? })
+        let held = held.iter().map_while(|part| part.read(self.file.as_ref()).transpose());
+        Ok(Passage { group: *group, rest, held: held.collect::<Result<_, _>>()? })
     }
 
     /// Says how far a batch has come.
     pub(super) fn put(&mut self, batch: usize, passage: Passage) -> Result<(), CalibrateError> {
         let Batch { group, parts, .. } = self.batches.get_mut(batch).ok_or(MISSING)?;
         *group = passage.group;
-        for (part, tensor) in parts.iter_mut().zip([Some(passage.rest), passage.held]) {
+        let mut tensors = std::iter::once(passage.rest).chain(passage.held);
+        for part in parts.iter_mut() {
+            let tensor = tensors.next();
+            let given = part.given.take();
+            if tensor.as_ref().is_some_and(|tensor| Some(tensor.id()) == given) {
+                continue;
+            }
             self.room += part.here.take().map_or(0, |tensor| bytes_of(&tensor));
             part.there = None;
             let Some(tensor) = tensor else { continue };
@@ -128,7 +140,9 @@ impl Part {
         let (Some(shape), Some((offset, _)), Some(file)) = (self.there, self.slot, file) else {
             return Ok(None);
         };
-        Ok(Some(file.read(offset, shape)?))
+        let read = file.read(offset, shape)?;
+        self.given.set(Some(read.id()));
+        Ok(Some(read))
     }
 }
 
@@ -156,18 +170,25 @@ mod tests {
             assert_eq!((states.len(), states.file.is_some()), (3, budget < 40_000));
             assert_eq!([0, 1, 2].map(|batch| states.tokens(batch)), [512, 300, 512]);
             let whole = states.get(1).unwrap();
-            assert_eq!((whole.group, whole.held.is_none()), (0, true));
+            assert_eq!((whole.group, whole.held.is_empty()), (0, true));
             let both = Tensor::cat(&[one(2, 300), one(3, 300)], 0).unwrap();
             assert_eq!(values(&whole.rest), values(&both));
-            // Something is held beside it, then something larger, then nothing.
-            for (group, held) in [(1, Some(one(7, 600))), (2, Some(one(8, 900))), (3, None)] {
+            // Something is held beside it, then something larger, then nothing, then much.
+            let much = vec![one(1, 600), one(2, 0), one(3, 1), one(4, 900)];
+            for (group, held) in
+                [(1, vec![one(7, 600)]), (2, vec![one(8, 900)]), (3, vec![]), (4, much)]
+            {
                 let passage = Passage { group, rest: one(9, 600), held: held.clone() };
                 states.put(1, passage).unwrap();
                 let back = states.get(1).unwrap();
                 assert_eq!((back.group, values(&back.rest)), (group, values(&one(9, 600))));
-                assert_eq!(back.held.as_ref().map(values), held.as_ref().map(values));
+                let all = |held: &[Tensor]| held.iter().map(values).collect::<Vec<_>>();
+                assert_eq!(all(&back.held), all(&held));
                 let other = states.get(2).unwrap();
                 assert_eq!(values(&other.rest), values(&one(4, 512)));
+                // What comes back as it was given stays.
+                states.put(1, states.get(1).unwrap()).unwrap();
+                assert_eq!(all(&states.get(1).unwrap().held), all(&held));
                 // What grows leaves alone what lies behind it.
                 let own = (group > 1).then(|| values(&one(6, 512)));
                 assert_eq!(other.held.as_ref().map(values), own);

@@ -73,6 +73,28 @@ impl Checkpoint {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
+    /// Matrix `index` of a tensor of three dimensions, `[count, rows, columns]`, as f32; of one that is
+    /// stored as it is no other is read.
+    pub(super) fn slice(
+        &self,
+        name: &str,
+        [count, rows, columns]: [usize; 3],
+        index: usize,
+    ) -> Result<Tensor, LmError> {
+        if self.source.was().is_some() {
+            return Ok(self.tensor(name, &[count, rows, columns])?.get(index)?);
+        }
+        let (tensor, float) = self.place(name, &[count, rows, columns])?;
+        let len = (rows * columns) as u64 * float.size();
+        let begin = tensor.offset + index as u64 * len;
+        let bytes = self.source.read(tensor.file, begin..begin + len)?;
+        let values = floats(&dequant::convert(&bytes, float, Float::F32));
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(LmError::NotFinite(format!("tensor {name}")));
+        }
+        Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
+    }
+
     /// The bytes of a tensor, which must have this shape.
     fn plain(&self, name: &str, shape: &[usize]) -> Result<(Float, Bytes), LmError> {
         let (tensor, float) = self.place(name, shape)?;

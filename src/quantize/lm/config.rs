@@ -1,54 +1,20 @@
-//! What `config.json` says of a model, in the names of transformers. Pure.
+//! A model's numbers: what its family's description makes of its `config.json`. Pure.
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::expression::{Number, Place, Rule};
+use super::family::{Bias, Family, Order};
+use super::numbers::{self, Numbers, Temperature};
+use super::rope::{self, Rope};
 use super::{ConfigError, LmError};
-
-/// A family of models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Architecture {
-    /// Llama.
-    Llama,
-    /// Mistral: Llama with a sliding window.
-    Mistral,
-    /// Qwen2: Llama with biases on q, k and v.
-    Qwen2,
-    /// Qwen3: Llama with norms on the heads of q and k.
-    Qwen3,
-    /// BERT: an encoder, with norms after each half block.
-    Bert,
-}
-
-/// How positions turn queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Rope {
-    /// As trained.
-    Plain,
-    /// Positions divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies divided by a factor, high ones as they are, smooth between.
-    Llama3 {
-        /// The factor.
-        factor: f64,
-        /// Wavelengths above `original / low` are divided.
-        low: f64,
-        /// Wavelengths below `original / high` are kept.
-        high: f64,
-        /// The context that the model was first trained with.
-        original: f64,
-    },
-}
 
 /// The numbers of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LmConfig {
-    /// The family.
-    pub architecture: Architecture,
+    /// The family: its `model_type`.
+    pub family: String,
     /// Rows of the embedding.
     pub vocabulary: usize,
     /// Width of the residual stream.
@@ -61,197 +27,263 @@ pub struct LmConfig {
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a head of queries and keys.
     pub head_dim: usize,
     /// What norms add to a variance.
     pub epsilon: f64,
-    /// The base of rotary frequencies.
-    pub theta: f64,
-    /// How rotary frequencies are scaled.
-    pub rope: Rope,
     /// Keys that a query sees back, itself included, by block; `None`: all before it.
     pub windows: Vec<Option<usize>>,
     /// The longest sequence.
     pub positions: usize,
     /// Whether the head is the embedding.
     pub tied: bool,
+    /// What is known of the family.
+    pub(super) about: Arc<Family>,
+    pub(super) numbers: Numbers,
+    pub(super) by_layer: Vec<Layer>,
+    /// Kinds of rotary positions.
+    pub(super) ropes: Vec<Rope>,
 }
 
-/// The most blocks, and the largest dimension, that are believed.
-const MAX_DIMENSION: u64 = 1 << 24;
+/// What differs by layer.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Layer {
+    /// Positions in the same run of so many are seen.
+    pub(super) chunk: Option<usize>,
+    /// Which of the model's kinds of rotary positions.
+    pub(super) rope: Option<usize>,
+    pub(super) scale: f64,
+    pub(super) has_head_norms: bool,
+    pub(super) has_temperature: bool,
+    pub(super) has_experts: bool,
+}
 
 impl LmConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// If the architecture or a feature of it is not known, or a number is missing.
+    /// If the family or a piece of it is not described, or a number is missing.
     pub fn parse(config: &Value) -> Result<Self, LmError> {
-        let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let architecture = match kind {
-            "llama" => Architecture::Llama,
-            "mistral" => Architecture::Mistral,
-            "qwen2" => Architecture::Qwen2,
-            "qwen3" => Architecture::Qwen3,
-            "bert" => Architecture::Bert,
-            other => return Err(LmError::Architecture(other.to_owned())),
-        };
-        let is_bert = architecture == Architecture::Bert;
-        let optional = |key: &'static str| match config.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => value
-                .as_u64()
-                .filter(|n| (1..=MAX_DIMENSION).contains(n))
-                .and_then(|n| usize::try_from(n).ok())
-                .map(Some)
-                .ok_or_else(|| ConfigError::Dimension { key, value: value.clone() }),
-        };
-        let required = |key| optional(key)?.ok_or(ConfigError::Missing(key));
-        let number = |key: &str| config.get(key).and_then(Value::as_f64);
-        let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let activation = config.get("hidden_act").and_then(Value::as_str);
-        match (is_bert, activation) {
-            (true, None | Some("gelu")) | (false, None | Some("silu")) => {}
-            (_, other) => {
-                let value = format!("{other:?}");
-                return Err(LmError::Feature { what: "hidden_act", value });
-            }
+        let (family, name, config) = Family::of(config)?;
+        let config = &config;
+        let sizes = &family.sizes;
+        let (hidden, layers) = (sizes.hidden.size(config)?, sizes.layers.size(config)?);
+        if layers > MAX_LAYERS {
+            let key = "the number of layers".to_owned();
+            return Err(ConfigError::Dimension { key, value: layers.into() }.into());
         }
-        let (hidden, heads) = (required("hidden_size")?, required("num_attention_heads")?);
-        let layers = required("num_hidden_layers")?;
-        let kv_heads =
-            if is_bert { heads } else { optional("num_key_value_heads")?.unwrap_or(heads) };
+        let heads = sizes.heads.size(config)?;
+        let kv_heads = sizes.kv_heads.size(config)?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(ConfigError::KvHeads { heads, kv_heads }.into());
         }
-        let head_dim = match optional("head_dim")? {
-            Some(dim) => dim,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => return Err(ConfigError::Heads { hidden, heads }.into()),
+        let latent = numbers::latent(&family, config)?;
+        let head_dim = match (&latent, sizes.head_dim.find(config)?) {
+            (Some(latent), _) => latent.plain + latent.turned,
+            (None, Some(_)) => sizes.head_dim.size(config)?,
+            (None, None) if hidden.is_multiple_of(heads) => hidden / heads,
+            (None, None) => return Err(ConfigError::Heads { hidden, heads }.into()),
         };
-        if !is_bert && head_dim % 2 == 1 {
-            return Err(ConfigError::OddHead(head_dim).into());
+        let offset =
+            family.embedding.offset.as_ref().map_or(Ok(0), |offset| offset.count(config))?;
+        let rows = sizes.positions.size(config)?;
+        let positions = rows.checked_sub(offset).filter(|positions| *positions > 0);
+        let positions = positions.ok_or_else(|| ConfigError::Missing("positions".to_owned()))?;
+        let window = |window: &Option<super::family::Window>, at: Place| match window {
+            Some(window) if holds(&window.layers, config, at)? => {
+                match window.size.find(config)? {
+                    Some(_) => window.size.size(config).map(Some),
+                    None => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        };
+        let attention = &family.attention;
+        let (mut windows, mut by_layer, mut ropes) = (Vec::new(), Vec::new(), Vec::new());
+        // Widths of heads that turn; those through few dimensions have others.
+        let turned = latent.as_ref().map_or(head_dim, |latent| latent.turned);
+        let kinds = config.get("layer_types").and_then(Value::as_array);
+        for layer in 0..layers {
+            let mut at = Place { layer, layers, turned: false };
+            at.turned = match &family.rope {
+                Some(rope) => holds(&rope.layers, config, at)?,
+                None => false,
+            };
+            let own = window(&attention.window, at)?;
+            let kind = kinds.and_then(|kinds| kinds.get(layer)).and_then(Value::as_str);
+            if let Some(kind) = kind.filter(|kind| !KINDS.contains(kind)) {
+                return Err(LmError::Piece(format!("a layer of type {kind:?}")));
+            }
+            let model = rope::Model { config, head_dim: turned, positions: rows, layer };
+            let kind = kind.or(Some(if own.is_some() { KINDS[0] } else { KINDS[1] }));
+            let rope = match &family.rope {
+                Some(rope) if at.turned => Some(rope::read(rope, model, kind, own.is_some())?),
+                _ => None,
+            };
+            let scale = match &attention.scale {
+                Some(scale) => scale.number(config)?,
+                None => 1.0 / (head_dim as f64).sqrt(),
+            };
+            let scale = if attention.by_layer { scale / (layer + 1) as f64 } else { scale };
+            let scale = scale * rope.as_ref().map_or(1.0, |rope| rope.attention);
+            let norms = attention.norms.as_ref();
+            let temperature = attention.temperature.as_ref();
+            by_layer.push(Layer {
+                chunk: window(&attention.chunk, at)?,
+                rope: rope.map(|rope| {
+                    ropes.iter().position(|known| *known == rope).unwrap_or_else(|| {
+                        ropes.push(rope);
+                        ropes.len() - 1
+                    })
+                }),
+                scale,
+                has_head_norms: norms
+                    .map_or(Ok(false), |norms| holds(&norms.layers, config, at))?,
+                has_temperature: temperature
+                    .map_or(Ok(false), |own| holds(&own.layers, config, at))?,
+                has_experts: family
+                    .experts
+                    .as_ref()
+                    .map_or(Ok(false), |own| holds(&own.layers, config, at))?,
+            });
+            windows.push(own);
         }
-        let position = config.get("position_embedding_type").and_then(Value::as_str);
-        if is_bert && !matches!(position, None | Some("absolute")) {
-            let value = format!("{position:?}");
-            return Err(LmError::Feature { what: "position_embedding_type", value });
-        }
-        let (theta, rope) = rope(config)?;
-        Ok(Self {
-            architecture,
-            vocabulary: required("vocab_size")?,
+        let reach = ropes.iter().map(Rope::reach).fold(1.0, f64::max);
+        // A width that no layer has may be missing.
+        let is_dense = by_layer.iter().any(|layer| !layer.has_experts);
+        let intermediate = match is_dense {
+            true => sizes.intermediate.size(config)?,
+            false => sizes.intermediate.find(config)?.map_or(0, |wide| wide as usize),
+        };
+        let or = |number: &Option<Number>, default: f64| match number {
+            Some(number) => Ok(number.find(config)?.unwrap_or(default)),
+            None => Ok::<f64, ConfigError>(default),
+        };
+        let maybe = |number: &Option<Number>| match number {
+            Some(number) => number.find(config),
+            None => Ok(None),
+        };
+        let head = family.head.as_ref();
+        let numbers = Numbers {
+            embedding: or(&family.embedding.scale, 1.0)?,
+            residual: or(&family.residual, 1.0)?,
+            logits: head.map_or(Ok(1.0), |head| or(&head.scale, 1.0))?,
+            logits_cap: head.map_or(Ok(None), |head| maybe(&head.cap))?.filter(|cap| *cap > 0.0),
+            offset,
+            types: match &family.embedding.type_count {
+                Some(count) => count.count(config)?,
+                None => 0,
+            },
+            value_dim: match &family.attention.latent {
+                Some(latent) => latent.value.size(config)?,
+                None => head_dim,
+            },
+            attention_cap: maybe(&attention.cap)?.filter(|cap| *cap > 0.0),
+            clip: maybe(&attention.clip)?,
+            buckets: match &attention.bias {
+                Some(Bias::Buckets { count, .. }) => count.size(config)?,
+                _ => 0,
+            },
+            temperature: match &attention.temperature {
+                Some(own) => Some(Temperature {
+                    floor: own.floor.number(config)?,
+                    scale: own.scale.number(config)?,
+                    first: or(&own.first, 1.0)?,
+                }),
+                None => None,
+            },
+            latent,
+            activation: numbers::activation(&family.mlp.activation, config)?,
+            experts: match by_layer.iter().any(|layer| layer.has_experts) {
+                true => numbers::experts(&family, config)?,
+                false => None,
+            },
+        };
+        let this = Self {
+            family: name,
+            vocabulary: sizes.vocabulary.size(config)?,
             hidden,
-            intermediate: required("intermediate_size")?,
+            intermediate,
             layers,
             heads,
             kv_heads,
             head_dim,
-            epsilon: if is_bert {
-                number("layer_norm_eps").unwrap_or(1e-12)
-            } else {
-                number("rms_norm_eps").unwrap_or(1e-6)
-            },
-            theta,
-            rope,
-            windows: windows(config, architecture, layers, optional("sliding_window")?),
-            positions: required("max_position_embeddings")?,
-            tied: is_bert || flag("tie_word_embeddings"),
-        })
+            epsilon: family.epsilon.number(config)?,
+            windows,
+            positions: (positions as f64 * reach) as usize,
+            tied: family.tied.flag(config)?,
+            about: Arc::new(family),
+            numbers,
+            by_layer,
+            ropes,
+        };
+        this.check()?;
+        Ok(this)
     }
 
-    /// The rotary frequency of each pair of a head, in radians per position.
-    pub fn frequencies(&self) -> Vec<f64> {
-        let of = |pair: usize| {
-            let plain = self.theta.powf(-(2.0 * pair as f64) / self.head_dim as f64);
-            self.rope.scaled(plain)
+    /// What no single number tells.
+    fn check(&self) -> Result<(), LmError> {
+        let size = |key: &str, value: usize| ConfigError::Dimension {
+            key: key.to_owned(),
+            value: value.into(),
         };
-        (0..self.head_dim / 2).map(of).collect()
+        if let Some(own) = &self.numbers.experts {
+            if own.top > own.count {
+                return Err(size("the number of experts of a token", own.top).into());
+            }
+            if let Some((groups, top, best)) = own.groups
+                && (!own.count.is_multiple_of(groups) || top > groups || best > own.count / groups)
+            {
+                return Err(size("the number of groups of experts", groups).into());
+            }
+        }
+        let fused = self.about.attention.qkv.as_ref();
+        let apart = [&self.about.attention.q, &self.about.attention.k, &self.about.attention.v];
+        if fused.is_none() && self.numbers.latent.is_none() && apart.iter().any(|own| own.is_none())
+        {
+            return Err(ConfigError::Description(
+                self.family.clone(),
+                "it has no q, k and v".into(),
+            )
+            .into());
+        }
+        Ok(())
     }
 
     /// Whether the model predicts the next token.
     pub fn is_causal(&self) -> bool {
-        self.architecture != Architecture::Bert
+        self.about.causal
+    }
+
+    /// Whether [`Block::gradients`](super::Block::gradients) has some.
+    pub fn has_gradients(&self) -> bool {
+        self.is_causal() && self.numbers.experts.is_none() && self.numbers.latent.is_none()
+    }
+
+    /// The rotary frequency of each pair of a head, in radians per position, of the first layer that has them.
+    pub fn frequencies(&self) -> Vec<f64> {
+        self.ropes.first().map(|rope| rope.frequencies(self.positions)).unwrap_or_default()
+    }
+
+    /// Whether q and k have norms on each head.
+    pub fn has_head_norms(&self) -> bool {
+        self.by_layer.iter().any(|layer| layer.has_head_norms)
+    }
+
+    /// In which order one weight has rows of q, k and v.
+    pub(super) fn order(&self) -> Order {
+        self.about.attention.qkv.as_ref().map_or(Order::Concat, |fused| fused.order)
     }
 }
 
-/// The window of each block.
-fn windows(
-    config: &Value,
-    architecture: Architecture,
-    layers: usize,
-    window: Option<usize>,
-) -> Vec<Option<usize>> {
-    let kinds = config.get("layer_types").and_then(Value::as_array);
-    let used = config.get("use_sliding_window").and_then(Value::as_bool);
-    let full_below = config.get("max_window_layers").and_then(Value::as_u64).unwrap_or(u64::MAX);
-    let of = |layer: usize| {
-        let slides = match architecture {
-            Architecture::Mistral => true,
-            Architecture::Qwen2 | Architecture::Qwen3 if used == Some(true) => {
-                match kinds.and_then(|kinds| kinds.get(layer)).and_then(Value::as_str) {
-                    Some(kind) => kind == "sliding_attention",
-                    None => layer as u64 >= full_below,
-                }
-            }
-            _ => false,
-        };
-        window.filter(|_| slides)
-    };
-    (0..layers).map(of).collect()
-}
+/// The most blocks that are believed.
+const MAX_LAYERS: usize = 1 << 14;
 
-/// Base and scaling of rotary frequencies: `rope_parameters`, or `rope_theta` and `rope_scaling` as older
-/// configurations have them.
-fn rope(config: &Value) -> Result<(f64, Rope), LmError> {
-    let object = |key: &str| config.get(key).filter(|value| value.is_object());
-    let parameters = object("rope_parameters").or_else(|| object("rope_scaling"));
-    let number = |key: &str| parameters.and_then(|p| p.get(key)).and_then(Value::as_f64);
-    let theta = number("rope_theta").or_else(|| config.get("rope_theta").and_then(Value::as_f64));
-    let theta = theta.unwrap_or(10000.0);
-    let kind = parameters.and_then(|p| p.get("rope_type").or_else(|| p.get("type")));
-    let need = |key: &'static str| {
-        let value = number(key).filter(|value| *value > 0.0);
-        value.ok_or(ConfigError::Scaling(key))
-    };
-    let rope = match kind.and_then(Value::as_str) {
-        None | Some("default") => Rope::Plain,
-        Some("linear") => Rope::Linear { factor: need("factor")? },
-        Some("llama3") => Rope::Llama3 {
-            factor: need("factor")?,
-            low: need("low_freq_factor")?,
-            high: need("high_freq_factor")?,
-            original: need("original_max_position_embeddings")?,
-        },
-        Some(other) => {
-            let value = format!("{other:?}");
-            return Err(LmError::Feature { what: "rope scaling", value });
-        }
-    };
-    if !(theta > 0.0 && theta.is_finite()) {
-        return Err(ConfigError::Theta(theta).into());
-    }
-    Ok((theta, rope))
-}
+/// What transformers calls layers that see a window, and all.
+const KINDS: [&str; 3] = ["sliding_attention", "full_attention", "chunked_attention"];
 
-impl Rope {
-    /// The frequency of a pair whose frequency was `plain`, in radians per position.
-    pub fn scaled(self, plain: f64) -> f64 {
-        match self {
-            Self::Plain => plain,
-            Self::Linear { factor } => plain / factor,
-            Self::Llama3 { factor, low, high, original } => {
-                let wavelength = std::f64::consts::TAU / plain;
-                if wavelength < original / high {
-                    plain
-                } else if wavelength > original / low {
-                    plain / factor
-                } else {
-                    let smooth = (original / wavelength - low) / (high - low);
-                    (1.0 - smooth) * plain / factor + smooth * plain
-                }
-            }
-        }
-    }
+fn holds(rule: &Option<Rule>, config: &Value, at: Place) -> Result<bool, ConfigError> {
+    rule.as_ref().map_or(Ok(true), |rule| rule.holds(config, at))
 }
 
 #[cfg(test)]
@@ -268,11 +300,12 @@ mod tests {
     #[test]
     fn old_and_new_spellings_say_the_same() {
         let old = LmConfig::parse(&llama()).unwrap();
-        assert_eq!((old.theta, old.head_dim, old.kv_heads, old.tied), (5e5, 2, 2, false));
+        assert_eq!((old.ropes[0].theta, old.head_dim, old.kv_heads, old.tied), (5e5, 2, 2, false));
         let mut new = llama();
         new.as_object_mut().unwrap().remove("rope_theta");
         new["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 5e5});
         assert_eq!(LmConfig::parse(&new).unwrap(), old);
+        assert_eq!(old.beyond_llama(), None);
     }
 
     #[test]
@@ -293,11 +326,13 @@ mod tests {
     fn what_is_not_known_is_named() {
         for (key, value, said) in [
             ("model_type", json!("mamba"), "\"mamba\""),
-            ("hidden_act", json!("relu"), "relu"),
+            ("hidden_act", json!("xielu"), "xielu"),
             ("num_key_value_heads", json!(3), "4 is no multiple of num_key_value_heads 3"),
             ("hidden_size", json!(0), "hidden_size is 0"),
             ("hidden_size", json!(null), "hidden_size is missing"),
-            ("rope_scaling", json!({"rope_type": "yarn", "factor": 2}), "yarn"),
+            ("hidden_size", json!(1.5), "hidden_size is 1.5"),
+            ("layer_types", json!(["linear_attention"]), "linear_attention"),
+            ("rope_scaling", json!({"rope_type": "axial", "factor": 2}), "axial"),
             ("rope_scaling", json!({"type": "linear"}), "without factor"),
         ] {
             let mut config = llama();
@@ -305,5 +340,19 @@ mod tests {
             let error = LmConfig::parse(&config).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn a_model_may_bring_its_own_description() {
+        let mut config = llama();
+        config["model_type"] = json!("next_month");
+        assert!(LmConfig::parse(&config).is_err());
+        config["tenpak_family"] = json!({"like": "llama", "parallel": true, "residual": "depth"});
+        config["depth"] = json!(0.5);
+        let found = LmConfig::parse(&config).unwrap();
+        assert_eq!((found.numbers.residual, found.family.as_str()), (0.5, "next_month"));
+        assert!(found.beyond_llama().unwrap().contains("side by side"));
+        config["tenpak_family"] = json!({"like": "llama", "sizes": {"nonsense": 1}});
+        assert!(LmConfig::parse(&config).unwrap_err().to_string().contains("nonsense"));
     }
 }

@@ -12,11 +12,14 @@ use crate::quantize::source::SourceError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LmError {
-    /// The architecture is none of those that are known.
+    /// The family has no description.
     #[error(
-        "config.json: model_type {0:?} is not supported; these are: llama, mistral, qwen2, qwen3, bert"
+        "config.json: model_type {name:?} is not supported{why}; docs/families.md lists those that are, and says how to describe one"
     )]
-    Architecture(String),
+    Architecture { name: String, why: String },
+    /// A piece of the model that no description has.
+    #[error("config.json: {0} is not described; docs/families.md says what is")]
+    Piece(String),
     /// The architecture is known, and this model has a feature that is not.
     #[error("config.json: {what} {value} is not supported")]
     Feature { what: &'static str, value: String },
@@ -77,10 +80,16 @@ pub enum LmError {
 pub enum ConfigError {
     /// A key that is needed.
     #[error("{0} is missing")]
-    Missing(&'static str),
+    Missing(String),
     /// A number that is none of rows, columns or the like.
-    #[error("{key} is {value}, not a dimension")]
-    Dimension { key: &'static str, value: Value },
+    #[error("{key} is {value}, which is no number that it can be")]
+    Dimension { key: String, value: Value },
+    /// A description that makes no sense.
+    #[error("the description of {0}: {1}")]
+    Description(String, String),
+    /// A list by layer that is too short.
+    #[error("{0} has fewer entries than the model has layers, {1}")]
+    Short(String, usize),
     /// Heads that do not divide among those of keys.
     #[error("num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")]
     KvHeads { heads: usize, kv_heads: usize },
@@ -88,7 +97,7 @@ pub enum ConfigError {
     #[error("hidden_size {hidden} is no multiple of num_attention_heads {heads}")]
     Heads { hidden: usize, heads: usize },
     /// Heads that cannot be turned by pairs.
-    #[error("head_dim {0} is odd")]
+    #[error("{0} dimensions of a head cannot be turned by pairs")]
     OddHead(usize),
     /// Scaled positions without a number of theirs.
     #[error("rope scaling without {0}")]

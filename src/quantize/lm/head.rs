@@ -3,16 +3,19 @@
 use candle_core::{D, Device, Tensor};
 use rayon::prelude::*;
 
-use super::attention::rms_norm;
+use super::norm::Norm;
 use super::rows::Rows;
 use super::{Checkpoint, LmConfig, LmError};
 
 /// The last norm and the head.
 #[derive(Debug)]
 pub struct Head {
-    pub(super) norm: Tensor,
-    pub(super) weight: Rows,
-    pub(super) epsilon: f64,
+    pub(super) norm: Option<Norm>,
+    weight: Rows,
+    bias: Option<Tensor>,
+    /// What logits are multiplied by, and then cut to.
+    scale: f64,
+    cap: Option<f64>,
 }
 
 impl Head {
@@ -22,12 +25,73 @@ impl Head {
         prefix: &str,
         embedding: &str,
     ) -> Result<Self, LmError> {
-        let name = if config.tied { embedding } else { "lm_head.weight" };
+        let (about, numbers) = (&*config.about, &config.numbers);
+        let names = about.head.as_ref().map(|head| head.names.as_slice()).unwrap_or_default();
+        let has = |name: &&String| from.has(&format!("{name}.weight"));
+        let name = names.iter().find(has).or(names.first()).map(String::as_str);
+        let own = format!("{}.weight", name.unwrap_or("lm_head"));
+        let bias = format!("{}.bias", name.unwrap_or("lm_head"));
+        let norm = |name: &String| {
+            let name = format!("{prefix}{name}");
+            Norm::read(from, &name, about.norm, &[config.hidden], config.epsilon)
+        };
+        let shape = [config.vocabulary, config.hidden];
         Ok(Self {
-            norm: from.tensor(&format!("{prefix}norm.weight"), &[config.hidden])?,
-            weight: Rows::put_aside(from, name, [config.vocabulary, config.hidden])?,
-            epsilon: config.epsilon,
+            norm: about.norms.last.as_ref().map(norm).transpose()?,
+            weight: Rows::put_aside(from, if config.tied { embedding } else { &own }, shape)?,
+            bias: match from.has(&bias) {
+                true => Some(from.tensor(&bias, &[config.vocabulary])?),
+                false => None,
+            },
+            scale: numbers.logits,
+            cap: numbers.logits_cap,
         })
+    }
+
+    pub(super) fn normed(&self, hidden: &Tensor) -> Result<Tensor, LmError> {
+        self.norm.as_ref().map_or_else(|| Ok(hidden.clone()), |norm| norm.of(hidden))
+    }
+
+    /// First and count of the tokens of the vocabulary that are to be looked at together, for so many states.
+    pub(super) fn slices(&self, states: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        self.weight.slices(states)
+    }
+
+    /// Logits of some tokens of the vocabulary, and the weights of which they were made.
+    pub(super) fn slice(
+        &self,
+        normed: &Tensor,
+        (first, count): (usize, usize),
+    ) -> Result<(Tensor, Tensor), LmError> {
+        let weight = self.weight.slice(first, count)?;
+        let mut logits = normed.matmul(&weight.t()?)?;
+        if let Some(bias) = &self.bias {
+            logits = logits.broadcast_add(&bias.narrow(0, first, count)?)?;
+        }
+        if self.scale != 1.0 {
+            logits = (logits * self.scale)?;
+        }
+        if let Some(cap) = self.cap {
+            logits = ((logits * (1.0 / cap))?.tanh()? * cap)?;
+        }
+        Ok((logits, weight))
+    }
+
+    /// The gradient of states by that of some logits, which have gone through cap and scale.
+    pub(super) fn back(
+        &self,
+        of_logits: Tensor,
+        logits: &Tensor,
+        weight: &Tensor,
+    ) -> Result<Tensor, LmError> {
+        let mut found = of_logits;
+        if let Some(cap) = self.cap {
+            found = (found * (1.0 - (logits * (1.0 / cap))?.sqr()?)?)?;
+        }
+        if self.scale != 1.0 {
+            found = (found * self.scale)?;
+        }
+        Ok(found.matmul(weight)?)
     }
 
     /// Logits, f32 `[tokens, vocabulary]`, of hidden states, f32 `[tokens, hidden]`.
@@ -35,10 +99,10 @@ impl Head {
     /// # Errors
     /// If shapes do not fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, LmError> {
-        let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
+        let normed = self.normed(hidden)?;
         let mut slices = Vec::new();
-        for (first, count) in self.weight.slices(hidden.dim(0)?) {
-            slices.push(normed.matmul(&self.weight.slice(first, count)?.t()?)?);
+        for slice in self.slices(hidden.dim(0)?) {
+            slices.push(self.slice(&normed, slice)?.0);
         }
         Ok(Tensor::cat(&slices, D::Minus1)?)
     }
@@ -48,12 +112,11 @@ impl Head {
     /// # Errors
     /// If shapes do not fit, or a token is beyond the vocabulary.
     pub fn losses(&self, hidden: &Tensor, next: &[u32]) -> Result<Vec<f64>, LmError> {
-        let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
+        let normed = self.normed(hidden)?;
         // Running maximum, sum of exponentials below it, and the logit of what came.
         let mut state = vec![(f64::NEG_INFINITY, 0.0, 0.0); next.len()];
-        for (first, count) in self.weight.slices(next.len()) {
-            let slice = self.weight.slice(first, count)?;
-            let logits = normed.matmul(&slice.t()?)?;
+        for (first, count) in self.slices(next.len()) {
+            let (logits, _) = self.slice(&normed, (first, count))?;
             let top = logits.max_keepdim(D::Minus1)?;
             let sums = logits.broadcast_sub(&top)?.exp()?.sum(D::Minus1)?.to_vec1::<f32>()?;
             let top = top.squeeze(1)?.to_vec1::<f32>()?;
@@ -88,15 +151,14 @@ impl Head {
         (other, its): (&Self, &Tensor),
         next: &[u32],
     ) -> Result<Vec<Compared>, LmError> {
-        let normed = rms_norm(hidden, &self.norm, self.epsilon)?;
-        let its = rms_norm(its, &other.norm, other.epsilon)?;
+        let (normed, its) = (self.normed(hidden)?, other.normed(its)?);
         let mut all = vec![Pair::default(); next.len()];
-        for (first, count) in self.weight.slices(next.len()) {
-            let logits = |states: &Tensor, weight: &Rows| -> Result<Vec<f32>, LmError> {
-                let logits = states.matmul(&weight.slice(first, count)?.t()?)?;
+        for (first, count) in self.slices(next.len()) {
+            let logits = |states: &Tensor, head: &Self| -> Result<Vec<f32>, LmError> {
+                let (logits, _) = head.slice(states, (first, count))?;
                 Ok(logits.flatten_all()?.to_vec1()?)
             };
-            let (own, other) = (logits(&normed, &self.weight)?, logits(&its, &other.weight)?);
+            let (own, other) = (logits(&normed, self)?, logits(&its, other)?);
             let rows = own.par_chunks(count).zip(other.par_chunks(count));
             all.par_iter_mut().zip(next).zip(rows).for_each(|((pair, next), (own, other))| {
                 pair.add(first, own, other, *next as usize);

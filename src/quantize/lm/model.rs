@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::attention::layer_norm;
-use super::encoder::norm;
-use super::{Block, Checkpoint, Head, LmConfig, LmError, Text};
+use super::norm::Norm;
+use super::{Block, Checkpoint, Head, LmConfig, LmError, Text, read};
 use crate::quantize::source::ModelSource;
 
 /// A model whose weights are read block by block.
 pub struct Model {
     checkpoint: Checkpoint,
     config: LmConfig,
-    /// What the names of its tensors begin with: nothing, `model.` or `bert.`.
-    prefix: &'static str,
+    /// What the names of its tensors begin with.
+    prefix: String,
 }
 
 /// From tokens to hidden states.
@@ -22,8 +21,11 @@ struct Embedding {
     /// The tokens that occur, in order, and their rows, f32 `[tokens, hidden]`.
     tokens: Vec<u32>,
     words: Vec<f32>,
-    /// Of BERT: positions `[positions, hidden]`, the first token type `[hidden]`, weight and bias of the norm.
-    more: Option<(Tensor, Tensor, [Tensor; 2])>,
+    /// Learned positions `[positions, hidden]`, from the first on.
+    positions: Option<Tensor>,
+    /// The first token type `[hidden]`.
+    kind: Option<Tensor>,
+    norm: Option<Norm>,
 }
 
 impl Model {
@@ -34,16 +36,9 @@ impl Model {
     pub fn open(source: impl Into<Arc<ModelSource>>) -> Result<Self, LmError> {
         let checkpoint = Checkpoint::open(source.into())?;
         let config = LmConfig::parse(checkpoint.config())?;
-        let (prefix, probe) = if config.is_causal() {
-            ("model.", "embed_tokens.weight")
-        } else {
-            ("bert.", "embeddings.word_embeddings.weight")
-        };
-        let prefix = if checkpoint.has(&format!("{prefix}{probe}")) || !checkpoint.has(probe) {
-            prefix
-        } else {
-            ""
-        };
+        let prefixes = &config.about.prefixes;
+        let has = |prefix: &&String| checkpoint.has(&embedding_name(&config, prefix));
+        let prefix = prefixes.iter().find(has).or(prefixes.first()).cloned().unwrap_or_default();
         Ok(Self { checkpoint, config, prefix })
     }
 
@@ -57,18 +52,18 @@ impl Model {
         &self.checkpoint
     }
 
+    /// What the names of its blocks' tensors begin with.
+    pub fn blocks(&self) -> String {
+        let block = self.config.about.block.split("{}").next().unwrap_or_default();
+        format!("{}{block}", self.prefix)
+    }
+
     /// Its tokenizer.
     ///
     /// # Errors
     /// If there is none, or it is damaged.
     pub fn tokenizer(&self) -> Result<Text, LmError> {
         Text::parse(&self.checkpoint.file("tokenizer.json")?)
-    }
-
-    fn embedding_name(&self) -> String {
-        let of =
-            if self.config.is_causal() { "embed_tokens" } else { "embeddings.word_embeddings" };
-        format!("{}{of}.weight", self.prefix)
     }
 
     /// The hidden states, f32 `[tokens, hidden]`, that each sequence enters the first block with. Of the
@@ -82,22 +77,39 @@ impl Model {
         tokens.sort_unstable();
         tokens.dedup();
         let shape = [config.vocabulary, hidden];
-        let words = self.checkpoint.rows(&self.embedding_name(), shape, &tokens)?;
+        let name = embedding_name(config, &self.prefix);
+        let mut words = self.checkpoint.rows(&name, shape, &tokens)?;
         if words.iter().any(|value| !value.is_finite()) {
             return Err(LmError::NotFinite("the embedding of a token".to_owned()));
         }
-        let more = if config.is_causal() {
-            None
-        } else {
-            let of = |name: &str| format!("{}embeddings.{name}", self.prefix);
-            let positions = self
-                .checkpoint
-                .tensor(&of("position_embeddings.weight"), &[config.positions, hidden])?;
-            let kinds =
-                self.checkpoint.tensor(&of("token_type_embeddings.weight"), &[2, hidden])?;
-            Some((positions, kinds.get(0)?, norm(&self.checkpoint, &of("LayerNorm"), hidden)?))
+        if config.numbers.embedding != 1.0 {
+            let by = config.numbers.embedding as f32;
+            words.iter_mut().for_each(|value| *value *= by);
+        }
+        let about = &config.about.embedding;
+        let of = |name: &str| format!("{}{name}", self.prefix);
+        let positions = match &about.positions {
+            Some(name) => {
+                let offset = config.numbers.offset;
+                let shape = [config.positions + offset, hidden];
+                let all = self.checkpoint.tensor(&of(&format!("{name}.weight")), &shape)?;
+                Some(all.narrow(0, offset, config.positions)?)
+            }
+            None => None,
         };
-        let embedding = Embedding { tokens, words, more };
+        let kind = match (&about.types, config.numbers.types) {
+            (Some(name), types @ 1..) => {
+                let all =
+                    self.checkpoint.tensor(&of(&format!("{name}.weight")), &[types, hidden])?;
+                Some(all.get(0)?)
+            }
+            _ => None,
+        };
+        let norm = |name: &String| {
+            Norm::read(&self.checkpoint, &of(name), config.about.norm, &[hidden], config.epsilon)
+        };
+        let norm = about.norm.as_ref().map(norm).transpose()?;
+        let embedding = Embedding { tokens, words, positions, kind, norm };
         sequences.iter().map(|tokens| embedding.of(tokens, config)).collect()
     }
 
@@ -106,7 +118,7 @@ impl Model {
     /// # Errors
     /// If a weight of it is missing, or cannot be read or dequantized.
     pub fn block(&self, index: usize) -> Result<Block, LmError> {
-        Block::read(&self.checkpoint, &self.config, self.prefix, index)
+        read::block(&self.checkpoint, &self.config, &self.prefix, index)
     }
 
     /// Reads the last norm and the head of a causal model.
@@ -117,10 +129,11 @@ impl Model {
         if !self.config.is_causal() {
             return Err(LmError::Feature {
                 what: "predicting the next token with",
-                value: format!("{:?}", self.config.architecture),
+                value: self.config.family.clone(),
             });
         }
-        Head::read(&self.checkpoint, &self.config, self.prefix, &self.embedding_name())
+        let embedding = embedding_name(&self.config, &self.prefix);
+        Head::read(&self.checkpoint, &self.config, &self.prefix, &embedding)
     }
 }
 
@@ -132,15 +145,24 @@ impl Embedding {
             values.extend_from_slice(self.words.get(row..row + config.hidden).unwrap_or_default());
         }
         let words = Tensor::from_vec(values, (tokens.len(), config.hidden), &Device::Cpu)?;
-        let Some((positions, kind, norm)) = &self.more else { return Ok(words) };
-        if tokens.len() > config.positions {
-            return Err(LmError::Sequence {
-                tokens: tokens.len(),
-                least: 1,
-                most: config.positions,
-            });
+        let mut states = words;
+        if let Some(positions) = &self.positions {
+            if tokens.len() > config.positions {
+                return Err(LmError::Sequence {
+                    tokens: tokens.len(),
+                    least: 1,
+                    most: config.positions,
+                });
+            }
+            states = (states + positions.narrow(0, 0, tokens.len())?)?;
         }
-        let placed = (words + positions.narrow(0, 0, tokens.len())?)?.broadcast_add(kind)?;
-        layer_norm(&placed, norm.each_ref(), config.epsilon)
+        if let Some(kind) = &self.kind {
+            states = states.broadcast_add(kind)?;
+        }
+        self.norm.as_ref().map_or_else(|| Ok(states.clone()), |norm| norm.of(&states))
     }
+}
+
+fn embedding_name(config: &LmConfig, prefix: &str) -> String {
+    format!("{prefix}{}.weight", config.about.embedding.tokens)
 }

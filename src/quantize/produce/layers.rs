@@ -59,6 +59,8 @@ pub fn kind(name: &str, dtype: Dtype, shape: &Shape, skip: &Skip) -> Kind {
     let embeds = last.contains("embed") || ["wte", "wpe"].contains(&last);
     match Float::of_dtype(dtype) {
         _ if embeds => Kind::Other,
+        // Routers have names of several words in some families.
+        Some(_) if layer.split('.').any(|part| ["gate", "router"].contains(&part)) => Kind::Kept,
         Some(float) if in_block && !NOT_LINEAR.contains(&last) && !last.contains("norm") => {
             if skip.has(layer) { Kind::Kept } else { Kind::Linear(float) }
         }
@@ -122,6 +124,8 @@ mod tests {
             ("model.layers.0.self_attn.q_proj.bias", &[64], Kind::Other),
             ("model.layers.0.input_layernorm.weight", &[64], Kind::Other),
             ("model.layers.0.mlp.gate.weight", &[8, 64], Kind::Kept),
+            ("model.layers.0.mlp.gate.wg.weight", &[8, 64], Kind::Kept),
+            ("model.layers.0.block_sparse_moe.router.layer.weight", &[8, 64], Kind::Kept),
             ("model.layers.0.mlp.experts.gate_up_proj", &[8, 64, 64], Kind::Other),
             ("lm_head.weight", &[100, 64], Kind::Kept),
             ("pooler.dense.weight", &[64, 64], Kind::Kept),

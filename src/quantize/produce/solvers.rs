@@ -60,6 +60,8 @@ pub struct Solved {
     pub damping: f32,
     /// How often that was raised for want of a factor.
     pub raised: u32,
+    /// Of a layer of an expert, how many calibration tokens went to it.
+    pub tokens: Option<usize>,
 }
 
 /// Where the codes of a layer lie until they are packed.
@@ -145,7 +147,12 @@ impl Calibrating {
         };
         let (mut at, mut layers) = (0, HashMap::new());
         let (changed, solved, skip) = (&mut self.changed, &mut self.solved, &self.skip);
-        let wanted = |layer: &str| (!skip.iter().any(|kept| kept == layer)).then(|| scheme(layer));
+        // Slices of stacked experts are no tensors, and are kept.
+        let checkpoint = self.model.checkpoint();
+        let wanted = |layer: &str| {
+            let is_kept = skip.iter().any(|kept| kept == layer);
+            (!is_kept && checkpoint.has(&format!("{layer}.weight"))).then(|| scheme(layer))
+        };
         let mut take = |made: Calibrated| {
             match made {
                 Calibrated::Layer(made) => {
@@ -162,6 +169,7 @@ impl Calibrating {
                         error: made.error,
                         damping: made.damping,
                         raised: made.raised,
+                        tokens: made.tokens,
                     });
                 }
                 Calibrated::Changed { name, values } => drop(changed.insert(name, values)),
