@@ -76,10 +76,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut block = |index: usize| {
         let mut block = model.block(index)?;
         for which in 0..2 {
-            if let Some((name, norm)) = block.norm_mut(which)
-                && let Some(values) = changed.get(name)
+            if let Some(norm) = block.norm_mut(which)
+                && let Some(values) = changed.get(&norm.name)
             {
-                *norm = Tensor::new(values.as_slice(), &Device::Cpu)?;
+                let stored = Tensor::new(values.as_slice(), &Device::Cpu)?;
+                norm.weight = Some((stored + f64::from(norm.offset))?);
             }
         }
         for linear in block.linears_mut() {

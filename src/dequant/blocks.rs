@@ -286,7 +286,7 @@ fn tq1_0(own: &[u8], out: &mut [f32]) {
             _ => (48 + (at - 240) % 4, (at - 240) / 4),
         };
         let digit = byte(own, code).wrapping_mul(POWERS[power % 5]);
-        *out = d * (f32::from((u16::from(digit) * 3 >> 8) as u8) - 1.0);
+        *out = d * (f32::from(((u16::from(digit) * 3) >> 8) as u8) - 1.0);
     }
 }
 

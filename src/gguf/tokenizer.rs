@@ -205,7 +205,7 @@ fn pieces(header: &Header<'_>, tokens: &Tokens<'_>) -> Result<Json, GgufError> {
         let known = splits
             .filter_map(|(left, right)| Some(((*ids.get(left)?, *ids.get(right)?), (left, right))));
         let mut known: Vec<_> = known.collect();
-        known.sort_by(|one, other| other.0.cmp(&one.0));
+        known.sort_by_key(|own| std::cmp::Reverse(own.0));
         merges.extend(known.into_iter().map(|(_, (left, right))| (score, left, right)));
     }
     merges.sort_by(|one, other| other.0.total_cmp(&one.0));

@@ -67,6 +67,9 @@ pub(crate) enum Found {
     Artifact(Arc<Block<Artifact>>),
 }
 
+/// Blocks by artifact and by the name that it counts for.
+type Blocks = HashMap<(ManifestId, Option<ArtifactName>), Weak<Block<Artifact>>>;
+
 /// Everything that is mounted.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -75,7 +78,7 @@ pub(crate) struct View {
     pub(crate) pages: Arc<Pages>,
     pub(crate) inodes: Mutex<Inodes<Artifact>>,
     /// The block of each artifact that has one, by the name that it counts for.
-    blocks: Mutex<HashMap<(ManifestId, Option<ArtifactName>), Weak<Block<Artifact>>>>,
+    blocks: Mutex<Blocks>,
     shown: Shown,
     memory: u64,
     serving: AtomicUsize,

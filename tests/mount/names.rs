@@ -94,7 +94,7 @@ fn what_nobody_trusted_signed_is_not_mounted() {
     let public = format!("{}.pub", key.display());
     let trusting = || {
         let mut options = world.options();
-        options.trust = TrustSet::load(&[public.clone()]).expect("a key");
+        options.trust = TrustSet::load(std::slice::from_ref(&public)).expect("a key");
         options
     };
     let at = world.at("mnt");

@@ -201,11 +201,9 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
         columns.is_multiple_of(WIDE) && (group.is_multiple_of(WIDE) || [32, 64].contains(&group));
     let four = if wide { Kind::Words } else { Kind::Four };
     let kind = match weight.layout() {
-        Layout::Bnb4 { .. }
-        | Layout::Awq { .. }
-        | Layout::Mxfp4
-        | Layout::Q4_0
-        | Layout::Q4K => four,
+        Layout::Bnb4 { .. } | Layout::Awq { .. } | Layout::Mxfp4 | Layout::Q4_0 | Layout::Q4K => {
+            four
+        }
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } => match bits {
             1 | 2 => Kind::Two,
             3 => Kind::Three,

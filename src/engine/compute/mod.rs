@@ -6,6 +6,7 @@ mod codes;
 mod lanes;
 mod matrix;
 mod norm;
+mod plain;
 mod product;
 mod source;
 mod states;

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use super::codes::Kind;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Matrix, Stored};
+use super::plain::{BF16, Decoded, F16, F32, Plain};
 use super::source::{
-    BF16, Coded, Decoded, E4M3, F16, F32, Factors, Nibbles, Plain, Room, Row, SIGNED, Source, Tabled,
-    UNSIGNED, Whole,
+    Coded, E4M3, Factors, Nibbles, Room, Row, SIGNED, Source, Tabled, UNSIGNED, Whole,
 };
 use super::states::{CHUNK, States};
 use crate::dequant::Float;
@@ -343,8 +343,9 @@ impl<L: Lanes, const R: usize> Take<L, R> for Sums<L, R> {
         // SAFETY: the caller's; a state has as many columns.
         unsafe {
             let x = L::load(self.x.add(column));
-            for r in 0..R {
-                self.sums[r] = self.sums[r].plus(vectors[r], x);
+            // By references: an array that is taken apart by value goes through memory.
+            for (sum, vector) in self.sums.iter_mut().zip(&vectors) {
+                *sum = sum.plus(*vector, x);
             }
         }
     }

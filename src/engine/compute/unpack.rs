@@ -148,9 +148,7 @@ impl Unpacked<'_> {
                 float::e8m0(parts.scales.get(row * groups + group).copied().unwrap_or(0))
             }
             Layout::Int8 => Float::F32.read(parts.scales, row) * (1.0 / 127.0),
-            Layout::Gptq { .. } | Layout::Awq { .. } => {
-                kind.read(parts.scales, group * rows + row)
-            }
+            Layout::Gptq { .. } | Layout::Awq { .. } => kind.read(parts.scales, group * rows + row),
             Layout::Packed { .. } => kind.read(parts.scales, row * groups + group),
             Layout::Fp8 { block: [height, _] } | Layout::Bytes { block: [height, _] } => {
                 kind.read(parts.scales, row / height as usize * groups + group)

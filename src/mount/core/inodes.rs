@@ -127,7 +127,8 @@ impl<A> Inodes<A> {
     }
 
     /// How many artifacts have numbers.
-    pub(crate) fn artifacts(&self) -> usize {
+    #[cfg(test)]
+    fn artifacts(&self) -> usize {
         self.blocks.len()
     }
 }

@@ -96,7 +96,8 @@ fn the_order_of_tensors_is_followed() {
 #[test]
 fn what_the_reader_went_past_is_not_ahead_of_it() {
     let mut follow = follow(&[&[(1 << 30, "a"), (1 << 30, "b"), (1 << 30, "c")]]);
-    (ask(&mut follow, 0, 0), ask(&mut follow, 0, 1));
+    ask(&mut follow, 0, 0);
+    ask(&mut follow, 0, 1);
     let ahead = take_all(&mut follow, 1);
     assert_eq!(follow.still_ahead(1, &ahead[0]), Some(2 * PAGE..CHUNK));
     ask(&mut follow, 0, 9);
@@ -113,7 +114,8 @@ fn what_the_reader_went_past_is_not_ahead_of_it() {
     assert_eq!(follow.still_ahead(1, &ahead[1]), None);
     // Two who come to the same place are one.
     let begun = 5 * CHUNK / PAGE;
-    (ask(&mut follow, 0, begun), ask(&mut follow, 0, begun + 1));
+    ask(&mut follow, 0, begun);
+    ask(&mut follow, 0, begun + 1);
     take_all(&mut follow, 2);
     let bytes = (begun + 2) * PAGE..6 * CHUNK;
     follow.readers[0].ahead += bytes.end - bytes.start;
