@@ -140,7 +140,11 @@ mod tests {
         let all = ["a:latest", "a:b", "a/b:v1", "c/d:e", "c:d"];
         for folder in ["", "a", "a/b", "c", "c/d"] {
             for entry in entries(folder, &names(&all)) {
-                let found = meanings(folder, &entry.name).into_iter().next().unwrap();
+                let is_there = |meaning: &Meaning| match meaning {
+                    Meaning::Folder(folder) => has_folder(folder, &names(&all)),
+                    Meaning::Tag(name, tag) => names(&all).contains(&(name.clone(), tag.clone())),
+                };
+                let found = meanings(folder, &entry.name).into_iter().find(is_there).unwrap();
                 assert_eq!(
                     matches!(found, Meaning::Tag(..)),
                     entry.is_artifact,
