@@ -11,6 +11,7 @@ mod product;
 mod source;
 mod states;
 mod unpack;
+mod walk;
 
 pub use attend::{Manner, Sight};
 pub use cache::{BLOCK, Cache};

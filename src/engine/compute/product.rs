@@ -12,10 +12,9 @@ use super::codes::Kind;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Matrix, Stored};
 use super::plain::{BF16, Decoded, F16, F32, Plain};
-use super::source::{
-    Coded, E4M3, Factors, Nibbles, Room, Row, SIGNED, Source, Tabled, UNSIGNED, Whole,
-};
+use super::source::{Coded, E4M3, Nibbles, SIGNED, Source, Tabled, UNSIGNED, Whole};
 use super::states::{CHUNK, States};
+use super::walk::{Take, walk};
 use crate::dequant::Float;
 
 /// Rows of a weight, and states, that are multiplied at a time in registers.
@@ -322,15 +321,6 @@ impl<S: Source> Kernel for Expand<S> {
     }
 }
 
-/// What is done with the weights of `R` rows, vector by vector.
-trait Take<L, const R: usize> {
-    /// Takes those of the next 16 columns, which begin at `column`.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `L`, and the weight the columns.
-    unsafe fn take(&mut self, column: usize, vectors: [L; R]);
-}
-
 /// Adds up products with a state.
 struct Sums<L, const R: usize> {
     sums: [L; R],
@@ -359,148 +349,5 @@ impl<L: Lanes> Take<L, 1> for Stores {
     unsafe fn take(&mut self, column: usize, [vector]: [L; 1]) {
         // SAFETY: the caller's; there is room for a row.
         unsafe { vector.store(self.0.add(column)) }
-    }
-}
-
-/// Gives the weights of rows to `take`, whole steps of them, in order.
-///
-/// # Safety
-/// The processor has the instructions of `L`, and the weight the rows.
-#[inline(always)]
-unsafe fn walk<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
-    source: &S,
-    rows: [Row; R],
-    take: &mut T,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        match source.group() {
-            2 if S::VECTORS > 2 => parts::<L, S, T, R, 2>(source, rows, take),
-            4 if S::VECTORS > 2 => parts::<L, S, T, R, 4>(source, rows, take),
-            _ => wholes::<L, S, T, R>(source, rows, take),
-        }
-    }
-}
-
-/// The same where groups are a number of steps.
-///
-/// # Safety
-/// As of `walk`.
-#[inline(always)]
-unsafe fn wholes<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
-    source: &S,
-    rows: [Row; R],
-    take: &mut T,
-) {
-    let (steps, each, span) = (source.steps(), source.group() / S::VECTORS, source.span());
-    let mut room = [const { Room::EMPTY }; R];
-    let (mut step, mut first) = (0, 0);
-    // SAFETY: the caller's.
-    unsafe {
-        while step < steps {
-            let factors = factors::<L, S, R>(source, &rows, first, &mut room);
-            first += span;
-            let mut group = 0;
-            while group < span && step < steps {
-                let mut shared = [source.open::<L>(factors[0], group); R];
-                for r in 1..R {
-                    shared[r] = source.open::<L>(factors[r], group);
-                }
-                group += 1;
-                let end = steps.min(step + each);
-                while step < end {
-                    let mut held = held::<L, S, R>(source, &rows, step);
-                    for at in 0..S::VECTORS {
-                        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
-                        for r in 1..R {
-                            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
-                        }
-                        take.take((step * S::VECTORS + at) * LANES, vectors);
-                    }
-                    step += 1;
-                }
-            }
-        }
-    }
-}
-
-/// The same where a step has several groups, of `EACH` vectors.
-///
-/// # Safety
-/// As of `walk`.
-#[inline(always)]
-unsafe fn parts<L: Lanes, S: Source, T: Take<L, R>, const R: usize, const EACH: usize>(
-    source: &S,
-    rows: [Row; R],
-    take: &mut T,
-) {
-    let (steps, span) = (source.steps(), source.span());
-    let mut room = [const { Room::EMPTY }; R];
-    let (mut step, mut first) = (0, 0);
-    // SAFETY: the caller's.
-    unsafe {
-        while step < steps {
-            let factors = factors::<L, S, R>(source, &rows, first, &mut room);
-            first += span;
-            let mut group = 0;
-            while group < span && step < steps {
-                let mut held = held::<L, S, R>(source, &rows, step);
-                for part in 0..S::VECTORS / EACH {
-                    let mut shared = [source.open::<L>(factors[0], group); R];
-                    for r in 1..R {
-                        shared[r] = source.open::<L>(factors[r], group);
-                    }
-                    group += 1;
-                    for own in 0..EACH {
-                        let at = part * EACH + own;
-                        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
-                        for r in 1..R {
-                            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
-                        }
-                        take.take((step * S::VECTORS + at) * LANES, vectors);
-                    }
-                }
-                step += 1;
-            }
-        }
-    }
-}
-
-/// The factors of a span in each row.
-///
-/// # Safety
-/// As of `walk`; the rows have the span.
-#[inline(always)]
-unsafe fn factors<L: Lanes, S: Source, const R: usize>(
-    source: &S,
-    rows: &[Row; R],
-    first: usize,
-    room: &mut [Room; R],
-) -> [Factors; R] {
-    let mut all = [Factors::NONE; R];
-    for r in 0..R {
-        // SAFETY: the caller's.
-        all[r] = unsafe { source.factors::<L>(rows[r], first, &mut room[r]) };
-    }
-    all
-}
-
-/// A step of each row.
-///
-/// # Safety
-/// As of `walk`; the rows have the step.
-#[inline(always)]
-unsafe fn held<L: Lanes, S: Source, const R: usize>(
-    source: &S,
-    rows: &[Row; R],
-    step: usize,
-) -> [S::Step<L>; R] {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut held = [source.step::<L>(rows[0], step); R];
-        for r in 1..R {
-            held[r] = source.step::<L>(rows[r], step);
-        }
-        held
     }
 }
