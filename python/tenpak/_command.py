@@ -127,7 +127,8 @@ def _follow(
             job.stdin.flush()
         elif "result" in told:
             result = told["result"]
-        elif "error" in told:
+        # A result that is there says itself what is wrong.
+        elif "error" in told and result is None:
             raise of_status(int(told.get("status", 1)), told["error"])
     return result
 

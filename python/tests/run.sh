@@ -32,6 +32,7 @@ fi
 export TENPAK_COMMAND
 site="$PWD/$target/python"
 "$PYTHON" python/tests/stage.py "$target/debug/lib_tenpak.so" "$site"
-export PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1
+# Not from the folder that it stands in: the extension is not there.
+export PYTHONPATH="$site" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 cd python
 "$PYTHON" -m pytest "$@"

@@ -158,7 +158,7 @@ fn unsupported_models_are_refused() {
     config(r#"{"model_type":"gpt2"}"#);
     refused(&store, &model, &nf4, &["gpt2", "Conv1D"]);
     config(r#"{"model_type":"llama","quantization_config":{"quant_method":"gptq"}}"#);
-    refused(&store, &model, &nf4, &["quantized already (gptq)"]);
+    refused(&store, &model, &nf4, &["config.json", "a GPTQ config without bits"]);
     config(CONFIG);
     let none = vec![("vae.encoder.weight".to_owned(), vec![8, 8], vec![0.5; 64])];
     let model = write(&folder.join("none"), &none);
