@@ -253,9 +253,10 @@ impl Method {
             }
             Self::Gptq { bits, group, less_one } => {
                 let ([words, rows], [groups, _]) = (two(codes)?, two(facts.dims(Part::Scales)?)?);
-                let cols = match index.len() as u64 / 4 {
-                    0 => (u64::from(words) * 32).checked_div(bits.into()).unwrap_or(0),
-                    cols => cols,
+                // Layers may have other bits than the config says: there is a group for each input.
+                let cols = match facts.dims(Part::Index) {
+                    Ok([cols]) => *cols,
+                    _ => (u64::from(words) * 32).checked_div(bits.into()).unwrap_or(0),
                 };
                 let cols = small(cols)?;
                 let bits = small((u64::from(words) * 32).checked_div(cols.into()).unwrap_or(0))?;
