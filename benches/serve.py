@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 
 import sampling
@@ -35,8 +36,9 @@ class Served:
     def __init__(self, bench: Bench, store: str, name: str):
         self.port = free_port()
         self.started = time.perf_counter()
-        command = [bench.tenpak, "--store", store, "--json", "serve", name, "--listen", f"127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = [bench.tenpak, "--store", store, "--json", "serve", name, "--served-name", NAME, "--listen", f"127.0.0.1:{self.port}"]
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=self.log, text=True)
 
     def __enter__(self) -> "Served":
         return self
@@ -47,8 +49,12 @@ class Served:
 
     def wait(self) -> "Served":
         if not self.process.stdout.readline():
-            raise Failed("tenpak serve ended before it was ready")
+            raise self.ended()
         return self
+
+    def ended(self) -> Failed:
+        self.log.seek(0)
+        return Failed(f"tenpak serve ended: {self.log.read()[-300:]}")
 
     def peak(self) -> int:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -60,7 +66,7 @@ class Served:
                 return socket.create_connection(("127.0.0.1", self.port), timeout=sampling.RUN_TIMEOUT_S)
             except ConnectionRefusedError:
                 if self.process.poll() is not None:
-                    raise Failed("tenpak serve ended") from None
+                    raise self.ended() from None
                 time.sleep(0.002)
 
     def complete(self, prompt: list[int], tokens: int) -> list[float]:
@@ -68,8 +74,11 @@ class Served:
         body = {"model": NAME, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         connection.sock = self.connect()
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
+        try:
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+        except ConnectionError:
+            raise self.ended() from None
         if answer.status != 200:
             raise Failed(f"status {answer.status}: {answer.read(300)!r}")
         came = []
@@ -138,7 +147,7 @@ def prepare(bench: Bench) -> tuple[pathlib.Path, dict[str, int], dict[str, pathl
             sampling.run([*own, "quantize", f"{NAME}:bf16", "--name", f"{NAME}:{kind}", "--method", method])
             folder = bench.scratch / f"lm-{kind}"
             shutil.rmtree(folder, ignore_errors=True)
-            sampling.run([*own, "unpack", f"{NAME}:{kind}", str(folder)])
+            sampling.run([*own, "unpack", f"{NAME}:{kind}", "--out", str(folder)])
             (files[kind],) = folder.glob("*.gguf")
             sizes[kind] = files[kind].stat().st_size
     return model, sizes, files

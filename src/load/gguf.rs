@@ -30,12 +30,19 @@ impl Artifact {
             if !file.entry.extents.iter().any(is_tensor) {
                 continue;
             }
-            let (Some(Extent::Content { chunks, .. }), true) =
-                (file.entry.extents.first(), file.entry.path.ends_with(".gguf"))
-            else {
+            if !file.entry.path.ends_with(".gguf") {
                 return Ok(Vec::new());
-            };
-            found.push((file.entry.path, file.content, *chunks as usize));
+            }
+            // The header is all that stands before the first tensor.
+            let before = file.entry.extents.iter().map_while(|extent| match extent {
+                Extent::Content { chunks, .. } => Some(*chunks as usize),
+                Extent::Tensor { .. } => None,
+            });
+            let chunks = before.sum();
+            if chunks == 0 {
+                return Ok(Vec::new());
+            }
+            found.push((file.entry.path, file.content, chunks));
         }
         let mut headers = Vec::new();
         for (path, mut tensors, chunks) in found {
