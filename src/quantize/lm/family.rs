@@ -26,18 +26,13 @@ pub(crate) struct Family {
     #[serde(default)]
     pub(crate) parallel: bool,
     pub(crate) attention: Attention,
-    #[serde(default)]
     pub(crate) rope: Option<Rope>,
     pub(crate) mlp: Mlp,
-    #[serde(default)]
     pub(crate) experts: Option<Experts>,
     /// What the output of attention and MLP is multiplied by.
-    #[serde(default)]
     pub(crate) residual: Option<Number>,
-    #[serde(default)]
     pub(crate) head: Option<Head>,
     /// A piece of this model that is not described.
-    #[serde(default)]
     pub(crate) missing: Option<String>,
 }
 
@@ -61,21 +56,15 @@ pub(crate) struct Sizes {
 pub(crate) struct Embedding {
     pub(crate) tokens: String,
     /// Learned positions.
-    #[serde(default)]
     pub(crate) positions: Option<String>,
     /// The row of the first position.
-    #[serde(default)]
     pub(crate) offset: Option<Number>,
     /// Token types, of which all tokens have the first.
-    #[serde(default)]
     pub(crate) types: Option<String>,
     /// How many of them there are.
-    #[serde(default)]
     pub(crate) type_count: Option<Number>,
-    #[serde(default)]
     pub(crate) norm: Option<String>,
     /// What tokens' rows are multiplied by.
-    #[serde(default)]
     pub(crate) scale: Option<Number>,
 }
 
@@ -102,25 +91,18 @@ pub(crate) enum Norm {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Norms {
     /// Of what attention reads.
-    #[serde(default)]
     pub(crate) attention: Option<String>,
     /// Of what attention gives, before it is added.
-    #[serde(default)]
     pub(crate) attention_out: Option<String>,
     /// Of the sum.
-    #[serde(default)]
     pub(crate) attention_sum: Option<String>,
     /// Of what the MLP reads; in parallel blocks, that of attention if this is missing.
-    #[serde(default)]
     pub(crate) mlp: Option<String>,
     /// Of what the MLP gives, before it is added.
-    #[serde(default)]
     pub(crate) mlp_out: Option<String>,
     /// Of the sum.
-    #[serde(default)]
     pub(crate) mlp_sum: Option<String>,
     /// Of what the head reads.
-    #[serde(default)]
     pub(crate) last: Option<String>,
 }
 
@@ -128,49 +110,35 @@ pub(crate) struct Norms {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Attention {
-    #[serde(default)]
     pub(crate) q: Option<String>,
-    #[serde(default)]
     pub(crate) k: Option<String>,
-    #[serde(default)]
     pub(crate) v: Option<String>,
     /// q, k and v in one.
-    #[serde(default)]
     pub(crate) qkv: Option<Fused>,
     /// q, k and v through few dimensions.
-    #[serde(default)]
     pub(crate) latent: Option<Latent>,
     pub(crate) o: String,
     /// Whether weights are stored by columns.
     #[serde(default)]
     pub(crate) transposed: bool,
-    #[serde(default)]
     pub(crate) norms: Option<HeadNorms>,
     /// q, k and v are cut to this magnitude.
-    #[serde(default)]
     pub(crate) clip: Option<Number>,
     /// Of scores; one over the root of a head's width if this is missing.
-    #[serde(default)]
     pub(crate) scale: Option<Number>,
     /// Whether scores are divided by the number of the layer, from one on.
     #[serde(default)]
     pub(crate) by_layer: bool,
     /// Scores go through `cap * tanh(score / cap)`.
-    #[serde(default)]
     pub(crate) cap: Option<Number>,
     /// Logits that take part in the softmax of each head, and nothing else.
-    #[serde(default)]
     pub(crate) sinks: Option<String>,
     /// Keys that a query sees back.
-    #[serde(default)]
     pub(crate) window: Option<Window>,
     /// Keys of the same chunk are seen.
-    #[serde(default)]
     pub(crate) chunk: Option<Window>,
-    #[serde(default)]
     pub(crate) bias: Option<Bias>,
     /// Queries grow with the logarithm of their position.
-    #[serde(default)]
     pub(crate) temperature: Option<Temperature>,
 }
 
@@ -211,7 +179,6 @@ pub(crate) struct Latent {
     pub(crate) turned: Number,
     pub(crate) value: Number,
     /// What the norms add.
-    #[serde(default)]
     pub(crate) epsilon: Option<Number>,
 }
 
@@ -223,13 +190,11 @@ pub(crate) struct HeadNorms {
     pub(crate) k: String,
     pub(crate) over: Over,
     /// The kind, if it is not the model's.
-    #[serde(default)]
     pub(crate) norm: Option<Norm>,
     /// Whether they come after positions.
     #[serde(default)]
     pub(crate) late: bool,
     /// On which layers; all if this is missing.
-    #[serde(default)]
     pub(crate) layers: Option<Rule>,
 }
 
@@ -252,7 +217,6 @@ pub(crate) enum Over {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Window {
     pub(crate) size: Number,
-    #[serde(default)]
     pub(crate) layers: Option<Rule>,
 }
 
@@ -273,9 +237,7 @@ pub(crate) enum Bias {
 pub(crate) struct Temperature {
     pub(crate) floor: Number,
     pub(crate) scale: Number,
-    #[serde(default)]
     pub(crate) first: Option<Number>,
-    #[serde(default)]
     pub(crate) layers: Option<Rule>,
 }
 
@@ -284,25 +246,18 @@ pub(crate) struct Temperature {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rope {
     /// The base, where the configuration has none.
-    #[serde(default)]
     pub(crate) theta: Option<Number>,
     /// A key with the base of each layer, which comes before all else.
-    #[serde(default)]
     pub(crate) thetas: Option<String>,
     /// The part of a head that is turned.
-    #[serde(default)]
     pub(crate) part: Option<Number>,
     /// The width that is turned, instead.
-    #[serde(default)]
     pub(crate) width: Option<Number>,
     /// Whether pairs are neighbours, and not the halves.
-    #[serde(default)]
     pub(crate) interleaved: Option<Number>,
     /// Which layers have them; all if this is missing.
-    #[serde(default)]
     pub(crate) layers: Option<Rule>,
     /// The base, unscaled, of layers with a window.
-    #[serde(default)]
     pub(crate) local: Option<Number>,
     /// Whether YaRN's `mscale_all_dim` scales attention too.
     #[serde(default)]
@@ -314,12 +269,9 @@ pub(crate) struct Rope {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mlp {
     /// None without a gate.
-    #[serde(default)]
     pub(crate) gate: Option<String>,
-    #[serde(default)]
     pub(crate) up: Option<String>,
     /// Gate and up in one, in this order.
-    #[serde(default)]
     pub(crate) gate_up: Option<String>,
     pub(crate) down: String,
     pub(crate) activation: Word,
@@ -331,7 +283,6 @@ pub(crate) struct Mlp {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Experts {
-    #[serde(default)]
     pub(crate) layers: Option<Rule>,
     pub(crate) count: Number,
     /// How many a token goes to.
@@ -340,34 +291,23 @@ pub(crate) struct Experts {
     pub(crate) router: String,
     pub(crate) score: Word,
     /// Whether weights of the chosen are made to sum up to one.
-    #[serde(default)]
     pub(crate) normalized: Option<Number>,
     /// What weights are multiplied by.
-    #[serde(default)]
     pub(crate) scale: Option<Number>,
     /// What is added to scores, to choose only.
-    #[serde(default)]
     pub(crate) correction: Option<String>,
-    #[serde(default)]
     pub(crate) groups: Option<Groups>,
     /// Whether the weight multiplies what the expert reads.
     #[serde(default)]
     pub(crate) weighs_input: bool,
     /// Names, with `{}` for the expert.
-    #[serde(default)]
     pub(crate) gate: Option<String>,
-    #[serde(default)]
     pub(crate) up: Option<String>,
-    #[serde(default)]
     pub(crate) down: Option<String>,
-    #[serde(default)]
     pub(crate) stacked: Option<Stacked>,
-    #[serde(default)]
     pub(crate) shared: Option<Shared>,
-    #[serde(default)]
     pub(crate) activation: Option<Word>,
     /// gpt-oss: the gate is a SiLU of `alpha` times it, one is added to up, and both are cut.
-    #[serde(default)]
     pub(crate) limit: Option<Limit>,
 }
 
@@ -396,7 +336,6 @@ pub(crate) struct Stacked {
     pub(crate) gate_up: String,
     pub(crate) down: String,
     /// What their biases are called.
-    #[serde(default)]
     pub(crate) biases: Option<[String; 2]>,
     /// Whether each expert is stored by columns.
     #[serde(default)]
@@ -410,19 +349,14 @@ pub(crate) struct Stacked {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Shared {
-    #[serde(default)]
     pub(crate) gate: Option<String>,
-    #[serde(default)]
     pub(crate) up: Option<String>,
-    #[serde(default)]
     pub(crate) gate_up: Option<String>,
     pub(crate) down: String,
     pub(crate) intermediate: Number,
     /// How many times as wide it is.
-    #[serde(default)]
     pub(crate) count: Option<Number>,
     /// A layer of one output, whose sigmoid multiplies what it gives.
-    #[serde(default)]
     pub(crate) switch: Option<String>,
 }
 
@@ -433,9 +367,7 @@ pub(crate) struct Head {
     /// Without `.weight`; the first that is there.
     pub(crate) names: Vec<String>,
     /// What logits are multiplied by.
-    #[serde(default)]
     pub(crate) scale: Option<Number>,
     /// Logits go through `cap * tanh(logit / cap)`.
-    #[serde(default)]
     pub(crate) cap: Option<Number>,
 }
