@@ -1,11 +1,11 @@
 //! How weights without codes of ours become lanes: plain floats, and blocks of GGUF that are decoded.
 
 use super::lanes::{LANES, Lanes};
-use super::source::{Factors, Room, Row, Source};
+use super::source::{Factors, Row, Source};
 use super::states::CHUNK;
 use crate::dequant::{blocks, gguf};
 
-/// Plain floats; `BYTES` of each.
+/// Plain floats, of the type `FLOAT`.
 #[derive(Clone, Copy)]
 pub(super) struct Plain<'a, const FLOAT: u8> {
     bytes: &'a [u8],
@@ -47,25 +47,12 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
         self.columns / CHUNK
     }
 
-    fn group(&self) -> usize {
-        (self.columns / CHUNK).max(1) * Self::VECTORS
-    }
-
-    fn span(&self) -> usize {
-        1
-    }
-
     #[inline(always)]
     unsafe fn row(&self, row: usize, next: usize) -> Row {
         let each = self.columns * Self::SIZE;
         // SAFETY: the trait's.
         let bytes = unsafe { self.bytes.as_ptr().add(row * each) };
         Row::plain(bytes, each, next)
-    }
-
-    #[inline(always)]
-    unsafe fn factors<L: Lanes>(&self, _row: Row, _first: usize, _room: &mut Room) -> Factors {
-        Factors::NONE
     }
 
     #[inline(always)]
@@ -128,25 +115,12 @@ unsafe impl<const VECTORS: usize> Source for Decoded<'_, VECTORS> {
         self.columns / self.block.elements()
     }
 
-    fn group(&self) -> usize {
-        self.steps().max(1) * VECTORS
-    }
-
-    fn span(&self) -> usize {
-        1
-    }
-
     #[inline(always)]
     unsafe fn row(&self, row: usize, next: usize) -> Row {
         let each = self.steps() * self.block.bytes();
         // SAFETY: the trait's.
         let bytes = unsafe { self.bytes.as_ptr().add(row * each) };
         Row::plain(bytes, each, next)
-    }
-
-    #[inline(always)]
-    unsafe fn factors<L: Lanes>(&self, _row: Row, _first: usize, _room: &mut Room) -> Factors {
-        Factors::NONE
     }
 
     #[inline(always)]

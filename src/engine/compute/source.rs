@@ -70,7 +70,7 @@ impl Factors {
 }
 
 /// A weight whose rows are read in steps, and those in vectors of 16 columns. The vectors of a group have the
-/// same scale; a group is a part of a step, or a number of steps.
+/// same scale; a group is a part of a step, or a number of steps. Weights without scales are one group.
 ///
 /// # Safety
 /// Whoever calls a method has made sure of the processor's instructions, and names rows, groups and steps that
@@ -88,16 +88,23 @@ pub(super) unsafe trait Source: Copy + Send + Sync {
     fn steps(&self) -> usize;
 
     /// Vectors of a group.
-    fn group(&self) -> usize;
+    fn group(&self) -> usize {
+        self.steps().max(1) * Self::VECTORS
+    }
 
     /// Groups whose [`factors`](Self::factors) are asked for together.
-    fn span(&self) -> usize;
+    fn span(&self) -> usize {
+        1
+    }
 
     /// Where a row is, if the one `next` rows later is read after it.
     unsafe fn row(&self, row: usize, next: usize) -> Row;
 
     /// Scales and offsets of a span's groups; `room` is for what has to be computed.
-    unsafe fn factors<L: Lanes>(&self, row: Row, first: usize, room: &mut Room) -> Factors;
+    #[inline(always)]
+    unsafe fn factors<L: Lanes>(&self, _row: Row, _first: usize, _room: &mut Room) -> Factors {
+        Factors::NONE
+    }
 
     /// What a group shares, by its place in its span.
     unsafe fn open<L: Lanes>(&self, factors: Factors, group: usize) -> Self::Group<L>;

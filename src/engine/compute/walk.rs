@@ -52,19 +52,13 @@ unsafe fn wholes<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
             first += span;
             let mut group = 0;
             while group < span && step < steps {
-                let mut shared = [source.open::<L>(factors[0], group); R];
-                for r in 1..R {
-                    shared[r] = source.open::<L>(factors[r], group);
-                }
+                let shared = opened::<L, S, R>(source, &factors, group);
                 group += 1;
                 let end = steps.min(step + each);
                 while step < end {
                     let mut held = held::<L, S, R>(source, &rows, step);
                     for at in 0..S::VECTORS {
-                        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
-                        for r in 1..R {
-                            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
-                        }
+                        let vectors = vectors::<L, S, R>(source, &shared, &mut held, at);
                         take.take((step * S::VECTORS + at) * LANES, vectors);
                     }
                     step += 1;
@@ -96,17 +90,11 @@ unsafe fn parts<L: Lanes, S: Source, T: Take<L, R>, const R: usize, const EACH: 
             while group < span && step < steps {
                 let mut held = held::<L, S, R>(source, &rows, step);
                 for part in 0..S::VECTORS / EACH {
-                    let mut shared = [source.open::<L>(factors[0], group); R];
-                    for r in 1..R {
-                        shared[r] = source.open::<L>(factors[r], group);
-                    }
+                    let shared = opened::<L, S, R>(source, &factors, group);
                     group += 1;
                     for own in 0..EACH {
                         let at = part * EACH + own;
-                        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
-                        for r in 1..R {
-                            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
-                        }
+                        let vectors = vectors::<L, S, R>(source, &shared, &mut held, at);
                         take.take((step * S::VECTORS + at) * LANES, vectors);
                     }
                 }
@@ -133,6 +121,47 @@ unsafe fn factors<L: Lanes, S: Source, const R: usize>(
         all[r] = unsafe { source.factors::<L>(rows[r], first, &mut room[r]) };
     }
     all
+}
+
+/// What a group shares in each row.
+///
+/// # Safety
+/// As of `walk`; the span has the group.
+#[inline(always)]
+unsafe fn opened<L: Lanes, S: Source, const R: usize>(
+    source: &S,
+    factors: &[Factors; R],
+    group: usize,
+) -> [S::Group<L>; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut shared = [source.open::<L>(factors[0], group); R];
+        for r in 1..R {
+            shared[r] = source.open::<L>(factors[r], group);
+        }
+        shared
+    }
+}
+
+/// Vector `at` of a step of each row.
+///
+/// # Safety
+/// As of `walk`; the vectors before it were taken.
+#[inline(always)]
+unsafe fn vectors<L: Lanes, S: Source, const R: usize>(
+    source: &S,
+    shared: &[S::Group<L>; R],
+    held: &mut [S::Step<L>; R],
+    at: usize,
+) -> [L; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut vectors = [source.vector::<L>(shared[0], &mut held[0], at); R];
+        for r in 1..R {
+            vectors[r] = source.vector::<L>(shared[r], &mut held[r], at);
+        }
+        vectors
+    }
 }
 
 /// A step of each row.
