@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use tenpak::format::with_causes;
 use tenpak::load::{ArtifactError, ChunkSite, ErrorKind, LoadError};
 use tenpak::schedule::plan::ListIndex;
 use tenpak::transport::{TransportError, TransportErrorKind};
@@ -72,20 +73,6 @@ impl Told {
         fields.set_item("location", &place.location)?;
         class.call((&self.message,), Some(&fields))
     }
-}
-
-/// The error and what caused it, where its own text does not say that.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn of_transport(error: &TransportError) -> &'static str {

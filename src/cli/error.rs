@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::format::with_causes;
 use crate::load::ArtifactError;
 use crate::load::sink::device::DeviceError;
 use crate::load::{ErrorKind, LoadError};
@@ -249,20 +250,6 @@ fn load_status(error: &LoadError) -> u8 {
         ErrorKind::Network => NETWORK,
         ErrorKind::Other => FAILED,
     }
-}
-
-/// The error and what it was caused by, where its own text does not say that.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 impl From<SourceError> for Failure {

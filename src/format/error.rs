@@ -48,3 +48,17 @@ impl FormatError {
         move |source| Self::Json { what, source }
     }
 }
+
+/// The error and what it was caused by, where its own text does not say that.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

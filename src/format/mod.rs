@@ -23,4 +23,4 @@ pub mod table;
 pub mod time;
 mod wire;
 
-pub use error::FormatError;
+pub use error::{FormatError, with_causes};
