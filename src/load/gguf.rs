@@ -22,8 +22,13 @@ const MAX_HEADER: u64 = 1 << 30;
 const MAX_FACTORS: u64 = 1 << 20;
 
 impl Artifact {
-    /// The headers of its GGUF files, in the order of their paths; none unless all weights lie in such.
-    pub(crate) async fn gguf_headers(&self) -> Result<Vec<(String, Bytes)>, ArtifactError> {
+    /// The headers of its GGUF files, in the order of their paths; none unless all weights lie in such. They are
+    /// read once.
+    async fn gguf_headers(&self) -> Result<&[(String, Bytes)], ArtifactError> {
+        Ok(self.gguf.get_or_try_init(|| self.read_gguf_headers()).await?)
+    }
+
+    async fn read_gguf_headers(&self) -> Result<Vec<(String, Bytes)>, ArtifactError> {
         let mut found = Vec::new();
         for file in self.files().await? {
             let is_tensor = |extent: &Extent| matches!(extent, Extent::Tensor { .. });
@@ -59,9 +64,9 @@ impl Artifact {
     }
 
     /// The types of blocks of its GGUF files; none if there are none.
-    pub(crate) async fn gguf_blocks(&self) -> Result<Option<Blocks>, ArtifactError> {
+    pub(super) async fn gguf_blocks(&self) -> Result<Option<Blocks>, ArtifactError> {
         let mut blocks = Vec::new();
-        for (path, bytes) in &self.gguf_headers().await? {
+        for (path, bytes) in self.gguf_headers().await? {
             let header = Header::parse(bytes).map_err(|error| refused(path, error))?;
             blocks.extend(header.blocks().map(|(name, block)| (name.to_owned(), block)));
         }
@@ -77,7 +82,7 @@ impl Artifact {
         let held = self.gguf_headers().await?;
         let Some((first, _)) = held.first() else { return Ok(None) };
         let mut headers = Vec::new();
-        for (path, bytes) in &held {
+        for (path, bytes) in held {
             headers.push(Header::parse(bytes).map_err(|error| refused(path, error))?);
         }
         let wrong = |error| refused(first, error);

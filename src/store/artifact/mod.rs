@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
+use tokio::sync::OnceCell;
 
 use super::{ArtifactGraph, ReadStats, Rejected, Resolved, Store, StoreError};
 use crate::format::id::{DecodedDigest, ManifestId, PackId};
@@ -61,6 +62,8 @@ pub struct Artifact {
     keys: Vec<KeyId>,
     warnings: Vec<String>,
     store: Store,
+    /// The headers of its GGUF files, by path: several files of the model are made of them.
+    pub(crate) gguf: OnceCell<Vec<(String, Bytes)>>,
 }
 
 /// Tensors with their chunks and places.
@@ -114,7 +117,8 @@ impl Artifact {
             warnings.push(format!("{spec} was packed as no whole model: {path} ({fault}){more}"));
         }
         tracing::debug!(artifact = %id, location = store.location(), "opened");
-        Ok(Self { manifest, manifest_bytes, resolved, keys, warnings, store })
+        let gguf = OnceCell::new();
+        Ok(Self { manifest, manifest_bytes, resolved, keys, warnings, store, gguf })
     }
 
     /// Its identifier.
