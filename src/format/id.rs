@@ -9,6 +9,7 @@ use std::str::FromStr;
 /// Why a text is no identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is no identifier: expected 64 lowercase hexadecimal digits")]
+#[non_exhaustive]
 pub struct ParseIdError {
     text: String,
 }

@@ -253,6 +253,7 @@ pub enum Outcome {
 
 /// Something that happened to a job.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Event {
     /// Its number among the job's, from 1.
     pub n: i64,

@@ -64,6 +64,7 @@ pub type Hears = Arc<dyn Fn(&Ended<'_>) + Send + Sync>;
 
 /// How a worker works.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct WorkerOptions {
     /// What it is called; two that run at a time are called differently.
     pub name: String,

@@ -46,6 +46,7 @@ pub struct CopyOptions {
 
 /// What copying did.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CopyReport {
     /// The artifact.
     pub manifest: ManifestId,

@@ -112,6 +112,7 @@ pub struct OptimizationConstraints {
 /// A limit that makes no sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{limit} {value}: give {expected}")]
+#[non_exhaustive]
 pub struct ConstraintError {
     /// Which.
     pub limit: &'static str,

@@ -107,6 +107,7 @@ impl Default for PackOptions {
 
 /// What packing did.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PackReport {
     /// The artifact.
     pub manifest: ManifestId,

@@ -21,6 +21,7 @@ pub struct Shard {
 /// A text that names no shard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no shard: expected I/N with I from 0 to N-1, for example 0/8")]
+#[non_exhaustive]
 pub struct ParseShardError(String);
 
 impl Shard {

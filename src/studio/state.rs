@@ -13,6 +13,7 @@ use crate::trust::TrustSet;
 
 /// How a studio serves.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct StudioOptions {
     /// Who may do what.
     pub tokens: Tokens,

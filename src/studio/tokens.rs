@@ -124,6 +124,7 @@ pub struct Tokens {
 /// What is wrong with a token file.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {why}")]
+#[non_exhaustive]
 pub struct TokensError {
     line: usize,
     why: String,

@@ -29,8 +29,8 @@ fn a_text_is_the_same_alone_and_among_others() {
     for (blocks, concurrent, step) in [(1000, 32, 256), (1000, 5, 7), (5, 16, 64)] {
         let model = model(&store, "m", &ModelOptions::default()).unwrap();
         let cache = model.block_bytes() as u64 * blocks;
-        let options =
-            EngineOptions { cache, max_concurrent: concurrent, step, ..EngineOptions::default() };
+        let mut options = EngineOptions::default();
+        (options.cache, options.max_concurrent, options.step) = (cache, concurrent, step);
         let engine = engine_of(model, options);
         let asked: Vec<_> =
             requests().into_iter().map(|asked| engine.submit(asked).unwrap()).collect();
@@ -47,7 +47,8 @@ fn a_text_is_the_same_alone_and_among_others() {
 fn whoever_leaves_frees_the_place_and_what_cannot_be_is_refused_at_once() {
     let store = packed("engine-leave", &fixture("base"));
     let model = model(&store, "m", &ModelOptions::default()).unwrap();
-    let options = EngineOptions { max_concurrent: 2, ..EngineOptions::default() };
+    let mut options = EngineOptions::default();
+    options.max_concurrent = 2;
     let engine = engine_of(model, options);
     let most = engine.info().max_context;
     assert_eq!(most, 512);

@@ -50,7 +50,7 @@ fn of_a_damaged_artifact_comes_an_error_and_no_text() {
 #[test]
 fn layers_that_pass_are_verified_each_time() {
     let store = packed("engine-passing", &fixture("base"));
-    let options = ModelOptions { memory: Some(4 << 20), ..ModelOptions::default() };
+    let options = within(4 << 20);
     let model = model(&store, "m", &options).unwrap();
     assert!(model.is_streamed());
     let engine = engine_of(model, EngineOptions::default());

@@ -82,11 +82,8 @@ fn layers_that_do_not_fit_into_memory_pass_through() {
     let prompt = test_tokens("base", 9);
     let whole = engine(&store, "m");
     // The embedding takes 1 MiB, a layer 1.1 MiB.
-    let options = ModelOptions { memory: Some(4 << 20), ..ModelOptions::default() };
-    assert!(
-        model(&store, "m", &ModelOptions { memory: Some(1 << 20), ..ModelOptions::default() })
-            .is_err()
-    );
+    assert!(model(&store, "m", &within(1 << 20)).is_err());
+    let options = within(4 << 20);
     let small = model(&store, "m", &options).unwrap();
     assert!(small.is_streamed());
     let small = engine_of(small, EngineOptions::default());

@@ -37,6 +37,13 @@ pub fn model(store: &Path, name: &str, options: &ModelOptions) -> Result<Model, 
     runtime().block_on(Model::open(artifact, options, None, runtime().handle()))
 }
 
+/// Weights that take at most so many bytes.
+pub fn within(memory: u64) -> ModelOptions {
+    let mut options = ModelOptions::default();
+    options.memory = Some(memory);
+    options
+}
+
 pub fn engine_of(model: Model, options: EngineOptions) -> Arc<Generator> {
     Generator::start(model, Vec::new(), String::new(), options).unwrap()
 }

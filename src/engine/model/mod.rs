@@ -51,6 +51,7 @@ pub struct Kept(Known);
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct ModelOptions {
     /// The most bytes that its weights take; without, as many as they need.
     pub memory: Option<u64>,

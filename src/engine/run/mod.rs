@@ -26,6 +26,7 @@ use work::{Asked, Command, Work};
 
 /// How the engine runs.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Tokens of the longest text; without, as many as the model and the memory for keys and values allow.
     pub max_context: Option<usize>,

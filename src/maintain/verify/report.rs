@@ -61,6 +61,7 @@ impl fmt::Display for Damage {
 
 /// What verifying found.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// The artifacts verified.
     pub artifacts: Vec<ManifestId>,

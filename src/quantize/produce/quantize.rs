@@ -44,6 +44,7 @@ impl QuantizeOptions {
 
 /// What quantizing did.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct QuantizeReport {
     /// What was packed.
     pub packed: PackReport,

@@ -42,6 +42,7 @@ impl DeltaOptions {
 
 /// What became of a tensor that differs from the base's.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TensorReport {
     /// Its name.
     pub name: String,
@@ -51,6 +52,7 @@ pub struct TensorReport {
 
 /// What writing a delta did.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct DeltaReport {
     /// What was packed.
     pub packed: PackReport,
