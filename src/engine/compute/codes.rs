@@ -1,7 +1,8 @@
 //! Quantized codes in the order in which lanes want them.
 //!
 //! Codes lie row by row. Those of 4 bits fill 16 words for each step of 128 columns: the lowest four bits of the
-//! words are the first 16 columns, the next four the 16 after. Where a row is no number of such steps, as with other
+//! words are the first 16 columns, the next four the 16 after. Of codes of 5 and 6 bits the low four lie so, and
+//! behind those of the whole row the rest, alike in 16 words of a byte or two. Where a row is no number of such steps, as with other
 //! codes, a step has 32 columns, and of bytes of two codes the first 16 columns are the low halves. Scales stay as
 //! they are stored where half of an f32 holds them.
 
@@ -12,8 +13,9 @@ use rayon::prelude::*;
 use super::lanes::LANES;
 use super::states::CHUNK;
 use super::unpack::{Unpacked, order, table};
+use crate::dequant::gguf::Block;
 use crate::dequant::{Float, Layout, Parts, Weight};
-use crate::memory::pages::Block;
+use crate::memory::pages;
 
 /// Weights of fewer bytes get no pages of their own.
 const SMALL: usize = 64 << 10;
@@ -33,6 +35,9 @@ pub(super) enum Kind {
     Four,
     /// One of 4 bits, in steps of words.
     Words,
+    /// The same with a fifth bit, or with two more.
+    Five,
+    Six,
     /// A signed byte.
     Signed,
     /// An unsigned byte.
@@ -45,7 +50,7 @@ impl Kind {
     /// Columns of a step.
     pub(super) const fn columns(self) -> usize {
         match self {
-            Self::Words => WIDE,
+            Self::Words | Self::Five | Self::Six => WIDE,
             _ => CHUNK,
         }
     }
@@ -57,7 +62,18 @@ impl Kind {
             Self::Three => 12,
             Self::Four => 16,
             Self::Words => 64,
+            Self::Five => 80,
+            Self::Six => 96,
             _ => 32,
+        }
+    }
+
+    /// Bits beyond the low four, of codes that lie in two parts.
+    const fn above(self) -> Option<usize> {
+        match self {
+            Self::Five => Some(1),
+            Self::Six => Some(2),
+            _ => None,
         }
     }
 }
@@ -92,18 +108,20 @@ pub(super) enum Scales {
         /// A byte each, of which the offset is `-zero * scale`; none where all are 0.
         zeros: Vec<u8>,
     },
-    /// As blocks of Q4_K begin: 16 bytes for eight groups.
+    /// As blocks of Q4_K and Q5_K begin: 16 bytes for eight groups.
     Nested(Vec<u8>),
+    /// As blocks of Q6_K end: a signed byte for each of 16 groups, and their f16. The code 32 is worth 0.
+    Bytes(Vec<u8>),
 }
 
 /// Bytes that begin where a line of the processor's cache does, so that no register is read from two, in large
 /// pages where they are fast.
 #[derive(Debug)]
-pub(super) struct Lines(Block);
+pub(super) struct Lines(pages::Block);
 
 impl Lines {
     fn zeroed(len: usize) -> Self {
-        Self(if len < SMALL { Block::small(len) } else { Block::new(len) })
+        Self(if len < SMALL { pages::Block::small(len) } else { pages::Block::new(len) })
     }
 
     pub(super) fn as_ptr(&self) -> *const u8 {
@@ -126,7 +144,7 @@ impl Codes {
             + match &self.scales {
                 Scales::Single { scales, offsets } => 4 * (scales.len() + offsets.len()),
                 Scales::Half { scales, zeros } => scales.len() + zeros.len(),
-                Scales::Nested(bytes) => bytes.len(),
+                Scales::Nested(bytes) | Scales::Bytes(bytes) => bytes.len(),
             }
     }
 
@@ -153,6 +171,7 @@ impl Codes {
                 within(zeros, groups);
             }
             Scales::Nested(bytes) => within(bytes, 2 * groups),
+            Scales::Bytes(bytes) => within(bytes, groups / 16 * 18),
         }
     }
 }
@@ -185,6 +204,8 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
             (width as usize).min(columns)
         }
         Layout::Mxfp4 | Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K => 32,
+        Layout::Blocks(Block::Iq4Nl | Block::Q5K) => 32,
+        Layout::Blocks(Block::Q6K) => LANES,
         _ => return None,
     };
     // A block of the flattened weight may be longer than a row, of which it must be a multiple then.
@@ -192,7 +213,9 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
         Layout::Bnb4 { .. } if group > columns && group.is_multiple_of(columns) => columns,
         _ => group,
     };
-    let fits = columns.is_multiple_of(CHUNK) && group.is_multiple_of(CHUNK) && group > 0;
+    // Blocks whose groups are of one vector are whole steps of words.
+    let grouped = group.is_multiple_of(CHUNK) || group == LANES && columns.is_multiple_of(WIDE);
+    let fits = columns.is_multiple_of(CHUNK) && grouped && group > 0;
     let whole = !matches!(weight.layout(), Layout::Bnb4 { .. }) || columns.is_multiple_of(group);
     if !fits || !whole {
         return None;
@@ -210,6 +233,9 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
             4 => four,
             _ => Kind::Unsigned,
         },
+        Layout::Blocks(Block::Iq4Nl) => four,
+        Layout::Blocks(Block::Q5K) => Kind::Five,
+        Layout::Blocks(Block::Q6K) => Kind::Six,
         Layout::Int8 | Layout::Bytes { .. } | Layout::Q8_0 => Kind::Signed,
         Layout::Fp8 { .. } => Kind::E4m3,
         _ => return None,
@@ -242,6 +268,18 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
 
 /// Puts the codes of a row, a byte each, together.
 fn pack(kind: Kind, codes: &[u8], line: &mut [u8]) {
+    if let Some(bits) = kind.above() {
+        let (low, high) = line.split_at_mut(codes.len() / 2);
+        pack(Kind::Words, codes, low);
+        for (codes, step) in codes.chunks_exact(WIDE).zip(high.chunks_exact_mut(LANES * bits)) {
+            for (lane, word) in step.chunks_exact_mut(bits).enumerate() {
+                let own = codes.iter().skip(lane).step_by(LANES).rev();
+                let packed = own.fold(0_u16, |word, code| word << bits | u16::from(code >> 4));
+                word.copy_from_slice(packed.to_le_bytes().get(..bits).unwrap_or_default());
+            }
+        }
+        return;
+    }
     let steps = codes.chunks_exact(kind.columns());
     for (codes, step) in steps.zip(line.chunks_exact_mut(kind.step())) {
         let (first, second) = codes.split_at(CHUNK / 2);
@@ -295,11 +333,20 @@ fn scales(unpacked: &Unpacked<'_>, kind: Kind, rows: usize, groups: usize) -> Sc
         bytes
     };
     match weight.layout() {
-        Layout::Q4_0 if kind == Kind::Words => {
+        Layout::Q4_0 | Layout::Blocks(Block::Iq4Nl) if kind == Kind::Words => {
             return Scales::Half { scales: begins(2, 18), zeros: Vec::new() };
         }
         Layout::Q8_0 => return Scales::Half { scales: begins(2, 34), zeros: Vec::new() },
         Layout::Q4K => return Scales::Nested(begins(16, 144)),
+        Layout::Blocks(Block::Q5K) => return Scales::Nested(begins(16, 176)),
+        Layout::Blocks(Block::Q6K) => {
+            let mut bytes = padded(all / 16 * 18);
+            for block in parts.codes.chunks_exact(210) {
+                bytes.extend_from_slice(block.get(192..).unwrap_or_default());
+            }
+            bytes.resize(bytes.len() + PADDING, 0);
+            return Scales::Bytes(bytes);
+        }
         Layout::Gptq { .. } | Layout::Awq { .. } | Layout::Packed { .. }
             if kind == Kind::Words && weight.scale() == Float::F16 =>
         {

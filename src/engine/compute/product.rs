@@ -12,7 +12,7 @@ use super::codes::Kind;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Matrix, Stored};
 use super::plain::{BF16, Decoded, F16, F32, Plain};
-use super::source::{Coded, E4M3, Nibbles, SIGNED, Source, Tabled, UNSIGNED, Whole};
+use super::source::{Coded, E4M3, Nibbles, SIGNED, Source, Tabled, Tall, UNSIGNED, Whole};
 use super::states::{CHUNK, States};
 use super::walk::{Take, walk};
 use crate::dequant::Float;
@@ -50,6 +50,8 @@ macro_rules! with_source {
                     Kind::Three => of!(Tabled::<3>::new(coded)),
                     Kind::Four => of!(Nibbles::<2>(coded)),
                     Kind::Words => of!(Nibbles::<8>(coded)),
+                    Kind::Five => of!(Tall::<1>(coded)),
+                    Kind::Six => of!(Tall::<2>(coded)),
                     Kind::Signed => of!(Whole::<SIGNED>(coded)),
                     Kind::Unsigned => of!(Whole::<UNSIGNED>(coded)),
                     Kind::E4m3 => of!(Whole::<E4M3>(coded)),

@@ -157,6 +157,7 @@ impl<'a> Coded<'a> {
             Scales::Single { .. } => self.codes.groups,
             Scales::Half { .. } => TOGETHER,
             Scales::Nested(_) => 8,
+            Scales::Bytes(_) => 16,
         }
     }
 
@@ -189,7 +190,7 @@ impl<'a> Coded<'a> {
                     Factors { scales: scales.as_ptr(), offsets: offsets.as_ptr(), stride: 1 }
                 }
                 Scales::Nested(blocks) => {
-                    // Of Q4_K: two f16, and 6 bits for the scale and the least of each of eight groups.
+                    // Of Q4_K and Q5_K: two f16, and 6 bits for the scale and the least of each of eight groups.
                     let block = blocks.as_ptr().add(at / 8 * 16);
                     let word = |i: usize| u32::from_le(block.add(i).cast::<u32>().read_unaligned());
                     let [first, second, third] = [word(4), word(8), word(12)];
@@ -208,6 +209,15 @@ impl<'a> Coded<'a> {
                     codes.times(L::splat(-both[1])).store(offsets.as_mut_ptr());
                     let offsets = offsets.as_ptr().add(8);
                     Factors { scales: scales.as_ptr(), offsets, stride: 1 }
+                }
+                Scales::Bytes(blocks) => {
+                    let block = blocks.as_ptr().add(at / 16 * 18);
+                    let mut all = [0.0; LANES];
+                    L::f16(block.add(16)).store(all.as_mut_ptr());
+                    let own = L::signed(block).times(L::splat(all[0]));
+                    own.store(scales.as_mut_ptr());
+                    own.times(L::splat(-32.0)).store(offsets.as_mut_ptr());
+                    Factors { scales: scales.as_ptr(), offsets: offsets.as_ptr(), stride: 1 }
                 }
             }
         }
@@ -282,8 +292,71 @@ unsafe impl<const VECTORS: usize> Source for Nibbles<'_, VECTORS> {
         // SAFETY: the trait's.
         unsafe {
             let values = L::look(*step, table);
-            *step = L::onward(*step);
+            *step = L::onward::<4>(*step);
             values
+        }
+    }
+}
+
+/// Codes of 5 or 6 bits: the low four as [`Nibbles`], and `ABOVE` more.
+#[derive(Clone, Copy)]
+pub(super) struct Tall<'a, const ABOVE: u32>(pub(super) Coded<'a>);
+
+impl<const ABOVE: u32> Tall<'_, ABOVE> {
+    /// What the bits above are worth; those that follow them in an index do not matter.
+    const HIGH: [f32; 16] = {
+        let mut values = [0.0; 16];
+        let mut at = 0;
+        while at < 16 {
+            values[at] = (at % (1 << ABOVE) * 16) as f32;
+            at += 1;
+        }
+        values
+    };
+}
+
+// SAFETY: rows and steps that the weight has lie within its bytes.
+unsafe impl<const ABOVE: u32> Source for Tall<'_, ABOVE> {
+    type Group<L: Lanes> = (L, L);
+    type Step<L: Lanes> = (L::Words, L::Words);
+
+    const VECTORS: usize = 8;
+
+    coded!();
+
+    #[inline(always)]
+    unsafe fn open<L: Lanes>(&self, factors: Factors, group: usize) -> (L, L) {
+        // SAFETY: the trait's.
+        unsafe {
+            let (scale, offset) = factors.at::<L>(group);
+            let low = offset.plus(L::load(self.0.codes.table.as_ptr()), scale);
+            (low, L::load(Self::HIGH.as_ptr()).times(scale))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> (L::Words, L::Words) {
+        // SAFETY: the trait's. The bits above lie behind the low ones of all steps.
+        unsafe {
+            let low = L::words(row.at::<L>(step * LANES * 4));
+            let above = ABOVE as usize;
+            let high = row.at::<L>(self.steps() * LANES * 4 + step * LANES * above);
+            (low, if above == 1 { L::bytes(high) } else { L::halves(high) })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn vector<L: Lanes>(
+        &self,
+        (low, high): (L, L),
+        (codes, above): &mut (L::Words, L::Words),
+        _at: usize,
+    ) -> L {
+        // SAFETY: the trait's.
+        unsafe {
+            let value = L::look(*codes, low).plus(L::look(*above, high), L::splat(1.0));
+            (*codes, *above) = (L::onward::<4>(*codes), L::onward::<ABOVE>(*above));
+            value
         }
     }
 }

@@ -83,15 +83,27 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn halves(from: *const u8) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let half = |at| _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(at).cast()));
+            (half(0), half(16))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn look((first, second): Self::Words, table: Self) -> Self {
         // SAFETY: the trait's.
         unsafe { Self(pick(first, table), pick(second, table)) }
     }
 
     #[inline(always)]
-    unsafe fn onward((first, second): Self::Words) -> Self::Words {
+    unsafe fn onward<const BITS: u32>((first, second): Self::Words) -> Self::Words {
         // SAFETY: the trait's.
-        unsafe { (_mm256_srli_epi32::<4>(first), _mm256_srli_epi32::<4>(second)) }
+        unsafe {
+            let bits = _mm_cvtsi32_si128(BITS.cast_signed());
+            (_mm256_srl_epi32(first, bits), _mm256_srl_epi32(second, bits))
+        }
     }
 
     #[inline(always)]

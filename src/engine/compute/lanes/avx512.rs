@@ -37,15 +37,21 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn halves(from: *const u8) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
     unsafe fn look(codes: Self::Words, table: Self) -> Self {
         // SAFETY: the trait's. A permutation reads no more than the low four bits of each index.
         Self(unsafe { _mm512_permutexvar_ps(codes, table.0) })
     }
 
     #[inline(always)]
-    unsafe fn onward(codes: Self::Words) -> Self::Words {
+    unsafe fn onward<const BITS: u32>(codes: Self::Words) -> Self::Words {
         // SAFETY: the trait's.
-        unsafe { _mm512_srli_epi32::<4>(codes) }
+        unsafe { _mm512_srli_epi32::<BITS>(codes) }
     }
 
     #[inline(always)]

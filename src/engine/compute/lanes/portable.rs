@@ -32,13 +32,20 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn halves(from: *const u8) -> Self::Words {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
+            .map(|half| u16::from_le(half).into())
+    }
+
+    #[inline(always)]
     unsafe fn look(codes: Self::Words, table: Self) -> Self {
         Self::of(|i| table.0[(codes[i] & 15) as usize])
     }
 
     #[inline(always)]
-    unsafe fn onward(codes: Self::Words) -> Self::Words {
-        codes.map(|word| word >> 4)
+    unsafe fn onward<const BITS: u32>(codes: Self::Words) -> Self::Words {
+        codes.map(|word| word >> BITS)
     }
 
     #[inline(always)]

@@ -13,17 +13,19 @@ pub(in crate::engine::compute) const LANES: usize = 16;
 /// Whoever calls a method has made sure that the processor has the instructions (`Isa::run` does), and that
 /// pointers are good for what is read or written through them; they need no alignment.
 pub(in crate::engine::compute) unsafe trait Lanes: Copy {
-    /// Sixteen words, the lowest four bits of each the code that is next.
+    /// Sixteen words, the lowest bits of each the code that is next.
     type Words: Copy;
 
     /// 16 words: 64 bytes.
     unsafe fn words(from: *const u8) -> Self::Words;
     /// 16 words of a byte each.
     unsafe fn bytes(from: *const u8) -> Self::Words;
-    /// What `table` has for the next codes.
+    /// 16 words of two bytes each.
+    unsafe fn halves(from: *const u8) -> Self::Words;
+    /// What `table` has for the next codes, of the lowest four bits.
     unsafe fn look(codes: Self::Words, table: Self) -> Self;
-    /// The words without those codes.
-    unsafe fn onward(codes: Self::Words) -> Self::Words;
+    /// The words without their lowest bits.
+    unsafe fn onward<const BITS: u32>(codes: Self::Words) -> Self::Words;
     /// Has the processor fetch what lies there, if anything does.
     unsafe fn prefetch(at: *const u8);
     /// All the same.
