@@ -114,13 +114,19 @@ fn q2_k(own: &[u8], out: &mut [f32]) {
     }
 }
 
-fn q3_k(own: &[u8], out: &mut [f32]) {
-    let d = half(own, 108);
-    for (at, out) in out.iter_mut().enumerate() {
-        let sub = at / 16;
+/// What the sub-blocks of a block of Q3_K scale its f16 by.
+pub(crate) fn q3_k_scales(own: &[u8]) -> [i8; 16] {
+    std::array::from_fn(|sub| {
         let low = byte(own, 96 + sub % 8) >> (sub / 8 * 4) & 15;
         let high = byte(own, 104 + sub % 4) >> (sub / 4 * 2) & 3;
-        let scale = f32::from((low | high << 4).cast_signed() - 32);
+        (low | high << 4).cast_signed() - 32
+    })
+}
+
+fn q3_k(own: &[u8], out: &mut [f32]) {
+    let (d, scales) = (half(own, 108), q3_k_scales(own));
+    for (at, out) in out.iter_mut().enumerate() {
+        let scale = f32::from(scales[at / 16]);
         let two = byte(own, 32 + at / 128 * 32 + at % 32) >> (at % 128 / 32 * 2) & 3;
         // The offset is 0 where the bit is set.
         let third = byte(own, at % 32) >> (at / 32) & 1;
@@ -266,12 +272,20 @@ fn iq1_m(own: &[u8], out: &mut [f32]) {
     }
 }
 
-fn iq4_xs(own: &[u8], out: &mut [f32]) {
-    let (d, high) = (half(own, 0), short(own, 2));
-    for (sub, out) in out.chunks_mut(32).enumerate() {
+/// What the sub-blocks of a block of IQ4_XS scale its f16 by.
+pub(crate) fn iq4_xs_scales(own: &[u8]) -> [i8; 8] {
+    let high = short(own, 2);
+    std::array::from_fn(|sub| {
         let low = byte(own, 4 + sub / 2) >> (sub % 2 * 4) & 15;
-        let scale = i16::from(low) | (high >> (2 * sub) & 3).cast_signed() << 4;
-        let scale = d * f32::from(scale - 32);
+        let high = (high >> (2 * sub) & 3) as u8;
+        (low | high << 4).cast_signed() - 32
+    })
+}
+
+fn iq4_xs(own: &[u8], out: &mut [f32]) {
+    let (d, scales) = (half(own, 0), iq4_xs_scales(own));
+    for (sub, (out, scale)) in out.chunks_mut(32).zip(scales).enumerate() {
+        let scale = d * f32::from(scale);
         nibbles(scale, None, own.get(8 + sub * 16..), out, |code| f32::from(IQ4[code]));
     }
 }

@@ -6,10 +6,12 @@
 //! codes, a step has 32 columns, and of bytes of two codes the first 16 columns are the low halves. Scales stay as
 //! they are stored where half of an f32 holds them.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
+use super::blocks::{self, scaled};
 use super::lanes::LANES;
 use super::states::CHUNK;
 use super::unpack::{Unpacked, order, table};
@@ -110,8 +112,12 @@ pub(super) enum Scales {
     },
     /// As blocks of Q4_K and Q5_K begin: 16 bytes for eight groups.
     Nested(Vec<u8>),
-    /// As blocks of Q6_K end: a signed byte for each of 16 groups, and their f16. The code 32 is worth 0.
-    Bytes(Vec<u8>),
+    /// A signed byte for each of so many groups, and the f16 by which they are multiplied: as blocks of Q6_K end.
+    Bytes(usize, Vec<u8>),
+    /// Of 16 groups a byte with 4 bits of the scale below and 4 of the least value, and an f16 for either.
+    Halves(Vec<u8>),
+    /// f16 of both, with padding behind.
+    Both { scales: Vec<u8>, offsets: Vec<u8> },
 }
 
 /// Bytes that begin where a line of the processor's cache does, so that no register is read from two, in large
@@ -144,7 +150,10 @@ impl Codes {
             + match &self.scales {
                 Scales::Single { scales, offsets } => 4 * (scales.len() + offsets.len()),
                 Scales::Half { scales, zeros } => scales.len() + zeros.len(),
-                Scales::Nested(bytes) | Scales::Bytes(bytes) => bytes.len(),
+                Scales::Nested(bytes) | Scales::Bytes(_, bytes) | Scales::Halves(bytes) => {
+                    bytes.len()
+                }
+                Scales::Both { scales, offsets } => scales.len() + offsets.len(),
             }
     }
 
@@ -171,7 +180,12 @@ impl Codes {
                 within(zeros, groups);
             }
             Scales::Nested(bytes) => within(bytes, 2 * groups),
-            Scales::Bytes(bytes) => within(bytes, groups / 16 * 18),
+            Scales::Bytes(each, bytes) => within(bytes, groups / *each * (*each + 2)),
+            Scales::Halves(bytes) => within(bytes, groups / 16 * 20),
+            Scales::Both { scales, offsets } => {
+                within(scales, 2 * groups);
+                within(offsets, 2 * groups);
+            }
         }
     }
 }
@@ -204,8 +218,7 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
             (width as usize).min(columns)
         }
         Layout::Mxfp4 | Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K => 32,
-        Layout::Blocks(Block::Iq4Nl | Block::Q5K) => 32,
-        Layout::Blocks(Block::Q6K) => LANES,
+        Layout::Blocks(block) => blocks::form(block)?.0,
         _ => return None,
     };
     // A block of the flattened weight may be longer than a row, of which it must be a multiple then.
@@ -213,8 +226,8 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
         Layout::Bnb4 { .. } if group > columns && group.is_multiple_of(columns) => columns,
         _ => group,
     };
-    // Blocks whose groups are of one vector are whole steps of words.
-    let grouped = group.is_multiple_of(CHUNK) || group == LANES && columns.is_multiple_of(WIDE);
+    // Groups of one vector are those of blocks of 256 columns, and so of whole steps of every kind.
+    let grouped = group.is_multiple_of(CHUNK) || group == LANES;
     let fits = columns.is_multiple_of(CHUNK) && grouped && group > 0;
     let whole = !matches!(weight.layout(), Layout::Bnb4 { .. }) || columns.is_multiple_of(group);
     if !fits || !whole {
@@ -233,9 +246,15 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<(Codes, Option
             4 => four,
             _ => Kind::Unsigned,
         },
-        Layout::Blocks(Block::Iq4Nl) => four,
-        Layout::Blocks(Block::Q5K) => Kind::Five,
-        Layout::Blocks(Block::Q6K) => Kind::Six,
+        Layout::Blocks(block) => match blocks::form(block)?.1 {
+            2 => Kind::Two,
+            3 => Kind::Three,
+            4 => four,
+            // What is above four bits lies behind whole steps of words.
+            _ if !columns.is_multiple_of(WIDE) => return None,
+            5 => Kind::Five,
+            _ => Kind::Six,
+        },
         Layout::Int8 | Layout::Bytes { .. } | Layout::Q8_0 => Kind::Signed,
         Layout::Fp8 { .. } => Kind::E4m3,
         _ => return None,
@@ -323,29 +342,42 @@ fn scales(unpacked: &Unpacked<'_>, kind: Kind, rows: usize, groups: usize) -> Sc
     let Unpacked { weight, parts, .. } = unpacked;
     let all = rows * groups;
     let padded = |len: usize| Vec::with_capacity(len + PADDING);
-    // What begins a block of so many bytes.
-    let begins = |of: usize, block: usize| {
-        let mut bytes = padded(parts.codes.len() / block * of);
+    // What each block of so many bytes has there.
+    let of = |ranges: &[Range<usize>], block: usize| {
+        let each: usize = ranges.iter().map(Range::len).sum();
+        let mut bytes = padded(parts.codes.len() / block * each);
         for block in parts.codes.chunks_exact(block) {
-            bytes.extend_from_slice(block.get(..of).unwrap_or_default());
+            for range in ranges {
+                bytes.extend_from_slice(block.get(range.clone()).unwrap_or_default());
+            }
         }
         bytes.resize(bytes.len() + PADDING, 0);
         bytes
     };
+    let begins = |len: usize, block: usize| of(&[0..len], block);
     match weight.layout() {
-        Layout::Q4_0 | Layout::Blocks(Block::Iq4Nl) if kind == Kind::Words => {
+        Layout::Q4_0 if kind == Kind::Words => {
             return Scales::Half { scales: begins(2, 18), zeros: Vec::new() };
         }
         Layout::Q8_0 => return Scales::Half { scales: begins(2, 34), zeros: Vec::new() },
         Layout::Q4K => return Scales::Nested(begins(16, 144)),
-        Layout::Blocks(Block::Q5K) => return Scales::Nested(begins(16, 176)),
-        Layout::Blocks(Block::Q6K) => {
-            let mut bytes = padded(all / 16 * 18);
-            for block in parts.codes.chunks_exact(210) {
-                bytes.extend_from_slice(block.get(192..).unwrap_or_default());
-            }
-            bytes.resize(bytes.len() + PADDING, 0);
-            return Scales::Bytes(bytes);
+        Layout::Blocks(block) => {
+            let size = block.bytes();
+            return match block {
+                Block::Q5K => Scales::Nested(begins(16, size)),
+                Block::Q2K => Scales::Halves(of(&[0..16, 80..84], size)),
+                Block::Q4_1 | Block::Q5_1 => {
+                    Scales::Both { scales: begins(2, size), offsets: of(&[2..4], size) }
+                }
+                Block::Q3K | Block::Q6K | Block::Iq4Xs => {
+                    let each = block.elements() / unpacked.group;
+                    let mut bytes = padded(all / each * (each + 2));
+                    parts.codes.chunks_exact(size).for_each(|own| scaled(block, own, &mut bytes));
+                    bytes.resize(bytes.len() + PADDING, 0);
+                    Scales::Bytes(each, bytes)
+                }
+                _ => Scales::Half { scales: begins(2, size), zeros: Vec::new() },
+            };
         }
         Layout::Gptq { .. } | Layout::Awq { .. } | Layout::Packed { .. }
             if kind == Kind::Words && weight.scale() == Float::F16 =>

@@ -1,7 +1,8 @@
 //! A weight as products read it: the bits that are stored, in the order in which lanes want them.
 //!
-//! Plain floats lie as they are stored, and so do blocks of GGUF that have no codes of ours. Of quantized weights the codes are put in another order, with as many bits
-//! as before ([`codes`]); what no step fits is dequantized.
+//! Plain floats lie as they are stored. Of quantized weights the codes are put in another order, with as many bits as
+//! before ([`codes`]); GGUF's blocks that stand for points of a grid stay as they are and are decoded as they are read,
+//! and what no step fits is dequantized.
 
 use bytes::Bytes;
 

@@ -1,6 +1,7 @@
 //! Products, attention and norms on the processor. Pure: bytes and numbers in, numbers out.
 
 mod attend;
+mod blocks;
 mod cache;
 mod codes;
 mod lanes;

@@ -155,9 +155,9 @@ impl<'a> Coded<'a> {
     fn span(&self) -> usize {
         match &self.codes.scales {
             Scales::Single { .. } => self.codes.groups,
-            Scales::Half { .. } => TOGETHER,
+            Scales::Half { .. } | Scales::Both { .. } | Scales::Halves(_) => TOGETHER,
             Scales::Nested(_) => 8,
-            Scales::Bytes(_) => 16,
+            Scales::Bytes(each, _) => *each,
         }
     }
 
@@ -165,6 +165,7 @@ impl<'a> Coded<'a> {
     /// The weight has the row, and it the group.
     #[inline(always)]
     unsafe fn factors<L: Lanes>(&self, row: Row, first: usize, room: &mut Room) -> Factors {
+        const NONE: f32 = 0.0;
         let at = row.group + first;
         let Room([scales, offsets]) = room;
         // SAFETY: there is a scale for each group, and an offset for each or none; what is read in registers
@@ -172,7 +173,6 @@ impl<'a> Coded<'a> {
         unsafe {
             match &self.codes.scales {
                 Scales::Single { scales, offsets } if offsets.is_empty() => {
-                    const NONE: f32 = 0.0;
                     Factors { scales: scales.as_ptr().add(at), offsets: &NONE, stride: 0 }
                 }
                 Scales::Single { scales, offsets } => Factors {
@@ -210,13 +210,28 @@ impl<'a> Coded<'a> {
                     let offsets = offsets.as_ptr().add(8);
                     Factors { scales: scales.as_ptr(), offsets, stride: 1 }
                 }
-                Scales::Bytes(blocks) => {
-                    let block = blocks.as_ptr().add(at / 16 * 18);
+                Scales::Bytes(each, blocks) => {
+                    let block = blocks.as_ptr().add(at / each * (each + 2));
+                    let mut all = [0.0; LANES];
+                    L::f16(block.add(*each)).store(all.as_mut_ptr());
+                    L::signed(block).times(L::splat(all[0])).store(scales.as_mut_ptr());
+                    Factors { scales: scales.as_ptr(), offsets: &NONE, stride: 0 }
+                }
+                Scales::Halves(blocks) => {
+                    let block = blocks.as_ptr().add(at / 16 * 20);
+                    let both = block.cast::<u128>().read_unaligned();
+                    const LOW: u128 = 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+                    let (low, high) = (both & LOW, both >> 4 & LOW);
                     let mut all = [0.0; LANES];
                     L::f16(block.add(16)).store(all.as_mut_ptr());
-                    let own = L::signed(block).times(L::splat(all[0]));
-                    own.store(scales.as_mut_ptr());
-                    own.times(L::splat(-32.0)).store(offsets.as_mut_ptr());
+                    let (low, high) = (&raw const low, &raw const high);
+                    L::unsigned(low.cast()).times(L::splat(all[0])).store(scales.as_mut_ptr());
+                    L::unsigned(high.cast()).times(L::splat(-all[1])).store(offsets.as_mut_ptr());
+                    Factors { scales: scales.as_ptr(), offsets: offsets.as_ptr(), stride: 1 }
+                }
+                Scales::Both { scales: halves, offsets: least } => {
+                    L::f16(halves.as_ptr().add(2 * at)).store(scales.as_mut_ptr());
+                    L::f16(least.as_ptr().add(2 * at)).store(offsets.as_mut_ptr());
                     Factors { scales: scales.as_ptr(), offsets: offsets.as_ptr(), stride: 1 }
                 }
             }

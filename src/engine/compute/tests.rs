@@ -32,7 +32,7 @@ fn weights() -> Vec<(String, Matrix, Vec<f32>)> {
         bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
     };
     let mut all = Vec::new();
-    for (name, weight) in sample::cases(40, 256).into_iter().chain(sample::host_cases(40, 256)) {
+    for (name, weight) in sample::cases(40, 256).into_iter().chain(sample::host_cases(40, 512)) {
         let mut own = sample::parts(&weight, 7);
         if name.contains("fp8") {
             own.0[0].iter_mut().for_each(|code| *code &= 0xfe);

@@ -1,7 +1,6 @@
 //! Codes, scales and zero points out of every layout, one row at a time.
 
-use crate::dequant::blocks::IQ4;
-use crate::dequant::gguf::Block;
+use super::blocks::{self, halves};
 use crate::dequant::{Float, Layout, Parts, Weight, float};
 
 /// The values of codes.
@@ -14,7 +13,7 @@ pub(super) fn table(weight: &Weight, parts: &Parts<'_>) -> [f32; 16] {
     match weight.layout() {
         Layout::Bnb4 { .. } => std::array::from_fn(|code| Float::F32.read(parts.table, code)),
         Layout::Mxfp4 => std::array::from_fn(|code| float::e2m1(code as u8)),
-        Layout::Blocks(Block::Iq4Nl) => IQ4.map(f32::from),
+        Layout::Blocks(block) => blocks::table(block),
         // Those of 2 bits stand four times; of 3 bits, the upper four follow.
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } if bits < 3 => {
             std::array::from_fn(|code| (code % 4) as f32 - zero as f32)
@@ -73,7 +72,7 @@ impl Unpacked<'_> {
                 let line = stored.get(row * columns..(row + 1) * columns);
                 codes.copy_from_slice(line.unwrap_or_default());
             }
-            Layout::Q4_0 | Layout::Blocks(Block::Iq4Nl) => {
+            Layout::Q4_0 => {
                 let line = stored.get(row * columns / 32 * 18..).unwrap_or_default();
                 for (codes, block) in codes.chunks_exact_mut(32).zip(line.chunks_exact(18)) {
                     halves(codes, block.get(2..).unwrap_or_default());
@@ -94,27 +93,9 @@ impl Unpacked<'_> {
                     }
                 }
             }
-            Layout::Blocks(Block::Q5K) => {
-                let line = stored.get(row * columns / 256 * 176..).unwrap_or_default();
-                for (codes, block) in codes.chunks_exact_mut(256).zip(line.chunks_exact(176)) {
-                    let (fifth, bytes) = (block.get(16..48), block.get(48..));
-                    let bytes = bytes.unwrap_or_default().chunks_exact(32);
-                    for (at, (codes, bytes)) in codes.chunks_exact_mut(64).zip(bytes).enumerate() {
-                        halves(codes, bytes);
-                        above(codes, fifth.unwrap_or_default(), 2 * at, 1);
-                    }
-                }
-            }
-            Layout::Blocks(Block::Q6K) => {
-                let line = stored.get(row * columns / 256 * 210..).unwrap_or_default();
-                for (codes, block) in codes.chunks_exact_mut(256).zip(line.chunks_exact(210)) {
-                    let (low, rest) = block.split_at(128);
-                    let parts = low.chunks_exact(64).zip(rest.chunks_exact(32));
-                    for (codes, (low, high)) in codes.chunks_exact_mut(128).zip(parts) {
-                        halves(codes, low);
-                        above(codes, high, 0, 2);
-                    }
-                }
+            Layout::Blocks(block) => {
+                let each = columns / block.elements() * block.bytes();
+                blocks::codes(block, stored.get(row * each..).unwrap_or_default(), codes);
             }
             Layout::Awq { .. } => {
                 let shift = 4 * AWQ[row % 8];
@@ -141,7 +122,7 @@ impl Unpacked<'_> {
                 stream(columns, bits, |word| word_at(stored, row * words + word), &mut put);
             }
             // No step fits these.
-            Layout::Nvfp4 { .. } | Layout::Blocks(_) => {}
+            Layout::Nvfp4 { .. } => {}
         }
         if let Some(order) = self.order {
             let own = codes.to_vec();
@@ -178,9 +159,7 @@ impl Unpacked<'_> {
             Layout::Fp8 { block: [height, _] } | Layout::Bytes { block: [height, _] } => {
                 kind.read(parts.scales, row / height as usize * groups + group)
             }
-            Layout::Q4_0 | Layout::Blocks(Block::Iq4Nl) => {
-                Float::F16.read(parts.codes, (row * groups + group) * 9)
-            }
+            Layout::Q4_0 => Float::F16.read(parts.codes, (row * groups + group) * 9),
             _ => 0.0,
         }
     }
@@ -214,24 +193,6 @@ impl Unpacked<'_> {
 
 /// The 4 bits of a word that each of eight neighbouring outputs of AWQ has.
 const AWQ: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
-
-/// The low halves of bytes, then their high ones.
-fn halves(codes: &mut [u8], bytes: &[u8]) {
-    let (first, second) = codes.split_at_mut(codes.len() / 2);
-    for ((low, high), byte) in first.iter_mut().zip(second).zip(bytes) {
-        (*low, *high) = (byte & 15, byte >> 4);
-    }
-}
-
-/// The bits from the fifth on, `bits` of them: those of the first 32 columns from bit `first` of `high` on, those
-/// of the next behind them.
-fn above(codes: &mut [u8], high: &[u8], first: usize, bits: usize) {
-    for (at, codes) in codes.chunks_exact_mut(32).enumerate() {
-        for (code, high) in codes.iter_mut().zip(high) {
-            *code |= (high >> (first + at * bits) & ((1 << bits) - 1)) << 4;
-        }
-    }
-}
 
 /// The codes of a stream of words.
 fn stream(columns: usize, bits: u32, word: impl Fn(usize) -> u32, put: &mut impl FnMut(usize, u8)) {

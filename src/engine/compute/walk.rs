@@ -25,7 +25,7 @@ pub(super) unsafe fn walk<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
     // SAFETY: the caller's.
     unsafe {
         match source.group() {
-            1 if S::VECTORS > 2 => parts::<L, S, T, R, 1>(source, rows, take),
+            1 => parts::<L, S, T, R, 1>(source, rows, take),
             2 if S::VECTORS > 2 => parts::<L, S, T, R, 2>(source, rows, take),
             4 if S::VECTORS > 2 => parts::<L, S, T, R, 4>(source, rows, take),
             _ => wholes::<L, S, T, R>(source, rows, take),
