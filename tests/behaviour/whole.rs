@@ -200,6 +200,49 @@ fn cases() -> Vec<Case> {
             ("cut_short", "pytorch_model.bin"),
         ),
         case(
+            vec![("tokenizer.model", some("# xet version 0\nfilesize = 3\nhash = 'a'\n"))],
+            "tokenizer.model is only a pointer of git-xet",
+            ("pointer", "tokenizer.model"),
+        ),
+        case(
+            vec![("tokenizer.model", some(""))],
+            "tokenizer.model: it is empty",
+            ("cut_short", "tokenizer.model"),
+        ),
+        case(
+            vec![("pytorch_model.bin", some(page))],
+            "pytorch_model.bin: it is a page of the web",
+            ("cut_short", "pytorch_model.bin"),
+        ),
+        case(
+            vec![("merges.txt", some("Entry not found"))],
+            "merges.txt: it holds the answer of a server that did not give the file",
+            ("cut_short", "merges.txt"),
+        ),
+        case(
+            vec![(INDEX, Some(index(&[])))],
+            "model.safetensors.index.json is no JSON object: weight_map names no tensor",
+            ("no_json", INDEX),
+        ),
+        case(
+            vec![("lora/adapter_config.json", some("{\"r\":8}"))],
+            "lora/adapter_model.safetensors is missing, which lora/adapter_config.json asks for",
+            ("shard_missing", "lora/adapter_model.safetensors"),
+        ),
+        case(
+            vec![
+                (
+                    "model_index.json",
+                    some(
+                        "{\"_class_name\":\"P\",\"vae\":[\"diffusers\",\"V\"],\"unet\":[\"diffusers\",\"U\"],\"safety_checker\":[null,null]}",
+                    ),
+                ),
+                ("unet/config.json", some("{}")),
+            ],
+            "vae/ is missing, which model_index.json asks for",
+            ("shard_missing", "vae/"),
+        ),
+        case(
             vec![("model.safetensors.aria2", Some(vec![0, 1]))],
             "model.safetensors.aria2 is of a download that did not end",
             ("unfinished", "model.safetensors.aria2"),
@@ -278,6 +321,40 @@ fn what_no_loader_would_take_is_named_and_refused() {
     let shown = command(&["inspect", "m0", "--store", text(&world.store), "-q"]).output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains(&format!("\nincomplete {SECOND} (shard missing)\n")), "{shown}");
+}
+
+/// What a model is long enough for is read to its end; that is a small part of packing it.
+#[test]
+fn long_json_of_a_large_model_is_parsed() {
+    let world = World::new();
+    let broken = [b"{\"x\":\"", &vec![b'x'; 200 << 10][..], b"\"} {}"].concat();
+    let large = Tensor::new("a", Dtype::BF16, &[30 << 10, 1 << 10], 1, Fill::Same);
+    let files = [("tokenizer.json", Some(broken))];
+    let model = world.model("m", &Model::of(vec![large]), &files);
+    let run = world.pack(&model, "m", &[]);
+    assert_eq!(run.status, Some(1), "{}", run.error);
+    assert!(run.error.contains("tokenizer.json is no JSON object: trailing"), "{}", run.error);
+}
+
+/// As in a Hub cache of which a blob was deleted.
+#[test]
+fn a_link_to_what_is_not_there_is_a_missing_file() {
+    let world = World::new();
+    let model = world.model("m", &sharded(), &[(SECOND, None)]);
+    symlink("../../blobs/12ab", model.join(SECOND)).unwrap();
+    let run = world.pack(&model, "m", &[]);
+    assert_eq!(run.status, Some(1), "{}", run.error);
+    let said = format!("{}: {SECOND} is a link to a file that is not there; ", model.display());
+    assert!(run.text("error").starts_with(&said), "{}", run.error);
+    let run = world.pack(&model, "m", &["--allow-incomplete"]);
+    assert_eq!(
+        (run.status, run.number("faults"), run.number("files")),
+        (Some(0), 1, 3),
+        "{}",
+        run.error
+    );
+    let shown = done(&["inspect", "m", "--store", text(&world.store)]);
+    assert_eq!(shown.json["incomplete"], json!([{"fault": "shard_missing", "path": SECOND}]));
 }
 
 /// Many faults are all counted, and the first of them told.
@@ -483,6 +560,33 @@ fn what_is_no_valid_safetensors_is_packed_as_bytes_when_told() {
         assert_eq!(read_tree(&world.unpacked(&folder)), read_tree(&model), "{name}");
         reader_agrees(&world.store, &folder, &world.folder.path().join(format!("{folder}-reader")));
     }
+}
+
+/// All are named at once, with what to type, whatever their names.
+#[test]
+fn all_files_that_are_no_valid_safetensors_are_named() {
+    let world = World::new();
+    let broken = || Some(b"broken".to_vec());
+    let paths = ["a [1]/b'c.safetensors", "x*{y}.safetensors", "z.safetensors"];
+    let model = world.model("m", &sharded(), &paths.map(|path| (path, broken())));
+    let run = world.pack(&model, "m", &[]);
+    assert_eq!(run.status, Some(1), "{}", run.error);
+    let error = run.text("error");
+    for path in paths {
+        let named = format!("{}/{path}: not valid safetensors: ", model.display());
+        assert!(error.contains(&named), "{path}: {error}");
+    }
+    let (_, advice) = error.split_once("; repair them, or `tenpak pack ").unwrap();
+    let (flags, rest) = advice.split_once('`').unwrap();
+    assert_eq!(rest, " packs them as bytes");
+    // As a shell reads it.
+    let script = format!("for word in {flags}; do printf '%s\\n' \"$word\"; done");
+    let words = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    let run = world.pack(&model, "m", &words.lines().collect::<Vec<_>>());
+    assert_eq!((run.status, run.number("tensors")), (Some(0), 3), "{}", run.error);
+    let plain = paths.map(|path| ["--opaque", path]).concat();
+    assert_eq!(world.pack(&model, "m", &plain).number("tensors"), 3);
 }
 
 #[test]

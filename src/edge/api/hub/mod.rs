@@ -223,7 +223,7 @@ fn file(
     else {
         return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
     };
-    let facts = schema::facts(file, caching);
+    let facts = schema::facts(whole, file, caching);
     let mut answer = match object::plan(&facts, method, headers) {
         Ok(plan) => {
             let (whole, files) = (whole.clone(), edge.files.clone());
