@@ -44,6 +44,8 @@ pub(crate) enum What {
     Refs,
     /// Its commits up to the revision.
     Commits,
+    /// What is talked about it.
+    Discussions,
     /// Whether the client may read it.
     AuthCheck,
     /// A file.
@@ -55,6 +57,8 @@ pub(crate) enum What {
 pub(crate) enum Wide {
     /// The repositories.
     Models,
+    /// Repositories of a kind that is not served.
+    Others,
     /// Whose token the client shows.
     WhoAmI,
     /// To change something, which nobody may here.
@@ -66,6 +70,7 @@ impl Wide {
     pub(crate) fn parse(path: &str, writes: bool) -> Option<Self> {
         match path {
             "/api/models" => Some(Self::Models),
+            "/api/datasets" | "/api/spaces" if !writes => Some(Self::Others),
             "/api/whoami-v2" => Some(Self::WhoAmI),
             _ if !writes || path.contains("/paths-info/") => None,
             _ if path.starts_with("/api/") || path.contains(".git/info/lfs/") => Some(Self::Write),
@@ -218,6 +223,8 @@ impl Ask {
                     (repo, Some(revision), What::Commits)
                 } else if let Some(repo) = rest.strip_suffix("/refs") {
                     (repo, None, What::Refs)
+                } else if let Some(repo) = rest.strip_suffix("/discussions") {
+                    (repo, None, What::Discussions)
                 } else if let Some(repo) = rest.strip_suffix("/auth-check") {
                     (repo, None, What::AuthCheck)
                 } else {
