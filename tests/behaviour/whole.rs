@@ -348,7 +348,7 @@ fn a_link_to_what_is_not_there_is_a_missing_file() {
     let run = world.pack(&model, "m", &["--allow-incomplete"]);
     assert_eq!(
         (run.status, run.number("faults"), run.number("files")),
-        (Some(0), 1, 3),
+        (Some(0), 1, 4),
         "{}",
         run.error
     );
