@@ -110,7 +110,8 @@ fn follows_the_tag(name: &str, start: impl Fn(&str, &Path) -> Front) {
         for file in FILES {
             let url = format!("{url}/{file}");
             let (got, _) = get(&url, &["-r", "300000-500000"]);
-            assert!(got == right[300_000..=500_000], "a part of {file}");
+            // nginx gives all of what it may not keep.
+            assert!(got == right[300_000..=500_000] || got == right, "a part of {file}");
             for _ in 0..2 {
                 assert!(get(&url, &[]).0 == right, "{file}");
             }
