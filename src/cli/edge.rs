@@ -13,8 +13,10 @@ use super::edge_settings::Settings;
 use super::error::Failure;
 use super::output::Output;
 use crate::edge::{self, EdgeError, EdgeOptions};
-use crate::store::StoreError;
+use crate::format::store::descriptor;
+use crate::store::{Store, StoreError};
 use crate::transport::small::RetryPolicy;
+use crate::transport::{TransportError, TransportErrorKind};
 use crate::trust::SeenRefs;
 
 /// Where an edge listens that is not told.
@@ -31,7 +33,7 @@ pub(super) struct Edge {
     /// variables come first
     #[arg(long, value_name = "FILE", env = "TENPAK_EDGE_CONFIG")]
     config: Option<PathBuf>,
-    /// Check all settings and the files that they name, then exit
+    /// Check all settings, the files that they name, and that the origins answer, then exit
     #[arg(long)]
     check: bool,
 }
@@ -63,19 +65,31 @@ impl Edge {
         })?;
         let listen = settings.listen.unwrap_or(LISTEN);
         if self.check {
+            let mut silent = Vec::new();
+            for origin in std::iter::once(origin).chain(global.mirror.iter().map(String::as_str)) {
+                let own = Global { store: Some(origin.to_owned()), ..global.clone() };
+                match ask(own.store()?).await {
+                    Ok(()) => {}
+                    Err(error @ StoreError::NoStore { .. }) => return Err(error.into()),
+                    // It may answer when the edge begins, or later.
+                    Err(error) => silent.push(error.to_string()),
+                }
+            }
+            for error in &silent {
+                output.note(format_args!("{error}; the settings are right"));
+            }
             let url = format!("{}://{listen}", settings.scheme());
-            return output
-                .result(json!({"right": true, "listen": url, "origin": location}), || {
-                    format!("right: {location} at {url}")
-                });
+            let answers = silent.is_empty();
+            let told =
+                json!({"right": true, "listen": url, "origin": location, "answers": answers});
+            return output.result(told, || {
+                let silent = if answers { "" } else { " (not every origin answers)" };
+                format!("right: {location} at {url}{silent}")
+            });
         }
         // An origin that cannot be asked now may be asked later; one that is no store is a mistake.
-        let quick = RetryPolicy { retries: 0, stall: ORIGIN_TIME, ..RetryPolicy::default() };
         // By connections of its own: those of the edge begin with its first request.
-        let asked = global.source()?.with_retry(quick);
-        if let Ok(Err(error @ StoreError::NoStore { .. })) =
-            tokio::time::timeout(ORIGIN_TIME, asked.require()).await
-        {
+        if let Err(error @ StoreError::NoStore { .. }) = ask(global.source()?).await {
             return Err(error.into());
         }
         let failed = |what: &str, error: std::io::Error| {
@@ -107,4 +121,17 @@ impl Edge {
         let serving = tokio::spawn(edge::serve(edge, listener, stop));
         serving.await.map_err(Failure::failed)?.map_err(Failure::failed)
     }
+}
+
+/// Whether the store answers, and is one; it is not asked a second time.
+async fn ask(store: Store) -> Result<(), StoreError> {
+    let quick = RetryPolicy { retries: 0, stall: ORIGIN_TIME, ..RetryPolicy::default() };
+    let store = store.with_retry(quick);
+    let silent = || {
+        let (kind, seconds) = (TransportErrorKind::Transient, ORIGIN_TIME.as_secs());
+        let what = format!("no answer within {seconds} seconds");
+        TransportError::new(kind, store.location(), descriptor(), what)
+    };
+    let answer = tokio::time::timeout(ORIGIN_TIME, store.require()).await;
+    answer.unwrap_or_else(|_| Err(silent().into()))
 }

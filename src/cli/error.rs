@@ -9,7 +9,7 @@ use crate::load::{ErrorKind, LoadError};
 use crate::maintain::MaintainError;
 use crate::mount::MountError;
 use crate::pack::PackError;
-use crate::pack::model::ModelError;
+use crate::pack::model::{Malformed, ModelError};
 use crate::pack::unpack::UnpackError;
 use crate::quantize::lm::LmError;
 use crate::quantize::produce::ProduceError;
@@ -156,11 +156,26 @@ fn device_advice(error: &DeviceError) -> &'static str {
     }
 }
 
+/// A pattern for just this path, as it stands between single quotes in a shell.
+fn pattern_of(path: &str) -> String {
+    path.chars().fold(String::new(), |mut out, c| {
+        match c {
+            '\'' => out.push_str("'\\''"),
+            '*' | '?' | '[' | ']' | '{' | '}' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+        out
+    })
+}
+
 /// What to do about files that are not packed.
 fn model_advice(error: &ModelError) -> String {
     match error {
-        ModelError::Safetensors { path, .. } => {
-            format!("; repair it, or `tenpak pack --opaque '{path}'` packs it as bytes")
+        ModelError::Safetensors(files) => {
+            let flag = |file: &Malformed| format!(" --opaque '{}'", pattern_of(&file.path));
+            let flags: String = files.iter().map(flag).collect();
+            let them = if files.len() == 1 { "it" } else { "them" };
+            format!("; repair {them}, or `tenpak pack{flags}` packs {them} as bytes")
         }
         ModelError::Incomplete { .. } => {
             "; complete the model, or `tenpak pack --allow-incomplete` packs it as it is".to_owned()

@@ -58,15 +58,16 @@ pub fn pack(
     runtime: &Handle,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
-    let model::Walked { files, left_out } = model::walk(path, &options.opaque)?;
+    let walked = model::walk(path, &options.opaque)?;
     let begun = Instant::now();
-    let faults = model::faults(&files)?;
+    let faults = model::faults(&walked.files, &walked.dangling)?;
     tracing::debug!(microseconds = begun.elapsed().as_micros(), "looked for a whole model");
     if !faults.is_empty() && !options.allow_incomplete {
         return Err(model::ModelError::Incomplete { path: path.to_owned(), faults }.into());
     }
     options.lineage.incomplete =
         Incomplete::list(faults.iter().map(|fault| (fault.kind.word(), fault.path.as_str())));
+    let model::Walked { files, left_out, .. } = walked;
     let files: Vec<_> = files.into_iter().map(|file| Input::File(Arc::new(file))).collect();
     let report =
         pack_inputs(&files, &mut (), store, (name, tag), &options.into(), runtime, progress)?;

@@ -28,10 +28,14 @@ use super::{
     TransportErrorKind, Version,
 };
 
-/// A read lasts as long as its reader takes: stalls are noticed by whoever reads. The rest of the
-/// client's options come from the environment.
-const CLIENT: [(ClientConfigKey, &str); 2] =
-    [(ClientConfigKey::Timeout, "24h"), (ClientConfigKey::ConnectTimeout, "10s")];
+/// A read lasts as long as its reader takes: stalls are noticed by whoever reads. What nobody watches ends when nothing
+/// comes for minutes, as behind a proxy that has lost the connection; a part of an upload takes less. The rest of
+/// the client's options come from the environment.
+const CLIENT: [(ClientConfigKey, &str); 3] = [
+    (ClientConfigKey::Timeout, "24h"),
+    (ClientConfigKey::ReadTimeout, "5min"),
+    (ClientConfigKey::ConnectTimeout, "10s"),
+];
 
 /// Objects of two parts or more are written part by part, all at the same time: stores give each connection its pace.
 /// What S3 and GCS take at least.

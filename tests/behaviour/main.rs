@@ -27,6 +27,7 @@ mod interrupted;
 mod limits;
 mod matrix;
 mod mirrors;
+mod opaque;
 mod same;
 mod small;
 mod trust;

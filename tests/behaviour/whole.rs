@@ -1,5 +1,4 @@
-//! A model that nobody could load is not packed without a word; told to, it is, and the manifest says so. A file
-//! that is no valid safetensors may be packed as bytes.
+//! A model that nobody could load is not packed without a word; told to, it is, and the manifest says so.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,12 +10,12 @@ use serde_json::{Value, json};
 use super::model::{Fill, Model, Tensor, bytes, read_tree};
 use super::run::{Run, command, done, reader_agrees, tenpak, text};
 
-fn tensor(name: &str, seed: u64) -> Tensor {
+pub fn tensor(name: &str, seed: u64) -> Tensor {
     Tensor::new(name, Dtype::BF16, &[8, 16], seed, Fill::Random)
 }
 
 /// Two shards with their index.
-fn sharded() -> Model {
+pub fn sharded() -> Model {
     let mut model = Model::of(vec![tensor("a", 1), tensor("b", 2)]);
     model.shards.push(vec![tensor("c", 3)]);
     model
@@ -27,7 +26,7 @@ const FIRST: &str = "model-00001-of-00002.safetensors";
 const SECOND: &str = "model-00002-of-00002.safetensors";
 
 /// A safetensors file of these bytes after its header.
-fn raw(header: &str, data: &[u8]) -> Vec<u8> {
+pub fn raw(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
@@ -200,6 +199,49 @@ fn cases() -> Vec<Case> {
             ("cut_short", "pytorch_model.bin"),
         ),
         case(
+            vec![("tokenizer.model", some("# xet version 0\nfilesize = 3\nhash = 'a'\n"))],
+            "tokenizer.model is only a pointer of git-xet",
+            ("pointer", "tokenizer.model"),
+        ),
+        case(
+            vec![("tokenizer.model", some(""))],
+            "tokenizer.model: it is empty",
+            ("cut_short", "tokenizer.model"),
+        ),
+        case(
+            vec![("pytorch_model.bin", some(page))],
+            "pytorch_model.bin: it is a page of the web",
+            ("cut_short", "pytorch_model.bin"),
+        ),
+        case(
+            vec![("merges.txt", some("Entry not found"))],
+            "merges.txt: it holds the answer of a server that did not give the file",
+            ("cut_short", "merges.txt"),
+        ),
+        case(
+            vec![(INDEX, Some(index(&[])))],
+            "model.safetensors.index.json is no JSON object: weight_map names no tensor",
+            ("no_json", INDEX),
+        ),
+        case(
+            vec![("lora/adapter_config.json", some("{\"r\":8}"))],
+            "lora/adapter_model.safetensors is missing, which lora/adapter_config.json asks for",
+            ("shard_missing", "lora/adapter_model.safetensors"),
+        ),
+        case(
+            vec![
+                (
+                    "model_index.json",
+                    some(
+                        "{\"_class_name\":\"P\",\"vae\":[\"diffusers\",\"V\"],\"unet\":[\"diffusers\",\"U\"],\"safety_checker\":[null,null]}",
+                    ),
+                ),
+                ("unet/config.json", some("{}")),
+            ],
+            "vae/ is missing, which model_index.json asks for",
+            ("shard_missing", "vae/"),
+        ),
+        case(
             vec![("model.safetensors.aria2", Some(vec![0, 1]))],
             "model.safetensors.aria2 is of a download that did not end",
             ("unfinished", "model.safetensors.aria2"),
@@ -207,19 +249,19 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-struct World {
-    folder: tempfile::TempDir,
-    store: PathBuf,
+pub struct World {
+    pub folder: tempfile::TempDir,
+    pub store: PathBuf,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         Self { folder, store }
     }
 
-    fn model(&self, name: &str, model: &Model, files: &[(&str, Option<Vec<u8>>)]) -> PathBuf {
+    pub fn model(&self, name: &str, model: &Model, files: &[(&str, Option<Vec<u8>>)]) -> PathBuf {
         let path = self.folder.path().join(name);
         model.write(&path);
         for (file, data) in files {
@@ -235,12 +277,12 @@ impl World {
         path
     }
 
-    fn pack(&self, model: &Path, name: &str, more: &[&str]) -> Run {
+    pub fn pack(&self, model: &Path, name: &str, more: &[&str]) -> Run {
         let all = ["pack", text(model), "--store", text(&self.store), "--name", name];
         tenpak(&[&all[..], more].concat())
     }
 
-    fn unpacked(&self, name: &str) -> PathBuf {
+    pub fn unpacked(&self, name: &str) -> PathBuf {
         let out = self.folder.path().join(format!("{name}-out"));
         done(&["unpack", name, "--store", text(&self.store), "--out", text(&out)]);
         out
@@ -278,6 +320,40 @@ fn what_no_loader_would_take_is_named_and_refused() {
     let shown = command(&["inspect", "m0", "--store", text(&world.store), "-q"]).output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains(&format!("\nincomplete {SECOND} (shard missing)\n")), "{shown}");
+}
+
+/// What a model is long enough for is read to its end; that is a small part of packing it.
+#[test]
+fn long_json_of_a_large_model_is_parsed() {
+    let world = World::new();
+    let broken = [b"{\"x\":\"", &vec![b'x'; 200 << 10][..], b"\"} {}"].concat();
+    let large = Tensor::new("a", Dtype::BF16, &[30 << 10, 1 << 10], 1, Fill::Same);
+    let files = [("tokenizer.json", Some(broken))];
+    let model = world.model("m", &Model::of(vec![large]), &files);
+    let run = world.pack(&model, "m", &[]);
+    assert_eq!(run.status, Some(1), "{}", run.error);
+    assert!(run.error.contains("tokenizer.json is no JSON object: trailing"), "{}", run.error);
+}
+
+/// As in a Hub cache of which a blob was deleted.
+#[test]
+fn a_link_to_what_is_not_there_is_a_missing_file() {
+    let world = World::new();
+    let model = world.model("m", &sharded(), &[(SECOND, None)]);
+    symlink("../../blobs/12ab", model.join(SECOND)).unwrap();
+    let run = world.pack(&model, "m", &[]);
+    assert_eq!(run.status, Some(1), "{}", run.error);
+    let said = format!("{}: {SECOND} is a link to a file that is not there; ", model.display());
+    assert!(run.text("error").starts_with(&said), "{}", run.error);
+    let run = world.pack(&model, "m", &["--allow-incomplete"]);
+    assert_eq!(
+        (run.status, run.number("faults"), run.number("files")),
+        (Some(0), 1, 4),
+        "{}",
+        run.error
+    );
+    let shown = done(&["inspect", "m", "--store", text(&world.store)]);
+    assert_eq!(shown.json["incomplete"], json!([{"fault": "shard_missing", "path": SECOND}]));
 }
 
 /// Many faults are all counted, and the first of them told.
@@ -432,70 +508,4 @@ fn what_is_left_out_is_counted_and_named() {
     assert!(!world.unpacked("m").join("sub/.git").exists());
     let plain = world.model("plain", &sharded(), &[]);
     assert_eq!(world.pack(&plain, "plain", &[]).number("left_out"), 0);
-}
-
-/// Files that claim to be safetensors and are not, with why.
-fn peculiar() -> Vec<(&'static str, Vec<u8>, &'static str)> {
-    let one = |dtype: &str, offsets: &str| {
-        format!(r#"{{"a":{{"dtype":"{dtype}","shape":[4],"data_offsets":{offsets}}}}}"#)
-    };
-    let good = one("U8", "[0,4]");
-    let metadata = good.replacen('{', r#"{"__metadata__":{"step":100},"#, 1);
-    let null = good.replacen('{', r#"{"__metadata__":{"format":null},"#, 1);
-    vec![
-        // Those of the issue.
-        ("gap", raw(&one("U8", "[4,8]"), &[0; 8]), "invalid offset for tensor `a`"),
-        ("behind", raw(&good, &[0; 9]), "incomplete metadata, file not fully covered"),
-        ("number", raw(&metadata, &[0; 4]), "expected a string"),
-        ("future", raw(&one("F8_E5M3_NEXT", "[0,4]"), &[0; 4]), "unknown variant `F8_E5M3_NEXT`"),
-        // Others.
-        ("null", raw(&null, &[0; 4]), "expected a string"),
-        ("only metadata", raw(r#"{},"__metadata__":{"k":"v"}}"#, &[]), "trailing characters"),
-        ("cut off", raw(&good, &[0; 3]), "incomplete metadata, file not fully covered"),
-        ("page", b"<!DOCTYPE html>no such file".to_vec(), "header too large"),
-        ("empty", Vec::new(), "it is empty"),
-    ]
-}
-
-#[test]
-fn what_is_no_valid_safetensors_is_packed_as_bytes_when_told() {
-    let world = World::new();
-    let whole = Model::of(vec![tensor("kept", 7)]);
-    for (name, data, why) in peculiar() {
-        let folder = name.replace(' ', "-");
-        let path = format!("sub/{folder}.safetensors");
-        let model = world.model(&folder, &whole, &[]);
-        fs::create_dir_all(model.join("sub")).unwrap();
-        fs::write(model.join(&path), &data).unwrap();
-        let run = world.pack(&model, &folder, &[]);
-        assert_eq!(run.status, Some(1), "{name}: {}", run.error);
-        let error = run.text("error");
-        let begin = format!("{}/{path}: not valid safetensors: ", model.display());
-        assert!(error.starts_with(&begin) && error.contains(why), "{name}: {error}");
-        let advice = format!("; repair it, or `tenpak pack --opaque '{path}'` packs it as bytes");
-        assert!(error.ends_with(&advice), "{name}: {error}");
-        for opaque in [path.as_str(), "sub/*", &format!("{folder}.*"), "**/*.safetensors"] {
-            let run = world.pack(&model, &folder, &["--opaque", opaque]);
-            assert_eq!((run.status, run.number("faults")), (Some(0), 0), "{opaque}: {}", run.error);
-            // Other files keep their tensors, unless the pattern is for them too.
-            assert_eq!(run.number("tensors"), u64::from(opaque != "**/*.safetensors"), "{opaque}");
-        }
-        assert_eq!(read_tree(&world.unpacked(&folder)), read_tree(&model), "{name}");
-        reader_agrees(&world.store, &folder, &world.folder.path().join(format!("{folder}-reader")));
-    }
-}
-
-#[test]
-fn a_pattern_for_nothing_is_wrong_use() {
-    let world = World::new();
-    let model = world.model("m", &sharded(), &[]);
-    let run = world.pack(&model, "m", &["--opaque", "*.saftensors"]);
-    let expected = format!("--opaque: no file of {} is \"*.saftensors\"", model.display());
-    assert_eq!((run.status, run.text("error")), (Some(2), expected));
-    let run = world.pack(&model, "m", &["--opaque", "["]);
-    assert_eq!(run.status, Some(2), "{}", run.error);
-    assert!(run.text("error").starts_with("--opaque: \"[\" is no pattern for files: "));
-    // Shards that are taken as bytes are there, and what they hold is not looked at.
-    let run = world.pack(&model, "m", &["--opaque", "model-*"]);
-    assert_eq!((run.status, run.number("tensors")), (Some(0), 0), "{}", run.error);
 }

@@ -23,6 +23,26 @@ impl Drop for Nginx {
     }
 }
 
+/// nginx with these servers; they may cache in `all`.
+pub fn nginx(servers: &str, folder: &Path) -> Child {
+    let root = text(folder);
+    let configuration = format!(
+        "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\n\
+         events {{ worker_connections 256; }}\n\
+         http {{\n  access_log off;\n  client_body_temp_path {root}/body;\n  \
+         proxy_temp_path {root}/proxy;\n  fastcgi_temp_path {root}/f;\n  \
+         uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
+         proxy_cache_path {root}/cache keys_zone=all:1m max_size=1g;\n  {servers}\n}}\n"
+    );
+    let file = folder.join("nginx.conf");
+    std::fs::write(&file, configuration).expect("a file");
+    let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+    Command::new(program)
+        .args(["-p", root, "-c", text(&file), "-e", &format!("{root}/error.log")])
+        .spawn()
+        .expect("nginx, which tests/setup.sh installs")
+}
+
 impl Nginx {
     /// Asks the first of `edges` for all but packs, and the last one for these; told so, it caches what
     /// they let it cache.
@@ -31,29 +51,17 @@ impl Nginx {
             .and_then(|socket| socket.local_addr())
             .expect("a free port")
             .port();
-        let root = text(folder);
         let (first, last) = (edges.first().expect("an edge"), edges.last().expect("an edge"));
         let cache = if caches { "all" } else { "off" };
-        let configuration = format!(
-            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\n\
-             events {{ worker_connections 256; }}\n\
-             http {{\n  access_log off;\n  client_body_temp_path {root}/body;\n  \
-             proxy_temp_path {root}/proxy;\n  fastcgi_temp_path {root}/f;\n  \
-             uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
-             proxy_cache_path {root}/cache keys_zone=all:1m max_size=1g;\n  \
-             server {{\n    listen 127.0.0.1:{port};\n    proxy_http_version 1.1;\n    \
-             proxy_cache {cache};\n    add_header X-Cache $upstream_cache_status;\n    \
-             location / {{ proxy_pass http://{first}; }}\n    \
-             location /packs/ {{ proxy_pass http://{last}; }}\n  }}\n}}\n"
+        let process = nginx(
+            &format!(
+                "server {{\n    listen 127.0.0.1:{port};\n    proxy_http_version 1.1;\n    \
+                 proxy_cache {cache};\n    add_header X-Cache $upstream_cache_status;\n    \
+                 location / {{ proxy_pass http://{first}; }}\n    \
+                 location /packs/ {{ proxy_pass http://{last}; }}\n  }}"
+            ),
+            folder,
         );
-        let file = folder.join("nginx.conf");
-        std::fs::write(&file, configuration).expect("a file");
-        let program =
-            if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-        let process = Command::new(program)
-            .args(["-p", root, "-c", text(&file), "-e", &format!("{root}/error.log")])
-            .spawn()
-            .expect("nginx, which tests/setup.sh installs");
         let address = format!("127.0.0.1:{port}");
         let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(&address).is_err() {

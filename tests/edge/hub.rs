@@ -123,3 +123,17 @@ fn what_is_fetched_ahead_is_not_fetched_again() {
     assert_eq!(count("tenpak_edge_origin_bytes_total"), fetched);
     assert!(count("tenpak_edge_cache_hits_total") > 0);
 }
+
+/// A refusal that has not read the request's body says that the connection ends with it.
+#[test]
+fn a_refused_upload_ends_its_connection() {
+    let served = Served::new("hub-refused");
+    let mut stream = std::net::TcpStream::connect(&served.address).expect("the edge");
+    let head = "POST /api/repos/create HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
+    std::io::Write::write_all(&mut stream, head.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer, and the end");
+    let answer = answer.to_lowercase();
+    assert!(answer.starts_with("http/1.1 403") && answer.contains("tenpak pack"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}

@@ -50,6 +50,9 @@ commits = api.list_repo_commits(repo)
 assert [c.commit_id for c in commits] == [commit] and commits[0].created_at.year >= 2026, commits
 assert [c.commit_id for c in api.list_repo_commits(repo, revision=commit)] == [commit]
 expect(RevisionNotFoundError, lambda: api.list_repo_commits(repo, revision="nowhere"))
+assert list(api.get_repo_discussions(repo)) == []
+expect(RepositoryNotFoundError, lambda: list(api.get_repo_discussions("org/nowhere")))
+assert list(api.list_datasets()) == [] and list(api.list_spaces()) == []
 api.auth_check(repo)
 expect(RepositoryNotFoundError, lambda: api.auth_check("org/nowhere"))
 for write in (

@@ -26,6 +26,7 @@ mod command;
 mod deploy;
 mod files;
 mod flips;
+mod fronts;
 mod hostile;
 mod hub;
 mod kills;

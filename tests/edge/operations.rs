@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::command::Served;
-use super::run::{command, fresh_folder, python_command, text};
+use super::run::{command, fresh_folder, pack, python_command, text};
 use super::serving::{Edge, path};
 use serde_json::Value;
 use tenpak::edge::EdgeOptions;
@@ -419,6 +419,7 @@ fn settings_come_from_flags_then_the_environment_then_the_file() {
         (output.status.code(), listen, String::from_utf8_lossy(&output.stderr).into_owned())
     };
     std::fs::write(&tokens, "anonymous repos=org/*\n").expect("a file");
+    pack(&folder, &tokens, "m", &[]);
     let right = format!(
         "origin = \"{}\"\nlisten = \"127.0.0.1:1\"\ncache-memory = \"64M\"\nprefetch = [\"org/m:v1\"]\n\
          tokens = \"{}\"\nrate = 100.5\nmax-requests = 10\ndrain = 0\nmirror = []\ntrust = []\n",
@@ -431,6 +432,14 @@ fn settings_come_from_flags_then_the_environment_then_the_file() {
     let variable = [("TENPAK_EDGE_LISTEN", "127.0.0.1:2")];
     assert_eq!(check(&right, &[], &variable).1, listen(2));
     assert_eq!(check(&right, &["--listen", "127.0.0.1:3"], &variable).1, listen(3));
+    // It says whether the origins answer; one that does not may do so later, one that is no store is a mistake.
+    let gone = ["--mirror", "http://127.0.0.1:1/s?sig=secret"];
+    let (status, listened, error) = check(&right, &gone, &[]);
+    assert_eq!((status, listened), (Some(0), listen(1)), "{error}");
+    assert!(error.contains("http://127.0.0.1:1/s?...: tenpak.json: cannot connect"), "{error}");
+    let none = folder.join("none");
+    let (status, _, error) = check(&right, &["--mirror", text(&none)], &[]);
+    assert!(status == Some(3) && error.contains("no store at"), "{error}");
     for (wrong, says) in [
         (right.replace("rate =", "rates ="), "rates"),
         (right.replace("64M", "64X"), "64X"),

@@ -41,6 +41,16 @@ for size in (1000, 2, 1):
     assert prefixes == ["m/1_Pooling/"], prefixes
     assert {k["Key"] for k in keys} == {f"m/{n}" for n in files if "/" not in n}
 assert listed(Delimiter="/") == ([], ["m/"])
+# The first version of listings, which some tools ask for unless told.
+for size in (1000, 2, 1):
+    pages = client.get_paginator("list_objects").paginate(Bucket="org", Prefix="m/", PaginationConfig={"PageSize": size})
+    assert [k["Key"] for page in pages for k in page["Contents"]] == sorted(f"m/{n}" for n in files)
+    pages = client.get_paginator("list_objects").paginate(
+        Bucket="org", Prefix="m/", Delimiter="/", PaginationConfig={"PageSize": size})
+    pages = list(pages)
+    assert [p["Prefix"] for page in pages for p in page.get("CommonPrefixes", [])] == ["m/1_Pooling/"]
+    assert len([k for page in pages for k in page.get("Contents", [])]) == len(files) - 1
+assert client.get_bucket_location(Bucket="org")["LocationConstraint"] is None
 assert len(listed(Prefix="m:v1/")[0]) == len(files)
 assert listed(Prefix="nothing/") == ([], [])
 
@@ -81,7 +91,9 @@ refused(404, "NoSuchKey", client.get_object, Key="m/../../secret")
 refused(404, "404", client.head_object, Key="m/nothing")
 refused(404, "NoSuchBucket", client.list_objects_v2, Bucket="other")
 refused(404, "404", client.head_bucket, Bucket="other")
-refused(501, "NotImplemented", client.list_objects)
+refused(501, "NotImplemented", client.get_bucket_acl)
+refused(501, "NotImplemented", client.list_multipart_uploads)
+refused(501, "NotImplemented", client.get_object_tagging, Key="m/config.json")
 refused(416, "InvalidRange", client.get_object, Key="m/model.safetensors", Range=f"bytes={len(weights)}-")
 refused(412, "PreconditionFailed", client.get_object, Key="m/model.safetensors", IfMatch='"x"')
 refused(304, "304", client.get_object, Key="m/model.safetensors", IfNoneMatch=etag)

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
@@ -126,6 +126,7 @@ pub(crate) async fn answer(
     let route = Route::of(request.uri().path(), request.method());
     let (api, version) = (route.api(), request.version());
     let front = edge.front.as_ref().filter(|front| front.takes(request.uri().path()));
+    let has_body = front.is_none() && !request.body().is_end_stream();
     let mut place = None;
     let mut name = String::new();
     let mut answer = match malformed(&request) {
@@ -171,7 +172,10 @@ pub(crate) async fn answer(
             }
         },
     };
-    if edge.draining.load(Ordering::Acquire) && version < Version::HTTP_2 {
+    // A refusal is made without reading the body, and what cannot be read to its end ends the connection: clients are
+    // told, as they would send the next request into it.
+    let unread = has_body && answer.status().is_client_error();
+    if (unread || edge.draining.load(Ordering::Acquire)) && version < Version::HTTP_2 {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     edge.watch.over(answer, asked, api, &name, place)

@@ -28,6 +28,9 @@ const LISTED: u64 = 2 << 20;
 /// A name of an artifact.
 pub(crate) type Name = (ArtifactName, Tag);
 
+/// The origin is not asked more often what a name means.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// What a name was found to mean.
 #[derive(Debug, Clone, Copy)]
 struct Meaning {
@@ -178,6 +181,23 @@ impl Catalog {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What a name means is asked for anew by whoever is next, unless that was done a moment ago or failed: clients that
+    /// list a model decide by it what they have.
+    pub(crate) async fn doubt(&self, name: &ArtifactName, tag: &Tag) {
+        let (key, now) = ((name.clone(), tag.clone()), self.clock.now());
+        let is_old = |meaning: Meaning| {
+            meaning.said == meaning.asked && now.saturating_duration_since(meaning.asked) >= MOMENT
+        };
+        if self.fresh.get(&key).await.is_some_and(is_old) {
+            self.fresh.invalidate(&key).await;
+        }
+    }
+
+    /// How long a name may be said to mean what it meant.
+    pub(crate) fn freshness(&self) -> Duration {
+        self.validity.fresh
     }
 
     async fn ask(

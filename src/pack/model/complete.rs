@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::error::ModelError;
 use super::fault::{Fault, FaultKind};
@@ -36,8 +37,10 @@ const OBJECTS: [&str; 18] = [
     "vocab.json",
 ];
 
-/// JSON up to this size is parsed; of what is longer, the ends are looked at.
+/// JSON up to this size, or this part of the whole model, is parsed: packing takes much longer. Of what is longer,
+/// the ends are looked at.
 const PARSED: u64 = 128 << 10;
+const PARSED_PART: u64 = 256;
 /// The longest index: 250,000 tensors take 40 MiB.
 const MAX_INDEX: u64 = 256 << 20;
 /// How much of the end of a long file is looked at.
@@ -49,12 +52,15 @@ const UNFINISHED: [&str; 4] = [".aria2", ".crdownload", ".incomplete", ".part"];
 /// Missing files of one set that are named.
 const NAMED: usize = 16;
 
-/// What keeps the files from being a model that can be loaded, in the order of paths.
-pub(crate) fn faults(files: &[SourceFile]) -> Result<Vec<Fault>, ModelError> {
+/// What keeps the files, and links to what is not there, from being a model that can be loaded, in the order of paths.
+pub(crate) fn faults(files: &[SourceFile], dangling: &[String]) -> Result<Vec<Fault>, ModelError> {
     let by_path: HashMap<&str, &SourceFile> =
         files.iter().map(|file| (file.path.as_str(), file)).collect();
-    let mut found = Vec::new();
+    let dangling = dangling.iter().cloned();
+    let mut found: Vec<_> =
+        dangling.map(|path| Fault { path, kind: FaultKind::Dangling }).collect();
     let mut indexed = HashSet::new();
+    let parsed = PARSED.max(files.iter().map(|file| file.size).sum::<u64>() / PARSED_PART);
     for file in files.iter().filter(|file| !file.opaque) {
         let mut add = |kind| found.push(Fault { path: file.path.clone(), kind });
         if let Some(fault) = &file.fault {
@@ -66,7 +72,14 @@ pub(crate) fn faults(files: &[SourceFile]) -> Result<Vec<Fault>, ModelError> {
         }
         let (folder, name) = split(&file.path);
         if OBJECTS.contains(&name) {
-            found.extend(no_object(file)?);
+            let fault = no_object(file, parsed)?;
+            let is_object = fault.is_none();
+            found.extend(fault);
+            match name {
+                "adapter_config.json" if is_object => found.extend(adapter(folder, &by_path)),
+                "model_index.json" if is_object => parts(file, folder, &by_path, &mut found)?,
+                _ => {}
+            }
         } else if let Some(weights) = index_of(name) {
             indexed.insert((folder, weights));
             Index { file, folder, weights, by_path: &by_path }.check(&mut found)?;
@@ -74,6 +87,8 @@ pub(crate) fn faults(files: &[SourceFile]) -> Result<Vec<Fault>, ModelError> {
     }
     sets(&by_path, &indexed, &mut found);
     found.sort_by(|a, b| (&a.path, a.kind.word()).cmp(&(&b.path, b.kind.word())));
+    // That it is a link, which comes first, says more than who asks for it.
+    found.dedup_by(|next, first| next.path == first.path && first.kind == FaultKind::Dangling);
     Ok(found)
 }
 
@@ -145,8 +160,8 @@ fn object<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, String> {
 }
 
 /// Why the file holds no JSON object, if so.
-fn no_object(file: &SourceFile) -> Result<Option<Fault>, ModelError> {
-    let why = match read(file, PARSED)? {
+fn no_object(file: &SourceFile, parsed: u64) -> Result<Option<Fault>, ModelError> {
+    let why = match read(file, parsed)? {
         Some(bytes) => object::<IgnoredObject>(&bytes).err(),
         None => {
             let (mut first, mut last) = ([0; END as usize], [0; END as usize]);
@@ -163,6 +178,38 @@ fn no_object(file: &SourceFile) -> Result<Option<Fault>, ModelError> {
     };
     let fault = |why| Fault { path: file.path.clone(), kind: FaultKind::NoJson(why) };
     Ok(why.map(fault))
+}
+
+/// What an adapter's configuration asks for: weights beside it, of whatever name.
+fn adapter(folder: &str, by_path: &HashMap<&str, &SourceFile>) -> Option<Fault> {
+    let is_weights = |path: &&str| {
+        let (of, name) = split(path);
+        of == folder && name.rsplit_once('.').is_some_and(|(_, end)| WEIGHTS.contains(&end))
+    };
+    let path = format!("{folder}adapter_model.safetensors");
+    let kind = FaultKind::ShardMissing { by: format!("{folder}adapter_config.json") };
+    (!by_path.keys().any(is_weights)).then_some(Fault { path, kind })
+}
+
+/// Looks for folders that a pipeline's index names, each with a library and a class, and that have no file.
+fn parts(
+    file: &SourceFile,
+    folder: &str,
+    by_path: &HashMap<&str, &SourceFile>,
+    found: &mut Vec<Fault>,
+) -> Result<(), ModelError> {
+    let Some(bytes) = read(file, PARSED)? else { return Ok(()) };
+    let Ok(index) = object::<BTreeMap<String, Value>>(&bytes) else { return Ok(()) };
+    for (name, part) in index {
+        let is_part = !name.starts_with('_')
+            && part.as_array().is_some_and(|of| of.len() == 2 && of.iter().all(Value::is_string));
+        let path = format!("{folder}{name}/");
+        if is_part && !by_path.keys().any(|file| file.starts_with(&path)) {
+            let kind = FaultKind::ShardMissing { by: file.path.clone() };
+            found.push(Fault { path, kind });
+        }
+    }
+    Ok(())
 }
 
 /// Any object, of which nothing is kept.
@@ -219,6 +266,17 @@ impl Index<'_> {
                 return Ok(());
             }
         };
+        if map.is_empty() {
+            // Loaders would leave all weights as they are made.
+            let is_shard = |path: &&str| {
+                let (of, name) = split(path);
+                of == self.folder && name.ends_with(&format!(".{}", self.weights))
+            };
+            if self.by_path.keys().any(is_shard) {
+                found.push(self.fault(FaultKind::NoJson("weight_map names no tensor".to_owned())));
+            }
+            return Ok(());
+        }
         let shards: BTreeSet<&String> = map.values().collect();
         if self.is_left_behind(&shards) {
             return Ok(());

@@ -1,5 +1,6 @@
 //! Why a folder or a file cannot be packed.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,9 +24,9 @@ pub enum ModelError {
     /// Neither file nor folder, or a link that leads back to a folder above it.
     #[error("{}: {why}", path.display())]
     Special { path: PathBuf, why: &'static str },
-    /// A file that claims to be safetensors and is not.
-    #[error("{}: not valid safetensors: {why}", location.display())]
-    Safetensors { location: PathBuf, path: String, why: String },
+    /// Files that claim to be safetensors and are not.
+    #[error("{}", listed(.0))]
+    Safetensors(Vec<Malformed>),
     /// Files that no loader would take for a whole model.
     #[error("{}: {}", path.display(), listed(faults))]
     Incomplete { path: PathBuf, faults: Vec<Fault> },
@@ -40,12 +41,29 @@ pub enum ModelError {
     Changed { path: PathBuf },
 }
 
+/// A file that claims to be safetensors and is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// Where it lies.
+    pub location: PathBuf,
+    /// Its path in the artifact.
+    pub path: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: not valid safetensors: {}", self.location.display(), self.why)
+    }
+}
+
 /// Faults that are told one by one.
 const TOLD: usize = 8;
 
 /// The first faults, and how many there are besides.
-fn listed(faults: &[Fault]) -> String {
-    let first: Vec<_> = faults.iter().take(TOLD).map(Fault::to_string).collect();
+fn listed(faults: &[impl fmt::Display]) -> String {
+    let first: Vec<_> = faults.iter().take(TOLD).map(ToString::to_string).collect();
     let more = faults.len().saturating_sub(TOLD);
     let more = if more > 0 { format!("; and {more} more faults") } else { String::new() };
     first.join("; ") + &more

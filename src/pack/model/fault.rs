@@ -18,6 +18,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// The file is not there, though an index, or the number in the name of another file, says so.
     ShardMissing { by: String },
+    /// The file is a link to what is not there.
+    Dangling,
     /// The index names a tensor that is in none of its shards.
     TensorMissing { tensor: String, more: usize, shard: String },
     /// The index names another shard than the one that holds the tensor.
@@ -38,7 +40,7 @@ impl FaultKind {
     /// The word for it in a manifest (section 6.1).
     pub fn word(&self) -> &'static str {
         match self {
-            Self::ShardMissing { .. } => "shard_missing",
+            Self::ShardMissing { .. } | Self::Dangling => "shard_missing",
             Self::TensorMissing { .. } => "tensor_missing",
             Self::TensorElsewhere { .. } => "tensor_elsewhere",
             Self::TensorTwice { .. } => "tensor_twice",
@@ -63,6 +65,7 @@ impl fmt::Display for Fault {
         let path = &self.path;
         match &self.kind {
             FaultKind::ShardMissing { by } => write!(f, "{path} is missing, which {by} asks for"),
+            FaultKind::Dangling => write!(f, "{path} is a link to a file that is not there"),
             FaultKind::TensorMissing { tensor, more, shard } => {
                 let tensors = tensors(tensor, *more);
                 write!(f, "{path}: {tensors} not in {shard}, nor in another shard")

@@ -69,8 +69,12 @@ impl SourceFile {
                 gguf::Understood::Broken(why) => (bytes(), Some(FaultKind::CutShort(why))),
             }
         } else {
-            let cut = cut_archive(&path, &file, size).map_err(ModelError::io(&location))?;
-            (bytes(), cut.map(FaultKind::CutShort))
+            let io = |error| ModelError::io(&location)(error);
+            let why = match cut_archive(&path, &file, size).map_err(io)? {
+                None => answer(&path, &file, size).map_err(io)?,
+                cut => cut,
+            };
+            (bytes(), why.map(FaultKind::CutShort))
         };
         let executable = is_executable(&metadata);
         let modified = metadata.modified().ok();
@@ -96,10 +100,11 @@ impl SourceFile {
 }
 
 /// What pointers of other tools begin with.
-const POINTERS: [(&[u8], &str); 3] = [
+const POINTERS: [(&[u8], &str); 4] = [
     (b"version https://git-lfs.github.com/spec/", "Git LFS"),
     (b"version https://hawser.github.com/spec/", "Git LFS"),
     (b"/annex/objects/", "git-annex"),
+    (b"# xet version ", "git-xet"),
 ];
 /// No pointer is longer.
 const MAX_POINTER: u64 = 1024;
@@ -135,6 +140,39 @@ fn cut_archive(path: &str, file: &File, size: u64) -> io::Result<Option<&'static
     file.read_exact_at(&mut end, size - tail)?;
     let whole = end.windows(4).any(|record| record == b"PK\x05\x06");
     Ok((!whole).then_some("it ends before the directory of its archive"))
+}
+
+/// What files end with that never hold a page of the web.
+const BINARY: [&str; 10] =
+    [".bin", ".ckpt", ".h5", ".model", ".msgpack", ".npz", ".onnx", ".pt", ".pth", ".tiktoken"];
+/// What the Hub answers in the place of a file, and downloaders keep under its name.
+const ANSWERS: [&[u8]; 5] = [
+    b"Entry not found",
+    b"Invalid credentials in Authorization header",
+    b"Invalid username or password.",
+    b"Repository not found",
+    b"Revision not found",
+];
+
+/// Whether an answer of a server, or nothing, stands in the place of the file.
+fn answer(path: &str, file: &File, size: u64) -> io::Result<Option<&'static str>> {
+    if size == 0 && path.rsplit('/').next() == Some("tokenizer.model") {
+        return Ok(Some("it is empty"));
+    }
+    let is_binary = BINARY.iter().any(|end| path.ends_with(end));
+    if !is_binary && size > 64 {
+        return Ok(None);
+    }
+    let mut begin = [0; 64];
+    let len = file.read_at(&mut begin, 0)?;
+    let begin = begin.get(..len).unwrap_or_default().trim_ascii();
+    if size <= 64 && ANSWERS.contains(&begin) {
+        return Ok(Some("it holds the answer of a server that did not give the file"));
+    }
+    let is_page = ["<!doctype html", "<html", "<?xml"].iter().any(|tag| {
+        begin.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag.as_bytes()))
+    });
+    Ok((is_binary && is_page).then_some("it is a page of the web"))
 }
 
 /// Whether the owner may execute the file.

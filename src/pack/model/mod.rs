@@ -11,7 +11,7 @@ mod safetensors;
 mod tree;
 
 pub(crate) use complete::faults;
-pub use error::ModelError;
+pub use error::{Malformed, ModelError};
 pub use fault::{Fault, FaultKind};
 pub use file::SourceFile;
 pub use opaque::Opaque;

@@ -4,7 +4,7 @@ use super::error::ModelError;
 use crate::format::glob::Glob;
 
 /// Patterns for the files that are packed as bytes. One without a slash is for names in any folder, one
-/// with a slash for whole paths.
+/// with a slash for whole paths. A name or path stands for itself, whatever it has of a pattern.
 #[derive(Debug, Clone, Default)]
 pub struct Opaque(Vec<(String, Glob)>);
 
@@ -39,10 +39,11 @@ impl Opaque {
 }
 
 fn matches((pattern, glob): &(String, Glob), path: &str) -> bool {
-    match pattern.contains('/') {
-        true => glob.matches(path),
-        false => glob.matches(path.rsplit('/').next().unwrap_or(path)),
-    }
+    let path = match pattern.contains('/') {
+        true => path,
+        false => path.rsplit('/').next().unwrap_or(path),
+    };
+    pattern == path || glob.matches(path)
 }
 
 #[cfg(test)]
@@ -55,6 +56,7 @@ mod tests {
             |pattern: &str, path: &str| Opaque::new(&[pattern.to_owned()]).unwrap().holds(path);
         assert!(held("*.safetensors", "a/b/x.safetensors") && held("x.bin", "x.bin"));
         assert!(held("a/*.bin", "a/x.bin") && held("**/x.bin", "a/b/x.bin"));
+        assert!(held("a [1]/x.bin", "a [1]/x.bin") && held("[x].bin", "a/[x].bin"));
         assert!(!held("a/*.bin", "a/b/x.bin") && !held("*.bin", "x.bin.txt"));
         assert!(matches!(Opaque::new(&["[".to_owned()]), Err(ModelError::Pattern { .. })));
         let two = Opaque::new(&["a*".to_owned(), "b*".to_owned()]).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
-use super::error::ModelError;
+use super::error::{Malformed, ModelError};
 use super::part::{Part, PartKind};
 use crate::format::dtype::{Dtype, Shape};
 use crate::format::limits::MAX_NAME;
@@ -19,7 +19,7 @@ pub(super) fn parts(
 ) -> Result<Vec<Part>, ModelError> {
     let wrong = |why: String| {
         let (location, path) = (location.to_owned(), path.to_owned());
-        ModelError::Safetensors { location, path, why }
+        ModelError::Safetensors(vec![Malformed { location, path, why }])
     };
     if size == 0 {
         return Err(wrong("it is empty".to_owned()));
@@ -122,11 +122,11 @@ mod tests {
             ("{".to_owned(), 0),
         ] {
             let error = open(&header, data).unwrap_err();
-            assert!(matches!(error, ModelError::Safetensors { .. }), "{header}: {error}");
+            assert!(matches!(error, ModelError::Safetensors(_)), "{header}: {error}");
         }
         let huge = [&(1_u64 << 60).to_le_bytes()[..], b"{}"].concat();
         for bytes in [&b""[..], b"\0\0", &huge] {
-            assert!(matches!(open_bytes(bytes), Err(ModelError::Safetensors { .. })));
+            assert!(matches!(open_bytes(bytes), Err(ModelError::Safetensors(_))));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! cannot hold.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::complete;
@@ -21,6 +22,8 @@ pub struct Walked {
     pub files: Vec<SourceFile>,
     /// What is not part of the model, sorted; folders end in `/`.
     pub left_out: Vec<String>,
+    /// The paths of links to what is not there, sorted.
+    pub dangling: Vec<String>,
 }
 
 /// The files at `path`, a folder or a single file; those that `opaque` holds are taken as bytes.
@@ -42,18 +45,27 @@ pub fn walk(path: &Path, opaque: &Opaque) -> Result<Walked, ModelError> {
         let why = "neither a file nor a folder";
         return Err(ModelError::Special { path: path.to_owned(), why });
     }
-    let Found { mut files, mut left_out } = found;
+    let Found { mut files, mut left_out, mut dangling } = found;
     files.sort();
     left_out.sort();
+    dangling.sort();
     if let Some(pattern) = opaque.unused(files.iter().map(|(path, _)| path.as_str())) {
         return Err(ModelError::NoneOpaque { path: path.to_owned(), pattern: pattern.clone() });
     }
-    let open = |(path, location): (String, PathBuf)| {
+    let (mut opened, mut malformed) = (Vec::with_capacity(files.len()), Vec::new());
+    for (path, location) in files {
         let opaque = opaque.holds(&path);
-        SourceFile::open_as(path, location, opaque)
-    };
-    let files = files.into_iter().map(open).collect::<Result<_, _>>()?;
-    Ok(Walked { files, left_out })
+        match SourceFile::open_as(path, location, opaque) {
+            Ok(file) => opened.push(file),
+            // All of them are told at once.
+            Err(ModelError::Safetensors(more)) => malformed.extend(more),
+            Err(error) => return Err(error),
+        }
+    }
+    match malformed.is_empty() {
+        true => Ok(Walked { files: opened, left_out, dangling }),
+        false => Err(ModelError::Safetensors(malformed)),
+    }
 }
 
 /// Where files lie, by their paths in the artifact, and what is left out.
@@ -61,6 +73,7 @@ pub fn walk(path: &Path, opaque: &Opaque) -> Result<Walked, ModelError> {
 struct Found {
     files: Vec<(String, PathBuf)>,
     left_out: Vec<String>,
+    dangling: Vec<String>,
 }
 
 impl Found {
@@ -94,11 +107,18 @@ impl Found {
             return Err(ModelError::Special { path: path.to_owned(), why });
         }
         above.push(real);
-        let before = self.files.len() + self.left_out.len();
+        let count = |found: &Self| found.files.len() + found.left_out.len() + found.dangling.len();
+        let before = count(self);
         for entry in fs::read_dir(path).map_err(ModelError::io(path))? {
             let entry = entry.map_err(ModelError::io(path))?;
             let (name, location) = (entry.file_name(), entry.path());
-            let metadata = fs::metadata(&location).map_err(ModelError::io(&location))?;
+            let metadata = match fs::metadata(&location) {
+                Err(error) if error.kind() == ErrorKind::NotFound && location.is_symlink() => {
+                    self.dangling.push(artifact_path(prefix, &name, &location)?);
+                    continue;
+                }
+                metadata => metadata.map_err(ModelError::io(&location))?,
+            };
             let slash = if metadata.is_dir() { "/" } else { "" };
             if let Some(ignored) = IGNORED.iter().find(|ignored| name == **ignored) {
                 self.left_out.push(format!("{prefix}{ignored}{slash}"));
@@ -112,7 +132,7 @@ impl Found {
                 return Err(ModelError::Special { path: location, why });
             }
         }
-        if self.files.len() + self.left_out.len() == before && !prefix.is_empty() {
+        if count(self) == before && !prefix.is_empty() {
             self.left_out.push(prefix.to_owned());
         }
         above.pop();
@@ -184,7 +204,8 @@ mod tests {
         assert!(matches!(walk_all(root), Err(ModelError::Special { .. })));
         fs::remove_file(root.join("loop")).unwrap();
         symlink("nowhere", root.join("dangling")).unwrap();
-        assert!(matches!(walk_all(root), Err(ModelError::NotFound { .. })));
+        let walked = walk_all(root).unwrap();
+        assert!(walked.dangling == ["dangling"] && walked.files.is_empty());
         fs::remove_file(root.join("dangling")).unwrap();
         fs::write(root.join("a\\b"), "").unwrap();
         assert!(matches!(walk_all(root), Err(ModelError::Name { .. })));

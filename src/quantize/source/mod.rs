@@ -75,12 +75,12 @@ impl ModelSource {
     /// # Errors
     /// If a file cannot be read, claims to be safetensors and is not, or the files are no whole model.
     pub fn folder(path: &Path) -> Result<Self, SourceError> {
-        let files = model::walk(path, &Opaque::default())?.files;
-        let faults = model::faults(&files)?;
+        let walked = model::walk(path, &Opaque::default())?;
+        let faults = model::faults(&walked.files, &walked.dangling)?;
         if !faults.is_empty() {
             return Err(ModelError::Incomplete { path: path.to_owned(), faults }.into());
         }
-        let sources: Vec<_> = files.into_iter().map(Arc::new).collect();
+        let sources: Vec<_> = walked.files.into_iter().map(Arc::new).collect();
         let file = |source: &Arc<SourceFile>| File {
             path: source.path.clone(),
             size: source.size,

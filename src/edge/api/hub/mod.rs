@@ -60,6 +60,7 @@ pub(crate) async fn answer(
         What::Info => Some(schema::info(&ask.repo, &whole, flag("blobs"))),
         What::Tree(below) => schema::tree(&whole, below, flag("recursive")),
         What::Refs => Some(schema::refs(whole.id)),
+        What::Discussions => Some(json!({"discussions": [], "count": 0, "start": 0})),
         What::Commits => Some(schema::commits(whole.id, published)),
         What::AuthCheck => Some(json!({})),
         What::PathsInfo => {
@@ -96,6 +97,7 @@ pub(crate) async fn answer_wide(
             Ok(answer) => answer,
             Err(error) => store_refusal(&error),
         },
+        Wide::Others => told(StatusCode::OK, &json!([])),
         Wide::WhoAmI if who.is_anybody() => {
             said(StatusCode::UNAUTHORIZED, "no token was sent, so that nobody is known")
         }
@@ -223,7 +225,7 @@ fn file(
     else {
         return refuse(Refusal::Entry, "no such file in this revision", Some(&commit));
     };
-    let facts = schema::facts(file, caching);
+    let facts = schema::facts(whole, file, caching);
     let mut answer = match object::plan(&facts, method, headers) {
         Ok(plan) => {
             let (whole, files) = (whole.clone(), edge.files.clone());

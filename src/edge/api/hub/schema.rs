@@ -44,6 +44,8 @@ pub(crate) enum What {
     Refs,
     /// Its commits up to the revision.
     Commits,
+    /// What is talked about it.
+    Discussions,
     /// Whether the client may read it.
     AuthCheck,
     /// A file.
@@ -55,6 +57,8 @@ pub(crate) enum What {
 pub(crate) enum Wide {
     /// The repositories.
     Models,
+    /// Repositories of a kind that is not served.
+    Others,
     /// Whose token the client shows.
     WhoAmI,
     /// To change something, which nobody may here.
@@ -66,6 +70,7 @@ impl Wide {
     pub(crate) fn parse(path: &str, writes: bool) -> Option<Self> {
         match path {
             "/api/models" => Some(Self::Models),
+            "/api/datasets" | "/api/spaces" if !writes => Some(Self::Others),
             "/api/whoami-v2" => Some(Self::WhoAmI),
             _ if !writes || path.contains("/paths-info/") => None,
             _ if path.starts_with("/api/") || path.contains(".git/info/lfs/") => Some(Self::Write),
@@ -218,6 +223,8 @@ impl Ask {
                     (repo, Some(revision), What::Commits)
                 } else if let Some(repo) = rest.strip_suffix("/refs") {
                     (repo, None, What::Refs)
+                } else if let Some(repo) = rest.strip_suffix("/discussions") {
+                    (repo, None, What::Discussions)
                 } else if let Some(repo) = rest.strip_suffix("/auth-check") {
                     (repo, None, What::AuthCheck)
                 } else {
@@ -254,9 +261,21 @@ pub(crate) fn form_paths(body: &str) -> Vec<String> {
         .collect()
 }
 
+/// The identifier of an LFS file: its SHA-256. One that was packed without has one of its own in each artifact, so that
+/// nobody takes the file of another version for it.
+fn lfs_oid(whole: &ArtifactGraph, file: &FileEntry) -> String {
+    match file.sha256 == [0; 32] {
+        false => to_hex(&file.sha256),
+        true => {
+            let path = [&whole.id.as_bytes()[..], file.path.as_bytes()].concat();
+            to_hex(blake3::hash(&path).as_bytes())
+        }
+    }
+}
+
 /// The text that git keeps in place of an LFS file.
-fn pointer(file: &FileEntry) -> String {
-    let oid = to_hex(&file.sha256);
+fn pointer(whole: &ArtifactGraph, file: &FileEntry) -> String {
+    let oid = lfs_oid(whole, file);
     format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {}\n", file.size)
 }
 
@@ -268,16 +287,16 @@ fn git_blob(content: &[u8]) -> String {
 }
 
 /// What `hf cache verify` compares a file with: SHA-256 of LFS files, git-blob SHA-1 of others.
-pub(crate) fn etag(file: &FileEntry) -> String {
+pub(crate) fn etag(whole: &ArtifactGraph, file: &FileEntry) -> String {
     match &file.git_sha1 {
         Some(sha1) => to_hex(sha1),
-        None => to_hex(&file.sha256),
+        None => lfs_oid(whole, file),
     }
 }
 
 /// What is known of a file before it is read. Its tag is what Hub clients check it with.
-pub(crate) fn facts(file: &FileEntry, caching: HeaderValue) -> Facts {
-    let tag = HeaderValue::try_from(format!("\"{}\"", etag(file))).ok();
+pub(crate) fn facts(whole: &ArtifactGraph, file: &FileEntry, caching: HeaderValue) -> Facts {
+    let tag = HeaderValue::try_from(format!("\"{}\"", etag(whole, file))).ok();
     Facts { size: file.size, tag, modified: None, caching }
 }
 
@@ -287,25 +306,25 @@ pub(crate) fn is_lfs(file: &FileEntry) -> bool {
 }
 
 /// An entry of a tree.
-fn entry(file: &FileEntry) -> Value {
+fn entry(whole: &ArtifactGraph, file: &FileEntry) -> Value {
     let mut entry = json!({"type": "file", "path": file.path, "size": file.size});
-    let pointer = is_lfs(file).then(|| pointer(file));
+    let pointer = is_lfs(file).then(|| pointer(whole, file));
     entry["oid"] = match &pointer {
         Some(pointer) => git_blob(pointer.as_bytes()).into(),
-        None => etag(file).into(),
+        None => etag(whole, file).into(),
     };
     if let Some(pointer) = pointer {
-        let oid = to_hex(&file.sha256);
+        let oid = lfs_oid(whole, file);
         entry["lfs"] = json!({"oid": oid, "size": file.size, "pointerSize": pointer.len()});
     }
     entry
 }
 
 /// A folder as an entry of a tree. Its identifier only has to differ where what it holds does.
-fn folder(path: &str, files: &[&FileEntry]) -> Value {
+fn folder(whole: &ArtifactGraph, path: &str, files: &[&FileEntry]) -> Value {
     let mut hasher = sha1::Sha1::new();
     for file in files {
-        hasher.update(format!("{} {}\n", etag(file), file.path));
+        hasher.update(format!("{} {}\n", etag(whole, file), file.path));
     }
     json!({"type": "directory", "path": path, "size": 0, "oid": to_hex(&hasher.finalize())})
 }
@@ -315,7 +334,7 @@ pub(crate) fn info(repo: &str, whole: &ArtifactGraph, blobs: bool) -> Value {
     let sibling = |file: &FileEntry| {
         let mut sibling = json!({"rfilename": file.path});
         if blobs {
-            let entry = entry(file);
+            let entry = entry(whole, file);
             sibling["size"] = file.size.into();
             sibling["blobId"] = entry["oid"].clone();
             if is_lfs(file) {
@@ -354,7 +373,7 @@ pub(crate) fn tree(whole: &ArtifactGraph, below: &str, recursive: bool) -> Optio
                 let of = format!("{path}/");
                 let own: Vec<&FileEntry> =
                     inside.iter().copied().filter(|file| file.path.starts_with(&of)).collect();
-                entries.push(folder(&path, &own));
+                entries.push(folder(whole, &path, &own));
                 last = path;
             }
             if !recursive {
@@ -362,7 +381,7 @@ pub(crate) fn tree(whole: &ArtifactGraph, below: &str, recursive: bool) -> Optio
             }
         }
         if recursive || !rest.contains('/') {
-            entries.push(entry(file));
+            entries.push(entry(whole, file));
         }
     }
     Some(entries.into())
@@ -374,14 +393,14 @@ pub(crate) fn paths_info(whole: &ArtifactGraph, paths: &[String]) -> Value {
     for path in paths {
         let path = path.trim_matches('/');
         if let Some((file, _)) = whole.files.iter().find(|(file, _)| file.path == path) {
-            entries.push(entry(file));
+            entries.push(entry(whole, file));
             continue;
         }
         let prefix = format!("{path}/");
         let files = whole.files.iter().map(|(file, _)| file);
         let own: Vec<&FileEntry> = files.filter(|file| file.path.starts_with(&prefix)).collect();
         if !own.is_empty() {
-            entries.push(folder(path, &own));
+            entries.push(folder(whole, path, &own));
         }
     }
     entries.into()

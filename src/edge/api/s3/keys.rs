@@ -16,6 +16,39 @@ pub(crate) const PREFIX: &str = "/s3";
 const LONE: &str = "_";
 /// Keys of one listing.
 const MAX_KEYS: usize = 1000;
+/// What S3 says of buckets and objects beside what they hold.
+const SUBRESOURCES: [&str; 30] = [
+    "accelerate",
+    "acl",
+    "analytics",
+    "attributes",
+    "cors",
+    "encryption",
+    "intelligent-tiering",
+    "inventory",
+    "legal-hold",
+    "lifecycle",
+    "location",
+    "logging",
+    "metrics",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "policy",
+    "policyStatus",
+    "publicAccessBlock",
+    "replication",
+    "requestPayment",
+    "retention",
+    "session",
+    "tagging",
+    "torrent",
+    "uploadId",
+    "uploads",
+    "versioning",
+    "versions",
+    "website",
+];
 
 /// What a path below [`PREFIX`] names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,15 +135,25 @@ pub(crate) struct Entry {
     pub(crate) modified: SystemTime,
 }
 
-/// What `ListObjectsV2` asks for.
+/// What of a bucket or an object a query asks for, if not for itself: `?acl`, `?location`...
+pub(crate) fn subresource(query: &str) -> Option<String> {
+    let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    names.find(|name| SUBRESOURCES.contains(&&**name)).map(|name| name.into_owned())
+}
+
+/// What a listing asks for, of either version: the first one goes on behind a key, the second by a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Query {
+    pub(crate) is_v2: bool,
     pub(crate) prefix: String,
     pub(crate) delimiter: Option<String>,
     /// Keys and common prefixes up to here were listed.
     after: String,
     pub(crate) token: Option<String>,
+    /// Of the second version.
     pub(crate) start_after: Option<String>,
+    /// Of the first version.
+    pub(crate) marker: Option<String>,
     pub(crate) max: usize,
     pub(crate) is_url: bool,
 }
@@ -121,6 +164,9 @@ impl Query {
         let mut asked = Self { max: MAX_KEYS, ..Self::default() };
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match &*name {
+                "list-type" if value == "2" => asked.is_v2 = true,
+                "list-type" => return Err("list-type"),
+                "marker" => asked.marker = Some(value.into_owned()),
                 "prefix" => asked.prefix = value.into_owned(),
                 "delimiter" if !value.is_empty() => asked.delimiter = Some(value.into_owned()),
                 "max-keys" => {
@@ -137,7 +183,9 @@ impl Query {
                 _ => {}
             }
         }
-        if asked.token.is_none() {
+        if !asked.is_v2 {
+            asked.after = asked.marker.clone().unwrap_or_default();
+        } else if asked.token.is_none() {
             asked.after = asked.start_after.clone().unwrap_or_default();
         }
         Ok(asked)
@@ -272,7 +320,7 @@ mod tests {
         let mut all = Vec::new();
         let mut token = String::new();
         loop {
-            let mut page = Page::new(Query::parse(&format!("{query}{token}")).unwrap());
+            let mut page = Page::new(Query::parse(&format!("list-type=2&{query}{token}")).unwrap());
             for key in keys {
                 let entry = Entry {
                     key: (*key).to_owned(),
@@ -311,7 +359,13 @@ mod tests {
         assert_eq!(pages(&keys, "start-after=m/c"), [(of(&["m/c/1", "m/d", "n/a"]), of(&[]))]);
         assert_eq!(pages(&keys, "max-keys=0"), [(of(&[]), of(&[]))]);
         assert_eq!(pages(&keys, "max-keys=1&prefix=m/b").len(), 2);
-        for bad in ["max-keys=x", "max-keys=-1", "continuation-token=zz", "encoding-type=x"] {
+        let page = Page::new(Query::parse("marker=m/c&start-after=z").unwrap());
+        assert_eq!((page.query.after.as_str(), page.query.is_v2), ("m/c", false));
+        assert_eq!(subresource("prefix=acl&location"), Some("location".to_owned()));
+        assert_eq!(subresource("prefix=acl&list-type=2"), None);
+        for bad in
+            ["list-type=3", "max-keys=x", "max-keys=-1", "continuation-token=zz", "encoding-type=x"]
+        {
             assert!(Query::parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,17 +1,18 @@
-//! The read API of S3 over the files of artifacts: GET, HEAD and ListObjectsV2, for clients that speak
+//! The read API of S3 over the files of artifacts: GET, HEAD and listings of both versions, for clients that speak
 //! nothing else. Signatures of requests are not looked at.
 
 pub(crate) mod keys;
 pub(crate) mod xml;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LAST_MODIFIED};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, IF_MODIFIED_SINCE, LAST_MODIFIED};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use crate::edge::api::hub::schema;
 use crate::edge::api::s3::keys::{Below, Entry, Key, Page, Query, Target};
@@ -110,11 +111,10 @@ async fn bucket(
     if *request.method() == Method::HEAD {
         return Ok(xml(StatusCode::OK, String::new()));
     }
-    let is_v2 = url::form_urlencoded::parse(query.as_bytes())
-        .any(|(name, value)| name == "list-type" && value == "2");
-    if !is_v2 {
-        let message = "of a bucket only ListObjectsV2 is answered (list-type=2)";
-        return Err(refused(StatusCode::NOT_IMPLEMENTED, "NotImplemented", message));
+    match keys::subresource(query).as_deref() {
+        None => {}
+        Some("location") => return Ok(xml(StatusCode::OK, xml::location())),
+        Some(other) => return Err(unanswered(other)),
     }
     let query = Query::parse(query).map_err(|name| {
         let message = format!("the parameter {name} makes no sense");
@@ -122,6 +122,11 @@ async fn bucket(
     })?;
     let page = list(edge, bucket, query, who, &names).await?;
     Ok(xml(StatusCode::OK, xml::listing(&page, bucket)))
+}
+
+fn unanswered(what: &str) -> Refused {
+    let message = format!("{what} is not answered here: what is served can be listed and read");
+    refused(StatusCode::NOT_IMPLEMENTED, "NotImplemented", &message)
 }
 
 /// The keys of a bucket. A tag or a commit is listed where the prefix names it.
@@ -132,7 +137,13 @@ async fn list(
     who: &Who,
     names: &[Name],
 ) -> Result<Page, Refused> {
-    let named = Key::parse(bucket, &query.prefix).filter(|key| key.revision != Revision::default());
+    let named = Key::parse(bucket, &query.prefix);
+    if let Some(Key { name, revision: Revision::Tag(tag), .. }) = &named
+        && who.may_read(name)
+    {
+        edge.catalog.doubt(name, tag).await;
+    }
+    let named = named.filter(|key| key.revision != Revision::default());
     let mut page = Page::new(query.clone());
     if let Some(key) = named {
         let root = query.prefix.split('/').next().unwrap_or_default();
@@ -171,7 +182,7 @@ async fn list(
 fn push(page: &mut Page, root: &str, whole: &ArtifactGraph, modified: SystemTime) {
     for (file, _) in &whole.files {
         let key = format!("{root}/{}", file.path);
-        if !page.push(Entry { key, size: file.size, etag: schema::etag(file), modified }) {
+        if !page.push(Entry { key, size: file.size, etag: schema::etag(whole, file), modified }) {
             return;
         }
     }
@@ -207,6 +218,9 @@ async fn object(
 ) -> Result<Answer, Refused> {
     let missing = || refused(StatusCode::NOT_FOUND, "NoSuchKey", "no such artifact, tag or file");
     let key = Key::parse(bucket, key).ok_or_else(missing)?;
+    if let Some(what) = keys::subresource(request.uri().query().unwrap_or_default()) {
+        return Err(unanswered(&what));
+    }
     let caching = match &key.revision {
         Revision::Tag(_) => NO_CACHE,
         Revision::Commit(_) => IMMUTABLE,
@@ -215,8 +229,9 @@ async fn object(
     let place = whole.files.binary_search_by(|(file, _)| file.path.cmp(&key.path));
     let index = place.map_err(|_| missing())?;
     let (file, _) = whole.files.get(index).ok_or_else(missing)?;
-    let facts = Facts { modified: published, ..schema::facts(file, caching) };
-    let mut answer = match object::plan(&facts, request.method(), request.headers()) {
+    let facts = Facts { modified: published, ..schema::facts(&whole, file, caching) };
+    let headers = trusted_times(request.headers(), published, edge.catalog.freshness());
+    let mut answer = match object::plan(&facts, request.method(), &headers) {
         Ok(plan) => {
             let (whole, files) = (whole.clone(), edge.files.clone());
             let read = move |range| files.read(&whole, index, range).boxed();
@@ -238,4 +253,55 @@ async fn object(
     let modified = published.unwrap_or(UNIX_EPOCH);
     set(&mut answer, LAST_MODIFIED, httpdate::fmt_http_date(modified));
     Ok(answer)
+}
+
+/// The headers of a request, without `If-Modified-Since` where it says a time shortly after the name was published: a
+/// copy of that time may be what an edge, or a cache before it, still had of before.
+fn trusted_times(
+    headers: &HeaderMap,
+    published: Option<SystemTime>,
+    fresh: Duration,
+) -> Cow<'_, HeaderMap> {
+    let since = headers.get(IF_MODIFIED_SINCE).and_then(|since| since.to_str().ok());
+    let since = since.and_then(|since| httpdate::parse_http_date(since).ok());
+    // Times are told in whole seconds; a file that has the very time is of this version.
+    let whole = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let age = since.zip(published).and_then(|(since, at)| whole(since).checked_sub(whole(at)));
+    let is_doubtful = |age: u64| (1..=fresh.as_secs() + 1).contains(&age);
+    match age.is_some_and(is_doubtful) {
+        false => Cow::Borrowed(headers),
+        true => {
+            let mut headers = headers.clone();
+            headers.remove(IF_MODIFIED_SINCE);
+            Cow::Owned(headers)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    #[test]
+    fn a_copy_of_the_moment_of_publishing_is_doubted() {
+        let published = UNIX_EPOCH + Duration::from_millis(784_111_777_500);
+        for (since, fresh, kept) in [
+            // The time that was told is that of this version.
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 5, true),
+            ("Sun, 06 Nov 1994 08:49:38 GMT", 5, false),
+            ("Sun, 06 Nov 1994 08:49:43 GMT", 5, false),
+            ("Sun, 06 Nov 1994 08:49:44 GMT", 5, true),
+            ("Sun, 06 Nov 1994 08:49:40 GMT", 0, true),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", 5, true),
+            ("yesterday", 5, true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(IF_MODIFIED_SINCE, HeaderValue::from_static(since));
+            let got = trusted_times(&headers, Some(published), Duration::from_secs(fresh));
+            assert_eq!(got.contains_key(IF_MODIFIED_SINCE), kept, "{since} {fresh}");
+            let got = trusted_times(&headers, None, Duration::from_secs(fresh));
+            assert!(got.contains_key(IF_MODIFIED_SINCE));
+        }
+    }
 }

@@ -15,18 +15,15 @@ pub(crate) fn listing(page: &Page, bucket: &str) -> String {
     if let Some(delimiter) = &page.query.delimiter {
         out += &element("Delimiter", &text(delimiter));
     }
-    if let Some(after) = &page.query.start_after {
-        out += &element("StartAfter", &text(after));
+    match page.query.is_v2 {
+        true => out += &second(page, text),
+        false => {
+            out += &element("Marker", &text(page.query.marker.as_deref().unwrap_or_default()));
+            if page.truncated {
+                out += &element("NextMarker", &text(&page.last));
+            }
+        }
     }
-    if let Some(token) = &page.query.token {
-        out += &element("ContinuationToken", &escape(token));
-    }
-    if page.truncated {
-        let token = crate::format::id::to_hex(page.last.as_bytes());
-        out += &element("NextContinuationToken", &token);
-    }
-    let count = page.entries.len() + page.prefixes.len();
-    out += &element("KeyCount", &count.to_string());
     out += &element("MaxKeys", &page.query.max.to_string());
     out += &element("IsTruncated", if page.truncated { "true" } else { "false" });
     if page.query.is_url {
@@ -44,6 +41,28 @@ pub(crate) fn listing(page: &Page, bucket: &str) -> String {
         out += &element("CommonPrefixes", &element("Prefix", &text(prefix)));
     }
     document("ListBucketResult", &out)
+}
+
+/// What only the second version of a listing says.
+fn second(page: &Page, text: impl Fn(&str) -> String) -> String {
+    let mut out = String::new();
+    if let Some(after) = &page.query.start_after {
+        out += &element("StartAfter", &text(after));
+    }
+    if let Some(token) = &page.query.token {
+        out += &element("ContinuationToken", &escape(token));
+    }
+    if page.truncated {
+        let token = crate::format::id::to_hex(page.last.as_bytes());
+        out += &element("NextContinuationToken", &token);
+    }
+    let count = page.entries.len() + page.prefixes.len();
+    out + &element("KeyCount", &count.to_string())
+}
+
+/// Where a bucket lies: in no region.
+pub(crate) fn location() -> String {
+    document("LocationConstraint", "")
 }
 
 /// The answer to a listing of buckets.
