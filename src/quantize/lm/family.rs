@@ -311,6 +311,22 @@ pub(crate) struct Experts {
     pub(crate) limit: Option<Limit>,
 }
 
+impl Experts {
+    /// What gate, up and down of single experts are called. Of a stack that says nothing else: by its place.
+    pub(crate) fn names(&self) -> [Option<String>; 3] {
+        let own = [&self.gate, &self.up, &self.down];
+        match &self.stacked {
+            Some(stacked) if own.iter().all(|name| name.is_none()) => {
+                let parent =
+                    stacked.gate_up.rsplit_once('.').map_or("experts", |(parent, _)| parent);
+                ["gate_proj", "up_proj", "down_proj"]
+                    .map(|end| Some(format!("{parent}.{{}}.{end}")))
+            }
+            _ => own.map(Clone::clone),
+        }
+    }
+}
+
 /// How gpt-oss cuts gate and up.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -335,6 +351,8 @@ pub(crate) struct Groups {
 pub(crate) struct Stacked {
     pub(crate) gate_up: String,
     pub(crate) down: String,
+    /// What the router is called beside them, if not the same as beside single ones.
+    pub(crate) router: Option<String>,
     /// What their biases are called.
     pub(crate) biases: Option<[String; 2]>,
     /// Whether each expert is stored by columns.

@@ -18,19 +18,14 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Reads the layer `name`, of so many outputs and inputs, with its bias if it has one. A `transposed` one is
-    /// stored by columns.
+    /// Reads the layer `name`, of so many outputs and inputs, with its bias if it has one.
     pub(super) fn read(
         from: &Checkpoint,
         name: String,
         [rows, columns]: [usize; 2],
-        transposed: bool,
     ) -> Result<Self, LmError> {
         let weight = format!("{name}.weight");
-        let weight = match transposed {
-            true => from.tensor(&weight, &[columns, rows])?.t()?.contiguous()?,
-            false => from.tensor(&weight, &[rows, columns])?,
-        };
+        let weight = from.tensor(&weight, &[rows, columns])?;
         let bias = format!("{name}.bias");
         let bias = if from.has(&bias) { Some(from.tensor(&bias, &[rows])?) } else { None };
         Ok(Self { name, weight, bias })

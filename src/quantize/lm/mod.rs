@@ -7,6 +7,7 @@
 
 mod access;
 mod activation;
+mod apart;
 mod attention;
 mod block;
 mod checkpoint;
@@ -32,6 +33,7 @@ mod spool;
 mod text;
 
 pub use access::Giver;
+pub use apart::apart;
 pub use attention::Context;
 pub use block::{Block, NoTap, Passage, Tap};
 pub use checkpoint::Checkpoint;

@@ -36,9 +36,8 @@ impl Model {
     pub fn open(source: impl Into<Arc<ModelSource>>) -> Result<Self, LmError> {
         let checkpoint = Checkpoint::open(source.into())?;
         let config = LmConfig::parse(checkpoint.config())?;
-        let prefixes = &config.about.prefixes;
-        let has = |prefix: &&String| checkpoint.has(&embedding_name(&config, prefix));
-        let prefix = prefixes.iter().find(has).or(prefixes.first()).cloned().unwrap_or_default();
+        let checkpoint = checkpoint.apart(&config)?;
+        let prefix = config.prefix(&|name| checkpoint.has(name));
         Ok(Self { checkpoint, config, prefix })
     }
 
