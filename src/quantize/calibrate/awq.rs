@@ -82,7 +82,7 @@ pub(super) fn solve(
                 Giver::Norm(which) => divide_norm(model, block, which, &mut scales, take)?,
                 Giver::Rows(at, rows) => {
                     let linears = block.linears();
-                    let count = linears.get(at).map_or(Ok(0), |linear| linear.weight.dim(0))?;
+                    let count = linears.get(at).map_or(0, |linear| linear.rows());
                     let mut by = vec![1.0; count];
                     for (row, scale) in rows.iter().zip(&scales) {
                         if let Some(by) = by.get_mut(*row) {
@@ -148,7 +148,7 @@ fn search(
     let mut name = String::new();
     for (at, _) in wanted {
         if let Some(linear) = linears.get(*at) {
-            weights.push((linear.values()?, linear.weight.dim(0)?));
+            weights.push((linear.values()?, linear.rows()));
             name.clone_from(&linear.name);
         }
     }
@@ -208,7 +208,7 @@ fn multiply_rows(
 ) -> Result<(), CalibrateError> {
     let mut linears = block.linears_mut();
     let Some(linear) = linears.get_mut(at) else { return Ok(()) };
-    let columns = linear.weight.dim(1)?.max(1);
+    let columns = linear.columns().max(1);
     linear.change(|weight| {
         for (row, by) in weight.chunks_mut(columns).zip(&by) {
             row.iter_mut().for_each(|value| *value *= by);

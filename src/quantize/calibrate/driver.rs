@@ -153,10 +153,10 @@ fn solve(
         }
         match solver {
             Solver::Gptq { damping, order } => {
-                let columns = wanted.first().and_then(|(at, _)| {
-                    block.linears().get(*at).and_then(|linear| linear.weight.dims().last().copied())
-                });
-                let how = (enough(damping, columns.unwrap_or(0), tokens), order);
+                let linears = block.linears();
+                let columns = wanted.first().and_then(|(at, _)| linears.get(*at));
+                let columns = columns.map_or(0, |linear| linear.columns());
+                let how = (enough(damping, columns, tokens), order);
                 gptq::solve(block, (states, contexts), (number, &wanted), how, take)?;
             }
             Solver::RoundToNearest => {

@@ -31,7 +31,7 @@ pub(super) fn add(
     for (index, states) in entering.into_iter().enumerate().rev() {
         let block = model.block(index)?;
         let linears = block.linears();
-        let rows = linears.iter().map(|linear| linear.weight.dim(0));
+        let rows = linears.iter().map(|linear| linear.rows());
         let mut sums =
             rows.map(|rows| Ok(vec![0.0; rows?])).collect::<Result<Vec<_>, LmError>>()?;
         let mut tokens = 0;

@@ -181,10 +181,7 @@ struct Matrices {
 }
 
 fn matrices(tensor: &Tensor, stacked: &Stacked) -> Option<Matrices> {
-    match (*tensor.shape.dims(), stacked.transposed) {
-        ([count, rows, columns], false) | ([count, columns, rows], true) => {
-            Some(Matrices { count, rows, columns })
-        }
-        _ => None,
-    }
+    let [count, one, other] = *tensor.shape.dims() else { return None };
+    let (rows, columns) = if stacked.transposed { (other, one) } else { (one, other) };
+    Some(Matrices { count, rows, columns })
 }

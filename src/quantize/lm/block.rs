@@ -328,7 +328,7 @@ impl Block {
     /// How many columns a group reads.
     pub(super) fn columns(&self, group: usize) -> Result<usize, LmError> {
         let linear = self.group(group).next().ok_or(LmError::Defect("a group without layers"))?;
-        Ok(linear.weight.dim(1)?)
+        Ok(linear.columns())
     }
 
     /// An input of no tokens.

@@ -15,10 +15,11 @@ use crate::quantize::source::{ModelSource, SourceError, Tensor as Listed};
 const MAX_FILE: u64 = 64 << 20;
 
 /// A model's files and tensors.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     source: Arc<ModelSource>,
     config: Value,
-    names: HashMap<String, usize>,
+    names: Arc<HashMap<String, usize>>,
 }
 
 impl Checkpoint {
@@ -42,7 +43,7 @@ impl Checkpoint {
         for (at, tensor) in source.tensors().iter().enumerate() {
             names.entry(tensor.name.clone()).or_insert(at);
         }
-        Self { source, config, names }
+        Self { source, config, names: Arc::new(names) }
     }
 
     /// `config.json`.

@@ -29,6 +29,7 @@ mod parallel;
 mod read;
 mod rope;
 mod rows;
+mod shelf;
 mod spool;
 mod text;
 

@@ -1,18 +1,22 @@
 //! Reading a block out of a checkpoint, by its family's description.
 
+use std::sync::Arc;
+
 use super::attention::Attention;
 use super::block::{Block, Experts, Gating, Latent, Norms, Stage};
 use super::experts::Router;
 use super::linear::Linear;
 use super::norm::Norm;
+use super::shelf::Shelf;
 use super::{Checkpoint, LmConfig, LmError};
 
-/// Reads block `index`; `prefix` is what names of the model's tensors begin with.
+/// Reads block `index`; `prefix` is what names of the model's tensors begin with. Experts that take more than `room`
+/// bytes are read when they are used.
 pub(super) fn block(
     from: &Checkpoint,
     config: &LmConfig,
     prefix: &str,
-    index: usize,
+    (index, room): (usize, u64),
 ) -> Result<Block, LmError> {
     let about = &*config.about;
     let own = config.by_layer.get(index).ok_or(LmError::Defect("there is no such layer"))?;
@@ -39,10 +43,11 @@ pub(super) fn block(
         linears: Vec::new(),
         stages: Vec::new(),
         groups: Vec::new(),
+        shelf: None,
     };
     let latent = reader.attention()?;
     let gating = reader.mlp(!own.has_experts)?;
-    let experts = if own.has_experts { Some(reader.experts()?) } else { None };
+    let experts = if own.has_experts { Some(reader.experts(room)?) } else { None };
     Ok(Block {
         attention: Attention::read(from, config, (prefix, &path), index)?,
         order: config.order(),
@@ -66,6 +71,8 @@ struct Reader<'a> {
     linears: Vec<Linear>,
     stages: Vec<Stage>,
     groups: Vec<Vec<usize>>,
+    /// Where the layers that are read now are put, if they are not held.
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl Reader<'_> {
@@ -77,7 +84,7 @@ impl Reader<'_> {
     }
 
     fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Linear, LmError> {
-        Linear::read(self.from, format!("{}.{name}", self.path), shape)
+        Linear::read(self.from, format!("{}.{name}", self.path), shape, self.shelf.as_ref())
     }
 
     fn attention(&mut self) -> Result<Option<Latent>, LmError> {
@@ -155,7 +162,7 @@ impl Reader<'_> {
         Ok(gating)
     }
 
-    fn experts(&mut self) -> Result<Experts, LmError> {
+    fn experts(&mut self, room: u64) -> Result<Experts, LmError> {
         let config = self.config;
         let (Some(about), Some(numbers)) = (&config.about.experts, &config.numbers.experts) else {
             return Err(LmError::Defect("no experts"));
@@ -178,6 +185,10 @@ impl Reader<'_> {
             }
         }
         let names = about.names();
+        let of_one = names.iter().flatten().count() * config.hidden * numbers.intermediate * 4;
+        if (numbers.count as u64).saturating_mul(of_one as u64) > room {
+            self.shelf = Some(Arc::new(Shelf::new(self.from)));
+        }
         for expert in 0..numbers.count {
             let name = |name: &String| name.replace("{}", &expert.to_string());
             let wide = numbers.intermediate;
@@ -188,6 +199,7 @@ impl Reader<'_> {
             self.stage(Stage::Up(Some(expert)), ups);
             self.stage(Stage::Down(Some(expert)), vec![down]);
         }
+        self.shelf = None;
         Ok(Experts { router, gating, shared, switch })
     }
 }
