@@ -244,6 +244,12 @@ fn any_tokens(vocabulary: usize) -> Vec<u32> {
         .collect()
 }
 
+/// A text of them that differs from others.
+fn any_text(vocabulary: usize, which: u64) -> Vec<u32> {
+    let one = |at: u64| ((which * 131 + at * at * 7 + at * 3 * which) % vocabulary as u64) as u32;
+    (0..48).map(one).collect()
+}
+
 /// Calibration of models of every kind of piece, at eight bits: a scale that is not undone, an expert that is fed
 /// the wrong tokens, or a norm that is not what it is taken for would show.
 #[test]
@@ -275,15 +281,23 @@ fn every_kind_of_block_is_calibrated() {
         let tokens = any_tokens(model.config().vocabulary);
         let draws = CalibrationSamples::of_tokens(&tokens, 24, 40, 3).unwrap();
         let eight = |_: &str| Some(Scheme { group: None, scale: Float::F32, ..scheme(8) });
-        let of = |made: &Made| states(&model, made, &tokens[..48]);
-        let plain = of(&Made::default());
+        // Over several texts: in a single one, a router's near tie may go the other way, and all behind it.
+        let texts: Vec<Vec<u32>> =
+            (0..6).map(|text| any_text(model.config().vocabulary, text)).collect();
+        let plain: Vec<Tensor> =
+            texts.iter().map(|text| states(&model, &Made::default(), text)).collect();
         // Of the token in the middle: those that a rounded router's input sends elsewhere are far off.
-        let apart = |states: &Tensor| {
+        let apart = |made: &Made| {
             let rows = |x: &Tensor| x.sqr().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
-            let (off, whole) = (rows(&(states - &plain).unwrap()), rows(&plain));
-            let mut apart: Vec<f32> = off.iter().zip(&whole).map(|(a, b)| (a / b).sqrt()).collect();
-            apart.sort_by(f32::total_cmp);
-            apart[apart.len() / 2]
+            let one = |(text, plain): (&Vec<u32>, &Tensor)| {
+                let states = states(&model, made, text);
+                let (off, whole) = (rows(&(states - plain).unwrap()), rows(plain));
+                let mut apart: Vec<f32> =
+                    off.iter().zip(&whole).map(|(a, b)| (a / b).sqrt()).collect();
+                apart.sort_by(f32::total_cmp);
+                apart[apart.len() / 2]
+            };
+            texts.iter().zip(&plain).map(one).sum::<f32>() / texts.len() as f32
         };
         let mut costs = Vec::new();
         for solver in solvers {
@@ -312,13 +326,13 @@ fn every_kind_of_block_is_calibrated() {
             };
             let told = made.layers.iter().any(|layer| layer.tokens.is_some());
             assert_eq!(told, (0..model.config().layers).any(of_experts), "{family}, {solver:?}");
-            let off = apart(&of(&made));
+            let off = apart(&made);
             println!("{family} {solver:?} {off}");
             assert!(off < 0.25, "{family}, {solver:?}: {off}");
             costs.push(off);
         }
-        // GPTQ of as few tokens as this is not worse than rounding, of experts either.
-        assert!(costs[0] < 1.35 * costs[1], "{family}: {costs:?}");
+        // GPTQ of as few tokens as this is not worse than rounding.
+        assert!(costs[0] < 1.1 * costs[1], "{family}: {costs:?}");
         // What statistics say of every layer, and ties of what engines fuse.
         let statistics = measure(&model, &draws).unwrap();
         let found =

@@ -55,6 +55,8 @@ fn pieces(
         }
         if layer.has_experts {
             found.unstack(&path, &config.about);
+            let count = config.numbers.experts.as_ref().map_or(0, |own| own.count);
+            found.rename(&path, &config.about, count);
         }
     }
     found.pieces
@@ -160,13 +162,26 @@ impl<'a> Found<'a> {
             let bias = of_down.map(|at| (at, piece("bias", vec![downs.rows], false)));
             bias.into_iter().for_each(|(at, own)| self.pieces.entry(at).or_default().push(own));
         }
-        // Beside stacked experts the router may have another name.
-        let Some(router) = &stacked.router else { return };
-        if let Some((at, tensor)) = self.tensor(&format!("{path}.{router}.weight")) {
-            let name = format!("{path}.{}.weight", experts.router);
-            let dims = tensor.shape.dims().to_vec();
-            let of = (0, 1);
-            let own = Piece { name, dims, of, transposed: false, rows: (0, 1), linear: false };
+    }
+
+    /// A block's experts and their router, where they have other names.
+    fn rename(&mut self, path: &str, about: &Family, count: usize) {
+        let Some(experts) = &about.experts else { return };
+        let (Some(also), [Some(gate), Some(up), Some(down)]) = (&experts.also, experts.names())
+        else {
+            return;
+        };
+        let mut names = vec![(also.router.clone(), experts.router.clone())];
+        for expert in 0..count {
+            let of = |name: &str| name.replace("{}", &expert.to_string());
+            let pairs = [(&also.gate, &gate), (&also.up, &up), (&also.down, &down)];
+            names.extend(pairs.map(|(from, to)| (of(from), of(to))));
+        }
+        for ((from, to), end) in names.iter().flat_map(|pair| [(pair, "weight"), (pair, "bias")]) {
+            let Some((at, tensor)) = self.tensor(&format!("{path}.{from}.{end}")) else { continue };
+            let (name, dims) = (format!("{path}.{to}.{end}"), tensor.shape.dims().to_vec());
+            let (of, rows) = ((0, 1), (0, 1));
+            let own = Piece { name, dims, of, transposed: false, rows, linear: true };
             self.pieces.insert(at, vec![own]);
         }
     }

@@ -305,6 +305,8 @@ pub(crate) struct Experts {
     pub(crate) up: Option<String>,
     pub(crate) down: Option<String>,
     pub(crate) stacked: Option<Stacked>,
+    /// What some checkpoints call the same.
+    pub(crate) also: Option<Also>,
     pub(crate) shared: Option<Shared>,
     pub(crate) activation: Option<Word>,
     /// gpt-oss: the gate is a SiLU of `alpha` times it, one is added to up, and both are cut.
@@ -351,8 +353,6 @@ pub(crate) struct Groups {
 pub(crate) struct Stacked {
     pub(crate) gate_up: String,
     pub(crate) down: String,
-    /// What the router is called beside them, if not the same as beside single ones.
-    pub(crate) router: Option<String>,
     /// What their biases are called.
     pub(crate) biases: Option<[String; 2]>,
     /// Whether each expert is stored by columns.
@@ -361,6 +361,16 @@ pub(crate) struct Stacked {
     /// Whether rows of gate and up alternate.
     #[serde(default)]
     pub(crate) interleaved: bool,
+}
+
+/// Other names of a router and of single experts, with `{}` for the expert.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Also {
+    pub(crate) router: String,
+    pub(crate) gate: String,
+    pub(crate) up: String,
+    pub(crate) down: String,
 }
 
 /// An expert that every token goes to.
