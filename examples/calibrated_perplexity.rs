@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = start.elapsed().as_secs_f64();
     let mut block = |index: usize| {
         let mut block = model.block(index)?;
-        for which in 0..2 {
+        for which in 0..4 {
             if let Some(norm) = block.norm_mut(which)
                 && let Some(values) = changed.get(&norm.name)
             {
@@ -86,7 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for linear in block.linears_mut() {
             if let Some(layer) = layers.get(&linear.name) {
                 let values = grid::values(&layer.codes);
-                linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
+                linear.set(values)?;
             }
         }
         Ok::<_, LmError>(block)

@@ -19,8 +19,8 @@ use crate::quantize::lm::{Model, Text};
 use crate::quantize::produce::engines::{Engine, Fit, in_words};
 use crate::quantize::produce::{
     ActOrder, Bits, Calibrating, Events, Format, Hqq, Keeping, Method, Obtained, PRESETS, Preset,
-    QuantizeOptions, Recipe, RoundToNearest, Solved, Solver, allocate_bits, check_source, quantize,
-    statistics,
+    QuantizeOptions, Recipe, RoundToNearest, Solved, Solver, allocate_bits, check_source,
+    layers_apart, quantize, statistics,
 };
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
@@ -141,7 +141,6 @@ impl Quantize {
         // What is quantized is read as the floats that it stands for, in the model's own type.
         let float = checkpoint.named_float();
         let checkpoint = checkpoint.plain(Some(float))?;
-        check_source(&checkpoint)?;
         let beside = beside_text(&checkpoint);
         if !beside.is_empty() {
             output.note(format_args!(
@@ -150,6 +149,8 @@ impl Quantize {
             ));
         }
         self.skip.extend(beside);
+        let checkpoint = layers_apart(checkpoint, recipe.format, &self.skip)?;
+        check_source(&checkpoint)?;
         let measures = self.average_bits.is_some() || self.statistics.is_some();
         let prepared = match recipe.method.is_calibrated() || measures {
             true => Some(self.prepare(&checkpoint)?),

@@ -21,7 +21,8 @@ use crate::format::name::ArtifactName;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Statistics};
 use crate::quantize::lm::{LmError, Model};
 use crate::quantize::produce::{
-    Bits, PlannedSize, allocate_bits, model_digest, planned_size, statistics, unquantized_size,
+    Bits, PlannedSize, allocate_bits, layers_apart, model_digest, planned_size, statistics,
+    unquantized_size,
 };
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
@@ -166,7 +167,8 @@ impl<'a> Run<'a> {
                 };
             }
         }
-        Ok(planned_size(source, recipe, &[], bits, threads())?)
+        let source = layers_apart(source.clone(), recipe.format, &[])?;
+        Ok(planned_size(&source, recipe, &[], bits, threads())?)
     }
 
     /// The text that candidates are read on.

@@ -19,7 +19,7 @@ use crate::quantize::calibrate::CalibrationSamples;
 use crate::quantize::eval::Reference;
 use crate::quantize::lm::{Compared, Model};
 use crate::quantize::produce::{
-    Bits, Calibrating, Hqq, Method, QuantizeOptions, RoundToNearest, Solver, quantize,
+    Bits, Calibrating, Hqq, Method, QuantizeOptions, RoundToNearest, Solver, layers_apart, quantize,
 };
 use crate::quantize::source::ModelSource;
 use crate::store::Store;
@@ -105,9 +105,10 @@ impl Workshop<'_> {
             let report = pack(folder, self.store, names, options, self.runtime, &())?;
             return Ok((report.manifest, report.new_bytes > 0));
         };
+        let source = layers_apart(self.source.clone(), recipe.format, &[])?;
         let mut calibrating = match (recipe.method.is_calibrated(), &self.samples) {
             (true, Some(samples)) => {
-                let model = Model::open(self.source.clone())?;
+                let model = Model::open(source.clone())?;
                 let samples = samples.clone();
                 Some(Calibrating::new(model, samples, &recipe, self.float, bits.clone()))
             }
@@ -121,7 +122,7 @@ impl Workshop<'_> {
         };
         let mut own = QuantizeOptions::new(recipe, options);
         own.bits = bits.clone();
-        let done = quantize(self.source, self.store, names, own, solver, self.runtime, &())?;
+        let done = quantize(&source, self.store, names, own, solver, self.runtime, &())?;
         Ok((done.packed.manifest, done.computed > 0))
     }
 

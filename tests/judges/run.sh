@@ -27,8 +27,9 @@ declare -A STEPS=(
     [embedded]=".venv-judges/bin/python tests/judges/embedded.py"
     [python]="tests/judges/python.sh"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
+    [experts]="$JUDGES tests/judges/perplexity.py --draws $DRAWS --model fixtures/lm/moe --tool gptqmodel-static"
 )
-ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity)
+ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity experts)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

@@ -70,7 +70,7 @@ fn measured(model: &Model, made: &Made) -> f64 {
 /// A block with these in place of the model's own.
 fn put(model: &Model, made: &Made, index: usize) -> Result<Block, LmError> {
     let mut block = model.block(index)?;
-    for which in 0..2 {
+    for which in 0..4 {
         let Some(norm) = block.norm_mut(which) else { continue };
         if let Some(values) = made.changed.get(&norm.name) {
             let stored = Tensor::new(values.as_slice(), &Device::Cpu)?;
@@ -87,7 +87,7 @@ fn put(model: &Model, made: &Made, index: usize) -> Result<Block, LmError> {
         }
         if let Some(layer) = made.layers.iter().find(|layer| layer.name == linear.name) {
             let values = grid::values(&layer.codes);
-            linear.weight = Tensor::from_vec(values, linear.weight.dims(), &Device::Cpu)?;
+            linear.set(values)?;
         }
     }
     Ok(block)
@@ -208,28 +208,32 @@ fn bits_are_allocated_by_what_layers_suffer() {
 }
 
 #[test]
-fn an_encoder_is_calibrated_with_gptq_and_refused_by_awq() {
+fn an_encoder_is_calibrated() {
     let model = open("tiny/bert");
     let tokens: Vec<u32> = (0..600).map(|at| (at * 7 + at / 5) % 48).collect();
     let draws = CalibrationSamples::of_tokens(&tokens, 12, 40, 3).unwrap();
     let run = |solver| {
-        let mut layers = Vec::new();
+        let (mut layers, mut changed) = (Vec::new(), Vec::new());
         let all = |_: &str| Some(Scheme { group: None, ..scheme(4) });
         let options = CalibrateOptions::new(solver);
         calibrate(&model, &draws, &options, &all, &mut |one| {
-            if let Calibrated::Layer(layer) = one {
-                layers.push(layer);
+            match one {
+                Calibrated::Layer(layer) => layers.push(layer),
+                Calibrated::Changed { name, .. } => changed.push(name),
+                _ => {}
             }
             Ok(())
         })
-        .map(|()| layers)
+        .map(|()| (layers, changed))
     };
-    let (gptq, rounded) = (run(GPTQ).unwrap(), run(Solver::RoundToNearest).unwrap());
+    let (gptq, rounded) = (run(GPTQ).unwrap().0, run(Solver::RoundToNearest).unwrap().0);
     assert_eq!((gptq.len(), rounded.len()), (12, 12));
     let error = |layers: &[Layer]| layers.iter().map(|layer| layer.error).sum::<f64>();
     assert!(error(&gptq) < 0.8 * error(&rounded), "{} {}", error(&gptq), error(&rounded));
-    let error = run(Solver::Awq { clip: true }).unwrap_err().to_string();
-    assert!(error.contains("AWQ of bert"), "{error}");
+    // No norm of it feeds linear layers only: what can be scaled are the rows of v, and their bias.
+    let (awq, changed) = run(Solver::Awq { clip: true }).unwrap();
+    assert_eq!((awq.len(), changed.is_empty()), (12, false));
+    assert!(changed.iter().all(|name| name.ends_with("attention.self.value.bias")), "{changed:?}");
 }
 
 /// Tokens as they come, for models that know no words.
@@ -240,37 +244,62 @@ fn any_tokens(vocabulary: usize) -> Vec<u32> {
         .collect()
 }
 
+/// A text of them that differs from others.
+fn any_text(vocabulary: usize, which: u64) -> Vec<u32> {
+    let one = |at: u64| ((which * 131 + at * at * 7 + at * 3 * which) % vocabulary as u64) as u32;
+    (0..48).map(one).collect()
+}
+
 /// Calibration of models of every kind of piece, at eight bits: a scale that is not undone, an expert that is fed
 /// the wrong tokens, or a norm that is not what it is taken for would show.
 #[test]
 fn every_kind_of_block_is_calibrated() {
     let solvers = [GPTQ, Solver::RoundToNearest, Solver::Awq { clip: false }];
-    for (family, scaled) in [
+    // Whether AWQ changes what is no weight, too: a norm or a bias.
+    for (family, changes) in [
         ("gemma2", true),
         ("starcoder2", true),
         ("mixtral", true),
         ("qwen2_moe", true),
         ("deepseek_v3", true),
         ("olmo2", false),
-        ("phi", false),
+        ("phi", true),
+        ("phi3", true),
+        ("cohere", true),
+        ("falcon", true),
+        ("bloom", true),
+        ("gpt2", true),
+        ("gptj", true),
+        ("opt", true),
+        ("llama4_text", true),
+        ("granitemoe", true),
         ("gpt_neox", true),
         ("gpt_oss", true),
-        ("roberta", false),
+        ("roberta", true),
     ] {
         let model = families::open(family);
         let tokens = any_tokens(model.config().vocabulary);
         let draws = CalibrationSamples::of_tokens(&tokens, 24, 40, 3).unwrap();
         let eight = |_: &str| Some(Scheme { group: None, scale: Float::F32, ..scheme(8) });
-        let of = |made: &Made| states(&model, made, &tokens[..48]);
-        let plain = of(&Made::default());
+        // Over several texts: in a single one, a router's near tie may go the other way, and all behind it.
+        let texts: Vec<Vec<u32>> =
+            (0..6).map(|text| any_text(model.config().vocabulary, text)).collect();
+        let plain: Vec<Tensor> =
+            texts.iter().map(|text| states(&model, &Made::default(), text)).collect();
         // Of the token in the middle: those that a rounded router's input sends elsewhere are far off.
-        let apart = |states: &Tensor| {
+        let apart = |made: &Made| {
             let rows = |x: &Tensor| x.sqr().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
-            let (off, whole) = (rows(&(states - &plain).unwrap()), rows(&plain));
-            let mut apart: Vec<f32> = off.iter().zip(&whole).map(|(a, b)| (a / b).sqrt()).collect();
-            apart.sort_by(f32::total_cmp);
-            apart[apart.len() / 2]
+            let one = |(text, plain): (&Vec<u32>, &Tensor)| {
+                let states = states(&model, made, text);
+                let (off, whole) = (rows(&(states - plain).unwrap()), rows(plain));
+                let mut apart: Vec<f32> =
+                    off.iter().zip(&whole).map(|(a, b)| (a / b).sqrt()).collect();
+                apart.sort_by(f32::total_cmp);
+                apart[apart.len() / 2]
+            };
+            texts.iter().zip(&plain).map(one).sum::<f32>() / texts.len() as f32
         };
+        let mut costs = Vec::new();
         for solver in solvers {
             let mut made = Made::default();
             let run =
@@ -285,12 +314,8 @@ fn every_kind_of_block_is_calibrated() {
                     Ok(())
                 });
             let awq = matches!(solver, Solver::Awq { .. });
-            if awq && !scaled {
-                assert!(run.unwrap_err().to_string().contains("AWQ of"), "{family}");
-                continue;
-            }
             run.unwrap_or_else(|e| panic!("{family}, {solver:?}: {e}"));
-            assert_eq!(awq, !made.changed.is_empty(), "{family}, {solver:?}");
+            assert_eq!(awq && changes, !made.changed.is_empty(), "{family}, {solver:?}");
             let layers: usize = (0..model.config().layers)
                 .map(|index| model.block(index).unwrap().linears().len())
                 .sum();
@@ -301,15 +326,58 @@ fn every_kind_of_block_is_calibrated() {
             };
             let told = made.layers.iter().any(|layer| layer.tokens.is_some());
             assert_eq!(told, (0..model.config().layers).any(of_experts), "{family}, {solver:?}");
-            let off = apart(&of(&made));
+            let off = apart(&made);
+            println!("{family} {solver:?} {off}");
             assert!(off < 0.25, "{family}, {solver:?}: {off}");
+            costs.push(off);
         }
+        // GPTQ of as few tokens as this is not worse than rounding.
+        assert!(costs[0] < 1.1 * costs[1], "{family}: {costs:?}");
         // What statistics say of every layer, and ties of what engines fuse.
         let statistics = measure(&model, &draws).unwrap();
         let found =
             sensitivities(&model, &statistics, &|_| true, &eight("").unwrap(), &[4, 8]).unwrap();
         let tied: usize = found.iter().map(|own| own.layers.len()).sum();
         assert_eq!(tied, statistics.layers.len(), "{family}");
+    }
+}
+
+/// Experts that are not held together are read, changed and put away one by one, and come to the same.
+#[test]
+fn experts_that_do_not_fit_come_to_the_same() {
+    for family in ["mixtral", "gpt_oss", "qwen2_moe"] {
+        let model = families::open(family);
+        let tokens = any_tokens(model.config().vocabulary);
+        let draws = CalibrationSamples::of_tokens(&tokens, 24, 40, 3).unwrap();
+        let away = families::open(family).with_room(0);
+        let is_expert = |name: &str| name.contains(".experts.");
+        let block = away.block(1).unwrap();
+        assert!(block.linears().iter().all(|own| own.is_held() != is_expert(&own.name)));
+        assert!(model.block(1).unwrap().linears().iter().all(|own| own.is_held()));
+        assert_eq!(
+            states(&away, &Made::default(), &tokens[..48]).to_vec2::<f32>().unwrap(),
+            states(&model, &Made::default(), &tokens[..48]).to_vec2::<f32>().unwrap()
+        );
+        for solver in [GPTQ, Solver::Hqq, Solver::Awq { clip: true }] {
+            let four = |_: &str| Some(Scheme { group: None, ..scheme(4) });
+            let run = |model: &Model| {
+                let mut made = Made::default();
+                calibrate(model, &draws, &CalibrateOptions::new(solver), &four, &mut |one| {
+                    match one {
+                        Calibrated::Layer(layer) => made.layers.push(layer),
+                        Calibrated::Changed { name, values } => {
+                            drop(made.changed.insert(name, values))
+                        }
+                        _ => {}
+                    }
+                    Ok(())
+                })
+                .unwrap();
+                made
+            };
+            assert!(run(&away) == run(&model), "{family}, {solver:?}");
+        }
+        assert_eq!(measure(&away, &draws).unwrap(), measure(&model, &draws).unwrap(), "{family}");
     }
 }
 

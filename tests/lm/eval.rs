@@ -33,9 +33,10 @@ fn number(run: &Run) -> f64 {
 fn perplexity_is_that_of_transformers() {
     let expected = json("perplexity.json");
     let context = expected["context"].to_string();
-    for model in ["base", "tuned"] {
+    let both = &["test", "tuned-test"][..];
+    for (model, texts) in [("base", both), ("tuned", both), ("moe", &["test"])] {
         let store = packed(&format!("ppl-{model}"), &fixture(model));
-        for text in ["test", "tuned-test"] {
+        for text in texts {
             let recorded = &expected[&format!("{model} on {text}")];
             let run = perplexity(&store, &fixture(&format!("{text}.txt")), &context);
             let (got, want) = (number(&run), recorded["perplexity"].as_f64().unwrap());

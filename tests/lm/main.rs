@@ -3,11 +3,13 @@
 
 #![cfg(feature = "cli")]
 
+mod apart;
 mod calibrated;
 mod eval;
 mod families;
 mod gradients;
 mod models;
+mod vectors;
 
 #[path = "../support/run.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]

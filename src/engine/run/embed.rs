@@ -48,7 +48,7 @@ impl Embedder {
     /// Bytes of its weights in memory: f32, the embedding apart.
     pub fn weights_bytes(&self) -> usize {
         let linears = self.blocks.iter().flat_map(Block::linears);
-        linears.map(|linear| linear.weight.elem_count() * size_of::<f32>()).sum()
+        linears.map(|linear| linear.rows() * linear.columns() * size_of::<f32>()).sum()
     }
 
     fn one(&self, tokens: &[u32]) -> Result<Vec<f32>, LmError> {

@@ -2,8 +2,9 @@
 //! into that; then all layers are rounded.
 //!
 //! What gives an input scaled follows from the family's description ([`Block::givers`]): a norm to q, k, v and to
-//! gate, up; the rows of v to o, where there are as many heads of v as of q; the rows of up to down. Scaling a row of a layer scales its grid alike, so that
-//! ranges may be cut before.
+//! gate, up, or to all of them at once where attention and MLP stand side by side; the rows of v to o, where there are
+//! as many heads of v as of q; the rows of up to down. Scaling a row of a layer scales its grid alike, so that ranges
+//! may be cut before.
 //!
 //! Inputs are those of the block as it was. The last is looked at first, and what gives it changes after its own
 //! input has been looked at: so no layer is changed that an input is still to come through, and the block is
@@ -41,7 +42,16 @@ pub(super) fn solve(
     // Rows that are to be multiplied, by layer.
     let mut given: Vec<(usize, Vec<f32>)> = Vec::new();
     let groups = block.groups().to_vec();
-    for (number, (group, giver)) in groups.iter().zip(givers).enumerate().rev() {
+    for (number, giver) in givers.into_iter().enumerate().rev() {
+        // What reads the input of a group before it is scaled with that.
+        if block.shares(number).is_some() {
+            continue;
+        }
+        let readers = (number..groups.len())
+            .filter(|other| *other == number || block.shares(*other) == Some(number));
+        let group: Vec<usize> =
+            readers.filter_map(|own| groups.get(own)).flatten().copied().collect();
+        let group = &group;
         let wanted: Vec<(usize, Scheme)> =
             group.iter().filter_map(|at| Some((*at, scheme(at)?))).collect();
         let Some((_, of_first)) = wanted.first() else { continue };
@@ -62,7 +72,7 @@ pub(super) fn solve(
         // stays as it is if it is not to be rounded.
         let giver = giver.filter(|giver| match giver {
             Giver::Norm(_) => true,
-            Giver::Rows(at) => scheme(at).is_some(),
+            Giver::Rows(at, _) => scheme(at).is_some(),
         });
         if let Some(giver) = giver.filter(|_| wanted.len() == group.len())
             && let Some(mut scales) =
@@ -70,8 +80,16 @@ pub(super) fn solve(
         {
             match giver {
                 Giver::Norm(which) => divide_norm(model, block, which, &mut scales, take)?,
-                Giver::Rows(at) => {
-                    given.push((at, scales.iter().map(|scale| 1.0 / scale).collect()));
+                Giver::Rows(at, rows) => {
+                    let linears = block.linears();
+                    let count = linears.get(at).map_or(0, |linear| linear.rows());
+                    let mut by = vec![1.0; count];
+                    for (row, scale) in rows.iter().zip(&scales) {
+                        if let Some(by) = by.get_mut(*row) {
+                            *by = 1.0 / scale;
+                        }
+                    }
+                    given.push((at, by));
                 }
             }
             for at in group.iter() {
@@ -130,7 +148,7 @@ fn search(
     let mut name = String::new();
     for (at, _) in wanted {
         if let Some(linear) = linears.get(*at) {
-            weights.push((linear.values()?, linear.weight.dim(0)?));
+            weights.push((linear.values()?, linear.rows()));
             name.clone_from(&linear.name);
         }
     }
@@ -190,7 +208,7 @@ fn multiply_rows(
 ) -> Result<(), CalibrateError> {
     let mut linears = block.linears_mut();
     let Some(linear) = linears.get_mut(at) else { return Ok(()) };
-    let columns = linear.weight.dim(1)?.max(1);
+    let columns = linear.columns().max(1);
     linear.change(|weight| {
         for (row, by) in weight.chunks_mut(columns).zip(&by) {
             row.iter_mut().for_each(|value| *value *= by);

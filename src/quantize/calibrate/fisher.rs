@@ -31,9 +31,8 @@ pub(super) fn add(
     for (index, states) in entering.into_iter().enumerate().rev() {
         let block = model.block(index)?;
         let linears = block.linears();
-        let rows = linears.iter().map(|linear| linear.weight.dim(0));
-        let mut sums =
-            rows.map(|rows| Ok(vec![0.0; rows?])).collect::<Result<Vec<_>, LmError>>()?;
+        let mut sums: Vec<Vec<f64>> =
+            linears.iter().map(|linear| vec![0.0; linear.rows()]).collect();
         let mut tokens = 0;
         for run in 0..states.len() {
             let state = states.get(run)?;

@@ -46,7 +46,7 @@ pub(super) fn solve(
         let (Some(linear), Some(sample)) = (linears.get_mut(*at), samples.get(which)) else {
             continue;
         };
-        let rows = linear.weight.dim(0)?;
+        let rows = linear.rows();
         let solved = known.solve(linear.take()?, rows).map_err(named)?;
         let cost = |values: &[f32]| {
             let off = sample.off(values);
@@ -73,7 +73,7 @@ pub(super) fn solve(
 fn shape(block: &Block, at: usize) -> Result<Option<(String, usize)>, CalibrateError> {
     let linears = block.linears();
     let Some(linear) = linears.get(at) else { return Ok(None) };
-    Ok(Some((linear.name.clone(), linear.weight.dim(1)?)))
+    Ok(Some((linear.name.clone(), linear.columns())))
 }
 
 /// Some rows of each of these layers.
@@ -85,7 +85,7 @@ fn sampled(
     let linears = block.linears();
     let linears = wanted.iter().filter_map(|(at, _)| linears.get(*at));
     let sample =
-        |linear: &&Linear| Ok(Sample::new(&linear.values()?, linear.weight.dim(1)?, Some(hessian)));
+        |linear: &&Linear| Ok(Sample::new(&linear.values()?, linear.columns(), Some(hessian)));
     linears.map(sample).collect()
 }
 

@@ -1,7 +1,5 @@
 //! What calibration gives of a layer, and rounding layers one by one.
 
-use candle_core::{Device, Tensor};
-
 use super::CalibrateError;
 use super::cost::Sample;
 use super::error::LEAST;
@@ -68,7 +66,7 @@ pub(super) fn each(
         let mut linears = block.linears_mut();
         let Some(linear) = linears.get_mut(*at) else { continue };
         let name = linear.name.clone();
-        let (rows, columns) = linear.weight.dims2()?;
+        let (rows, columns) = (linear.rows(), linear.columns());
         let weight = linear.take()?;
         let sample = Sample::new(&weight, columns, hessian);
         let codes = round(&weight, rows, columns, scheme);
@@ -100,6 +98,6 @@ pub(super) fn put(
         let error = SolveError::NotFinite { what: "codes", row: 0, column: 0 };
         return Err(CalibrateError::Layer { layer: linear.name.clone(), error });
     }
-    linear.weight = Tensor::from_vec(values, (codes.rows, codes.columns), &Device::Cpu)?;
+    linear.set(values)?;
     Ok(error)
 }

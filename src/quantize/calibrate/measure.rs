@@ -35,7 +35,7 @@ pub fn measure(model: &Model, samples: &CalibrationSamples) -> Result<Statistics
         }
         // Experts that no token went to.
         for linear in block.linears() {
-            let zeros = vec![0.0; linear.weight.dim(1)?];
+            let zeros = vec![0.0; linear.columns()];
             let layer =
                 LayerStatistics { squares: zeros.clone(), means: zeros, gradients: Vec::new() };
             statistics.layers.insert(linear.name.clone(), layer);

@@ -46,12 +46,12 @@ fn add(
     statistics: &Statistics,
     scheme: &Scheme,
 ) -> Result<(), CalibrateError> {
-    let (rows, columns) = linear.weight.dims2()?;
+    let (rows, columns) = (linear.rows(), linear.columns());
     let known = statistics.layers.get(&linear.name);
     let known = known
         .filter(|known| known.squares.len() == columns)
         .ok_or_else(|| CalibrateError::NoStatistics { layer: linear.name.clone(), columns })?;
-    let weight: Vec<f32> = linear.weight.flatten_all()?.to_vec1()?;
+    let weight = linear.values()?;
     let has_gradients = known.gradients.len() == rows;
     let square = |of: &dyn Fn(usize) -> f32| -> f64 {
         let row = |row: usize| -> f64 {

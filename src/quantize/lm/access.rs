@@ -1,17 +1,19 @@
 //! What those who calibrate see of a block: its linear layers, which of them share an input, and what gives it.
 
-use super::block::{Block, Stage};
+use super::activation::Activation;
+use super::block::{Block, Gating, Stage};
+use super::family::Order;
 use super::linear::Linear;
 use super::norm::Norm;
 
 /// What gives layers their input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Giver {
     /// A norm, by [`Block::norm_mut`].
     Norm(usize),
-    /// The rows of a linear layer, by its place, through nothing but products and sums of columns of equal
-    /// place.
-    Rows(usize),
+    /// Rows of a linear layer, by its place: for each column of the input the row that gives it, through nothing but
+    /// products with what does not depend on it, sums, and a ReLU.
+    Rows(usize, Vec<usize>),
 }
 
 impl Block {
@@ -44,44 +46,91 @@ impl Block {
         ties
     }
 
+    /// The group before one that reads the very same input: an MLP beside attention that has no norm of its own reads
+    /// what q, k and v do.
+    pub fn shares(&self, group: usize) -> Option<usize> {
+        let has_own = self.norms.mlp.is_some() || self.experts.is_some();
+        let is_beside = self.stages.get(group) == Some(&Stage::Up(None));
+        match self.parallel && !has_own && is_beside {
+            true => self.stages.iter().position(|stage| *stage == Stage::Heads),
+            false => None,
+        }
+    }
+
     /// What gives each of the [groups](Self::groups) its input and can give it scaled; `None` for an input
     /// that nothing can give so, and for a block of which that holds for all.
     pub fn givers(&self) -> Option<Vec<Option<Giver>>> {
-        let shared = self.parallel && self.norms.mlp.is_none();
-        // What a norm gives may be read by nothing else.
-        let norm = |norm: &Option<Norm>, at: usize| {
-            norm.as_ref().filter(|norm| norm.weight.is_some() && !shared).map(|_| Giver::Norm(at))
-        };
-        let rows = |group: &[usize], of: usize| group.get(of).copied().map(Giver::Rows);
-        let of = |(at, stage): (usize, &Stage)| match stage {
-            Stage::Heads | Stage::LatentDown => norm(&self.norms.attention, 0),
-            Stage::Out => {
-                let [_, _, v] = self.groups.get(at.checked_sub(1)?)?.as_slice() else {
-                    return None;
-                };
-                let o = self.group(at).next()?;
-                // With fewer heads of v than of q, several columns of o read one row of v.
-                let equal = self.linears.get(*v)?.weight.dims().first() == o.weight.dims().last();
-                (equal && self.attention.clip.is_none()).then_some(Giver::Rows(*v))
-            }
-            Stage::Up(None) if self.experts.is_none() => norm(&self.norms.mlp, 1),
-            // Only the gate goes through more than a product.
-            Stage::Down(_) | Stage::SharedDown => {
-                let before = self.groups.get(at.checked_sub(1)?)?;
-                let limited = self.experts.as_ref().is_some_and(|own| own.gating.limit.is_some());
-                (before.len() == 2 && !limited).then(|| rows(before, 1)).flatten()
-            }
-            _ => None,
-        };
-        let found: Vec<Option<Giver>> = self.stages.iter().enumerate().map(of).collect();
-        found.iter().any(|giver| matches!(giver, Some(Giver::Norm(_)))).then_some(found)
+        let found: Vec<Option<Giver>> = (0..self.stages.len()).map(|at| self.giver(at)).collect();
+        found.iter().any(Option::is_some).then_some(found)
     }
 
-    /// The norm before attention (0) or before the MLP (1).
+    fn giver(&self, at: usize) -> Option<Giver> {
+        let norm = |norm: Option<&Norm>, at: usize| {
+            norm.filter(|norm| norm.weight.is_some()).map(|_| Giver::Norm(at))
+        };
+        let latent = self.latent.as_ref();
+        let before = || self.groups.get(at.checked_sub(1)?).map(Vec::as_slice);
+        match self.stages.get(at)? {
+            // A norm gives experts' router its input, too, which is not scaled.
+            Stage::Heads | Stage::LatentDown
+                if self.parallel && self.norms.mlp.is_none() && self.experts.is_some() =>
+            {
+                None
+            }
+            Stage::Heads | Stage::LatentDown => norm(self.norms.attention.as_ref(), 0),
+            Stage::LatentQ => norm(latent.and_then(|own| own.q_norm.as_ref()), 2),
+            Stage::LatentKv => norm(latent.map(|own| &own.kv_norm), 3),
+            Stage::Out => self.rows_of_v(before()?, self.columns(at).ok()?),
+            Stage::Up(None) if self.shares(at).is_none() => norm(self.norms.mlp.as_ref(), 1),
+            Stage::Down(expert) => {
+                let gating = self.experts.as_ref().filter(|_| expert.is_some());
+                rows_of_up(
+                    before()?,
+                    gating.map_or(self.gating, |own| own.gating),
+                    self.columns(at).ok()?,
+                )
+            }
+            Stage::SharedDown => {
+                rows_of_up(before()?, self.experts.as_ref()?.shared, self.columns(at).ok()?)
+            }
+            Stage::Up(_) | Stage::SharedUp => None,
+        }
+    }
+
+    /// The rows of v that give the columns of o. With fewer heads of v than of q, several columns read one row.
+    fn rows_of_v(&self, before: &[usize], columns: usize) -> Option<Giver> {
+        let own = &self.attention;
+        if own.clip.is_some() {
+            return None;
+        }
+        let (heads, wide) = (own.heads, own.value_dim);
+        // Of each head, where its rows begin; k and v are made together of few dimensions, for each head.
+        let begin = |head: usize| match (before, &self.latent) {
+            ([_], Some(latent)) => Some(head * (latent.plain + wide) + latent.plain),
+            _ if own.kv_heads != heads => None,
+            ([_, _, _], None) => Some(head * wide),
+            ([_], None) if self.order == Order::Concat => {
+                Some(2 * heads * own.head_dim + head * wide)
+            }
+            ([_], None) => Some((3 * head + 2) * wide),
+            _ => None,
+        };
+        let mut rows = Vec::with_capacity(columns);
+        for head in 0..heads {
+            let first = begin(head)?;
+            rows.extend(first..first + wide);
+        }
+        (rows.len() == columns).then_some(Giver::Rows(*before.last()?, rows))
+    }
+
+    /// The norm before attention (0) or before the MLP (1), or of the few dimensions that q (2) or k and v (3) are made
+    /// of.
     pub fn norm_mut(&mut self, which: usize) -> Option<&mut Norm> {
         match which {
             0 => self.norms.attention.as_mut(),
-            _ => self.norms.mlp.as_mut(),
+            1 => self.norms.mlp.as_mut(),
+            2 => self.latent.as_mut().and_then(|own| own.q_norm.as_mut()),
+            _ => self.latent.as_mut().map(|own| &mut own.kv_norm),
         }
     }
 
@@ -109,5 +158,19 @@ impl Block {
     /// The same, to put other weights in.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         self.linears.iter_mut().collect()
+    }
+}
+
+/// The rows of up that give the columns of down: only the gate goes through more than a product, and a ReLU keeps
+/// what it is multiplied by.
+fn rows_of_up(before: &[usize], gating: Gating, columns: usize) -> Option<Giver> {
+    match before {
+        _ if gating.limit.is_some() => None,
+        [_, up] => Some(Giver::Rows(*up, (0..columns).collect())),
+        [both] if gating.fused => Some(Giver::Rows(*both, (columns..2 * columns).collect())),
+        [up] if gating.activation == Activation::Relu => {
+            Some(Giver::Rows(*up, (0..columns).collect()))
+        }
+        _ => None,
     }
 }

@@ -99,15 +99,8 @@ pub(super) struct Gating {
     pub(super) activation: Activation,
     /// gpt-oss: alpha and limit.
     pub(super) limit: Option<(f64, f64)>,
-    /// Whether one weight has both, its first rows the gate's, or every other one.
-    pub(super) fused: Option<Halves>,
-}
-
-/// Where gate and up are in one weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Halves {
-    Apart,
-    Alternate,
+    /// Whether one weight has both, its first rows the gate's.
+    pub(super) fused: bool,
 }
 
 /// A mixture of experts, without their linear layers.
@@ -333,9 +326,9 @@ impl Block {
     }
 
     /// How many columns a group reads.
-    fn columns(&self, group: usize) -> Result<usize, LmError> {
+    pub(super) fn columns(&self, group: usize) -> Result<usize, LmError> {
         let linear = self.group(group).next().ok_or(LmError::Defect("a group without layers"))?;
-        Ok(linear.weight.dim(1)?)
+        Ok(linear.columns())
     }
 
     /// An input of no tokens.
@@ -434,15 +427,10 @@ impl Gating {
         if let Some(up) = outputs.next() {
             return Ok((Some(first), up));
         }
-        let Some(halves) = self.fused else { return Ok((None, first)) };
-        let (tokens, width) = (first.dim(0)?, first.dim(1)? / 2);
-        Ok(match halves {
-            Halves::Apart => (Some(first.narrow(1, 0, width)?), first.narrow(1, width, width)?),
-            Halves::Alternate => {
-                let pairs = first.reshape((tokens, width, 2))?;
-                let part = |at| pairs.narrow(2, at, 1)?.reshape((tokens, width));
-                (Some(part(0)?), part(1)?)
-            }
-        })
+        if !self.fused {
+            return Ok((None, first));
+        }
+        let width = first.dim(1)? / 2;
+        Ok((Some(first.narrow(1, 0, width)?), first.narrow(1, width, width)?))
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-use super::LmError;
+use super::{LmConfig, LmError, apart};
 use crate::dequant::{self, Float};
 use crate::quantize::source::{ModelSource, SourceError, Tensor as Listed};
 
@@ -15,10 +15,11 @@ use crate::quantize::source::{ModelSource, SourceError, Tensor as Listed};
 const MAX_FILE: u64 = 64 << 20;
 
 /// A model's files and tensors.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     source: Arc<ModelSource>,
     config: Value,
-    names: HashMap<String, usize>,
+    names: Arc<HashMap<String, usize>>,
 }
 
 impl Checkpoint {
@@ -29,11 +30,20 @@ impl Checkpoint {
     pub fn open(source: Arc<ModelSource>) -> Result<Self, LmError> {
         let source = source.plain(None)?;
         let config = source.config()?.clone();
+        Ok(Self::of(source, config))
+    }
+
+    /// The same with each linear layer of a model as a tensor of its own.
+    pub(super) fn apart(self, config: &LmConfig) -> Result<Self, LmError> {
+        Ok(Self::of(apart::all(self.source, config)?, self.config))
+    }
+
+    fn of(source: Arc<ModelSource>, config: Value) -> Self {
         let mut names = HashMap::new();
         for (at, tensor) in source.tensors().iter().enumerate() {
             names.entry(tensor.name.clone()).or_insert(at);
         }
-        Ok(Self { source, config, names })
+        Self { source, config, names: Arc::new(names) }
     }
 
     /// `config.json`.
@@ -71,28 +81,6 @@ impl Checkpoint {
             return Err(LmError::NotFinite(format!("tensor {name}")));
         }
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-    }
-
-    /// Matrix `index` of a tensor of three dimensions, `[count, rows, columns]`, as f32; of one that is
-    /// stored as it is no other is read.
-    pub(super) fn slice(
-        &self,
-        name: &str,
-        [count, rows, columns]: [usize; 3],
-        index: usize,
-    ) -> Result<Tensor, LmError> {
-        if self.source.was().is_some() {
-            return Ok(self.tensor(name, &[count, rows, columns])?.get(index)?);
-        }
-        let (tensor, float) = self.place(name, &[count, rows, columns])?;
-        let len = (rows * columns) as u64 * float.size();
-        let begin = tensor.offset + index as u64 * len;
-        let bytes = self.source.read(tensor.file, begin..begin + len)?;
-        let values = floats(&dequant::convert(&bytes, float, Float::F32));
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(LmError::NotFinite(format!("tensor {name}")));
-        }
-        Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
     }
 
     /// The bytes of a tensor, which must have this shape.

@@ -59,6 +59,13 @@ pub(super) struct Layer {
 }
 
 impl LmConfig {
+    /// What the names of the tensors begin with, of a model that `has` them.
+    pub(super) fn prefix(&self, has: &dyn Fn(&str) -> bool) -> String {
+        let prefixes = &self.about.prefixes;
+        let is = |prefix: &&String| has(&format!("{prefix}{}.weight", self.about.embedding.tokens));
+        prefixes.iter().find(is).or(prefixes.first()).cloned().unwrap_or_default()
+    }
+
     /// Reads `config.json`.
     ///
     /// # Errors

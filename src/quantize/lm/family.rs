@@ -305,10 +305,28 @@ pub(crate) struct Experts {
     pub(crate) up: Option<String>,
     pub(crate) down: Option<String>,
     pub(crate) stacked: Option<Stacked>,
+    /// What some checkpoints call the same.
+    pub(crate) also: Option<Also>,
     pub(crate) shared: Option<Shared>,
     pub(crate) activation: Option<Word>,
     /// gpt-oss: the gate is a SiLU of `alpha` times it, one is added to up, and both are cut.
     pub(crate) limit: Option<Limit>,
+}
+
+impl Experts {
+    /// What gate, up and down of single experts are called. Of a stack that says nothing else: by its place.
+    pub(crate) fn names(&self) -> [Option<String>; 3] {
+        let own = [&self.gate, &self.up, &self.down];
+        match &self.stacked {
+            Some(stacked) if own.iter().all(|name| name.is_none()) => {
+                let parent =
+                    stacked.gate_up.rsplit_once('.').map_or("experts", |(parent, _)| parent);
+                ["gate_proj", "up_proj", "down_proj"]
+                    .map(|end| Some(format!("{parent}.{{}}.{end}")))
+            }
+            _ => own.map(Clone::clone),
+        }
+    }
 }
 
 /// How gpt-oss cuts gate and up.
@@ -343,6 +361,16 @@ pub(crate) struct Stacked {
     /// Whether rows of gate and up alternate.
     #[serde(default)]
     pub(crate) interleaved: bool,
+}
+
+/// Other names of a router and of single experts, with `{}` for the expert.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Also {
+    pub(crate) router: String,
+    pub(crate) gate: String,
+    pub(crate) up: String,
+    pub(crate) down: String,
 }
 
 /// An expert that every token goes to.

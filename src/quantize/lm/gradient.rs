@@ -120,7 +120,7 @@ fn all_through(linears: &[&Linear], of_outputs: &[Tensor]) -> Result<Tensor, LmE
 
 /// The gradient of a layer's input, by that of its output.
 fn through(linear: &Linear, of_output: &Tensor) -> Result<Tensor, LmError> {
-    Ok(of_output.matmul(&linear.weight)?)
+    Ok(of_output.matmul(&linear.weight()?)?)
 }
 
 /// The gradients of what something is computed from, by that of the result.

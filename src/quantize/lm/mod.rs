@@ -7,6 +7,7 @@
 
 mod access;
 mod activation;
+mod apart;
 mod attention;
 mod block;
 mod checkpoint;
@@ -28,10 +29,12 @@ mod parallel;
 mod read;
 mod rope;
 mod rows;
+mod shelf;
 mod spool;
 mod text;
 
 pub use access::Giver;
+pub use apart::apart;
 pub use attention::Context;
 pub use block::{Block, NoTap, Passage, Tap};
 pub use checkpoint::Checkpoint;

@@ -14,7 +14,13 @@ pub struct Model {
     config: LmConfig,
     /// What the names of its tensors begin with.
     prefix: String,
+    /// Bytes of experts that are held together.
+    room: u64,
 }
+
+/// What experts of a block take at most to be held together: those of a block that is larger are read one by one, each
+/// time that they are used.
+const ROOM: u64 = 4 << 30;
 
 /// From tokens to hidden states.
 struct Embedding {
@@ -36,10 +42,16 @@ impl Model {
     pub fn open(source: impl Into<Arc<ModelSource>>) -> Result<Self, LmError> {
         let checkpoint = Checkpoint::open(source.into())?;
         let config = LmConfig::parse(checkpoint.config())?;
-        let prefixes = &config.about.prefixes;
-        let has = |prefix: &&String| checkpoint.has(&embedding_name(&config, prefix));
-        let prefix = prefixes.iter().find(has).or(prefixes.first()).cloned().unwrap_or_default();
-        Ok(Self { checkpoint, config, prefix })
+        let checkpoint = checkpoint.apart(&config)?;
+        let prefix = config.prefix(&|name| checkpoint.has(name));
+        Ok(Self { checkpoint, config, prefix, room: ROOM })
+    }
+
+    /// Experts of a block are held together only if they take no more than so many bytes, in f32; 4 GiB if this is not
+    /// said.
+    #[must_use]
+    pub fn with_room(self, room: u64) -> Self {
+        Self { room, ..self }
     }
 
     /// Its numbers.
@@ -118,7 +130,7 @@ impl Model {
     /// # Errors
     /// If a weight of it is missing, or cannot be read or dequantized.
     pub fn block(&self, index: usize) -> Result<Block, LmError> {
-        read::block(&self.checkpoint, &self.config, &self.prefix, index)
+        read::block(&self.checkpoint, &self.config, &self.prefix, (index, self.room))
     }
 
     /// Reads the last norm and the head of a causal model.

@@ -41,7 +41,7 @@ pub enum ProduceError {
     NoText(&'static str),
     /// A type of model whose weights are stored in a way that is not known here.
     #[error(
-        "models of type {0} store their linear weights transposed (Conv1D), which no engine loads quantized"
+        "models of type {0} store their linear weights transposed (Conv1D), which is not undone for this format or family"
     )]
     Transposed(String),
     /// A layer of which nothing is known.

@@ -3,13 +3,18 @@
 //! As the engines do: the linear layers of the numbered blocks, by name and shape. Embeddings, the head,
 //! norms, biases and the routers of experts stay as they are.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::ProduceError;
+use super::recipe::Format;
 use crate::dequant::Float;
 use crate::format::dtype::Dtype;
 use crate::format::dtype::Shape;
 use crate::format::glob::Glob;
+use crate::quantize::calibrate::CalibrateError;
+use crate::quantize::lm::apart;
 use crate::quantize::source::ModelSource;
 
 /// Models whose linear weights are stored transposed.
@@ -68,6 +73,23 @@ pub fn kind(name: &str, dtype: Dtype, shape: &Shape, skip: &Skip) -> Kind {
     }
 }
 
+/// A model as its layers are quantized and stored: each by itself, outputs by inputs, but for those that `skip` names.
+/// GGUF stacks experts as models do.
+///
+/// # Errors
+/// If a pattern is none, or the model's names contradict each other.
+pub fn layers_apart(
+    source: Arc<ModelSource>,
+    format: Format,
+    skip: &[String],
+) -> Result<Arc<ModelSource>, ProduceError> {
+    let skip = Skip::new(skip)?;
+    match format {
+        Format::Gguf => Ok(source),
+        _ => Ok(apart(source, &|layer| !skip.has(layer)).map_err(CalibrateError::from)?),
+    }
+}
+
 /// Refuses a model that is not whole, or whose weights are quantized or stored in a way that is not known here.
 ///
 /// # Errors
@@ -76,11 +98,12 @@ pub fn check_source(source: &ModelSource) -> Result<(), ProduceError> {
     // First, as a GGUF file alone has no configuration.
     check_names(source.tensors().iter().map(|tensor| (&*tensor.name, tensor.dtype)))?;
     source.check_whole()?;
-    check_config(source.config()?)
+    check_config(source.config()?, source.is_apart())
 }
 
-/// Refuses a model whose configuration says that its weights are stored in a way that is not known here.
-fn check_config(config: &Value) -> Result<(), ProduceError> {
+/// Refuses a model whose configuration says that its weights are stored in a way that is not known here; those that
+/// are transposed are known where they were made to be outputs by inputs.
+fn check_config(config: &Value, is_apart: bool) -> Result<(), ProduceError> {
     for key in ["quantization_config", "compression_config"] {
         if let Some(method) = config.get(key).filter(|own| !own.is_null()) {
             let method = method.get("quant_method").and_then(Value::as_str).unwrap_or("some way");
@@ -88,7 +111,7 @@ fn check_config(config: &Value) -> Result<(), ProduceError> {
         }
     }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
-    if TRANSPOSED.contains(&kind) {
+    if TRANSPOSED.contains(&kind) && !is_apart {
         return Err(ProduceError::Transposed(kind.to_owned()));
     }
     Ok(())
@@ -143,10 +166,11 @@ mod tests {
 
     #[test]
     fn quantized_and_transposed_models_are_refused() {
-        let check = |text| check_config(&serde_json::from_str(text).unwrap());
+        let check = |text| check_config(&serde_json::from_str(text).unwrap(), false);
         assert!(check(r#"{"model_type":"llama","quantization_config":null}"#).is_ok());
         let error = check(r#"{"quantization_config":{"quant_method":"awq"}}"#).unwrap_err();
         assert!(error.to_string().contains("awq"), "{error}");
         assert!(check(r#"{"model_type":"gpt2"}"#).is_err());
+        assert!(check_config(&serde_json::json!({"model_type": "gpt2"}), true).is_ok());
     }
 }

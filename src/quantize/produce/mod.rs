@@ -34,7 +34,7 @@ mod survey;
 
 pub use driver::Events;
 pub use error::ProduceError;
-pub use layers::check_source;
+pub use layers::{check_source, layers_apart};
 pub use method::{Layer, RoundToNearest, Solver};
 pub use outline::Bits;
 pub use preset::{PRESETS, Preset};

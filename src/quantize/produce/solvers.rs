@@ -1,7 +1,7 @@
 //! What gives codes besides rounding: HQQ from the weight alone, GPTQ and AWQ from what the layers of the
 //! model are fed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::ProduceError;
 use super::method::{Layer, Solver};
@@ -147,11 +147,12 @@ impl Calibrating {
         };
         let (mut at, mut layers) = (0, HashMap::new());
         let (changed, solved, skip) = (&mut self.changed, &mut self.solved, &self.skip);
-        // Slices of stacked experts are no tensors, and are kept.
-        let checkpoint = self.model.checkpoint();
+        // Of a stack that stays whole, the model's slices are no tensors.
+        let names: HashSet<&str> = self.sources.iter().map(|(_, name, _)| name.as_str()).collect();
         let wanted = |layer: &str| {
             let is_kept = skip.iter().any(|kept| kept == layer);
-            (!is_kept && checkpoint.has(&format!("{layer}.weight"))).then(|| scheme(layer))
+            let is_there = names.contains(format!("{layer}.weight").as_str());
+            (!is_kept && is_there).then(|| scheme(layer))
         };
         let mut take = |made: Calibrated| {
             match made {

@@ -23,6 +23,19 @@ pub(super) trait Behind: Debug + Send + Sync {
     /// An error if a file that it is made of has changed.
     fn check_unchanged(&self) -> Result<(), ModelError>;
 
-    /// How that is quantized, in words.
-    fn was(&self) -> &str;
+    /// How that is quantized, in words; `None` if it is not.
+    fn was(&self) -> Option<&str>;
+
+    /// Whether stacked and transposed weights are tensors of their own.
+    fn is_apart(&self) -> bool;
+
+    /// Whether a tensor has outputs by inputs, though the model may store its like by columns.
+    fn is_linear(&self, number: usize) -> bool;
+
+    /// Streams a tensor that is byte for byte one of a model's that it is made of; `None` if it is none.
+    fn stream(
+        &self,
+        number: usize,
+        take: &mut dyn FnMut(u64, &[u8]),
+    ) -> Option<Result<(), SourceError>>;
 }

@@ -7,7 +7,7 @@
 mod behind;
 mod error;
 mod listed;
-mod plain;
+pub(super) mod plain;
 mod stored;
 mod stream;
 
@@ -174,9 +174,20 @@ impl ModelSource {
     /// How it was quantized, if it is a quantized model in plain floats.
     pub fn was(&self) -> Option<&str> {
         match &self.place {
-            Place::Made(made) => Some(made.was()),
+            Place::Made(made) => made.was(),
             _ => None,
         }
+    }
+
+    /// Whether stacked and transposed weights are tensors of their own here.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(&self.place, Place::Made(made) if made.is_apart())
+    }
+
+    /// Whether tensor `number` was made outputs by inputs, though the model may store its like by columns: what was
+    /// a quantized layer.
+    pub(super) fn is_linear(&self, number: usize) -> bool {
+        matches!(&self.place, Place::Made(made) if made.is_linear(number))
     }
 
     /// A model that is made when it is read.
@@ -347,7 +358,19 @@ impl ModelSource {
                 load(artifact, runtime, within(own, &range), &options, take)?;
             }
             Place::Made(made) => {
-                return made.bytes(file, range.clone()).unwrap_or_else(|| Err(defect()));
+                if let Some(found) = made.bytes(file, range.clone()) {
+                    return found;
+                }
+                let holds = |own: &Tensor| {
+                    let end = own.offset + own.len;
+                    own.file == file && own.offset <= range.start && range.end <= end
+                };
+                let number = self.tensors.iter().position(holds).ok_or_else(defect)?;
+                let begin = self.tensors.get(number).map_or(0, |own| own.offset);
+                let begin = usize::try_from(range.start - begin).map_err(|_| defect())?;
+                let whole = made.tensor(number)?;
+                let end = begin.checked_add(len).filter(|end| *end <= whole.len());
+                return Ok(whole.slice(begin..end.ok_or_else(defect)?));
             }
         }
         if bytes.len() != len {
@@ -388,7 +411,11 @@ impl ModelSource {
                 };
                 load(artifact, runtime, vec![request.clone()], &options, take)
             }
-            (Place::Made(_), _) => {
+            (Place::Made(made), _) => {
+                let number = self.by_name.get(&tensor.name);
+                if let Some(streamed) = number.and_then(|number| made.stream(*number, take)) {
+                    return streamed;
+                }
                 let bytes = self.read_tensor(tensor)?;
                 let parts = bytes.chunks(STREAMED as usize).enumerate();
                 parts.for_each(|(at, part)| take(at as u64 * STREAMED, part));

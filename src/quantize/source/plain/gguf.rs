@@ -138,7 +138,7 @@ pub(super) fn view(inner: Arc<ModelSource>, float: Float) -> Result<ModelSource,
     }
     made.iter().for_each(|(path, json)| builder.bytes(path, json));
     builder.tensors = tensors;
-    builder.build(was)
+    builder.build(Some(was))
 }
 
 /// A tensor of the model within one of GGUF that has `dims` elements.

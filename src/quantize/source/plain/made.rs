@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::super::{ModelSource, SourceError};
+use super::piece::Piece;
 use crate::dequant::config::{Facts, Method, Module, Role};
 use crate::dequant::gguf::Block;
 use crate::dequant::{self, Float, Layout, Part, Parts, Weight};
@@ -18,6 +19,8 @@ pub(super) enum From {
     Blocks(usize, Block),
     /// The tensors of a quantized weight.
     Module(Module, Method),
+    /// A part of a stored tensor.
+    Piece(usize, Piece),
 }
 
 /// A tensor that is made.
@@ -41,6 +44,7 @@ impl Made {
         let out = Float::of_dtype(self.dtype);
         let bytes = match &self.from {
             From::Stored(at) => self.sliced(inner, *at)?,
+            From::Piece(at, piece) => piece.make(inner, *at, self.dtype)?,
             From::Blocks(at, block) => {
                 let codes = self.sliced(inner, *at)?;
                 let stored = codes.len() / block.bytes();

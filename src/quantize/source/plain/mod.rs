@@ -1,8 +1,10 @@
 //! A quantized model, or one of GGUF, as one of plain floats: what reads it sees a checkpoint of safetensors with a
 //! configuration and a tokenizer, and each tensor is made of the stored ones when it is asked for.
 
+mod apart;
 mod gguf;
 mod made;
+mod piece;
 mod stored;
 mod view;
 
@@ -12,6 +14,7 @@ use serde_json::Value;
 
 use super::{ModelSource, SourceError};
 use crate::dequant::Float;
+pub(in crate::quantize) use piece::Piece;
 
 impl ModelSource {
     /// The same model in plain floats. Weights that are quantized become `float`, or f32; what is no quantized weight

@@ -3,11 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use serde_json::json;
-
-use super::super::{INDEX, ModelSource, SourceError};
+use super::super::{ModelSource, SourceError};
 use super::made::{From, Made, facts};
-use super::view::{Builder, named, others};
+use super::view::{Builder, finish, named};
 use crate::dequant::Float;
 use crate::dequant::config::{Method, Module, Role, Stored};
 use crate::format::dtype::Shape;
@@ -53,17 +51,7 @@ pub(super) fn view(
             ));
         }
     }
-    let is_listed = inner.files().iter().any(|file| file.path == INDEX);
-    let mut builder = Builder::new(inner);
-    builder.files = others(&builder.inner).collect();
-    builder.config()?;
-    if is_listed {
-        let map: serde_json::Map<_, _> =
-            tensors.iter().map(|(path, made)| (made.name.clone(), json!(path))).collect();
-        builder.bytes(INDEX, &json!({"metadata": {}, "weight_map": map}));
-    }
-    builder.tensors = tensors;
-    builder.build(named(method))
+    finish(Builder::new(inner), tensors, Some(named(method)))
 }
 
 /// Scales of activations and caches, which a model of floats has no use for.

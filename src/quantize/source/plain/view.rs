@@ -1,16 +1,17 @@
 //! A model whose files and tensors are made when they are read.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::behind::Behind;
 use super::super::listed::File;
 use super::super::{CONFIG, INDEX, ModelSource, SourceError};
-use super::made::Made;
+use super::made::{From, Made};
 use crate::dequant::config::{CONFIGS, Method};
+use crate::gguf::names::Change;
 use crate::pack::model::{ModelError, Part, PartKind};
 use crate::store::artifact::Artifact;
 
@@ -36,8 +37,11 @@ struct Plain {
     contents: Vec<Content>,
     /// What each tensor is made of.
     made: Vec<Made>,
-    /// How it is quantized.
-    was: String,
+    /// How it is quantized, if it is.
+    was: Option<String>,
+    is_apart: bool,
+    /// The stack of weights that was made last: it is read piece by piece.
+    stack: Mutex<Option<(usize, Bytes)>>,
 }
 
 /// Puts a view together: files that stay or are made, and tensors by the file that they are in.
@@ -47,11 +51,13 @@ pub(super) struct Builder {
     pub(super) files: Vec<(String, Content)>,
     /// Tensors by the paths of their files.
     pub(super) tensors: Vec<(String, Made)>,
+    /// Whether stacks and transposed weights are in pieces.
+    pub(super) is_apart: bool,
 }
 
 impl Builder {
     pub(super) fn new(inner: Arc<ModelSource>) -> Self {
-        Self { inner, files: Vec::new(), tensors: Vec::new() }
+        Self { inner, files: Vec::new(), tensors: Vec::new(), is_apart: false }
     }
 
     pub(super) fn bytes(&mut self, path: &str, json: &Value) {
@@ -70,8 +76,8 @@ impl Builder {
         Ok(())
     }
 
-    pub(super) fn build(self, was: String) -> Result<ModelSource, SourceError> {
-        let Self { inner, mut files, tensors } = self;
+    pub(super) fn build(self, was: Option<String>) -> Result<ModelSource, SourceError> {
+        let Self { inner, mut files, tensors, is_apart } = self;
         let mut paths: Vec<String> = tensors.iter().map(|(path, _)| path.clone()).collect();
         paths.sort();
         paths.dedup();
@@ -100,7 +106,7 @@ impl Builder {
             listed.push(File { path, size, executable: false, parts });
             contents.push(content);
         }
-        let plain = Plain { inner, contents, made, was };
+        let plain = Plain { inner, contents, made, was, is_apart, stack: Mutex::default() };
         Ok(ModelSource::made(Box::new(plain), listed))
     }
 }
@@ -148,7 +154,19 @@ impl Behind for Plain {
 
     fn tensor(&self, number: usize) -> Result<Bytes, SourceError> {
         let defect = || SourceError::Defect(format!("number {number}"));
-        self.made.get(number).ok_or_else(defect)?.make(&self.inner)
+        let made = self.made.get(number).ok_or_else(defect)?;
+        if made.shape.dims().len() < 3 {
+            return made.make(&self.inner);
+        }
+        let mut stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes)) = stack.as_ref().filter(|(own, _)| *own == number) {
+            return Ok(bytes.clone());
+        }
+        // Not two of them at once.
+        *stack = None;
+        let bytes = made.make(&self.inner)?;
+        *stack = Some((number, bytes.clone()));
+        Ok(bytes)
     }
 
     fn artifact(&self) -> Option<&Artifact> {
@@ -159,9 +177,54 @@ impl Behind for Plain {
         self.inner.check_unchanged()
     }
 
-    fn was(&self) -> &str {
-        &self.was
+    fn was(&self) -> Option<&str> {
+        self.was.as_deref()
     }
+
+    fn is_apart(&self) -> bool {
+        self.is_apart
+    }
+
+    fn is_linear(&self, number: usize) -> bool {
+        match self.made.get(number).map(|made| &made.from) {
+            Some(From::Module(..)) => true,
+            Some(From::Piece(_, piece)) => piece.linear,
+            Some(From::Stored(at)) => self.inner.is_linear(*at),
+            _ => false,
+        }
+    }
+
+    fn stream(
+        &self,
+        number: usize,
+        take: &mut dyn FnMut(u64, &[u8]),
+    ) -> Option<Result<(), SourceError>> {
+        let made = self.made.get(number)?;
+        match made.from {
+            From::Stored(at) if made.slice.is_none() && made.change == Change::Same => {
+                Some(self.inner.stream(self.inner.tensors.get(at)?, take))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A view with these tensors, by the paths of their files, and all else of the model.
+pub(super) fn finish(
+    mut builder: Builder,
+    tensors: Vec<(String, Made)>,
+    was: Option<String>,
+) -> Result<ModelSource, SourceError> {
+    let is_listed = builder.inner.files().iter().any(|file| file.path == INDEX);
+    builder.files = others(&builder.inner).collect();
+    builder.config()?;
+    if is_listed {
+        let map: serde_json::Map<_, _> =
+            tensors.iter().map(|(path, made)| (made.name.clone(), json!(path))).collect();
+        builder.bytes(INDEX, &json!({"metadata": {}, "weight_map": map}));
+    }
+    builder.tensors = tensors;
+    builder.build(was)
 }
 
 /// Files of the model that a view takes over as they are: all but weights, and what says how those are quantized.
