@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::error::OptimizeError;
@@ -59,28 +59,33 @@ pub(super) fn product_key(
 }
 
 /// What tells a candidate's losses on a text from anything else: tokens as the model reads them, by windows of
-/// `context`.
+/// `context`; `by` is who read it, where that is not this program.
 pub(super) fn text_key(
     product: ContentDigest,
     tokens: &[u32],
     context: usize,
+    by: &[String],
 ) -> Result<ContentDigest, OptimizeError> {
     let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-    let value = json!({
+    let mut value = json!({
         "context": context, "product": product, "tokens": ContentDigest::of(&bytes), "tool_version": VERSION,
     });
+    if !by.is_empty() {
+        value["by"] = json!(by);
+    }
     Ok(ContentDigest::of(&json::to_bytes(&value)?))
 }
 
-/// What tells an artifact's speed on this machine from anything else.
+/// What tells an artifact's speed from anything else: on this machine, by its cores, or on other hardware, by what
+/// is known of that and of what runs there.
 pub(super) fn speed_key(
     manifest: ManifestId,
     workload: &Workload,
-    cores: u32,
+    on: &Value,
 ) -> Result<ContentDigest, OptimizeError> {
     let requests = format!("{workload:?}");
     let value = json!({
-        "cores": cores, "manifest": manifest, "tool_version": VERSION,
+        "cores": on, "manifest": manifest, "tool_version": VERSION,
         "workload": ContentDigest::of(requests.as_bytes()),
     });
     Ok(ContentDigest::of(&json::to_bytes(&value)?))

@@ -19,7 +19,7 @@ use crate::format::id::ManifestId;
 use crate::quantize::produce::PlannedSize;
 
 /// What holds for all candidates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Setting<'a> {
     /// The limits.
     pub constraints: &'a OptimizationConstraints,
@@ -37,6 +37,8 @@ pub struct Setting<'a> {
     pub float: Float,
     /// Bytes of all its tensors.
     pub tensor_bytes: u64,
+    /// Whether a candidate's speed on hardware is measured later.
+    pub measures: &'a dyn Fn(&str, &Hardware) -> bool,
 }
 
 /// A candidate on hardware.
@@ -109,7 +111,8 @@ impl Row {
         let filled = row.fill(candidate, size, hardware, setting);
         row.dropped = filled.err();
         if row.dropped.is_none() {
-            row.dropped = row.refusal(setting.constraints, !hardware.is_host());
+            let later = (setting.measures)(&candidate.label, hardware);
+            row.dropped = row.refusal(setting.constraints, !later);
         }
         (row, price)
     }

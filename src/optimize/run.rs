@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use super::choice::{Entry, choose};
 use super::constraints::OptimizationConstraints;
 use super::error::OptimizeError;
+use super::hardware::Hardware;
 use super::options::{OptimizeOptions, Subject, Watch};
 use super::outcome::{Outcome, Row, Setting, Winner};
 use super::prices::Price;
@@ -41,6 +42,9 @@ pub fn optimize_model(
     if tag.as_str().starts_with(PREFIX) {
         return Err(OptimizeError::Tag(tag.to_string(), PREFIX));
     }
+    if constraints.max_kl.is_some() && !options.quality_at.is_empty() {
+        return Err(OptimizeError::OnlyFromBelow);
+    }
     check_source(source)?;
     let config = source.config()?;
     let shape = ModelShape::of(config);
@@ -53,6 +57,7 @@ pub fn optimize_model(
     let mut bits = vec![Bits::new(); options.candidates.len()];
     let sizes = run.sizes(lm.as_ref(), &mut bits);
     let float = run.workshop.float;
+    let measures = |method: &str, hardware: &Hardware| options.measures(method, hardware);
     let setting = Setting {
         constraints,
         workload: &options.workload,
@@ -62,6 +67,7 @@ pub fn optimize_model(
         shape: shape.as_ref(),
         float,
         tensor_bytes: source.tensors().iter().map(|tensor| tensor.len).sum(),
+        measures: &measures,
     };
     let (mut rows, mut prices) = (Vec::new(), Vec::<Price>::new());
     for (at, (candidate, size)) in options.candidates.iter().zip(&sizes).enumerate() {
@@ -77,6 +83,7 @@ pub fn optimize_model(
     if options.dry_run {
         return Ok(run.outcome(None, rows, prices, 0));
     }
+    watch.begin(&rows);
     let mut computed = vec![false; options.candidates.len()];
     for at in run.order(&rows) {
         let Some(candidate) = options.candidates.get(at) else { continue };
@@ -88,17 +95,19 @@ pub fn optimize_model(
             Err(error) => {
                 watch.at(&candidate.label, &format!("failed: {error}"));
                 drop_all(&mut rows, at, &format!("failed: {error}"));
+                rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
                 computed[at] = true;
             }
         }
     }
     for row in rows.iter_mut().filter(|row| row.dropped.is_none()) {
-        let measured = run.measure(row, &options.hardware, &setting, watch)?;
+        let measured = run.measure(row, &setting, watch)?;
         computed[row.candidate] |= measured;
-        row.dropped = row.last_refusal(constraints);
+        row.dropped = row.dropped.take().or_else(|| row.last_refusal(constraints));
         if row.dropped.is_none() && objective_of(options.objective, &row.figures).is_none() {
             row.dropped = Some(format!("its {} is not known", options.objective.name()));
         }
+        watch.known(row);
     }
     // Whoever would win is read whole: what is said of it is as sure as the text allows.
     let best = loop {

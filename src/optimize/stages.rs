@@ -6,24 +6,21 @@ use super::candidate::Candidate;
 use super::choice::{front, nearest};
 use super::constraints::{Figures, Objective, OptimizationConstraints};
 use super::error::OptimizeError;
-use super::evidence::{Evidence, speed_key};
+use super::evidence::Evidence;
+use super::exam::Exam;
 use super::figure::Figure;
-use super::hardware::Hardware;
-use super::measure::measure_host;
 use super::options::{OptimizeOptions, Subject, Watch};
-use super::outcome::{Outcome, Row, Setting, Winner};
+use super::outcome::{Outcome, Row, Winner};
 use super::prices::Price;
 use super::quality::Quality;
-use super::study::{Exam, Packing, Workshop};
+use super::study::{Packing, Workshop};
 use crate::dequant::Float;
-use crate::format::id::ManifestId;
 use crate::format::name::ArtifactName;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Statistics};
 use crate::quantize::lm::{LmError, Model};
 use crate::quantize::produce::{
     Bits, PlannedSize, allocate_bits, model_digest, planned_size, statistics, unquantized_size,
 };
-use crate::quantize::source::ModelSource;
 use crate::store::Store;
 
 /// What is to be the least; none where it is not known.
@@ -47,15 +44,15 @@ pub(super) fn drop_all(rows: &mut [Row], candidate: usize, why: &str) {
 /// What all stages share.
 pub(super) struct Run<'a> {
     pub(super) workshop: Workshop<'a>,
-    constraints: &'a OptimizationConstraints,
-    options: &'a OptimizeOptions,
-    evidence: Evidence,
-    notes: Vec<String>,
+    pub(super) constraints: &'a OptimizationConstraints,
+    pub(super) options: &'a OptimizeOptions,
+    pub(super) evidence: Evidence,
+    pub(super) notes: Vec<String>,
 }
 
 impl<'a> Run<'a> {
     pub(super) fn begin(
-        Subject { model: source, folder }: Subject<'a>,
+        Subject { model: source, folder, called }: Subject<'a>,
         store: &'a Store,
         name: &'a ArtifactName,
         constraints: &'a OptimizationConstraints,
@@ -70,8 +67,18 @@ impl<'a> Run<'a> {
         let wide = source.tensors().iter().find(|tensor| tensor.shape.dims().len() == 2);
         let float = wide.and_then(|tensor| Float::of_dtype(tensor.dtype)).unwrap_or(Float::BF16);
         let samples = None;
-        let workshop =
-            Workshop { source, folder, store, name, packing, runtime, digest, float, samples };
+        let workshop = Workshop {
+            source,
+            folder,
+            called,
+            store,
+            name,
+            packing,
+            runtime,
+            digest,
+            float,
+            samples,
+        };
         let evidence = Evidence::open(store, digest, runtime)?;
         Ok(Self { workshop, constraints, options, evidence, notes: Vec::new() })
     }
@@ -98,6 +105,9 @@ impl<'a> Run<'a> {
                     (None, None) => None,
                 };
                 let why = error.to_string();
+                if !self.options.quality_at.is_empty() {
+                    return Ok(None);
+                }
                 if let Some(limit) = limit {
                     return Err(OptimizeError::NoQuality { limit, why });
                 }
@@ -169,31 +179,6 @@ impl<'a> Run<'a> {
         Ok(planned_size(source, recipe, &[], bits, threads())?)
     }
 
-    /// The text that candidates are read on.
-    pub(super) fn exam<'m>(
-        &mut self,
-        lm: Option<&'m Model>,
-    ) -> Result<Option<Exam<'m>>, OptimizeError> {
-        let Some(model) = lm else { return Ok(None) };
-        let text = self.options.text.as_deref().unwrap_or(BUILT_IN);
-        let tokens = model.tokenizer()?.encode(text)?;
-        if tokens.len() < 2 {
-            return Err(LmError::Short(tokens.len()).into());
-        }
-        if text == self.options.calibration.as_deref().unwrap_or(BUILT_IN)
-            && self.options.candidates.iter().any(Candidate::reads_text)
-        {
-            let note = "quality is measured on the text that candidates are calibrated with, which flatters those \
-                        that are: give another with --text";
-            self.notes.push(note.to_owned());
-        }
-        let limits = usize::from(self.constraints.max_ppl_delta.is_some())
-            + usize::from(self.constraints.max_kl.is_some());
-        let decisions = self.options.candidates.len() * limits.max(1);
-        let error = self.options.error;
-        Ok(Some(Exam::new(model, tokens, self.options.context, (decisions, error))))
-    }
-
     /// Fills in what earlier runs found.
     pub(super) fn known(
         &mut self,
@@ -214,18 +199,13 @@ impl<'a> Run<'a> {
                 && candidate.recipe.is_some()
             {
                 let limits = (self.constraints, false);
-                let model = self.candidate_model(id)?;
+                let mut sitter = self.sitter(candidate, id, exam)?;
                 let on = || false;
-                let found = exam.sit(&model, key, &mut self.evidence, limits, &on)?;
+                let found = exam.sit(&mut sitter, key, &mut self.evidence, limits, &on)?;
                 take(rows, at, found.0, candidate);
             }
         }
         Ok(())
-    }
-
-    fn candidate_model(&self, id: ManifestId) -> Result<Model, OptimizeError> {
-        let artifact = self.workshop.open(id)?;
-        Ok(Model::open(ModelSource::artifact(artifact, self.workshop.runtime)?)?)
     }
 
     /// Candidates that are still in somewhere, the most promising first.
@@ -283,9 +263,9 @@ impl<'a> Run<'a> {
         }
         let Some(exam) = exam else { return Ok(computed) };
         watch.at(&candidate.label, "reading the text");
-        let model = self.candidate_model(id)?;
+        let mut sitter = self.sitter(candidate, id, exam)?;
         let limits = (self.constraints, self.options.objective == Objective::Quality);
-        let (quality, new) = exam.sit(&model, key, &mut self.evidence, limits, time_left)?;
+        let (quality, new) = exam.sit(&mut sitter, key, &mut self.evidence, limits, time_left)?;
         take(rows, at, quality, candidate);
         self.judge(rows, at);
         rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
@@ -305,9 +285,9 @@ impl<'a> Run<'a> {
             return Ok(false);
         };
         let key = self.workshop.key(candidate, bits)?;
-        let model = self.candidate_model(id)?;
+        let mut sitter = self.sitter(candidate, id, exam)?;
         let limits = (self.constraints, true);
-        let (quality, new) = exam.sit(&model, key, &mut self.evidence, limits, time_left)?;
+        let (quality, new) = exam.sit(&mut sitter, key, &mut self.evidence, limits, time_left)?;
         take(rows, at, quality, candidate);
         for row in rows.iter_mut().filter(|row| row.candidate == at) {
             row.dropped = row.dropped.take().or_else(|| row.last_refusal(self.constraints));
@@ -318,43 +298,8 @@ impl<'a> Run<'a> {
     fn judge(&self, rows: &mut [Row], at: usize) {
         for row in rows.iter_mut().filter(|row| row.candidate == at && row.dropped.is_none()) {
             let here = self.options.hardware.iter().find(|own| own.name() == row.hardware);
-            let later = here.is_some_and(Hardware::is_host);
+            let later = here.is_some_and(|own| self.options.measures(&row.method, own));
             row.dropped = row.refusal(self.constraints, !later);
-        }
-    }
-
-    /// Measures a candidate's speed where its hardware is this machine, or takes what was measured before; tells
-    /// whether it was measured now.
-    pub(super) fn measure(
-        &mut self,
-        row: &mut Row,
-        hardware: &[Hardware],
-        setting: &Setting<'_>,
-        watch: &dyn Watch,
-    ) -> Result<bool, OptimizeError> {
-        let here = hardware.iter().any(|own| own.is_host() && own.name() == row.hardware);
-        let (true, Some(id)) = (here, row.manifest) else { return Ok(false) };
-        let key = speed_key(id, setting.workload, setting.cores)?;
-        let source = || "measured on this machine by the embedded engine".to_owned();
-        if let Some(speed) = self.evidence.speed(key) {
-            row.take_speed(speed, source(), setting);
-            return Ok(false);
-        }
-        let artifact = self.workshop.open(id)?;
-        match measure_host(artifact, setting.workload, self.workshop.runtime) {
-            Ok(speed) => {
-                watch.at(&row.method, "its speed was measured");
-                self.evidence.note_speed(key, speed);
-                row.take_speed(speed, source(), setting);
-                Ok(true)
-            }
-            Err(why) => {
-                let note = format!("speed on this machine is modelled, not measured: {why}");
-                if !self.notes.contains(&note) {
-                    self.notes.push(note);
-                }
-                Ok(false)
-            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod client;
 mod embedded;
 mod events;
+mod pool;
 mod prompts;
 mod run;
 mod statistics;
