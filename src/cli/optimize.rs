@@ -86,8 +86,8 @@ pub(super) struct Optimize {
     /// What is to be the least: cost, latency, memory or quality (what is lost of it)
     #[arg(long, value_name = "O", default_value = "cost")]
     objective: Objective,
-    /// What is tried: presets, all, or names with commas between them: presets, methods, w8a8, mixed_4.5 and such, and
-    /// unquantized
+    /// What is tried: presets, all, or names with commas between them: presets, methods, w8a8, mixed_4.5 and such, mixed
+    /// (as few bits as limits of quality allow), and unquantized
     #[arg(long, value_name = "LIST", default_value = "presets")]
     candidates: String,
     /// Prices, in TOML: they count before the command's own
@@ -264,6 +264,7 @@ impl Optimize {
         }
         let mut options = OptimizeOptions::new(hardware);
         options.candidates = Candidate::parse(&self.candidates).map_err(Failure::usage)?;
+        options.solve_bits = Candidate::solves(&self.candidates);
         options.engine = self.engine;
         options.workload = self.workload(config)?;
         options.objective = self.objective;

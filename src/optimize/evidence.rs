@@ -33,6 +33,7 @@ enum Line {
     Read { key: ContentDigest, windows: Vec<Window> },
     Measured { key: ContentDigest, speed: Box<Speed> },
     Bits { key: ContentDigest, bits: Bits },
+    Losses { key: ContentDigest, losses: Vec<(u32, f64)> },
 }
 
 /// What is known.
@@ -43,6 +44,7 @@ pub(super) struct Evidence {
     windows: HashMap<ContentDigest, Vec<Window>>,
     speeds: HashMap<ContentDigest, Speed>,
     bits: HashMap<ContentDigest, Bits>,
+    losses: HashMap<ContentDigest, Vec<(u32, f64)>>,
 }
 
 /// What tells what a recipe makes of a model from anything else. `more` are the digest of the text that it is
@@ -122,6 +124,9 @@ impl Evidence {
                 Ok(Line::Bits { key, bits }) => {
                     evidence.bits.insert(key, bits);
                 }
+                Ok(Line::Losses { key, losses }) => {
+                    evidence.losses.insert(key, losses);
+                }
                 Err(_) => {}
             }
         }
@@ -174,6 +179,16 @@ impl Evidence {
     pub(super) fn note_bits(&mut self, key: ContentDigest, bits: Bits) {
         self.write(&Line::Bits { key, bits: bits.clone() });
         self.bits.insert(key, bits);
+    }
+
+    /// The loss that is expected of budgets of bits.
+    pub(super) fn losses(&self, key: ContentDigest) -> Option<&Vec<(u32, f64)>> {
+        self.losses.get(&key)
+    }
+
+    pub(super) fn note_losses(&mut self, key: ContentDigest, losses: Vec<(u32, f64)>) {
+        self.write(&Line::Losses { key, losses: losses.clone() });
+        self.losses.insert(key, losses);
     }
 
     /// What cannot be written is computed again.

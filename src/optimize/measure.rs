@@ -73,7 +73,7 @@ impl Run<'_> {
         watch: &dyn Watch,
     ) -> Result<bool, OptimizeError> {
         let Some(id) = row.manifest else { return Ok(false) };
-        let Some(candidate) = self.options.candidates.get(row.candidate) else { return Ok(false) };
+        let Some(candidate) = self.candidates.get(row.candidate) else { return Ok(false) };
         let names = self.workshop.names(candidate, Some(id))?;
         watch.at(&row.method, "measuring its speed");
         let runtime = self.workshop.runtime;

@@ -20,6 +20,8 @@ use crate::quantize::source::ModelSource;
 pub struct OptimizeOptions {
     /// What is tried.
     pub candidates: Vec<Candidate>,
+    /// Whether the fewest bits that keep limits of quality are sought as well.
+    pub solve_bits: bool,
     /// On what.
     pub hardware: Vec<Hardware>,
     /// With which engine; the fastest that loads it, if none is asked for.
@@ -61,6 +63,7 @@ impl OptimizeOptions {
     pub fn new(hardware: Vec<Hardware>) -> Self {
         Self {
             candidates: Candidate::presets(),
+            solve_bits: false,
             hardware,
             engine: None,
             workload: Workload::default(),

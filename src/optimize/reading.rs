@@ -8,6 +8,7 @@ use super::candidate::{Candidate, UNQUANTIZED};
 use super::error::OptimizeError;
 use super::exam::{Base, Exam, Sitter};
 use super::served::Server;
+use super::solve::ROUNDS;
 use super::stages::Run;
 use crate::format::id::ManifestId;
 use crate::quantize::calibrate::BUILT_IN;
@@ -43,7 +44,7 @@ impl Run<'_> {
             return Err(LmError::Short(tokens.len()).into());
         }
         if text == self.options.calibration.as_deref().unwrap_or(BUILT_IN)
-            && self.options.candidates.iter().any(Candidate::reads_text)
+            && self.candidates.iter().any(Candidate::reads_text)
         {
             let note = "quality is measured on the text that candidates are calibrated with, which flatters those \
                         that are: give another with --text";
@@ -51,7 +52,9 @@ impl Run<'_> {
         }
         let limits = usize::from(self.constraints.max_ppl_delta.is_some())
             + usize::from(self.constraints.max_kl.is_some());
-        let decisions = (self.options.candidates.len() * limits.max(1), self.options.error);
+        let rounds = if self.options.solve_bits { ROUNDS } else { 0 };
+        let decisions = (self.candidates.len() + rounds) * limits.max(1);
+        let decisions = (decisions, self.options.error);
         let (context, runtime) = (self.options.context, self.workshop.runtime);
         Ok(Some(Exam::new((base, most), tokens, context, decisions, runtime)))
     }

@@ -55,7 +55,6 @@ pub fn optimize_model(
     let mut run = Run::begin(subject, store, name, constraints, options, packing, runtime)?;
     let lm = run.model()?;
     let mut bits = vec![Bits::new(); options.candidates.len()];
-    let sizes = run.sizes(lm.as_ref(), &mut bits);
     let float = run.workshop.float;
     let measures = |method: &str, hardware: &Hardware| options.measures(method, hardware);
     let setting = Setting {
@@ -70,7 +69,8 @@ pub fn optimize_model(
         measures: &measures,
     };
     let (mut rows, mut prices) = (Vec::new(), Vec::<Price>::new());
-    for (at, (candidate, size)) in options.candidates.iter().zip(&sizes).enumerate() {
+    for (at, (candidate, bits)) in options.candidates.iter().zip(&mut bits).enumerate() {
+        let size = &run.size(candidate, lm.as_ref(), bits).map_err(|error| error.to_string());
         for hardware in &options.hardware {
             let (row, price) = Row::new((at, candidate), size, hardware, &setting);
             prices.extend(price.filter(|price| !prices.contains(price)));
@@ -86,19 +86,12 @@ pub fn optimize_model(
     watch.begin(&rows);
     let mut computed = vec![false; options.candidates.len()];
     for at in run.order(&rows) {
-        let Some(candidate) = options.candidates.get(at) else { continue };
         let own = bits.get(at).cloned().unwrap_or_default();
-        let tried = run.try_one((at, candidate, &own), &mut rows, exam.as_mut(), &time_left, watch);
-        match tried {
-            Ok(new) => computed[at] |= new,
-            // One that fails is out; the others go on.
-            Err(error) => {
-                watch.at(&candidate.label, &format!("failed: {error}"));
-                drop_all(&mut rows, at, &format!("failed: {error}"));
-                rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
-                computed[at] = true;
-            }
-        }
+        computed[at] |= run.try_at((at, &own), &mut rows, exam.as_mut(), &time_left, watch);
+    }
+    if let (true, Some(lm), Some(exam)) = (options.solve_bits, &lm, exam.as_mut()) {
+        let found = (&mut rows, &mut bits, &mut prices);
+        computed.extend(run.rounds((lm, exam), found, &setting, &time_left, watch));
     }
     for row in rows.iter_mut().filter(|row| row.dropped.is_none()) {
         let measured = run.measure(row, &setting, watch)?;
@@ -120,8 +113,8 @@ pub fn optimize_model(
         let seen = |row: &Row| row.quality.as_ref().map(|own| own.windows);
         let (at, before) = (row.candidate, seen(row));
         let own = bits.get(at).cloned().unwrap_or_default();
-        if let (Some(exam), Some(candidate)) = (exam.as_mut(), options.candidates.get(at)) {
-            match run.read_whole((at, candidate, &own), &mut rows, exam, &time_left) {
+        if let (Some(exam), Some(candidate)) = (exam.as_mut(), run.candidates.get(at).cloned()) {
+            match run.read_whole((at, &candidate, &own), &mut rows, exam, &time_left) {
                 Ok(new) => computed[at] |= new,
                 Err(error) => drop_all(&mut rows, at, &format!("failed: {error}")),
             }

@@ -48,6 +48,10 @@ pub(super) struct Run<'a> {
     pub(super) options: &'a OptimizeOptions,
     pub(super) evidence: Evidence,
     pub(super) notes: Vec<String>,
+    /// What is tried: more, once it is known what.
+    pub(super) candidates: Vec<Candidate>,
+    /// What layers are fed with, once it was measured.
+    statistics: Option<Statistics>,
 }
 
 impl<'a> Run<'a> {
@@ -80,7 +84,8 @@ impl<'a> Run<'a> {
             samples,
         };
         let evidence = Evidence::open(store, digest, runtime)?;
-        Ok(Self { workshop, constraints, options, evidence, notes: Vec::new() })
+        let (notes, candidates) = (Vec::new(), options.candidates.clone());
+        Ok(Self { workshop, constraints, options, evidence, notes, candidates, statistics: None })
     }
 
     /// The model, if it can be run; a limit of quality needs that.
@@ -115,7 +120,7 @@ impl<'a> Run<'a> {
                 return Ok(None);
             }
         };
-        if self.options.candidates.iter().any(Candidate::reads_text) {
+        if self.options.solve_bits || self.candidates.iter().any(Candidate::reads_text) {
             let text = self.options.calibration.as_deref().unwrap_or(BUILT_IN);
             let (size, seed) = (self.options.samples, self.options.seed);
             match CalibrationSamples::new(text, &tokenizer, model.config(), size, seed) {
@@ -126,30 +131,17 @@ impl<'a> Run<'a> {
         Ok(Some(model))
     }
 
-    /// What each candidate will take, to the byte; and the bits of its layers, where they differ.
-    pub(super) fn sizes(
-        &mut self,
-        lm: Option<&Model>,
-        bits: &mut [Bits],
-    ) -> Vec<Result<PlannedSize, String>> {
-        let options = self.options;
-        let mut measured = None;
-        let one = |(candidate, bits): (&Candidate, &mut Bits)| {
-            self.size(candidate, lm, (bits, &mut measured)).map_err(|error| error.to_string())
-        };
-        options.candidates.iter().zip(bits).map(one).collect()
-    }
-
-    fn size(
+    /// What a candidate will take, to the byte; and the bits of its layers, where they differ.
+    pub(super) fn size(
         &mut self,
         candidate: &Candidate,
         lm: Option<&Model>,
-        (bits, measured): (&mut Bits, &mut Option<Statistics>),
+        bits: &mut Bits,
     ) -> Result<PlannedSize, OptimizeError> {
         let source = self.workshop.source;
         let Some(recipe) = &candidate.recipe else { return Ok(unquantized_size(source)?) };
         if candidate.reads_text() {
-            let (Some(lm), Some(samples)) = (lm, &self.workshop.samples) else {
+            let (Some(lm), Some(_)) = (lm, &self.workshop.samples) else {
                 return Err(OptimizeError::NotCalibrated);
             };
             if recipe.average_bits.is_some() {
@@ -159,17 +151,9 @@ impl<'a> Run<'a> {
                     Some(known) => known,
                     None if self.options.dry_run => return Err(OptimizeError::Later),
                     None => {
-                        // One run of the model serves all budgets.
-                        let own = match measured.take() {
-                            Some(own) => own,
-                            None => {
-                                let runtime = self.workshop.runtime;
-                                statistics(source, lm, samples, None, runtime)?.statistics
-                            }
-                        };
                         let float = self.workshop.float;
-                        let found = allocate_bits(lm, &own, recipe, float, &[])?;
-                        *measured = Some(own);
+                        let own = self.statistics(lm)?;
+                        let found = allocate_bits(lm, own, recipe, float, &[])?;
                         self.evidence.note_bits(key, found.clone());
                         found
                     }
@@ -179,6 +163,19 @@ impl<'a> Run<'a> {
         Ok(planned_size(source, recipe, &[], bits, threads())?)
     }
 
+    /// What layers are fed with: one run of the model serves all budgets.
+    pub(super) fn statistics(&mut self, lm: &Model) -> Result<&Statistics, OptimizeError> {
+        let own = match self.statistics.take() {
+            Some(own) => own,
+            None => {
+                let samples = self.workshop.samples.as_ref().ok_or(OptimizeError::NotCalibrated)?;
+                let (source, runtime) = (self.workshop.source, self.workshop.runtime);
+                statistics(source, lm, samples, None, runtime)?.statistics
+            }
+        };
+        Ok(self.statistics.insert(own))
+    }
+
     /// Fills in what earlier runs found.
     pub(super) fn known(
         &mut self,
@@ -186,7 +183,7 @@ impl<'a> Run<'a> {
         rows: &mut [Row],
         mut exam: Option<&mut Exam<'_>>,
     ) -> Result<(), OptimizeError> {
-        for (at, (candidate, bits)) in self.options.candidates.iter().zip(bits).enumerate() {
+        for (at, (candidate, bits)) in self.candidates.clone().iter().zip(bits).enumerate() {
             let key = self.workshop.key(candidate, bits)?;
             let Some(id) = self.workshop.known(candidate, key, &self.evidence)? else { continue };
             let tag = self.workshop.tag(candidate)?;
@@ -223,8 +220,27 @@ impl<'a> Run<'a> {
         open.into_iter().map(|(_, at)| at).collect()
     }
 
+    /// Tries a candidate; one that fails is out, and the others go on. Tells whether anything was computed.
+    pub(super) fn try_at(
+        &mut self,
+        (at, bits): (usize, &Bits),
+        rows: &mut [Row],
+        exam: Option<&mut Exam<'_>>,
+        time_left: &dyn Fn() -> bool,
+        watch: &dyn Watch,
+    ) -> bool {
+        let Some(candidate) = self.candidates.get(at).cloned() else { return false };
+        let tried = self.try_one((at, &candidate, bits), rows, exam, time_left, watch);
+        tried.unwrap_or_else(|error| {
+            watch.at(&candidate.label, &format!("failed: {error}"));
+            drop_all(rows, at, &format!("failed: {error}"));
+            rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
+            true
+        })
+    }
+
     /// Produces a candidate and reads the text with it; tells whether anything was computed.
-    pub(super) fn try_one(
+    fn try_one(
         &mut self,
         (at, candidate, bits): (usize, &Candidate, &Bits),
         rows: &mut [Row],
