@@ -123,6 +123,13 @@ pub(super) struct Optimize {
     /// --hardware, @HARDWARE says on which of several (repeatable)
     #[arg(long, value_name = "[METHOD[@HARDWARE]=]URL")]
     measure_at: Vec<Endpoint>,
+    /// By what speed is modelled: this command's own table of kernels, or before it the kernel data of AIConfigurator,
+    /// where that has them
+    #[arg(long, value_name = "M", default_value = "own", value_parser = ["own", "aiconfigurator"])]
+    latency_model: String,
+    /// The Python that has AIConfigurator
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    python: PathBuf,
     /// The key of these servers
     #[arg(long, value_name = "KEY", env = "TENPAK_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
@@ -283,6 +290,8 @@ impl Optimize {
         options.quality_at = self.quality_at.clone();
         options.measure_at = self.measure_at.clone();
         options.api_key = self.api_key.clone();
+        let other = self.latency_model == "aiconfigurator";
+        options.kernel_data = other.then(|| self.python.clone());
         options.time_limit = self.time_limit.map(Duration::from_secs);
         options.dry_run = self.dry_run;
         Ok(options)

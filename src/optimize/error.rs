@@ -56,6 +56,9 @@ pub enum OptimizeError {
          below; take --max-ppl-delta"
     )]
     OnlyFromBelow,
+    /// A Python without AIConfigurator.
+    #[error("--latency-model aiconfigurator: {0}")]
+    KernelData(String),
     /// A server that does not serve a candidate, or does not tell of it.
     #[error("{0}")]
     Served(String),

@@ -1,4 +1,4 @@
-//! What this user's earlier runs found of a model: which candidates were produced, and what they lose on which
+//! What earlier runs of this user, or of whoever is trusted, found of a model: which candidates were produced, and what they lose on which
 //! text. A file for each store and model; every line stands alone, so that a run that was killed loses the line
 //! that it was writing.
 
@@ -45,6 +45,8 @@ pub(super) struct Evidence {
     speeds: HashMap<ContentDigest, Speed>,
     bits: HashMap<ContentDigest, Bits>,
     losses: HashMap<ContentDigest, Vec<(u32, f64)>>,
+    /// What was published when it was opened.
+    published: Vec<u8>,
 }
 
 /// What tells what a recipe makes of a model from anything else. `more` are the digest of the text that it is
@@ -78,8 +80,7 @@ pub(super) fn text_key(
     Ok(ContentDigest::of(&json::to_bytes(&value)?))
 }
 
-/// What tells an artifact's speed from anything else: on this machine, by its cores, or on other hardware, by what
-/// is known of that and of what runs there.
+/// What tells an artifact's speed from anything else; `on` is the hardware, and what runs there.
 pub(super) fn speed_key(
     manifest: ManifestId,
     workload: &Workload,
@@ -87,7 +88,7 @@ pub(super) fn speed_key(
 ) -> Result<ContentDigest, OptimizeError> {
     let requests = format!("{workload:?}");
     let value = json!({
-        "cores": on, "manifest": manifest, "tool_version": VERSION,
+        "manifest": manifest, "on": on, "tool_version": VERSION,
         "workload": ContentDigest::of(requests.as_bytes()),
     });
     Ok(ContentDigest::of(&json::to_bytes(&value)?))
@@ -98,6 +99,7 @@ impl Evidence {
     pub(super) fn open(
         store: &Store,
         model: ContentDigest,
+        published: Vec<u8>,
         runtime: &Handle,
     ) -> Result<Self, OptimizeError> {
         let descriptor = runtime.block_on(store.read_optional(&paths::descriptor(), MAX_SMALL))?;
@@ -108,29 +110,66 @@ impl Evidence {
         let path = descriptor
             .zip(folder)
             .map(|(own, folder)| folder.join(format!("{}-{model}.jsonl", own.store_id)));
-        let mut evidence = Self { path, ..Self::default() };
+        let mut evidence = Self { path, published, ..Self::default() };
         let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|about| about.len() <= MAX);
         let bytes = evidence.path.as_ref().filter(|path| small(path));
         let bytes = bytes.and_then(|path| fs::read(path).ok()).unwrap_or_default();
-        for line in bytes.split(|byte| *byte == b'\n') {
+        let published = std::mem::take(&mut evidence.published);
+        evidence.read(&bytes);
+        evidence.read(&published);
+        evidence.published = published;
+        Ok(evidence)
+    }
+
+    fn read(&mut self, lines: &[u8]) {
+        for line in lines.split(|byte| *byte == b'\n') {
             match serde_json::from_slice(line) {
                 Ok(Line::Produced { key, manifest }) => {
-                    evidence.produced.insert(key, manifest);
+                    self.produced.insert(key, manifest);
                 }
-                Ok(Line::Read { key, windows }) => evidence.add(key, windows),
+                Ok(Line::Read { key, windows }) => self.add(key, windows),
                 Ok(Line::Measured { key, speed }) => {
-                    evidence.speeds.insert(key, *speed);
+                    self.speeds.insert(key, *speed);
                 }
                 Ok(Line::Bits { key, bits }) => {
-                    evidence.bits.insert(key, bits);
+                    self.bits.insert(key, bits);
                 }
                 Ok(Line::Losses { key, losses }) => {
-                    evidence.losses.insert(key, losses);
+                    self.losses.insert(key, losses);
                 }
                 Err(_) => {}
             }
         }
-        Ok(evidence)
+    }
+
+    /// Everything as lines, in an order that does not depend on when it was found; none if that is published already.
+    pub(super) fn unpublished(&self) -> Option<Vec<u8>> {
+        let mut lines: Vec<(String, Line)> = Vec::new();
+        let mut put = |key: &ContentDigest, line| lines.push((key.to_string(), line));
+        for (key, manifest) in &self.produced {
+            put(key, Line::Produced { key: *key, manifest: *manifest });
+        }
+        for (key, windows) in &self.windows {
+            let mut windows = windows.clone();
+            windows.sort_by_key(|own| own.place);
+            put(key, Line::Read { key: *key, windows });
+        }
+        for (key, speed) in &self.speeds {
+            put(key, Line::Measured { key: *key, speed: Box::new(*speed) });
+        }
+        for (key, bits) in &self.bits {
+            put(key, Line::Bits { key: *key, bits: bits.clone() });
+        }
+        for (key, losses) in &self.losses {
+            put(key, Line::Losses { key: *key, losses: losses.clone() });
+        }
+        lines.sort_by(|one, other| one.0.cmp(&other.0));
+        let mut bytes = Vec::new();
+        for line in lines.iter().filter_map(|(_, line)| serde_json::to_vec(line).ok()) {
+            bytes.extend(line);
+            bytes.push(b'\n');
+        }
+        (!bytes.is_empty() && bytes != self.published).then_some(bytes)
     }
 
     fn add(&mut self, key: ContentDigest, windows: Vec<Window>) {

@@ -39,7 +39,8 @@ impl Run<'_> {
         let mut hardware = self.options.hardware.iter();
         let here = hardware.any(|own| own.is_host() && own.name() == row.hardware);
         let (true, Some(id)) = (here, row.manifest) else { return Ok(false) };
-        let key = speed_key(id, setting.workload, &json!(setting.cores))?;
+        let on = json!({"cores": setting.cores, "processor": processor()});
+        let key = speed_key(id, setting.workload, &on)?;
         let source = || "measured on this machine by the embedded engine".to_owned();
         if let Some(speed) = self.evidence.speed(key) {
             row.take_speed(speed, source(), setting);
@@ -103,6 +104,13 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// What this machine's processor calls itself.
+fn processor() -> String {
+    let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = told.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned())
 }
 
 /// How fast the embedded engine runs an artifact here, under a workload: all figures measured, with their
@@ -186,4 +194,72 @@ fn speed(level: &Level, output: usize) -> Result<Speed, String> {
         ));
     }
     Ok(Speed::measured([first, next, whole], level.tokens_per_second, spread))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::serve::speed::{Prompt, Timing};
+
+    /// Answers in a time that is another one for each of its first requests.
+    struct Noisy {
+        asked: AtomicUsize,
+        noisy_for: usize,
+        dies_after: usize,
+    }
+
+    #[async_trait]
+    impl Target for Noisy {
+        async fn prepare(&self, _: usize, _: u64) -> Result<Prompt, String> {
+            Ok(Prompt::Tokens(vec![1]))
+        }
+
+        async fn complete(&self, _: &Prompt, output: usize) -> Result<Timing, String> {
+            let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+            if asked >= self.dies_after {
+                return Err("the connection was reset".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            // Each repeat of six is fifty times slower than the one before.
+            let slow =
+                if asked < self.noisy_for { 50_f64.powi((asked as i32 - 1) / 6) } else { 1.0 };
+            Ok(Timing { first: 0.001 * slow, last: 0.002 * slow, tokens: output, prompt: Some(1) })
+        }
+    }
+
+    fn speed_of(noisy_for: usize, dies_after: usize) -> (Result<Speed, String>, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let target = Noisy { asked: AtomicUsize::new(0), noisy_for, dies_after };
+        let workload = Workload::new(1, 2, 1).unwrap();
+        let found = runtime.block_on(measured(&target, &workload));
+        (found, target.asked.into_inner())
+    }
+
+    #[test]
+    fn a_noisy_machine_is_measured_again_and_then_refused() {
+        let (quiet, asked) = speed_of(0, usize::MAX);
+        assert_eq!((quiet.unwrap().first_token_ms.p50.value, asked), (1.0, 1 + REPEATS * 6));
+        // Noise that goes away.
+        let (found, more) = speed_of(asked, usize::MAX);
+        assert_eq!(
+            (found.unwrap().first_token_ms.p50.value, more),
+            (1.0, asked + 1 + (REPEATS + 2) * 6)
+        );
+        let (found, again) = speed_of(usize::MAX, usize::MAX);
+        let said = found.unwrap_err();
+        assert!(said.contains("too noisy") && again == more, "{said}");
+    }
+
+    #[test]
+    fn an_engine_that_dies_says_nothing_of_speed() {
+        for after in [0, 3, 18] {
+            let (found, _) = speed_of(0, after);
+            assert_eq!(found.unwrap_err(), "the connection was reset", "{after}");
+        }
+    }
 }

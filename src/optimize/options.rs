@@ -1,6 +1,6 @@
 //! What to try, on what, and by what to judge.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub struct OptimizeOptions {
     pub quality_at: Vec<Endpoint>,
     /// Servers whose speed is measured.
     pub measure_at: Vec<Endpoint>,
+    /// A Python that has AIConfigurator, whose kernel data count before this program's own table.
+    pub kernel_data: Option<PathBuf>,
     /// The key of all of them.
     pub api_key: Option<String>,
     /// When nothing new is begun any more.
@@ -78,6 +80,7 @@ impl OptimizeOptions {
             error: 0.01,
             quality_at: Vec::new(),
             measure_at: Vec::new(),
+            kernel_data: None,
             api_key: None,
             time_limit: None,
             dry_run: false,

@@ -9,6 +9,8 @@ use super::choice::{Entry, choose};
 use super::constraints::OptimizationConstraints;
 use super::error::OptimizeError;
 use super::hardware::Hardware;
+use super::kernel_data::KernelData;
+use super::latency::{Asked, Steps};
 use super::options::{OptimizeOptions, Subject, Watch};
 use super::outcome::{Outcome, Row, Setting, Winner};
 use super::prices::Price;
@@ -57,6 +59,12 @@ pub fn optimize_model(
     let mut bits = vec![Bits::new(); options.candidates.len()];
     let float = run.workshop.float;
     let measures = |method: &str, hardware: &Hardware| options.measures(method, hardware);
+    let data = match &options.kernel_data {
+        Some(python) => Some(KernelData::open(python, config).map_err(OptimizeError::KernelData)?),
+        None => None,
+    };
+    let none = || Err("there are no data".to_owned());
+    let steps = |asked: &Asked<'_>| data.as_ref().map_or_else(none, |data| data.steps(asked));
     let setting = Setting {
         constraints,
         workload: &options.workload,
@@ -66,6 +74,7 @@ pub fn optimize_model(
         shape: shape.as_ref(),
         float,
         tensor_bytes: source.tensors().iter().map(|tensor| tensor.len).sum(),
+        steps: data.as_ref().map(|_| &steps as &dyn Fn(&Asked<'_>) -> Result<Steps, String>),
         measures: &measures,
     };
     let (mut rows, mut prices) = (Vec::new(), Vec::<Price>::new());
@@ -92,6 +101,10 @@ pub fn optimize_model(
     if let (true, Some(lm), Some(exam)) = (options.solve_bits, &lm, exam.as_mut()) {
         let found = (&mut rows, &mut bits, &mut prices);
         computed.extend(run.rounds((lm, exam), found, &setting, &time_left, watch));
+    } else if options.solve_bits {
+        run.notes.push(
+            "mixed: the model is not run here, and bits are solved for where it is".to_owned(),
+        );
     }
     for row in rows.iter_mut().filter(|row| row.dropped.is_none()) {
         let measured = run.measure(row, &setting, watch)?;
@@ -123,6 +136,9 @@ pub fn optimize_model(
             break Some(best);
         }
     };
+    if let Err(error) = run.publish() {
+        run.notes.push(format!("what was found is not published: {error}"));
+    }
     let read = exam.as_ref().map_or(0, |exam| exam.read);
     let computed = computed.iter().filter(|own| **own).count() as u64;
     let mut outcome = run.outcome(best, rows, prices, read);

@@ -12,6 +12,7 @@ use super::figure::Figure;
 use super::options::{OptimizeOptions, Subject, Watch};
 use super::outcome::{Outcome, Row, Winner};
 use super::prices::Price;
+use super::published;
 use super::quality::Quality;
 use super::study::{Packing, Workshop};
 use crate::dequant::Float;
@@ -83,9 +84,19 @@ impl<'a> Run<'a> {
             float,
             samples,
         };
-        let evidence = Evidence::open(store, digest, runtime)?;
-        let (notes, candidates) = (Vec::new(), options.candidates.clone());
+        let (published, refused) = published::read(store, name, digest, packing()?.trust, runtime)?;
+        let evidence = Evidence::open(store, digest, published.unwrap_or_default(), runtime)?;
+        let (notes, candidates) = (refused.into_iter().collect(), options.candidates.clone());
         Ok(Self { workshop, constraints, options, evidence, notes, candidates, statistics: None })
+    }
+
+    /// Publishes what was found, signed as candidates are; what nobody signs nobody would use.
+    pub(super) fn publish(&mut self) -> Result<(), OptimizeError> {
+        let options = (self.workshop.packing)()?;
+        let bytes = self.evidence.unpublished().filter(|_| !options.signers.is_empty());
+        let Some(bytes) = bytes else { return Ok(()) };
+        let own = &self.workshop;
+        published::write(bytes, own.store, own.name, own.digest, options, own.runtime)
     }
 
     /// The model, if it can be run; a limit of quality needs that.

@@ -5,8 +5,12 @@
 #[path = "../support/run.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod run;
+
+mod kernel_data;
+mod mixed;
 mod servers;
 mod standin;
+mod together;
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};

@@ -156,6 +156,23 @@ fn an_architecture_that_is_not_run_here_is_judged_by_its_servers() {
 }
 
 #[test]
+fn a_candidate_of_nan_is_out() {
+    let (model, store) = unknown("nan");
+    let file = words(9000, "nan");
+    let all = ["optimize", text(&model), "--name", "best", "--store", text(&store)];
+    let more = ["--text", text(&file), "--candidates", "bnb_int8,bnb_nf4", "--objective", "memory"];
+    let three = models(&[("unquantized", 0.0), ("bnb_int8", 0.001), ("bnb_nf4", f64::NAN)]);
+    let server = StandIn::start(Manners { models: three, tells: true, dies_after: PATIENT });
+    for limits in [&[][..], &["--max-ppl-delta", "50"]] {
+        let found = tenpak(&[&all[..], &more, &["--quality-at", &server.url], limits].concat());
+        assert_eq!(found.status, Some(0), "{}", found.error);
+        assert_eq!(found.json["winner"]["method"], "bnb_int8", "{}", found.json);
+        let said = dropped(&found, "bnb_nf4");
+        assert!(said.contains("NaN"), "{limits:?}: {said}");
+    }
+}
+
+#[test]
 fn a_server_that_dies_is_gone_on_with() {
     let (model, store) = unknown("dies");
     let file = words(16000, "dies");

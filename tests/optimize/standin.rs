@@ -119,6 +119,10 @@ fn complete(body: &Value, manners: &Manners) -> (u16, String) {
     };
     let told = |token: &u64| {
         let loss = 1.0 + (token % 7) as f64 / 10.0 + more;
+        if more.is_nan() {
+            // As engines write it that keep to JSON.
+            return json!({token.to_string(): {"logprob": "NaN", "rank": 1}});
+        }
         let other = (1.0 - (-loss).exp()) / 2.0;
         json!({
             token.to_string(): {"logprob": -loss, "rank": 2},
