@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
@@ -50,8 +50,28 @@ const WORDS: usize = 200;
 pub(super) struct KernelData {
     child: Mutex<Asking>,
     /// The folder with the model's `config.json`.
-    model: tempfile::TempDir,
+    model: Folder,
     version: String,
+}
+
+/// A folder that goes when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(std::io::Error::other)?;
+        let name = format!("tenpak-config-{:016x}", u64::from_le_bytes(random));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 struct Asking {
@@ -105,8 +125,8 @@ impl KernelData {
     /// If it cannot be started, or has none: in words.
     pub(super) fn open(python: &Path, config: &Value) -> Result<Self, String> {
         let told = |error: std::io::Error| format!("{}: {error}", python.display());
-        let model = tempfile::tempdir().map_err(told)?;
-        std::fs::write(model.path().join("config.json"), config.to_string()).map_err(told)?;
+        let model = Folder::new().map_err(told)?;
+        std::fs::write(model.0.join("config.json"), config.to_string()).map_err(told)?;
         let mut command = Command::new(python);
         command.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::null()).spawn().map_err(told)?;
@@ -152,7 +172,7 @@ impl KernelData {
         let whole = |value: f64| value.round().max(1.0) as u64;
         let question = |batch: f64| {
             json!({
-                "model": self.model.path(), "system": system, "backend_name": asked.engine,
+                "model": self.model.0, "system": system, "backend_name": asked.engine,
                 "isl": whole(asked.input), "osl": whole(asked.output).max(2), "batch_size": whole(batch),
                 "tp_size": whole(asked.count), "gemm_quant_mode": kernels,
             })
