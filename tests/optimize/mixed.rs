@@ -1,6 +1,6 @@
 //! Bits that are solved for the limit itself.
 
-use super::{done, dropped, number, optimize, row, text, with_model};
+use super::{dropped, number, optimize, with_model};
 
 #[test]
 fn as_few_bits_are_found_as_the_limit_allows() {
@@ -32,6 +32,4 @@ fn as_few_bits_are_found_as_the_limit_allows() {
     let none = optimize(&store, &all);
     assert_eq!(none.status, Some(1), "{}", none.error);
     assert!(none.error.contains("no limit of quality"), "{}", none.error);
-    drop(row(&loose, loose.json["winner"]["method"].as_str().unwrap()));
-    drop(done(&["ls", "--store", text(&store)]));
 }

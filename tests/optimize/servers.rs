@@ -128,7 +128,8 @@ fn an_architecture_that_is_not_run_here_is_judged_by_its_servers() {
 
     // What it does not give, and what it does not serve, in words.
     let silent = serving(&three, false, PATIENT);
-    let found = run(&["--quality-at", &silent.url]);
+    // What it was read for before is known.
+    let found = run(&["--quality-at", &silent.url, "--context", "160"]);
     assert_eq!(found.status, Some(1), "{}", found.error);
     let said = dropped(&found, "bnb_int8");
     assert!(said.contains("does not tell the probabilities of a prompt's tokens"), "{said}");
