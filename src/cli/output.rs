@@ -42,9 +42,9 @@ impl Output {
         !self.json && self.shows_progress()
     }
 
-    /// Whether lines about the progress are wanted beside the result.
+    /// Whether lines about the progress are wanted beside the result: a worker keeps them.
     pub(super) const fn tells(&self) -> bool {
-        !self.json && !self.quiet
+        !self.quiet && (self.reports || !self.json)
     }
 
     /// Prints the result: `object` under `--json`, else `text`, which is only made then.

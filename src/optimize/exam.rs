@@ -30,7 +30,7 @@ pub(super) enum Base<'m> {
     /// A model that is run here.
     Run(&'m Model, Option<Reference<'m>>),
     /// A server of it, and what it told.
-    Served(Server, HashMap<usize, Vec<Told>>),
+    Served(Box<Server>, HashMap<usize, Vec<Told>>),
 }
 
 /// A candidate that is read with, as the model is.

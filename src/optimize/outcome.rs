@@ -18,6 +18,9 @@ use crate::dequant::Float;
 use crate::format::id::ManifestId;
 use crate::quantize::produce::PlannedSize;
 
+/// Somebody else's model of times.
+pub type Ask<'a> = dyn Fn(&Asked<'_>) -> Result<Steps, String> + 'a;
+
 /// What holds for all candidates.
 #[derive(Clone, Copy)]
 pub struct Setting<'a> {
@@ -38,7 +41,7 @@ pub struct Setting<'a> {
     /// Bytes of all its tensors.
     pub tensor_bytes: u64,
     /// Times by somebody else's model, where it has any; why not, in words.
-    pub steps: Option<&'a dyn Fn(&Asked<'_>) -> Result<Steps, String>>,
+    pub steps: Option<&'a Ask<'a>>,
     /// Whether a candidate's speed on hardware is measured later.
     pub measures: &'a dyn Fn(&str, &Hardware) -> bool,
 }

@@ -32,7 +32,11 @@ impl Run<'_> {
                     return Ok(None);
                 }
                 let (server, most) = self.served_model()?;
-                (Base::Served(server, HashMap::new()), most, self.tokenizer()?.encode(text)?)
+                (
+                    Base::Served(Box::new(server), HashMap::new()),
+                    most,
+                    self.tokenizer()?.encode(text)?,
+                )
             }
             Some(model) => {
                 let base = Base::Run(model, None);

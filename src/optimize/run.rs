@@ -10,9 +10,9 @@ use super::constraints::OptimizationConstraints;
 use super::error::OptimizeError;
 use super::hardware::Hardware;
 use super::kernel_data::KernelData;
-use super::latency::{Asked, Steps};
+use super::latency::Asked;
 use super::options::{OptimizeOptions, Subject, Watch};
-use super::outcome::{Outcome, Row, Setting, Winner};
+use super::outcome::{Ask, Outcome, Row, Setting, Winner};
 use super::prices::Price;
 use super::section::section;
 use super::shape::ModelShape;
@@ -74,7 +74,7 @@ pub fn optimize_model(
         shape: shape.as_ref(),
         float,
         tensor_bytes: source.tensors().iter().map(|tensor| tensor.len).sum(),
-        steps: data.as_ref().map(|_| &steps as &dyn Fn(&Asked<'_>) -> Result<Steps, String>),
+        steps: data.as_ref().map(|_| &steps as &Ask<'_>),
         measures: &measures,
     };
     let (mut rows, mut prices) = (Vec::new(), Vec::<Price>::new());

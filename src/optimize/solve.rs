@@ -50,7 +50,7 @@ impl Fit {
         let open = |own: &&(u32, f64)| own.0 < most && least.is_none_or(|least| own.0 > least);
         let mut open = self.predicted.iter().filter(open);
         let wanted = self.corrected()?;
-        let last = open.clone().last()?;
+        let last = open.clone().next_back()?;
         Some(open.find(|own| own.1 <= wanted).unwrap_or(last).0)
     }
 

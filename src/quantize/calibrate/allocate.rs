@@ -52,11 +52,11 @@ impl<'l> Table<'l> {
     /// Up to `budget` bits per weight on average; `None` if the fewest take more already.
     fn new(layers: &'l [Sensitivity], budget: f64) -> Option<Self> {
         let choices: Vec<Vec<(u32, f64)>> = layers.iter().map(|own| finite(&own.errors)).collect();
-        let bits = |of: fn(&Vec<(u32, f64)>) -> Option<&(u32, f64)>| -> Option<u64> {
-            let all = layers.iter().zip(&choices);
-            all.map(|(layer, own)| Some(layer.weights * u64::from(of(own)?.0))).sum()
-        };
-        let (base, most) = (bits(|own| own.first())?, bits(|own| own.last())?);
+        let (mut base, mut most) = (0, 0);
+        for (layer, own) in layers.iter().zip(&choices) {
+            base += layer.weights * u64::from(own.first()?.0);
+            most += layer.weights * u64::from(own.last()?.0);
+        }
         let total: u64 = layers.iter().map(|layer| layer.weights).sum();
         let left = (budget * total as f64 + 1e-6 * total as f64).min(most as f64) - base as f64;
         if layers.is_empty() || left < 0.0 {
