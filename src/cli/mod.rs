@@ -23,6 +23,7 @@ mod load_device;
 mod mount;
 mod open_engine;
 mod optimize;
+mod optimize_board;
 mod output;
 mod pack;
 mod progress;

@@ -2,18 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::error::Failure;
+use super::optimize_board::Board;
 use super::output::Output;
 use super::publishing::Publishing;
 use super::{Global, artifact};
 use crate::format::name::ArtifactSpec;
 use crate::optimize::candidate::Candidate;
 use crate::optimize::constraints::{LatencyOf, Objective, Percentile, number};
+use crate::optimize::endpoint::Endpoint;
 use crate::optimize::figure::Figure;
 use crate::optimize::fits::Runner;
 use crate::optimize::hardware::{Hardware, host};
@@ -84,8 +86,8 @@ pub(super) struct Optimize {
     /// What is to be the least: cost, latency, memory or quality (what is lost of it)
     #[arg(long, value_name = "O", default_value = "cost")]
     objective: Objective,
-    /// What is tried: presets, all, or names with commas between them: presets, methods, w8a8, mixed_4.5 and such, and
-    /// unquantized
+    /// What is tried: presets, all, or names with commas between them: presets, methods, w8a8, mixed_4.5 and such, mixed
+    /// (as few bits as limits of quality allow), and unquantized
     #[arg(long, value_name = "LIST", default_value = "presets")]
     candidates: String,
     /// Prices, in TOML: they count before the command's own
@@ -112,6 +114,25 @@ pub(super) struct Optimize {
     /// The probability that any candidate is kept or dropped against the truth for its quality
     #[arg(long, value_name = "P", default_value_t = 0.01)]
     error: f64,
+    /// A server that tells what candidates lose, for models that are not run here: it speaks as OpenAI's does and gives
+    /// log-probabilities of prompts (vLLM's prompt_logprobs, or echo with logprobs), of the unquantized model and of
+    /// candidates; METHOD= before it where it serves one, #MODEL after it where it calls that otherwise (repeatable)
+    #[arg(long, value_name = "[METHOD=]URL")]
+    quality_at: Vec<Endpoint>,
+    /// A server of candidates whose speed is measured, as `eval speed` does it, in place of being modelled; it runs on
+    /// --hardware, @HARDWARE says on which of several (repeatable)
+    #[arg(long, value_name = "[METHOD[@HARDWARE]=]URL")]
+    measure_at: Vec<Endpoint>,
+    /// By what speed is modelled: this command's own table of kernels, or before it the kernel data of AIConfigurator,
+    /// where that has them
+    #[arg(long, value_name = "M", default_value = "own", value_parser = ["own", "aiconfigurator"])]
+    latency_model: String,
+    /// The Python that has AIConfigurator
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    python: PathBuf,
+    /// The key of these servers
+    #[arg(long, value_name = "KEY", env = "TENPAK_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
     /// Begin nothing new after so many seconds, and choose among what is known then
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<u64>,
@@ -123,29 +144,6 @@ pub(super) struct Optimize {
     dry_run: bool,
     #[command(flatten)]
     publishing: Publishing,
-}
-
-/// Tells how it goes on, beside the result.
-struct Told<'a> {
-    output: &'a Output,
-    begun: Instant,
-}
-
-impl Watch for Told<'_> {
-    fn at(&self, candidate: &str, stage: &str) {
-        let seconds = self.begun.elapsed().as_secs_f64();
-        self.output.note(format_args!("{seconds:6.1} s  {candidate}: {stage}"));
-    }
-
-    fn known(&self, row: &Row) {
-        let value = |figure: Option<Figure>| figure.map(|own| own.value);
-        let figures = &row.figures;
-        self.output.event("candidate", &json!({
-            "method": row.method, "hardware": row.hardware, "cost_per_1m_tokens": value(figures.cost_per_1m_tokens),
-            "ppl_delta_percent": value(figures.ppl_delta_percent), "compression": value(figures.compression),
-            "latency_ms": value(figures.latency_ms), "dropped": row.dropped,
-        }));
-    }
 }
 
 impl From<OptimizeError> for Failure {
@@ -162,6 +160,7 @@ impl From<OptimizeError> for Failure {
             | OptimizeError::Packing(_)
             | OptimizeError::NotCalibrated
             | OptimizeError::Later
+            | OptimizeError::Served(_)
             | OptimizeError::Elsewhere => Self::failed(error),
             other => Self::usage(other),
         }
@@ -199,7 +198,7 @@ impl Optimize {
         let store = global.store()?;
         let path = Path::new(&self.model);
         let folder = (source.as_artifact().is_none() && path.exists()).then_some(path);
-        let subject = Subject { model: &source, folder };
+        let subject = Subject { model: &source, folder, called: &self.model };
         let packing = || {
             self.publishing
                 .options(global)
@@ -207,11 +206,13 @@ impl Optimize {
         };
         // Whatever is wrong with keys is said before any work, and by its own status.
         self.publishing.options(global)?;
-        let told = Told { output, begun: Instant::now() };
+        let board = Board::new(output, options.time_limit);
         let names = (name, tag);
-        let watch = (runtime, &told as &dyn Watch);
+        let watch = (runtime, &board as &dyn Watch);
         let outcome =
-            optimize_model(subject, &store, names, &constraints, &options, &packing, watch)?;
+            optimize_model(subject, &store, names, &constraints, &options, &packing, watch);
+        board.close();
+        let outcome = outcome?;
         if !self.dry_run {
             output.made(&store);
         }
@@ -225,7 +226,7 @@ impl Optimize {
                 Failure::failed(format!("--report {}: {error}", path.display()))
             })?;
         }
-        let seconds = told.begun.elapsed().as_secs_f64();
+        let seconds = board.seconds();
         output.result(self.object(&outcome, &constraints, &named, seconds), || {
             self.table(&outcome, &named, seconds)
         })?;
@@ -270,6 +271,7 @@ impl Optimize {
         }
         let mut options = OptimizeOptions::new(hardware);
         options.candidates = Candidate::parse(&self.candidates).map_err(Failure::usage)?;
+        options.solve_bits = Candidate::solves(&self.candidates);
         options.engine = self.engine;
         options.workload = self.workload(config)?;
         options.objective = self.objective;
@@ -285,6 +287,11 @@ impl Optimize {
         options.samples = (self.samples as usize, self.sample_length as usize);
         options.seed = self.seed;
         options.error = self.error;
+        options.quality_at = self.quality_at.clone();
+        options.measure_at = self.measure_at.clone();
+        options.api_key = self.api_key.clone();
+        let other = self.latency_model == "aiconfigurator";
+        options.kernel_data = other.then(|| self.python.clone());
         options.time_limit = self.time_limit.map(Duration::from_secs);
         options.dry_run = self.dry_run;
         Ok(options)

@@ -37,6 +37,16 @@ impl Output {
         !self.quiet && !self.reports && io::stderr().is_terminal()
     }
 
+    /// Whether people watch: a table that changes makes sense.
+    pub(super) fn shows_board(&self) -> bool {
+        !self.json && self.shows_progress()
+    }
+
+    /// Whether lines about the progress are wanted beside the result: a worker keeps them.
+    pub(super) const fn tells(&self) -> bool {
+        !self.quiet && (self.reports || !self.json)
+    }
+
     /// Prints the result: `object` under `--json`, else `text`, which is only made then.
     pub(super) fn result(
         &self,

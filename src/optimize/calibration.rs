@@ -80,6 +80,7 @@ fn bytes(weights: &str) -> f64 {
     match weights {
         "16" => 2.0,
         "fp8" | "int8-bnb" | "int8-bnb0" => 1.0,
+        "int8w" => 1.0 + 2.5 / 128.0,
         "int4" => 0.5 + 2.5 / 128.0,
         "nf4" => 0.5 + 4.0 / 64.0,
         "nf4-double" => 0.5 + 1.0 / 64.0,

@@ -5,6 +5,8 @@ use crate::quantize::produce::{Format, Method, PRESETS, Preset, Recipe};
 
 /// The label of the model as it is.
 pub const UNQUANTIZED: &str = "unquantized";
+/// The name for the fewest bits that keep limits of quality, whose number is not known before.
+const SOLVED: &str = "mixed";
 /// What the labels of mixed bits begin with; the bits on average follow.
 const MIXED: &str = "mixed_";
 /// Budgets of mixed bits that `all` tries, in hundredths.
@@ -69,10 +71,7 @@ impl Candidate {
             all.push(Self::new(method.name(), method.recipe()));
         }
         all.push(Self::new("w8a8", bytes()));
-        for budget in BUDGETS {
-            let (whole, tenth) = (budget / 100, budget % 100 / 10);
-            all.push(Self::new(&format!("{MIXED}{whole}.{tenth}"), mixed(budget)));
-        }
+        all.extend(BUDGETS.map(Self::mixed));
         all
     }
 
@@ -84,6 +83,7 @@ impl Candidate {
         let mut found: Vec<Self> = Vec::new();
         for label in text.split(',').map(str::trim).filter(|label| !label.is_empty()) {
             let own = match label {
+                SOLVED => Vec::new(),
                 "presets" => Self::presets(),
                 "all" => Self::all(),
                 label => vec![Self::named(label)?],
@@ -94,10 +94,22 @@ impl Candidate {
                 }
             }
         }
-        match found.is_empty() {
+        match found.is_empty() && !Self::solves(text) {
             true => Err(OptimizeError::Candidate(text.to_owned(), names())),
             false => Ok(found),
         }
+    }
+
+    /// Whether the same names ask for the fewest bits that keep limits of quality.
+    pub fn solves(text: &str) -> bool {
+        text.split(',').any(|label| [SOLVED, "all"].contains(&label.trim()))
+    }
+
+    /// Mixed bits of so many hundredths on average.
+    pub fn mixed(hundredths: u32) -> Self {
+        let bits = format!("{}.{:02}", hundredths / 100, hundredths % 100);
+        let bits = bits.trim_end_matches('0').trim_end_matches('.');
+        Self::new(&format!("{MIXED}{bits}"), mixed(hundredths))
     }
 
     /// Whether it is calibrated, or its bits are decided by a calibration run.
@@ -143,7 +155,14 @@ fn mixed(hundredths: u32) -> Recipe {
 fn names() -> String {
     let presets = PRESETS.iter().map(|preset| preset.name);
     let methods = Method::ALL.iter().map(|method| method.name());
-    let more = ["w8a8", "mixed_4.5 (2 to 8 bits)", UNQUANTIZED, "presets", "all"];
+    let more = [
+        "w8a8",
+        "mixed_4.5 (2 to 8 bits)",
+        "mixed (as few as limits allow)",
+        UNQUANTIZED,
+        "presets",
+        "all",
+    ];
     presets.chain(methods).chain(more).collect::<Vec<_>>().join(", ")
 }
 
@@ -165,6 +184,15 @@ mod tests {
         assert_eq!(Candidate::parse("all,bnb_nf4").unwrap(), all);
         let two: Vec<_> = Candidate::parse("unquantized, mixed_3.75").unwrap();
         assert_eq!(two[1].recipe.as_ref().unwrap().average_bits, Some(375));
+        assert_eq!(Candidate::mixed(437), Candidate::named("mixed_4.37").unwrap());
+        assert_eq!(
+            (Candidate::parse("mixed").unwrap(), Candidate::solves("a, mixed")),
+            (Vec::new(), true)
+        );
+        assert_eq!(
+            (Candidate::mixed(400).label.as_str(), Candidate::solves("mixed_4.5")),
+            ("mixed_4", false)
+        );
         for wrong in ["", ",", "none", "mixed_", "mixed_1", "mixed_9", "mixed_nan", "bnb_nf4,x"] {
             let said = Candidate::parse(wrong).unwrap_err().to_string();
             assert!(said.contains("awq_balanced") && said.contains("all"), "{wrong}: {said}");

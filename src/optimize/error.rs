@@ -50,6 +50,18 @@ pub enum OptimizeError {
         /// Why not.
         why: String,
     },
+    /// A limit of divergence where servers tell what quality is.
+    #[error(
+        "--max-kl: servers tell of the likeliest tokens only (--quality-at), by which divergence is known from \
+         below; take --max-ppl-delta"
+    )]
+    OnlyFromBelow,
+    /// A Python without AIConfigurator.
+    #[error("--latency-model aiconfigurator: {0}")]
+    KernelData(String),
+    /// A server that does not serve a candidate, or does not tell of it.
+    #[error("{0}")]
+    Served(String),
     /// The tag that candidates have.
     #[error("the tag {0} is kept for candidates: take one that does not begin with {1}")]
     Tag(String, &'static str),

@@ -1,4 +1,4 @@
-//! What this user's earlier runs found of a model: which candidates were produced, and what they lose on which
+//! What earlier runs of this user, or of whoever is trusted, found of a model: which candidates were produced, and what they lose on which
 //! text. A file for each store and model; every line stands alone, so that a run that was killed loses the line
 //! that it was writing.
 
@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::error::OptimizeError;
@@ -33,6 +33,7 @@ enum Line {
     Read { key: ContentDigest, windows: Vec<Window> },
     Measured { key: ContentDigest, speed: Box<Speed> },
     Bits { key: ContentDigest, bits: Bits },
+    Losses { key: ContentDigest, losses: Vec<(u32, f64)> },
 }
 
 /// What is known.
@@ -43,6 +44,9 @@ pub(super) struct Evidence {
     windows: HashMap<ContentDigest, Vec<Window>>,
     speeds: HashMap<ContentDigest, Speed>,
     bits: HashMap<ContentDigest, Bits>,
+    losses: HashMap<ContentDigest, Vec<(u32, f64)>>,
+    /// What was published when it was opened.
+    published: Vec<u8>,
 }
 
 /// What tells what a recipe makes of a model from anything else. `more` are the digest of the text that it is
@@ -59,28 +63,32 @@ pub(super) fn product_key(
 }
 
 /// What tells a candidate's losses on a text from anything else: tokens as the model reads them, by windows of
-/// `context`.
+/// `context`; `by` is who read it, where that is not this program.
 pub(super) fn text_key(
     product: ContentDigest,
     tokens: &[u32],
     context: usize,
+    by: &[String],
 ) -> Result<ContentDigest, OptimizeError> {
     let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-    let value = json!({
+    let mut value = json!({
         "context": context, "product": product, "tokens": ContentDigest::of(&bytes), "tool_version": VERSION,
     });
+    if !by.is_empty() {
+        value["by"] = json!(by);
+    }
     Ok(ContentDigest::of(&json::to_bytes(&value)?))
 }
 
-/// What tells an artifact's speed on this machine from anything else.
+/// What tells an artifact's speed from anything else; `on` is the hardware, and what runs there.
 pub(super) fn speed_key(
     manifest: ManifestId,
     workload: &Workload,
-    cores: u32,
+    on: &Value,
 ) -> Result<ContentDigest, OptimizeError> {
     let requests = format!("{workload:?}");
     let value = json!({
-        "cores": cores, "manifest": manifest, "tool_version": VERSION,
+        "manifest": manifest, "on": on, "tool_version": VERSION,
         "workload": ContentDigest::of(requests.as_bytes()),
     });
     Ok(ContentDigest::of(&json::to_bytes(&value)?))
@@ -91,6 +99,7 @@ impl Evidence {
     pub(super) fn open(
         store: &Store,
         model: ContentDigest,
+        published: Vec<u8>,
         runtime: &Handle,
     ) -> Result<Self, OptimizeError> {
         let descriptor = runtime.block_on(store.read_optional(&paths::descriptor(), MAX_SMALL))?;
@@ -101,26 +110,66 @@ impl Evidence {
         let path = descriptor
             .zip(folder)
             .map(|(own, folder)| folder.join(format!("{}-{model}.jsonl", own.store_id)));
-        let mut evidence = Self { path, ..Self::default() };
+        let mut evidence = Self { path, published, ..Self::default() };
         let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|about| about.len() <= MAX);
         let bytes = evidence.path.as_ref().filter(|path| small(path));
         let bytes = bytes.and_then(|path| fs::read(path).ok()).unwrap_or_default();
-        for line in bytes.split(|byte| *byte == b'\n') {
+        let published = std::mem::take(&mut evidence.published);
+        evidence.read(&bytes);
+        evidence.read(&published);
+        evidence.published = published;
+        Ok(evidence)
+    }
+
+    fn read(&mut self, lines: &[u8]) {
+        for line in lines.split(|byte| *byte == b'\n') {
             match serde_json::from_slice(line) {
                 Ok(Line::Produced { key, manifest }) => {
-                    evidence.produced.insert(key, manifest);
+                    self.produced.insert(key, manifest);
                 }
-                Ok(Line::Read { key, windows }) => evidence.add(key, windows),
+                Ok(Line::Read { key, windows }) => self.add(key, windows),
                 Ok(Line::Measured { key, speed }) => {
-                    evidence.speeds.insert(key, *speed);
+                    self.speeds.insert(key, *speed);
                 }
                 Ok(Line::Bits { key, bits }) => {
-                    evidence.bits.insert(key, bits);
+                    self.bits.insert(key, bits);
+                }
+                Ok(Line::Losses { key, losses }) => {
+                    self.losses.insert(key, losses);
                 }
                 Err(_) => {}
             }
         }
-        Ok(evidence)
+    }
+
+    /// Everything as lines, in an order that does not depend on when it was found; none if that is published already.
+    pub(super) fn unpublished(&self) -> Option<Vec<u8>> {
+        let mut lines: Vec<(String, Line)> = Vec::new();
+        let mut put = |key: &ContentDigest, line| lines.push((key.to_string(), line));
+        for (key, manifest) in &self.produced {
+            put(key, Line::Produced { key: *key, manifest: *manifest });
+        }
+        for (key, windows) in &self.windows {
+            let mut windows = windows.clone();
+            windows.sort_by_key(|own| own.place);
+            put(key, Line::Read { key: *key, windows });
+        }
+        for (key, speed) in &self.speeds {
+            put(key, Line::Measured { key: *key, speed: Box::new(*speed) });
+        }
+        for (key, bits) in &self.bits {
+            put(key, Line::Bits { key: *key, bits: bits.clone() });
+        }
+        for (key, losses) in &self.losses {
+            put(key, Line::Losses { key: *key, losses: losses.clone() });
+        }
+        lines.sort_by(|one, other| one.0.cmp(&other.0));
+        let mut bytes = Vec::new();
+        for line in lines.iter().filter_map(|(_, line)| serde_json::to_vec(line).ok()) {
+            bytes.extend(line);
+            bytes.push(b'\n');
+        }
+        (!bytes.is_empty() && bytes != self.published).then_some(bytes)
     }
 
     fn add(&mut self, key: ContentDigest, windows: Vec<Window>) {
@@ -169,6 +218,16 @@ impl Evidence {
     pub(super) fn note_bits(&mut self, key: ContentDigest, bits: Bits) {
         self.write(&Line::Bits { key, bits: bits.clone() });
         self.bits.insert(key, bits);
+    }
+
+    /// The loss that is expected of budgets of bits.
+    pub(super) fn losses(&self, key: ContentDigest) -> Option<&Vec<(u32, f64)>> {
+        self.losses.get(&key)
+    }
+
+    pub(super) fn note_losses(&mut self, key: ContentDigest, losses: Vec<(u32, f64)>) {
+        self.write(&Line::Losses { key, losses: losses.clone() });
+        self.losses.insert(key, losses);
     }
 
     /// What cannot be written is computed again.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::constraints::{LatencyOf, Percentile};
 use super::figure::Figure;
-use super::roofline::Roofline;
+use super::roofline::{Roofline, between};
 use super::workload::Workload;
 
 /// Times of one kind, by percentile.
@@ -90,33 +90,83 @@ pub struct DoesNotFit {
     title: String,
 }
 
-/// The speed that a workload sees, and the bytes on each device: requests run all the time, as many as there are
-/// users, or as fit beside the weights; the others wait.
+/// What somebody else's model is asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Asked<'a> {
+    /// The device, by its name here.
+    pub device: &'a str,
+    /// How many of them share the model.
+    pub count: f64,
+    /// The engine, by its name here.
+    pub engine: &'a str,
+    /// How weights are stored, in the words of the table of kernels.
+    pub weights: &'a str,
+    /// Tokens of a prompt.
+    pub input: f64,
+    /// Tokens of an answer.
+    pub output: f64,
+    /// Requests that run at a time.
+    pub running: f64,
+}
+
+/// What it says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steps {
+    /// Seconds to read one prompt.
+    pub prefill: f64,
+    /// Seconds to make one more token of each request that runs.
+    pub decode: f64,
+    /// The factor that both are within, nine times in ten.
+    pub band: f64,
+    /// Where they come from.
+    pub source: String,
+}
+
+/// Requests that run at a time.
 ///
 /// # Errors
-/// If not one request fits.
-pub fn modelled(
-    roofline: &Roofline<'_>,
-    workload: &Workload,
-) -> Result<(Speed, Figure), DoesNotFit> {
-    let (input, output) = workload.mean();
+/// If not one fits.
+pub fn running(roofline: &Roofline<'_>, workload: &Workload) -> Result<f64, DoesNotFit> {
     let longest = workload.longest() as f64;
-    let users = workload.concurrency as f64;
     let fitting = roofline.fits(longest);
     if fitting < 1.0 {
         let need = roofline.memory(longest, 1.0) / 1e9;
         let (have, title) = (roofline.device.memory * 0.9, roofline.device.title.clone());
         return Err(DoesNotFit { need, have, title });
     }
-    let running = users.min(fitting);
-    let between = roofline.between(input, output, running);
-    let read = roofline.prefill(input, 1.0);
+    Ok((workload.concurrency as f64).min(fitting))
+}
+
+/// The speed that a workload sees, and the bytes on each device: requests run all the time, as many as there are
+/// users, or as fit beside the weights; the others wait. Times of one prompt and of one step are those of `steps`,
+/// where there are any.
+///
+/// # Errors
+/// If not one request fits.
+pub fn modelled(
+    roofline: &Roofline<'_>,
+    workload: &Workload,
+    steps: Option<&Steps>,
+) -> Result<(Speed, Figure), DoesNotFit> {
+    let (input, output) = workload.mean();
+    let users = workload.concurrency as f64;
+    let running = running(roofline, workload)?;
+    let own = roofline.prefill(input, 1.0);
+    let read = steps.map_or(own, |steps| steps.prefill);
+    // Prompts of other lengths take as much more or less as they do here.
+    let prefill = |input: f64| roofline.prefill(input, 1.0) * (read / own);
+    let decode = match steps {
+        Some(steps) => steps.decode,
+        None => roofline.decode(input + output / 2.0, running),
+    };
+    let between = between((decode, read), output, running);
     let turn = read + (output - 1.0).max(0.0) * between;
     // Whoever finds the machine full waits for a place, and the step that runs is finished first.
-    let step = if running > 1.0 { roofline.decode(input + output / 2.0, running) } else { 0.0 };
+    let step = if running > 1.0 { decode } else { 0.0 };
     let waits = (users / running - 1.0) * turn + step;
-    let first = |input: f64| waits + roofline.prefill(input, 1.0);
-    let band = roofline.kernels.band;
+    let first = |input: f64| waits + prefill(input);
+    let band = steps.map_or(roofline.kernels.band, |steps| steps.band);
+    let longest = workload.longest() as f64;
     let time = |seconds: f64| Figure::modelled(seconds * 1e3, band);
     let speed = Speed {
         first_token_ms: Times::of(|own| {
@@ -158,7 +208,7 @@ mod tests {
         let count = f64::from(hardware.count);
         let roofline =
             Roofline { shape: &LLAMA, stored: &stored, device: &hardware.device, count, kernels };
-        modelled(&roofline, workload)
+        modelled(&roofline, workload, None)
     }
 
     #[test]

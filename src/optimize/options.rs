@@ -1,11 +1,12 @@
 //! What to try, on what, and by what to judge.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::candidate::Candidate;
 use super::constraints::Objective;
+use super::endpoint::Endpoint;
 use super::fits::Runner;
 use super::hardware::Hardware;
 use super::outcome::Row;
@@ -19,6 +20,8 @@ use crate::quantize::source::ModelSource;
 pub struct OptimizeOptions {
     /// What is tried.
     pub candidates: Vec<Candidate>,
+    /// Whether the fewest bits that keep limits of quality are sought as well.
+    pub solve_bits: bool,
     /// On what.
     pub hardware: Vec<Hardware>,
     /// With which engine; the fastest that loads it, if none is asked for.
@@ -43,6 +46,14 @@ pub struct OptimizeOptions {
     pub seed: u64,
     /// The probability that any candidate is kept or dropped against the truth for its quality.
     pub error: f64,
+    /// Servers that tell what candidates lose; none: they are run here.
+    pub quality_at: Vec<Endpoint>,
+    /// Servers whose speed is measured.
+    pub measure_at: Vec<Endpoint>,
+    /// A Python that has AIConfigurator, whose kernel data count before this program's own table.
+    pub kernel_data: Option<PathBuf>,
+    /// The key of all of them.
+    pub api_key: Option<String>,
     /// When nothing new is begun any more.
     pub time_limit: Option<Duration>,
     /// Whether to say only what would be tried, and what is known.
@@ -54,6 +65,7 @@ impl OptimizeOptions {
     pub fn new(hardware: Vec<Hardware>) -> Self {
         Self {
             candidates: Candidate::presets(),
+            solve_bits: false,
             hardware,
             engine: None,
             workload: Workload::default(),
@@ -66,6 +78,10 @@ impl OptimizeOptions {
             samples: (128, 512),
             seed: 0,
             error: 0.01,
+            quality_at: Vec::new(),
+            measure_at: Vec::new(),
+            kernel_data: None,
+            api_key: None,
             time_limit: None,
             dry_run: false,
         }
@@ -79,10 +95,28 @@ pub struct Subject<'a> {
     pub model: &'a Arc<ModelSource>,
     /// Its folder, if it is one.
     pub folder: Option<&'a Path>,
+    /// What the user calls it.
+    pub called: &'a str,
+}
+
+impl OptimizeOptions {
+    /// Servers that may serve a candidate on that hardware.
+    pub(super) fn measured_at<'o>(&'o self, method: &str, hardware: &str) -> Vec<&'o Endpoint> {
+        let choices = self.hardware.len();
+        let here = |own: &&Endpoint| own.may_serve(method, Some(hardware), choices);
+        self.measure_at.iter().filter(here).collect()
+    }
+
+    /// Whether its speed on hardware is measured, and not only modelled.
+    pub(super) fn measures(&self, method: &str, hardware: &Hardware) -> bool {
+        hardware.is_host() || !self.measured_at(method, &hardware.name()).is_empty()
+    }
 }
 
 /// Hears how it goes on.
 pub trait Watch {
+    /// All that is tried, with what is known without work.
+    fn begin(&self, _: &[Row]) {}
     /// A candidate is at a stage, or out.
     fn at(&self, candidate: &str, stage: &str);
     /// This much is known of a candidate on hardware by now.

@@ -8,7 +8,7 @@ use super::figure::{Figure, Source, Verdict};
 use super::fits::{Runner, runner};
 use super::hardware::Hardware;
 use super::kernels;
-use super::latency::{Speed, modelled};
+use super::latency::{Asked, Speed, Steps, modelled, running};
 use super::prices::{Price, Prices};
 use super::quality::Quality;
 use super::roofline::Roofline;
@@ -18,8 +18,11 @@ use crate::dequant::Float;
 use crate::format::id::ManifestId;
 use crate::quantize::produce::PlannedSize;
 
+/// Somebody else's model of times.
+pub type Ask<'a> = dyn Fn(&Asked<'_>) -> Result<Steps, String> + 'a;
+
 /// What holds for all candidates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Setting<'a> {
     /// The limits.
     pub constraints: &'a OptimizationConstraints,
@@ -37,6 +40,10 @@ pub struct Setting<'a> {
     pub float: Float,
     /// Bytes of all its tensors.
     pub tensor_bytes: u64,
+    /// Times by somebody else's model, where it has any; why not, in words.
+    pub steps: Option<&'a Ask<'a>>,
+    /// Whether a candidate's speed on hardware is measured later.
+    pub measures: &'a dyn Fn(&str, &Hardware) -> bool,
 }
 
 /// A candidate on hardware.
@@ -109,7 +116,8 @@ impl Row {
         let filled = row.fill(candidate, size, hardware, setting);
         row.dropped = filled.err();
         if row.dropped.is_none() {
-            row.dropped = row.refusal(setting.constraints, !hardware.is_host());
+            let later = (setting.measures)(&candidate.label, hardware);
+            row.dropped = row.refusal(setting.constraints, !later);
         }
         (row, price)
     }
@@ -144,9 +152,24 @@ impl Row {
         };
         let count = f64::from(hardware.count);
         let roofline = Roofline { shape, stored: &stored, device, count, kernels };
-        let (speed, memory) = modelled(&roofline, setting.workload).map_err(|e| e.to_string())?;
+        let (input, output) = setting.workload.mean();
+        let running = running(&roofline, setting.workload).map_err(|error| error.to_string())?;
+        let (engine, weights) = (name, candidate.weights());
+        let asked = Asked { device: &device.name, count, engine, weights, input, output, running };
+        let steps = match setting.steps.map(|ask| ask(&asked)) {
+            Some(Ok(steps)) => Some(steps),
+            Some(Err(why)) => {
+                self.notes.push(why);
+                None
+            }
+            None => None,
+        };
+        let found = modelled(&roofline, setting.workload, steps.as_ref());
+        let (speed, memory) = found.map_err(|error| error.to_string())?;
         self.figures.memory = Some(memory);
-        let source = format!("modelled, within a factor of {}: {}", kernels.band, kernels.source);
+        let own = (kernels.band, &kernels.source);
+        let (band, source) = steps.as_ref().map_or(own, |steps| (steps.band, &steps.source));
+        let source = format!("modelled, within a factor of {band}: {source}");
         self.take_speed(speed, source, setting);
         Ok(())
     }

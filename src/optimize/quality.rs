@@ -65,6 +65,13 @@ pub struct Quality {
 }
 
 impl Quality {
+    /// The same where divergences are known from below only: they may be any larger.
+    #[must_use]
+    pub fn from_below(mut self) -> Self {
+        self.kl.high = f64::INFINITY;
+        self
+    }
+
     /// Of some of a text's `all` windows, with intervals that the truth is beyond on each side with probability
     /// `tail`; none of no tokens.
     pub fn of(windows: &[Window], all: usize, tail: f64) -> Option<Self> {

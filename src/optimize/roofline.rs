@@ -183,10 +183,15 @@ impl Roofline<'_> {
         if self.device.processor { RUNTIME_HOST } else { RUNTIME }
     }
 
-    /// Seconds between tokens with so many users, each of whom has a request running all the time: between
-    /// two tokens of one, prompts of the others are read.
+    /// Seconds between tokens with so many users.
     pub fn between(&self, input: f64, output: f64, users: f64) -> f64 {
         let step = self.decode(input + output / 2.0, users);
-        step + (users - 1.0) * self.prefill(input, 1.0) / output.max(1.0)
+        between((step, self.prefill(input, 1.0)), output, users)
     }
+}
+
+/// Seconds between tokens with so many users, each of whom has a request running all the time: between two tokens of
+/// one, prompts of the others are read. A step and a prompt take so long.
+pub fn between((step, prompt): (f64, f64), output: f64, users: f64) -> f64 {
+    step + (users - 1.0) * prompt / output.max(1.0)
 }

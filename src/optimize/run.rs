@@ -8,8 +8,11 @@ use tokio::runtime::Handle;
 use super::choice::{Entry, choose};
 use super::constraints::OptimizationConstraints;
 use super::error::OptimizeError;
+use super::hardware::Hardware;
+use super::kernel_data::KernelData;
+use super::latency::Asked;
 use super::options::{OptimizeOptions, Subject, Watch};
-use super::outcome::{Outcome, Row, Setting, Winner};
+use super::outcome::{Ask, Outcome, Row, Setting, Winner};
 use super::prices::Price;
 use super::section::section;
 use super::shape::ModelShape;
@@ -41,6 +44,9 @@ pub fn optimize_model(
     if tag.as_str().starts_with(PREFIX) {
         return Err(OptimizeError::Tag(tag.to_string(), PREFIX));
     }
+    if constraints.max_kl.is_some() && !options.quality_at.is_empty() {
+        return Err(OptimizeError::OnlyFromBelow);
+    }
     check_source(source)?;
     let config = source.config()?;
     let shape = ModelShape::of(config);
@@ -51,8 +57,14 @@ pub fn optimize_model(
     let mut run = Run::begin(subject, store, name, constraints, options, packing, runtime)?;
     let lm = run.model()?;
     let mut bits = vec![Bits::new(); options.candidates.len()];
-    let sizes = run.sizes(lm.as_ref(), &mut bits);
     let float = run.workshop.float;
+    let measures = |method: &str, hardware: &Hardware| options.measures(method, hardware);
+    let data = match &options.kernel_data {
+        Some(python) => Some(KernelData::open(python, config).map_err(OptimizeError::KernelData)?),
+        None => None,
+    };
+    let none = || Err("there are no data".to_owned());
+    let steps = |asked: &Asked<'_>| data.as_ref().map_or_else(none, |data| data.steps(asked));
     let setting = Setting {
         constraints,
         workload: &options.workload,
@@ -62,9 +74,12 @@ pub fn optimize_model(
         shape: shape.as_ref(),
         float,
         tensor_bytes: source.tensors().iter().map(|tensor| tensor.len).sum(),
+        steps: data.as_ref().map(|_| &steps as &Ask<'_>),
+        measures: &measures,
     };
     let (mut rows, mut prices) = (Vec::new(), Vec::<Price>::new());
-    for (at, (candidate, size)) in options.candidates.iter().zip(&sizes).enumerate() {
+    for (at, (candidate, bits)) in options.candidates.iter().zip(&mut bits).enumerate() {
+        let size = &run.size(candidate, lm.as_ref(), bits).map_err(|error| error.to_string());
         for hardware in &options.hardware {
             let (row, price) = Row::new((at, candidate), size, hardware, &setting);
             prices.extend(price.filter(|price| !prices.contains(price)));
@@ -77,28 +92,28 @@ pub fn optimize_model(
     if options.dry_run {
         return Ok(run.outcome(None, rows, prices, 0));
     }
+    watch.begin(&rows);
     let mut computed = vec![false; options.candidates.len()];
     for at in run.order(&rows) {
-        let Some(candidate) = options.candidates.get(at) else { continue };
         let own = bits.get(at).cloned().unwrap_or_default();
-        let tried = run.try_one((at, candidate, &own), &mut rows, exam.as_mut(), &time_left, watch);
-        match tried {
-            Ok(new) => computed[at] |= new,
-            // One that fails is out; the others go on.
-            Err(error) => {
-                watch.at(&candidate.label, &format!("failed: {error}"));
-                drop_all(&mut rows, at, &format!("failed: {error}"));
-                computed[at] = true;
-            }
-        }
+        computed[at] |= run.try_at((at, &own), &mut rows, exam.as_mut(), &time_left, watch);
+    }
+    if let (true, Some(lm), Some(exam)) = (options.solve_bits, &lm, exam.as_mut()) {
+        let found = (&mut rows, &mut bits, &mut prices);
+        computed.extend(run.rounds((lm, exam), found, &setting, &time_left, watch));
+    } else if options.solve_bits {
+        run.notes.push(
+            "mixed: the model is not run here, and bits are solved for where it is".to_owned(),
+        );
     }
     for row in rows.iter_mut().filter(|row| row.dropped.is_none()) {
-        let measured = run.measure(row, &options.hardware, &setting, watch)?;
+        let measured = run.measure(row, &setting, watch)?;
         computed[row.candidate] |= measured;
-        row.dropped = row.last_refusal(constraints);
+        row.dropped = row.dropped.take().or_else(|| row.last_refusal(constraints));
         if row.dropped.is_none() && objective_of(options.objective, &row.figures).is_none() {
             row.dropped = Some(format!("its {} is not known", options.objective.name()));
         }
+        watch.known(row);
     }
     // Whoever would win is read whole: what is said of it is as sure as the text allows.
     let best = loop {
@@ -111,8 +126,8 @@ pub fn optimize_model(
         let seen = |row: &Row| row.quality.as_ref().map(|own| own.windows);
         let (at, before) = (row.candidate, seen(row));
         let own = bits.get(at).cloned().unwrap_or_default();
-        if let (Some(exam), Some(candidate)) = (exam.as_mut(), options.candidates.get(at)) {
-            match run.read_whole((at, candidate, &own), &mut rows, exam, &time_left) {
+        if let (Some(exam), Some(candidate)) = (exam.as_mut(), run.candidates.get(at).cloned()) {
+            match run.read_whole((at, &candidate, &own), &mut rows, exam, &time_left) {
                 Ok(new) => computed[at] |= new,
                 Err(error) => drop_all(&mut rows, at, &format!("failed: {error}")),
             }
@@ -121,6 +136,9 @@ pub fn optimize_model(
             break Some(best);
         }
     };
+    if let Err(error) = run.publish() {
+        run.notes.push(format!("what was found is not published: {error}"));
+    }
     let read = exam.as_ref().map_or(0, |exam| exam.read);
     let computed = computed.iter().filter(|own| **own).count() as u64;
     let mut outcome = run.outcome(best, rows, prices, read);

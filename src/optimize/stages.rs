@@ -6,17 +6,16 @@ use super::candidate::Candidate;
 use super::choice::{front, nearest};
 use super::constraints::{Figures, Objective, OptimizationConstraints};
 use super::error::OptimizeError;
-use super::evidence::{Evidence, speed_key};
+use super::evidence::Evidence;
+use super::exam::Exam;
 use super::figure::Figure;
-use super::hardware::Hardware;
-use super::measure::measure_host;
 use super::options::{OptimizeOptions, Subject, Watch};
-use super::outcome::{Outcome, Row, Setting, Winner};
+use super::outcome::{Outcome, Row, Winner};
 use super::prices::Price;
+use super::published;
 use super::quality::Quality;
-use super::study::{Exam, Packing, Workshop};
+use super::study::{Packing, Workshop};
 use crate::dequant::Float;
-use crate::format::id::ManifestId;
 use crate::format::name::ArtifactName;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Statistics};
 use crate::quantize::lm::{LmError, Model};
@@ -24,7 +23,6 @@ use crate::quantize::produce::{
     Bits, PlannedSize, allocate_bits, layers_apart, model_digest, planned_size, statistics,
     unquantized_size,
 };
-use crate::quantize::source::ModelSource;
 use crate::store::Store;
 
 /// What is to be the least; none where it is not known.
@@ -48,15 +46,19 @@ pub(super) fn drop_all(rows: &mut [Row], candidate: usize, why: &str) {
 /// What all stages share.
 pub(super) struct Run<'a> {
     pub(super) workshop: Workshop<'a>,
-    constraints: &'a OptimizationConstraints,
-    options: &'a OptimizeOptions,
-    evidence: Evidence,
-    notes: Vec<String>,
+    pub(super) constraints: &'a OptimizationConstraints,
+    pub(super) options: &'a OptimizeOptions,
+    pub(super) evidence: Evidence,
+    pub(super) notes: Vec<String>,
+    /// What is tried: more, once it is known what.
+    pub(super) candidates: Vec<Candidate>,
+    /// What layers are fed with, once it was measured.
+    statistics: Option<Statistics>,
 }
 
 impl<'a> Run<'a> {
     pub(super) fn begin(
-        Subject { model: source, folder }: Subject<'a>,
+        Subject { model: source, folder, called }: Subject<'a>,
         store: &'a Store,
         name: &'a ArtifactName,
         constraints: &'a OptimizationConstraints,
@@ -71,10 +73,31 @@ impl<'a> Run<'a> {
         let wide = source.tensors().iter().find(|tensor| tensor.shape.dims().len() == 2);
         let float = wide.and_then(|tensor| Float::of_dtype(tensor.dtype)).unwrap_or(Float::BF16);
         let samples = None;
-        let workshop =
-            Workshop { source, folder, store, name, packing, runtime, digest, float, samples };
-        let evidence = Evidence::open(store, digest, runtime)?;
-        Ok(Self { workshop, constraints, options, evidence, notes: Vec::new() })
+        let workshop = Workshop {
+            source,
+            folder,
+            called,
+            store,
+            name,
+            packing,
+            runtime,
+            digest,
+            float,
+            samples,
+        };
+        let (published, refused) = published::read(store, name, digest, packing()?.trust, runtime)?;
+        let evidence = Evidence::open(store, digest, published.unwrap_or_default(), runtime)?;
+        let (notes, candidates) = (refused.into_iter().collect(), options.candidates.clone());
+        Ok(Self { workshop, constraints, options, evidence, notes, candidates, statistics: None })
+    }
+
+    /// Publishes what was found, signed as candidates are; what nobody signs nobody would use.
+    pub(super) fn publish(&mut self) -> Result<(), OptimizeError> {
+        let options = (self.workshop.packing)()?;
+        let bytes = self.evidence.unpublished().filter(|_| !options.signers.is_empty());
+        let Some(bytes) = bytes else { return Ok(()) };
+        let own = &self.workshop;
+        published::write(bytes, own.store, own.name, own.digest, options, own.runtime)
     }
 
     /// The model, if it can be run; a limit of quality needs that.
@@ -99,6 +122,9 @@ impl<'a> Run<'a> {
                     (None, None) => None,
                 };
                 let why = error.to_string();
+                if !self.options.quality_at.is_empty() {
+                    return Ok(None);
+                }
                 if let Some(limit) = limit {
                     return Err(OptimizeError::NoQuality { limit, why });
                 }
@@ -106,7 +132,7 @@ impl<'a> Run<'a> {
                 return Ok(None);
             }
         };
-        if self.options.candidates.iter().any(Candidate::reads_text) {
+        if self.options.solve_bits || self.candidates.iter().any(Candidate::reads_text) {
             let text = self.options.calibration.as_deref().unwrap_or(BUILT_IN);
             let (size, seed) = (self.options.samples, self.options.seed);
             match CalibrationSamples::new(text, &tokenizer, model.config(), size, seed) {
@@ -117,30 +143,17 @@ impl<'a> Run<'a> {
         Ok(Some(model))
     }
 
-    /// What each candidate will take, to the byte; and the bits of its layers, where they differ.
-    pub(super) fn sizes(
-        &mut self,
-        lm: Option<&Model>,
-        bits: &mut [Bits],
-    ) -> Vec<Result<PlannedSize, String>> {
-        let options = self.options;
-        let mut measured = None;
-        let one = |(candidate, bits): (&Candidate, &mut Bits)| {
-            self.size(candidate, lm, (bits, &mut measured)).map_err(|error| error.to_string())
-        };
-        options.candidates.iter().zip(bits).map(one).collect()
-    }
-
-    fn size(
+    /// What a candidate will take, to the byte; and the bits of its layers, where they differ.
+    pub(super) fn size(
         &mut self,
         candidate: &Candidate,
         lm: Option<&Model>,
-        (bits, measured): (&mut Bits, &mut Option<Statistics>),
+        bits: &mut Bits,
     ) -> Result<PlannedSize, OptimizeError> {
         let source = self.workshop.source;
         let Some(recipe) = &candidate.recipe else { return Ok(unquantized_size(source)?) };
         if candidate.reads_text() {
-            let (Some(lm), Some(samples)) = (lm, &self.workshop.samples) else {
+            let (Some(lm), Some(_)) = (lm, &self.workshop.samples) else {
                 return Err(OptimizeError::NotCalibrated);
             };
             if recipe.average_bits.is_some() {
@@ -150,17 +163,9 @@ impl<'a> Run<'a> {
                     Some(known) => known,
                     None if self.options.dry_run => return Err(OptimizeError::Later),
                     None => {
-                        // One run of the model serves all budgets.
-                        let own = match measured.take() {
-                            Some(own) => own,
-                            None => {
-                                let runtime = self.workshop.runtime;
-                                statistics(source, lm, samples, None, runtime)?.statistics
-                            }
-                        };
                         let float = self.workshop.float;
-                        let found = allocate_bits(lm, &own, recipe, float, &[])?;
-                        *measured = Some(own);
+                        let own = self.statistics(lm)?;
+                        let found = allocate_bits(lm, own, recipe, float, &[])?;
                         self.evidence.note_bits(key, found.clone());
                         found
                     }
@@ -171,29 +176,17 @@ impl<'a> Run<'a> {
         Ok(planned_size(&source, recipe, &[], bits, threads())?)
     }
 
-    /// The text that candidates are read on.
-    pub(super) fn exam<'m>(
-        &mut self,
-        lm: Option<&'m Model>,
-    ) -> Result<Option<Exam<'m>>, OptimizeError> {
-        let Some(model) = lm else { return Ok(None) };
-        let text = self.options.text.as_deref().unwrap_or(BUILT_IN);
-        let tokens = model.tokenizer()?.encode(text)?;
-        if tokens.len() < 2 {
-            return Err(LmError::Short(tokens.len()).into());
-        }
-        if text == self.options.calibration.as_deref().unwrap_or(BUILT_IN)
-            && self.options.candidates.iter().any(Candidate::reads_text)
-        {
-            let note = "quality is measured on the text that candidates are calibrated with, which flatters those \
-                        that are: give another with --text";
-            self.notes.push(note.to_owned());
-        }
-        let limits = usize::from(self.constraints.max_ppl_delta.is_some())
-            + usize::from(self.constraints.max_kl.is_some());
-        let decisions = self.options.candidates.len() * limits.max(1);
-        let error = self.options.error;
-        Ok(Some(Exam::new(model, tokens, self.options.context, (decisions, error))))
+    /// What layers are fed with: one run of the model serves all budgets.
+    pub(super) fn statistics(&mut self, lm: &Model) -> Result<&Statistics, OptimizeError> {
+        let own = match self.statistics.take() {
+            Some(own) => own,
+            None => {
+                let samples = self.workshop.samples.as_ref().ok_or(OptimizeError::NotCalibrated)?;
+                let (source, runtime) = (self.workshop.source, self.workshop.runtime);
+                statistics(source, lm, samples, None, runtime)?.statistics
+            }
+        };
+        Ok(self.statistics.insert(own))
     }
 
     /// Fills in what earlier runs found.
@@ -203,7 +196,7 @@ impl<'a> Run<'a> {
         rows: &mut [Row],
         mut exam: Option<&mut Exam<'_>>,
     ) -> Result<(), OptimizeError> {
-        for (at, (candidate, bits)) in self.options.candidates.iter().zip(bits).enumerate() {
+        for (at, (candidate, bits)) in self.candidates.clone().iter().zip(bits).enumerate() {
             let key = self.workshop.key(candidate, bits)?;
             let Some(id) = self.workshop.known(candidate, key, &self.evidence)? else { continue };
             let tag = self.workshop.tag(candidate)?;
@@ -216,18 +209,13 @@ impl<'a> Run<'a> {
                 && candidate.recipe.is_some()
             {
                 let limits = (self.constraints, false);
-                let model = self.candidate_model(id)?;
+                let mut sitter = self.sitter(candidate, id, exam)?;
                 let on = || false;
-                let found = exam.sit(&model, key, &mut self.evidence, limits, &on)?;
+                let found = exam.sit(&mut sitter, key, &mut self.evidence, limits, &on)?;
                 take(rows, at, found.0, candidate);
             }
         }
         Ok(())
-    }
-
-    fn candidate_model(&self, id: ManifestId) -> Result<Model, OptimizeError> {
-        let artifact = self.workshop.open(id)?;
-        Ok(Model::open(ModelSource::artifact(artifact, self.workshop.runtime)?)?)
     }
 
     /// Candidates that are still in somewhere, the most promising first.
@@ -245,8 +233,27 @@ impl<'a> Run<'a> {
         open.into_iter().map(|(_, at)| at).collect()
     }
 
+    /// Tries a candidate; one that fails is out, and the others go on. Tells whether anything was computed.
+    pub(super) fn try_at(
+        &mut self,
+        (at, bits): (usize, &Bits),
+        rows: &mut [Row],
+        exam: Option<&mut Exam<'_>>,
+        time_left: &dyn Fn() -> bool,
+        watch: &dyn Watch,
+    ) -> bool {
+        let Some(candidate) = self.candidates.get(at).cloned() else { return false };
+        let tried = self.try_one((at, &candidate, bits), rows, exam, time_left, watch);
+        tried.unwrap_or_else(|error| {
+            watch.at(&candidate.label, &format!("failed: {error}"));
+            drop_all(rows, at, &format!("failed: {error}"));
+            rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
+            true
+        })
+    }
+
     /// Produces a candidate and reads the text with it; tells whether anything was computed.
-    pub(super) fn try_one(
+    fn try_one(
         &mut self,
         (at, candidate, bits): (usize, &Candidate, &Bits),
         rows: &mut [Row],
@@ -285,9 +292,9 @@ impl<'a> Run<'a> {
         }
         let Some(exam) = exam else { return Ok(computed) };
         watch.at(&candidate.label, "reading the text");
-        let model = self.candidate_model(id)?;
+        let mut sitter = self.sitter(candidate, id, exam)?;
         let limits = (self.constraints, self.options.objective == Objective::Quality);
-        let (quality, new) = exam.sit(&model, key, &mut self.evidence, limits, time_left)?;
+        let (quality, new) = exam.sit(&mut sitter, key, &mut self.evidence, limits, time_left)?;
         take(rows, at, quality, candidate);
         self.judge(rows, at);
         rows.iter().filter(|row| row.candidate == at).for_each(|row| watch.known(row));
@@ -307,9 +314,9 @@ impl<'a> Run<'a> {
             return Ok(false);
         };
         let key = self.workshop.key(candidate, bits)?;
-        let model = self.candidate_model(id)?;
+        let mut sitter = self.sitter(candidate, id, exam)?;
         let limits = (self.constraints, true);
-        let (quality, new) = exam.sit(&model, key, &mut self.evidence, limits, time_left)?;
+        let (quality, new) = exam.sit(&mut sitter, key, &mut self.evidence, limits, time_left)?;
         take(rows, at, quality, candidate);
         for row in rows.iter_mut().filter(|row| row.candidate == at) {
             row.dropped = row.dropped.take().or_else(|| row.last_refusal(self.constraints));
@@ -320,43 +327,8 @@ impl<'a> Run<'a> {
     fn judge(&self, rows: &mut [Row], at: usize) {
         for row in rows.iter_mut().filter(|row| row.candidate == at && row.dropped.is_none()) {
             let here = self.options.hardware.iter().find(|own| own.name() == row.hardware);
-            let later = here.is_some_and(Hardware::is_host);
+            let later = here.is_some_and(|own| self.options.measures(&row.method, own));
             row.dropped = row.refusal(self.constraints, !later);
-        }
-    }
-
-    /// Measures a candidate's speed where its hardware is this machine, or takes what was measured before; tells
-    /// whether it was measured now.
-    pub(super) fn measure(
-        &mut self,
-        row: &mut Row,
-        hardware: &[Hardware],
-        setting: &Setting<'_>,
-        watch: &dyn Watch,
-    ) -> Result<bool, OptimizeError> {
-        let here = hardware.iter().any(|own| own.is_host() && own.name() == row.hardware);
-        let (true, Some(id)) = (here, row.manifest) else { return Ok(false) };
-        let key = speed_key(id, setting.workload, setting.cores)?;
-        let source = || "measured on this machine by the embedded engine".to_owned();
-        if let Some(speed) = self.evidence.speed(key) {
-            row.take_speed(speed, source(), setting);
-            return Ok(false);
-        }
-        let artifact = self.workshop.open(id)?;
-        match measure_host(artifact, setting.workload, self.workshop.runtime) {
-            Ok(speed) => {
-                watch.at(&row.method, "its speed was measured");
-                self.evidence.note_speed(key, speed);
-                row.take_speed(speed, source(), setting);
-                Ok(true)
-            }
-            Err(why) => {
-                let note = format!("speed on this machine is modelled, not measured: {why}");
-                if !self.notes.contains(&note) {
-                    self.notes.push(note);
-                }
-                Ok(false)
-            }
         }
     }
 

@@ -19,6 +19,7 @@ declare -A STEPS=(
     [fp4]="$JUDGES tests/judges/fp4.py --check fixtures/fp4/vectors.json"
     [load]="$JUDGES tests/judges/load.py"
     [gguf]="$JUDGES tests/judges/load_gguf.py"
+    [gguf_kl]="tests/judges/gguf_kl.sh"
     [gptq]=".venv-tools/gptqmodel/bin/python tests/judges/load_gptq.py"
     [backends]="$JUDGES tests/judges/backends.py"
     [hub]="tests/judges/hub.sh"
@@ -29,7 +30,7 @@ declare -A STEPS=(
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
     [experts]="$JUDGES tests/judges/perplexity.py --draws $DRAWS --model fixtures/lm/moe --tool gptqmodel-static"
 )
-ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity experts)
+ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines gguf_kl embedded serve python perplexity experts)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

@@ -6,6 +6,12 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod run;
 
+mod kernel_data;
+mod mixed;
+mod servers;
+mod standin;
+mod together;
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -265,7 +271,12 @@ fn a_killed_run_is_gone_on_with() {
         let (store, home) =
             (folder.join(format!("store{number}")), folder.join(format!("home{number}")));
         pack(&store, &fixture("base"), "base", &[]);
-        let mut child = start(&store, &home).spawn().unwrap();
+        // Its marks are for people.
+        let all = arguments_on(&file, &store, &more);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let mut child = command(&all);
+        child.env("HOME", &home).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
         let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
         for line in lines.map_while(Result::ok) {
             if line.contains(mark) {

@@ -26,7 +26,7 @@ mod sensitivity;
 mod states;
 mod statistics;
 
-pub use allocate::{Allocation, Sensitivity, allocate};
+pub use allocate::{Allocation, Sensitivity, allocate, least_errors};
 pub use corpus::{BUILT_IN, CalibrationSamples};
 pub use driver::{CalibrateOptions, Solver, calibrate};
 pub use error::CalibrateError;

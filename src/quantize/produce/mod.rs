@@ -42,7 +42,7 @@ pub use quantize::{QuantizeOptions, QuantizeReport, quantize};
 pub use recipe::{ActOrder, Format, Method, Recipe, RecipeError, UnknownName};
 pub use size::{PlannedSize, planned_size, unquantized_size};
 pub use solvers::{Calibrating, Hqq, Solved};
-pub use statistics::{Keeping, Obtained, allocate_bits, statistics};
+pub use statistics::{Keeping, Obtained, allocate_bits, expected_losses, statistics};
 pub use survey::model_digest;
 
 /// What signed lineage calls this program.

@@ -19,7 +19,7 @@ use crate::pack::{
     GeneratedFile, Held, Input, Lineage, PackError, PackOptions, PartSource, pack_inputs,
 };
 use crate::quantize::calibrate::{
-    CalibrationSamples, Statistics, allocate, measure, sensitivities,
+    CalibrationSamples, Sensitivity, Statistics, allocate, least_errors, measure, sensitivities,
 };
 use crate::quantize::lm::Model;
 use crate::quantize::source::ModelSource;
@@ -185,16 +185,48 @@ pub fn allocate_bits(
     skip: &[String],
 ) -> Result<Bits, ProduceError> {
     recipe.check()?;
-    let skip = layers::Skip::new(skip)?;
     let Some(average) = recipe.average_bits else { return Ok(Bits::new()) };
     let average = f64::from(average) / 100.0;
+    let found = curves(model, (statistics, average), recipe, float, skip)?;
+    let spent = allocate(&found, average).ok_or(RecipeError::TooFew(average))?;
+    Ok(spent.bits.into_iter().collect())
+}
+
+/// The loss, in nats per token, that is expected of each of some budgets, in hundredths of bits; the least of
+/// them is at least that of 3 bits.
+///
+/// # Errors
+/// If a layer cannot be read, or no number of bits fits it.
+pub fn expected_losses(
+    model: &Model,
+    statistics: &Statistics,
+    recipe: &Recipe,
+    float: Float,
+    budgets: &[u32],
+) -> Result<Vec<(u32, f64)>, ProduceError> {
+    recipe.check()?;
+    let found = curves(model, (statistics, 3.0), recipe, float, &[])?;
+    let averages: Vec<f64> = budgets.iter().map(|budget| f64::from(*budget) / 100.0).collect();
+    let least = least_errors(&found, &averages);
+    // By the Fisher information, an error is twice the loss.
+    let all = budgets.iter().zip(least);
+    Ok(all.filter_map(|(budget, error)| Some((*budget, error? / 2.0))).collect())
+}
+
+/// What each number of bits costs each layer, for a budget on average.
+fn curves(
+    model: &Model,
+    (statistics, average): (&Statistics, f64),
+    recipe: &Recipe,
+    float: Float,
+    skip: &[String],
+) -> Result<Vec<Sensitivity>, ProduceError> {
+    let skip = layers::Skip::new(skip)?;
     let wanted = |layer: &str| !skip.has(layer);
     // What is expected of an error by its square holds for small ones, and those of 2 bits are not: a layer
     // has as few only where the budget leaves no choice.
     let small = |bits: &u32| *bits >= 3 || average < 3.0;
     let bits: Vec<u32> = recipe.numbers_of_bits().iter().copied().filter(small).collect();
     let scheme = solvers::scheme(recipe, float);
-    let found = sensitivities(model, statistics, &wanted, &scheme, &bits)?;
-    let spent = allocate(&found, average).ok_or(RecipeError::TooFew(average))?;
-    Ok(spent.bits.into_iter().collect())
+    Ok(sensitivities(model, statistics, &wanted, &scheme, &bits)?)
 }

@@ -10,13 +10,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as Connections;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::{Value, json};
 
 use super::events::Events;
+use super::pool::{Pool, connections};
 use super::prompts;
 use super::run::{Prompt, Target};
 use super::statistics::Timing;
@@ -87,7 +84,7 @@ pub struct Client {
     base: String,
     key: Option<String>,
     model: String,
-    http: Connections<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Pool,
     dialect: Dialect,
     counting: Counting,
     /// For a number of tokens, the number of words that gave it last.
@@ -104,6 +101,19 @@ impl Client {
         key: Option<String>,
         model: Option<String>,
     ) -> Result<Self, ClientError> {
+        let client = Self::open(url, key)?;
+        let model = match model {
+            Some(model) => model,
+            None => client.models().await?.swap_remove(0),
+        };
+        client.asking(model).await
+    }
+
+    /// The server at an address; nothing is asked yet.
+    ///
+    /// # Errors
+    /// If it is no address.
+    pub fn open(url: &str, key: Option<String>) -> Result<Self, ClientError> {
         let parsed = url::Url::parse(url).ok().filter(|own| {
             matches!(own.scheme(), "http" | "https")
                 && own.has_host()
@@ -114,22 +124,26 @@ impl Client {
         plain.ok_or_else(|| ClientError::Address(url.to_owned()))?;
         let base = url.trim_end_matches('/');
         let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
-        let mut client = Self {
+        Ok(Self {
             base,
             key,
             model: String::new(),
-            http: connections()?,
+            http: connections().map_err(ClientError::Certificates)?,
             dialect: DIALECTS[0],
             counting: Counting::Usage,
             words: Mutex::new(None),
-        };
-        client.model = match model {
-            Some(model) => model,
-            None => client.first_model().await?,
-        };
-        client.dialect = client.understood().await?;
-        client.counting = client.counted().await;
-        Ok(client)
+        })
+    }
+
+    /// The same, for one of its models, once it is known what the server understands.
+    ///
+    /// # Errors
+    /// If it does not answer, or not as such a server does.
+    pub async fn asking(mut self, model: String) -> Result<Self, ClientError> {
+        self.model = model;
+        self.dialect = self.understood().await?;
+        self.counting = self.counted().await;
+        Ok(self)
     }
 
     /// The model that is asked for.
@@ -142,14 +156,44 @@ impl Client {
         self.dialect.ignore_eos
     }
 
-    async fn first_model(&self) -> Result<String, ClientError> {
+    /// The models that it lists: one at least.
+    ///
+    /// # Errors
+    /// If it does not answer, or lists none.
+    pub async fn models(&self) -> Result<Vec<String>, ClientError> {
         let (url, status, value) = self.ask(Method::GET, "/v1/models", None).await?;
         let wrong = |why: String| ClientError::Answer { url: url.clone(), why };
         if status != StatusCode::OK {
             return Err(wrong(refusal(status, &value)));
         }
-        let id = value.pointer("/data/0/id").and_then(Value::as_str);
-        id.map(str::to_owned).ok_or_else(|| wrong("it lists no model".to_owned()))
+        let all =
+            value.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let id = |own: &Value| own.get("id").and_then(Value::as_str).map(str::to_owned);
+        let all: Vec<String> = all.iter().filter_map(id).collect();
+        if all.is_empty() { Err(wrong("it lists no model".to_owned())) } else { Ok(all) }
+    }
+
+    /// The version that it says it is.
+    pub async fn version(&self) -> Option<String> {
+        let (_, status, value) = self.ask(Method::GET, "/version", None).await.ok()?;
+        let version =
+            value.get("version").and_then(Value::as_str).filter(|_| status == StatusCode::OK);
+        version.map(str::to_owned)
+    }
+
+    /// The answer to a completion that is asked for; what the server says where it refuses it.
+    ///
+    /// # Errors
+    /// If it does not answer, or by something else than a refusal.
+    pub async fn completion(&self, body: Value) -> Result<Result<Value, String>, ClientError> {
+        let (url, status, value) = self.ask(Method::POST, "/v1/completions", Some(body)).await?;
+        match status {
+            StatusCode::OK => Ok(Ok(value)),
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                Ok(Err(refusal(status, &value)))
+            }
+            _ => Err(ClientError::Answer { url, why: refusal(status, &value) }),
+        }
     }
 
     /// The best that the server takes.
@@ -157,14 +201,12 @@ impl Client {
         let mut last = None;
         for dialect in DIALECTS {
             let body = self.body("time", 1, dialect);
-            let (url, status, value) =
-                self.ask(Method::POST, "/v1/completions", Some(body)).await?;
-            match status {
-                StatusCode::OK => return Ok(dialect),
-                StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
-                    last = Some(ClientError::Answer { url, why: refusal(status, &value) });
+            match self.completion(body).await? {
+                Ok(_) => return Ok(dialect),
+                Err(why) => {
+                    let url = format!("{}/v1/completions", self.base);
+                    last = Some(ClientError::Answer { url, why });
                 }
-                _ => return Err(ClientError::Answer { url, why: refusal(status, &value) }),
             }
         }
         Err(last.unwrap_or_else(|| ClientError::Address(self.base.clone())))
@@ -380,23 +422,6 @@ impl Target for Client {
         };
         self.streamed(text, output).await
     }
-}
-
-fn connections() -> Result<Connections<HttpsConnector<HttpConnector>, Full<Bytes>>, ClientError> {
-    let wrong = |error: &dyn std::fmt::Display| ClientError::Certificates(error.to_string());
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls =
-        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let tls =
-        tls.map_err(|error| wrong(&error))?.with_native_roots().map_err(|error| wrong(&error))?;
-    let mut http = HttpConnector::new();
-    http.set_nodelay(true);
-    http.enforce_http(false);
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls.with_no_client_auth());
-    let https = https.https_or_http().enable_http1().wrap_connector(http);
-    let mut builder = Connections::builder(TokioExecutor::new());
-    // Servers close what is idle at any time; every request tries again on a new one.
-    Ok(builder.pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_secs(4)).build(https))
 }
 
 /// An error with what it came from.

@@ -7,11 +7,12 @@
 mod client;
 mod embedded;
 mod events;
+mod pool;
 mod prompts;
 mod run;
 mod statistics;
 
 pub use client::{Client, ClientError};
 pub use embedded::Embedded;
-pub use run::{Plan, Target, measure};
+pub use run::{Plan, Prompt, Target, measure};
 pub use statistics::{Level, Percentiles, Repeat, Spread, Spreads, Timing, percentile};
