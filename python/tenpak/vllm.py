@@ -8,7 +8,12 @@ folder made by `tenpak.snapshot_download(..., weights=False)`. vLLM calls `regis
 
 from __future__ import annotations
 
+import hashlib
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._artifact import Artifact
 
 LORA_STORE = "TENPAK_LORA_STORE"
 """Where adapters are looked for that a request names."""
@@ -23,3 +28,18 @@ def register() -> None:
         from ._vllm_lora import add_resolver
 
         add_resolver(store)
+
+
+def checksums(artifact: Artifact) -> dict[str, str]:
+    """The SHA-256 of every tensor by name: what vLLM's `compute_weight_checksums` says, after its rank and a colon, of a
+    parameter that is a tensor of the model as it is stored. One that is fused, packed, or of one rank has another.
+
+    Raises:
+        DamagedError: a chunk is not what was signed
+    """
+    found = {}
+    with artifact.stream(framework="np") as stream:
+        while (one := stream.next_buffer()) is not None:
+            name, _, buffer = one
+            found[name] = hashlib.sha256(buffer).hexdigest()  # type: ignore[arg-type]
+    return found

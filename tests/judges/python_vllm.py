@@ -5,16 +5,21 @@ fetch no more than it needs?
 
 Each case is a process of its own. With lazy tensors and two ranks of a tensor-parallel group the ranks together fetch
 at most 1.02 of what the model takes in the store. A running engine takes another tag (`reload_weights`): it then says
-what a fresh one says of that tag, or refuses.
+what a fresh one says of that tag, and has fetched what differs, counted at the origin.
 """
 
 import asyncio
+import contextlib
+import hashlib
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +28,7 @@ MODEL = ROOT / "fixtures/lm/base"
 TENPAK = os.environ["TENPAK_COMMAND"]
 PROMPTS = ["The capital of France is", "Once upon a time", "def f(x):"]
 FETCHED = re.compile(r"(\d+) tensors of .* verified: (\d+) bytes fetched in (\d+) requests")
+EMPTY = hashlib.sha256().hexdigest()
 MOST = 1.02
 
 
@@ -118,10 +124,68 @@ def make_experts():
     run("pack", out, "--name", "org/experts")
 
 
-def folder(spec):
+def make_patched(source, changed, spec):
+    """The model with some tensors changed."""
+    from safetensors.torch import load_file, save_file
+
+    out = WORK / spec.replace("/", "-").replace(":", "-")
+    shutil.copytree(source, out)
+    tensors = load_file(out / "model.safetensors")
+    for name in changed:
+        tensors[name] = tensors[name].flip(0).contiguous()
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    run("pack", out, "--name", spec)
+
+
+class Counting(http.server.BaseHTTPRequestHandler):
+    """The store behind a web server, which notes what it gave."""
+
+    protocol_version = "HTTP/1.1"
+    given: list[tuple[float, str, int]]
+
+    def do_GET(self):
+        path, asked = WORK / "store" / self.path.lstrip("/"), self.headers.get("Range")
+        if not path.is_file():
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = path.read_bytes()
+        size = len(content)
+        if asked:
+            first, last = asked.removeprefix("bytes=").split("-")
+            start = int(first) if first else max(size - int(last), 0)
+            stop = min(int(last) + 1, size) if first and last else size
+            content = content[start:stop]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        else:
+            self.send_response(200)
+        self.given.append((time.time(), self.path, len(content)))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def served():
+    """The store's address, and what was given."""
+    given = []
+    handler = type("Own", (Counting,), {"given": given})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", given
+        server.shutdown()
+
+
+def folder(spec, store=None):
     import tenpak
 
-    return tenpak.snapshot_download(spec, store=str(WORK / "store"), weights=False, cache_dir=WORK / "cache")
+    store = store or str(WORK / "store")
+    return tenpak.snapshot_download(spec, store=store, weights=False, cache_dir=WORK / "cache" / store.replace("/", "_"))
 
 
 def child(case):
@@ -137,11 +201,20 @@ def child(case):
         found = model.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
         return [one.outputs[0].token_ids for one in found]
 
-    result = {"said": said()}
-    if path := case.get("reload"):
-        model.collective_rpc("reload_weights", kwargs={"weights_path": path})
+    def checksums():
+        return {name: digest for one in model.collective_rpc("compute_weight_checksums") for name, digest in one.items()}
+
+    result = {"said": said(), "checksums": checksums(), "after": [], "reloads": []}
+    for step in case.get("steps", ()):
+        before = time.time()
+        if step == "reset":
+            # Somebody else changes weights, and says nothing.
+            model.collective_rpc("reset_weights")
+            continue
+        model.collective_rpc("reload_weights", kwargs={"weights_path": step})
         model.reset_prefix_cache()
-        result["after"] = said()
+        result["reloads"].append((before, time.time()))
+        result["after"].append({"said": said(), "checksums": checksums()})
     print("RESULT " + json.dumps(result), flush=True)
 
 
@@ -223,12 +296,108 @@ def adapter():
 
 def reload():
     fresh = generate(folder("org/base:turned"))
-    swapped = generate(folder("org/base"), reload=folder("org/base:turned"))
-    yield swapped.get("after") == fresh["said"] or "error" in swapped, f"another tag: {swapped}, fresh: {fresh['said']}"
-    yield swapped.get("said") != fresh["said"], "the two tags differ"
+    swapped = generate(folder("org/base"), steps=[folder("org/base:turned")])
+    if "error" in swapped:
+        return (yield False, f"another tag: {swapped}")
+    yield swapped["after"][0]["said"] == fresh["said"], f"another tag: {swapped}, fresh: {fresh['said']}"
+    yield swapped["said"] != fresh["said"], "the two tags differ"
 
 
-CASES = {case.__name__: case for case in (same_text, two_ranks, quantized, experts, adapter, reload)}
+def stored_of(spec, names):
+    """What these tensors take in the store, at most."""
+    import tenpak
+
+    artifact = tenpak.Artifact(spec, store=str(WORK / "store"))
+    before = artifact.stats.fetched_bytes
+    for name in names:
+        artifact.get(name)
+    return artifact.stats.fetched_bytes - before
+
+
+def sums_of(spec):
+    import tenpak
+    from tenpak.vllm import checksums
+
+    return checksums(tenpak.Artifact(spec, store=str(WORK / "store")))
+
+
+def refit():
+    """Another tag in which three tensors differ: what is fetched is those, and those that share a parameter with them."""
+    layer = "model.layers.{}.{}.weight".format
+    changed = [layer(1, "self_attn.q_proj"), layer(2, "mlp.down_proj"), layer(0, "input_layernorm")]
+    needed = [*changed, layer(1, "self_attn.k_proj"), layer(1, "self_attn.v_proj")]
+    make_patched(MODEL, changed, "org/base:patched")
+    fresh = generate(folder("org/base:patched"))
+    for lazy in (False, True):
+        with served() as (url, given):
+            base, patched = folder("org/base", url), folder("org/base:patched", url)
+            own = generate(base, steps=[patched, base, patched, "reset", patched], extra={"lazy": lazy})
+        if "error" in own:
+            return (yield False, f"refit: {own}")
+        first, back, again, restored = own["after"]
+        yield first["said"] == fresh["said"] != own["said"], f"it says what a fresh one says: {own}, fresh: {fresh['said']}"
+        yield back["said"] == own["said"] and again["said"] == fresh["said"], f"and so it does there and back: {own}"
+        most = [stored_of("org/base:patched", needed), stored_of("org/base", needed)]
+        taken = [
+            sum(size for at, path, size in given if "/packs/" in path and begin <= at <= end)
+            for begin, end in own["reloads"]
+        ]
+        whole = stored("org/base:patched")
+        for got, limit in zip(taken, [*most, most[0]]):
+            yield 0 < got <= MOST * limit, f"{got} bytes of packs were fetched: {limit} differ, of {whole}"
+        yield restored["said"] == fresh["said"], f"what was reset is restored: {restored['said']}, {fresh['said']}"
+        yield taken[3] >= 0.9 * whole, f"the same tag again is fetched anew: {taken[3]} of {whole}"
+        for spec, told in [("org/base", own), ("org/base:patched", first), ("org/base", back), ("org/base:patched", restored)]:
+            right = sums_of(spec)
+            found = {name.rpartition(":")[2]: digest for name, digest in told["checksums"].items()}
+            # On a processor what is multiplied by is packed, and the parameter itself is empty.
+            compared = [name for name in found if name in right and found[name] != EMPTY]
+            wrong = [name for name in compared if found[name] != right[name]]
+            yield len(compared) > 5 and not wrong, f"vLLM's checksums of {len(compared)} parameters are {spec}'s: {wrong}"
+
+
+def refit_ranks():
+    """The same with two ranks: each fetches of what differs its part."""
+    layer = "model.layers.1.{}.weight".format
+    changed = [layer("self_attn.o_proj"), layer("mlp.up_proj")]
+    make_patched(WORK / "wide", changed, "org/wide:patched")
+    fresh = generate(folder("org/wide:patched"), ranks=2)
+    with served() as (url, given):
+        own = generate(folder("org/wide", url), ranks=2, steps=[folder("org/wide:patched", url)])
+    if "error" in own:
+        return (yield False, f"refit: {own}")
+    yield own["after"][0]["said"] == fresh["said"] != own["said"], f"it says what a fresh one says: {own}, {fresh['said']}"
+    ((begin, end),) = own["reloads"]
+    got = sum(size for at, path, size in given if "/packs/" in path and begin <= at <= end)
+    limit, whole = stored_of("org/wide:patched", [*changed, layer("mlp.gate_proj")]), stored("org/wide:patched")
+    yield 0 < got <= MOST * limit, f"{got} bytes of packs were fetched by both: {limit} differ, of {whole}"
+
+
+def refit_others():
+    """Packed and fused: a quantized model and a mixture of experts."""
+    import tenpak
+
+    for name, source in [("int4", WORK / "int4"), ("experts", WORK / "experts")]:
+        tensors = [one.name for one in tenpak.Artifact(f"org/{name}", store=str(WORK / "store")).tensors]
+        changed = [one for one in tensors if ".layers.1." in one and one.endswith(("o_proj.weight_packed", "o_proj.weight"))]
+        changed += [one for one in tensors if ".layers.2." in one and ".experts.1.w2." in one]
+        needed = [*changed, *(one for one in tensors if ".layers.1." in one and ".o_proj." in one)]
+        needed += [one for one in tensors if ".layers.2." in one and ".experts." in one] if name == "experts" else []
+        make_patched(source, changed, f"org/{name}:patched")
+        fresh = generate(folder(f"org/{name}:patched"))
+        with served() as (url, given):
+            own = generate(folder(f"org/{name}", url), steps=[folder(f"org/{name}:patched", url)])
+        if "error" in own:
+            yield False, f"{name}: {own}"
+            continue
+        yield own["after"][0]["said"] == fresh["said"] != own["said"], f"{name} says what a fresh one says: {own}, {fresh}"
+        ((begin, end),) = own["reloads"]
+        got = sum(size for at, path, size in given if "/packs/" in path and begin <= at <= end)
+        limit = stored_of(f"org/{name}:patched", set(needed))
+        yield 0 < got <= MOST * limit, f"{name}: {got} bytes of packs: {limit} differ, of {stored(f'org/{name}:patched')}"
+
+
+CASES = {case.__name__: case for case in (same_text, two_ranks, quantized, experts, adapter, reload, refit, refit_ranks, refit_others)}
 
 
 def main(names):

@@ -57,14 +57,14 @@ impl Drop for Place {
 }
 
 /// A mount in another process.
-struct Process {
+pub struct Process {
     child: Child,
     told: Value,
 }
 
 impl Process {
     #[track_caller]
-    fn of(mut command: Command) -> Self {
+    pub fn of(mut command: Command) -> Self {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
         let mut line = String::new();
@@ -78,14 +78,14 @@ impl Process {
         Self { child, told }
     }
 
-    fn signal(&self, signal: i32) {
+    pub fn signal(&self, signal: i32) {
         let id = i32::try_from(self.child.id()).expect("an id");
         // SAFETY: a child that was not waited for.
         assert_eq!(unsafe { libc::kill(id, signal) }, 0);
     }
 
     /// Its exit status and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().expect("an end");
         let mut error = String::new();
         self.child.stderr.take().expect("its errors").read_to_string(&mut error).expect("text");
@@ -93,7 +93,7 @@ impl Process {
     }
 }
 
-fn is_mounted(at: &Path) -> bool {
+pub fn is_mounted(at: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     mounts.lines().any(|line| line.split(' ').nth(4) == at.to_str())
 }
