@@ -26,9 +26,10 @@ declare -A STEPS=(
     [serve]="tests/judges/serve.sh"
     [embedded]=".venv-judges/bin/python tests/judges/embedded.py"
     [python]="tests/judges/python.sh"
+    [mount]="$JUDGES tests/judges/mount.py"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
 )
-ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines embedded serve python perplexity)
+ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines embedded serve python mount perplexity)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do
