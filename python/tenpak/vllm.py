@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LORA_STORE = "TENPAK_LORA_STORE"
 """Where adapters are looked for that a request names."""
+LORA_TRUST = "TENPAK_LORA_TRUST"
+"""Whose signature they need: a public key or trust file, several with `:` between them. Without it the user's own count."""
 
 
 def register() -> None:
@@ -27,7 +29,8 @@ def register() -> None:
     if store := os.environ.get(LORA_STORE):
         from ._vllm_lora import add_resolver
 
-        add_resolver(store)
+        trust = os.environ.get(LORA_TRUST)
+        add_resolver(store, trust.split(os.pathsep) if trust else None)
 
 
 def checksums(artifact: Artifact) -> dict[str, str]:

@@ -56,8 +56,6 @@ def make_models():
     other["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].roll(1, 0).contiguous()
     save_file(other, turned / "model.safetensors", metadata={"format": "pt"})
     run("pack", turned, "--name", "org/base:turned")
-    make_wide()
-    make_experts()
 
 
 def make_wide():
@@ -65,6 +63,9 @@ def make_wide():
     import torch
     from safetensors.torch import save_file
 
+    out = WORK / "wide"
+    if out.exists():
+        return
     wide, kv, inner, layers = 2048, 1024, 6144, 2
     config = json.loads((MODEL / "config.json").read_text())
     config |= {
@@ -86,7 +87,6 @@ def make_wide():
         tensors |= {f"model.layers.{layer}.{name}.weight": random(*shape) for name, shape in shapes.items()}
         for name in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(wide).bfloat16()
-    out = WORK / "wide"
     shutil.copytree(MODEL, out)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(config))
@@ -99,6 +99,8 @@ def make_experts():
     from safetensors.torch import load_file, save_file
 
     out, experts, inner = WORK / "experts", 4, 512
+    if out.exists():
+        return
     shutil.copytree(MODEL, out)
     config = json.loads((MODEL / "config.json").read_text())
     config |= {
@@ -224,8 +226,11 @@ def generate(model, format="tenpak", ranks=1, **more):
         **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, range(ranks))),
     }  # fmt: skip
+    if ranks == 1:
+        # One process that imports vLLM, not three.
+        own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     done = subprocess.run(
-        [sys.executable, __file__, "--child", json.dumps(case)], env=own, capture_output=True, text=True, timeout=600
+        [sys.executable, __file__, "--child", json.dumps(case)], env=own, capture_output=True, text=True, timeout=900
     )
     told = done.stdout + done.stderr
     (WORK / "last.log").write_text(told)
@@ -252,6 +257,7 @@ def same_text():
 
 
 def two_ranks():
+    make_wide()
     plain = generate(WORK / "wide", "auto", ranks=2)
     ours = generate(folder("org/wide"), ranks=2)
     yield ours.get("said") == plain["said"], f"two ranks say what they say with auto: {ours}"
@@ -266,6 +272,7 @@ def quantized():
 
 
 def experts():
+    make_experts()
     plain = generate(WORK / "experts", "auto")
     ours = generate(folder("org/experts"), extra={"lazy": True})
     yield ours.get("said") == plain.get("said", plain), f"a mixture of experts says what it says with auto: {ours}"
@@ -292,6 +299,118 @@ def adapter():
     yield all(find(name) is None for name in names), "an adapter of another base, or none, is not"
     add_resolver(str(WORK / "store"))
     yield "tenpak" in LoRAResolverRegistry.get_supported_resolvers(), "it is registered"
+
+
+def make_adapter(base):
+    """An adapter that changes what is said, and the model that it makes of the base."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors, seed, rank, alpha = load_file(MODEL / "model.safetensors"), torch.Generator().manual_seed(6), 8, 16
+    adapter, merged = {}, dict(tensors)
+    for name, weight in tensors.items():
+        if not name.endswith((".q_proj.weight", ".v_proj.weight", ".down_proj.weight")):
+            continue
+        own = "base_model.model." + name.removesuffix(".weight")
+        a = torch.randn(rank, weight.shape[1], generator=seed) / weight.shape[1] ** 0.5
+        b = torch.randn(weight.shape[0], rank, generator=seed) / 20
+        adapter |= {f"{own}.lora_A.weight": a, f"{own}.lora_B.weight": b}
+        merged[name] = weight.float() + b @ a * (alpha / rank)
+    config = {
+        "peft_type": "LORA", "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha, "bias": "none",
+        "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    out = WORK / "adapter-served"
+    out.mkdir()
+    save_file(adapter, out / "adapter_model.safetensors")
+    (out / "adapter_config.json").write_text(json.dumps(config))
+    run("pack", out, "--name", "adapters/served", "--allow-incomplete")
+    whole = WORK / "merged"
+    shutil.copytree(MODEL, whole)
+    save_file({name: tensor.float() for name, tensor in merged.items()}, whole / "model.safetensors", metadata={"format": "pt"})
+    return whole
+
+
+def expected(path):
+    """What transformers says, in f32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+    found = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        with torch.no_grad():
+            said = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+        found.append(said[0, ids.shape[1] :].tolist())
+    return found
+
+
+def adapter_served():
+    """A server without adapters; a request names one of the store, and is answered by it."""
+    import socket
+    import urllib.request
+
+    base, merged = expected(MODEL), expected(make_adapter("org/base"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = {
+        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "TENPAK_LORA_STORE": str(WORK / "store"), "HF_HUB_CACHE": str(WORK / "cache"),
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder("org/base"), "--load-format", "tenpak",
+        "--enable-lora", "--max-lora-rank", "8", "--max-model-len", "256", "--enforce-eager", "--dtype", "float32",
+        "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+
+    def ask(path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return json.loads(answer.read() or "{}")
+
+    def said(model):
+        ask_for = {"model": model, "max_tokens": 12, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+        return [ask("/v1/completions", {**ask_for, "prompt": prompt})["choices"][0]["token_ids"] for prompt in PROMPTS]
+
+    with open(WORK / "served.log", "w") as log:
+        server = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
+        try:
+            end = time.monotonic() + 900
+            while True:
+                with contextlib.suppress(OSError):
+                    ask("/health")
+                    break
+                if server.poll() is not None or time.monotonic() > end:
+                    return (yield False, (WORK / "served.log").read_text()[-3000:])
+                time.sleep(1)
+            yield said("base") == base, "the base says what transformers says"
+            with served_errors() as errors:
+                ask("/v1/completions", {"model": "adapters/none", "prompt": "a", "max_tokens": 1})
+            yield errors == [404], f"an adapter that is not there: {errors}"
+            found = said("adapters/served")
+            yield found == merged != base, f"an adapter says what the merged model says: {found}, {merged}"
+            yield said("base") == base, "and the base still what it said"
+            listed = [one["id"] for one in ask("/v1/models")["data"]]
+            yield listed == ["base", "adapters/served"], f"it is listed: {listed}"
+        finally:
+            server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(60)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 9)
+
+
+@contextlib.contextmanager
+def served_errors():
+    import urllib.error
+
+    found = []
+    try:
+        yield found
+    except urllib.error.HTTPError as error:
+        found.append(error.code)
 
 
 def reload():
@@ -358,6 +477,7 @@ def refit():
 
 def refit_ranks():
     """The same with two ranks: each fetches of what differs its part."""
+    make_wide()
     layer = "model.layers.1.{}.weight".format
     changed = [layer("self_attn.o_proj"), layer("mlp.up_proj")]
     make_patched(WORK / "wide", changed, "org/wide:patched")
@@ -376,6 +496,8 @@ def refit_ranks():
 def refit_others():
     """Packed and fused: a quantized model and a mixture of experts."""
     import tenpak
+
+    make_experts()
 
     for name, source in [("int4", WORK / "int4"), ("experts", WORK / "experts")]:
         tensors = [one.name for one in tenpak.Artifact(f"org/{name}", store=str(WORK / "store")).tensors]
@@ -397,7 +519,7 @@ def refit_others():
         yield 0 < got <= MOST * limit, f"{name}: {got} bytes of packs: {limit} differ, of {stored(f'org/{name}:patched')}"
 
 
-CASES = {case.__name__: case for case in (same_text, two_ranks, quantized, experts, adapter, reload, refit, refit_ranks, refit_others)}
+CASES = {case.__name__: case for case in (same_text, two_ranks, quantized, experts, adapter, adapter_served, reload, refit, refit_ranks, refit_others)}
 
 
 def main(names):

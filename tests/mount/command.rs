@@ -94,7 +94,8 @@ impl Process {
 }
 
 pub fn is_mounted(at: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    // A thread may have a tree of folders of its own.
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
     mounts.lines().any(|line| line.split(' ').nth(4) == at.to_str())
 }
 
