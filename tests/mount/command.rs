@@ -14,17 +14,21 @@ use super::world::eventually;
 use serde_json::Value;
 
 /// A store in a folder, and a folder to mount on.
-struct Place {
+pub struct Place {
     store: String,
     at: PathBuf,
-    right: Vec<u8>,
+    pub right: Vec<u8>,
 }
 
 impl Place {
     fn new(name: &str) -> Self {
+        Self::of(name, &Model::layers(4, 1024, 3))
+    }
+
+    pub fn of(name: &str, packed: &Model) -> Self {
         let folder = fresh_folder(name);
         let (model, store, at) = (folder.join("model"), folder.join("store"), folder.join("mnt"));
-        Model::layers(4, 1024, 3).write(&model);
+        packed.write(&model);
         fs::create_dir_all(&at).expect("a folder");
         let store = store.to_str().expect("UTF-8").to_owned();
         done(&["--store", &store, "pack", model.to_str().expect("UTF-8"), "--name", "org/m"]);
@@ -36,11 +40,11 @@ impl Place {
         self.at.to_str().expect("UTF-8")
     }
 
-    fn weights(&self) -> PathBuf {
+    pub fn weights(&self) -> PathBuf {
         self.at.join("model.safetensors")
     }
 
-    fn mount(&self, more: &[&str]) -> Process {
+    pub fn mount(&self, more: &[&str]) -> Process {
         let all =
             [&["--json", "--store", &self.store, "mount"], more, &["org/m", self.at()]].concat();
         Process::of(command(&all))
