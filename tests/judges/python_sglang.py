@@ -1,9 +1,9 @@
 """The real SGLang, on the processor, with a folder that names an artifact: does it say what transformers says of the
-model, take another tag while it runs, and fetch no more than the model?
+model, and take another tag while it runs?
 
-    PYTHON tests/judges/python_sglang.py
+    target/judges/python/sglang-venv/bin/python tests/judges/python_sglang.py
 
-PYTHON is of an environment with SGLang beside vLLM's torch: `tests/judges/python.sh` makes it.
+The environment, SGLang beside vLLM's torch, is made by `tests/judges/python.sh`.
 """
 
 import contextlib
