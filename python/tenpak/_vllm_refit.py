@@ -97,10 +97,10 @@ def is_held(layer: Any, info: Any) -> bool:
 
 
 def add() -> None:
-    """Puts this into vLLM's reload, once in a process."""
-    if hasattr(layerwise._layerwise_process, "of_tenpak"):
+    """Puts this into vLLM's reload, once in a process. A vLLM that reloads otherwise reads everything."""
+    original: Callable[[Any, Any], None] | None = getattr(layerwise, "_layerwise_process", None)
+    if original is None or not hasattr(layerwise, "_place_kernel_tensors") or hasattr(original, "of_tenpak"):
         return
-    original: Callable[[Any, Any], None] = layerwise._layerwise_process
 
     def process(layer: Any, info: Any) -> None:
         is_ours = layer in _given
