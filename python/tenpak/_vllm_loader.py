@@ -65,7 +65,15 @@ class TenpakModelLoader(DefaultModelLoader):  # type: ignore[misc]
         return model
 
     def get_all_weights(self, model_config: Any, model: Any) -> Any:
-        """The weights by name; asked for when a model is loaded, and when a running one takes others."""
+        """The weights by name; asked for when a model is loaded, and when a running one takes others.
+
+        Raises:
+            InvalidError: vLLM would not make of them what a fresh engine does
+        """
+        if not _vllm_refit.is_right(model):
+            raise InvalidError(
+                "on a processor vLLM's reload makes a mixture of experts wrong: start the engine anew with the other tag"
+            )
         renew_tied(model)
         self._before = _vllm_refit.take(model)
         self._now = _vllm_refit.Held(None, {})
