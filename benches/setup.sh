@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make bench` compares with: nginx, curl, aria2 and openssl from Debian,
+# Installs what `make bench` compares with: nginx, curl, aria2, rclone and openssl from Debian,
 # the peers from PyPI into .venv-bench. Safe to run again: what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,8 @@ install_debian_packages() {
     command -v taskset >/dev/null && command -v unshare >/dev/null || missing+=(util-linux)
     command -v wrk >/dev/null || missing+=(wrk)
     command -v aria2c >/dev/null || missing+=(aria2)
+    command -v rclone >/dev/null || missing+=(rclone)  # the mount's peer
+    command -v fusermount3 >/dev/null || missing+=(fuse3)
     command -v ip >/dev/null && command -v tc >/dev/null || missing+=(iproute2)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     # zipnn is built here

@@ -311,8 +311,10 @@ class TensorStream:
 class SafeSlice:
     """A tensor of which parts are fetched: `safe_open(...).get_slice(name)[index]`."""
 
-    def __init__(self, opened: _tenpak.Opened, name: str, file: str | None, make: _framework.Make) -> None:
-        self._opened, self._name, self._file, self._make = opened, name, file, make
+    def __init__(
+        self, opened: _tenpak.Opened, name: str, file: str | None, make: _framework.Make, is_strict: bool
+    ) -> None:
+        self._opened, self._name, self._file, self._make, self._is_strict = opened, name, file, make, is_strict
         self._dtype, shape = opened.describe(name, file)
         self._shape = tuple(shape)
 
@@ -326,13 +328,14 @@ class SafeSlice:
 
     def __getitem__(self, index: Any) -> Any:
         """The part of the tensor that `index` means. Only chunks under it are fetched: for integers, slices with
-        positive steps, `None` and `...`; any other index fetches the whole tensor.
+        positive steps, `None` and `...`; any other index fetches the whole tensor. As in safetensors, a slice of torch
+        ends where the tensor ends; of other frameworks one that ends later is refused, and so are lists.
 
         Raises:
             IndexError: it is not within the tensor
             DamagedError: a chunk is not what was signed
         """
-        meant = _index.normalize(index, self._shape)
+        meant = _index.normalize(index, self._shape, self._is_strict)
         if meant is None:
             return self._make(self._opened.get(self._name, self._file), None)[index]
         steps, shape = meant
@@ -346,6 +349,7 @@ class SafeOpen:
         self.artifact = artifact
         self._file = file
         self._make = _framework.maker(framework, device)
+        self._is_strict = _framework.name_of(framework) != "torch"
         self._is_open = True
 
     def _opened(self) -> _tenpak.Opened:
@@ -398,7 +402,7 @@ class SafeOpen:
 
     def get_slice(self, name: str) -> SafeSlice:
         """A tensor of which parts are fetched as they are indexed."""
-        return SafeSlice(self._opened(), name, self._file, self._make)
+        return SafeSlice(self._opened(), name, self._file, self._make, self._is_strict)
 
     def __enter__(self) -> SafeOpen:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from fnmatch import fnmatch
 from typing import Any
 
@@ -71,26 +71,47 @@ class Told:
 
 
 def tensors(
-    artifact: Artifact, wanted: list[TensorInfo], *, is_lazy: bool, progress: bool = False, told: Told | None = None
+    artifact: Artifact,
+    wanted: list[TensorInfo],
+    *,
+    is_lazy: bool,
+    progress: bool = False,
+    told: Told | None = None,
+    held: Set[TensorInfo] = frozenset(),
 ) -> Iterator[tuple[str, Any]]:
-    """Torch tensors by name: as a stream in bounded memory; or, if only parts of each will be looked at, such that are
-    read then."""
+    """Torch tensors by name, in this order: as a stream in bounded memory; or, if only parts of each will be looked at,
+    such that are read then. Those that the engine holds already are of the latter kind."""
     if not wanted:
         return
     told = told or Told()
-    if is_lazy:
-        before = artifact.stats
-        yield from _lazy(artifact, wanted)
-        after = artifact.stats
-        told.requests, told.fetched_bytes = (
-            after.requests - before.requests, after.fetched_bytes - before.fetched_bytes,
-        )  # fmt: skip
-        return
+    before = artifact.stats
+    rest = [one for one in wanted if one not in held]
+    # Of a name that is in several files a stream gives all at a time.
+    is_ambiguous = bool(held) and len({one.name for one in wanted}) < len(wanted)
+    if is_lazy or is_ambiguous or not rest:
+        yield from _lazy(artifact, wanted, held)
+    else:
+        yield from _mixed(artifact, wanted, rest, held, progress, told)
+    after = artifact.stats
+    told.requests += after.requests - before.requests
+    told.fetched_bytes += after.fetched_bytes - before.fetched_bytes
+
+
+def _mixed(
+    artifact: Artifact,
+    wanted: list[TensorInfo],
+    rest: list[TensorInfo],
+    held: Set[TensorInfo],
+    progress: bool,
+    told: Told,
+) -> Iterator[tuple[str, Any]]:
     places = {file.path: at for at, file in enumerate(artifact.files)}
-    keep = {(one.name, places[one.file]) for one in wanted}
-    names = None if len(wanted) == len(artifact.tensors) else list(dict.fromkeys(one.name for one in wanted))
+    keep = {(one.name, places[one.file]) for one in rest}
+    names = None if len(rest) == len(artifact.tensors) else list(dict.fromkeys(one.name for one in rest))
     with artifact.stream(names, framework="pt", progress=progress) as stream:
-        yield from only(stream, keep)
+        streamed = only(stream, keep)
+        for one in wanted:
+            yield next(_lazy(artifact, [one], held) if one in held else streamed)
         told.requests, told.fetched_bytes, _ = stream.stats
 
 
@@ -102,12 +123,12 @@ def only(stream: TensorStream, keep: set[tuple[str, int]]) -> Iterator[tuple[str
             yield name, stream.make(buffer)
 
 
-def _lazy(artifact: Artifact, wanted: list[TensorInfo]) -> Iterator[tuple[str, Any]]:
+def _lazy(artifact: Artifact, wanted: list[TensorInfo], held: Set[TensorInfo]) -> Iterator[tuple[str, Any]]:
     from . import _framework
     from ._lazy import lazy
 
     make: Callable[..., Any] = _framework.maker("pt")
     opened = artifact._opened
     for one in wanted:
-        tensor = lazy(opened, one.name, one.dtype, one.shape, one.file)
+        tensor = lazy(opened, one.name, one.dtype, one.shape, one.file, one in held)
         yield one.name, make(opened.get(one.name, one.file), None) if tensor is None else tensor

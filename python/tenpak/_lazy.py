@@ -1,8 +1,8 @@
 """Tensors that are read when something looks at their bytes, and of which only the part is read that it looks at.
 
-Slicing, selecting, transposing and splitting move along without a read; anything else reads. An engine's loader,
-which narrows a whole tensor to its rank's part and copies that, reads that part alone. What was read is kept as long
-as the tensor is: an engine that reloads looks at each twice.
+Slicing, selecting, transposing and splitting move along without a read, and so does copying to a tensor that has no
+bytes; anything else reads. An engine's loader, which narrows a whole tensor to its rank's part and copies that, reads
+that part alone. What was read is kept as long as the tensor is.
 """
 
 from __future__ import annotations
@@ -31,14 +31,21 @@ class LazyTensor(torch.Tensor):  # type: ignore[misc]
     _steps: list[Step]
     _axes: list[int]
     _read: torch.Tensor | None
+    is_held: bool
+    """Whether it is what the engine's layer was made of before."""
 
     @staticmethod
     def __new__(
-        cls, source: tuple[Opened, str, str | None], dtype: torch.dtype, steps: list[Step], axes: list[int]
+        cls,
+        source: tuple[Opened, str, str | None],
+        dtype: torch.dtype,
+        steps: list[Step],
+        axes: list[int],
+        is_held: bool,
     ) -> LazyTensor:
         shape = [_len(steps[axis]) for axis in axes]
         own: LazyTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device="cpu")
-        own._source, own._steps, own._axes, own._read = source, steps, axes, None
+        own._source, own._steps, own._axes, own._read, own.is_held = source, steps, axes, None, is_held
         return own
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -64,7 +71,7 @@ class LazyTensor(torch.Tensor):  # type: ignore[misc]
     def _like(self, steps: list[Step], axes: list[int]) -> torch.Tensor:
         if self._read is not None and steps == self._steps and axes == self._axes:
             return self._read
-        return LazyTensor(self._source, self.dtype, steps, axes)
+        return LazyTensor(self._source, self.dtype, steps, axes, self.is_held)
 
     def _sliced(self, dim: int, start: Any, end: Any, step: int) -> torch.Tensor:
         axis = self._axes[dim]
@@ -88,6 +95,8 @@ class LazyTensor(torch.Tensor):  # type: ignore[misc]
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         own = args[0] if args else None
+        if func is aten.copy_.default and isinstance(args[1], LazyTensor) and args[0].is_meta:
+            return func(args[0], torch.empty(args[1].shape, dtype=args[1].dtype, device="meta"), **kwargs)
         if isinstance(own, LazyTensor) and own._read is None:
             moved = _move(own, func, args[1:], kwargs)
             if moved is not NotImplemented:
@@ -102,7 +111,7 @@ class LazyTensor(torch.Tensor):  # type: ignore[misc]
 def _move(own: LazyTensor, func: Any, args: Any, kwargs: Any) -> Any:
     """What becomes of a tensor that is not read under an operation that needs no bytes."""
     if func in (aten.detach.default, aten.alias.default, aten.lift_fresh.default):
-        return LazyTensor(own._source, own.dtype, own._steps, own._axes)
+        return own._like(own._steps, own._axes)
     if func is aten.slice.Tensor:
         given = dict(zip(("dim", "start", "end", "step"), args)) | kwargs
         return own._sliced(given.get("dim", 0), given.get("start"), given.get("end"), given.get("step", 1))
@@ -123,7 +132,7 @@ def _move(own: LazyTensor, func: Any, args: Any, kwargs: Any) -> Any:
         return _split(own, size, dim)
     if func in (aten.view.default, aten._unsafe_view.default, aten.reshape.default):
         if list(args[0]) in (list(own.shape), [-1] if own.dim() == 1 else list(own.shape)):
-            return LazyTensor(own._source, own.dtype, own._steps, own._axes)
+            return own._like(own._steps, own._axes)
     return NotImplemented
 
 
@@ -137,9 +146,11 @@ def _split(own: LazyTensor, size: Any, dim: int) -> list[torch.Tensor]:
     return parts
 
 
-def lazy(opened: Opened, name: str, dtype: str, shape: tuple[int, ...], file: str | None) -> torch.Tensor | None:
+def lazy(
+    opened: Opened, name: str, dtype: str, shape: tuple[int, ...], file: str | None, is_held: bool = False
+) -> torch.Tensor | None:
     """A tensor that is read when it is looked at; `None` where elements are narrower than a byte."""
     if dtype in ("F4", "F6_E2M3", "F6_E3M2"):
         return None
     steps = [(0, size, 1) for size in shape]
-    return LazyTensor((opened, name, file), torch_dtype(dtype), steps, list(range(len(shape))))
+    return LazyTensor((opened, name, file), torch_dtype(dtype), steps, list(range(len(shape))), is_held)

@@ -12,7 +12,7 @@ from vllm.model_executor import model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
 
-from . import _engine
+from . import _engine, _vllm_refit
 from ._errors import InvalidError
 
 # vLLM shows what its own modules tell.
@@ -34,6 +34,8 @@ class TenpakModelLoader(DefaultModelLoader):  # type: ignore[misc]
     counter_before_loading_weights: float
     _first: str | None = None
     """The model that `artifact` is of; a reload names another."""
+    _before: _vllm_refit.Held | None = None
+    _now = _vllm_refit.Held(None, {})
 
     def __init__(self, load_config: Any) -> None:
         given = dict(load_config.model_loader_extra_config or {})
@@ -56,10 +58,44 @@ class TenpakModelLoader(DefaultModelLoader):  # type: ignore[misc]
             given.pop("artifact", None)
         return _engine.find(source.model_or_path, source.revision, given)
 
+    def load_model(self, *arguments: Any, **options: Any) -> Any:
+        """A model with its weights."""
+        model = super().load_model(*arguments, **options)
+        _vllm_refit.remember(model)
+        return model
+
     def get_all_weights(self, model_config: Any, model: Any) -> Any:
-        """The weights by name; asked for when a model is loaded, and when a running one takes others."""
+        """The weights by name; asked for when a model is loaded, and when a running one takes others.
+
+        Raises:
+            InvalidError: vLLM would not make of them what a fresh engine does
+        """
+        if not _vllm_refit.is_right(model):
+            raise InvalidError(
+                "on a processor vLLM's reload makes a mixture of experts wrong: start the engine anew with the other tag"
+            )
         renew_tied(model)
-        return super().get_all_weights(model_config, model)
+        self._before = _vllm_refit.take(model)
+        self._now = _vllm_refit.Held(None, {})
+        return self._all_weights(model_config, model)
+
+    def _all_weights(self, model_config: Any, model: Any) -> Generator[tuple[str, Any], None, None]:
+        yield from super().get_all_weights(model_config, model)
+        _vllm_refit.hold(model, self._now)
+
+    def _held(self, artifact: Any, wanted: list[Any], prefix: str) -> frozenset[Any]:
+        """Those that the model was made of already."""
+        if self._now.artifact is None:
+            self._now = self._now._replace(artifact=artifact.id)
+            if self._before is not None and self._before.artifact == artifact.id:
+                # Whoever loads the same again wants it restored.
+                self._before = None
+        meanings = {prefix + one.name: _vllm_refit.meaning(one) for one in wanted}
+        self._now.tensors.update(meanings)
+        before = self._before.tensors if self._before is not None else {}
+        return frozenset(
+            one for one in wanted if before.get(prefix + one.name) == meanings[prefix + one.name]
+        )
 
     def _get_weights_iterator(self, source: Any) -> Generator[tuple[str, Any], None, None]:
         import time
@@ -81,12 +117,14 @@ class TenpakModelLoader(DefaultModelLoader):  # type: ignore[misc]
             self.counter_before_loading_weights = time.perf_counter()
         is_lazy = self._given.get("lazy", get_tensor_model_parallel_world_size() > 1)
         progress = bool(self.load_config.use_tqdm_on_load) and not is_lazy
-        told = _engine.Told()
-        for name, tensor in _engine.tensors(artifact, wanted, is_lazy=is_lazy, progress=progress, told=told):
+        told, held = _engine.Told(), self._held(artifact, wanted, source.prefix)
+        for name, tensor in _engine.tensors(
+            artifact, wanted, is_lazy=is_lazy, progress=progress, told=told, held=held
+        ):
             yield source.prefix + name, tensor
         logger.info(
-            "%s: %d tensors of %s, verified: %d bytes fetched in %d requests",
-            artifact.name or artifact.id, len(wanted), artifact.store, told.fetched_bytes, told.requests,
+            "%s: %d tensors of %s, %d of them held, verified: %d bytes fetched in %d requests",
+            artifact.name or artifact.id, len(wanted), artifact.store, len(held), told.fetched_bytes, told.requests,
         )  # fmt: skip
 
 
@@ -116,6 +154,7 @@ def _renew(module: Any) -> None:
 
 def add() -> None:
     """Registers the load format, once in a process."""
+    _vllm_refit.add()
     known = model_loader._LOAD_FORMAT_TO_MODEL_LOADER
     if known.get(FORMAT) is not TenpakModelLoader:
         model_loader.register_model_loader(FORMAT)(TenpakModelLoader)

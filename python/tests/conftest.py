@@ -71,6 +71,8 @@ class Ranges(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     folder: Path
+    given: list
+    """What was asked for: path, first byte, and the byte after the last."""
 
     def do_GET(self):
         path = self.folder / self.path.lstrip("/")
@@ -79,33 +81,53 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        content, asked = path.read_bytes(), self.headers.get("Range")
-        size = len(content)
+        asked, size = self.headers.get("Range"), path.stat().st_size
+        start, stop = 0, size
         if asked:
             first, last = asked.removeprefix("bytes=").split("-")
             start = int(first) if first else max(size - int(last), 0)
             stop = min(int(last) + 1, size) if first and last else size
-            content = content[start:stop]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        self.given.append((self.path, start, stop))
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
-        self.wfile.write(content)
+        with open(path, "rb") as file:
+            file.seek(start)
+            self.wfile.write(file.read(stop - start))
 
     def log_message(self, *arguments):
         pass
 
 
+class Web:
+    """A folder behind a web server."""
+
+    def __init__(self, folder):
+        self.given = []
+        handler = type("Own", (Ranges,), {"folder": Path(folder), "given": self.given})
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @pytest.fixture(scope="session")
-def web_store(store):
+def web(store):
     """The store behind a web server."""
-    handler = type("Own", (Ranges,), {"folder": Path(store)})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
+    web = Web(store)
+    yield web
+    web.close()
+
+
+@pytest.fixture(scope="session")
+def web_store(web):
+    return web.url
 
 
 @pytest.fixture

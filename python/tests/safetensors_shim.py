@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import safetensors
@@ -15,6 +16,7 @@ import tenpak
 STORES = Path(tempfile.mkdtemp(prefix="tenpak-safetensors-"))
 OPENED = []
 """How often ours was asked."""
+PACKING = threading.Lock()
 
 
 class Wrapped:
@@ -52,11 +54,13 @@ def mapped(method):
 def pack(path):
     content = Path(path).read_bytes()
     store = STORES / hashlib.sha256(content).hexdigest()
-    if not store.exists():
-        folder = Path(tempfile.mkdtemp(dir=STORES))
-        (folder / "model.safetensors").write_bytes(content)
-        tenpak.Store(store).pack(folder, "safetensors/test", allow_incomplete=True)
-        shutil.rmtree(folder)
+    # Threads may have written the same.
+    with PACKING:
+        if not store.exists():
+            folder = Path(tempfile.mkdtemp(dir=STORES))
+            (folder / "model.safetensors").write_bytes(content)
+            tenpak.Store(store).pack(folder, "safetensors/test", allow_incomplete=True)
+            shutil.rmtree(folder)
     OPENED.append(path)
     return str(store)
 

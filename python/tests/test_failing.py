@@ -1,5 +1,6 @@
 """What is raised: which exception, and which of its fields."""
 
+import asyncio
 import os
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import tenpak
+import tenpak.fs
 from conftest import NAME, flip
 
 LARGE = "model.layers.0.self_attn.o_proj.weight"
@@ -49,7 +51,35 @@ def call_verify(store):
     tenpak.Store(store).verify(NAME)
 
 
-CALLS = [call_open_tensor, call_tensors, call_slice, call_load, call_stream, call_get, call_read, call_verify]
+def call_file(store):
+    with tenpak.fs.TenpakFileSystem(store=store).open(f"{NAME}/model.safetensors") as file:
+        file.read()
+
+
+def call_async_load(store):
+    asyncio.run(tenpak.aio.load_file(NAME, framework="np", store=store))
+
+
+def call_async_stream(store):
+    async def read():
+        async for _ in tenpak.aio.stream(NAME, framework="np", store=store):
+            pass
+
+    asyncio.run(read())
+
+
+def call_shard(store):
+    list(tenpak.stream(NAME, [LARGE], framework="np", store=store, shard=(1, 2)))
+
+
+def call_snapshot(store):
+    tenpak.snapshot_download(NAME, store=store, cache_dir=Path(store).parent / "cache")
+
+
+CALLS = [
+    call_open_tensor, call_tensors, call_slice, call_load, call_stream, call_get, call_read, call_verify, call_file,
+    call_async_load, call_async_stream, call_shard, call_snapshot,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -187,7 +217,9 @@ def test_a_fork_goes_on_with_what_was_opened(where, request):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_interpreter_ends_during_a_stream(store):
+@pytest.mark.parametrize("where", ["store", "web_store"])
+def test_the_interpreter_ends_during_a_stream(where, request):
+    store = request.getfixturevalue(where)
     for end in ["", "sys.exit(0)", "raise SystemExit(0)"]:
         done = run(
             f"""
@@ -223,6 +255,66 @@ def test_an_interrupt_ends_a_wait():
         """
     )
     assert done.stdout == "interrupted\n", done.stderr
+
+
+WAITS = {
+    "stream": "list(tenpak.stream({name!r}, framework='np', store=store))",
+    "load_file": "tenpak.load_file({name!r}, framework='np', store=store)",
+    "get_tensor": "tenpak.safe_open({name!r}, 'np', store=store).get_tensor({large!r})",
+    "get_slice": "tenpak.safe_open({name!r}, 'np', store=store).get_slice({large!r})[:, 5]",
+    "read": "tenpak.Artifact({name!r}, store=store).read('model.safetensors')",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_an_interrupt_ends_a_wait_for_chunks(store, wait):
+    """The server gives all but the packs, of which it never says a word."""
+    code = WAITS[wait].format(name=NAME, large=LARGE)
+    done = run(
+        f"""
+        import os, signal, threading, time
+        import tenpak
+        from conftest import Ranges, Web
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        first = threading.Lock()
+        answer = Ranges.do_GET
+        def quiet(self):
+            if not self.path.startswith("/packs/"):
+                return answer(self)
+            if first.acquire(blocking=False):
+                os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait()
+        Ranges.do_GET = quiet
+        store = Web({store!r}).url
+        began = time.monotonic()
+        try:
+            {code}
+        except KeyboardInterrupt:
+            assert time.monotonic() - began < 5
+            print("interrupted", flush=True)
+            os._exit(0)
+        """,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )
+    assert done.stdout == "interrupted\n", done.stderr
+
+
+def test_an_interrupt_ends_a_commands_work(tmp_path, folder):
+    done = run(
+        f"""
+        import os, signal
+        import tenpak
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        store = tenpak.Store({str(tmp_path / "store")!r})
+        def interrupt(progress):
+            os.kill(os.getpid(), signal.SIGINT)
+        try:
+            store.pack({str(folder)!r}, {NAME!r}, allow_incomplete=True, progress=interrupt)
+        except KeyboardInterrupt:
+            print("interrupted", store.ls())
+        """
+    )
+    assert done.stdout == "interrupted []\n", done.stderr
 
 
 def test_other_threads_run_while_one_waits():

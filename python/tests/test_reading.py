@@ -46,7 +46,7 @@ def test_load_file_and_stream_give_all(store, tensors):
 INDEXES = np.s_[
     2, -1, :, ..., 2:4, 1:5:2, 3:3, (slice(None), 3), (..., 5), (2, slice(1, 6, 3)), (-1, -2, -3),
     (slice(1, 4), slice(2, 5), slice(3, 8)), (None, 2, ..., slice(1, 2)), (slice(None), slice(None), slice(2, 7, 2)),
-    (slice(-3, None), slice(None, -1)), (slice(4, 2),), (), (slice(None), slice(100, 200)),
+    (slice(-3, None), slice(None, -1)), (slice(4, 2),), (),
 ]  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def test_slices_are_numpys(opened, tensors, index):
 def test_random_slices_of_every_grid(opened, tensors):
     rng = np.random.default_rng(3)
     for name, tensor in tensors.items():
-        part = opened.get_slice(name)
+        # As torch: a range may end beyond the tensor.
+        part = tenpak.SafeSlice(opened.artifact._opened, name, None, opened._make, is_strict=False)
         for _ in range(12):
             index = []
             for size in tensor.shape[: rng.integers(0, tensor.ndim + 1)]:
@@ -83,8 +84,24 @@ def test_a_step_backwards_is_refused(opened):
         opened.get_slice("ints")[::-1]
 
 
-def test_masks_and_lists_go_to_the_framework(opened, tensors):
-    same(opened.get_slice("ints")[[0, 2]], tensors["ints"][[0, 2]])
+def test_what_safetensors_refuses_of_numpy_is_refused_in_its_words(opened, tensors):
+    part = opened.get_slice("ints")
+    told = "Error during slicing [{}] with shape [6, 7, 8]: index {} out of bounds for tensor dimension #{} of size {}"
+    for index, text in [
+        (np.s_[:7], told.format(":7", 6, 0, 6)),
+        (np.s_[2:, 1:20:3], told.format("2:, 1:20:3", 19, 1, 7)),
+        (np.s_[..., 8], told.format("..., 8", 8, 2, 8)),
+        (np.s_[..., -9], "Invalid index -9 for dimension 2 of size 8"),
+    ]:
+        with pytest.raises(IndexError) as raised:
+            part[index]
+        assert str(raised.value) == text
+    with pytest.raises(tenpak.InvalidError, match="Non empty lists are not implemented"):
+        part[[0, 2]]
+    same(part[[]], tensors["ints"][:0])
+
+
+def test_masks_go_to_the_framework(opened, tensors):
     same(opened.get_slice("half")[tensors["half"] > 0], tensors["half"][tensors["half"] > 0])
 
 
@@ -105,6 +122,40 @@ def test_a_slice_fetches_the_chunks_under_it_and_no_more(store):
     assert fetched(np.s_[:, :1024]) < everything * 0.51
     assert fetched(np.s_[:, 1024:]) < everything * 0.51
     assert fetched(np.s_[3:3]) == 0
+
+
+def test_a_slice_takes_from_the_origin_the_chunks_under_it(web):
+    """Which chunks those are is asked of single elements, so many that each chunk under the slice has one."""
+    artifact = tenpak.Artifact(NAME, store=web.url)
+    part = tenpak.SafeOpen(artifact, "np", "cpu", None).get_slice("model.layers.0.self_attn.o_proj.weight")
+    part[0, 0]
+
+    def taken(*index):
+        before = len(web.given)
+        part[index]
+        return joined((start, stop) for path, start, stop in web.given[before:])
+
+    def joined(ranges):
+        found = []
+        for start, stop in sorted(ranges):
+            if found and start <= found[-1][1]:
+                found[-1][1] = max(found[-1][1], stop)
+            else:
+                found.append([start, stop])
+        return found
+
+    def points(first, last):
+        return sorted({*range(first, last, 60), last - 1})
+
+    rng = np.random.default_rng(11)
+    windows = [(0, 1, 0, 2048), (0, 2048, 700, 701), (5, 6, 9, 10), (0, 300, 1020, 1030)]
+    for _ in range(4):
+        (top, left), (height, width) = rng.integers(0, 1500, 2), rng.integers(1, 500, 2)
+        windows.append((int(top), int(top + height), int(left), int(left + width)))
+    for top, bottom, left, right in windows:
+        own = [one for row in points(top, bottom) for column in points(left, right) for one in taken(row, column)]
+        assert all(0 < stop - start <= 1 << 20 for start, stop in own), "an element is one chunk"
+        assert taken(slice(top, bottom), slice(left, right)) == joined(own)
 
 
 def test_memory_is_shared_not_copied(store, opened):
@@ -197,8 +248,8 @@ def test_a_local_file_is_opened_by_safetensors(folder, tensors):
 
 def test_importing_is_quick():
     code = (
-        "import sys, time; t = time.perf_counter(); import tenpak; "
-        "print(time.perf_counter() - t, 'tenpak._tenpak' in sys.modules, 'numpy' in sys.modules)"
+        "import sys, time; t = time.process_time(); import tenpak; "
+        "print(time.process_time() - t, 'tenpak._tenpak' in sys.modules, 'numpy' in sys.modules)"
     )
     taken = []
     for _ in range(5):

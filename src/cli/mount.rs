@@ -288,10 +288,41 @@ fn helper_words(given: &[OsString]) -> Vec<OsString> {
 
 /// Whether an option is of `mount` itself, or of whoever reads /etc/fstab.
 fn is_system(option: &str) -> bool {
-    const OWN: [&str; 22] = [
-        "", "ro", "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "nofail",
-        "_netdev", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime",
-        "relatime", "comment",
+    const OWN: [&str; 34] = [
+        "",
+        "ro",
+        "rw",
+        "defaults",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "dev",
+        "nodev",
+        "suid",
+        "nosuid",
+        "exec",
+        "noexec",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "lazytime",
+        "nolazytime",
+        "async",
+        "sync",
+        "dirsync",
+        "silent",
+        "loud",
+        "comment",
     ];
     OWN.contains(&option) || option.starts_with("x-")
 }

@@ -3,9 +3,10 @@
 //! What is fetched and kept as it is stored is the edge's cache; what was decoded is kept a while in memory, and
 //! the kernel has most of it soon.
 
+use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -17,7 +18,7 @@ use crate::edge::cache::files::decoded;
 use crate::edge::cache::origins::copy;
 use crate::edge::cache::parts::Unit;
 use crate::edge::cache::source::{ChunkSource, Run};
-use crate::format::id::ManifestId;
+use crate::format::id::{ManifestId, StoredDigest};
 use crate::format::record::CodecId;
 use crate::memory::buffers::Buffers;
 use crate::memory::pool::{self, Urgency};
@@ -26,6 +27,8 @@ use crate::transport::{TransportError, TransportErrorKind};
 
 /// Memory kept for what chunks are decoded to.
 const BUFFERS: usize = 64 << 20;
+/// From how many stored chunks in hand on it is looked which of them nobody has any more.
+const MANY: usize = 1024;
 
 /// An artifact's chunk.
 type Key = (ManifestId, u32);
@@ -36,13 +39,34 @@ pub(crate) struct Chunks {
     source: Arc<ChunkSource>,
     decoded: Cache<Key, Bytes>,
     buffers: Buffers,
+    in_hand: InHand,
 }
 
-/// A chunk that is stored, or will be, with what it is stored against; the lowest first.
-enum Stored {
-    Ready(Placed, Chunk),
-    Coming(Placed, Waiting),
+/// Stored chunks that somebody has and will decode. The cache may let them go before they are: whoever wants them
+/// meanwhile takes them from here.
+#[derive(Default)]
+struct InHand(Mutex<HashMap<StoredDigest, Weak<Held>>>);
+
+impl std::fmt::Debug for InHand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InHand")
+    }
 }
+
+impl InHand {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoredDigest, Weak<Held>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A chunk as it is stored, or will be.
+enum Held {
+    Ready(Chunk),
+    Coming(Waiting),
+}
+
+/// A chunk, and where it is from. One that is stored against others comes behind them.
+type Stored = (Placed, Arc<Held>);
 
 /// A run of bytes that is being put together.
 pub(crate) struct Begun {
@@ -60,7 +84,7 @@ impl Chunks {
             .max_capacity(memory)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { source, decoded, buffers: Buffers::new(BUFFERS) }
+        Self { source, decoded, buffers: Buffers::new(BUFFERS), in_hand: InHand::default() }
     }
 
     pub(crate) fn source(&self) -> &Arc<ChunkSource> {
@@ -124,10 +148,25 @@ impl Chunks {
 
     fn look(&self, placed: Placed, runs: &mut Vec<Run>) -> Option<Stored> {
         let digest = placed.record.stored;
+        // Kept until it is known: another look waits for this one.
+        let mut in_hand = self.in_hand.lock();
+        if let Some(held) = in_hand.get(&digest).and_then(Weak::upgrade) {
+            return Some((placed, held));
+        }
+        let held = Arc::new(self.find(placed, runs)?);
+        if in_hand.len() >= MANY {
+            in_hand.retain(|_, held| held.strong_count() > 0);
+        }
+        in_hand.insert(digest, Arc::downgrade(&held));
+        Some((placed, held))
+    }
+
+    fn find(&self, placed: Placed, runs: &mut Vec<Run>) -> Option<Held> {
+        let digest = placed.record.stored;
         let cache = self.source.cache();
         if let Found::Missing(claim) = match cache.get_or_claim(digest) {
-            Found::Ready(chunk) => return Some(Stored::Ready(placed, chunk)),
-            Found::Filling(waiting) => return Some(Stored::Coming(placed, waiting)),
+            Found::Ready(chunk) => return Some(Held::Ready(chunk)),
+            Found::Filling(waiting) => return Some(Held::Coming(waiting)),
             missing => missing,
         } {
             match runs.iter_mut().find(|run| run.is_before(&placed)) {
@@ -137,8 +176,8 @@ impl Chunks {
         }
         // Whoever waits for a fill gets the chunk, whether or not the cache keeps it.
         match cache.get_or_claim_uncounted(digest) {
-            Found::Filling(waiting) => Some(Stored::Coming(placed, waiting)),
-            Found::Ready(chunk) => Some(Stored::Ready(placed, chunk)),
+            Found::Filling(waiting) => Some(Held::Coming(waiting)),
+            Found::Ready(chunk) => Some(Held::Ready(chunk)),
             // Not while it is claimed.
             Found::Missing(_) => None,
         }
@@ -181,6 +220,8 @@ impl Chunks {
     ) -> Result<Bytes, Arc<TransportError>> {
         let lacks = || Arc::new(wrong("the artifact lacks a chunk"));
         let last = chain.last().and_then(|last| u32::try_from(*last).ok()).ok_or_else(lacks)?;
+        // In hand until it is among the decoded.
+        let _kept = stored.clone();
         let decode = async {
             let stored = match stored {
                 Some(stored) if stored.len() == chain.len() => stored,
@@ -217,15 +258,19 @@ impl Chunks {
     }
 
     /// The chunk that is stored, once it is there.
-    async fn arrived(&self, stored: Stored, urgency: Urgency) -> Result<Chunk, TransportError> {
-        let (placed, chunk) = match stored {
-            Stored::Ready(placed, chunk) => (placed, chunk),
-            Stored::Coming(placed, waiting) => match waiting.outcome().await {
-                Some(outcome) => (placed, outcome.map_err(|error| copy(&error))?),
+    async fn arrived(
+        &self,
+        (placed, held): Stored,
+        urgency: Urgency,
+    ) -> Result<Chunk, TransportError> {
+        let chunk = match &*held {
+            Held::Ready(chunk) => chunk.clone(),
+            Held::Coming(waiting) => match waiting.clone().outcome().await {
+                Some(outcome) => outcome.map_err(|error| copy(&error))?,
                 // It was given up.
                 None => {
                     let waited = Arc::new(AtomicBool::new(false));
-                    (placed, self.source.get(placed, urgency, &waited).await?)
+                    self.source.get(placed, urgency, &waited).await?
                 }
             },
         };

@@ -17,6 +17,11 @@ pub enum MountError {
          (`--device /dev/fuse --cap-add SYS_ADMIN`)"
     )]
     NoFuse,
+    /// The system's FUSE is not for this user.
+    #[error(
+        "/dev/fuse may not be opened by this user: open it to all (`chmod 666 /dev/fuse`), as it is where udev runs"
+    )]
+    NoAccess,
     /// Nobody but root mounts without `fusermount3`.
     #[error("{}: {source}; without root, `fusermount3` (package fuse3) mounts", folder.display())]
     NoHelper {

@@ -5,6 +5,7 @@
 //! one at its place.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,8 @@ use super::options::{MountOptions, Shown};
 use super::view::View;
 use crate::transport::Transport;
 
+/// Through which the kernel asks.
+const DEVICE: &str = "/dev/fuse";
 /// The type of the file system, as `mount` shows it.
 const SUBTYPE: &str = "tenpak";
 /// Threads that take requests from the kernel. None of them ever waits for an origin.
@@ -39,6 +42,8 @@ pub struct MountStats {
     pub fetched_bytes: u64,
     /// Requests to the origins.
     pub requests: u64,
+    /// Of them those that were sent since another one's answer was late.
+    pub hedges: u64,
     /// Failures that readers saw.
     pub errors: u64,
 }
@@ -64,7 +69,7 @@ impl Mount {
         folder: &Path,
     ) -> Result<Self, MountError> {
         let failed = |source| MountError::Folder { folder: folder.to_owned(), source };
-        if !Path::new("/dev/fuse").exists() {
+        if !Path::new(DEVICE).exists() {
             return Err(MountError::NoFuse);
         }
         let name = origins.first().map_or_else(String::new, |origin| origin.location().to_owned());
@@ -85,6 +90,7 @@ impl Mount {
         let (session, folder) = session.map_err(|source: io::Error| {
             let is_root = rustix::process::geteuid().is_root();
             match source.kind() {
+                io::ErrorKind::PermissionDenied if !can_open(DEVICE) => MountError::NoAccess,
                 io::ErrorKind::NotFound if !is_root && folder.exists() => {
                     MountError::NoHelper { folder: folder.to_owned(), source }
                 }
@@ -108,6 +114,7 @@ impl Mount {
             ahead_bytes: count(&self.view.pages.stored),
             fetched_bytes: count(&source.stats().bytes),
             requests: count(source.origins().requests()),
+            hedges: count(source.origins().hedges()),
             errors: count(&self.view.errors),
         }
     }
@@ -172,6 +179,10 @@ fn config(name: &str, allow_other: bool) -> Config {
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     config
+}
+
+fn can_open(device: &str) -> bool {
+    File::options().read(true).write(true).open(device).is_ok()
 }
 
 /// Takes away a mount of ours whose process is gone.

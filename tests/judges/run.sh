@@ -27,10 +27,11 @@ declare -A STEPS=(
     [serve]="tests/judges/serve.sh"
     [embedded]=".venv-judges/bin/python tests/judges/embedded.py"
     [python]="tests/judges/python.sh"
+    [mount]="$JUDGES tests/judges/mount.py"
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
     [experts]="$JUDGES tests/judges/perplexity.py --draws $DRAWS --model fixtures/lm/moe --tool gptqmodel-static"
 )
-ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines gguf_kl embedded serve python perplexity experts)
+ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines gguf_kl embedded serve python mount perplexity experts)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do

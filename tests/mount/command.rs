@@ -14,17 +14,21 @@ use super::world::eventually;
 use serde_json::Value;
 
 /// A store in a folder, and a folder to mount on.
-struct Place {
+pub struct Place {
     store: String,
     at: PathBuf,
-    right: Vec<u8>,
+    pub right: Vec<u8>,
 }
 
 impl Place {
     fn new(name: &str) -> Self {
+        Self::of(name, &Model::layers(4, 1024, 3))
+    }
+
+    pub fn of(name: &str, packed: &Model) -> Self {
         let folder = fresh_folder(name);
         let (model, store, at) = (folder.join("model"), folder.join("store"), folder.join("mnt"));
-        Model::layers(4, 1024, 3).write(&model);
+        packed.write(&model);
         fs::create_dir_all(&at).expect("a folder");
         let store = store.to_str().expect("UTF-8").to_owned();
         done(&["--store", &store, "pack", model.to_str().expect("UTF-8"), "--name", "org/m"]);
@@ -36,11 +40,11 @@ impl Place {
         self.at.to_str().expect("UTF-8")
     }
 
-    fn weights(&self) -> PathBuf {
+    pub fn weights(&self) -> PathBuf {
         self.at.join("model.safetensors")
     }
 
-    fn mount(&self, more: &[&str]) -> Process {
+    pub fn mount(&self, more: &[&str]) -> Process {
         let all =
             [&["--json", "--store", &self.store, "mount"], more, &["org/m", self.at()]].concat();
         Process::of(command(&all))
@@ -57,14 +61,14 @@ impl Drop for Place {
 }
 
 /// A mount in another process.
-struct Process {
+pub struct Process {
     child: Child,
     told: Value,
 }
 
 impl Process {
     #[track_caller]
-    fn of(mut command: Command) -> Self {
+    pub fn of(mut command: Command) -> Self {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
         let mut line = String::new();
@@ -78,14 +82,14 @@ impl Process {
         Self { child, told }
     }
 
-    fn signal(&self, signal: i32) {
+    pub fn signal(&self, signal: i32) {
         let id = i32::try_from(self.child.id()).expect("an id");
         // SAFETY: a child that was not waited for.
         assert_eq!(unsafe { libc::kill(id, signal) }, 0);
     }
 
     /// Its exit status and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().expect("an end");
         let mut error = String::new();
         self.child.stderr.take().expect("its errors").read_to_string(&mut error).expect("text");
@@ -93,8 +97,9 @@ impl Process {
     }
 }
 
-fn is_mounted(at: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+pub fn is_mounted(at: &Path) -> bool {
+    // A thread may have a tree of folders of its own.
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
     mounts.lines().any(|line| line.split(' ').nth(4) == at.to_str())
 }
 

@@ -1,7 +1,7 @@
 //! The mount: the right bytes for whoever opens, maps and copies files, each chunk fetched once; damage and origins
 //! that are gone are errors, and nothing hangs.
 //!
-//! Needs /dev/fuse, and root or `fusermount3`; without them every test fails and says so.
+//! Needs /dev/fuse, `fusermount3`, util-linux, and tests/setup.sh; without them tests fail and say so.
 
 #![cfg(feature = "cli")]
 
@@ -18,6 +18,8 @@ mod run;
 mod command;
 mod faults;
 mod files;
+mod loaders;
 mod names;
 mod reads;
+mod users;
 mod world;

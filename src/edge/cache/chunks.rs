@@ -125,6 +125,7 @@ impl ChunkCache {
 }
 
 /// A fill that somebody else has begun.
+#[derive(Clone)]
 pub(crate) struct Waiting(watch::Receiver<Option<Outcome>>);
 
 impl Waiting {
