@@ -6,7 +6,6 @@
 //! codes, a step has 32 columns, and of bytes of two codes the first 16 columns are the low halves. Scales stay as
 //! they are stored where half of an f32 holds them.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
@@ -342,19 +341,19 @@ fn scales(unpacked: &Unpacked<'_>, kind: Kind, rows: usize, groups: usize) -> Sc
     let Unpacked { weight, parts, .. } = unpacked;
     let all = rows * groups;
     let padded = |len: usize| Vec::with_capacity(len + PADDING);
-    // What each block of so many bytes has there.
-    let of = |ranges: &[Range<usize>], block: usize| {
-        let each: usize = ranges.iter().map(Range::len).sum();
+    // What each block of so many bytes has from one place to another.
+    let of = |ranges: &[(usize, usize)], block: usize| {
+        let each: usize = ranges.iter().map(|(from, to)| to - from).sum();
         let mut bytes = padded(parts.codes.len() / block * each);
         for block in parts.codes.chunks_exact(block) {
-            for range in ranges {
-                bytes.extend_from_slice(block.get(range.clone()).unwrap_or_default());
+            for (from, to) in ranges {
+                bytes.extend_from_slice(block.get(*from..*to).unwrap_or_default());
             }
         }
         bytes.resize(bytes.len() + PADDING, 0);
         bytes
     };
-    let begins = |len: usize, block: usize| of(&[0..len], block);
+    let begins = |len: usize, block: usize| of(&[(0, len)], block);
     match weight.layout() {
         Layout::Q4_0 if kind == Kind::Words => {
             return Scales::Half { scales: begins(2, 18), zeros: Vec::new() };
@@ -365,9 +364,9 @@ fn scales(unpacked: &Unpacked<'_>, kind: Kind, rows: usize, groups: usize) -> Sc
             let size = block.bytes();
             return match block {
                 Block::Q5K => Scales::Nested(begins(16, size)),
-                Block::Q2K => Scales::Halves(of(&[0..16, 80..84], size)),
+                Block::Q2K => Scales::Halves(of(&[(0, 16), (80, 84)], size)),
                 Block::Q4_1 | Block::Q5_1 => {
-                    Scales::Both { scales: begins(2, size), offsets: of(&[2..4], size) }
+                    Scales::Both { scales: begins(2, size), offsets: of(&[(2, 4)], size) }
                 }
                 Block::Q3K | Block::Q6K | Block::Iq4Xs => {
                     let each = block.elements() / unpacked.group;
