@@ -29,6 +29,7 @@ mod database;
 mod error;
 mod hooks;
 mod job;
+mod keyed;
 mod lease;
 mod ledger;
 mod outbox;
@@ -41,6 +42,7 @@ pub use job::{
     Beat, Event, Filter, Job, JobId, Lease, Outcome, Policy, Quota, State, Submission, Submitted,
     WorkerSeen,
 };
+pub use keyed::Key;
 pub use ledger::{Deed, TenantJobs};
 pub use queue::{Clock, Jobs};
 pub use worker::{Call, Calls, Ended, Hears, Worker, WorkerError, WorkerOptions};

@@ -10,6 +10,7 @@ use super::error::{DatabaseError, JobsError};
 use super::job::{
     Event, Filter, Job, JobId, Policy, State, Submission, Submitted, WorkerSeen, millis,
 };
+use super::keyed::{Key, before, keyed};
 use super::outbox;
 
 const JOB: &str = include_str!("sql/job.sql");
@@ -115,12 +116,8 @@ impl Jobs {
                     Submitted { job: find(db, &id)?, joined: false }
                 }
             };
-            if let Some((key, body)) = &wanted.idempotency {
-                let sql = "INSERT INTO submissions (tenant, key, body, job, at) VALUES ($1, $2, $3, $4, $5)";
-                let id = job.job.id.as_str();
-                let values =
-                    [(*wanted.tenant).into(), (**key).into(), (**body).into(), id.into(), now.into()];
-                db.query(sql, &values)?;
+            if let Some(key) = &wanted.idempotency {
+                keyed(db, &wanted.tenant, key, job.job.id.as_str(), now)?;
             }
             Ok(job)
         })
@@ -221,7 +218,12 @@ impl Jobs {
     ///
     /// # Errors
     /// If the job succeeded or is active, or as with any submission.
-    pub fn retry(&self, id: &JobId, quota: super::Quota) -> Result<Submitted, JobsError> {
+    pub fn retry(
+        &self,
+        id: &JobId,
+        quota: super::Quota,
+        idempotency: Option<Key>,
+    ) -> Result<Submitted, JobsError> {
         let job = self.get(id)?;
         if !matches!(job.state, State::Failed | State::Cancelled) {
             return Err(JobsError::NotOver(job.state));
@@ -233,7 +235,7 @@ impl Jobs {
             request: job.request,
             priority: job.priority,
             max_attempts: job.max_attempts,
-            idempotency: None,
+            idempotency,
             retry_of: Some(job.id),
             quota,
         })
@@ -305,6 +307,11 @@ impl Jobs {
                     db.query(sql, std::slice::from_ref(&id))?;
                 }
             }
+            // What keys of other requests led to; a webhook's go with it.
+            let sql = "DELETE FROM submissions WHERE at < $1 \
+                AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = submissions.job) \
+                AND NOT EXISTS (SELECT 1 FROM hooks WHERE hooks.id = submissions.job)";
+            db.query(sql, &[until.into()])?;
             db.query("DELETE FROM workers WHERE seen_at < $1", &[until.into()])?;
             db.query("DELETE FROM audit WHERE at < $1", &[until.into()])?;
             db.query("DELETE FROM deliveries WHERE created_at < $1", &[until.into()])?;
@@ -319,13 +326,9 @@ fn submitted_before(
     wanted: &Submission,
 ) -> Result<Option<Job>, JobsError> {
     let Some((key, body)) = &wanted.idempotency else { return Ok(None) };
-    let sql = "SELECT body, job FROM submissions WHERE tenant = $1 AND key = $2";
-    let rows = db.query(sql, &[(*wanted.tenant).into(), (**key).into()])?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    if row.text(0)? != *body {
-        return Err(JobsError::OtherRequest);
-    }
-    let id = row.text(1)?.parse().map_err(JobsError::Invalid)?;
+    let Some(id) = before(db, &wanted.tenant, key, body)? else { return Ok(None) };
+    // What is no job's is another kind of request's.
+    let id = id.parse().map_err(|_| JobsError::OtherRequest)?;
     find(db, &id).map(Some)
 }
 

@@ -11,7 +11,7 @@ fn digest(token: &str) -> String {
     Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn with_tokens(world: &World) -> Served {
+pub fn with_tokens(world: &World) -> Served {
     let line = |token: &str, rest: &str| format!("{token} sha256:{} {rest}\n", digest(token));
     let file = line("alice", "tenant=one role=submitter names=one/* active=2")
         + &line("bob", "tenant=two role=submitter repos=two/*")

@@ -15,6 +15,7 @@ mod run;
 
 mod access;
 mod deploy;
+mod described;
 mod flow;
 mod operations;
 mod page;

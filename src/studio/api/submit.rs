@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::asking::{Asking, Shared, json as json_of};
 use super::shown::shown;
 use crate::format::name::ArtifactSpec;
-use crate::jobs::{Job, Submission};
+use crate::jobs::{Job, Key, Submission};
 use crate::store::artifact::Artifact;
 use crate::studio::problem::Problem;
 use crate::studio::request::Request;
@@ -155,11 +155,12 @@ async fn cached(
     Ok(there.filter(|there| made == Some(&there.id().to_string())).map(|_| job))
 }
 
-fn idempotency(
+/// The Idempotency-Key of a request, and a digest of what it asks.
+pub(super) fn idempotency(
     headers: &HeaderMap,
     kind: &str,
     body: &[u8],
-) -> Result<Option<(String, String)>, Problem> {
+) -> Result<Option<Key>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
     let key = key.ok_or_else(|| {
@@ -208,7 +209,8 @@ pub(super) async fn retry(
     job: &Job,
 ) -> Result<Response, Problem> {
     let (id, quota) = (job.id.clone(), caller.quota);
-    let submitted = studio.jobs(move |jobs| jobs.retry(&id, quota)).await?;
+    let key = idempotency(headers, "retry", id.as_str().as_bytes())?;
+    let submitted = studio.jobs(move |jobs| jobs.retry(&id, quota, key)).await?;
     studio.workers.iter().for_each(crate::jobs::Worker::wake);
     let joined = submitted.joined;
     let job = wait(studio, headers, submitted.job).await?;

@@ -9,6 +9,8 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::asking::{Asking, Named, Segment, Shared};
+use super::submit::idempotency;
+use crate::jobs::JobsError;
 use crate::studio::problem::Problem;
 use crate::studio::uploads::{Offset, UploadId, Uploads};
 
@@ -36,8 +38,19 @@ fn told(status: StatusCode, there: Offset) -> Response {
 pub(super) async fn begin(
     State(studio): State<Shared>,
     asking: Asking,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = studio.uploads.begin(&asking.submits()?.tenant)?;
+    let tenant = asking.submits()?.tenant.clone();
+    let mut id = UploadId::new()?;
+    if let Some(key) = idempotency(&headers, "upload", b"")? {
+        let (tenant, wanted) = (tenant.clone(), id.to_string());
+        let before = studio.jobs(move |jobs| jobs.keyed(&tenant, &key, &wanted)).await?;
+        if let Some(before) = before {
+            let wrong = |_| Problem::from(JobsError::OtherRequest);
+            id = before.parse().map_err(wrong)?;
+        }
+    }
+    studio.uploads.begin(&tenant, &id)?;
     let body = json!({"id": id.to_string(), "source": format!("upload:{id}")});
     Ok((StatusCode::CREATED, [(LOCATION, format!("/uploads/{id}"))], Json(body)).into_response())
 }
