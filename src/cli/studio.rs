@@ -149,8 +149,13 @@ impl Common {
             .map_err(|error| Failure::failed(format!("the path of this program: {error}")))?;
         let common = self.of_every_job(global)?;
         let outside = self.outside(global)?;
+        let of_parts = jobs.clone();
         let calls = Arc::new(move |job: &Job| {
-            let arguments = arguments(&job.kind, &job.request, &common, outside.allowed())?;
+            let made = match job.parts {
+                Some(_) => made(&of_parts, job)?,
+                None => Vec::new(),
+            };
+            let arguments = arguments(&job.kind, &job.request, &common, outside.allowed(), &made)?;
             let mut environment = hidden();
             // Its own tenant's token, and no other one.
             let token = outside.token(&job.tenant).map(str::to_owned);
@@ -244,6 +249,13 @@ impl WorkerArgs {
         finish(spans);
         ended
     }
+}
+
+/// The manifests of what a job's parts made. One that is not known is made again.
+fn made(jobs: &Jobs, job: &Job) -> Result<Vec<String>, String> {
+    let parts = jobs.parts(&job.id).map_err(|error| error.to_string())?;
+    let manifest = |part: &Job| Some(part.result.as_ref()?["manifest"].as_str()?.to_owned());
+    Ok(parts.iter().filter_map(manifest).collect())
 }
 
 /// SIGTERM stops workers: what they run goes back to the queue.
@@ -359,7 +371,7 @@ impl Serve {
             return output
                 .result(json!({"right": true}), || format!("right: {}", store.location()));
         }
-        let attempts = serving.attempts();
+        let (attempts, split) = (serving.attempts(), serving.split());
         let uploads =
             serving.uploads.map_or_else(|| folder().map(|folder| folder.join("uploads")), Ok)?;
         let mut access = Access::default();
@@ -367,8 +379,15 @@ impl Serve {
             access = access.with_tokens(lines).map_err(Failure::failed)?;
         }
         let (trust, allow_paths) = (global.trust()?, serving.allow_path);
-        let options =
-            StudioOptions { tokens, trust, allow_paths, uploads, max_attempts: attempts, outside };
+        let options = StudioOptions {
+            tokens,
+            trust,
+            allow_paths,
+            uploads,
+            max_attempts: attempts,
+            split,
+            outside,
+        };
         let service = Arc::new(Service::new(jobs, store.clone(), workers.clone(), options));
         // A page and its jobs work before anything is in the store.
         runtime.block_on(store.create())?;

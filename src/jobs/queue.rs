@@ -11,10 +11,10 @@ use super::job::{
     Event, Filter, Job, JobId, Policy, State, Submission, Submitted, WorkerSeen, millis,
 };
 use super::keyed::{Key, before, keyed};
-use super::outbox;
+use super::parts::{self, MAX_PARTS};
 
-const JOB: &str = include_str!("sql/job.sql");
-const INSERT: &str = include_str!("sql/insert.sql");
+pub(super) const JOB: &str = include_str!("sql/job.sql");
+pub(super) const INSERT: &str = include_str!("sql/insert.sql");
 /// Bytes of a request, and of one event.
 const MAX_REQUEST: usize = 64 << 10;
 const MAX_EVENT: usize = 16 << 10;
@@ -83,6 +83,9 @@ impl Jobs {
         if request.len() > MAX_REQUEST {
             return Err(JobsError::Invalid(format!("a request has at most {MAX_REQUEST} bytes")));
         }
+        if wanted.parts == 1 || wanted.parts > MAX_PARTS {
+            return Err(JobsError::Invalid(format!("a job has 2 to {MAX_PARTS} parts, or none")));
+        }
         if wanted.max_attempts < 1 {
             return Err(JobsError::Invalid("a job is tried at least once".to_owned()));
         }
@@ -113,6 +116,7 @@ impl Jobs {
                     ];
                     db.query(INSERT, &values)?;
                     append(db, &id, now, "state", &json!({"state": "queued"}))?;
+                    parts::add(db, &id, wanted, now)?;
                     Submitted { job: find(db, &id)?, joined: false }
                 }
             };
@@ -165,6 +169,7 @@ impl Jobs {
     pub fn list(&self, filter: &Filter) -> Result<Vec<Job>, JobsError> {
         let mut values = Vec::new();
         let mut conditions = Vec::new();
+        let parts = "parent IS NULL";
         let mut add = |condition: &str, value: Value| {
             values.push(value);
             conditions.push(format!("{condition} ${}", values.len()));
@@ -182,8 +187,8 @@ impl Jobs {
             add("id <", before.as_str().into());
         }
         let wanted = match conditions.is_empty() {
-            true => String::new(),
-            false => format!(" WHERE {}", conditions.join(" AND ")),
+            true => format!(" WHERE {parts}"),
+            false => format!(" WHERE {parts} AND {}", conditions.join(" AND ")),
         };
         values.push(i64::try_from(filter.limit).unwrap_or(i64::MAX).into());
         let sql = format!("{JOB}{wanted} ORDER BY id DESC LIMIT ${}", values.len());
@@ -200,15 +205,16 @@ impl Jobs {
     pub fn cancel(&self, id: &JobId) -> Result<Job, JobsError> {
         self.database.transaction(Begin::Write, |db| {
             let now = self.now(db)?;
+            parts::hold(db, id)?;
             let sql = "UPDATE jobs SET finished_at = CASE WHEN state = 'queued' THEN $2 ELSE finished_at END, \
                 state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE 'cancelling' END \
                 WHERE id = $1 AND state IN ('queued', 'running') RETURNING state";
             if let Some(row) = db.query(sql, &[id.as_str().into(), now.into()])?.first() {
                 let became = state(row, 0)?;
-                if became.is_final() {
-                    outbox::tell(db, id, now, became, None)?;
-                }
                 append(db, id, now, "state", &json!({"state": became}))?;
+                if became.is_final() {
+                    parts::over(db, id, now, became, None)?;
+                }
             }
             find(db, id)
         })
@@ -234,6 +240,7 @@ impl Jobs {
             key: job.key,
             request: job.request,
             priority: job.priority,
+            parts: job.parts.and_then(|parts| u32::try_from(parts).ok()).unwrap_or(0),
             max_attempts: job.max_attempts,
             idempotency,
             retry_of: Some(job.id),
@@ -346,14 +353,15 @@ fn quota(db: &mut dyn Connection, wanted: &Submission, now: i64) -> Result<(), J
         Ok::<u64, DatabaseError>(u64::try_from(count).unwrap_or(0))
     };
     let tenant = || Value::from(&*wanted.tenant);
-    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND state IN ('queued', 'running', 'cancelling')";
+    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND parent IS NULL \
+        AND state IN ('queued', 'running', 'cancelling')";
     let (active, limit) = (count(sql, &[tenant()])?, wanted.quota.active);
     if active >= limit {
         return Err(JobsError::Active { active, limit });
     }
     // Ids begin with the time of their submission.
     let since = format!("{:012x}", (now - DAY).max(0));
-    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND id > $2";
+    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND parent IS NULL AND id > $2";
     if count(sql, &[tenant(), since.into()])? >= wanted.quota.daily {
         return Err(JobsError::Daily { limit: wanted.quota.daily });
     }
@@ -433,5 +441,7 @@ pub(super) fn job_of(row: &Row) -> Result<Job, DatabaseError> {
         created_at: row.int(18)?,
         started_at: row.optional_int(19)?,
         finished_at: row.optional_int(20)?,
+        parent: row.optional_text(21)?.map(|text| id(21, text)).transpose()?,
+        parts: row.optional_int(22)?,
     })
 }

@@ -149,7 +149,7 @@ fn operation(
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
             let schema = match name {
-                "file" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$"}),
+                "file" => json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"}),
                 _ => json!({"type": "string"}),
             };
             json!({"name": name, "in": "path", "required": true, "schema": schema})
@@ -171,7 +171,7 @@ fn operation(
     if matches!(body, Some("Compress" | "Optimize" | "Delta"))
         || matches!(path, "/jobs/{id}" | "/status/{id}" | "/jobs/{id}/retry")
     {
-        header("Prefer", false, json!({"type": "string", "examples": ["wait=1"]}));
+        header("Prefer", false, json!({"type": "string", "examples": ["respond-async"]}));
     }
     if matches!(path, "/jobs/{id}" | "/status/{id}") {
         header("If-None-Match", false, json!({"type": "string"}));

@@ -99,7 +99,7 @@ pub(super) fn schemas() -> Value {
             "estimated_finish": maybe("string"), "progress": maybe("object"), "attempts": {"type": "integer"},
             "max_attempts": {"type": "integer"}, "worker": maybe("string"), "result": maybe("object"),
             "error": maybe("string"), "retry_of": maybe("string"), "events": {"type": "integer"},
-            "urls": {"type": "object"},
+            "parts": {"type": "array", "items": {"type": "object"}}, "urls": {"type": "object"},
         }},
         "Jobs": {"type": "object", "required": ["jobs", "next_cursor"], "properties": {
             "jobs": {"type": "array", "items": reference("Job")}, "next_cursor": maybe("string"),

@@ -1,5 +1,7 @@
 //! Uploads over HTTP: as tus 1.0 has them, each file under a name of its own.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
@@ -13,6 +15,9 @@ use super::submit::idempotency;
 use crate::jobs::JobsError;
 use crate::studio::problem::Problem;
 use crate::studio::uploads::{Offset, UploadId, Uploads};
+
+/// How long a client may be silent while it sends.
+const SILENCE: Duration = Duration::from_secs(15);
 
 type File = Named<(String, String)>;
 
@@ -89,7 +94,8 @@ pub(super) async fn append(
     let mut left = there.length - there.offset;
     let mut body = request.into_body().into_data_stream();
     // What has arrived stays, also where the rest does not come.
-    while let Some(Ok(piece)) = body.next().await {
+    // So does it where a client falls silent: it goes on later from there, and holds nobody up.
+    while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, body.next()).await {
         left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "these are more bytes than the file has")
         })?;
