@@ -376,7 +376,7 @@ impl Serve {
             serving.uploads.map_or_else(|| folder().map(|folder| folder.join("uploads")), Ok)?;
         let mut access = Access::default();
         if let Some(lines) = tokens.of_edge() {
-            access = access.with_tokens(lines).map_err(Failure::failed)?;
+            access = access.with_tokens(&lines).map_err(Failure::failed)?;
         }
         let (trust, allow_paths) = (global.trust()?, serving.allow_path);
         let options = StudioOptions {
@@ -396,7 +396,7 @@ impl Serve {
         let source = global.source()?;
         let edge = EdgeOptions {
             trust: global.trust()?,
-            access,
+            access: access.clone(),
             front: Some(front),
             log,
             traces,
@@ -410,6 +410,15 @@ impl Serve {
         let address = listener.local_addr().map_err(failed)?;
         let _in = runtime.enter();
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+        if let Some(path) = serving.tokens {
+            let mut again = signal(SignalKind::hangup()).map_err(Failure::failed)?;
+            let service = service.clone();
+            runtime.spawn(async move {
+                while again.recv().await.is_some() {
+                    renew(&path, &service, &access);
+                }
+            });
+        }
         let running = start(&workers)?;
         let url = format!("http://{address}");
         let location = store.location().to_owned();
@@ -427,6 +436,18 @@ impl Serve {
         let ended = join(running);
         spans.into_iter().for_each(|own| own.finish(runtime));
         ended
+    }
+}
+
+/// Reads the tokens again. A file that is wrong changes nothing.
+fn renew(path: &Path, service: &Service, access: &Access) {
+    let done = std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|content| service.renew_tokens(&content))
+        .and_then(|lines| access.renew_tokens(&lines).map_err(|error| error.to_string()));
+    match done {
+        Ok(()) => tracing::info!(path = %path.display(), "the tokens were read again"),
+        Err(why) => tracing::warn!(path = %path.display(), why, "the tokens stay as they were"),
     }
 }
 

@@ -78,6 +78,14 @@ impl Studio {
         }
     }
 
+    /// Reads the token file again; gives the same tokens as an edge's file has them.
+    ///
+    /// # Errors
+    /// If a line is not understood: then those before still count.
+    pub fn renew_tokens(&self, content: &str) -> Result<String, String> {
+        self.tokens.renew(content).map_err(|error| error.to_string())
+    }
+
     /// Notes what somebody did. What cannot be noted is logged.
     pub(super) async fn note(&self, caller: &Caller, did: &'static str, what: &str) {
         let (tenant, who, what) = (caller.tenant.clone(), caller.name.clone(), what.to_owned());

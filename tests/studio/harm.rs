@@ -137,7 +137,7 @@ fn a_full_disk_fails_what_needs_it_and_no_more() {
 #[test]
 fn a_full_database_loses_nothing_that_it_accepted() {
     let mut world = World::with_models("full-database");
-    world.limit = Some(220);
+    world.limit = Some(600);
     let studio = world.serve(&["--workers", "0"]);
     let mut accepted = 0;
     let refused = (0..400)
@@ -196,7 +196,8 @@ fn a_database_that_is_away_is_waited_for() {
     });
     let job = studio.end(&id);
     assert_eq!((&job["status"], &job["attempts"]), (&json!("succeeded"), &json!(1)), "{job}");
-    assert_eq!(studio.get("/readyz").status, 200);
+    let ready = studio.get("/readyz");
+    assert_eq!(ready.status, 200, "{}", ready.json());
 }
 
 #[test]

@@ -47,6 +47,8 @@ fn free_port() -> u16 {
 fn command(program: &str) -> Command {
     let mut command = Command::new(programs().join(program));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    // Not this user's, whose files the server's may not read.
+    command.env("HOME", "/");
     if let Some((user, group)) = user() {
         command.uid(user).gid(group);
     }
