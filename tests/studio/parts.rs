@@ -37,8 +37,7 @@ fn two_workers_make_what_one_makes() {
     let (studio, _workers) = with_two_workers(&world);
     let alone = world.folder.join("alone");
     let fixture = fixtures().join("base");
-    let all =
-        [("nf4", &model), ("int8", &model), ("fp8", &model), ("hqq", &model), ("q4_0", &fixture)];
+    let all = [("nf4", &model), ("int8", &model), ("fp8", &model), ("q4_0", &fixture)];
     for (method, model) in all {
         let name = format!("org/{method}");
         let wanted = json!({"model": text(model), "method": method, "name": name});
@@ -72,7 +71,7 @@ fn two_workers_make_what_one_makes() {
         );
     }
     let names = studio.get("/artifacts").json()["artifacts"].as_array().unwrap().len();
-    assert_eq!(names, 5);
+    assert_eq!(names, 4);
     // What needs calibration, and what is small, is one worker's.
     let small = world.folder.join("small");
     super::model::write(&small, &super::model::llama(1, 64));

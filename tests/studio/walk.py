@@ -26,6 +26,11 @@ def look(page, name):
     for one in found["violations"]:
         nodes = [node["html"][:200] for node in one["nodes"]]
         failed.append(f"{name}: {one['id']} ({one['impact']}): {one['help']}: {nodes}")
+    # What is not there is not written as a word.
+    said = page.locator("main").inner_text()
+    for word in ["undefined", "null", "[object", "NaN"]:
+        if word in said:
+            failed.append(f"{name}: it says {word}")
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if wide > 0:
         failed.append(f"{name}: {wide} pixels run out of the window")

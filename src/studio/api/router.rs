@@ -52,6 +52,7 @@ pub(in crate::studio) fn router(studio: Shared) -> Router {
         .route("/", get(page::index))
         .route("/studio/app.js", get(page::script))
         .route("/studio/style.css", get(page::style))
+        .route("/studio/icon.svg", get(page::icon))
         .route("/docs", get(page::docs))
         .route("/studio/docs.js", get(page::docs_script))
         .fallback(any(absent))

@@ -253,13 +253,16 @@ async function jobView(id) {
   function draw() {
     const active = ['queued', 'running'].includes(job.status);
     const over = ['failed', 'cancelled'].includes(job.status);
-    top.replaceChildren(facts([['Status', status(job.status)], ['Kind', job.kind], ['Model', job.request.model],
+    const parts = job.parts || [];
+    top.replaceChildren(...[facts([['Status', status(job.status)], ['Kind', job.kind], ['Model', job.request.model],
       ['Base', job.request.base], ['Recipe', job.request.preset || job.request.method], ['Attempt', `${job.attempts} of ${job.max_attempts}`],
       ['Worker', job.worker], ['Submitted', job.created_at], ['Began', job.started_at], ['Ended', job.finished_at],
       ['Tries again', job.retry_of && el('a', { href: `#/job/${job.retry_of}` }, job.retry_of)]]),
     job.error && el('p', { className: 'error' }, job.error),
-    el('div', { className: 'row' }, active && act('Cancel', 'cancel'), over && act('Retry', 'retry')));
-    bar.hidden = far.hidden = !['running', 'cancelling'].includes(job.status);
+    parts.length > 0 && table('Parts', ['Part', 'Status', 'Attempts', 'Worker'], parts.map((part, at) => [
+      `${at + 1} of ${parts.length}`, status(part.status), part.attempts, part.worker])),
+    el('div', { className: 'row' }, active && act('Cancel', 'cancel'), over && act('Retry', 'retry'))].filter(Boolean));
+    bar.hidden = far.hidden = !['running', 'cancelling'].includes(job.status) && !(job.status === 'queued' && job.parts);
   }
   function progress(of) {
     if (!of || !of.total) { bar.removeAttribute('value'); return; }
@@ -280,12 +283,15 @@ async function jobView(id) {
     const parts = [el('h3', {}, 'Result')];
     if (tried) parts.push(candidates(job.result));
     try { parts.push(...described(await ask(`/artifact/${id}`))); } catch (error) { parts.push(el('p', { className: 'error' }, error.message)); }
-    result.replaceChildren(...parts);
+    result.replaceChildren(...parts.filter(Boolean));
   }
   draw();
   progress(job.progress);
   leave = follow(id, async (kind, data) => {
-    if (kind === 'progress') progress(data);
+    if (kind === 'progress') {
+      progress(data);
+      if (data.phase === 'parts') { job = await ask(`/jobs/${id}`); draw(); }
+    }
     else if (kind === 'candidate') candidate(data);
     else if (kind === 'log') { log.append(`${data}\n`); log.scrollTop = log.scrollHeight; }
     else if (kind === 'state' || kind === 'end') {
