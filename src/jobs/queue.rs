@@ -70,7 +70,9 @@ impl Jobs {
     /// # Errors
     /// If it does not.
     pub fn check(&self) -> Result<(), JobsError> {
-        self.database.transaction(Begin::Read, |db| Ok(db.query("SELECT 1", &[]).map(drop)?))
+        self.database.transaction(Begin::Read, |db| {
+            Ok(db.query("SELECT count(*) FROM schema_version", &[]).map(drop)?)
+        })
     }
 
     /// Submits a job. Where an active one has its key, that one is given: what is wanted is under way. It then
