@@ -13,7 +13,7 @@ from playwright.sync_api import expect, sync_playwright
 
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 own, slow, guarded, token = sys.argv[1:]
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 seen = []
 failed = []
 
@@ -169,7 +169,7 @@ with sync_playwright() as playwright:
 
     def fresh(**options):
         page = browser.new_context(bypass_csp=False, **options).new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("dialog", lambda dialog: (errors.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(f"{said.text} {said.location}") if said.type == "error" else None)
