@@ -87,6 +87,9 @@ pub fn quantize(
     let patterns = Skip::new(&skip)?;
     layers::check_source(checkpoint)?;
     let mut layers = plan::layers(checkpoint, &recipe, &patterns, &bits)?;
+    let digest = products::recipe_digest(&recipe)?;
+    // Shapes first: whatever does not fit is said before anything is read.
+    plan::plan(checkpoint, &layers, &recipe, Vec::new())?;
     if let Some(share) = share {
         if recipe.method.is_calibrated() {
             return Err(ProduceError::Share);
@@ -98,9 +101,6 @@ pub fn quantize(
         });
         options.unnamed = true;
     }
-    let digest = products::recipe_digest(&recipe)?;
-    // Shapes first: whatever does not fit is said before anything is read.
-    plan::plan(checkpoint, &layers, &recipe, Vec::new())?;
     let digests = Digests::new(checkpoint, options.threads);
     if recipe.method.is_calibrated() {
         let named = digests.of_all()?.into_iter().zip(checkpoint.tensors());
