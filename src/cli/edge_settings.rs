@@ -19,7 +19,7 @@ const FILES: usize = 512;
 
 /// A number of bytes, written such as `512M` or `4G`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Size(u64);
+pub(super) struct Size(pub(super) u64);
 
 impl FromStr for Size {
     type Err = String;

@@ -13,6 +13,7 @@ use super::publishing::{Publishing, packed};
 use super::quantize_external::ExternalArgs;
 use super::{Global, artifact, bytes};
 use crate::dequant::Float;
+use crate::format::id::ManifestId;
 use crate::format::name::ArtifactSpec;
 use crate::quantize::calibrate::{BUILT_IN, CalibrationSamples, Layer};
 use crate::quantize::lm::{Model, Text};
@@ -23,6 +24,7 @@ use crate::quantize::produce::{
     layers_apart, quantize, statistics,
 };
 use crate::quantize::source::ModelSource;
+use crate::schedule::shard::Shard;
 use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
@@ -80,6 +82,12 @@ pub(super) struct Quantize {
     /// before any work
     #[arg(long = "for", value_name = "ENGINE")]
     engine: Option<Engine>,
+    /// Make only this share of the weights (I/N, counted from 0), as an artifact without a name, for --join
+    #[arg(long, value_name = "I/N", hide = true)]
+    share: Option<Shard>,
+    /// Take weights from this artifact, which a run with --share made (repeatable)
+    #[arg(long, value_name = "MANIFEST", hide = true)]
+    join: Vec<ManifestId>,
     /// Show the presets
     #[arg(long)]
     list_presets: bool,
@@ -172,7 +180,9 @@ impl Quantize {
             None => &mut nearest,
         };
         let skip = self.skip.clone();
-        let options = QuantizeOptions { recipe: recipe.clone(), skip, bits: bits.clone(), pack };
+        let mut options = QuantizeOptions::new(recipe.clone(), pack);
+        (options.skip, options.bits) = (skip, bits.clone());
+        (options.share, options.shares) = (self.share, self.join.clone());
         let start = Instant::now();
         let bar = Bar::new(output, "quantizing");
         let done = quantize(&checkpoint, &store, (name, tag), options, solver, runtime, &bar)?;

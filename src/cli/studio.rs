@@ -149,8 +149,13 @@ impl Common {
             .map_err(|error| Failure::failed(format!("the path of this program: {error}")))?;
         let common = self.of_every_job(global)?;
         let outside = self.outside(global)?;
+        let of_parts = jobs.clone();
         let calls = Arc::new(move |job: &Job| {
-            let arguments = arguments(&job.kind, &job.request, &common, outside.allowed())?;
+            let made = match job.parts {
+                Some(_) => made(&of_parts, job)?,
+                None => Vec::new(),
+            };
+            let arguments = arguments(&job.kind, &job.request, &common, outside.allowed(), &made)?;
             let mut environment = hidden();
             // Its own tenant's token, and no other one.
             let token = outside.token(&job.tenant).map(str::to_owned);
@@ -244,6 +249,13 @@ impl WorkerArgs {
         finish(spans);
         ended
     }
+}
+
+/// The manifests of what a job's parts made. One that is not known is made again.
+fn made(jobs: &Jobs, job: &Job) -> Result<Vec<String>, String> {
+    let parts = jobs.parts(&job.id).map_err(|error| error.to_string())?;
+    let manifest = |part: &Job| Some(part.result.as_ref()?["manifest"].as_str()?.to_owned());
+    Ok(parts.iter().filter_map(manifest).collect())
 }
 
 /// SIGTERM stops workers: what they run goes back to the queue.
@@ -359,16 +371,23 @@ impl Serve {
             return output
                 .result(json!({"right": true}), || format!("right: {}", store.location()));
         }
-        let attempts = serving.attempts();
+        let (attempts, split) = (serving.attempts(), serving.split());
         let uploads =
             serving.uploads.map_or_else(|| folder().map(|folder| folder.join("uploads")), Ok)?;
         let mut access = Access::default();
         if let Some(lines) = tokens.of_edge() {
-            access = access.with_tokens(lines).map_err(Failure::failed)?;
+            access = access.with_tokens(&lines).map_err(Failure::failed)?;
         }
         let (trust, allow_paths) = (global.trust()?, serving.allow_path);
-        let options =
-            StudioOptions { tokens, trust, allow_paths, uploads, max_attempts: attempts, outside };
+        let options = StudioOptions {
+            tokens,
+            trust,
+            allow_paths,
+            uploads,
+            max_attempts: attempts,
+            split,
+            outside,
+        };
         let service = Arc::new(Service::new(jobs, store.clone(), workers.clone(), options));
         // A page and its jobs work before anything is in the store.
         runtime.block_on(store.create())?;
@@ -377,7 +396,7 @@ impl Serve {
         let source = global.source()?;
         let edge = EdgeOptions {
             trust: global.trust()?,
-            access,
+            access: access.clone(),
             front: Some(front),
             log,
             traces,
@@ -391,6 +410,15 @@ impl Serve {
         let address = listener.local_addr().map_err(failed)?;
         let _in = runtime.enter();
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+        if let Some(path) = serving.tokens {
+            let mut again = signal(SignalKind::hangup()).map_err(Failure::failed)?;
+            let service = service.clone();
+            runtime.spawn(async move {
+                while again.recv().await.is_some() {
+                    renew(&path, &service, &access);
+                }
+            });
+        }
         let running = start(&workers)?;
         let url = format!("http://{address}");
         let location = store.location().to_owned();
@@ -408,6 +436,18 @@ impl Serve {
         let ended = join(running);
         spans.into_iter().for_each(|own| own.finish(runtime));
         ended
+    }
+}
+
+/// Reads the tokens again. A file that is wrong changes nothing.
+fn renew(path: &Path, service: &Service, access: &Access) {
+    let done = std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|content| service.renew_tokens(&content))
+        .and_then(|lines| access.renew_tokens(&lines).map_err(|error| error.to_string()));
+    match done {
+        Ok(()) => tracing::info!(path = %path.display(), "the tokens were read again"),
+        Err(why) => tracing::warn!(path = %path.display(), why, "the tokens stay as they were"),
     }
 }
 

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::edge_settings::Size;
 use super::error::Failure;
 use super::global::Global;
 
 /// Where a studio listens that is not told.
 const LISTEN: &str = "127.0.0.1:8090";
+/// From which size on a model is split.
+const SPLIT: u64 = 2 << 30;
 
 /// What holds for the server and for workers.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,6 +66,10 @@ pub(super) struct Serving {
     /// How often a job is tried whose worker is lost [default: 3]
     #[arg(long, value_name = "N", env = "TENPAK_STUDIO_ATTEMPTS", value_parser = clap::value_parser!(i64).range(1..=100))]
     attempts: Option<i64>,
+    /// Bytes of a model from which on the workers share a job whose method needs no calibration (1G, 500M); each makes a
+    /// part of the weights [default: 2G]
+    #[arg(long, value_name = "SIZE", env = "TENPAK_STUDIO_SPLIT")]
+    split: Option<Size>,
     /// Log each request to this file as a line of JSON; `-` is standard error
     #[arg(long, value_name = "FILE", env = "TENPAK_STUDIO_ACCESS_LOG")]
     pub(super) access_log: Option<PathBuf>,
@@ -86,6 +93,7 @@ pub(super) struct File {
     allow_path: Vec<PathBuf>,
     uploads: Option<PathBuf>,
     attempts: Option<i64>,
+    split: Option<Size>,
     traces: Option<String>,
     access_log: Option<PathBuf>,
 }
@@ -148,12 +156,17 @@ impl Serving {
             allow_path: or(self.allow_path, &file.allow_path),
             uploads: self.uploads.or_else(|| file.uploads.clone()),
             attempts: self.attempts.or(file.attempts),
+            split: self.split.or(file.split),
             access_log: self.access_log.or_else(|| file.access_log.clone()),
         }
     }
 
     pub(super) fn listen(&self) -> Result<SocketAddr, Failure> {
         self.listen.map_or_else(|| LISTEN.parse().map_err(Failure::failed), Ok)
+    }
+
+    pub(super) fn split(&self) -> u64 {
+        self.split.map_or(SPLIT, |own| own.0)
     }
 
     pub(super) fn attempts(&self) -> i64 {

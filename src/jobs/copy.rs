@@ -15,7 +15,8 @@ const TABLES: [(&str, &str); 7] = [
     (
         "jobs",
         "id, tenant, kind, key, request, priority, state, attempts, max_attempts, epoch, worker, lease_until, run_at, \
-         progress, result, error, retry_of, events, created_at, started_at, finished_at",
+         progress, result, error, retry_of, events, created_at, started_at, finished_at, \
+         parent, parts, waits",
     ),
     ("events", "job, n, at, kind, data"),
     ("submissions", "tenant, key, body, job, at"),

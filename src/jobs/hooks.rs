@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::database::{Begin, Row};
 use super::error::{DatabaseError, JobsError};
 use super::job::{JobId, State};
+use super::keyed::{Key, keyed};
 use super::outbox::write;
 use super::queue::Jobs;
 
@@ -105,24 +106,32 @@ fn delivery(row: &Row) -> Result<Delivery, DatabaseError> {
 }
 
 impl Jobs {
-    /// Adds a hook for the jobs of a tenant that end so.
+    /// Adds a hook for the jobs of a tenant that end so. The same Idempotency-Key again gives the same hook.
     ///
     /// # Errors
-    /// If the tenant has as many as it may, or the database fails.
+    /// If the tenant has as many as it may, the key came with something else, or the database fails.
     pub fn add_hook(
         &self,
         tenant: &str,
         url: &str,
         secret: &str,
         states: &[State],
+        idempotency: Option<&Key>,
     ) -> Result<Hook, JobsError> {
         self.database.transaction(Begin::Write, |db| {
             let now = self.now(db)?;
+            let id = JobId::new(now).map_err(JobsError::Invalid)?.as_str().to_owned();
+            if let Some(key) = idempotency
+                && let Some(before) = keyed(db, tenant, key, &id, now)?
+            {
+                let found = db.query(&format!("{HOOK} WHERE id = $1"), &[before.into()])?;
+                // What is no hook's is another kind of request's.
+                return found.first().map(hook).transpose()?.ok_or(JobsError::OtherRequest);
+            }
             let there = db.query("SELECT id FROM hooks WHERE tenant = $1", &[tenant.into()])?;
             if there.len() >= MAX_HOOKS {
                 return Err(JobsError::Invalid(format!("a tenant has at most {MAX_HOOKS} webhooks")));
             }
-            let id = JobId::new(now).map_err(JobsError::Invalid)?.as_str().to_owned();
             let names: Vec<&str> = states.iter().map(|state| state.name()).collect();
             let sql = "INSERT INTO hooks (id, tenant, url, secret, states, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
             let listed = format!(",{},", names.join(","));
@@ -153,6 +162,7 @@ impl Jobs {
             let gone = !db.query(sql, &[tenant.into(), id.into()])?.is_empty();
             if gone {
                 db.query("DELETE FROM deliveries WHERE hook = $1", &[id.into()])?;
+                db.query("DELETE FROM submissions WHERE job = $1", &[id.into()])?;
             }
             Ok(gone)
         })

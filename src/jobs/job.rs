@@ -162,6 +162,10 @@ pub struct Job {
     pub started_at: Option<i64>,
     /// When it came to its final state.
     pub finished_at: Option<i64>,
+    /// The job that it is a part of.
+    pub parent: Option<JobId>,
+    /// How many parts it has.
+    pub parts: Option<i64>,
 }
 
 /// What somebody wants done.
@@ -183,6 +187,8 @@ pub struct Submission {
     pub idempotency: Option<(String, String)>,
     /// The job that it tries again.
     pub retry_of: Option<JobId>,
+    /// How many parts it is done in, each by a worker of its own; none for a job that one worker does.
+    pub parts: u32,
     /// What the tenant may.
     pub quota: Quota,
 }

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::database::{Begin, Connection, Value};
 use super::error::{DatabaseError, JobsError};
 use super::job::{Beat, Job, JobId, Lease, Outcome, State, millis};
-use super::outbox;
+use super::parts;
 use super::queue::{Jobs, append, find, job_of, state, write_event};
 
 const PICK: &str = include_str!("sql/claim_pick.sql");
@@ -119,6 +119,7 @@ impl Jobs {
     pub fn finish(&self, lease: &Lease, outcome: &Outcome) -> Result<Option<State>, JobsError> {
         self.database.transaction(Begin::Write, |db| {
             let now = self.now(db)?;
+            parts::hold(db, &lease.job)?;
             // Somebody may ask for the end in between: then what is right then.
             loop {
                 let job = match find(db, &lease.job) {
@@ -205,6 +206,7 @@ impl Jobs {
             for row in db.query(EXPIRED, &[now.into()])? {
                 let id: JobId = row.text(0)?.parse().map_err(|_| DatabaseError::Row(0))?;
                 let was = state(&row, 2)?;
+                parts::hold(db, &id)?;
                 let (attempts, most) = (row.int(3)?, row.int(4)?);
                 let lost = || Some("its worker was lost".to_owned());
                 let (becomes, run_at, error) = match was {
@@ -274,9 +276,7 @@ fn ended(
     error: Option<String>,
     run_at: i64,
 ) -> Result<(), DatabaseError> {
-    if state.is_final() {
-        outbox::tell(db, id, now, state, error.as_deref())?;
-    }
+    let why = error.clone().filter(|_| state.is_final());
     let mut about = json!({"state": state});
     if let Json::Object(about) = &mut about {
         about.extend(error.map(|error| ("error".to_owned(), error.into())));
@@ -284,5 +284,9 @@ fn ended(
             about.insert("wait_ms".to_owned(), (run_at - now).max(0).into());
         }
     }
-    append(db, id, now, "state", &about)
+    append(db, id, now, "state", &about)?;
+    match state.is_final() {
+        true => parts::over(db, id, now, state, why.as_deref()),
+        false => Ok(()),
+    }
 }

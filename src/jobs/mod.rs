@@ -13,6 +13,8 @@
 //!   order hands its job over, and that run does not count.
 //! - **Order.** The next job is of the tenant with the fewest running, among equals of the one served longest ago,
 //!   so that a tenant that floods delays itself. Among a tenant's own: the higher priority, then the older.
+//! - **Parts.** A job that several workers can share has parts, which are jobs of their own and are not listed. It is
+//!   due when all of them have succeeded; a part that ends otherwise ends it likewise, and its end ends the others.
 //! - **Joining.** A tenant has one active job per key, which stands for recipe, source and target: who submits the
 //!   same gets that job, whose priority rises to the higher of both.
 //! - **Events** of a job are numbered from 1 without gaps, in the order of their commits: who has seen number *n*
@@ -29,9 +31,11 @@ mod database;
 mod error;
 mod hooks;
 mod job;
+mod keyed;
 mod lease;
 mod ledger;
 mod outbox;
+mod parts;
 mod queue;
 mod worker;
 
@@ -41,6 +45,8 @@ pub use job::{
     Beat, Event, Filter, Job, JobId, Lease, Outcome, Policy, Quota, State, Submission, Submitted,
     WorkerSeen,
 };
+pub use keyed::Key;
 pub use ledger::{Deed, TenantJobs};
+pub use parts::MAX_PARTS;
 pub use queue::{Clock, Jobs};
 pub use worker::{Call, Calls, Ended, Hears, Worker, WorkerError, WorkerOptions};

@@ -10,10 +10,11 @@ use super::error::{DatabaseError, JobsError};
 use super::job::{
     Event, Filter, Job, JobId, Policy, State, Submission, Submitted, WorkerSeen, millis,
 };
-use super::outbox;
+use super::keyed::{Key, before, keyed};
+use super::parts::{self, MAX_PARTS};
 
-const JOB: &str = include_str!("sql/job.sql");
-const INSERT: &str = include_str!("sql/insert.sql");
+pub(super) const JOB: &str = include_str!("sql/job.sql");
+pub(super) const INSERT: &str = include_str!("sql/insert.sql");
 /// Bytes of a request, and of one event.
 const MAX_REQUEST: usize = 64 << 10;
 const MAX_EVENT: usize = 16 << 10;
@@ -69,7 +70,9 @@ impl Jobs {
     /// # Errors
     /// If it does not.
     pub fn check(&self) -> Result<(), JobsError> {
-        self.database.transaction(Begin::Read, |db| Ok(db.query("SELECT 1", &[]).map(drop)?))
+        self.database.transaction(Begin::Read, |db| {
+            Ok(db.query("SELECT count(*) FROM schema_version", &[]).map(drop)?)
+        })
     }
 
     /// Submits a job. Where an active one has its key, that one is given: what is wanted is under way. It then
@@ -81,6 +84,9 @@ impl Jobs {
         let request = wanted.request.to_string();
         if request.len() > MAX_REQUEST {
             return Err(JobsError::Invalid(format!("a request has at most {MAX_REQUEST} bytes")));
+        }
+        if wanted.parts == 1 || wanted.parts > MAX_PARTS {
+            return Err(JobsError::Invalid(format!("a job has 2 to {MAX_PARTS} parts, or none")));
         }
         if wanted.max_attempts < 1 {
             return Err(JobsError::Invalid("a job is tried at least once".to_owned()));
@@ -112,15 +118,12 @@ impl Jobs {
                     ];
                     db.query(INSERT, &values)?;
                     append(db, &id, now, "state", &json!({"state": "queued"}))?;
+                    parts::add(db, &id, wanted, now)?;
                     Submitted { job: find(db, &id)?, joined: false }
                 }
             };
-            if let Some((key, body)) = &wanted.idempotency {
-                let sql = "INSERT INTO submissions (tenant, key, body, job, at) VALUES ($1, $2, $3, $4, $5)";
-                let id = job.job.id.as_str();
-                let values =
-                    [(*wanted.tenant).into(), (**key).into(), (**body).into(), id.into(), now.into()];
-                db.query(sql, &values)?;
+            if let Some(key) = &wanted.idempotency {
+                keyed(db, &wanted.tenant, key, job.job.id.as_str(), now)?;
             }
             Ok(job)
         })
@@ -168,6 +171,7 @@ impl Jobs {
     pub fn list(&self, filter: &Filter) -> Result<Vec<Job>, JobsError> {
         let mut values = Vec::new();
         let mut conditions = Vec::new();
+        let parts = "parent IS NULL";
         let mut add = |condition: &str, value: Value| {
             values.push(value);
             conditions.push(format!("{condition} ${}", values.len()));
@@ -185,8 +189,8 @@ impl Jobs {
             add("id <", before.as_str().into());
         }
         let wanted = match conditions.is_empty() {
-            true => String::new(),
-            false => format!(" WHERE {}", conditions.join(" AND ")),
+            true => format!(" WHERE {parts}"),
+            false => format!(" WHERE {parts} AND {}", conditions.join(" AND ")),
         };
         values.push(i64::try_from(filter.limit).unwrap_or(i64::MAX).into());
         let sql = format!("{JOB}{wanted} ORDER BY id DESC LIMIT ${}", values.len());
@@ -203,15 +207,16 @@ impl Jobs {
     pub fn cancel(&self, id: &JobId) -> Result<Job, JobsError> {
         self.database.transaction(Begin::Write, |db| {
             let now = self.now(db)?;
+            parts::hold(db, id)?;
             let sql = "UPDATE jobs SET finished_at = CASE WHEN state = 'queued' THEN $2 ELSE finished_at END, \
                 state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE 'cancelling' END \
                 WHERE id = $1 AND state IN ('queued', 'running') RETURNING state";
             if let Some(row) = db.query(sql, &[id.as_str().into(), now.into()])?.first() {
                 let became = state(row, 0)?;
-                if became.is_final() {
-                    outbox::tell(db, id, now, became, None)?;
-                }
                 append(db, id, now, "state", &json!({"state": became}))?;
+                if became.is_final() {
+                    parts::over(db, id, now, became, None)?;
+                }
             }
             find(db, id)
         })
@@ -221,7 +226,12 @@ impl Jobs {
     ///
     /// # Errors
     /// If the job succeeded or is active, or as with any submission.
-    pub fn retry(&self, id: &JobId, quota: super::Quota) -> Result<Submitted, JobsError> {
+    pub fn retry(
+        &self,
+        id: &JobId,
+        quota: super::Quota,
+        idempotency: Option<Key>,
+    ) -> Result<Submitted, JobsError> {
         let job = self.get(id)?;
         if !matches!(job.state, State::Failed | State::Cancelled) {
             return Err(JobsError::NotOver(job.state));
@@ -232,8 +242,9 @@ impl Jobs {
             key: job.key,
             request: job.request,
             priority: job.priority,
+            parts: job.parts.and_then(|parts| u32::try_from(parts).ok()).unwrap_or(0),
             max_attempts: job.max_attempts,
-            idempotency: None,
+            idempotency,
             retry_of: Some(job.id),
             quota,
         })
@@ -305,6 +316,11 @@ impl Jobs {
                     db.query(sql, std::slice::from_ref(&id))?;
                 }
             }
+            // What keys of other requests led to; a webhook's go with it.
+            let sql = "DELETE FROM submissions WHERE at < $1 \
+                AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = submissions.job) \
+                AND NOT EXISTS (SELECT 1 FROM hooks WHERE hooks.id = submissions.job)";
+            db.query(sql, &[until.into()])?;
             db.query("DELETE FROM workers WHERE seen_at < $1", &[until.into()])?;
             db.query("DELETE FROM audit WHERE at < $1", &[until.into()])?;
             db.query("DELETE FROM deliveries WHERE created_at < $1", &[until.into()])?;
@@ -319,13 +335,9 @@ fn submitted_before(
     wanted: &Submission,
 ) -> Result<Option<Job>, JobsError> {
     let Some((key, body)) = &wanted.idempotency else { return Ok(None) };
-    let sql = "SELECT body, job FROM submissions WHERE tenant = $1 AND key = $2";
-    let rows = db.query(sql, &[(*wanted.tenant).into(), (**key).into()])?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    if row.text(0)? != *body {
-        return Err(JobsError::OtherRequest);
-    }
-    let id = row.text(1)?.parse().map_err(JobsError::Invalid)?;
+    let Some(id) = before(db, &wanted.tenant, key, body)? else { return Ok(None) };
+    // What is no job's is another kind of request's.
+    let id = id.parse().map_err(|_| JobsError::OtherRequest)?;
     find(db, &id).map(Some)
 }
 
@@ -343,14 +355,15 @@ fn quota(db: &mut dyn Connection, wanted: &Submission, now: i64) -> Result<(), J
         Ok::<u64, DatabaseError>(u64::try_from(count).unwrap_or(0))
     };
     let tenant = || Value::from(&*wanted.tenant);
-    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND state IN ('queued', 'running', 'cancelling')";
+    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND parent IS NULL \
+        AND state IN ('queued', 'running', 'cancelling')";
     let (active, limit) = (count(sql, &[tenant()])?, wanted.quota.active);
     if active >= limit {
         return Err(JobsError::Active { active, limit });
     }
     // Ids begin with the time of their submission.
     let since = format!("{:012x}", (now - DAY).max(0));
-    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND id > $2";
+    let sql = "SELECT count(*) FROM jobs WHERE tenant = $1 AND parent IS NULL AND id > $2";
     if count(sql, &[tenant(), since.into()])? >= wanted.quota.daily {
         return Err(JobsError::Daily { limit: wanted.quota.daily });
     }
@@ -430,5 +443,7 @@ pub(super) fn job_of(row: &Row) -> Result<Job, DatabaseError> {
         created_at: row.int(18)?,
         started_at: row.optional_int(19)?,
         finished_at: row.optional_int(20)?,
+        parent: row.optional_text(21)?.map(|text| id(21, text)).transpose()?,
+        parts: row.optional_int(22)?,
     })
 }

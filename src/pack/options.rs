@@ -42,6 +42,8 @@ pub struct PackOptions {
     pub opaque: Opaque,
     /// Whether files that are no whole model are packed all the same; the manifest then says so.
     pub allow_incomplete: bool,
+    /// Whether the artifact gets no name: it is kept only by whoever knows its id, until a collection.
+    pub unnamed: bool,
     /// Asked right before the ref moves.
     pub gate: Option<Gate>,
 }
@@ -100,6 +102,7 @@ impl Default for PackOptions {
             lineage: Lineage::default(),
             opaque: Opaque::default(),
             allow_incomplete: false,
+            unnamed: false,
             gate: None,
         }
     }

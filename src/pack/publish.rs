@@ -21,7 +21,7 @@ use crate::format::page::{Extent, TensorEntry};
 use crate::format::record::ChunkRecord;
 use crate::format::store::{self as paths, ByTensor};
 use crate::format::table::{Entries, Owner};
-use crate::store::{Lease, Store, StoreError, unix_now};
+use crate::store::{Lease, Published, Store, StoreError, unix_now};
 use crate::transport::ObjectPath;
 use crate::trust::signature_path;
 
@@ -84,11 +84,16 @@ impl Packed {
             })?;
             self.new_bytes += ensure(store, lease, &path, &signature).await?;
         }
-        if let Some(gate) = &self.options.gate {
-            gate.pass().await.map_err(PackError::Refused)?;
-        }
-        let published =
-            store.publish(name, tag, id, &self.options.signers, self.options.lifetime).await?;
+        let published = match self.options.unnamed {
+            true => Published { version: 0, expires: 0, replaced: None },
+            false => {
+                if let Some(gate) = &self.options.gate {
+                    gate.pass().await.map_err(PackError::Refused)?;
+                }
+                let (signers, lifetime) = (&self.options.signers, self.options.lifetime);
+                store.publish(name, tag, id, signers, lifetime).await?
+            }
+        };
         // A collection may have run between the look at what exists and the ref.
         for (path, bytes) in &objects {
             self.new_bytes += store.ensure(path, bytes).await?;

@@ -30,6 +30,16 @@ impl Shard {
         (index < count).then_some(Self { index, count })
     }
 
+    /// Which one it is, counted from 0.
+    pub const fn index(self) -> u32 {
+        self.index
+    }
+
+    /// Of how many.
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+
     /// The part of a dimension of `size` that this rank has: floor(i * size / n) up to the next.
     pub fn interval(self, size: u64) -> Range<u64> {
         let border = |i: u32| {

@@ -25,7 +25,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 
 /// The first segments of the studio's paths.
-const OWN: [&str; 23] = [
+const OWN: [&str; 24] = [
     "",
     "compress",
     "optimize",
@@ -49,6 +49,7 @@ const OWN: [&str; 23] = [
     "webhooks",
     "tenants",
     "audit",
+    "lineage",
 ];
 
 /// A studio as what stands in front of an edge.

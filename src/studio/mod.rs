@@ -6,6 +6,7 @@
 
 mod api;
 mod front;
+mod lineage;
 mod notify;
 mod outside;
 mod problem;

@@ -126,6 +126,19 @@ impl Request {
         }
     }
 
+    /// Whether several workers can share it: each weight is made by itself, and lies in a file of safetensors.
+    pub(super) fn has_parts(&self) -> bool {
+        match self {
+            Self::Compress(own) => {
+                let gguf = own.format.as_deref() == Some(Format::Gguf.name());
+                own.recipe().is_ok_and(|recipe| {
+                    !recipe.method.is_calibrated() && recipe.format != Format::Gguf && !gguf
+                })
+            }
+            _ => false,
+        }
+    }
+
     /// How many times smaller the result is likely to be.
     pub(super) fn size_ratio(&self) -> Option<f64> {
         match self {
@@ -279,8 +292,8 @@ impl Compress {
     }
 }
 
-/// The arguments of `tenpak job` for a job's request, with these for every command (store, keys, trust), and servers
-/// (`HOST:PORT`) that may have any address.
+/// The arguments of `tenpak job` for a job's request, with these for every command (store, keys, trust), servers
+/// (`HOST:PORT`) that may have any address, and the manifests of what its parts made.
 ///
 /// # Errors
 /// If the request is none of this version's.
@@ -289,10 +302,12 @@ pub fn arguments(
     request: &Value,
     common: &[String],
     allowed: &[String],
+    made: &[String],
 ) -> Result<Vec<String>, String> {
     let mut request = request.clone();
     let source = request.as_object_mut().and_then(|request| request.remove("source"));
     request.as_object_mut().map(|request| request.remove("traceparent"));
+    let part = request.as_object_mut().and_then(|request| request.remove("part"));
     let parsed = Request::parse(kind, request)?;
     let source = source.as_ref().and_then(Value::as_str).unwrap_or_else(|| parsed.model());
     let mut all = vec!["job".to_owned()];
@@ -301,6 +316,11 @@ pub fn arguments(
     let mut own = parsed.arguments(source).into_iter();
     all.extend(own.next());
     all.extend_from_slice(common);
+    if let Some(part) = part {
+        let number = |field: &str| part[field].as_u64().ok_or("a part without a number");
+        all.push(format!("--share={}/{}", number("number")?, number("of")?));
+    }
+    all.extend(made.iter().map(|manifest| format!("--join={manifest}")));
     all.extend(own);
     Ok(all)
 }
@@ -316,7 +336,7 @@ mod tests {
         let body =
             json!({"model_id": "org/m", "preset": "bnb_nf4", "name": "org/q", "skip": ["lm_head"]});
         let request = Request::parse("compress", body).unwrap().value().unwrap();
-        let all = arguments("compress", &request, &["--store=s".to_owned()], &[]).unwrap();
+        let all = arguments("compress", &request, &["--store=s".to_owned()], &[], &[]).unwrap();
         let expected = [
             "job",
             "--",
@@ -330,8 +350,15 @@ mod tests {
         ];
         assert_eq!(all, expected);
         let body = json!({"finetuned_model": "--json", "base_model": "b", "source": "/x", "traceparent": "00-x"});
-        let all = arguments("delta", &body, &[], &["h:1".to_owned()]).unwrap();
+        let all = arguments("delta", &body, &[], &["h:1".to_owned()], &[]).unwrap();
         assert_eq!(all, ["job", "--allow-private=h:1", "--", "delta", "--base=b", "--", "/x"]);
+        // A part makes its share, and the whole joins what the parts made.
+        let body = json!({"model": "m", "method": "nf4", "part": {"number": 1, "of": 2}});
+        let all = arguments("compress", &body, &[], &[], &[]).unwrap();
+        assert_eq!(all, ["job", "--", "quantize", "--share=1/2", "--method=nf4", "--", "m"]);
+        let body = json!({"model": "m", "method": "nf4"});
+        let all = arguments("compress", &body, &[], &[], &["ab".to_owned()]).unwrap();
+        assert_eq!(all, ["job", "--", "quantize", "--join=ab", "--method=nf4", "--", "m"]);
         let mut request =
             Request::parse("compress", json!({"model": "org/m:v1", "preset": "bnb_nf4"})).unwrap();
         assert_eq!(request.target().unwrap().to_string(), "org/m-bnb_nf4:latest");

@@ -25,6 +25,8 @@ pub struct StudioOptions {
     pub uploads: PathBuf,
     /// How often a job may be claimed.
     pub max_attempts: i64,
+    /// Bytes of a model from which on several workers share a job.
+    pub split: u64,
     /// What may be asked outside.
     pub outside: OutsideOptions,
 }
@@ -38,6 +40,7 @@ pub struct Studio {
     pub(super) allow_paths: Vec<PathBuf>,
     pub(super) uploads: Uploads,
     pub(super) max_attempts: i64,
+    pub(super) split: u64,
     pub(super) outside: Outside,
     pub(super) hubs: OutsideOptions,
     /// Workers of this process, which need not look for what they are told of.
@@ -48,8 +51,15 @@ pub struct Studio {
 impl Studio {
     /// A studio over these jobs and this store, with the workers of this process.
     pub fn new(jobs: Jobs, store: Store, workers: Vec<Worker>, options: StudioOptions) -> Self {
-        let StudioOptions { tokens, trust, allow_paths, uploads, max_attempts, outside: hubs } =
-            options;
+        let StudioOptions {
+            tokens,
+            trust,
+            allow_paths,
+            uploads,
+            max_attempts,
+            split,
+            outside: hubs,
+        } = options;
         let outside = hubs.client();
         let (uploads, open) = (Uploads::new(uploads), OpenOptions { trust, seen: None });
         let started = Instant::now();
@@ -61,11 +71,20 @@ impl Studio {
             allow_paths,
             uploads,
             max_attempts,
+            split,
             outside,
             hubs,
             workers,
             started,
         }
+    }
+
+    /// Reads the token file again; gives the same tokens as an edge's file has them.
+    ///
+    /// # Errors
+    /// If a line is not understood: then those before still count.
+    pub fn renew_tokens(&self, content: &str) -> Result<String, String> {
+        self.tokens.renew(content).map_err(|error| error.to_string())
     }
 
     /// Notes what somebody did. What cannot be noted is logged.

@@ -14,7 +14,7 @@
 //! token stands in the file, and a word that is not understood refuses it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use sha2::{Digest as _, Sha256};
 
@@ -113,10 +113,16 @@ fn allows(globs: Option<&[Glob]>, name: &ArtifactName) -> bool {
 }
 
 /// The tokens of a file; or none, and whoever reaches the server is its operator.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Tokens {
-    by_digest: Option<HashMap<[u8; 32], Arc<Caller>>>,
+    kept: Option<RwLock<Kept>>,
     local: Arc<Caller>,
+}
+
+/// What a file says.
+#[derive(Debug, Default)]
+struct Kept {
+    by_digest: HashMap<[u8; 32], Arc<Caller>>,
     /// The same tokens as an edge reads them.
     edge: String,
 }
@@ -133,7 +139,7 @@ pub struct TokensError {
 impl Tokens {
     /// Without tokens.
     pub fn none() -> Self {
-        Self { by_digest: None, local: Arc::new(Caller::local()), edge: String::new() }
+        Self { kept: None, local: Arc::new(Caller::local()) }
     }
 
     /// Reads a token file.
@@ -141,6 +147,55 @@ impl Tokens {
     /// # Errors
     /// If a line is not understood, or gives a token again.
     pub fn parse(content: &str) -> Result<Self, TokensError> {
+        Ok(Self { kept: Some(RwLock::new(Kept::parse(content)?)), ..Self::none() })
+    }
+
+    /// Reads the file again: what is no longer in it counts no more. Gives the same tokens as an edge's file has them.
+    ///
+    /// # Errors
+    /// If a line is not understood, or gives a token again: then those before still count.
+    pub fn renew(&self, content: &str) -> Result<String, TokensError> {
+        let renewed = Kept::parse(content)?;
+        let edge = renewed.edge.clone();
+        if let Some(kept) = &self.kept {
+            *kept.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        }
+        Ok(edge)
+    }
+
+    fn kept(&self) -> Option<RwLockReadGuard<'_, Kept>> {
+        Some(self.kept.as_ref()?.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a token must be shown.
+    pub const fn are_needed(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The same tokens, as an edge's file has them.
+    pub fn of_edge(&self) -> Option<String> {
+        Some(self.kept()?.edge.clone())
+    }
+
+    /// Whose tokens there are, by their digests' order of no meaning.
+    pub(super) fn callers(&self) -> Vec<Arc<Caller>> {
+        self.kept().map(|kept| kept.by_digest.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Who shows this `Authorization`.
+    pub(super) fn identify(&self, authorization: Option<&str>) -> Option<Arc<Caller>> {
+        let Some(kept) = self.kept() else { return Some(self.local.clone()) };
+        let (kind, token) = authorization?.split_once(' ')?;
+        if !kind.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let digest = <[u8; 32]>::from(Sha256::digest(token.trim()));
+        kept.by_digest.get(digest.as_slice()).cloned()
+    }
+}
+
+impl Kept {
+    fn parse(content: &str) -> Result<Self, TokensError> {
         let (mut by_digest, mut edge) = (HashMap::new(), String::new());
         for (line, text) in (1..).zip(content.lines().map(str::trim)) {
             if text.is_empty() || text.starts_with('#') {
@@ -153,41 +208,7 @@ impl Tokens {
                 return Err(wrong("this token stands in the file before".to_owned()));
             }
         }
-        Ok(Self { by_digest: Some(by_digest), edge, ..Self::none() })
-    }
-
-    /// Whether a token must be shown.
-    pub const fn are_needed(&self) -> bool {
-        self.by_digest.is_some()
-    }
-
-    /// The same tokens, as an edge's file has them.
-    pub fn of_edge(&self) -> Option<&str> {
-        self.are_needed().then_some(&*self.edge)
-    }
-
-    /// The tenants that there are tokens of.
-    pub(super) fn tenants(&self) -> impl Iterator<Item = String> {
-        self.by_digest.iter().flat_map(HashMap::values).map(|caller| caller.tenant.clone())
-    }
-
-    /// The tokens of a tenant.
-    pub(super) fn of_tenant<'a>(
-        &'a self,
-        tenant: &'a str,
-    ) -> impl Iterator<Item = &'a Arc<Caller>> {
-        let all = self.by_digest.iter().flat_map(HashMap::values);
-        all.filter(move |caller| caller.tenant == tenant)
-    }
-
-    /// Who shows this `Authorization`.
-    pub(super) fn identify(&self, authorization: Option<&str>) -> Option<Arc<Caller>> {
-        let Some(by_digest) = &self.by_digest else { return Some(self.local.clone()) };
-        let (kind, token) = authorization?.split_once(' ')?;
-        if !kind.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        by_digest.get(<[u8; 32]>::from(Sha256::digest(token.trim())).as_slice()).cloned()
+        Ok(Self { by_digest, edge })
     }
 }
 

@@ -23,6 +23,15 @@ pub(super) const MAX_BYTES: u64 = 256 << 30;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UploadId(String);
 
+impl UploadId {
+    /// An id that nobody guesses.
+    pub(super) fn new() -> Result<Self, Problem> {
+        let mut noise = [0; ID_DIGITS / 2];
+        getrandom::fill(&mut noise).map_err(|error| failed(std::io::Error::other(error)))?;
+        Ok(Self(noise.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+}
+
 impl FromStr for UploadId {
     type Err = String;
 
@@ -90,13 +99,9 @@ impl Uploads {
         self.folder.join(tenant).join(&id.0)
     }
 
-    /// Begins an upload.
-    pub(super) fn begin(&self, tenant: &str) -> Result<UploadId, Problem> {
-        let mut noise = [0; ID_DIGITS / 2];
-        getrandom::fill(&mut noise).map_err(|error| failed(std::io::Error::other(error)))?;
-        let id = UploadId(noise.iter().map(|byte| format!("{byte:02x}")).collect());
-        fs::create_dir_all(self.of(tenant, &id)).map_err(failed)?;
-        Ok(id)
+    /// Begins an upload; one that is there stays as it is.
+    pub(super) fn begin(&self, tenant: &str, id: &UploadId) -> Result<(), Problem> {
+        fs::create_dir_all(self.of(tenant, id)).map_err(failed)
     }
 
     /// Begins a file of an upload, which must not be there.
@@ -245,7 +250,9 @@ mod tests {
     fn a_file_comes_in_pieces_and_is_whole_at_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let uploads = Uploads::new(folder.path().to_owned());
-        let id = uploads.begin("t").unwrap();
+        let id = UploadId::new().unwrap();
+        uploads.begin("t", &id).unwrap();
+        uploads.begin("t", &id).unwrap();
         assert!(uploads.whole("t", &id).is_err(), "nothing is there");
         uploads.create("t", &id, "a.bin", 5).unwrap();
         assert_eq!(uploads.create("t", &id, "a.bin", 5).unwrap_err().status, 409);

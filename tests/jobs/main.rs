@@ -9,6 +9,8 @@ mod postgres;
 mod company;
 mod cost;
 mod model;
+mod parts;
 mod rules;
+mod tls;
 mod told;
 mod world;

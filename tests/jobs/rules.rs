@@ -94,9 +94,9 @@ fn cancelling_ends_what_waits_and_asks_what_runs(world: &World) {
     jobs.expire().unwrap();
     assert_eq!(get(&jobs, &lost).state, State::Cancelled);
     // What was cancelled is tried again as another job.
-    let again = jobs.retry(&lost.id, Quota::default()).unwrap().job;
+    let again = jobs.retry(&lost.id, Quota::default(), None).unwrap().job;
     assert_eq!((again.state, again.retry_of), (State::Queued, Some(lost.id.clone())));
-    let error = jobs.retry(&again.id, Quota::default()).unwrap_err();
+    let error = jobs.retry(&again.id, Quota::default(), None).unwrap_err();
     assert!(matches!(error, JobsError::NotOver(State::Queued)));
 }
 

@@ -11,9 +11,11 @@ use super::world::{World, get, submit};
 fn ends_are_told_once_each(world: &World) {
     let (jobs, time) = world.set(Policy::default());
     let all = [State::Succeeded, State::Failed, State::Cancelled];
-    let every = jobs.add_hook("a", "https://x/", "whsec_x", &all).unwrap();
-    let failures = jobs.add_hook("a", "https://y/", "whsec_x", &[State::Failed]).unwrap();
-    jobs.add_hook("b", "https://z/", "whsec_x", &all).unwrap();
+    let every = jobs.add_hook("a", "https://x/", "whsec_x", &all, None).unwrap();
+    // Those of one millisecond have no order.
+    time.fetch_add(1, Ordering::SeqCst);
+    let failures = jobs.add_hook("a", "https://y/", "whsec_x", &[State::Failed], None).unwrap();
+    jobs.add_hook("b", "https://z/", "whsec_x", &all, None).unwrap();
     assert_eq!(jobs.hooks("a").unwrap(), [every.clone(), failures.clone()]);
     // One succeeds, one fails, one is cancelled while it waits.
     submit(&jobs, &time, "a", "1");
@@ -107,7 +109,7 @@ fn a_copy_is_the_same_database(from: &World, into: &World) {
     let (_, lease) = jobs.claim("w").unwrap().unwrap();
     jobs.finish(&lease, &Outcome::Succeeded(json!({"x": null}))).unwrap();
     submit(&jobs, &time, "c", "runs");
-    jobs.add_hook("a", "https://x/", "whsec_x", &[State::Failed]).unwrap();
+    jobs.add_hook("a", "https://x/", "whsec_x", &[State::Failed], None).unwrap();
     let (running, held) = jobs.claim("w").unwrap().unwrap();
     let mut copy = Vec::new();
     let rows = jobs.write_copy(&mut copy).unwrap();

@@ -63,6 +63,7 @@ pub fn submission(tenant: &str, key: &str) -> Submission {
         max_attempts: 3,
         idempotency: None,
         retry_of: None,
+        parts: 0,
         quota: Quota::default(),
     }
 }

@@ -11,7 +11,7 @@ fn digest(token: &str) -> String {
     Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn with_tokens(world: &World) -> Served {
+pub fn with_tokens(world: &World) -> Served {
     let line = |token: &str, rest: &str| format!("{token} sha256:{} {rest}\n", digest(token));
     let file = line("alice", "tenant=one role=submitter names=one/* active=2")
         + &line("bob", "tenant=two role=submitter repos=two/*")
@@ -206,4 +206,48 @@ fn the_document_lists_what_there_is() {
         assert!(document["paths"][path].is_object(), "{path}");
     }
     assert_eq!(seen, document["paths"].as_object().unwrap().len());
+}
+
+/// A token that is taken out of the file counts no more at SIGHUP: not at the studio, not at the edge beside it, and
+/// not for a stream that was open.
+#[test]
+fn a_token_is_revoked_during_a_stream() {
+    use std::io::{Read, Write};
+    let world = World::with_models("revoked");
+    let mut studio = with_tokens(&world);
+    as_user(&mut studio, "alice");
+    let wanted = json!({"model": "org/base", "preset": "bnb_nf4", "name": "one/small"});
+    let id = studio.submit("/compress", &wanted);
+    let address = studio.url.trim_start_matches("http://").to_owned();
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let head = format!(
+        "GET /jobs/{id}/events HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer alice\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut seen = vec![0; 1];
+    while !String::from_utf8_lossy(&seen).contains("queued") {
+        let mut piece = [0; 1024];
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&seen));
+        seen.extend(&piece[..read]);
+    }
+    let path = world.folder.join("tokens");
+    let before = std::fs::read_to_string(&path).unwrap();
+    // A file that is wrong changes nothing.
+    std::fs::write(&path, "alice sha256:00 tenant=one role=king\n").unwrap();
+    studio.process.signal("-HUP");
+    assert_eq!(studio.get("/me").status, 200);
+    let rest: Vec<&str> = before.lines().filter(|line| !line.starts_with("alice")).collect();
+    std::fs::write(&path, rest.join("\n")).unwrap();
+    studio.process.signal("-HUP");
+    // The stream ends, and it was not the job that did.
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("event: end"), "{rest}");
+    assert_eq!(studio.get("/me").status, 401);
+    assert_eq!(studio.get("/org/base/resolve/main/config.json").status, 401);
+    as_user(&mut studio, "eve");
+    assert_eq!(studio.get("/me").status, 200);
+    assert_eq!(studio.get("/org/base/resolve/main/config.json").status, 200);
 }

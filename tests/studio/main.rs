@@ -12,12 +12,18 @@ mod postgres;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/run.rs"]
 mod run;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/s3.rs"]
+mod s3;
 
 mod access;
 mod deploy;
+mod described;
 mod flow;
+mod harm;
 mod operations;
 mod page;
+mod parts;
 mod sources;
 mod survive;
 mod webhooks;

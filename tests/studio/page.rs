@@ -57,6 +57,34 @@ fn every_view_is_drawn_in_a_browser() {
     assert!(page.contains("<caption>Workers</caption>"), "{page}");
 }
 
+/// Submit, watch, cancel, retry, compare, download; in the dark, on a narrow screen, with keys alone, with a token.
+/// Nothing of it is a barrier by axe-core's lights, runs out of the window, or makes the browser complain.
+#[test]
+fn a_person_walks_through_every_view() {
+    let mut world = World::with_models("walk");
+    let model = world.slow_model();
+    // A model whose author means harm to whoever looks at it.
+    let evil = "<img src=x onerror=alert(1)>";
+    let mut tensors = super::model::llama(1, 64);
+    tensors[1].0 = format!("{evil}.weight");
+    let folder = super::model::write(&world.folder.join("evil"), &tensors);
+    std::fs::write(folder.join(format!("{evil}.json")), "{}").unwrap();
+    super::run::pack(&world.store, &folder, "org/evil", &["--allow-incomplete"]);
+    let studio = world.serve(&["--allow-path", text(&world.folder)]);
+    world.database = text(&world.folder.join("two.db")).to_owned();
+    let guarded = super::access::with_tokens(&world);
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/studio/walk.py");
+    let output = super::run::python_command()
+        .arg(script)
+        .args([&studio.url, text(&model), &guarded.url, "alice"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(seen.ends_with(" views\n"), "{seen}");
+}
+
 #[test]
 fn the_page_is_complete_in_itself() {
     let world = World::new("whole");

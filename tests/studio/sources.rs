@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::run::{done, pack, text};
+use super::run::{done, pack, python_command, text};
+use super::s3::S3Server;
 use super::world::World;
 
 fn fixture() -> std::path::PathBuf {
@@ -110,4 +111,74 @@ fn no_request_leads_inside() {
     // A folder where the server runs is no artifact.
     let wanted = json!({"model": "fixtures/lm", "preset": "bnb_nf4", "name": "org/x"});
     assert_eq!(studio.post("/compress", &wanted, &[]).status, 404);
+}
+
+/// Puts files under a prefix of a bucket.
+fn put(server: &S3Server, prefix: &str, folder: &std::path::Path) {
+    let script = "import boto3, os, sys
+client = boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='test', aws_secret_access_key='test', \
+region_name='us-east-1')
+for name in os.listdir(sys.argv[3]):
+    client.upload_file(os.path.join(sys.argv[3], name), 'models', f'{sys.argv[2]}/{name}')";
+    let mut put = python_command();
+    put.args(["-c", script, &server.endpoint, prefix, text(folder)]);
+    let output = put.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A real S3 server: a folder of a bucket, its change, and who may not read it.
+#[test]
+fn a_folder_of_a_bucket_is_compressed() {
+    let server = S3Server::start();
+    server.create_bucket("models");
+    put(&server, "org/base", &fixture());
+    let mut world = World::new("bucket");
+    world.environment = server.environment().map(|(name, value)| (name, value.to_owned())).to_vec();
+    let studio = world.serve(&[]);
+    let wanted = json!({"model": "s3://models/org/base", "preset": "bnb_nf4", "name": "org/b"});
+    let job = studio.end(&studio.submit("/compress", &wanted));
+    assert_eq!(job["status"], "succeeded", "{job}");
+    done(&["verify", "org/b", "--store", text(&world.store)]);
+    // The very weights: the same from the folder give the same artifact's tensors.
+    let again = studio.post("/compress", &wanted, &[]);
+    assert_eq!((again.status, &again.json()["cached"]), (200, &json!(true)));
+    let estimate = studio.post("/estimate", &wanted, &[]).json();
+    assert!(estimate["source_bytes"].as_u64() > Some(4_000_000), "{estimate}");
+    // Other weights at the same place are another source.
+    put(&server, "org/base", &fixture().with_file_name("tuned"));
+    let changed = studio.post("/compress", &wanted, &["Prefer: wait=60"]).json();
+    assert_eq!((&changed["status"], changed.get("cached")), (&json!("succeeded"), None));
+    assert_ne!(changed["result"]["manifest"], job["result"]["manifest"]);
+    for (model, status) in [
+        ("s3://models/org/none", 404),
+        ("s3://none/org/base", 422),
+        ("s3://models/../x", 422),
+        ("s3://key:secret@models/org/base", 422),
+    ] {
+        let wanted = json!({"model": model, "preset": "bnb_nf4", "name": "org/x"});
+        let answer = studio.post("/compress", &wanted, &[]);
+        assert_eq!(answer.status, status, "{model}: {}", answer.json());
+        assert!(!answer.json().to_string().contains("test"), "{}", answer.json());
+    }
+    // With tokens, buckets are read only where a token's line says so.
+    world.database = text(&world.folder.join("two.db")).to_owned();
+    let mut studio = super::access::with_tokens(&world);
+    studio.token = Some("alice".to_owned());
+    let wanted = json!({"model": "s3://models/org/base", "preset": "bnb_nf4", "name": "one/b"});
+    assert_eq!(studio.post("/compress", &wanted, &[]).status, 403);
+}
+
+/// A name that leads inside is refused where it is connected to: for models, for webhooks, and behind a redirect.
+#[test]
+fn a_name_that_leads_inside_is_refused_at_the_connection() {
+    let world = World::new("names-inside");
+    let studio = world.serve(&["--workers", "0"]);
+    for host in ["localhost", "LOCALHOST"] {
+        let model = format!("https://{host}:1/m");
+        let wanted = json!({"model": model, "preset": "bnb_nf4", "name": "org/x"});
+        let answer = studio.post("/compress", &wanted, &[]);
+        let detail = answer.json()["detail"].to_string();
+        // Not that nobody listens there: nobody was asked.
+        assert!(answer.status == 422 && detail.contains("private network"), "{host}: {detail}");
+    }
 }

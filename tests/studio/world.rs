@@ -19,6 +19,8 @@ pub struct World {
     pub database: String,
     /// What studios and workers find in their environment.
     pub environment: Vec<(&'static str, String)>,
+    /// KiB that any of their files may have: as on a full disk.
+    pub limit: Option<u32>,
 }
 
 /// A process that ends with this value.
@@ -74,7 +76,7 @@ impl World {
     pub fn new(name: &str) -> Self {
         let folder = fresh_folder(name);
         let (store, database) = (folder.join("store"), text(&folder.join("jobs.db")).to_owned());
-        Self { folder, store, database, environment: Vec::new() }
+        Self { folder, store, database, environment: Vec::new(), limit: None }
     }
 
     /// The same with the trained model and its fine-tune.
@@ -89,7 +91,12 @@ impl World {
     fn start(&self, arguments: &[&str], more: &[&str]) -> (Process, Value) {
         let common = ["--store", text(&self.store), "--database", &self.database, "--json"];
         let log = std::fs::File::create(self.folder.join(format!("log{}", fastrand::u32(..))));
-        let mut child = command(&[arguments, &common, more].concat())
+        let inner = command(&[arguments, &common, more].concat());
+        let mut command = match self.limit {
+            Some(kib) => super::run::limit(&inner, kib),
+            None => inner,
+        };
+        let mut child = command
             .env("TENPAK_LOG", "info")
             .env("HOME", self.folder.join("home"))
             .env_remove("HF_TOKEN")

@@ -47,6 +47,8 @@ fn free_port() -> u16 {
 fn command(program: &str) -> Command {
     let mut command = Command::new(programs().join(program));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    // Not this user's, whose files the server's may not read.
+    command.env("HOME", "/");
     if let Some((user, group)) = user() {
         command.uid(user).gid(group);
     }
@@ -71,6 +73,28 @@ impl Postgres {
         let server = Self::run(&data, port);
         let own = Self { folder, server, port, made: AtomicUsize::new(0) };
         own.wait();
+        own
+    }
+
+    /// Starts a server that answers over TLS alone, with this certificate and key (PEM).
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Self {
+        let mut own = Self::start();
+        let data = own.folder.path().join("data");
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = data.join(name);
+            std::fs::copy(from, &to).expect("a file");
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&to, private).expect("its mode");
+            if let Some((user, group)) = user() {
+                chown(&to, Some(user), Some(group)).expect("another owner");
+            }
+        }
+        std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n")
+            .expect("a file");
+        let mut settings = std::fs::read_to_string(data.join("postgresql.conf")).expect("a file");
+        settings.push_str("\nssl = on\n");
+        std::fs::write(data.join("postgresql.conf"), settings).expect("a file");
+        own.crash();
         own
     }
 
@@ -113,12 +137,18 @@ impl Postgres {
 
     /// Stops it at once, as a loss of power would, and starts it again.
     pub fn crash(&mut self) {
+        self.without(|| {});
+    }
+
+    /// Stops it at once, does something meanwhile, and starts it again.
+    pub fn without(&mut self, meanwhile: impl FnOnce()) {
         // The postmaster's end ends its children before it is waited for: they hold the data's lock.
         let data = self.folder.path().join("data");
         let stopped =
             command("pg_ctl").args(["stop", "-m", "immediate", "-w", "-D"]).arg(&data).status();
         assert!(stopped.expect("pg_ctl").success());
         self.server.wait().expect("its end");
+        meanwhile();
         self.server = Self::run(&data, self.port);
         self.wait();
     }

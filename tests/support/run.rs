@@ -99,6 +99,11 @@ pub fn done(arguments: &[&str]) -> Run {
 
 /// Runs a command that may write no file beyond so many KiB: as on a full disk.
 pub fn limited(inner: &Command, kib: u32) -> Run {
+    Run::of(limit(inner, kib).output().expect("a process"))
+}
+
+/// The same, to be started.
+pub fn limit(inner: &Command, kib: u32) -> Command {
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
     let mut outer = Command::new("sh");
     outer.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
@@ -108,7 +113,7 @@ pub fn limited(inner: &Command, kib: u32) -> Run {
             None => outer.env_remove(name),
         };
     }
-    Run::of(outer.output().expect("a process"))
+    outer
 }
 
 /// `tenpak pack`, which must succeed.

@@ -11,7 +11,7 @@
 //! `anonymous` line nobody reads without a token. A word that is not understood refuses the file.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
@@ -29,7 +29,8 @@ const OPEN: &str = "anyone";
 /// What clients must show. By default nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    tokens: Option<Tokens>,
+    /// What is cloned shares them: they are renewed for all.
+    tokens: Option<Arc<RwLock<Tokens>>>,
     urls: Option<UrlKey>,
 }
 
@@ -82,14 +83,21 @@ impl Access {
     ///
     /// If a line is not understood, or gives a token again.
     pub fn with_tokens(mut self, content: &str) -> Result<Self, SettingError> {
-        let mut tokens = Tokens::default();
-        for (line, text) in (1..).zip(content.lines().map(str::trim)) {
-            if !text.is_empty() && !text.starts_with('#') {
-                tokens.line(text).map_err(|source| SettingError::Tokens { line, source })?;
-            }
-        }
-        self.tokens = Some(tokens);
+        self.tokens = Some(Arc::new(RwLock::new(Tokens::parse(content)?)));
         Ok(self)
+    }
+
+    /// Reads a token file in place of the one before, for every clone: what is no longer in it counts no more.
+    ///
+    /// # Errors
+    ///
+    /// If a line is not understood, or gives a token again: then those before still count.
+    pub fn renew_tokens(&self, content: &str) -> Result<(), SettingError> {
+        let renewed = Tokens::parse(content)?;
+        if let Some(tokens) = &self.tokens {
+            *tokens.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        }
+        Ok(())
     }
 
     /// Lets URLs in that this key signed.
@@ -118,6 +126,7 @@ impl Access {
         let Some(tokens) = &self.tokens else {
             return Ok(Who { name: OPEN.to_owned(), kind: Kind::Open });
         };
+        let tokens = tokens.read().unwrap_or_else(PoisonError::into_inner);
         let anonymous = || {
             let kind = tokens.anonymous.clone().map_or(Kind::Nobody, Kind::Granted);
             Who { name: "anonymous".to_owned(), kind }
@@ -140,6 +149,16 @@ impl Access {
 }
 
 impl Tokens {
+    fn parse(content: &str) -> Result<Self, SettingError> {
+        let mut tokens = Self::default();
+        for (line, text) in (1..).zip(content.lines().map(str::trim)) {
+            if !text.is_empty() && !text.starts_with('#') {
+                tokens.line(text).map_err(|source| SettingError::Tokens { line, source })?;
+            }
+        }
+        Ok(tokens)
+    }
+
     fn line(&mut self, line: &str) -> Result<(), TokenError> {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap_or_default().to_owned();

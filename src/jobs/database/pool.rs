@@ -8,9 +8,12 @@ use super::sqlite::Sqlite;
 use crate::jobs::error::DatabaseError;
 
 /// The schema that this version reads and writes.
-pub(in crate::jobs) const SCHEMA: i64 = 2;
-const MIGRATIONS: [&str; SCHEMA as usize] =
-    [include_str!("../sql/schema-1.sql"), include_str!("../sql/schema-2.sql")];
+pub(in crate::jobs) const SCHEMA: i64 = 3;
+const MIGRATIONS: [&str; SCHEMA as usize] = [
+    include_str!("../sql/schema-1.sql"),
+    include_str!("../sql/schema-2.sql"),
+    include_str!("../sql/schema-3.sql"),
+];
 
 /// Where a database is.
 #[derive(Debug, Clone, PartialEq, Eq)]

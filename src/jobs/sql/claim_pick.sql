@@ -3,7 +3,7 @@ SELECT job.id, job.tenant
 FROM tenants AS tenant
 JOIN jobs AS job ON job.id = (
     SELECT waiting.id FROM jobs AS waiting
-    WHERE waiting.tenant = tenant.name AND waiting.state = 'queued' AND waiting.run_at <= $1
+    WHERE waiting.tenant = tenant.name AND waiting.state = 'queued' AND waiting.run_at <= $1 AND waiting.waits IS NULL
     ORDER BY waiting.priority DESC, waiting.created_at, waiting.id
     LIMIT 1
 )

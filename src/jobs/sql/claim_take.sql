@@ -4,4 +4,4 @@ SET state = 'running', epoch = epoch + 1, attempts = attempts + 1, worker = $2, 
     started_at = coalesce(started_at, $4), events = events + 1
 WHERE id = $1 AND state = 'queued'
 RETURNING id, tenant, kind, key, request, priority, state, attempts, max_attempts, epoch, worker, lease_until, run_at,
-    progress, result, error, retry_of, events, created_at, started_at, finished_at
+    progress, result, error, retry_of, events, created_at, started_at, finished_at, parent, parts

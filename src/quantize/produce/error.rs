@@ -18,6 +18,9 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProduceError {
+    /// A calibrated method makes each layer from what came before it.
+    #[error("a method that is calibrated has no shares: one worker makes all of its layers")]
+    Share,
     /// Numbers of a recipe that do not go together.
     #[error(transparent)]
     Recipe(#[from] RecipeError),

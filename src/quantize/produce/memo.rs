@@ -80,10 +80,10 @@ pub(super) struct Memo {
 }
 
 impl Memo {
-    /// Gathers what is known. What cannot be read is as if it were not there: it costs time, not bytes.
+    /// Gathers what is known; whoever calls vouches for `shares`. What cannot be read is as if it were not there: it costs time, not bytes.
     pub(super) fn open(
         store: &Store,
-        trust: &TrustSet,
+        (trust, shares): (&TrustSet, &[ManifestId]),
         recipe: ContentDigest,
         runtime: &Handle,
     ) -> Result<Self, ProduceError> {
@@ -98,7 +98,8 @@ impl Memo {
         let ids = runtime.block_on(trusted(store, trust, recipe));
         let mut seen = HashSet::new();
         let mut known = Vec::new();
-        for id in record.artifacts.iter().rev().copied().chain(ids).filter(|id| seen.insert(*id)) {
+        let own = record.artifacts.iter().rev().copied();
+        for id in shares.iter().copied().chain(own).chain(ids).filter(|id| seen.insert(*id)) {
             known.extend(runtime.block_on(Known::read(store, id, recipe)));
         }
         let (store, runtime) = (store.clone(), runtime.clone());
@@ -201,9 +202,13 @@ impl Memo {
         self.record.note(key, layer, tensors);
     }
 
-    /// Notes the artifact that a run completed, and tells other writers of it.
+    /// Notes the artifact that a run completed.
     pub(super) fn complete(&mut self, manifest: ManifestId) {
         self.record.complete(manifest, MAX_ARTIFACTS);
+    }
+
+    /// Tells other writers of it.
+    pub(super) fn tell(&self, manifest: ManifestId) {
         let path = paths::by_recipe(self.recipe, manifest);
         let hint = paths::ByRecipe::new(manifest).to_bytes();
         if let Ok(hint) = hint {

@@ -27,6 +27,7 @@ mod quantize;
 mod recipe;
 mod record;
 mod recorded;
+mod share;
 mod size;
 mod solvers;
 mod statistics;

@@ -13,7 +13,7 @@ use super::config;
 use super::gguf::{self, Family};
 use super::header::{self, Entry};
 use super::layers::{Kind, Skip, kind};
-use super::method::{announce, block};
+use super::method::{Announced, announce, block};
 use super::outline::{Bits, Content, From, Layers, Plan, Quantized, Remade};
 use super::products::{FILE as PRODUCTS, Key, Product};
 use super::recipe::{Format, Method, Recipe};
@@ -153,6 +153,24 @@ fn bits_of(recipe: &Recipe, bits: &Bits, weight: &str) -> Result<u32, ProduceErr
     bits.get(layer).copied().ok_or_else(|| ProduceError::NotRun(weight.to_owned()))
 }
 
+/// What each weight becomes.
+pub(super) fn announced(
+    checkpoint: &ModelSource,
+    layers: &Layers,
+    recipe: &Recipe,
+) -> Result<Vec<Vec<Announced>>, ProduceError> {
+    let one = |own: &Quantized| {
+        let tensor = &checkpoint.tensors()[own.tensor];
+        let [rows, columns] = *tensor.shape.dims() else {
+            return Err(ProduceError::Defect(tensor.name.clone()));
+        };
+        let recipe = own.recipe(recipe);
+        let becomes = announce(&recipe, own.float, [rows, columns], own.state);
+        becomes.map_err(ProduceError::layer(&tensor.name))
+    };
+    layers.quantized.iter().map(one).collect()
+}
+
 /// Plans the result. `products` is the file that says what was produced.
 pub(super) fn plan(
     checkpoint: &ModelSource,
@@ -160,16 +178,9 @@ pub(super) fn plan(
     recipe: &Recipe,
     products: Vec<u8>,
 ) -> Result<Plan, ProduceError> {
-    let mut announced = Vec::with_capacity(layers.quantized.len());
+    let announced = announced(checkpoint, layers, recipe)?;
     let mut by_tensor = vec![None; checkpoint.tensors().len()];
     for (at, own) in layers.quantized.iter().enumerate() {
-        let tensor = &checkpoint.tensors()[own.tensor];
-        let [rows, columns] = *tensor.shape.dims() else {
-            return Err(ProduceError::Defect(tensor.name.clone()));
-        };
-        let recipe = own.recipe(recipe);
-        let becomes = announce(&recipe, own.float, [rows, columns], own.state);
-        announced.push(becomes.map_err(ProduceError::layer(&tensor.name))?);
         by_tensor[own.tensor] = Some(at);
     }
     let remade: HashMap<usize, usize> =
@@ -244,14 +255,14 @@ pub(super) fn list(
     checkpoint: &ModelSource,
     [weights, vectors]: &[Vec<Key>; 2],
 ) -> Result<Vec<Product>, ProduceError> {
-    let planned = plan(checkpoint, layers, recipe, Vec::new())?;
+    let announced = announced(checkpoint, layers, recipe)?;
     let weight = |((own, becomes), key): ((&Quantized, &Vec<_>), &Key)| {
         let name = |(end, _, _): &(&str, _, _)| format!("{}.{end}", own.layer);
         Product { key: *key, tensors: becomes.iter().map(name).collect() }
     };
     let vector =
         |(own, key): (&Remade, &Key)| Product { key: *key, tensors: vec![own.name.clone()] };
-    let all = layers.quantized.iter().zip(&planned.products).zip(weights).map(weight);
+    let all = layers.quantized.iter().zip(&announced).zip(weights).map(weight);
     Ok(all.chain(layers.remade.iter().zip(vectors).map(vector)).collect())
 }
 

@@ -13,12 +13,14 @@ use super::outline::{Bits, Layers, Quantized};
 use super::plan;
 use super::products;
 use super::recipe::{ActOrder, Recipe};
+use super::share;
 use super::survey::{self, Digests, Surveyed};
 use super::{ProduceError, TOOL, VERSION, known};
-use crate::format::id::ContentDigest;
+use crate::format::id::{ContentDigest, ManifestId};
 use crate::format::name::{ArtifactName, Tag};
 use crate::pack::{Lineage, PackError, PackOptions, PackReport, pack_inputs};
 use crate::quantize::source::ModelSource;
+use crate::schedule::shard::Shard;
 use crate::store::Store;
 
 /// How to quantize.
@@ -31,14 +33,19 @@ pub struct QuantizeOptions {
     pub skip: Vec<String>,
     /// Bits by layer, if the recipe says what they are on average.
     pub bits: Bits,
+    /// Only this share of the weights, for whoever joins the shares: the result has no name, and is no model.
+    pub share: Option<Shard>,
+    /// Shares that others made of this model, for which whoever calls vouches.
+    pub shares: Vec<ManifestId>,
     /// How the result is packed; its lineage is filled in here.
     pub pack: PackOptions,
 }
 
 impl QuantizeOptions {
     /// Quantizes every layer alike, and packs as `pack` says.
-    pub const fn new(recipe: Recipe, pack: PackOptions) -> Self {
-        Self { recipe, skip: Vec::new(), bits: Bits::new(), pack }
+    pub fn new(recipe: Recipe, pack: PackOptions) -> Self {
+        let (skip, shares) = (Vec::new(), Vec::new());
+        Self { recipe, skip, bits: Bits::new(), share: None, shares, pack }
     }
 }
 
@@ -76,7 +83,7 @@ pub fn quantize(
     runtime: &Handle,
     events: &dyn Events,
 ) -> Result<QuantizeReport, ProduceError> {
-    let QuantizeOptions { recipe, skip, bits, pack: mut options } = options;
+    let QuantizeOptions { recipe, skip, bits, share, shares, pack: mut options } = options;
     recipe.check()?;
     let patterns = Skip::new(&skip)?;
     layers::check_source(checkpoint)?;
@@ -84,13 +91,24 @@ pub fn quantize(
     let digest = products::recipe_digest(&recipe)?;
     // Shapes first: whatever does not fit is said before anything is read.
     plan::plan(checkpoint, &layers, &recipe, Vec::new())?;
+    if let Some(share) = share {
+        if recipe.method.is_calibrated() {
+            return Err(ProduceError::Share);
+        }
+        let tensors = checkpoint.tensors();
+        share::keep(&mut layers, share, |at| {
+            let tensor = tensors.get(at);
+            tensor.and_then(|own| own.shape.byte_len(own.dtype)).unwrap_or(0)
+        });
+        options.unnamed = true;
+    }
     let digests = Digests::new(checkpoint, options.threads);
     if recipe.method.is_calibrated() {
         let named = digests.of_all()?.into_iter().zip(checkpoint.tensors());
         let named: Vec<_> = named.map(|(digest, tensor)| (&*tensor.name, digest)).collect();
         solver.sources(&named, &layers.kept);
     }
-    let mut memo = Memo::open(store, &options.trust, digest, runtime)?;
+    let mut memo = Memo::open(store, (&options.trust, &shares), digest, runtime)?;
     let surveyed = survey::survey(checkpoint, &layers, &recipe, &digests, &memo, solver)?;
     survey::look(checkpoint, &mut layers, &recipe, &surveyed.weights, options.threads)?;
     runtime.block_on(store.create())?;
@@ -98,10 +116,17 @@ pub fn quantize(
     let keys = |all: &[Surveyed]| all.iter().map(|own| own.key).collect::<Vec<_>>();
     let keys = [keys(&surveyed.weights), keys(&surveyed.vectors)];
     let listed = plan::list(&layers, &recipe, checkpoint, &keys)?;
-    let plan = plan::plan(checkpoint, &layers, &recipe, products::write(listed, digest)?)?;
+    let listed = products::write(listed, digest)?;
+    let plan = match share {
+        None => plan::plan(checkpoint, &layers, &recipe, listed)?,
+        Some(_) => share::plan(&layers, plan::announced(checkpoint, &layers, &recipe)?, listed)?,
+    };
     let mut quantization = lineage(&recipe, &skip, digest)?;
     if let Some(was) = checkpoint.was() {
         quantization.insert("dequantized_from".to_owned(), was.into());
+    }
+    if let Some(share) = share {
+        quantization.insert("share".to_owned(), share.to_string().into());
     }
     options.lineage = Lineage {
         quantization: Some(quantization.clone()),
@@ -136,6 +161,9 @@ pub fn quantize(
         }
     };
     memo.complete(packed.manifest);
+    if share.is_none() {
+        memo.tell(packed.manifest);
+    }
     let average_bits = average(checkpoint, &layers);
     let kept = layers.kept;
     Ok(QuantizeReport { packed, computed, linked, kept, left_out, average_bits, quantization })

@@ -3,13 +3,9 @@
 use axum::Json;
 use serde_json::{Map, Value, json};
 
-use crate::quantize::produce::PRESETS;
+use super::links::{id_of, links};
+use super::schemas::{reference, schemas};
 
-/// The methods of quantization that take no more than their own settings.
-const METHODS: [&str; 18] = [
-    "nf4", "int8", "fp8", "mxfp4", "nvfp4", "rtn", "gptq", "awq", "hqq", "q4_0", "q8_0", "q2_k",
-    "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
-];
 /// Bytes of a file that an upload may have.
 const MAX_UPLOAD: u64 = crate::studio::uploads::MAX_BYTES;
 
@@ -61,6 +57,13 @@ const ROUTES: &[Route] = &[
         "What another artifact has other than it",
         None,
         ("200", "Object"),
+    ),
+    (
+        "get",
+        "/lineage/{name}",
+        "What an artifact was made from, as a drawing",
+        None,
+        ("200", "Drawing"),
     ),
     ("post", "/uploads", "Begin an upload", None, ("201", "Object")),
     ("get", "/uploads/{id}", "An upload that is complete", None, ("200", "Object")),
@@ -146,7 +149,7 @@ fn operation(
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
             let schema = match name {
-                "file" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$"}),
+                "file" => json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"}),
                 _ => json!({"type": "string"}),
             };
             json!({"name": name, "in": "path", "required": true, "schema": schema})
@@ -156,7 +159,9 @@ fn operation(
         parameters
             .push(json!({"name": name, "in": "header", "required": required, "schema": schema}));
     };
-    if matches!(body, Some("Compress" | "Optimize" | "Delta")) {
+    if matches!(body, Some("Compress" | "Optimize" | "Delta" | "Webhook"))
+        || (method == "post" && matches!(path, "/uploads" | "/jobs/{id}/retry"))
+    {
         header(
             "Idempotency-Key",
             false,
@@ -166,7 +171,7 @@ fn operation(
     if matches!(body, Some("Compress" | "Optimize" | "Delta"))
         || matches!(path, "/jobs/{id}" | "/status/{id}" | "/jobs/{id}/retry")
     {
-        header("Prefer", false, json!({"type": "string", "examples": ["wait=30"]}));
+        header("Prefer", false, json!({"type": "string", "examples": ["respond-async"]}));
     }
     if matches!(path, "/jobs/{id}" | "/status/{id}") {
         header("If-None-Match", false, json!({"type": "string"}));
@@ -193,7 +198,10 @@ fn operation(
         query("cursor", json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}));
         query("limit", json!({"type": "integer", "minimum": 1, "maximum": 200}));
     }
-    let answer = content(schema, summary);
+    let mut answer = content(schema, summary);
+    if let Some(links) = links(method, path, schema) {
+        answer["links"] = links;
+    }
     let mut responses = json!({"default": {
         "description": "Why it is not so (RFC 9457)",
         "content": {"application/problem+json": {"schema": reference("Problem")}},
@@ -205,8 +213,7 @@ fn operation(
     if matches!(path, "/jobs/{id}" | "/status/{id}") {
         responses["304"] = json!({"description": "It is as it was"});
     }
-    let mut operation =
-        json!({"summary": summary, "parameters": parameters, "responses": responses});
+    let mut operation = json!({"operationId": id_of(method, path), "summary": summary, "parameters": parameters, "responses": responses});
     match body {
         // No bytes are a piece, too.
         Some("Bytes") => {
@@ -221,70 +228,19 @@ fn operation(
     operation
 }
 
-fn reference(schema: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{schema}")})
-}
-
 fn content(schema: &str, summary: &str) -> Value {
     let kind = match schema {
         "" => return json!({"description": summary}),
         "Text" => "text/plain",
         "Page" => "text/html",
+        "Drawing" => "image/svg+xml",
         "Events" => "text/event-stream",
         _ => "application/json",
     };
     let schema = match schema {
-        "Text" | "Events" | "Page" => json!({"type": "string"}),
+        "Text" | "Events" | "Page" | "Drawing" => json!({"type": "string"}),
         "Object" => json!({"type": "object"}),
         schema => reference(schema),
     };
     json!({"description": summary, "content": {kind: {"schema": schema}}})
-}
-
-fn schemas() -> Value {
-    let text = json!({"type": "string", "minLength": 1, "maxLength": 512});
-    let segment = "[A-Za-z0-9][A-Za-z0-9_-]{0,60}";
-    let name = json!({"type": "string", "pattern": format!("^{segment}(/{segment})?$")});
-    let number = json!({"type": "number", "minimum": 0, "maximum": 1e6});
-    let priority = json!({"type": "integer", "minimum": -9, "maximum": 9});
-    let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
-    let maybe = |kind: &str| json!({"type": [kind, "null"]});
-    json!({
-        "Compress": {"type": "object", "required": ["model"], "oneOf": [{"required": ["preset"]}, {"required": ["method"]}], "additionalProperties": false, "properties": {
-            "model": text, "name": name, "preset": {"enum": presets}, "method": {"enum": METHODS}, "bits": {"type": "integer"},
-            "group_size": {"type": "integer"}, "format": text, "skip": {"type": "array", "items": text},
-            "priority": priority,
-        }},
-        "Optimize": {"type": "object", "required": ["model"], "additionalProperties": false, "properties": {
-            "model": text, "name": name, "max_ppl_delta": number, "max_latency_ms": number,
-            "min_compression": number, "hardware": text, "priority": priority,
-        }},
-        "Delta": {"type": "object", "required": ["model", "base"], "additionalProperties": false, "properties": {
-            "model": text, "base": text, "name": name, "method": {"enum": ["lossless", "sparse_int8", "uniform"]}, "priority": priority,
-        }},
-        "Estimate": {"type": "object", "required": ["model"], "properties": {
-            "kind": {"enum": crate::studio::request::KINDS}, "model": text, "base": text, "name": name, "preset": {"enum": presets},
-        }},
-        "Webhook": {"type": "object", "required": ["url"], "additionalProperties": false, "properties": {
-            "url": {"type": "string", "maxLength": 2048, "pattern": "^https://"},
-            "events": {"type": "array", "minItems": 1, "maxItems": 3, "items": {"enum": ["job.succeeded", "job.failed", "job.cancelled"]}},
-        }},
-        "Status": {"enum": crate::jobs::State::ALL},
-        "Job": {"type": "object", "required": ["id", "kind", "status", "created_at", "urls"], "properties": {
-            "id": {"type": "string"}, "kind": {"type": "string"}, "status": reference("Status"),
-            "tenant": {"type": "string"}, "request": {"type": "object"}, "priority": {"type": "integer"},
-            "created_at": {"type": "string"}, "started_at": maybe("string"), "finished_at": maybe("string"),
-            "estimated_finish": maybe("string"), "progress": maybe("object"), "attempts": {"type": "integer"},
-            "max_attempts": {"type": "integer"}, "worker": maybe("string"), "result": maybe("object"),
-            "error": maybe("string"), "retry_of": maybe("string"), "events": {"type": "integer"},
-            "urls": {"type": "object"},
-        }},
-        "Jobs": {"type": "object", "required": ["jobs", "next_cursor"], "properties": {
-            "jobs": {"type": "array", "items": reference("Job")}, "next_cursor": maybe("string"),
-        }},
-        "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
-            "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
-            "detail": {"type": "string"},
-        }},
-    })
 }

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures_util::stream;
 
 use super::asking::{Asking, Named, Segment, Shared};
-use crate::jobs::{Event, JobId};
+use crate::jobs::{Event, Job};
 use crate::studio::problem::Problem;
 use crate::studio::state::Studio;
 
@@ -23,7 +24,9 @@ const AT_ONCE: usize = 100;
 
 struct Following {
     studio: Arc<Studio>,
-    id: JobId,
+    /// What was shown: it is looked at as long as the stream lasts.
+    shown: Option<String>,
+    job: Job,
     after: i64,
     said: Instant,
     over: bool,
@@ -44,7 +47,8 @@ pub(super) async fn stream(
                 .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "Last-Event-ID: a number"))?
         }
     };
-    let following = Following { studio, id: job.id, after, said: Instant::now(), over: false };
+    let shown = headers.get(AUTHORIZATION).and_then(|shown| shown.to_str().ok()).map(str::to_owned);
+    let following = Following { studio, shown, job, after, said: Instant::now(), over: false };
     let body = Body::from_stream(stream::unfold(following, next));
     let mut answer = Response::new(body);
     let kind = axum::http::HeaderValue::from_static("text/event-stream");
@@ -55,7 +59,12 @@ pub(super) async fn stream(
 /// The next piece of a stream, which ends with the job.
 async fn next(mut own: Following) -> Option<(Result<String, std::convert::Infallible>, Following)> {
     while !own.over {
-        let (id, after) = (own.id.clone(), own.after);
+        // A token that counts no more ends the stream: who comes back is told.
+        let caller = own.studio.tokens.identify(own.shown.as_deref());
+        if !caller.is_some_and(|caller| caller.sees(&own.job.tenant)) {
+            return None;
+        }
+        let (id, after) = (own.job.id.clone(), own.after);
         let look = own.studio.jobs(move |jobs| {
             // The job first: the events that led to its end are then there.
             let over = jobs.get(&id)?.state.is_final();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::asking::{Asking, Named, Segment, Shared};
 use super::shown::{date, shown};
 use super::submit;
-use crate::jobs::{Filter, State as JobState};
+use crate::jobs::{Filter, Job, State as JobState};
 use crate::studio::problem::Problem;
 use crate::studio::request::KINDS;
 use crate::studio::tokens::Role;
@@ -73,7 +73,13 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     let job = asking.job(&studio, &id).await?;
     let job = submit::wait(&studio, &headers, job).await?;
-    let body = shown(&job).to_string();
+    let mut body = shown(&job);
+    if job.parts.is_some() {
+        let id = job.id.clone();
+        let parts = studio.jobs(move |jobs| jobs.parts(&id)).await?;
+        body["parts"] = parts.iter().map(shown_part).collect();
+    }
+    let body = body.to_string();
     let tag = format!("\"{}\"", &blake3::hash(body.as_bytes()).to_hex()[..32]);
     let known = headers.get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
     if known.is_some_and(|tags| {
@@ -83,6 +89,12 @@ pub(super) async fn one(
     }
     let kind = "application/json";
     Ok(([(ETAG, tag.as_str()), (axum::http::header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// A part of a job, as it is shown with the whole.
+fn shown_part(part: &Job) -> Value {
+    json!({"id": part.id, "status": part.state, "progress": part.progress, "attempts": part.attempts,
+        "worker": part.worker})
 }
 
 pub(super) async fn cancel(

@@ -44,7 +44,9 @@ pub(super) async fn tenants(
     operator(&asking)?;
     let of_jobs = studio.jobs(|jobs| jobs.tenants()).await?;
     let mut names: Vec<String> = of_jobs.iter().map(|tenant| tenant.tenant.clone()).collect();
-    names.extend(studio.tokens.tenants());
+    let mut callers = studio.tokens.callers();
+    callers.sort_by(|one, other| one.name.cmp(&other.name));
+    names.extend(callers.iter().map(|caller| caller.tenant.clone()));
     names.sort();
     names.dedup();
     let shown = names.iter().map(|name| {
@@ -52,7 +54,7 @@ pub(super) async fn tenants(
         let jobs = jobs.into_iter().flat_map(|tenant| &tenant.jobs);
         let jobs: Map<String, Value> =
             jobs.map(|(state, count)| (state.to_string(), (*count).into())).collect();
-        let tokens: Vec<Value> = studio.tokens.of_tenant(name).map(|caller| json!({
+        let tokens: Vec<Value> = callers.iter().filter(|caller| caller.tenant == *name).map(|caller| json!({
             "name": caller.name, "role": caller.role.name(), "running": caller.quota.running,
             "active": caller.quota.active, "daily": caller.quota.daily,
         })).collect();

@@ -17,6 +17,10 @@ pub(super) async fn style() -> Response {
     ([(CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("../page/style.css")).into_response()
 }
 
+pub(super) async fn icon() -> Response {
+    ([(CONTENT_TYPE, "image/svg+xml")], include_str!("../page/icon.svg")).into_response()
+}
+
 pub(super) async fn docs() -> Response {
     ([(CONTENT_TYPE, "text/html; charset=utf-8")], include_str!("../page/docs.html"))
         .into_response()

@@ -6,7 +6,8 @@ use axum::routing::{any, get, post};
 
 use super::asking::Shared;
 use super::{
-    artifacts, document, estimate, events, jobs, operators, page, submit, system, uploads, webhooks,
+    artifacts, document, estimate, events, jobs, lineage, operators, page, submit, system, uploads,
+    webhooks,
 };
 use crate::studio::problem::Problem;
 
@@ -26,6 +27,7 @@ pub(in crate::studio) fn router(studio: Shared) -> Router {
         .route("/jobs/{id}/log", get(jobs::log))
         .route("/artifacts", get(artifacts::list))
         .route("/artifacts/{*name}", get(artifacts::one))
+        .route("/lineage/{*name}", get(lineage::draw))
         .route("/uploads", post(uploads::begin))
         .route("/uploads/{id}", get(uploads::whole).delete(uploads::remove))
         .route(
@@ -50,6 +52,7 @@ pub(in crate::studio) fn router(studio: Shared) -> Router {
         .route("/", get(page::index))
         .route("/studio/app.js", get(page::script))
         .route("/studio/style.css", get(page::style))
+        .route("/studio/icon.svg", get(page::icon))
         .route("/docs", get(page::docs))
         .route("/studio/docs.js", get(page::docs_script))
         .fallback(any(absent))

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::asking::{Asking, Shared, json as json_of};
 use super::shown::shown;
 use crate::format::name::ArtifactSpec;
-use crate::jobs::{Job, Submission};
+use crate::jobs::{Job, Key, MAX_PARTS, Submission};
 use crate::store::artifact::Artifact;
 use crate::studio::problem::Problem;
 use crate::studio::request::Request;
@@ -80,6 +80,7 @@ async fn submit(
         Some(base) => Some(source::artifact(studio, caller, base).await?.digest),
         None => None,
     };
+    let parts = parts(studio, &request, model.bytes).await?;
     let mut value = request.value().map_err(Problem::invalid)?;
     let key = key(&request, &value, &model.digest, base.as_deref(), &target);
     if model.argument != request.model()
@@ -103,6 +104,7 @@ async fn submit(
         max_attempts: studio.max_attempts,
         idempotency,
         retry_of: None,
+        parts,
         quota: caller.quota,
     };
     if submission.idempotency.is_none()
@@ -118,6 +120,18 @@ async fn submit(
     let job = wait(studio, &headers, submitted.job).await?;
     let status = if job.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &job, json!({"joined": joined})))
+}
+
+/// In how many parts a job is done: as many as there are workers, where each has enough to do.
+async fn parts(studio: &Shared, request: &Request, bytes: u64) -> Result<u32, Problem> {
+    // A part has at least half of what is split.
+    let most = bytes.saturating_mul(2) / studio.split.max(1);
+    if !request.has_parts() || bytes < studio.split || most < 2 {
+        return Ok(0);
+    }
+    let workers = studio.jobs(|jobs| jobs.workers()).await?.len() as u64;
+    let parts = most.min(workers).min(MAX_PARTS.into());
+    Ok(if parts < 2 { 0 } else { u32::try_from(parts).unwrap_or(0) })
 }
 
 /// What only one active job is for: the recipe, what is read, and what is written.
@@ -155,11 +169,12 @@ async fn cached(
     Ok(there.filter(|there| made == Some(&there.id().to_string())).map(|_| job))
 }
 
-fn idempotency(
+/// The Idempotency-Key of a request, and a digest of what it asks.
+pub(super) fn idempotency(
     headers: &HeaderMap,
     kind: &str,
     body: &[u8],
-) -> Result<Option<(String, String)>, Problem> {
+) -> Result<Option<Key>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
     let key = key.ok_or_else(|| {
@@ -208,7 +223,8 @@ pub(super) async fn retry(
     job: &Job,
 ) -> Result<Response, Problem> {
     let (id, quota) = (job.id.clone(), caller.quota);
-    let submitted = studio.jobs(move |jobs| jobs.retry(&id, quota)).await?;
+    let key = idempotency(headers, "retry", id.as_str().as_bytes())?;
+    let submitted = studio.jobs(move |jobs| jobs.retry(&id, quota, key)).await?;
     studio.workers.iter().for_each(crate::jobs::Worker::wake);
     let joined = submitted.joined;
     let job = wait(studio, headers, submitted.job).await?;

@@ -1,5 +1,7 @@
 //! Uploads over HTTP: as tus 1.0 has them, each file under a name of its own.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
@@ -9,8 +11,13 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::asking::{Asking, Named, Segment, Shared};
+use super::submit::idempotency;
+use crate::jobs::JobsError;
 use crate::studio::problem::Problem;
 use crate::studio::uploads::{Offset, UploadId, Uploads};
+
+/// How long a client may be silent while it sends.
+const SILENCE: Duration = Duration::from_secs(15);
 
 type File = Named<(String, String)>;
 
@@ -36,8 +43,19 @@ fn told(status: StatusCode, there: Offset) -> Response {
 pub(super) async fn begin(
     State(studio): State<Shared>,
     asking: Asking,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = studio.uploads.begin(&asking.submits()?.tenant)?;
+    let tenant = asking.submits()?.tenant.clone();
+    let mut id = UploadId::new()?;
+    if let Some(key) = idempotency(&headers, "upload", b"")? {
+        let (tenant, wanted) = (tenant.clone(), id.to_string());
+        let before = studio.jobs(move |jobs| jobs.keyed(&tenant, &key, &wanted)).await?;
+        if let Some(before) = before {
+            let wrong = |_| Problem::from(JobsError::OtherRequest);
+            id = before.parse().map_err(wrong)?;
+        }
+    }
+    studio.uploads.begin(&tenant, &id)?;
     let body = json!({"id": id.to_string(), "source": format!("upload:{id}")});
     Ok((StatusCode::CREATED, [(LOCATION, format!("/uploads/{id}"))], Json(body)).into_response())
 }
@@ -76,7 +94,8 @@ pub(super) async fn append(
     let mut left = there.length - there.offset;
     let mut body = request.into_body().into_data_stream();
     // What has arrived stays, also where the rest does not come.
-    while let Some(Ok(piece)) = body.next().await {
+    // So does it where a client falls silent: it goes on later from there, and holds nobody up.
+    while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, body.next()).await {
         left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "these are more bytes than the file has")
         })?;

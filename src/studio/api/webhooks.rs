@@ -11,6 +11,7 @@ use url::Url;
 
 use super::asking::{Asking, Named, Segment, Shared, json as json_of};
 use super::shown::date;
+use super::submit::idempotency;
 use crate::jobs::{Delivery, Hook, State as JobState};
 use crate::studio::notify::new_secret;
 use crate::studio::problem::Problem;
@@ -59,7 +60,9 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Problem> {
     let caller = asking.submits()?;
-    let (body, _) = json_of(request).await?;
+    let headers = request.headers().clone();
+    let (body, bytes) = json_of(request).await?;
+    let key = idempotency(&headers, "webhook", &bytes)?;
     let wanted: Wanted = serde_json::from_value(body).map_err(Problem::invalid)?;
     let url = Url::parse(&wanted.url).ok().filter(|_| wanted.url.len() <= MAX_URL);
     let url = url.ok_or_else(|| Problem::invalid("url: expected https://HOST/..."))?;
@@ -77,13 +80,14 @@ pub(super) async fn create(
     };
     let secret =
         new_secret().map_err(|why| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why))?;
-    let (tenant, shown_secret, address) =
-        (caller.tenant.clone(), secret.clone(), String::from(url));
-    let hook = studio.jobs(move |jobs| jobs.add_hook(&tenant, &address, &secret, &states)).await?;
+    let (tenant, address) = (caller.tenant.clone(), String::from(url));
+    let adding =
+        studio.jobs(move |jobs| jobs.add_hook(&tenant, &address, &secret, &states, key.as_ref()));
+    let hook = adding.await?;
     studio.note(caller, "add webhook", &hook.id).await;
     let mut body = shown(&hook);
-    // It is shown this once.
-    body["secret"] = shown_secret.into();
+    // It is shown this once, and to who sends the same request again.
+    body["secret"] = hook.secret.clone().into();
     Ok((StatusCode::CREATED, [(LOCATION, format!("/webhooks/{}", hook.id))], Json(body))
         .into_response())
 }

@@ -253,13 +253,16 @@ async function jobView(id) {
   function draw() {
     const active = ['queued', 'running'].includes(job.status);
     const over = ['failed', 'cancelled'].includes(job.status);
-    top.replaceChildren(facts([['Status', status(job.status)], ['Kind', job.kind], ['Model', job.request.model],
+    const parts = job.parts || [];
+    top.replaceChildren(...[facts([['Status', status(job.status)], ['Kind', job.kind], ['Model', job.request.model],
       ['Base', job.request.base], ['Recipe', job.request.preset || job.request.method], ['Attempt', `${job.attempts} of ${job.max_attempts}`],
       ['Worker', job.worker], ['Submitted', job.created_at], ['Began', job.started_at], ['Ended', job.finished_at],
       ['Tries again', job.retry_of && el('a', { href: `#/job/${job.retry_of}` }, job.retry_of)]]),
     job.error && el('p', { className: 'error' }, job.error),
-    el('div', { className: 'row' }, active && act('Cancel', 'cancel'), over && act('Retry', 'retry')));
-    bar.hidden = far.hidden = !['running', 'cancelling'].includes(job.status);
+    parts.length > 0 && table('Parts', ['Part', 'Status', 'Attempts', 'Worker'], parts.map((part, at) => [
+      `${at + 1} of ${parts.length}`, status(part.status), part.attempts, part.worker])),
+    el('div', { className: 'row' }, active && act('Cancel', 'cancel'), over && act('Retry', 'retry'))].filter(Boolean));
+    bar.hidden = far.hidden = !['running', 'cancelling'].includes(job.status) && !(job.status === 'queued' && job.parts);
   }
   function progress(of) {
     if (!of || !of.total) { bar.removeAttribute('value'); return; }
@@ -280,12 +283,15 @@ async function jobView(id) {
     const parts = [el('h3', {}, 'Result')];
     if (tried) parts.push(candidates(job.result));
     try { parts.push(...described(await ask(`/artifact/${id}`))); } catch (error) { parts.push(el('p', { className: 'error' }, error.message)); }
-    result.replaceChildren(...parts);
+    result.replaceChildren(...parts.filter(Boolean));
   }
   draw();
   progress(job.progress);
   leave = follow(id, async (kind, data) => {
-    if (kind === 'progress') progress(data);
+    if (kind === 'progress') {
+      progress(data);
+      if (data.phase === 'parts') { job = await ask(`/jobs/${id}`); draw(); }
+    }
     else if (kind === 'candidate') candidate(data);
     else if (kind === 'log') { log.append(`${data}\n`); log.scrollTop = log.scrollHeight; }
     else if (kind === 'state' || kind === 'end') {
@@ -317,8 +323,13 @@ function candidates(result) {
     const drawing = svg('svg', { viewBox: '0 0 640 320', role: 'img', 'aria-label': 'Cost against loss of quality; the table has the same' });
     drawing.append(svg('line', { x1: 50, y1: 280, x2: 620, y2: 280 }), svg('line', { x1: 50, y1: 20, x2: 50, y2: 280 }),
       svg('text', { x: 420, y: 305 }, 'loss of quality, percent'), svg('text', { x: 56, y: 18 }, 'cost per 1M tokens'));
+    const at = one => [70 + 520 * (x(one) - x0) / dx, 260 - 220 * (y(one) - y0) / dy];
+    // What no other candidate beats in both: the front that there is to choose from.
+    const front = known.filter(one => !known.some(other => x(other) <= x(one) && y(other) <= y(one)
+      && (x(other) < x(one) || y(other) < y(one)))).sort((one, other) => x(one) - x(other));
+    drawing.append(svg('polyline', { class: 'front', points: front.map(one => at(one).join(',')).join(' ') }));
     for (const one of known) {
-      const cx = 70 + 520 * (x(one) - x0) / dx, cy = 260 - 220 * (y(one) - y0) / dy;
+      const [cx, cy] = at(one);
       drawing.append(svg('circle', { cx, cy, r: 6, class: one.method === winner ? 'winner' : one.dropped ? 'dropped' : 'point' }),
         svg('text', { x: cx + 9, y: cy + 4 }, one.method));
     }
@@ -329,19 +340,23 @@ function candidates(result) {
     one.method === winner ? 'the winner' : one.dropped || ''])));
 }
 
+/** The server's drawing of what an artifact was made from. */
+async function lineage(name) {
+  const text = await ask(`/lineage/${inPath(name)}`);
+  const drawn = new DOMParser().parseFromString(text, 'image/svg+xml').documentElement;
+  if (drawn.nodeName !== 'svg') throw new Error('The lineage cannot be drawn.');
+  return document.importNode(drawn, true);
+}
+
 /** An artifact: lineage, files, tensors. */
 function described(shown) {
-  const { source, quantization, delta } = shown.lineage;
-  const chain = [];
-  if (source && source.manifest) chain.push(artifactLink(`@${source.manifest}`), ' → ');
-  if (delta && delta.base_model_id) chain.push(`against ${delta.base_model_id} → `);
-  if (quantization) chain.push(`${quantization.method}, ${quantization.bits} bits → `);
-  chain.push(el('strong', {}, shown.artifact));
+  const drawing = el('div', { className: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Drawing of the lineage' });
+  lineage(shown.artifact).then(drawn => drawing.replaceChildren(drawn), error => drawing.replaceChildren(error.message));
   return [
     facts([['Artifact', artifactLink(shown.artifact)], ['Manifest', el('code', {}, shown.manifest)],
       ['Size', `${bytes(shown.totals.raw_bytes)}, stored as ${bytes(shown.totals.stored_bytes)}`],
       ['Signed by', shown.signed_by.length ? shown.signed_by.join(', ') : 'nobody']]),
-    el('h3', {}, 'Lineage'), el('p', {}, chain),
+    el('h3', {}, 'Lineage'), drawing,
     shown.repeated_bytes ? el('p', { className: 'soft' }, `${bytes(shown.repeated_bytes)} of its tensors are stored once for several.`) : null,
     el('h3', {}, 'Use it'), el('pre', {}, `tenpak load ${shown.artifact}\ntenpak serve ${shown.artifact}`),
     table('Files', ['File', 'Size'], shown.files.map(file => [file.url ? el('a', { href: file.url, download: true,
