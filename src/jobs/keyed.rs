@@ -1,26 +1,13 @@
 //! Requests that are sent twice: what an Idempotency-Key led to the first time.
 
-use super::database::{Begin, Connection};
+use super::database::Connection;
 use super::error::JobsError;
-use super::queue::Jobs;
 
 /// An Idempotency-Key, and a digest of what was sent with it.
 pub type Key = (String, String);
 
-impl Jobs {
-    /// Notes that a tenant's key leads to `id`. Gives what it led to before, if anything: that is what counts.
-    ///
-    /// # Errors
-    /// If the key came with something else, or the database fails.
-    pub fn keyed(&self, tenant: &str, key: &Key, id: &str) -> Result<Option<String>, JobsError> {
-        self.database.transaction(Begin::Write, |db| {
-            let now = self.now(db)?;
-            keyed(db, tenant, key, id, now)
-        })
-    }
-}
-
-/// The same within a transaction. Whoever comes second waits for the first one's end.
+/// Notes that a tenant's key leads to `id`, and gives what it led to before. Whoever comes second waits for the
+/// first one's end.
 pub(super) fn keyed(
     db: &mut dyn Connection,
     tenant: &str,

@@ -6,7 +6,8 @@ use super::database::{Begin, Connection, Value};
 use super::error::{DatabaseError, JobsError};
 use super::job::{Beat, Job, JobId, Lease, Outcome, State, millis};
 use super::parts;
-use super::queue::{Jobs, append, find, job_of, state, write_event};
+use super::queue::Jobs;
+use super::rows::{append, find, job_of, state, write_event};
 
 const PICK: &str = include_str!("sql/claim_pick.sql");
 const TAKE: &str = include_str!("sql/claim_take.sql");

@@ -3,7 +3,8 @@
 use super::database::{Begin, Row};
 use super::error::JobsError;
 use super::job::{JobId, State};
-use super::queue::{Jobs, state};
+use super::queue::Jobs;
+use super::rows::state;
 
 /// Something that somebody did.
 #[derive(Debug, Clone, PartialEq, Eq)]

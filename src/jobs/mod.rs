@@ -37,6 +37,7 @@ mod ledger;
 mod outbox;
 mod parts;
 mod queue;
+mod rows;
 mod worker;
 
 pub use error::{DatabaseError, JobsError};

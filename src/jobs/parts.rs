@@ -6,27 +6,14 @@
 
 use serde_json::{Value as Json, json};
 
-use super::database::{Begin, Connection, Row};
+use super::database::{Connection, Row};
 use super::error::{DatabaseError, JobsError};
-use super::job::{Job, JobId, State, Submission};
+use super::job::{JobId, State, Submission};
 use super::outbox;
-use super::queue::{INSERT, JOB, Jobs, append, job_of, state};
+use super::rows::{INSERT, append, state};
 
 /// Parts of a job, at most.
 pub const MAX_PARTS: u32 = 64;
-
-impl Jobs {
-    /// The parts of a job, in their order.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn parts(&self, whole: &JobId) -> Result<Vec<Job>, JobsError> {
-        let sql = format!("{JOB} WHERE parent = $1 ORDER BY key");
-        self.database.transaction(Begin::Read, |db| {
-            db.query(&sql, &[whole.as_str().into()])?.iter().map(|row| Ok(job_of(row)?)).collect()
-        })
-    }
-}
 
 /// Adds the parts of a job that was just added.
 pub(super) fn add(

@@ -176,7 +176,9 @@ impl ShardSlice {
 
     /// The range of the result that holds everything wanted of `rect`; empty if nothing is.
     pub fn span(&self, rect: &Rect) -> Range<u64> {
-        if self.width == self.stride || rect.is_contiguous() {
+        let (from, to) = (self.first * self.stride, (self.first + self.windows) * self.stride);
+        let within = self.width == self.stride && from <= rect.start && rect.end() <= to;
+        if within || rect.is_contiguous() {
             return self.before(rect.start)..self.before(rect.end());
         }
         let mut copies = self.copies(*rect);
