@@ -300,21 +300,27 @@ def test_an_interrupt_ends_a_wait_for_chunks(store, wait):
 
 
 def test_an_interrupt_ends_a_commands_work(tmp_path, folder):
+    other = tmp_path / "first"
+    other.mkdir()
+    (other / "notes.txt").write_text("first")
     done = run(
         f"""
         import os, signal
         import tenpak
         signal.signal(signal.SIGINT, signal.default_int_handler)
         store = tenpak.Store({str(tmp_path / "store")!r})
+        # A store that is there, whenever the interrupt comes.
+        store.pack({str(other)!r}, "org/first", allow_incomplete=True)
         def interrupt(progress):
             os.kill(os.getpid(), signal.SIGINT)
         try:
             store.pack({str(folder)!r}, {NAME!r}, allow_incomplete=True, progress=interrupt)
         except KeyboardInterrupt:
-            print("interrupted", store.ls())
+            found = str(store.ls())
+            print("interrupted", "org/first" in found, {NAME!r} in found)
         """
     )
-    assert done.stdout == "interrupted []\n", done.stderr
+    assert done.stdout == "interrupted True False\n", done.stderr
 
 
 def test_other_threads_run_while_one_waits():
