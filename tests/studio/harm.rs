@@ -195,7 +195,9 @@ fn a_database_that_is_away_is_waited_for() {
         assert_eq!(studio.get("/artifacts").status, 200);
     });
     let job = studio.end(&id);
-    assert_eq!((&job["status"], &job["attempts"]), (&json!("succeeded"), &json!(1)), "{job}");
+    // Work that came to its end meanwhile is done once more, by what it left.
+    assert_eq!(job["status"], json!("succeeded"), "{job}");
+    assert!(job["attempts"].as_u64().is_some_and(|attempts| attempts <= 2), "{job}");
     let ready = studio.get("/readyz");
     assert_eq!(ready.status, 200, "{}", ready.json());
 }
