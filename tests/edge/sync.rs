@@ -45,6 +45,19 @@ fn script(module: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// Moves the tag to other weights of the same size, in a later second than now: times are told in seconds. Gives them.
+fn move_tag(served: &Served, old: &[u8]) -> Vec<u8> {
+    let second = model::write(&served.folder.join("second"), SECOND);
+    let new = std::fs::read(second.join("model.safetensors")).expect("the weights");
+    assert!(new.len() == old.len() && new != old);
+    let now = seconds();
+    while seconds() <= now {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    pack(&served.folder.join("store"), &second, "org/m", &[]);
+    new
+}
+
 /// Copies with `copy` into a folder, moves the tag, and copies again: the folder holds the file as it is then.
 fn follows_the_tag(name: &str, copy: impl Fn(&Served, &Path)) {
     let served = Served::of(name, FIRST, &[], &["--fresh", "0"]);
@@ -57,15 +70,7 @@ fn follows_the_tag(name: &str, copy: impl Fn(&Served, &Path)) {
     // Copied again, it stays.
     copy(&served, &out);
     assert!(read(&out) == old);
-    let second = model::write(&served.folder.join("second"), SECOND);
-    let new = read(&second);
-    assert!(new.len() == old.len() && new != old);
-    // Times are told in seconds.
-    let now = seconds();
-    while seconds() <= now {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    pack(&served.folder.join("store"), &second, "org/m", &[]);
+    let new = move_tag(&served, &old);
     copy(&served, &out);
     assert!(read(&out) == new, "the old weights stay");
 }
@@ -182,14 +187,7 @@ fn rclone_mount_follows_a_tag() {
             |folder: &Path| std::fs::read(folder.join("model.safetensors")).expect("the weights");
         let old = read(&served.model);
         assert!(read(&at) == old);
-        let second = model::write(&served.folder.join("second"), SECOND);
-        let new = read(&second);
-        assert!(new.len() == old.len() && new != old);
-        let now = seconds();
-        while seconds() <= now {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        pack(&served.folder.join("store"), &second, "org/m", &[]);
+        let new = move_tag(&served, &old);
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let got = read(&at);

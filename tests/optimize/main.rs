@@ -36,6 +36,19 @@ fn with_model(name: &str) -> PathBuf {
     store
 }
 
+/// A model of no architecture that is run here.
+fn unknown(name: &str) -> (PathBuf, PathBuf) {
+    let folder = fresh_folder(name);
+    let (model, store) = (folder.join("model"), folder.join("store"));
+    std::fs::create_dir_all(&model).unwrap();
+    for file in ["tokenizer.json", "model.safetensors"] {
+        std::fs::copy(fixture("base").join(file), model.join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(fixture("base").join("config.json")).unwrap();
+    std::fs::write(model.join("config.json"), config.replace("\"llama\"", "\"mamba9\"")).unwrap();
+    (model, store)
+}
+
 /// The text that neither training nor calibration saw; a part of it where that is enough.
 fn words(bytes: usize, name: &str) -> PathBuf {
     let whole = std::fs::read_to_string(fixture("test.txt")).unwrap();
@@ -363,14 +376,7 @@ fn a_candidate_that_fails_is_out_and_the_others_go_on() {
 
 #[test]
 fn a_model_that_cannot_be_run_is_judged_by_size_and_speed() {
-    let folder = fresh_folder("unknown");
-    let (model, store) = (folder.join("model"), folder.join("store"));
-    std::fs::create_dir_all(&model).unwrap();
-    for file in ["tokenizer.json", "model.safetensors"] {
-        std::fs::copy(fixture("base").join(file), model.join(file)).unwrap();
-    }
-    let config = std::fs::read_to_string(fixture("base").join("config.json")).unwrap();
-    std::fs::write(model.join("config.json"), config.replace("\"llama\"", "\"mamba9\"")).unwrap();
+    let (model, store) = unknown("unknown");
     let all = ["optimize", text(&model), "--name", "best", "--store", text(&store)];
     let more = ["--candidates", "unquantized,bnb_nf4,awq_fast"];
     let run = tenpak(&[&all[..], &more, &["--max-ppl-delta", "2"]].concat());

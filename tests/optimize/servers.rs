@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::standin::{Manners, StandIn};
 use super::{
-    command, done, dropped, fixture, number, optimize_on, row, tenpak, text, with_model, words,
+    command, done, dropped, number, optimize_on, row, tenpak, text, unknown, with_model, words,
 };
 
 /// `tenpak serve` of an artifact, until it is dropped.
@@ -85,19 +85,6 @@ fn models(all: &[(&str, f64)]) -> Vec<(String, f64)> {
 }
 
 const PATIENT: usize = usize::MAX;
-
-/// A model of no architecture that is run here.
-fn unknown(name: &str) -> (std::path::PathBuf, std::path::PathBuf) {
-    let folder = super::fresh_folder(name);
-    let (model, store) = (folder.join("model"), folder.join("store"));
-    std::fs::create_dir_all(&model).unwrap();
-    for file in ["tokenizer.json", "model.safetensors"] {
-        std::fs::copy(fixture("base").join(file), model.join(file)).unwrap();
-    }
-    let config = std::fs::read_to_string(fixture("base").join("config.json")).unwrap();
-    std::fs::write(model.join("config.json"), config.replace("\"llama\"", "\"mamba9\"")).unwrap();
-    (model, store)
-}
 
 #[test]
 fn an_architecture_that_is_not_run_here_is_judged_by_its_servers() {
