@@ -9,8 +9,9 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
+
+use super::http::client_stream::RequestBody;
 
 /// Why a body could not be finished.
 pub type FrontError = Box<dyn Error + Send + Sync>;
@@ -30,5 +31,5 @@ pub trait Front: Debug + Send + Sync {
     /// Its figures, which stand below the edge's own on one page.
     fn figures(&self) -> FrontFigures;
     /// Answers a request of a client.
-    fn answer(&self, request: Request<Incoming>, client: IpAddr) -> FrontAnswer;
+    fn answer(&self, request: Request<RequestBody>, client: IpAddr) -> FrontAnswer;
 }

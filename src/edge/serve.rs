@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::edge::api::route;
 use crate::edge::error::EdgeError;
+use crate::edge::http::client_stream::{ClientStream, Unread};
 use crate::edge::http::connections::Connection;
-use crate::edge::http::stall_timeout::StallTimeout;
 use crate::edge::ops::trace::Tracer;
 use crate::edge::ops::traffic;
 use crate::edge::state::Edge;
@@ -175,11 +175,18 @@ async fn talk(
     watcher: Watcher,
 ) {
     let stall = edge.client_stall;
+    let unread = Unread::default();
+    let stream = TokioIo::new(ClientStream::new(stream, stall, unread.clone()));
     let service = service_fn(move |request| {
-        let (edge, busy) = (edge.clone(), connection.begin());
-        async move { Ok::<_, Infallible>(route::answer(&edge, request, busy).await) }
+        let (edge, busy, unread) = (edge.clone(), connection.begin(), unread.clone());
+        async move {
+            let request = unread.watch(request);
+            let version = request.version();
+            let mut answer = route::answer(&edge, request, busy).await;
+            unread.close(&mut answer, version);
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let stream = TokioIo::new(StallTimeout::new(stream, stall));
     let connection = http.serve_connection(stream, service).into_owned();
     // A connection that breaks concerns its client, who notices.
     watcher.watch(connection).await.unwrap_or_default();

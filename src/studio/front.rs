@@ -11,14 +11,13 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
 use super::api;
 use super::problem::Problem;
 use super::state::Studio;
-use crate::edge::{Front, FrontAnswer, FrontError, FrontFigures};
+use crate::edge::{Front, FrontAnswer, FrontError, FrontFigures, RequestBody};
 
 /// What the page may load: what this server gives, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -92,7 +91,7 @@ impl Front for StudioFront {
         Box::pin(async move { api::figures(&studio).await.unwrap_or_default() })
     }
 
-    fn answer(&self, request: Request<Incoming>, _: IpAddr) -> FrontAnswer {
+    fn answer(&self, request: Request<RequestBody>, _: IpAddr) -> FrontAnswer {
         let authority = request.uri().authority().map(|authority| authority.as_str());
         let refused = refuse(request.method(), request.headers(), authority, self.local_only);
         let router = self.router.clone();

@@ -163,16 +163,16 @@ impl Served {
     /// Asks with curl: its arguments before the path.
     pub fn ask(&self, arguments: &[&str], path: &str) -> Answer {
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-i", "--max-time", "100", "--path-as-is"]).args(arguments);
+        curl.args(["-sS", "-i", "--max-time", "100", "--path-as-is"]).args(arguments);
         if let Some(token) = &self.token {
             curl.args(["-H", &format!("Authorization: Bearer {token}")]);
         }
         let output = curl.arg(format!("{}{path}", self.url)).output().expect("curl");
         let all = output.stdout;
-        let end = all
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .unwrap_or_else(|| panic!("no answer to {path}"));
+        let end = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| {
+            let told = String::from_utf8_lossy(&output.stderr);
+            panic!("no answer to {path}: {} {told}", output.status)
+        });
         let head = String::from_utf8_lossy(&all[..end]).to_lowercase();
         let mut body = all[end + 4..].to_vec();
         // An interim answer comes first.

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use hyper::body::Incoming;
 use hyper::header::{AGE, DATE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
@@ -15,6 +14,7 @@ use crate::edge::cache::relay::Relayed;
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{Answer, IMMUTABLE, denied, plain, refusal, store_refusal};
 use crate::edge::http::body::FRAME;
+use crate::edge::http::client_stream::RequestBody;
 use crate::edge::http::object::{self, Facts};
 use crate::edge::state::Edge;
 use crate::format::id::{ManifestId, PackId};
@@ -28,7 +28,7 @@ pub(crate) async fn answer(
     edge: &Arc<Edge>,
     path: &ObjectPath,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Answer {
     if path.as_str().starts_with("packs/") {
         return pack(edge, path, who, request).await;
@@ -76,7 +76,7 @@ async fn admit(edge: &Arc<Edge>, path: &ObjectPath) -> Result<(), Arc<StoreError
 }
 
 /// Looks at the artifact that the client says its request is for.
-async fn learn(edge: &Arc<Edge>, request: &Request<Incoming>) {
+async fn learn(edge: &Arc<Edge>, request: &Request<RequestBody>) {
     let Some((name, id)) = authorize::artifact_hint(request.headers()) else { return };
     // One that does not count admits nothing.
     drop(edge.catalog.artifact(id, name.as_ref()).await);
@@ -86,7 +86,7 @@ async fn pack(
     edge: &Arc<Edge>,
     path: &ObjectPath,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Answer {
     let Some(pack) = pack_of(path) else { return plain(StatusCode::NOT_FOUND) };
     let map = match edge.packs.map(pack).await {
@@ -123,7 +123,7 @@ async fn pack(
 async fn relayed(
     edge: &Arc<Edge>,
     path: &ObjectPath,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Result<Answer, TransportError> {
     let (method, headers) = (request.method(), request.headers());
     match edge.relay.get(path, headers).await? {

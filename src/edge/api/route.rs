@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
@@ -25,6 +24,7 @@ use crate::edge::api::status;
 use crate::edge::front::Front;
 use crate::edge::http::access::{Refused, Who};
 use crate::edge::http::answer::{Answer, IMMUTABLE, denied, empty, plain, set, unauthorized};
+use crate::edge::http::client_stream::RequestBody;
 use crate::edge::http::connections::Busy;
 use crate::edge::http::request;
 use crate::edge::ops::metrics;
@@ -119,14 +119,13 @@ impl Route {
 /// Answers a request of a connection, which is `busy` until the answer has gone out.
 pub(crate) async fn answer(
     edge: &Arc<Edge>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     busy: Busy,
 ) -> Response<Watched> {
     let asked = Asked::of(&request, busy, edge.traces.is_some());
     let route = Route::of(request.uri().path(), request.method());
     let (api, version) = (route.api(), request.version());
     let front = edge.front.as_ref().filter(|front| front.takes(request.uri().path()));
-    let has_body = front.is_none() && !request.body().is_end_stream();
     let mut place = None;
     let mut name = String::new();
     let mut answer = match malformed(&request) {
@@ -172,17 +171,14 @@ pub(crate) async fn answer(
             }
         },
     };
-    // A refusal is made without reading the body, and what cannot be read to its end ends the connection: clients are
-    // told, as they would send the next request into it.
-    let unread = has_body && answer.status().is_client_error();
-    if (unread || edge.draining.load(Ordering::Acquire)) && version < Version::HTTP_2 {
+    if edge.draining.load(Ordering::Acquire) && version < Version::HTTP_2 {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     edge.watch.over(answer, asked, api, &name, place)
 }
 
 /// The answer of the service in front. A body that fails ends its connection.
-async fn fronted(front: &dyn Front, request: Request<Incoming>, client: IpAddr) -> Answer {
+async fn fronted(front: &dyn Front, request: Request<RequestBody>, client: IpAddr) -> Answer {
     let answer = front.answer(request, client).await;
     answer.map(|body| {
         let failed = |error| {
@@ -199,7 +195,7 @@ async fn fronted(front: &dyn Front, request: Request<Incoming>, client: IpAddr) 
 }
 
 /// Who asks, or the refusal of a token or URL that is none of ours.
-fn identify(edge: &Edge, request: &Request<Incoming>) -> Result<Who, Box<Answer>> {
+fn identify(edge: &Edge, request: &Request<RequestBody>) -> Result<Who, Box<Answer>> {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     let who = edge.access.identify(path, query, request.headers(), unix_now());
     who.map_err(|refused| match refused {
@@ -237,7 +233,12 @@ fn wait(status: StatusCode, pause: Duration) -> Answer {
 }
 
 /// The answer of a route.
-async fn routed(edge: &Arc<Edge>, route: Route, who: &Who, request: Request<Incoming>) -> Answer {
+async fn routed(
+    edge: &Arc<Edge>,
+    route: Route,
+    who: &Who,
+    request: Request<RequestBody>,
+) -> Answer {
     if !route.methods().contains(request.method()) {
         return other_method(&route, request.method());
     }
@@ -262,7 +263,7 @@ async fn routed(edge: &Arc<Edge>, route: Route, who: &Who, request: Request<Inco
 }
 
 /// The answer about the edge itself.
-fn own(edge: &Edge, route: &Route, request: &Request<Incoming>, more: &str) -> Answer {
+fn own(edge: &Edge, route: &Route, request: &Request<RequestBody>, more: &str) -> Answer {
     if !route.methods().contains(request.method()) {
         return other_method(route, request.method());
     }
@@ -280,7 +281,7 @@ fn own(edge: &Edge, route: &Route, request: &Request<Incoming>, more: &str) -> A
 }
 
 /// Refuses what is too long, or whose end is said in a way that others may read otherwise.
-fn malformed(request: &Request<Incoming>) -> Option<Answer> {
+fn malformed(request: &Request<RequestBody>) -> Option<Answer> {
     let length = |headers: &HeaderMap| -> usize {
         headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
     };

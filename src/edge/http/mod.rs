@@ -4,6 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod client_stream;
 pub(crate) mod conditions;
 pub(crate) mod connections;
 pub(crate) mod freshness;
@@ -11,5 +12,4 @@ pub(crate) mod object;
 pub(crate) mod ranges;
 pub(crate) mod request;
 pub(crate) mod signed_url;
-pub(crate) mod stall_timeout;
 pub(crate) mod tls;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, RANGE, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use prometheus_client::metrics::family::Family;
@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 
 use crate::edge::http::answer::Answer;
+use crate::edge::http::client_stream::RequestBody;
 use crate::edge::http::connections::Busy;
 use crate::edge::ops::log::AccessLog;
 use crate::edge::ops::trace::{Answered, Parent, Tracer};
@@ -117,7 +118,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// The query is left out: signatures stand there.
-    pub(crate) fn of(request: &Request<Incoming>, busy: Busy, traced: bool) -> Self {
+    pub(crate) fn of(request: &Request<RequestBody>, busy: Busy, traced: bool) -> Self {
         let text = |name| {
             let value = request.headers().get(name)?;
             Some(short(&String::from_utf8_lossy(value.as_bytes())))

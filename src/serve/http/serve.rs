@@ -3,6 +3,7 @@
 //! Told to stop, the server refuses what is new with 503 and finishes what is open, within a bound; then it cuts
 //! what is left. What a connection that is cut had asked ends with it.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -20,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::routes;
 use super::state::{Server, State};
-use crate::edge::StallTimeout;
+use crate::edge::{ClientStream, Unread};
 
 /// How long a client may take to send the head of a request once it began.
 const HEADER_TIME: Duration = Duration::from_secs(30);
@@ -137,13 +139,13 @@ impl Accepting {
             let talking = async move {
                 let stall = state.server.limits.stall;
                 match &state.server.tls {
-                    None => talk(&http, StallTimeout::new(stream, stall), routes, watcher).await,
+                    None => talk(&http, stream, stall, routes, watcher).await,
                     Some(tls) => {
                         let agreed =
                             tokio::time::timeout(HEADER_TIME, tls.acceptor().accept(stream)).await;
                         // Whoever cannot agree on a connection notices.
                         if let Ok(Ok(stream)) = agreed {
-                            talk(&http, StallTimeout::new(stream, stall), routes, watcher).await;
+                            talk(&http, stream, stall, routes, watcher).await;
                         }
                     }
                 }
@@ -159,11 +161,24 @@ impl Accepting {
 async fn talk(
     http: &auto::Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stall: Duration,
     routes: Router,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    let connection =
-        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).into_owned();
+    let unread = Unread::default();
+    let stream = TokioIo::new(ClientStream::new(stream, stall, unread.clone()));
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |request| {
+        let (routes, unread) = (routes.clone(), unread.clone());
+        async move {
+            let request = unread.watch(request);
+            let version = request.version();
+            let mut answer = routes.call(request).await?;
+            unread.close(&mut answer, version);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = http.serve_connection(stream, service).into_owned();
     // A connection that breaks concerns its client, who notices.
     watcher.watch(connection).await.unwrap_or_default();
 }

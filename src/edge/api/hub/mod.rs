@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderName, HeaderValue, LINK};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -18,6 +17,7 @@ use crate::edge::http::access::Who;
 use crate::edge::http::answer::{
     Answer, IMMUTABLE, NO_CACHE, denied, plain, set, store_refusal, told,
 };
+use crate::edge::http::client_stream::RequestBody;
 use crate::edge::http::object;
 use crate::edge::state::Edge;
 use crate::format::name::Tag;
@@ -37,7 +37,7 @@ pub(crate) async fn answer(
     edge: &Arc<Edge>,
     ask: Ask,
     who: &Who,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Answer {
     let (whole, published) = match find(edge, &ask, who).await {
         Ok(found) => found,
@@ -90,7 +90,7 @@ pub(crate) async fn answer_wide(
     edge: &Arc<Edge>,
     wide: Wide,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Answer {
     match wide {
         Wide::Models => match models(edge, who, request).await {
@@ -113,7 +113,7 @@ pub(crate) async fn answer_wide(
 async fn models(
     edge: &Arc<Edge>,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Result<Answer, Arc<StoreError>> {
     let query = request.uri().query().unwrap_or_default();
     let listing = Listing::parse(query);

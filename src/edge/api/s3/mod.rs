@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
-use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, IF_MODIFIED_SINCE, LAST_MODIFIED};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
@@ -20,6 +19,7 @@ use crate::edge::cache::catalog::Name;
 use crate::edge::cache::revision::Revision;
 use crate::edge::http::access::Who;
 use crate::edge::http::answer::{Answer, IMMUTABLE, NO_CACHE, empty, full, set, store_status};
+use crate::edge::http::client_stream::RequestBody;
 use crate::edge::http::object::{self, Facts};
 use crate::edge::state::Edge;
 use crate::format::name::{ArtifactName, Tag};
@@ -32,7 +32,7 @@ pub(crate) async fn answer(
     edge: &Arc<Edge>,
     target: Target,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Answer {
     let mut answered = match &target {
         Target::Service => buckets(edge, who).await,
@@ -101,7 +101,7 @@ async fn bucket(
     edge: &Arc<Edge>,
     bucket: &str,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Result<Answer, Refused> {
     let names = names(edge, who, &keys::names(bucket)).await?;
     let query = request.uri().query().unwrap_or_default();
@@ -214,7 +214,7 @@ async fn object(
     bucket: &str,
     key: &str,
     who: &Who,
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
 ) -> Result<Answer, Refused> {
     let missing = || refused(StatusCode::NOT_FOUND, "NoSuchKey", "no such artifact, tag or file");
     let key = Key::parse(bucket, key).ok_or_else(missing)?;
