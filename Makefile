@@ -6,9 +6,9 @@
 build:
 	cargo build --release --locked
 
-# What the tests need, then all of them.
-test: lint features
-	tests/setup.sh
+# What the tests need is fetched while the sources are checked; then all tests.
+test:
+	tests/setup.sh & setup=$$!; $(MAKE) lint features; checked=$$?; wait $$setup && exit $$checked
 	cargo test --locked
 
 # What needs no web server, bucket, browser or Python beside it.

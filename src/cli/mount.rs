@@ -45,6 +45,10 @@ pub(super) struct Mount {
     /// Size of that folder
     #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = super::bytes::parse)]
     cache_size: u64,
+    /// Trust the disk of --cache: files that were read whole are kept there decoded, in half of it, and the kernel reads
+    /// them itself (as root, from Linux 6.9 on); what the disk changes in them is noticed at the next mount only
+    #[arg(long, requires = "cache")]
+    trust_disk: bool,
     /// Let other users read (without root, /etc/fuse.conf must have user_allow_other)
     #[arg(long)]
     allow_other: bool,
@@ -139,6 +143,7 @@ impl Mount {
             seen: Some(SeenRefs::of_user()),
             memory: self.memory,
             disk: self.cache.map(|folder| (folder, self.cache_size)),
+            trust_disk: self.trust_disk,
             allow_other: self.allow_other,
             names: Validity { fresh: Duration::from_secs(self.fresh.into()), ..defaults.names },
             retry: RetryPolicy { retries: self.retries, ..defaults.retry.clone() },
@@ -225,8 +230,10 @@ impl Mount {
         give("--cache-size", self.cache_size.to_string().into());
         give("--fresh", self.fresh.to_string().into());
         give("--retries", self.retries.to_string().into());
-        if self.allow_other {
-            words.push("--allow-other".into());
+        for (flag, is_set) in
+            [("--allow-other", self.allow_other), ("--trust-disk", self.trust_disk)]
+        {
+            words.extend(is_set.then(|| flag.into()));
         }
         words
     }

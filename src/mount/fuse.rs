@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    BackingId, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use tokio::runtime::Handle;
 
@@ -24,6 +24,7 @@ use super::core::folders::Entry;
 use super::core::follow::Next;
 use super::core::inodes::{Block, Means};
 use super::core::tree::{File, Kind, NodeIndex};
+use super::decoded;
 use super::pages::PAGE;
 use super::view::{Artifact, Found, Opened, View, lock};
 use crate::memory::pool::Urgency;
@@ -39,6 +40,8 @@ const GOOD_READ: u32 = 1 << 20;
 /// The extended attributes.
 const SHA256: &str = "user.tenpak.sha256";
 const MANIFEST: &str = "user.tenpak.manifest";
+/// How many file systems may lie below this one where the kernel reads files itself: one, as of a container.
+const STACK: u32 = 2;
 
 /// The file system.
 pub(crate) struct Fuse {
@@ -49,6 +52,9 @@ pub(crate) struct Fuse {
     handles: Arc<Mutex<HashMap<u64, Arc<Open>>>>,
     folders: Arc<Mutex<HashMap<u64, Arc<Vec<Entry>>>>>,
     next: AtomicU64,
+    ways: Arc<Mutex<HashMap<u64, Way>>>,
+    /// Whether the kernel can read files itself.
+    passes: bool,
 }
 
 /// An open file.
@@ -56,6 +62,15 @@ struct Open {
     block: Arc<Block<Artifact>>,
     opened: Arc<Opened>,
     file: u32,
+    number: u64,
+}
+
+/// How a file that is open is read: for the kernel it must be the same way for all who have it open.
+enum Way {
+    /// Through us, by so many.
+    Asked(u64),
+    /// By the kernel itself.
+    Passed(u64, Arc<BackingId>),
 }
 
 impl Fuse {
@@ -69,6 +84,8 @@ impl Fuse {
             handles: Arc::default(),
             folders: Arc::default(),
             next: AtomicU64::new(1),
+            ways: Arc::default(),
+            passes: false,
         }
     }
 
@@ -145,6 +162,9 @@ impl Filesystem for Fuse {
         config.set_max_background(BACKGROUND).unwrap_or_default();
         // Many may look into one folder at a time. A kernel without it takes turns.
         config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS).unwrap_or_default();
+        self.passes = self.view.decoded.is_some()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(STACK).is_ok();
         Ok(())
     }
 
@@ -208,17 +228,28 @@ impl Filesystem for Fuse {
         }
         let Some((block, file)) = self.file(number) else { return reply.error(Errno::ESTALE) };
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        let (view, file) = (self.view.clone(), file.index);
-        let handles = self.handles.clone();
+        let (view, number, passes) = (self.view.clone(), number.0, self.passes);
+        let (handles, ways) = (self.handles.clone(), self.ways.clone());
         self.runtime.spawn(async move {
             match view.open(&block).await {
                 Ok(opened) => {
-                    lock(&handles).insert(handle, Arc::new(Open { block, opened, file }));
-                    // What the kernel has of the file is right, whoever read it.
-                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+                    let own = Open { block, opened, file: file.index, number };
+                    lock(&handles).insert(handle, Arc::new(own));
+                    let whole = view.decoded.as_ref().filter(|_| passes);
+                    let whole = whole.and_then(|files| files.find(&file.sha256));
+                    let mut ways = lock(&ways);
+                    match way(&mut ways, number, whole.as_deref(), &reply) {
+                        Some(backing) => {
+                            view.passed.fetch_add(1, Ordering::Relaxed);
+                            let flags = FopenFlags::empty();
+                            reply.opened_passthrough(FileHandle(handle), flags, &backing);
+                        }
+                        // What the kernel has of the file is right, whoever read it.
+                        None => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+                    }
                 }
                 Err(error) => {
-                    let path = block.tree.of_file(file).map(|node| block.tree.path(node));
+                    let path = block.tree.of_file(file.index).map(|node| block.tree.path(node));
                     view.say(format!("{}: {error}", path.unwrap_or_default()));
                     reply.error(Errno::EIO);
                 }
@@ -298,7 +329,15 @@ impl Filesystem for Fuse {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        lock(&self.handles).remove(&handle.0);
+        let open = lock(&self.handles).remove(&handle.0);
+        if let Some(open) = open
+            && leave(&mut lock(&self.ways), open.number)
+            && self.passes
+            && let Some((_, file)) = self.file(INodeNo(open.number))
+        {
+            let (view, opened) = (self.view.clone(), open.opened.clone());
+            self.runtime.spawn(decoded::keep(view, opened, file));
+        }
         reply.ok();
     }
 
@@ -410,6 +449,50 @@ impl Filesystem for Fuse {
         let list: String = names.iter().flat_map(|name| [*name, "\0"]).collect();
         answer(list.as_bytes(), size, reply);
     }
+}
+
+/// The way in which one more who opens a file reads it: where nobody has it open, the kernel reads `whole` itself.
+fn way(
+    ways: &mut HashMap<u64, Way>,
+    number: u64,
+    whole: Option<&std::fs::File>,
+    reply: &ReplyOpen,
+) -> Option<Arc<BackingId>> {
+    match ways.get_mut(&number) {
+        Some(Way::Asked(count)) => {
+            *count += 1;
+            None
+        }
+        Some(Way::Passed(count, backing)) => {
+            *count += 1;
+            Some(backing.clone())
+        }
+        None => {
+            // It may be refused, as to who is not root.
+            let backing = whole.and_then(|whole| reply.open_backing(whole).ok()).map(Arc::new);
+            let own = match &backing {
+                Some(backing) => Way::Passed(1, backing.clone()),
+                None => Way::Asked(1),
+            };
+            ways.insert(number, own);
+            backing
+        }
+    }
+}
+
+/// One who has a file open closes it. Whether it was the last, and read it through us.
+fn leave(ways: &mut HashMap<u64, Way>, number: u64) -> bool {
+    let (count, asked) = match ways.get_mut(&number) {
+        Some(Way::Asked(count)) => (count, true),
+        Some(Way::Passed(count, _)) => (count, false),
+        None => return false,
+    };
+    *count -= 1;
+    let last = *count == 0;
+    if last {
+        ways.remove(&number);
+    }
+    last && asked
 }
 
 /// Puts entries from `at` on into an answer, as many as fit.

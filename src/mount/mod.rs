@@ -8,6 +8,7 @@
 mod ahead;
 mod chunks;
 mod core;
+mod decoded;
 mod error;
 mod fuse;
 mod options;

@@ -70,6 +70,9 @@ pub struct MountOptions {
     pub memory: u64,
     /// A folder for chunks, and how many bytes of them are kept there.
     pub disk: Option<(PathBuf, u64)>,
+    /// Whether the disk of that folder is trusted: then files that were read whole are kept there decoded, in half of it,
+    /// and the kernel reads them itself, where it can, without anybody checking them again.
+    pub trust_disk: bool,
     /// Whether users other than the one who mounts may read.
     pub allow_other: bool,
     /// Where errors are told.
@@ -86,6 +89,7 @@ impl Default for MountOptions {
             clock: Clock::default(),
             memory: MEMORY,
             disk: None,
+            trust_disk: false,
             allow_other: false,
             log: MountLog::new(|line| tracing::error!("{line}")),
         }

@@ -46,6 +46,10 @@ pub struct MountStats {
     pub hedges: u64,
     /// Failures that readers saw.
     pub errors: u64,
+    /// Files that are kept decoded since the mount began.
+    pub decoded_files: u64,
+    /// Opens of files that the kernel reads itself.
+    pub passed: u64,
 }
 
 /// A mounted store. Dropping it unmounts.
@@ -116,6 +120,8 @@ impl Mount {
             requests: count(source.origins().requests()),
             hedges: count(source.origins().hedges()),
             errors: count(&self.view.errors),
+            decoded_files: self.view.decoded.as_ref().map_or(0, |files| count(&files.made)),
+            passed: count(&self.view.passed),
         }
     }
 

@@ -13,6 +13,7 @@ use super::core::inodes::{Block, Inodes};
 use super::core::map::FileMap;
 use super::core::order::Orders;
 use super::core::tree::Tree;
+use super::decoded::DecodedFiles;
 use super::error::MountError;
 use super::options::{MountLog, MountOptions, Shown};
 use super::pages::Pages;
@@ -33,6 +34,8 @@ const STORED: u64 = 8;
 const AHEAD: u64 = 4;
 const MOST_AHEAD: u64 = 32 << 20;
 const LEAST_AHEAD: u64 = 1 << 20;
+/// Which part of the folder on disk decoded files have, where it is trusted.
+const DECODED: u64 = 2;
 /// How long the same line is not told again.
 const TOLD: Duration = Duration::from_secs(10);
 const LINES: usize = 256;
@@ -76,6 +79,8 @@ pub(crate) struct View {
     catalog: Arc<Catalog>,
     pub(crate) chunks: Chunks,
     pub(crate) pages: Arc<Pages>,
+    /// Files that the kernel may read itself.
+    pub(crate) decoded: Option<Arc<DecodedFiles>>,
     pub(crate) inodes: Mutex<Inodes<Artifact>>,
     /// The block of each artifact that has one, by the name that it counts for.
     blocks: Mutex<Blocks>,
@@ -89,6 +94,8 @@ pub(crate) struct View {
     /// Reads that the kernel asked for, and those that failed.
     pub(crate) reads: AtomicU64,
     pub(crate) errors: AtomicU64,
+    /// Opens of files that the kernel reads itself.
+    pub(crate) passed: AtomicU64,
 }
 
 /// Counts who reads ahead.
@@ -106,11 +113,16 @@ impl View {
         options: MountOptions,
         shown: Shown,
     ) -> Result<Arc<Self>, MountError> {
-        let disk = options.disk.map(|(folder, budget)| {
+        let (mut disk, mut decoded) = (None, None);
+        if let Some((folder, mut budget)) = options.disk {
             let failed = |source| EdgeError::Cache { folder: folder.clone(), source };
-            DiskTier::open(&folder, budget).map(Arc::new).map_err(failed)
-        });
-        let disk = disk.transpose()?;
+            if options.trust_disk {
+                let files = DecodedFiles::open(&folder, budget / DECODED).map_err(failed)?;
+                decoded = Some(Arc::new(files));
+                budget -= budget / DECODED;
+            }
+            disk = Some(Arc::new(DiskTier::open(&folder, budget).map_err(failed)?));
+        }
         let mut edge = EdgeOptions {
             trust: options.trust,
             seen: options.seen,
@@ -124,11 +136,11 @@ impl View {
         // Nobody counts answers here: what is under way is bounded by windows and by who waits.
         let cache = ChunkCache::new(options.memory / STORED, u64::MAX);
         let source = ChunkSource::new(origins, cache, disk);
-        let decoded = options.memory - options.memory / STORED;
         Ok(Arc::new(Self {
             catalog,
-            chunks: Chunks::new(source, decoded),
+            chunks: Chunks::new(source, options.memory - options.memory / STORED),
             pages: Pages::new(),
+            decoded,
             inodes: Mutex::new(Inodes::new()),
             blocks: Mutex::default(),
             shown,
@@ -139,6 +151,7 @@ impl View {
             told: Mutex::default(),
             reads: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
         }))
     }
 

@@ -16,6 +16,7 @@ mod packing;
 mod run;
 
 mod command;
+mod decoded;
 mod faults;
 mod files;
 mod loaders;
