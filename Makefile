@@ -86,9 +86,8 @@ wasm:
 	cargo check --lib --locked --no-default-features --target wasm32-unknown-unknown
 
 # The Python package with the command inside, in python/dist: for every Python from 3.11 on. Needs maturin
-# (pip install maturin). Both are built with the same features, so that what they share is built once.
-wheel:
-	cargo build --release --locked -p tenpak -p tenpak-python --features tenpak-python/command
+# (pip install maturin). The module has what it uses of the library, and no more.
+wheel: build
 	mkdir -p python/tenpak.data/scripts
 	strip -o python/tenpak.data/scripts/tenpak target/release/tenpak
 	cd python && maturin build --release --locked --out dist

@@ -249,9 +249,9 @@ impl Family {
         FAMILIES.into_iter().find(|family| family.arch == arch)
     }
 
-    /// Whether files of it are written here: those of dense layers, stored as they are multiplied.
-    pub fn is_written(&self) -> bool {
-        !self.transposed && self.experts.is_none()
+    /// Whether its blocks have experts.
+    pub fn has_experts(&self) -> bool {
+        self.experts.is_some()
     }
 
     /// The family of a model, by transformers' `model_type`.
@@ -328,6 +328,26 @@ impl Family {
         let (_, there) = self.parts.iter().find(|(ours, _)| *ours == part)?;
         Some((format!("blk.{block}.{there}.{end}"), self.change(name, there, end, heads)))
     }
+
+    /// The tensor of GGUF in which the experts of a block are stacked, and which of them this tensor of the model is.
+    pub fn stacked(&self, name: &str) -> Option<(String, u64)> {
+        let (experts, names) = self.experts?;
+        let (layer, end) = name.rsplit_once('.')?;
+        let (block, part) = layer.strip_prefix(self.blocks)?.split_once('.')?;
+        let (expert, called) = part.strip_prefix(experts)?.strip_prefix('.')?.split_once('.')?;
+        let kinds = ["gate", "up", "down"];
+        let kind =
+            names.iter().zip(kinds).find(|(own, _)| **own == called).map(|(_, kind)| kind)?;
+        Some((format!("blk.{block}.ffn_{kind}_exps.{end}"), expert.parse().ok()?))
+    }
+}
+
+/// What no file of GGUF has: masks and frequencies that older checkpoints store.
+const COMPUTED: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+
+/// Whether a tensor of a model is computed anew wherever it is needed.
+pub fn is_computed(name: &str) -> bool {
+    COMPUTED.iter().any(|end| name.ends_with(end))
 }
 
 /// The row of the model's weight that row `row` of the permuted one is, in heads of `size` rows.
@@ -409,6 +429,23 @@ mod tests {
         assert_eq!(name("llama", "blk.5.ffn_down.1.weight"), [(expert(1), None)]);
         let found = name("qwen3moe", "blk.0.ffn_up_exps.weight");
         assert_eq!(found[1].0, "model.layers.0.mlp.experts.1.up_proj.weight");
+        for (model, there) in
+            [("mixtral", "blk.5.ffn_down_exps.weight"), ("olmoe", "blk.0.ffn_gate_exps.weight")]
+        {
+            let family = Family::of_model(model).unwrap();
+            let all = family.originals(there, &[3, 4, 4], [8, 2]).unwrap();
+            for (expert, own) in (0..).zip(all) {
+                assert_eq!(family.stacked(&own.name), Some((there.to_owned(), expert)));
+                assert_eq!(family.renamed(&own.name, [8, 2]), None);
+            }
+        }
+        let family = Family::of_model("qwen2_moe").unwrap();
+        for name in [
+            "model.layers.0.mlp.experts.x.up_proj.weight",
+            "model.layers.0.mlp.experts.gate_up_proj",
+        ] {
+            assert_eq!(family.stacked(name), None);
+        }
     }
 
     #[test]

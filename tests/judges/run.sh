@@ -19,6 +19,7 @@ declare -A STEPS=(
     [fp4]="$JUDGES tests/judges/fp4.py --check fixtures/fp4/vectors.json"
     [load]="$JUDGES tests/judges/load.py"
     [gguf]="$JUDGES tests/judges/load_gguf.py"
+    [gguf_families]="$JUDGES tests/judges/gguf_families.py"
     [gguf_kl]="tests/judges/gguf_kl.sh"
     [gptq]=".venv-tools/gptqmodel/bin/python tests/judges/load_gptq.py"
     [backends]="$JUDGES tests/judges/backends.py"
@@ -31,7 +32,7 @@ declare -A STEPS=(
     [perplexity]="$JUDGES tests/judges/perplexity.py --draws $DRAWS"
     [experts]="$JUDGES tests/judges/perplexity.py --draws $DRAWS --model fixtures/lm/moe --tool gptqmodel-static"
 )
-ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines gguf_kl embedded serve python mount perplexity experts)
+ORDER=(setup tools build families record blocks written fp4 load gguf gptq backends hub engines gguf_families gguf_kl embedded serve python mount perplexity experts)
 
 [ $# -gt 0 ] || set -- "${ORDER[@]}"
 for step; do
@@ -45,7 +46,7 @@ for step; do
     echo "== $step: ${STEPS[$step]}"
     # Word splitting is meant: a step is a command.
     ${STEPS[$step]} 2>&1 | tee "$log" || { went=FAILED; failed=1; }
-    summary+=("$(printf '%-10s  %-6s  %5d s  %s' "$step" "$went" $((SECONDS - begun)) "$(tail -n 1 "$log" | cut -c -120)")")
+    summary+=("$(printf '%-13s  %-6s  %5d s  %s' "$step" "$went" $((SECONDS - begun)) "$(tail -n 1 "$log" | cut -c -120)")")
 done
 echo
 printf '%s\n' "${summary[@]}"

@@ -61,7 +61,8 @@ fn what_was_read_whole_the_kernel_reads_itself() {
     let held = map(&path);
     assert!(read(&mount) == bytes && held[..] == bytes[..]);
     // Two at a time, one after the other, and one that is mapped: nobody asks us.
-    let (mut own, mut other) = (File::open(&path).expect("a file"), File::open(&path).expect("a file"));
+    let (mut own, mut other) =
+        (File::open(&path).expect("a file"), File::open(&path).expect("a file"));
     for file in [&mut own, &mut other] {
         let mut all = Vec::new();
         file.read_to_end(&mut all).expect("bytes");

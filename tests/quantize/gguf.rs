@@ -96,6 +96,57 @@ fn the_file_is_what_the_library_reads() {
     }
 }
 
+/// Reads a file with experts: their stacks, and the numbers that say how they are routed.
+const EXPERTS: &str = r#"
+import sys, gguf
+reader = gguf.GGUFReader(sys.argv[1])
+value = lambda key: reader.fields[key].contents()
+assert value("general.architecture") == "llama"
+assert (value("llama.expert_count"), value("llama.expert_used_count")) == (8, 2)
+tensors = {t.name: t for t in reader.tensors}
+for part, shape in {"gate": [256, 128, 8], "up": [256, 128, 8], "down": [128, 256, 8]}.items():
+    for block in range(3):
+        tensor = tensors[f"blk.{block}.ffn_{part}_exps.weight"]
+        assert (list(tensor.shape), tensor.tensor_type.name) == (shape, "Q8_0"), tensor
+router = tensors["blk.0.ffn_gate_inp.weight"]
+assert (list(router.shape), router.tensor_type.name) == ([256, 8], "F32"), router
+assert not any(".experts." in name for name in tensors), sorted(tensors)
+"#;
+
+#[test]
+fn experts_are_stacked() {
+    let folder = fresh_folder("gguf_experts");
+    let store = folder.join("store");
+    quantized(&store, text(&fixture("moe")), "q8", &["--method", "q8_0"]);
+    let out = folder.join("out");
+    reader_agrees(&store, "q8", &out);
+    let file = out.join("model-Q8_0.gguf");
+    let output = python_command().args(["-c", EXPERTS, text(&file)]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Each expert lies where it is read: another order would not be the model.
+    pack(&store, &fixture("moe"), "moe", &[]);
+    let words = std::fs::read_to_string(fixture("test.txt")).unwrap();
+    let few = folder.join("few.txt");
+    std::fs::write(&few, words.chars().take(3000).collect::<String>()).unwrap();
+    let [own, exact] = ["q8", "moe"].map(|name| {
+        let all = ["eval", "ppl", name, "--store", text(&store), "--text", text(&few)];
+        done(&all).json["perplexity"].as_f64().unwrap()
+    });
+    assert!((own / exact - 1.0).abs() < 0.005, "{own}, the model itself {exact}");
+
+    // What llama.cpp would run otherwise is refused.
+    let model = folder.join("model");
+    std::fs::create_dir_all(&model).unwrap();
+    for name in ["tokenizer.json", "model.safetensors"] {
+        std::fs::copy(fixture("moe").join(name), model.join(name)).unwrap();
+    }
+    let config = std::fs::read_to_string(fixture("moe").join("config.json")).unwrap();
+    let config = config.replace("\"num_local_experts\": 8", "\"num_local_experts\": 9");
+    std::fs::write(model.join("config.json"), config).unwrap();
+    let run = quantize(&store, text(&model), "x", &["--method", "q8_0"]);
+    assert!(run.status == Some(1) && run.error.contains("ffn_gate_exps"), "{}", run.error);
+}
+
 /// Writes the weights as transformers has them, by GGUF's own library, and prints the digest of each tensor that
 /// it dequantizes and of every other as f32.
 const DEQUANTIZE: &str = r#"

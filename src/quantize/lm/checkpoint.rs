@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::{LmConfig, LmError, apart};
-use crate::dequant::{self, Float};
+use crate::dequant::Float;
 use crate::quantize::source::{ModelSource, SourceError, Tensor as Listed};
 
 /// The largest `tokenizer.json` that is read.
@@ -76,11 +76,7 @@ impl Checkpoint {
     /// If there is none of this shape, or it cannot be read or dequantized.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
         let (float, bytes) = self.plain(name, shape)?;
-        let values = floats(&dequant::convert(&bytes, float, Float::F32));
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(LmError::NotFinite(format!("tensor {name}")));
-        }
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        finite(name, &bytes, float, shape)
     }
 
     /// The bytes of a tensor, which must have this shape.
@@ -120,7 +116,7 @@ impl Checkpoint {
                 }
             }
         })?;
-        Ok(floats(&dequant::convert(&found, float, Float::F32)))
+        Ok(floats(&found, float, &[wanted.len() * columns])?.to_vec1()?)
     }
 
     /// Gives the bytes of a tensor to `take`, in order, each part with where it begins; it
@@ -159,9 +155,29 @@ impl Checkpoint {
     }
 }
 
-/// f32 out of little-endian bytes.
-pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+/// Little-endian floats as a tensor of f32.
+pub(super) fn floats(bytes: &[u8], float: Float, shape: &[usize]) -> Result<Tensor, LmError> {
+    let dtype = match float {
+        Float::F32 => DType::F32,
+        Float::F16 => DType::F16,
+        Float::BF16 => DType::BF16,
+    };
+    Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?)
+}
+
+/// The same of floats of tensor `name` that must be finite.
+pub(super) fn finite(
+    name: &str,
+    bytes: &[u8],
+    float: Float,
+    shape: &[usize],
+) -> Result<Tensor, LmError> {
+    let values = floats(bytes, float, shape)?;
+    // What is not finite is NaN then.
+    match values.affine(0.0, 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0 {
+        true => Ok(values),
+        false => Err(LmError::NotFinite(format!("tensor {name}"))),
+    }
 }
 
 fn check_shape(name: &str, got: &[u64], want: &[usize]) -> Result<(), LmError> {

@@ -1,10 +1,10 @@
 //! A matrix of which some rows at a time are read, again and again: it lies in a file.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::checkpoint::floats;
+use super::checkpoint::finite;
 use super::{Checkpoint, LmError, Spool};
-use crate::dequant::{self, Float};
+use crate::dequant::Float;
 
 /// Rows that are multiplied at a time: as many as states that they are multiplied with, within these. So they
 /// take no more room than the states, and a product is worth its packing.
@@ -48,11 +48,7 @@ impl Rows {
     pub(super) fn slice(&self, first: usize, count: usize) -> Result<Tensor, LmError> {
         let len = self.place(count) as usize;
         let bytes = self.file.read_bytes(self.place(first), len)?;
-        let values = floats(&dequant::convert(&bytes, self.float, Float::F32));
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(LmError::NotFinite(format!("tensor {}", self.name)));
-        }
-        Ok(Tensor::from_vec(values, (count, self.columns), &Device::Cpu)?)
+        finite(&self.name, &bytes, self.float, &[count, self.columns])
     }
 
     /// Where a row begins in the file.

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::LmError;
 use super::checkpoint::floats;
+use crate::dequant::Float;
 
 /// The file. What lies where in it is its user's business.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl Spool {
     /// Reads what [`write`](Self::write) wrote there.
     pub(crate) fn read(&self, offset: u64, shape: (usize, usize)) -> Result<Tensor, LmError> {
         let bytes = self.read_bytes(offset, shape.0 * shape.1 * 4)?;
-        Ok(Tensor::from_vec(floats(&bytes), shape, &Device::Cpu)?)
+        floats(&bytes, Float::F32, &[shape.0, shape.1])
     }
 
     pub(crate) fn read_bytes(&self, offset: u64, len: usize) -> Result<Vec<u8>, LmError> {

@@ -68,7 +68,11 @@ impl<'a> Driver<'a> {
         let mut seen = vec![false; surveyed.weights.len()];
         for content in &contents {
             let Content::Tensors { from, .. } = content else { continue };
-            for from in from {
+            let members = from.iter().flat_map(|from| match from {
+                From::Stack(stack) => plan.stacks.get(*stack).map_or(&[][..], Vec::as_slice),
+                from => std::slice::from_ref(from),
+            });
+            for from in members {
                 match *from {
                     From::Model(tensor) => from_model.push(tensor),
                     From::Product(product, _) if !std::mem::replace(&mut seen[product], true) => {
@@ -81,7 +85,7 @@ impl<'a> Driver<'a> {
                         Some(hit) => found.push(hit.clone()),
                         None => from_model.push(layers.remade[vector].tensor),
                     },
-                    From::Product(..) | From::Zeros(_) | From::Factors => {}
+                    From::Product(..) | From::Stack(_) | From::Zeros(_) | From::Factors => {}
                 }
             }
         }
@@ -142,7 +146,26 @@ impl<'a> Driver<'a> {
             Content::Tensors { from, .. } => *from.get(part - 1).ok_or_else(defect)?,
             Content::Known(_) => return Err(defect()),
         };
+        self.made(from, &defect)
+    }
+
+    fn made(
+        &mut self,
+        from: From,
+        defect: &dyn Fn() -> ProduceError,
+    ) -> Result<Held, ProduceError> {
         match from {
+            From::Stack(stack) => {
+                let members = self.plan.stacks.get(stack).cloned().ok_or_else(defect)?;
+                let mut all = Vec::new();
+                for member in members {
+                    match self.made(member, defect)? {
+                        Held::Memory(bytes) => all.extend_from_slice(&bytes),
+                        _ => return Err(defect()),
+                    }
+                }
+                Ok(Held::Memory(all.into()))
+            }
             From::Model(tensor) => self.unchanged(tensor),
             From::Remade(vector) => self.remake(vector),
             From::Zeros(len) => {

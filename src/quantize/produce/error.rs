@@ -76,7 +76,7 @@ pub enum ProduceError {
     NoHeads(String),
     /// A type of model that is not written as GGUF.
     #[error(
-        "GGUF is not written for models of type {0:?}: it is for the families without experts that docs/quantize.md lists; take another format"
+        "GGUF is not written for models of type {0:?}: it is for the families that docs/quantize.md lists; take another format"
     )]
     GgufModel(String),
     /// Rotary positions that are not written as GGUF.
@@ -84,6 +84,21 @@ pub enum ProduceError {
         "GGUF is written for rotary positions that are plain or scaled by linear, yarn or llama3, not by {0}; take another format"
     )]
     GgufPositions(String),
+    /// Experts that llama.cpp would route otherwise.
+    #[error(
+        "llama.cpp routes the experts of {kind} in one way, which is not what {what} in config.json says; take another format"
+    )]
+    GgufExperts {
+        /// The model's type.
+        kind: String,
+        /// What says otherwise.
+        what: &'static str,
+    },
+    /// A block that does not have all of its experts.
+    #[error(
+        "{0}: not every expert of config.json is there once, all of one shape; complete the model"
+    )]
+    GgufStack(String),
     /// A tensor that GGUF has no name for.
     #[error("tensor {0}: GGUF has no name for it")]
     GgufName(String),

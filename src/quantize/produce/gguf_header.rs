@@ -12,6 +12,8 @@ use crate::gguf::names::{self, Change};
 use crate::gguf::regex;
 use crate::quantize::source::ModelSource;
 
+/// What names of tensors begin with in models with a head, which models without one leave out.
+const PREFIXES: [&str; 3] = ["", "model.", "transformer."];
 /// What tensors are aligned to.
 pub(super) const ALIGNMENT: u64 = 32;
 /// The longest chat template.
@@ -29,27 +31,80 @@ impl<'a> Family<'a> {
     /// What a config says; refuses what is not known here.
     pub(super) fn of(config: &'a Value) -> Result<Self, ProduceError> {
         let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("");
-        let own = names::Family::of_model(kind).filter(names::Family::is_written);
+        let own = names::Family::of_model(kind);
         let own = own.ok_or_else(|| ProduceError::GgufModel(kind.to_owned()))?;
         check_scaling(config)?;
+        check_experts(kind, config)?;
         let number = |key: &str| config.get(key).and_then(Value::as_u64);
-        let query = number("num_attention_heads").unwrap_or(0);
+        let query = number("num_attention_heads").or_else(|| number("n_head")).unwrap_or(0);
         let heads = [query, number("num_key_value_heads").unwrap_or(query)];
         Ok(Self { config, own, heads })
     }
 
     /// The name of a tensor there, and what is done to it.
     pub(super) fn rename(&self, name: &str) -> Result<(String, Change), ProduceError> {
-        let found = self.own.renamed(name, self.heads);
-        found.ok_or_else(|| ProduceError::GgufName(name.to_owned()))
+        if let Some((stack, expert)) = self.stacked(name) {
+            return Ok((
+                format!("{}.{expert}.weight", stack.trim_end_matches(".weight")),
+                Change::Same,
+            ));
+        }
+        let mut names = PREFIXES.iter().map(|prefix| format!("{prefix}{name}"));
+        let found = names.find_map(|name| self.own.renamed(&name, self.heads));
+        match found.ok_or_else(|| ProduceError::GgufName(name.to_owned()))? {
+            // Layers were made outputs by inputs before they came here.
+            (name, Change::Transposed) => Ok((name, Change::Same)),
+            found => Ok(found),
+        }
     }
 
     /// How many heads the rows of a weight are permuted in; none for those that are not.
     pub(super) fn heads(&self, name: &str) -> Option<u64> {
-        match self.own.renamed(name, self.heads)?.1 {
+        match self.rename(name).ok()?.1 {
             Change::Heads(heads) => Some(heads),
             _ => None,
         }
+    }
+
+    /// The tensor there that the weight of an expert is stacked in, and which of them it is.
+    pub(super) fn stacked(&self, name: &str) -> Option<(String, u64)> {
+        let mut names = PREFIXES.iter().map(|prefix| format!("{prefix}{name}"));
+        names.find_map(|name| self.own.stacked(&name)).filter(|_| name.ends_with(".weight"))
+    }
+
+    /// How many experts a block has.
+    pub(super) fn experts(&self) -> u64 {
+        experts(self.config).unwrap_or(0)
+    }
+}
+
+/// How many experts a config says that a block has.
+fn experts(config: &Value) -> Option<u64> {
+    let number = |key: &str| config.get(key).and_then(Value::as_u64);
+    number("num_experts").or_else(|| number("num_local_experts"))
+}
+
+/// Refuses experts that llama.cpp would route otherwise than the model says: it knows one way for each family, and has
+/// them in every block.
+fn check_experts(kind: &str, config: &Value) -> Result<(), ProduceError> {
+    let refused =
+        |what: &'static str| Err(ProduceError::GgufExperts { kind: kind.to_owned(), what });
+    let normalized = match kind {
+        "mixtral" => return Ok(()),
+        "qwen2_moe" | "olmoe" => false,
+        "qwen3_moe" => true,
+        _ => return Ok(()),
+    };
+    let own = config.get("norm_topk_prob").and_then(Value::as_bool);
+    if own.is_some_and(|own| own != normalized) {
+        return refused("norm_topk_prob");
+    }
+    if config.get("mlp_only_layers").and_then(Value::as_array).is_some_and(|own| !own.is_empty()) {
+        return refused("mlp_only_layers");
+    }
+    match config.get("decoder_sparse_step").and_then(Value::as_u64) {
+        None | Some(1) => Ok(()),
+        Some(_) => refused("decoder_sparse_step"),
     }
 }
 
@@ -117,13 +172,28 @@ pub(super) fn header(
     let mut values = Values::default();
     let config = family.config;
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
-    let need = |key: &'static str| number(key).ok_or(ProduceError::Number(key));
+    // GPT-2 has names of its own.
+    let need = |key: &'static str| {
+        let other = match key {
+            "hidden_size" => "n_embd",
+            "num_hidden_layers" => "n_layer",
+            "num_attention_heads" => "n_head",
+            "max_position_embeddings" => "n_positions",
+            "intermediate_size" => "n_inner",
+            _ => key,
+        };
+        number(key).or_else(|| number(other)).ok_or(ProduceError::Number(key))
+    };
     let arch = family.own.arch;
     let own = |key: &str| format!("{arch}.{key}");
     let heads = need("num_attention_heads")?.max(1);
     let width = need("hidden_size")?;
     let head = number("head_dim").unwrap_or(width / heads);
     let kind = block(recipe.method);
+    let inner = match need("intermediate_size") {
+        Err(_) if arch == "gpt2" => 4 * width,
+        inner => inner?,
+    };
     values.text("general.architecture", arch);
     values.text("general.type", "model");
     values.u32("general.file_type", file_type(kind));
@@ -134,7 +204,7 @@ pub(super) fn header(
         ("block_count", need("num_hidden_layers")?),
         ("context_length", need("max_position_embeddings")?),
         ("embedding_length", width),
-        ("feed_forward_length", need("intermediate_size")?),
+        ("feed_forward_length", inner),
         ("attention.head_count", heads),
         ("attention.head_count_kv", number("num_key_value_heads").unwrap_or(heads)),
         ("attention.key_length", head),
@@ -143,6 +213,18 @@ pub(super) fn header(
         ("vocab_size", need("vocab_size")?),
     ] {
         values.u32(&own(key), value);
+    }
+    if let Some(count) = experts(config).filter(|_| family.own.has_experts()) {
+        values.u32(&own("expert_count"), count);
+        values.u32(&own("expert_used_count"), need("num_experts_per_tok")?);
+        for (key, there) in [
+            ("moe_intermediate_size", "expert_feed_forward_length"),
+            ("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+        ] {
+            if let Some(value) = number(key) {
+                values.u32(&own(there), value);
+            }
+        }
     }
     let float = |key: &str| config.get(key).and_then(Value::as_f64);
     let base = rope(config, "rope_theta").or_else(|| float("rope_theta")).unwrap_or(10_000.0);

@@ -42,7 +42,7 @@ pub(super) fn take_over(
             From::Zeros(len) => zeros.get(..usize::try_from(len).ok()?).map(Piece::Content),
             From::Model(tensor) => tensor_piece(part, *same.get(&tensor)?),
             From::Product(..) | From::Remade(_) => tensor_piece(part, (*digest)?),
-            From::Factors => None,
+            From::Stack(_) | From::Factors => None,
         };
         let tensors = from.iter().zip(&produced).zip(parts.iter().skip(1)).map(piece);
         let pieces = std::iter::once(Some(Piece::Content(header))).chain(tensors);
@@ -64,7 +64,7 @@ fn produced(from: &[From], surveyed: &Survey) -> Option<Vec<Option<ContentDigest
     let one = |from: &From| match *from {
         From::Product(product, own) => of(surveyed.weights.get(product), own),
         From::Remade(vector) => of(surveyed.vectors.get(vector), 0),
-        From::Model(_) | From::Zeros(_) | From::Factors => Some(None),
+        From::Model(_) | From::Stack(_) | From::Zeros(_) | From::Factors => Some(None),
     };
     from.iter().map(one).collect()
 }

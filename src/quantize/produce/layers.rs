@@ -74,7 +74,7 @@ pub fn kind(name: &str, dtype: Dtype, shape: &Shape, skip: &Skip) -> Kind {
 }
 
 /// A model as its layers are quantized and stored: each by itself, outputs by inputs, but for those that `skip` names.
-/// GGUF stacks experts as models do.
+/// In GGUF all are outputs by inputs, and the experts are stacked again when they are made.
 ///
 /// # Errors
 /// If a pattern is none, or the model's names contradict each other.
@@ -85,7 +85,7 @@ pub fn layers_apart(
 ) -> Result<Arc<ModelSource>, ProduceError> {
     let skip = Skip::new(skip)?;
     match format {
-        Format::Gguf => Ok(source),
+        Format::Gguf => Ok(apart(source, &|_| true).map_err(CalibrateError::from)?),
         _ => Ok(apart(source, &|layer| !skip.has(layer)).map_err(CalibrateError::from)?),
     }
 }

@@ -70,6 +70,8 @@ pub(super) enum From {
     Remade(usize),
     /// Tensor `1` of what quantized weight `0` becomes.
     Product(usize, usize),
+    /// GGUF: one behind the other, what [stack](Plan) `0` has.
+    Stack(usize),
     /// So many zeros.
     Zeros(u64),
     /// GGUF: the factors of positions.
@@ -96,6 +98,8 @@ pub(super) struct Plan {
     pub(super) files: BTreeMap<String, Content>,
     /// What each quantized weight becomes.
     pub(super) products: Vec<Vec<Announced>>,
+    /// What is stacked in one tensor: the experts of a block.
+    pub(super) stacks: Vec<Vec<From>>,
     /// Files of the model that are left out.
     pub(super) left_out: Vec<String>,
 }

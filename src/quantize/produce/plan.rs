@@ -19,7 +19,7 @@ use super::products::{FILE as PRODUCTS, Key, Product};
 use super::recipe::{Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::format::dtype::Shape;
-use crate::gguf::names::Change;
+use crate::gguf::names::{Change, is_computed};
 use crate::quantize::source::ModelSource;
 
 /// Ends of the names of files that hold weights in another format.
@@ -38,6 +38,8 @@ const OTHER_WEIGHTS: [&str; 13] = [
     ".npz",
     ".bin.index.json",
 ];
+/// Matrices that are f32 in GGUF: routers, and positions.
+const PRECISE: [&str; 2] = ["ffn_gate_inp", "position_embd"];
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -83,6 +85,7 @@ pub(super) fn layers(
                 let rank = tensor.shape.dims().len();
                 let Some(float) = Float::of_dtype(tensor.dtype) else { continue };
                 match &gguf {
+                    Some(_) if is_computed(&tensor.name) => {}
                     Some(family) if rank <= 2 => {
                         let (name, change) = family.rename(&tensor.name)?;
                         let columns = tensor.shape.dims().last().copied().unwrap_or(0);
@@ -103,7 +106,8 @@ pub(super) fn layers(
                             });
                             continue;
                         }
-                        let to = if rank < 2 { Float::F32 } else { Float::F16 };
+                        let precise = rank < 2 || PRECISE.iter().any(|own| name.contains(own));
+                        let to = if precise { Float::F32 } else { Float::F16 };
                         remade.push(Remade { tensor: at, float, name, to, change });
                     }
                     None if remakes && kind == Kind::Other && rank < 2 => {
@@ -237,7 +241,7 @@ pub(super) fn plan(
     if recipe.format == Format::Gguf {
         files.insert(CONFIG.to_owned(), Content::Bytes(config::pretty(checkpoint.config()?)));
         files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
-        return gguf::plan(checkpoint, layers, recipe, files, left_out);
+        return gguf::plan(checkpoint, layers, recipe, announced, files, left_out);
     }
     if checkpoint.files().iter().any(|file| file.path == INDEX) {
         let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
@@ -245,7 +249,7 @@ pub(super) fn plan(
     }
     add_config(checkpoint.config()?.clone(), layers, recipe, &mut files);
     files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
-    Ok(Plan { files, products: announced, left_out })
+    Ok(Plan { files, products: announced, stacks: Vec::new(), left_out })
 }
 
 /// What the result says that it was produced from: the keys of the weights, and of what is remade.

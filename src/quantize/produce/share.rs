@@ -64,7 +64,7 @@ pub(super) fn plan(
         files.insert(FILE.to_owned(), Content::Tensors { header, parts, from });
     }
     files.insert(PRODUCTS.to_owned(), Content::Bytes(products));
-    Ok(Plan { files, products: announced, left_out: Vec::new() })
+    Ok(Plan { files, products: announced, stacks: Vec::new(), left_out: Vec::new() })
 }
 
 #[cfg(test)]
