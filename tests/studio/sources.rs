@@ -68,7 +68,7 @@ fn the_sample_model_is_at_hand() {
     let wanted = |model: &str| json!({"model": model, "preset": "bnb_nf4", "name": "one/s"});
     studio.submit("/compress", &wanted("sample://austen"));
     assert_eq!(studio.post("/compress", &wanted("s3://bucket/m"), &[]).status, 403);
-    // By hand it is the same model; it was trained, and says so in its perplexity.
+    // By hand it is the same model.
     let quantize = ["quantize", "sample://austen", "--method", "nf4", "--name", "by/hand"];
     let sources = text(&world.folder.join("sources")).to_owned();
     let run = super::run::command(&[&quantize[..], &["--store", store]].concat())
