@@ -142,3 +142,25 @@ fn a_claim_asks_postgres_seven_times() {
         assert_eq!(questions.load(Ordering::SeqCst) - before, 7);
     }
 }
+
+/// Who joins a job holds its tenant's row and wants the job's; so must who claims it, or each waits for the other.
+#[test]
+fn joining_and_claiming_a_job_do_not_wait_for_each_other() {
+    let world = World::postgres();
+    let jobs = Jobs::open(&world.database(), Policy::default(), Clock::Database).unwrap();
+    let wanted = submission("t", "one");
+    jobs.submit(&wanted).unwrap();
+    let joining = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while joining.load(Ordering::SeqCst) {
+                let (_, lease) = jobs.claim("w").unwrap().unwrap();
+                jobs.finish(&lease, &Outcome::HandedOver).unwrap();
+            }
+        });
+        // A panic ends the other, too.
+        let joined = (0..200).all(|_| jobs.submit(&wanted).is_ok_and(|given| given.joined));
+        joining.store(false, Ordering::SeqCst);
+        assert!(joined);
+    });
+}
