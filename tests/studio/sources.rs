@@ -52,6 +52,11 @@ fn the_sample_model_is_at_hand() {
     let estimate = studio.post("/estimate", &wanted, &[]).json();
     let bytes = estimate["source_bytes"].as_u64().unwrap();
     assert!((300_000..1_000_000).contains(&bytes), "{estimate}");
+    for (field, wrong) in [("priority", json!(true)), ("priority", json!(10)), ("kind", json!(5))] {
+        let mut wanted = wanted.clone();
+        wanted[field] = wrong;
+        assert_eq!(studio.post("/estimate", &wanted, &[]).status, 422, "{wanted}");
+    }
     let job = studio.end(&studio.submit("/compress", &wanted));
     assert_eq!(job["status"], "succeeded", "{job}");
     assert_eq!(job["result"]["name"], "sample/austen-bnb_nf4");
