@@ -109,7 +109,7 @@ fn the_package_is_what_a_build_reads() {
     let files: BTreeSet<&str> = text.lines().collect();
     let len = |file: &&str| fs::metadata(root.join(file)).map_or(0, |metadata| metadata.len());
     let bytes: u64 = files.iter().map(len).sum();
-    assert!(bytes < 5 << 20, "{bytes} bytes");
+    assert!(bytes < 6 << 20, "{bytes} bytes");
     // What engines made of what is written: the command tells it.
     let read = "tests/judges/engines.json";
     assert!(files.contains(read));
@@ -121,6 +121,7 @@ fn the_package_is_what_a_build_reads() {
     for source in files.iter().filter(|file| file.starts_with("src/") && file.ends_with(".rs")) {
         let text = fs::read_to_string(root.join(source)).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
+        let code = code.replace("include_bytes!(", "include_str!(");
         for rest in code.split("include_str!(\"").skip(1) {
             let beside = Path::new(source).parent().unwrap();
             let path = root.join(beside).join(rest.split('"').next().unwrap());

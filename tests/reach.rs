@@ -304,6 +304,24 @@ fn buckets_and_the_origins_of_an_edge_are_reached_through_the_proxy() {
     let before = proxy.asked("GET");
     load("s3://weights/a", &[], &environment);
     proxy.has_asked("GET", before + 1);
+    // What is excepted goes straight: a proxy that is not there is not asked.
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    let own = s3.environment();
+    let endpoint = own.iter().find(|(_, value)| value.starts_with("http://"));
+    let server = endpoint.expect("an endpoint").1.trim_start_matches("http://");
+    let (host, _) = server.split_once(':').expect("a port");
+    let proxied = [("HTTP_PROXY", dead.as_str())];
+    let with = |no: &str| {
+        let more = [("NO_PROXY", no)];
+        let environment = [&own[..], &proxied[..], &more[..]].concat();
+        run(&["load", "org/m", "--store", "s3://weights/a"], &environment)
+    };
+    for no in [server, host, "*", &format!("example.com:80, {server}")] {
+        let straight = with(no);
+        assert_eq!(straight.status, Some(0), "{no}: {}", straight.error);
+    }
+    let asked = with(&format!("{host}:1, example.com"));
+    assert_eq!(asked.status, Some(5), "{}", asked.error);
 
     let before = proxy.asked("GET");
     let mut edge = alone(&["edge", "--origin", &site.http, "--listen", "127.0.0.1:0"]);

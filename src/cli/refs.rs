@@ -84,7 +84,7 @@ impl Rm {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Ls {
-    /// List only artifacts of this name, or all whose names begin alike: `org/`, `org/llama-*`
+    /// List only artifacts of this name, which must be there, or all whose names begin alike: `org/`, `org/llama-*`
     #[arg(value_parser = pattern)]
     name: Option<NamePattern>,
 }
@@ -129,6 +129,10 @@ impl Ls {
         let store = global.existing_store().await?;
         let wanted = self.name.unwrap_or(NamePattern::ALL);
         let mut entries = entries(&store, &wanted, (&global.trust()?, output)).await?;
+        if let (NamePattern::Name(name), true) = (&wanted, entries.is_empty()) {
+            let (location, artifact) = (store.location().to_owned(), name.to_string());
+            return Err(StoreError::NoArtifact { location, artifact }.into());
+        }
         entries.sort_by(|a, b| (&a.name, &a.tag).cmp(&(&b.name, &b.tag)));
         let mut artifacts = Vec::new();
         let mut rows =

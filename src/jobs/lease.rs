@@ -7,10 +7,8 @@ use super::error::{DatabaseError, JobsError};
 use super::job::{Beat, Job, JobId, Lease, Outcome, State, millis};
 use super::parts;
 use super::queue::Jobs;
-use super::rows::{append, find, job_of, state, write_event};
+use super::rows::{append, find, job_of, state};
 
-const PICK: &str = include_str!("sql/claim_pick.sql");
-const TAKE: &str = include_str!("sql/claim_take.sql");
 const HEARTBEAT: &str = include_str!("sql/heartbeat.sql");
 const FENCE: &str = include_str!("sql/fence.sql");
 const FINISH: &str = include_str!("sql/finish.sql");
@@ -36,20 +34,17 @@ impl Jobs {
         self.expire()?;
         self.database.transaction(Begin::Alone, |db| {
             let now = self.now(db)?;
+            let until = now + millis(self.policy.lease);
+            let event = json!({"state": "running", "worker": worker}).to_string();
+            let event = format!("{},\"attempt\":", event.trim_end_matches('}'));
             loop {
-                let picked = db.query(PICK, &[now.into()])?;
-                let Some(row) = picked.first() else { return Ok(None) };
-                let id: JobId = row.text(0)?.parse().map_err(|_| DatabaseError::Row(0))?;
-                // The tenant's row first, as submissions take them.
-                let sql = "UPDATE tenants SET served = (SELECT max(served) + 1 FROM tenants) WHERE name = $1";
-                db.query(sql, &[row.text(1)?.into()])?;
-                let until = now + millis(self.policy.lease);
-                let values = [id.as_str().into(), worker.into(), until.into(), now.into()];
+                let values = [now.into(), worker.into(), until.into(), event.clone().into()];
+                let claimed = db.claim(values)?;
+                let Some(row) = claimed.first() else { return Ok(None) };
                 // Somebody may have cancelled it meanwhile: then the next one.
-                if let Some(job) = db.query(TAKE, &values)?.first().map(job_of).transpose()? {
-                    let about = json!({"state": "running", "attempt": job.attempts, "worker": worker});
-                    write_event(db, &id, job.events, now, "state", &about.to_string())?;
-                    let lease = Lease { job: id, epoch: job.epoch };
+                if row.optional_text(0)?.is_some() {
+                    let job = job_of(row)?;
+                    let lease = Lease { job: job.id.clone(), epoch: job.epoch };
                     return Ok(Some((job, lease)));
                 }
             }

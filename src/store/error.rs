@@ -63,11 +63,9 @@ pub enum StoreError {
     /// A writer that has given its lease back.
     #[error("{location}: {lease} was given back, and nothing more is written under it")]
     LeaseEnded { location: String, lease: String },
-    /// This machine's clock is behind.
-    #[error(
-        "{location}: this machine's clock says that it is {now}, but {whose} {then}: what it publishes would expire too early"
-    )]
-    Clock { location: String, now: String, whose: &'static str, then: String },
+    /// This machine's clock is behind or ahead.
+    #[error("{location}: this machine's clock says that it is {now}, but {whose} {then}: {harm}")]
+    Clock { location: String, now: String, whose: &'static str, then: String, harm: &'static str },
     /// The system gave no random bytes.
     #[error("no random bytes from the system: {0}")]
     Random(getrandom::Error),

@@ -43,7 +43,7 @@ impl Store {
     /// Puts a ref that another store published here, as it is, unless a newer one is here.
     ///
     /// # Errors
-    /// If the clock is behind, or the store fails.
+    /// If the clock is wrong, or the store fails.
     pub async fn place_ref(
         &self,
         envelope: &Envelope<RefBody>,
@@ -94,7 +94,7 @@ impl Store {
     /// the index up to date. A lost race is run again on what the winner wrote.
     ///
     /// # Errors
-    /// If the clock is behind, others win every race, or the store fails.
+    /// If the clock is wrong, others win every race, or the store fails.
     pub async fn publish(
         &self,
         name: &ArtifactName,
@@ -135,7 +135,7 @@ impl Store {
     /// Removes the ref and its entry in the index. Returns whether there was one.
     ///
     /// # Errors
-    /// If the clock is behind, others win every race, or the store fails.
+    /// If the clock is wrong, others win every race, or the store fails.
     pub async fn unpublish(
         &self,
         name: &ArtifactName,

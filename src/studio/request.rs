@@ -126,15 +126,10 @@ impl Request {
         }
     }
 
-    /// Whether several workers can share it: each weight is made by itself, and lies in a file of safetensors.
+    /// Whether several workers can share it: each weight is made by itself.
     pub(super) fn has_parts(&self) -> bool {
         match self {
-            Self::Compress(own) => {
-                let gguf = own.format.as_deref() == Some(Format::Gguf.name());
-                own.recipe().is_ok_and(|recipe| {
-                    !recipe.method.is_calibrated() && recipe.format != Format::Gguf && !gguf
-                })
-            }
+            Self::Compress(own) => own.recipe().is_ok_and(|recipe| !recipe.method.is_calibrated()),
             _ => false,
         }
     }

@@ -134,6 +134,17 @@ fn whoever_packs_makes_it_and_says_so_once() {
     let expected =
         format!("{}: no artifact none:latest; `tenpak ls` lists what is there", store.display());
     assert_eq!((run.status, run.text("error")), (Some(3), expected));
+    for name in ["none", "mm", "org/none"] {
+        let run = tenpak(&["ls", name, "--store", text(&store)]);
+        let expected =
+            format!("{}: no artifact {name}; `tenpak ls` lists what is there", store.display());
+        assert_eq!((run.status, run.text("error")), (Some(3), expected));
+    }
+    for (pattern, count) in [("m", 1), ("m*", 1), ("none*", 0), ("none/", 0)] {
+        let run = tenpak(&["ls", pattern, "--store", text(&store)]);
+        let listed = run.json["artifacts"].as_array().map(Vec::len);
+        assert_eq!((run.status, listed), (Some(0), Some(count)), "{pattern}: {}", run.error);
+    }
     tenpak(&["rm", "m", "--store", text(&store)]);
     tenpak(&["rm", "n", "--store", text(&store)]);
     let run = tenpak(&["ls", "--store", text(&store)]);

@@ -111,7 +111,7 @@ fn a_clock_that_was_ahead_keeps_nobody_out() {
     let world = World::new("ahead");
     let (store, key) = (text(&world.store), text(&world.key));
     let sign = ["sign", "m", "--key", key, "--store", store];
-    let ahead = run_at("+3650d", &sign);
+    let ahead = run_at("+3000d", &sign);
     assert_eq!(ahead.status, Some(0), "{}", ahead.error);
     let run = tenpak(&sign);
     assert_eq!(run.status, Some(1), "{}", run.error);
@@ -127,25 +127,68 @@ fn a_clock_that_was_ahead_keeps_nobody_out() {
     assert!(run.error.contains("clock says"), "{}", run.error);
 }
 
+/// In a folder nobody may have published for years, but no signature lives longer than ten.
+#[test]
+fn nothing_is_published_by_a_clock_that_is_ahead() {
+    let world = World::new("beyond");
+    let (store, key) = (text(&world.store), text(&world.key));
+    let before = world.refs();
+    let publishing: [&[&str]; 4] = [
+        &["pack", text(&world.model), "--name", "other"],
+        &["tag", "m", "n"],
+        &["sign", "m", "--key", key],
+        &["rm", "m"],
+    ];
+    for arguments in publishing {
+        let run = run_at("@2099-01-01 00:00:00", &[arguments, &["--store", store]].concat());
+        assert_eq!(run.status, Some(1), "{arguments:?}: {}", run.error);
+        let error = run.text("error");
+        let begin = format!("{store}: this machine's clock says that it is 2099-01-01T00:00:0");
+        let end = "Z: after it nobody whose clock is right could publish; set the clock, or give \
+                   --trust-clock if it is right";
+        assert!(error.starts_with(&begin) && error.ends_with(end), "{error}");
+        assert!(error.contains("but its newest name was published at 20"), "{error}");
+    }
+    assert_eq!(world.refs(), before);
+    // A name that is old does not count where another is new: the first stays as it is for ever.
+    let tag = ["tag", "m", "old", "--store", store, "--trust-clock"];
+    assert_eq!(run_at("@2002-01-01 00:00:00", &tag).status, Some(0));
+    let again = tenpak(&tag[..5]);
+    assert_eq!(again.status, Some(0), "{}", again.error);
+}
+
 /// A bucket says what time it is: an empty one is enough to tell, and a name of the future does not count.
 #[test]
 fn the_host_of_a_bucket_decides() {
     let server = S3Server::start();
     server.create_bucket("bucket");
     let world = World::new("host");
-    let run = |time: &str, store: &str, name: &str| {
+    let run_with = |time: &str, store: &str, name: &str, more: &[&str]| {
         let arguments = ["pack", text(&world.model), "--store", store, "--name", name];
+        let arguments = [&arguments, more].concat();
         let mut command = match time {
             "" => command(&[&["--json"], &arguments[..]].concat()),
             time => at(time, &arguments),
         };
         Run::of(command.envs(server.environment()).output().expect("a process"))
     };
+    let run = |time: &str, store: &str, name: &str| run_with(time, store, name, &[]);
     let behind = run(LONG_AGO, "s3://bucket/a", "m");
     assert_eq!(behind.status, Some(1), "{}", behind.error);
     assert!(behind.text("error").contains(", but its host says that it is 20"), "{}", behind.error);
     assert_eq!(run("", "s3://bucket/a", "m").status, Some(0));
-    let ahead = run("+3650d", "s3://bucket/a", "m");
+    for time in ["+20m", "+3650d"] {
+        let ahead = run(time, "s3://bucket/a", "m");
+        assert_eq!(ahead.status, Some(1), "{}", ahead.error);
+        let error = ahead.text("error");
+        assert!(error.contains(", but its host says that it is 20"), "{error}");
+        assert!(
+            error.contains("Z: after it nobody whose clock is right could publish;"),
+            "{error}"
+        );
+    }
+    assert_eq!(run("+10m", "s3://bucket/a", "m").status, Some(0));
+    let ahead = run_with("+3650d", "s3://bucket/a", "m", &["--trust-clock"]);
     assert_eq!(ahead.status, Some(0), "{}", ahead.error);
     let right = run("", "s3://bucket/a", "m");
     assert_eq!(right.status, Some(0), "{}", right.error);

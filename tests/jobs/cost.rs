@@ -2,6 +2,10 @@
 //! while eight workers claim. `TENPAK_SOAK=10000` is the size that is promised; the bounds hold on two cores that
 //! others use, too.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -79,4 +83,84 @@ fn sqlite_is_fast_enough() {
 #[test]
 fn postgres_is_fast_enough() {
     cost(&World::postgres(), 50.0);
+}
+
+/// Passes on what comes for this port, and counts questions: what a client says after an answer. Gives its own port.
+fn counting(to: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let questions = count.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            let answered = Arc::new(AtomicBool::new(true));
+            let pass = |mut from: TcpStream, mut to: TcpStream, each: Box<dyn Fn() + Send>| {
+                std::thread::spawn(move || {
+                    let mut piece = [0; 4096];
+                    while let Ok(len @ 1..) = from.read(&mut piece) {
+                        each();
+                        if to.write_all(&piece[..len]).is_err() {
+                            break;
+                        }
+                    }
+                    drop(to.shutdown(Shutdown::Both));
+                });
+            };
+            let (count, asks, told) = (questions.clone(), answered.clone(), answered);
+            let ask = move || {
+                if asks.swap(false, Ordering::SeqCst) {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            };
+            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            pass(from, to, Box::new(ask));
+            pass(server, client, Box::new(move || told.store(true, Ordering::SeqCst)));
+        }
+    });
+    (port, count)
+}
+
+/// Whoever claims holds all others up from one question to the next. Four are for leases that ran out, with no lock; then
+/// the lock and the time, the claim, and its commit.
+#[test]
+fn a_claim_asks_postgres_seven_times() {
+    let world = World::postgres();
+    let url = world.database();
+    let port: u16 = url.rsplit(':').next().unwrap().split('/').next().unwrap().parse().unwrap();
+    let (own, questions) = counting(port);
+    let url = url.replace(&format!(":{port}/"), &format!(":{own}/"));
+    let jobs = Jobs::open(&url, Policy::default(), Clock::Database).unwrap();
+    for key in 0..3 {
+        jobs.submit(&submission("t", &key.to_string())).unwrap();
+    }
+    // Statements are prepared once.
+    jobs.claim("w").unwrap().unwrap();
+    for expected in [true, true, false] {
+        let before = questions.load(Ordering::SeqCst);
+        assert_eq!(jobs.claim("w").unwrap().is_some(), expected);
+        assert_eq!(questions.load(Ordering::SeqCst) - before, 7);
+    }
+}
+
+/// Who joins a job holds its tenant's row and wants the job's; so must who claims it, or each waits for the other.
+#[test]
+fn joining_and_claiming_a_job_do_not_wait_for_each_other() {
+    let world = World::postgres();
+    let jobs = Jobs::open(&world.database(), Policy::default(), Clock::Database).unwrap();
+    let wanted = submission("t", "one");
+    jobs.submit(&wanted).unwrap();
+    let joining = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while joining.load(Ordering::SeqCst) {
+                let (_, lease) = jobs.claim("w").unwrap().unwrap();
+                jobs.finish(&lease, &Outcome::HandedOver).unwrap();
+            }
+        });
+        // A panic ends the other, too.
+        let joined = (0..200).all(|_| jobs.submit(&wanted).is_ok_and(|given| given.joined));
+        joining.store(false, Ordering::SeqCst);
+        assert!(joined);
+    });
 }

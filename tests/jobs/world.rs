@@ -24,6 +24,15 @@ impl World {
         Self::Sqlite(tempfile::tempdir().expect("a folder"))
     }
 
+    /// In memory, where the system has a file system there.
+    pub fn sqlite_in_memory() -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        match tempfile::tempdir_in(memory) {
+            Ok(folder) => Self::Sqlite(folder),
+            Err(_) => Self::sqlite(),
+        }
+    }
+
     /// The server of all tests that run at a time.
     pub fn postgres() -> Self {
         static SERVER: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());

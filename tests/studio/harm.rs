@@ -70,6 +70,13 @@ fn uploads_go_on_from_where_they_were() {
         409 => None,
         other => panic!("{other}"),
     });
+    // Who sends what is there already is told so, although it goes on sending when the answer could be there.
+    let mut refused = send_some(&studio, &path, data.len(), &data[..1000]);
+    std::thread::sleep(Duration::from_millis(500));
+    refused.write_all(&data[1000..]).unwrap();
+    let mut status = [0; 12];
+    refused.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 409");
     // It says nothing more: others are answered meanwhile, and after a while it holds nothing.
     let (path, source) = begin(&studio, "b.bin", data.len());
     let mut silent = send_some(&studio, &path, data.len(), &data[..1000]);

@@ -26,5 +26,6 @@ mod page;
 mod parts;
 mod sources;
 mod survive;
+mod twice;
 mod webhooks;
 mod world;

@@ -76,11 +76,42 @@ fn two_workers_make_what_one_makes() {
     super::model::write(&small, &super::model::llama(1, 64));
     let wanted = json!({"model": text(&small), "method": "nf4", "name": "org/small"});
     assert!(studio.end(&studio.submit("/compress", &wanted)).get("parts").is_none());
-    for method in ["gptq", "q4_0"] {
-        let wanted = json!({"model": text(&model), "method": method, "name": "org/alone"});
-        let id = studio.submit("/compress", &wanted);
-        assert!(studio.job(&id).get("parts").is_none(), "{method}");
-        studio.ask(&["-X", "POST"], &format!("/jobs/{id}/cancel"));
+    let wanted = json!({"model": text(&model), "method": "gptq", "name": "org/alone"});
+    let id = studio.submit("/compress", &wanted);
+    assert!(studio.job(&id).get("parts").is_none());
+    studio.ask(&["-X", "POST"], &format!("/jobs/{id}/cancel"));
+}
+
+/// What a GGUF file needs of a model beside its weights.
+const CONFIG: &str = r#"{"model_type":"llama","num_attention_heads":8,"num_key_value_heads":8,"hidden_size":512,
+"num_hidden_layers":6,"max_position_embeddings":64,"intermediate_size":1024,"vocab_size":100,"bos_token_id":1,
+"eos_token_id":2,"rms_norm_eps":1e-5,"rope_theta":500000.0}"#;
+const TOKENIZER: &str = r#"{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":[["a","b"]]},
+"pre_tokenizer":{"type":"ByteLevel"},"added_tokens":[{"id":3,"content":"<s>","special":true}]}"#;
+
+/// The blocks of a GGUF file are made in parts, too; whoever joins them writes the header, and what is no matrix.
+#[test]
+fn two_workers_make_the_gguf_file_that_one_makes() {
+    let world = World::new("gguf-parts");
+    let model = world.slow_model();
+    std::fs::write(model.join("config.json"), CONFIG).unwrap();
+    std::fs::write(model.join("tokenizer.json"), TOKENIZER).unwrap();
+    let (studio, _workers) = with_two_workers(&world);
+    let alone = world.folder.join("alone");
+    for method in ["q4_0", "q4_k"] {
+        let name = format!("org/{method}");
+        let wanted = json!({"model": text(&model), "method": method, "name": name});
+        let job = studio.end(&studio.submit("/compress", &wanted));
+        assert_eq!(job["status"], "succeeded", "{job}");
+        let states: Vec<_> = parts(&job).iter().map(|part| part["status"].clone()).collect();
+        assert_eq!(states, ["succeeded", "succeeded"], "{job}");
+        assert_eq!(job["result"]["tensors_computed"], 0, "{job}");
+        // Six matrices a block, and the embedding.
+        assert_eq!(job["result"]["tensors_linked"], 37, "{job}");
+        let quantize = ["quantize", text(&model), "--method", method, "--name", &name];
+        let one = done(&[&quantize[..], &["--store", text(&alone)]].concat());
+        assert_eq!(one.json["manifest"], job["result"]["manifest"], "{method}");
+        done(&["verify", &name, "--store", text(&world.store)]);
     }
 }
 

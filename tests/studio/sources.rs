@@ -41,6 +41,50 @@ fn a_model_of_a_hub_is_compressed() {
     assert!(estimate["source_bytes"].as_u64() > Some(4_000_000), "{estimate}");
 }
 
+/// Nothing is asked for over a network: the model lies in the program, and any token may read it.
+#[test]
+fn the_sample_model_is_at_hand() {
+    let mut world = World::new("sample");
+    let dead = "http://127.0.0.1:9";
+    world.environment = vec![("HF_ENDPOINT", dead.to_owned()), ("ALL_PROXY", dead.to_owned())];
+    let studio = world.serve(&[]);
+    let wanted = json!({"model": "sample://austen", "preset": "bnb_nf4"});
+    let estimate = studio.post("/estimate", &wanted, &[]).json();
+    let bytes = estimate["source_bytes"].as_u64().unwrap();
+    assert!((300_000..1_000_000).contains(&bytes), "{estimate}");
+    for (field, wrong) in [("priority", json!(true)), ("priority", json!(10)), ("kind", json!(5))] {
+        let mut wanted = wanted.clone();
+        wanted[field] = wrong;
+        assert_eq!(studio.post("/estimate", &wanted, &[]).status, 422, "{wanted}");
+    }
+    let job = studio.end(&studio.submit("/compress", &wanted));
+    assert_eq!(job["status"], "succeeded", "{job}");
+    assert_eq!(job["result"]["name"], "sample/austen-bnb_nf4");
+    let store = text(&world.store);
+    done(&["verify", "sample/austen-bnb_nf4", "--store", store]);
+    assert_eq!(studio.post("/compress", &wanted, &[]).json()["cached"], json!(true));
+    for other in ["sample://other", "sample://", "sample://austen/x"] {
+        let wanted = json!({"model": other, "preset": "bnb_nf4", "name": "org/x"});
+        assert_eq!(studio.post("/compress", &wanted, &[]).status, 422, "{other}");
+    }
+    drop(studio);
+    let mut studio = super::access::with_tokens(&world);
+    studio.token = Some("alice".to_owned());
+    let wanted = |model: &str| json!({"model": model, "preset": "bnb_nf4", "name": "one/s"});
+    studio.submit("/compress", &wanted("sample://austen"));
+    assert_eq!(studio.post("/compress", &wanted("s3://bucket/m"), &[]).status, 403);
+    // By hand it is the same model.
+    let quantize = ["quantize", "sample://austen", "--method", "nf4", "--name", "by/hand"];
+    let sources = text(&world.folder.join("sources")).to_owned();
+    let run = super::run::command(&[&quantize[..], &["--store", store]].concat())
+        .env("TENPAK_SOURCES", &sources)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let id = |name: &str| done(&["inspect", name, "--store", store]).text("manifest");
+    assert_eq!(id("by/hand"), id("sample/austen-bnb_nf4"));
+}
+
 /// The server is not asked to be asked: `--allow-private` names it.
 #[test]
 fn a_folder_of_a_web_server_is_compressed_if_it_is_allowed() {

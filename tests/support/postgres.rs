@@ -76,6 +76,23 @@ impl Postgres {
         own
     }
 
+    /// Starts a server that waits for no disk: what it wrote outlives its own end, and no loss of power.
+    #[allow(dead_code, reason = "one program of tests ends it")]
+    pub fn start_unsynced() -> Self {
+        let mut own = Self::start();
+        own.set("fsync = off");
+        own
+    }
+
+    /// Starts it again with this setting.
+    fn set(&mut self, setting: &str) {
+        let path = self.folder.path().join("data/postgresql.conf");
+        let mut settings = std::fs::read_to_string(&path).expect("a file");
+        settings.push_str(&format!("\n{setting}\n"));
+        std::fs::write(path, settings).expect("a file");
+        self.crash();
+    }
+
     /// Starts a server that answers over TLS alone, with this certificate and key (PEM).
     pub fn start_with_tls(certificate: &Path, key: &Path) -> Self {
         let mut own = Self::start();
@@ -91,10 +108,7 @@ impl Postgres {
         }
         std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n")
             .expect("a file");
-        let mut settings = std::fs::read_to_string(data.join("postgresql.conf")).expect("a file");
-        settings.push_str("\nssl = on\n");
-        std::fs::write(data.join("postgresql.conf"), settings).expect("a file");
-        own.crash();
+        own.set("ssl = on");
         own
     }
 

@@ -69,6 +69,13 @@ impl Row {
     }
 }
 
+/// The steps of a claim: `picked` is the row of the first, `taken` that of the third.
+pub(super) const PICK: &str = include_str!("../sql/claim_pick.sql");
+/// The tenant's row comes before the job's, as submissions take them.
+pub(super) const SERVE: &str = include_str!("../sql/claim_serve.sql");
+pub(super) const TAKE: &str = include_str!("../sql/claim_take.sql");
+pub(super) const TELL: &str = include_str!("../sql/claim_tell.sql");
+
 /// What a transaction is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::jobs) enum Begin {
@@ -86,6 +93,10 @@ pub(in crate::jobs) enum Begin {
 pub(in crate::jobs) trait Connection: Send {
     fn begin(&mut self, kind: Begin) -> Result<(), DatabaseError>;
     fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DatabaseError>;
+    /// Leases the job that is due next: `values` are the time, the worker, the end of its lease, and what the event
+    /// that tells of it says before the attempt's number. Gives the job; a row of nothing where it was cancelled
+    /// meanwhile; and no row where none is due.
+    fn claim(&mut self, values: [Value; 4]) -> Result<Vec<Row>, DatabaseError>;
     fn batch(&mut self, sql: &str) -> Result<(), DatabaseError>;
     /// The time in milliseconds since 1970, by the one clock that all who use the database share.
     fn now(&mut self) -> Result<i64, DatabaseError>;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use postgres::{Client, Config, NoTls, Statement};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage, Statement};
 
-use super::interface::{Begin, Connection, Row, Value};
+use super::interface::{Begin, Connection, PICK, Row, SERVE, TAKE, TELL, Value};
 use super::postgres_tls::{Tls, wanted};
 use crate::jobs::error::DatabaseError;
 
@@ -16,6 +16,7 @@ use crate::jobs::error::DatabaseError;
 const CONNECT: Duration = Duration::from_secs(5);
 /// The lock that claims and expiries take one after another: "tenpak" in ASCII.
 const LOCK: i64 = 0x7465_6e70_616b;
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 /// What one statement may take, and wait for locks: whoever is stopped in between holds nobody up longer.
 const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; \
     SET idle_in_transaction_session_timeout = '10s'";
@@ -23,6 +24,8 @@ const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s';
 pub(super) struct Postgres {
     client: Client,
     prepared: HashMap<String, Statement>,
+    /// The time that was asked for with the beginning of a transaction.
+    time: Option<i64>,
 }
 
 impl Postgres {
@@ -36,7 +39,7 @@ impl Postgres {
         }
         .map_err(failed)?;
         client.batch_execute(SETTINGS).map_err(failed)?;
-        Ok(Self { client, prepared: HashMap::new() })
+        Ok(Self { client, prepared: HashMap::new(), time: None })
     }
 }
 
@@ -79,8 +82,27 @@ impl Connection for Postgres {
             Begin::Read => self.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             Begin::Write => self.batch("BEGIN"),
             Begin::Light => self.batch("BEGIN; SET LOCAL synchronous_commit = off"),
-            Begin::Alone => self.batch(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})")),
+            // Whoever has the lock holds all others up: the time comes along.
+            Begin::Alone => {
+                let sql = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK}); {NOW}");
+                let answers = self.client.simple_query(&sql).map_err(failed)?;
+                self.time = answers.iter().rev().find_map(|answer| match answer {
+                    SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+                    _ => None,
+                });
+                Ok(())
+            }
         }
+    }
+
+    /// One statement: a worker that is stopped between two would hold all others up.
+    fn claim(&mut self, values: [Value; 4]) -> Result<Vec<Row>, DatabaseError> {
+        let take = TAKE.replace("RETURNING", "AND EXISTS (SELECT 1 FROM served) RETURNING");
+        let sql = format!(
+            "WITH picked AS ({PICK}), served AS ({SERVE}), taken AS ({take}), told AS ({TELL}) \
+             SELECT taken.* FROM picked LEFT JOIN taken ON TRUE"
+        );
+        self.query(&sql, &values)
     }
 
     fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DatabaseError> {
@@ -117,8 +139,10 @@ impl Connection for Postgres {
     }
 
     fn now(&mut self) -> Result<i64, DatabaseError> {
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
-        self.query(sql, &[])?.first().ok_or(DatabaseError::Row(0))?.int(0)
+        if let Some(time) = self.time.take() {
+            return Ok(time);
+        }
+        self.query(NOW, &[])?.first().ok_or(DatabaseError::Row(0))?.int(0)
     }
 
     fn is_whole(&mut self) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, OpenFlags, ToSql};
 
-use super::interface::{Begin, Connection, Row, Value, local_now};
+use super::interface::{Begin, Connection, PICK, Row, SERVE, TAKE, TELL, Value, local_now};
 use crate::jobs::error::DatabaseError;
 
 /// How long a writer waits for others.
@@ -102,6 +102,22 @@ impl Connection for Sqlite {
             found.push(Row((0..columns).map(value).collect::<Result<_, _>>()?));
         }
         Ok(found)
+    }
+
+    fn claim(&mut self, values: [Value; 4]) -> Result<Vec<Row>, DatabaseError> {
+        let [now, worker, until, event] = values;
+        let picked = self.query(PICK, std::slice::from_ref(&now))?;
+        let Some(Row(picked)) = picked.first() else { return Ok(Vec::new()) };
+        let [id, tenant] = &picked[..] else { return Err(DatabaseError::Row(1)) };
+        let serve = format!("WITH picked AS (SELECT $1 AS tenant) {SERVE}");
+        self.query(&serve, std::slice::from_ref(tenant))?;
+        let take = format!("WITH picked AS (SELECT $4 AS id) {TAKE}");
+        let taken = self.query(&take, &[now.clone(), worker, until, id.clone()])?;
+        // Whoever writes is alone here: nobody cancelled it meanwhile.
+        let tell = TELL.replace("$4", "$2");
+        let tell = format!("WITH taken AS (SELECT * FROM jobs WHERE id = $3) {tell}");
+        self.query(&tell, &[now, event, id.clone()])?;
+        Ok(taken)
     }
 
     fn batch(&mut self, sql: &str) -> Result<(), DatabaseError> {

@@ -5,6 +5,7 @@ use axum::extract::{Request as HttpRequest, State};
 use serde_json::{Value, json};
 
 use super::asking::{Asking, Shared, json as json_of};
+use super::submit::priority;
 use crate::jobs::{Filter, Job, State as JobState};
 use crate::optimize::hardware::{HOST, Hardware, host};
 use crate::optimize::prices::Prices;
@@ -43,10 +44,13 @@ pub(super) async fn estimate(
     let caller = &*asking.0;
     let (mut body, _) = json_of(request).await?;
     let kind = body.as_object_mut().and_then(|body| body.remove("kind"));
-    let kind = kind.as_ref().and_then(Value::as_str).unwrap_or("compress").to_owned();
-    if let Some(body) = body.as_object_mut() {
-        body.remove("priority");
-    }
+    let kind = match kind {
+        None => "compress".to_owned(),
+        Some(Value::String(kind)) => kind,
+        Some(_) => return Err(Problem::invalid("kind: compress, optimize or delta")),
+    };
+    // It changes nothing of what a request would take, but must be one.
+    priority(&mut body)?;
     let request = Request::parse(&kind, body).map_err(Problem::invalid)?;
     let model = source::find(&studio, caller, request.model()).await?;
     let tenant = (caller.role != Role::Operator).then(|| caller.tenant.clone());

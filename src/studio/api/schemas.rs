@@ -85,7 +85,7 @@ pub(super) fn schemas() -> Value {
         },
         "Model": {"anyOf": [
             reference("Artifact"), pattern("^upload:[0-9a-f]{32}$"), pattern("^/[A-Za-z0-9._/-]{1,200}$"),
-            reference("Elsewhere"),
+            reference("Elsewhere"), pattern("^sample://austen$"),
         ]},
         "Webhook": object(&["url"], json!({
             "url": {"type": "string", "maxLength": 2048, "pattern": WEBHOOK},

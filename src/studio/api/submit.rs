@@ -59,13 +59,7 @@ async fn submit(
     let caller = asking.submits()?;
     let headers = request.headers().clone();
     let (mut body, bytes) = json_of(request).await?;
-    let priority = match body.as_object_mut().and_then(|body| body.remove("priority")) {
-        None => 0,
-        Some(given) => given
-            .as_i64()
-            .filter(|given| (-9..=9).contains(given))
-            .ok_or_else(|| Problem::invalid("priority: a number from -9 to 9"))?,
-    };
+    let priority = priority(&mut body)?;
     let mut request = Request::parse(kind, body).map_err(Problem::invalid)?;
     let target = request.target().map_err(Problem::invalid)?;
     let ArtifactSpec::Named { name, .. } = &target else {
@@ -120,6 +114,17 @@ async fn submit(
     let job = wait(studio, &headers, submitted.job).await?;
     let status = if job.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &job, json!({"joined": joined})))
+}
+
+/// Takes the priority out of a request.
+pub(super) fn priority(body: &mut Value) -> Result<i64, Problem> {
+    match body.as_object_mut().and_then(|body| body.remove("priority")) {
+        None => Ok(0),
+        Some(given) => given
+            .as_i64()
+            .filter(|given| (-9..=9).contains(given))
+            .ok_or_else(|| Problem::invalid("priority: a number from -9 to 9")),
+    }
 }
 
 /// In how many parts a job is done: as many as there are workers, where each has enough to do.

@@ -16,6 +16,7 @@ use super::check::is_right;
 use super::client::{Heard, Outside, OutsideError};
 use super::listing::{Check, Listing, RemoteFile};
 use super::place::{Hub, Place};
+use super::sample;
 use crate::transport::url::{WebOptions, open_with};
 use crate::transport::{ObjectPath, ReadRange, Transport};
 
@@ -187,9 +188,10 @@ impl From<'_> {
             let at = part.metadata().map_err(|error| io(&path, &error))?.len();
             let mut growing = Growing { file, part, at, watch };
             let begun = growing.at;
-            let got = match self.bucket {
-                Some(bucket) => of_bucket(bucket, &mut growing).await,
-                None => self.of_web(&mut growing).await,
+            let got = match (self.place, self.bucket) {
+                (Place::Sample, _) => growing.add(sample::rest(&file.path, growing.at)),
+                (_, Some(bucket)) => of_bucket(bucket, &mut growing).await,
+                (_, None) => self.of_web(&mut growing).await,
             };
             match got {
                 Ok(()) => break,

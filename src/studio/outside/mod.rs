@@ -6,6 +6,7 @@ mod fetch;
 mod guard;
 mod listing;
 mod place;
+mod sample;
 mod settings;
 
 pub use client::{Outside, OutsideError};

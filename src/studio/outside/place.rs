@@ -7,6 +7,7 @@ use url::Url;
 
 use super::client::{Outside, OutsideError};
 use super::listing::{Check, Listing, RemoteFile, choose};
+use super::sample;
 use crate::transport::url::{WebOptions, open_with};
 
 /// Bytes of a listing.
@@ -88,6 +89,8 @@ pub(in crate::studio) enum Place {
     Web(Url),
     /// A folder in a bucket.
     Bucket(String),
+    /// The model that lies in this program.
+    Sample,
 }
 
 /// Whether it is the address of something elsewhere, which [`Place::parse`] understands or refuses.
@@ -96,7 +99,7 @@ pub fn is_elsewhere(text: &str) -> bool {
 }
 
 impl Place {
-    /// Reads `hf://org/model[@rev]`, `s3://`, `gs://`, `az://` and `https://` addresses.
+    /// Reads `hf://org/model[@rev]`, `s3://`, `gs://`, `az://` and `https://` addresses, and that of the sample.
     pub(in crate::studio) fn parse(text: &str) -> Result<Self, OutsideError> {
         let refused = |why: &str| Err(OutsideError::Refused(format!("{text}: {why}")));
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -145,6 +148,10 @@ impl Place {
                 Ok(_) => refused("the address of a folder has no query"),
                 Err(error) => refused(&error.to_string()),
             },
+            "sample" => match rest == sample::NAME {
+                true => Ok(Self::Sample),
+                false => refused("there is sample://austen"),
+            },
             _ => refused("expected hf://, s3://, gs://, az:// or https://"),
         }
     }
@@ -153,8 +160,14 @@ impl Place {
     pub(in crate::studio) fn name(&self) -> Option<&str> {
         match self {
             Self::Hub { id, .. } => Some(id),
+            Self::Sample => Some("sample/austen"),
             _ => None,
         }
+    }
+
+    /// Whether it is nobody's to forbid.
+    pub(in crate::studio) const fn is_own(&self) -> bool {
+        matches!(self, Self::Sample)
     }
 }
 
@@ -174,6 +187,7 @@ impl Outside {
             Place::Hub { id, revision } => self.list_hub(id, revision, hub).await,
             Place::Web(base) => self.list_web(base).await,
             Place::Bucket(location) => list_bucket(location).await,
+            Place::Sample => Ok(sample::listing()),
         }
     }
 
@@ -285,7 +299,7 @@ impl Outside {
                 let url = base.join(path).map_err(|error| OutsideError::wrong(base, error))?;
                 Some((url, HeaderMap::new()))
             }
-            Place::Bucket(_) => None,
+            Place::Bucket(_) | Place::Sample => None,
         })
     }
 }
@@ -340,9 +354,13 @@ mod tests {
         assert!(
             matches!(Place::parse("https://host/x"), Ok(Place::Web(url)) if url.as_str() == "https://host/x/")
         );
+        assert_eq!(Place::parse("sample://austen").unwrap(), Place::Sample);
         for bad in [
             "file:///etc/passwd",
             "file:x",
+            "sample://",
+            "sample://austen/",
+            "sample://../x",
             "ftp://h/x",
             "memory://",
             "data:x",

@@ -88,10 +88,14 @@ function values(form) {
   return all;
 }
 
+/** The model that lies in the server's program. */
+const SAMPLE = 'sample://austen';
+
 async function submitView() {
-  const [{ presets }, { artifacts }, { hardware }] = await Promise.all([ask('/presets'), ask('/artifacts'), ask('/hardware')]);
+  const [{ presets }, { artifacts }, { hardware }, { jobs }, me] = await Promise.all(
+    ['/presets', '/artifacts', '/hardware', '/jobs?limit=1', '/me'].map(path => ask(path)));
   const names = artifacts.map(one => one.tag === 'latest' ? one.name : `${one.name}:${one.tag}`);
-  const list = el('datalist', { id: 'models' }, names.map(name => el('option', { value: name })));
+  const list = el('datalist', { id: 'models' }, [...names, SAMPLE].map(name => el('option', { value: name })));
   const kind = choice('kind', [['compress', 'Compress: quantize a model'],
     ['optimize', 'Optimize: the cheapest form within limits'], ['delta/compress', 'Delta: a fine-tune against its base']]);
   const preset = choice('preset', presets.map(one => [one.preset,
@@ -158,10 +162,21 @@ async function submitView() {
   form.addEventListener('input', estimate);
   leave = () => clearTimeout(pause);
   show();
-  const empty = names.length === 0 && el('div', { className: 'card' }, el('p', {},
-    'The store is empty. Pack a model first, then it can be chosen here:'),
-  el('pre', {}, 'tenpak pack MODEL_FOLDER --name org/model'));
-  return [el('h2', {}, 'Submit a job'), empty, form];
+  // Whoever sees no job yet is shown what to do: one click, or a model of their own.
+  const sample = () => {
+    kind.value = 'compress';
+    show();
+    form.elements.model.value = SAMPLE;
+    preset.value = 'bnb_nf4';
+    form.requestSubmit();
+  };
+  const first = jobs.length === 0 && me.role !== 'viewer' && el('section', { className: 'card', 'aria-label': 'First steps' },
+    el('p', {}, 'No jobs yet. See how it works with a model of half a megabyte that comes with this server: a click quantizes it to 4 bits, and shows the job and what it makes.'),
+    el('button', { type: 'button', className: 'main', onclick: sample }, 'Try the sample model'),
+    el('p', {}, names.length > 0 ? 'Or fill in the form with a model of the store, the Hub or a bucket.'
+      : 'Or name a model of the Hub or a bucket in the form, or pack one into the store, which is empty:'),
+    names.length === 0 && el('pre', {}, 'tenpak pack MODEL_FOLDER --name org/model'));
+  return [el('h2', {}, 'Submit a job'), first, form];
 }
 
 async function jobsView() {

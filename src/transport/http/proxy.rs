@@ -25,6 +25,8 @@ struct Rules {
     matcher: Matcher,
     /// Hosts, with the one port of each that no proxy is asked for.
     ports: Vec<(String, u16)>,
+    /// No proxy is asked for any host.
+    none: bool,
     /// Variables that name a proxy and cannot be understood, for `http` and for `https`.
     unclear: [Option<&'static str>; 2],
     /// All that is not in `NO_PROXY`.
@@ -55,7 +57,8 @@ impl Proxies {
         let (_, no) = first(["NO_PROXY", "no_proxy"]);
         let mut builder = Matcher::builder().no(no.clone());
         let mut unclear = [None; 2];
-        if !is_cgi && !no.split(',').any(|item| item.trim() == "*") {
+        let none = no.split(',').any(|item| item.trim() == "*");
+        if !is_cgi && !none {
             let all = first(["ALL_PROXY", "all_proxy"]);
             let own = [first(["HTTP_PROXY", "http_proxy"]), first(["HTTPS_PROXY", "https_proxy"])];
             for (place, own) in unclear.iter_mut().zip(&own) {
@@ -67,16 +70,26 @@ impl Proxies {
         }
         let ports = no.split(',').filter_map(host_and_port).collect();
         let proxied = Matcher::builder().all("http://any".to_owned()).no(no).build();
-        Self(Arc::new(Rules { matcher: builder.build(), ports, unclear, proxied }))
+        Self(Arc::new(Rules { matcher: builder.build(), ports, none, unclear, proxied }))
+    }
+
+    /// Whether there is anything that [`Self::are_past`] is true for.
+    #[cfg(feature = "cloud")]
+    pub(in crate::transport) fn leave_ports_out(&self) -> bool {
+        self.0.none || !self.0.ports.is_empty()
+    }
+
+    /// Whether `NO_PROXY` excepts this port of a host, or everything: rules that other clients do not know.
+    pub(in crate::transport) fn are_past(&self, host: &str, port: Option<u16>) -> bool {
+        let is_own = |(own, of): &(String, u16)| Some(*of) == port && is_below(host, own);
+        self.0.none || self.0.ports.iter().any(is_own)
     }
 
     /// The proxy for a request.
     pub(super) fn of(&self, url: &Url) -> Option<Proxy> {
         let rules = &*self.0;
         let uri: Uri = url[..url::Position::AfterPath].parse().ok()?;
-        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default());
-        let is_own = |(own, of): &(String, u16)| Some(*of) == port && is_below(host, own);
-        if rules.ports.iter().any(is_own) {
+        if self.are_past(url.host_str().unwrap_or_default(), url.port_or_known_default()) {
             return None;
         }
         let [http, https] = rules.unclear;
