@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::header::{EXPECT, LOCATION};
+use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -18,10 +18,6 @@ use crate::studio::uploads::{Offset, UploadId, Uploads};
 
 /// How long a client may be silent while it sends.
 const SILENCE: Duration = Duration::from_secs(15);
-
-/// Bytes that are read of what is refused, and for how long.
-const HEARD: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(2);
 
 type File = Named<(String, String)>;
 
@@ -94,13 +90,7 @@ pub(super) async fn append(
 ) -> Result<Response, Problem> {
     let (tenant, upload) = (&asking.submits()?.tenant, id(&upload)?);
     let offset = number(request.headers(), "upload-offset")?;
-    let (open, there) = match studio.uploads.append(tenant, &upload, &file, offset) {
-        Ok(opened) => opened,
-        Err(refused) => {
-            hear_out(request).await;
-            return Err(refused);
-        }
-    };
+    let (open, there) = studio.uploads.append(tenant, &upload, &file, offset)?;
     let mut left = there.length - there.offset;
     let mut body = request.into_body().into_data_stream();
     // What has arrived stays, also where the rest does not come.
@@ -115,24 +105,6 @@ pub(super) async fn append(
     studio.uploads.settle(tenant, &upload, &file)?;
     let there = studio.uploads.offset(tenant, &upload, &file)?;
     Ok(told(StatusCode::NO_CONTENT, there))
-}
-
-/// Reads what a client sends that is refused: one whose connection is closed while it sends may never read why.
-/// Whoever waits to be told to go on needs nothing of the kind.
-async fn hear_out(request: Request) {
-    if request.headers().contains_key(EXPECT) {
-        return;
-    }
-    let mut body = request.into_body().into_data_stream();
-    let hearing = async {
-        let mut left = HEARD;
-        while let Some(Ok(piece)) = body.next().await {
-            let Some(rest) = left.checked_sub(piece.len()) else { return };
-            left = rest;
-        }
-    };
-    // Whoever is silent is answered then.
-    tokio::time::timeout(PATIENCE, hearing).await.unwrap_or_default();
 }
 
 pub(super) async fn whole(
