@@ -6,14 +6,15 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::codes::Kind;
+use super::dot;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Matrix, Stored};
+use super::outputs::{Outputs, in_tasks};
 use super::plain::{BF16, Decoded, F16, F32, Plain};
-use super::source::{Coded, E4M3, Nibbles, SIGNED, Source, Tabled, Tall, UNSIGNED, Whole};
+use super::source::{Bytes, Coded, Nibbles, Source};
 use super::states::{CHUNK, States};
+use super::tiles::ExpandTile;
 use super::walk::{Take, walk};
 use crate::dequant::Float;
 
@@ -22,8 +23,6 @@ const ROWS: usize = 4;
 const STATES: usize = 6;
 /// Bytes of floats that rows are dequantized into, and read from again for each few states.
 const SCRATCH: usize = 256 << 10;
-/// Products, in multiplications, that no other thread is asked for.
-const ALONE: usize = 64 << 10;
 
 thread_local! {
     static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -31,7 +30,7 @@ thread_local! {
 
 /// What is done with a weight, whichever kind it is of.
 macro_rules! with_source {
-    ($weight:expr, $source:ident => $done:expr) => {{
+    ($weight:expr, $tiles:ident => $whole:expr, $source:ident => $done:expr) => {{
         let columns = $weight.columns;
         macro_rules! of {
             ($made:expr) => {{
@@ -43,18 +42,13 @@ macro_rules! with_source {
             Stored::Floats(Float::F32, bytes) => of!(Plain::<F32>::new(bytes, columns)),
             Stored::Floats(Float::F16, bytes) => of!(Plain::<F16>::new(bytes, columns)),
             Stored::Floats(Float::BF16, bytes) => of!(Plain::<BF16>::new(bytes, columns)),
+            Stored::Tiles($tiles) => $whole,
             Stored::Codes(codes) => {
                 let coded = Coded::new(codes, columns);
                 match codes.kind {
-                    Kind::Two => of!(Tabled::<2>::new(coded)),
-                    Kind::Three => of!(Tabled::<3>::new(coded)),
                     Kind::Four => of!(Nibbles::<2>(coded)),
                     Kind::Words => of!(Nibbles::<8>(coded)),
-                    Kind::Five => of!(Tall::<1>(coded)),
-                    Kind::Six => of!(Tall::<2>(coded)),
-                    Kind::Signed => of!(Whole::<SIGNED>(coded)),
-                    Kind::Unsigned => of!(Whole::<UNSIGNED>(coded)),
-                    Kind::E4m3 => of!(Whole::<E4M3>(coded)),
+                    Kind::E4m3 => of!(Bytes(coded)),
                 }
             }
             Stored::Blocks(block, bytes) => match block.elements() {
@@ -74,14 +68,22 @@ pub(super) fn product(isa: Isa, weight: &Matrix, x: &States, out: &mut States) {
     );
     let ordered = weight.order.as_ref().map(|order| x.gathered(order));
     let x = ordered.as_ref().unwrap_or(x);
-    with_source!(weight, source => run(isa, source, x, out));
+    with_source!(
+        weight,
+        tiles => dot::product(isa, tiles, x, out),
+        source => run(isa, source, x, out)
+    );
 }
 
 /// A row of a weight as floats; `to` is as wide.
 pub(super) fn row(isa: Isa, weight: &Matrix, row: usize, to: &mut [f32]) {
     assert!(row < weight.rows && to.len() == weight.columns, "a row that the weight does not have");
     let mut line = vec![0.0; weight.columns.next_multiple_of(CHUNK)];
-    with_source!(weight, source => isa.run(Expand { source, row, to: line.as_mut_ptr() }));
+    with_source!(
+        weight,
+        tiles => isa.run(ExpandTile { tiles, row, to: &mut line[..weight.columns] }),
+        source => isa.run(Expand { source, row, to: line.as_mut_ptr() })
+    );
     match &weight.order {
         None => to.copy_from_slice(&line[..to.len()]),
         Some(order) => {
@@ -92,18 +94,6 @@ pub(super) fn row(isa: Isa, weight: &Matrix, row: usize, to: &mut [f32]) {
     }
 }
 
-/// Where outputs go; each is written by one task only.
-#[derive(Clone, Copy)]
-struct Outputs {
-    to: *mut f32,
-    stride: usize,
-}
-
-// SAFETY: tasks write to different rows of the weight, and so to different places; nobody reads before they ended.
-unsafe impl Send for Outputs {}
-// SAFETY: as above.
-unsafe impl Sync for Outputs {}
-
 fn run<S: Source>(isa: Isa, source: S, x: &States, out: &mut States) {
     let (rows, states) = (out.width(), x.len());
     if states == 0 || rows == 0 {
@@ -111,17 +101,7 @@ fn run<S: Source>(isa: Isa, source: S, x: &States, out: &mut States) {
     }
     let to = Outputs { to: out.as_mut_ptr(), stride: out.stride() };
     let work = rows * x.stride() * states;
-    let threads = rayon::current_num_threads();
-    let task = |range: Range<usize>| isa.run(Task { source, rows: range, x, to });
-    if work <= ALONE || threads == 1 {
-        return task(0..rows);
-    }
-    // Some tasks for each thread, so that one that is held up does not hold up all; whole groups of rows.
-    let tasks = (threads * 4).min(work.div_ceil(ALONE));
-    let each = rows.div_ceil(tasks).next_multiple_of(ROWS);
-    (0..rows.div_ceil(each)).into_par_iter().for_each(|at| {
-        task(at * each..rows.min((at + 1) * each));
-    });
+    in_tasks(rows, ROWS, work, |rows| isa.run(Task { source, rows, x, to }));
 }
 
 /// Some rows of a weight, with all states.

@@ -20,12 +20,33 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn words(from: *const u8) -> Self::Words;
     /// 16 words of a byte each.
     unsafe fn bytes(from: *const u8) -> Self::Words;
-    /// 16 words of two bytes each.
-    unsafe fn halves(from: *const u8) -> Self::Words;
     /// What `table` has for the next codes, of the lowest four bits.
     unsafe fn look(codes: Self::Words, table: Self) -> Self;
     /// The words without their lowest bits.
     unsafe fn onward<const BITS: u32>(codes: Self::Words) -> Self::Words;
+    /// Sixteen times 0.
+    unsafe fn nothing() -> Self::Words;
+    /// The low `BITS` of both halves of each word.
+    unsafe fn low<const BITS: u32>(words: Self::Words) -> Self::Words;
+    /// The same with the low `ABOVE` bits of the halves of `high` above them.
+    unsafe fn joined<const BITS: u32, const ABOVE: u32>(
+        low: Self::Words,
+        high: Self::Words,
+    ) -> Self::Words;
+    /// A table for `chosen`: the sixteen values.
+    unsafe fn table(values: &[i8; LANES]) -> Self::Words;
+    /// What the table has for the low four bits of the halves of each word.
+    unsafe fn chosen(words: Self::Words, table: Self::Words) -> Self::Words;
+    /// The signed bytes that are the low ones of the halves, or the high ones.
+    unsafe fn signed_halves<const HIGH: bool>(words: Self::Words) -> Self::Words;
+    /// Each word, as two signed halves, times the two at `with`, added to `sums`.
+    unsafe fn pairs_plus(sums: Self::Words, words: Self::Words, with: *const i16) -> Self::Words;
+    /// Sums of words.
+    unsafe fn sum_words(one: Self::Words, other: Self::Words) -> Self::Words;
+    /// What is of `mask` from a bit of each word on.
+    unsafe fn field(words: Self::Words, from: u32, mask: u32) -> Self::Words;
+    /// Signed words as f32.
+    unsafe fn numbers(words: Self::Words) -> Self;
     /// Has the processor fetch what lies there, if anything does.
     unsafe fn prefetch(at: *const u8);
     /// All the same.
@@ -50,11 +71,6 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn unsigned(from: *const u8) -> Self;
     /// 16 FP8 E4M3 without NaN.
     unsafe fn e4m3(from: *const u8) -> Self;
-    /// What `table`, which has four values four times, has for 16 codes of 2 bits.
-    unsafe fn pairs(codes: u32, table: Self) -> Self;
-    /// What `table` has for 16 codes of 3 bits: their low two in `codes`, their high one in `high`. It has the
-    /// values of codes below 4 four times; `above` those from 4 on.
-    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self;
 }
 
 /// What is run over lanes.
