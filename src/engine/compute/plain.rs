@@ -110,6 +110,7 @@ unsafe impl<const VECTORS: usize> Source for Decoded<'_, VECTORS> {
     type Step<L: Lanes> = [f32; BLOCK];
 
     const VECTORS: usize = VECTORS;
+    const AGAIN: bool = false;
 
     fn steps(&self) -> usize {
         self.columns / self.block.elements()

@@ -13,7 +13,7 @@ use super::matrix::{Matrix, Stored};
 use super::outputs::{Outputs, in_tasks};
 use super::plain::{BF16, Decoded, F16, F32, Plain};
 use super::source::{Bytes, Coded, Nibbles, Source};
-use super::states::{CHUNK, States};
+use super::states::{CHUNK, Floats, States};
 use super::tiles::ExpandTile;
 use super::walk::{Take, walk};
 use crate::dequant::Float;
@@ -21,11 +21,13 @@ use crate::dequant::Float;
 /// Rows of a weight, and states, that are multiplied at a time in registers.
 const ROWS: usize = 4;
 const STATES: usize = 6;
+/// Up to so many states, rows are read again for each few instead.
+const FEW: usize = 8;
 /// Bytes of floats that rows are dequantized into, and read from again for each few states.
 const SCRATCH: usize = 256 << 10;
 
 thread_local! {
-    static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static FLOATS: RefCell<Floats> = RefCell::new(Floats::default());
 }
 
 /// What is done with a weight, whichever kind it is of.
@@ -117,15 +119,15 @@ impl<S: Source> Kernel for Task<'_, S> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        if self.x.len() == 1 {
+        if self.x.len() == 1 || S::AGAIN && self.x.len() <= FEW {
             // SAFETY: the caller's; rows are the weight's.
-            return unsafe { self.single::<L>() };
+            return unsafe { self.few::<L>() };
         }
         // Taken and put back: what runs in a closure would not be compiled for the instructions.
         let mut floats = FLOATS.take();
         let width = self.x.stride();
         let most = (SCRATCH / 4 / width / ROWS).max(1) * ROWS;
-        floats.resize(most * width, 0.0);
+        floats.resize(most * width);
         let mut first = self.rows.start;
         while first < self.rows.end {
             let count = most.min(self.rows.end - first);
@@ -143,54 +145,69 @@ impl<S: Source> Kernel for Task<'_, S> {
 }
 
 impl<S: Source> Task<'_, S> {
+    /// Rows are read again for each few states.
+    ///
     /// # Safety
-    /// The processor has the instructions; there is one state.
+    /// The processor has the instructions.
     #[inline(always)]
-    unsafe fn single<L: Lanes>(&self) {
-        let mut row = self.rows.start;
-        // SAFETY: the caller's; states are as wide as the weight has columns, and padded to whole steps.
+    unsafe fn few<L: Lanes>(&self) {
+        let (mut row, states) = (self.rows.start, self.x.len());
+        // SAFETY: the caller's; the rows and the states are there.
         unsafe {
-            while row + ROWS <= self.rows.end {
-                let sums = self.sums::<L, ROWS>(row);
-                for (at, sum) in sums.iter().enumerate() {
-                    *self.to.to.add(row + at) = *sum;
-                }
-                row += ROWS;
-            }
             while row < self.rows.end {
-                *self.to.to.add(row) = self.sums::<L, 1>(row)[0];
-                row += 1;
+                let rows = if row + ROWS <= self.rows.end { ROWS } else { 1 };
+                let mut state = 0;
+                while state < states {
+                    state += match (rows, states - state) {
+                        (ROWS, 1) => self.sums::<L, ROWS, 1>(row, state),
+                        (ROWS, 2 | 3) => self.sums::<L, ROWS, 2>(row, state),
+                        (ROWS, _) => self.sums::<L, ROWS, 4>(row, state),
+                        _ => self.sums::<L, 1, 1>(row, state),
+                    };
+                }
+                row += rows;
             }
         }
     }
 
-    /// The sums of `R` rows with one state.
+    /// `R` rows with `M` states, each once it is read; how many states.
     ///
     /// # Safety
-    /// As of `single`; the rows are the weight's.
+    /// As of `few`; the rows are the weight's from `row` on, and the states are there. They are as wide as the weight
+    /// has columns, and padded to whole steps.
     #[inline(always)]
-    unsafe fn sums<L: Lanes, const R: usize>(&self, row: usize) -> [f32; R] {
+    unsafe fn sums<L: Lanes, const R: usize, const M: usize>(
+        &self,
+        row: usize,
+        state: usize,
+    ) -> usize {
+        let stride = self.x.stride();
         // SAFETY: the caller's.
         unsafe {
             let mut rows = [self.source.row(row, R); R];
             for (at, own) in rows.iter_mut().enumerate().skip(1) {
                 *own = self.source.row(row + at, R);
             }
-            let mut sums = Sums { sums: [L::splat(0.0); R], x: self.x.as_ptr() };
+            let x = self.x.as_ptr().add(state * stride);
+            let mut sums = Sums { sums: [[L::splat(0.0); M]; R], x, stride };
             walk::<L, S, _, R>(&self.source, rows, &mut sums);
-            let Sums { mut sums, x } = sums;
-            for (at, sum) in sums.iter_mut().enumerate() {
+            let Sums { mut sums, .. } = sums;
+            for (at, sums) in sums.iter_mut().enumerate() {
                 if let Some((a, b)) = self.source.rest::<L>(row + at) {
                     let x = x.add(self.source.steps() * S::VECTORS * LANES);
-                    *sum = sum.plus(a, L::load(x)).plus(b, L::load(x.add(LANES)));
+                    for (m, sum) in sums.iter_mut().enumerate() {
+                        let x = x.add(m * stride);
+                        *sum = sum.plus(a, L::load(x)).plus(b, L::load(x.add(LANES)));
+                    }
                 }
             }
-            let mut out = [0.0; R];
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum.sum();
+            for (at, sums) in sums.iter().enumerate() {
+                for (m, sum) in sums.iter().enumerate() {
+                    *self.to.to.add((state + m) * self.to.stride + row + at) = sum.sum();
+                }
             }
-            out
         }
+        M
     }
 
     /// Rows that were dequantized into `floats`, with all states.
@@ -303,21 +320,24 @@ impl<S: Source> Kernel for Expand<S> {
     }
 }
 
-/// Adds up products with a state.
-struct Sums<L, const R: usize> {
-    sums: [L; R],
+/// Adds up products with states.
+struct Sums<L, const R: usize, const M: usize> {
+    sums: [[L; M]; R],
     x: *const f32,
+    stride: usize,
 }
 
-impl<L: Lanes, const R: usize> Take<L, R> for Sums<L, R> {
+impl<L: Lanes, const R: usize, const M: usize> Take<L, R> for Sums<L, R, M> {
     #[inline(always)]
     unsafe fn take(&mut self, column: usize, vectors: [L; R]) {
         // SAFETY: the caller's; a state has as many columns.
         unsafe {
-            let x = L::load(self.x.add(column));
-            // By references: an array that is taken apart by value goes through memory.
-            for (sum, vector) in self.sums.iter_mut().zip(&vectors) {
-                *sum = sum.plus(*vector, x);
+            for m in 0..M {
+                let x = L::load(self.x.add(m * self.stride + column));
+                // By references: an array that is taken apart by value goes through memory.
+                for (sums, vector) in self.sums.iter_mut().zip(&vectors) {
+                    sums[m] = sums[m].plus(*vector, x);
+                }
             }
         }
     }

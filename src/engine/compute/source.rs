@@ -1,7 +1,7 @@
 //! How steps of a row become lanes, one kind of codes each.
 
 use super::codes::Codes;
-use super::lanes::{LANES, Lanes};
+use super::lanes::{E4M3, LANES, Lanes};
 use super::states::CHUNK;
 
 /// Where a row of a weight is.
@@ -50,6 +50,9 @@ pub(super) unsafe trait Source: Copy + Send + Sync {
 
     /// Vectors of a step.
     const VECTORS: usize = CHUNK / LANES;
+
+    /// Whether reading rows again costs less than writing floats once.
+    const AGAIN: bool = true;
 
     /// Steps of a row, the last, shorter one not counted.
     fn steps(&self) -> usize;
@@ -191,7 +194,7 @@ unsafe impl Source for Bytes<'_> {
     #[inline(always)]
     unsafe fn open<L: Lanes>(&self, row: Row, group: usize) -> L {
         // SAFETY: the trait's.
-        unsafe { self.0.scale(row, group) }
+        unsafe { self.0.scale::<L>(row, group).times(L::splat(E4M3)) }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::traits::{LANES, Lanes, SCALE};
+use super::traits::{LANES, Lanes};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -174,8 +174,8 @@ unsafe impl Lanes for Portable {
         // SAFETY: the caller's.
         let bytes = unsafe { from.cast::<[u8; LANES]>().read() };
         Self::of(|i| {
-            let byte = u32::from(bytes[i]);
-            f32::from_bits((byte & 0x80) << 24 | (byte & 0x7f) << 20) * SCALE
+            let byte = u16::from(bytes[i]);
+            f16::from_bits((byte & 0x80) << 8 | (byte & 0x7f) << 7).to_f32()
         })
     }
 }

@@ -1,8 +1,8 @@
 //! What registers of every instruction set can do.
 
-/// What the exponents of f32 and FP8 E4M3 differ by: a code moved into the place of an f32's exponent and mantissa
-/// is too small by it.
-pub(super) const SCALE: f32 = f32::from_bits((127 + 120) << 23);
+/// What the exponents of f16 and FP8 E4M3 differ by: a code moved into the place of an f16's exponent and mantissa is
+/// too small by it.
+pub(in crate::engine::compute) const E4M3: f32 = 256.0;
 
 /// How many values a register of ours has.
 pub(in crate::engine::compute) const LANES: usize = 16;
@@ -69,7 +69,7 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn signed(from: *const u8) -> Self;
     /// 16 unsigned bytes.
     unsafe fn unsigned(from: *const u8) -> Self;
-    /// 16 FP8 E4M3 without NaN.
+    /// 16 FP8 E4M3 without NaN, as parts of [`E4M3`].
     unsafe fn e4m3(from: *const u8) -> Self;
 }
 
