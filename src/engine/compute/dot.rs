@@ -180,7 +180,7 @@ impl<const LOW: u32, const HIGH: u32, const TABLE: bool> Task<'_, LOW, HIGH, TAB
             }
             for register in first..first + count {
                 let mut low = L::words(codes.add(register * REGISTER));
-                L::prefetch(codes.wrapping_add(register * REGISTER + AHEAD));
+                L::prefetch::<false>(codes.wrapping_add(register * REGISTER + AHEAD));
                 let with = pairs.add(2 * register * each * M);
                 // Written out: what is chosen by a number that is not known would go through memory.
                 macro_rules! pair {
@@ -239,4 +239,4 @@ impl<const LOW: u32, const HIGH: u32, const TABLE: bool> Task<'_, LOW, HIGH, TAB
 }
 
 /// How far ahead codes are asked for.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;

@@ -22,7 +22,7 @@ use crate::dequant::Float;
 const ROWS: usize = 4;
 const STATES: usize = 6;
 /// Up to so many states, rows are read again for each few instead.
-const FEW: usize = 8;
+const FEW: usize = 16;
 /// Bytes of floats that rows are dequantized into, and read from again for each few states.
 const SCRATCH: usize = 256 << 10;
 

@@ -30,7 +30,7 @@ impl Row {
         // SAFETY: the caller's.
         unsafe {
             let at = self.bytes.add(offset);
-            L::prefetch(at.wrapping_add(self.ahead));
+            L::prefetch::<true>(at.wrapping_add(self.ahead));
             at
         }
     }

@@ -76,7 +76,7 @@ fn rounding(weight: &Matrix, worth: &[f32], state: &[f32]) -> f64 {
 fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
     for (name, weight, worth) in weights() {
         let (rows, columns) = (weight.rows(), weight.columns());
-        let x = states(15, columns, 11);
+        let x = states(19, columns, 11);
         let exact = |m: usize, n: usize| -> (f64, f64) {
             let line = worth[n * columns..(n + 1) * columns].iter().zip(x.row(m));
             line.fold((0.0, 0.0), |(sum, size), (w, x)| {
@@ -85,9 +85,9 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
             })
         };
         for isa in Isa::all() {
-            let mut all = States::new(15, rows);
+            let mut all = States::new(19, rows);
             product(isa, &weight, &x, &mut all);
-            for m in 0..15 {
+            for m in 0..19 {
                 for n in 0..rows {
                     let (sum, size) = exact(m, n);
                     let off = (f64::from(all.row(m)[n]) - sum).abs();
@@ -97,7 +97,7 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
                     assert!(off <= bound, "{name} {isa:?} [{m}, {n}]: {sum}, off by {off}");
                 }
             }
-            for some in [1, 2, 3, 7] {
+            for some in [1, 2, 3, 7, 16] {
                 let mut few = States::new(some, columns);
                 for m in 0..some {
                     few.row_mut(m).copy_from_slice(x.row(m + 3));
@@ -108,7 +108,7 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
                     let same = out.row(m).iter().zip(all.row(m + 3));
                     assert!(
                         same.clone().all(|(a, b)| a.to_bits() == b.to_bits()),
-                        "{name} {isa:?}: {some} states differ from 15"
+                        "{name} {isa:?}: {some} states differ from 19"
                     );
                 }
             }

@@ -105,7 +105,7 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_at: *const u8) {}
+    unsafe fn prefetch<const LATER: bool>(_at: *const u8) {}
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {

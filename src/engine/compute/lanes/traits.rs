@@ -47,8 +47,9 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn field(words: Self::Words, from: u32, mask: u32) -> Self::Words;
     /// Signed words as f32.
     unsafe fn numbers(words: Self::Words) -> Self;
-    /// Has the processor fetch what lies there, if anything does.
-    unsafe fn prefetch(at: *const u8);
+    /// Has the processor fetch what lies there, if anything does. What is read `LATER` than what its first cache holds
+    /// would push that out: it stays in the second.
+    unsafe fn prefetch<const LATER: bool>(at: *const u8);
     /// All the same.
     unsafe fn splat(value: f32) -> Self;
     /// 16 f32.
