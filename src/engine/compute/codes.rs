@@ -145,7 +145,6 @@ pub(super) fn codes(weight: &Weight, parts: &Parts<'_>) -> Option<Codes> {
     let unpacked = Unpacked { weight, parts, group, order: None };
     let row = columns / kind.columns() * kind.step();
     let mut bytes = Lines::zeroed(rows * row);
-    // Where words hold several rows, those are unpacked together.
     const ROWS: usize = 8;
     let broken = AtomicBool::new(false);
     bytes.0.bytes_mut().par_chunks_mut(row * ROWS).enumerate().for_each(|(at, lines)| {

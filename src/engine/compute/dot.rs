@@ -73,11 +73,11 @@ impl<const LOW: u32, const HIGH: u32, const TABLE: bool> Kernel for Task<'_, LOW
                     // SAFETY: the caller's; the tile is the weight's.
                     unsafe {
                         match part.width {
-                            1 if LOW < 8 => self.tile::<L, 1, 4>(tile, part),
-                            1 => self.tile::<L, 1, 2>(tile, part),
-                            2 => self.tile::<L, 2, 2>(tile, part),
-                            4 => self.tile::<L, 4, 1>(tile, part),
-                            _ => self.tile::<L, 8, 1>(tile, part),
+                            1 if LOW < 8 => self.tile::<L, 1, 4>(tile, &part),
+                            1 => self.tile::<L, 1, 2>(tile, &part),
+                            2 => self.tile::<L, 2, 2>(tile, &part),
+                            4 => self.tile::<L, 4, 1>(tile, &part),
+                            _ => self.tile::<L, 8, 1>(tile, &part),
                         }
                     }
                 }
@@ -93,13 +93,13 @@ impl<const LOW: u32, const HIGH: u32, const TABLE: bool> Task<'_, LOW, HIGH, TAB
     /// # Safety
     /// The processor has the instructions; the weight has the tile; the part is as wide.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const M: usize, const A: usize>(&self, tile: usize, part: Part<'_>) {
+    unsafe fn tile<L: Lanes, const M: usize, const A: usize>(&self, tile: usize, part: &Part<'_>) {
         let tiles = self.tiles;
         let (block, group) = (tiles.block(), tiles.group);
         let each = (LOW + HIGH) as usize * REGISTER;
-        let mut sums = [unsafe { L::splat(0.0) }; M];
         // SAFETY: the caller's; the part has pairs for each step and factors for each block.
         unsafe {
+            let mut sums = [L::splat(0.0); M];
             let mut codes = tiles.bytes.as_ptr().add(tile * tiles.tile());
             let (mut pairs, mut factors) = (part.pairs.as_ptr(), part.factors.as_ptr());
             let (mut step, mut left, mut own) = (0, 0, 0);
@@ -141,7 +141,7 @@ impl<const LOW: u32, const HIGH: u32, const TABLE: bool> Task<'_, LOW, HIGH, TAB
             }
             let first = tile * LANES;
             let rows = (self.rows.end - first).min(LANES);
-            for (m, sum) in sums.iter().enumerate().take(part.count) {
+            for (m, sum) in sums.iter().enumerate() {
                 let to = self.to.to.add((part.first + m) * self.to.stride + first);
                 if rows == LANES {
                     sum.store(to);

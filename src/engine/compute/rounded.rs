@@ -3,6 +3,8 @@
 //! The columns of a block share a scale: the largest is worth 32767 of them, so that no value is off by more than
 //! 1/65534 of the largest in its block. What a state becomes depends on it alone.
 
+use rayon::prelude::*;
+
 use super::lanes::{Isa, Kernel, Lanes};
 use super::states::States;
 
@@ -13,7 +15,7 @@ const LARGEST: f32 = 32767.0;
 /// Adding this leaves an integer in the low bits of an f32, and rounds to it.
 const MAGIC: f32 = 12_582_912.0;
 
-/// States in parts of up to [`WIDEST`].
+/// States in parts.
 #[derive(Default)]
 pub(super) struct Rounded {
     /// Part after part, pair of columns after pair: the pairs of its states.
@@ -25,11 +27,9 @@ pub(super) struct Rounded {
     blocks: usize,
 }
 
-/// States that are multiplied together: some, and zeros that make them 1, 2, 4 or 8.
-#[derive(Clone, Copy)]
+/// States that are multiplied together: 1, 2, 4 or 8.
 pub(super) struct Part<'a> {
     pub(super) first: usize,
-    pub(super) count: usize,
     pub(super) width: usize,
     pub(super) pairs: &'a [i16],
     pub(super) factors: &'a [f32],
@@ -40,31 +40,37 @@ impl Rounded {
     pub(super) fn fill(&mut self, isa: Isa, x: &States, block: usize) {
         self.columns = x.width();
         self.blocks = self.columns.div_ceil(block);
-        let slots = widths(x.len()).map(|(_, _, width)| width).sum::<usize>();
         self.pairs.clear();
-        self.pairs.resize(slots * self.columns, 0);
+        self.pairs.resize(x.len() * self.columns, 0);
         self.factors.clear();
-        self.factors.resize(slots * 2 * self.blocks, 0.0);
+        self.factors.resize(x.len() * 2 * self.blocks, 0.0);
         let (mut pairs, mut factors) = (self.pairs.as_mut_slice(), self.factors.as_mut_slice());
-        for (first, count, width) in widths(x.len()) {
+        let mut parts = Vec::new();
+        for (first, width) in widths(x.len()) {
             let (own, rest) = pairs.split_at_mut(width * self.columns);
             let (shared, others) = factors.split_at_mut(width * 2 * self.blocks);
-            for at in 0..count {
-                let state = x.row(first + at);
-                let (pairs, factors) = (&mut *own, &mut *shared);
-                isa.run(Round { state, block, width, at, pairs, factors });
-            }
+            parts.push((first, width, own, shared));
             (pairs, factors) = (rest, others);
+        }
+        let round = |(first, width, pairs, factors): (usize, usize, &mut [i16], &mut [f32])| {
+            for at in 0..width {
+                let (pairs, factors) = (&mut *pairs, &mut *factors);
+                isa.run(Round { state: x.row(first + at), block, width, at, pairs, factors });
+            }
+        };
+        if x.len() <= WIDEST {
+            parts.into_iter().for_each(round);
+        } else {
+            parts.into_par_iter().for_each(round);
         }
     }
 
     /// Its parts, of so many states.
     pub(super) fn parts(&self, states: usize) -> impl Iterator<Item = Part<'_>> {
-        widths(states).map(|(first, count, width)| {
+        widths(states).map(|(first, width)| {
             let (pairs, factors) = (first * self.columns, first * 2 * self.blocks);
             Part {
                 first,
-                count,
                 width,
                 pairs: &self.pairs[pairs..pairs + width * self.columns],
                 factors: &self.factors[factors..factors + width * 2 * self.blocks],
@@ -73,11 +79,14 @@ impl Rounded {
     }
 }
 
-/// Parts of so many states: the first state, how many, and how many with zeros.
-fn widths(states: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..states).step_by(WIDEST).map(move |first| {
-        let count = (states - first).min(WIDEST);
-        (first, count, count.next_power_of_two())
+/// Parts of so many states: the first state, and how many.
+fn widths(states: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let width = 1 << (states - next).checked_ilog2()?.min(WIDEST.ilog2());
+        let first = next;
+        next += width;
+        Some((first, width))
     })
 }
 

@@ -339,6 +339,9 @@ fn form(weight: &Weight) -> Option<Form> {
         _ => (8, 0),
     };
     let (bits, zero) = match weight.layout() {
+        Layout::Packed { bits, symmetric: true, .. } if bits < 8 => {
+            (of_bits(bits), (1 << (bits - 1)) as f32)
+        }
         Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } => (of_bits(bits), 0.0),
         Layout::Awq { .. } | Layout::Q4K => ((4, 0), 0.0),
         Layout::Q4_0 => ((4, 0), 8.0),
@@ -453,6 +456,7 @@ fn scales(unpacked: &Unpacked<'_>, groups: usize) -> Scales {
         }
         _ => {}
     }
+    let symmetric = matches!(weight.layout(), Layout::Packed { symmetric: true, .. });
     let above = if signed(weight) { 128.0 } else { 0.0 };
     let zero = |row, group| unpacked.zero(row, group) as f32 - above;
     let four = matches!(
@@ -464,8 +468,11 @@ fn scales(unpacked: &Unpacked<'_>, groups: usize) -> Scales {
             let scale = half::f16::from_f32(unpacked.stored_scale(row, group));
             to.copy_from_slice(&scale.to_le_bytes());
         });
-        // At most 64: codes have 6 bits.
-        let zeros = gather(&vec![1; groups], &|row, group, to| to.fill(zero(row, group) as u8));
+        let mut zeros = Vec::new();
+        if !symmetric {
+            // At most 64: codes have 6 bits.
+            zeros = gather(&vec![1; groups], &|row, group, to| to.fill(zero(row, group) as u8));
+        }
         return Scales::Half { scales, zeros };
     }
     let values = |value: &(dyn Fn(usize, usize) -> f32 + Sync)| {
@@ -476,7 +483,7 @@ fn scales(unpacked: &Unpacked<'_>, groups: usize) -> Scales {
     let by = if weight.layout() == Layout::Mxfp4 { 0.5 } else { 1.0 };
     let scales = values(&|row, group| unpacked.stored_scale(row, group) * by);
     let mut offsets = values(&|row, group| -zero(row, group) * unpacked.stored_scale(row, group));
-    if offsets.iter().all(|offset| *offset == 0.0) {
+    if symmetric || offsets.iter().all(|offset| *offset == 0.0) {
         offsets = Vec::new();
     }
     Scales::Single { scales, offsets }
