@@ -48,7 +48,7 @@ unsafe impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn low<const BITS: u32>(words: Self::Words) -> Self::Words {
-        words.map(|word| word & ((1 << BITS) - 1) * 0x1_0001)
+        words.map(|word| word & (((1 << BITS) - 1) * 0x1_0001))
     }
 
     #[inline(always)]
