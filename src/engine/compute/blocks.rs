@@ -2,32 +2,17 @@
 //! have none, and are decoded as they are read.
 
 use super::lanes::LANES;
-use crate::dequant::blocks::{IQ4, iq4_xs_scales, q3_k_scales};
 use crate::dequant::gguf::Block;
 
-/// Columns of a group, and bits of a code.
-pub(super) fn form(block: Block) -> Option<(usize, u32)> {
+/// Columns of a group.
+pub(super) fn group(block: Block) -> Option<usize> {
     match block {
-        Block::Q2K => Some((LANES, 2)),
-        Block::Q3K => Some((LANES, 3)),
-        Block::Q4_1 | Block::Iq4Nl | Block::Iq4Xs => Some((2 * LANES, 4)),
-        Block::Q5_0 | Block::Q5_1 | Block::Q5K => Some((2 * LANES, 5)),
-        Block::Q6K => Some((LANES, 6)),
+        Block::Q2K | Block::Q3K | Block::Q6K => Some(LANES),
+        Block::Q4_1 | Block::Iq4Nl | Block::Iq4Xs | Block::Q5_0 | Block::Q5_1 | Block::Q5K => {
+            Some(2 * LANES)
+        }
         _ => None,
     }
-}
-
-/// The values of codes, or of their low four bits; those of 2 bits stand four times.
-pub(super) fn table(block: Block) -> [f32; 16] {
-    let zero = match block {
-        Block::Iq4Nl | Block::Iq4Xs => return IQ4.map(f32::from),
-        Block::Q2K => return std::array::from_fn(|code| (code % 4) as f32),
-        Block::Q3K => 4.0,
-        Block::Q5_0 => 16.0,
-        Block::Q6K => 32.0,
-        _ => 0.0,
-    };
-    std::array::from_fn(|code| code as f32 - zero)
 }
 
 /// The codes of blocks.
@@ -93,21 +78,5 @@ fn above(codes: &mut [u8], high: &[u8], first: usize, bits: usize) {
         for (code, high) in codes.iter_mut().zip(high) {
             *code |= (high >> (first + at * bits) & ((1 << bits) - 1)) << 4;
         }
-    }
-}
-
-/// Signed bytes by which the groups of a block scale its f16, and behind them that.
-pub(super) fn scaled(block: Block, own: &[u8], to: &mut Vec<u8>) {
-    let part = |range| own.get(range).unwrap_or_default();
-    match block {
-        Block::Q3K => {
-            to.extend(q3_k_scales(own).map(i8::cast_unsigned));
-            to.extend_from_slice(part(108..110));
-        }
-        Block::Iq4Xs => {
-            to.extend(iq4_xs_scales(own).map(i8::cast_unsigned));
-            to.extend_from_slice(part(0..2));
-        }
-        _ => to.extend_from_slice(part(192..210)),
     }
 }

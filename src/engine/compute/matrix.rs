@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::codes::{self, Codes};
+use super::tiles::Tiles;
 use crate::dequant::{self, Float, Layout, Parts, QuantError, Weight, gguf};
 
 /// A weight `[rows, columns]`.
@@ -24,7 +25,9 @@ pub struct Matrix {
 pub(super) enum Stored {
     /// Floats.
     Floats(Float, Bytes),
-    /// Codes with a scale per group.
+    /// Integer codes with a scale per group.
+    Tiles(Tiles),
+    /// Codes of other values with a scale per group.
     Codes(Codes),
     /// Blocks of GGUF that are decoded as they are read.
     Blocks(gguf::Block, Bytes),
@@ -49,17 +52,20 @@ impl Matrix {
     pub fn quantized(weight: &Weight, parts: &Parts<'_>) -> Result<Self, QuantError> {
         weight.check(parts)?;
         let (rows, columns) = (weight.rows() as usize, weight.cols() as usize);
-        let (stored, order) = match (codes::codes(weight, parts), weight.layout()) {
-            (Some((codes, order)), _) => (Stored::Codes(codes), order),
+        if let Some((tiles, order)) = Tiles::new(weight, parts) {
+            return Ok(Self { rows, columns, stored: Stored::Tiles(tiles), order });
+        }
+        let stored = match (codes::codes(weight, parts), weight.layout()) {
+            (Some(codes), _) => Stored::Codes(codes),
             (None, Layout::Blocks(block)) => {
-                (Stored::Blocks(block, Bytes::copy_from_slice(parts.codes)), None)
+                Stored::Blocks(block, Bytes::copy_from_slice(parts.codes))
             }
             (None, _) => {
                 let bytes = dequant::dequantize(weight, parts, Float::F32)?;
-                (Stored::Floats(Float::F32, bytes.into()), None)
+                Stored::Floats(Float::F32, bytes.into())
             }
         };
-        Ok(Self { rows, columns, stored, order })
+        Ok(Self { rows, columns, stored, order: None })
     }
 
     /// Outputs.
@@ -78,6 +84,7 @@ impl Matrix {
         order
             + match &self.stored {
                 Stored::Floats(_, bytes) | Stored::Blocks(_, bytes) => bytes.len(),
+                Stored::Tiles(tiles) => tiles.len(),
                 Stored::Codes(codes) => codes.len(),
             }
     }
@@ -89,6 +96,7 @@ impl Matrix {
                 let row = self.columns * float.size() as usize;
                 *bytes = codes::moved(bytes, row, self.rows, &source).into();
             }
+            Stored::Tiles(tiles) => tiles.move_rows(self.rows, &source),
             Stored::Codes(codes) => codes.move_rows(self.rows, &source),
             Stored::Blocks(block, bytes) => {
                 let row = self.columns / block.elements() * block.bytes();

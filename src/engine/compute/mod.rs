@@ -4,13 +4,17 @@ mod attend;
 mod blocks;
 mod cache;
 mod codes;
+mod dot;
 mod lanes;
 mod matrix;
 mod norm;
+mod outputs;
 mod plain;
 mod product;
+mod rounded;
 mod source;
 mod states;
+mod tiles;
 mod unpack;
 mod walk;
 

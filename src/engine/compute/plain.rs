@@ -1,7 +1,7 @@
 //! How weights without codes of ours become lanes: plain floats, and blocks of GGUF that are decoded.
 
 use super::lanes::{LANES, Lanes};
-use super::source::{Factors, Row, Source};
+use super::source::{Row, Source};
 use super::states::CHUNK;
 use crate::dequant::{blocks, gguf};
 
@@ -56,7 +56,7 @@ unsafe impl<const FLOAT: u8> Source for Plain<'_, FLOAT> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, _factors: Factors, _group: usize) {}
+    unsafe fn open<L: Lanes>(&self, _row: Row, _group: usize) {}
 
     #[inline(always)]
     unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> *const u8 {
@@ -110,6 +110,7 @@ unsafe impl<const VECTORS: usize> Source for Decoded<'_, VECTORS> {
     type Step<L: Lanes> = [f32; BLOCK];
 
     const VECTORS: usize = VECTORS;
+    const AGAIN: bool = false;
 
     fn steps(&self) -> usize {
         self.columns / self.block.elements()
@@ -124,7 +125,7 @@ unsafe impl<const VECTORS: usize> Source for Decoded<'_, VECTORS> {
     }
 
     #[inline(always)]
-    unsafe fn open<L: Lanes>(&self, _factors: Factors, _group: usize) {}
+    unsafe fn open<L: Lanes>(&self, _row: Row, _group: usize) {}
 
     #[inline(always)]
     unsafe fn step<L: Lanes>(&self, row: Row, step: usize) -> [f32; BLOCK] {

@@ -6,32 +6,33 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::codes::Kind;
+use super::dot;
 use super::lanes::{Isa, Kernel, LANES, Lanes};
 use super::matrix::{Matrix, Stored};
+use super::outputs::{Outputs, in_tasks};
 use super::plain::{BF16, Decoded, F16, F32, Plain};
-use super::source::{Coded, E4M3, Nibbles, SIGNED, Source, Tabled, Tall, UNSIGNED, Whole};
-use super::states::{CHUNK, States};
+use super::source::{Bytes, Coded, Nibbles, Source};
+use super::states::{CHUNK, Floats, States};
+use super::tiles::ExpandTile;
 use super::walk::{Take, walk};
 use crate::dequant::Float;
 
 /// Rows of a weight, and states, that are multiplied at a time in registers.
 const ROWS: usize = 4;
 const STATES: usize = 6;
+/// Up to so many states, rows are read again for each few instead.
+const FEW: usize = 16;
 /// Bytes of floats that rows are dequantized into, and read from again for each few states.
 const SCRATCH: usize = 256 << 10;
-/// Products, in multiplications, that no other thread is asked for.
-const ALONE: usize = 64 << 10;
 
 thread_local! {
-    static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static FLOATS: RefCell<Floats> = RefCell::new(Floats::default());
 }
 
 /// What is done with a weight, whichever kind it is of.
 macro_rules! with_source {
-    ($weight:expr, $source:ident => $done:expr) => {{
+    ($weight:expr, $tiles:ident => $whole:expr, $source:ident => $done:expr) => {{
         let columns = $weight.columns;
         macro_rules! of {
             ($made:expr) => {{
@@ -43,18 +44,13 @@ macro_rules! with_source {
             Stored::Floats(Float::F32, bytes) => of!(Plain::<F32>::new(bytes, columns)),
             Stored::Floats(Float::F16, bytes) => of!(Plain::<F16>::new(bytes, columns)),
             Stored::Floats(Float::BF16, bytes) => of!(Plain::<BF16>::new(bytes, columns)),
+            Stored::Tiles($tiles) => $whole,
             Stored::Codes(codes) => {
                 let coded = Coded::new(codes, columns);
                 match codes.kind {
-                    Kind::Two => of!(Tabled::<2>::new(coded)),
-                    Kind::Three => of!(Tabled::<3>::new(coded)),
                     Kind::Four => of!(Nibbles::<2>(coded)),
                     Kind::Words => of!(Nibbles::<8>(coded)),
-                    Kind::Five => of!(Tall::<1>(coded)),
-                    Kind::Six => of!(Tall::<2>(coded)),
-                    Kind::Signed => of!(Whole::<SIGNED>(coded)),
-                    Kind::Unsigned => of!(Whole::<UNSIGNED>(coded)),
-                    Kind::E4m3 => of!(Whole::<E4M3>(coded)),
+                    Kind::E4m3 => of!(Bytes(coded)),
                 }
             }
             Stored::Blocks(block, bytes) => match block.elements() {
@@ -74,14 +70,22 @@ pub(super) fn product(isa: Isa, weight: &Matrix, x: &States, out: &mut States) {
     );
     let ordered = weight.order.as_ref().map(|order| x.gathered(order));
     let x = ordered.as_ref().unwrap_or(x);
-    with_source!(weight, source => run(isa, source, x, out));
+    with_source!(
+        weight,
+        tiles => dot::product(isa, tiles, x, out),
+        source => run(isa, source, x, out)
+    );
 }
 
 /// A row of a weight as floats; `to` is as wide.
 pub(super) fn row(isa: Isa, weight: &Matrix, row: usize, to: &mut [f32]) {
     assert!(row < weight.rows && to.len() == weight.columns, "a row that the weight does not have");
     let mut line = vec![0.0; weight.columns.next_multiple_of(CHUNK)];
-    with_source!(weight, source => isa.run(Expand { source, row, to: line.as_mut_ptr() }));
+    with_source!(
+        weight,
+        tiles => isa.run(ExpandTile { tiles, row, to: &mut line[..weight.columns] }),
+        source => isa.run(Expand { source, row, to: line.as_mut_ptr() })
+    );
     match &weight.order {
         None => to.copy_from_slice(&line[..to.len()]),
         Some(order) => {
@@ -92,18 +96,6 @@ pub(super) fn row(isa: Isa, weight: &Matrix, row: usize, to: &mut [f32]) {
     }
 }
 
-/// Where outputs go; each is written by one task only.
-#[derive(Clone, Copy)]
-struct Outputs {
-    to: *mut f32,
-    stride: usize,
-}
-
-// SAFETY: tasks write to different rows of the weight, and so to different places; nobody reads before they ended.
-unsafe impl Send for Outputs {}
-// SAFETY: as above.
-unsafe impl Sync for Outputs {}
-
 fn run<S: Source>(isa: Isa, source: S, x: &States, out: &mut States) {
     let (rows, states) = (out.width(), x.len());
     if states == 0 || rows == 0 {
@@ -111,17 +103,7 @@ fn run<S: Source>(isa: Isa, source: S, x: &States, out: &mut States) {
     }
     let to = Outputs { to: out.as_mut_ptr(), stride: out.stride() };
     let work = rows * x.stride() * states;
-    let threads = rayon::current_num_threads();
-    let task = |range: Range<usize>| isa.run(Task { source, rows: range, x, to });
-    if work <= ALONE || threads == 1 {
-        return task(0..rows);
-    }
-    // Some tasks for each thread, so that one that is held up does not hold up all; whole groups of rows.
-    let tasks = (threads * 4).min(work.div_ceil(ALONE));
-    let each = rows.div_ceil(tasks).next_multiple_of(ROWS);
-    (0..rows.div_ceil(each)).into_par_iter().for_each(|at| {
-        task(at * each..rows.min((at + 1) * each));
-    });
+    in_tasks(rows, ROWS, work, |rows| isa.run(Task { source, rows, x, to }));
 }
 
 /// Some rows of a weight, with all states.
@@ -137,15 +119,15 @@ impl<S: Source> Kernel for Task<'_, S> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        if self.x.len() == 1 {
+        if self.x.len() == 1 || S::AGAIN && self.x.len() <= FEW {
             // SAFETY: the caller's; rows are the weight's.
-            return unsafe { self.single::<L>() };
+            return unsafe { self.few::<L>() };
         }
         // Taken and put back: what runs in a closure would not be compiled for the instructions.
         let mut floats = FLOATS.take();
         let width = self.x.stride();
         let most = (SCRATCH / 4 / width / ROWS).max(1) * ROWS;
-        floats.resize(most * width, 0.0);
+        floats.resize(most * width);
         let mut first = self.rows.start;
         while first < self.rows.end {
             let count = most.min(self.rows.end - first);
@@ -163,54 +145,69 @@ impl<S: Source> Kernel for Task<'_, S> {
 }
 
 impl<S: Source> Task<'_, S> {
+    /// Rows are read again for each few states.
+    ///
     /// # Safety
-    /// The processor has the instructions; there is one state.
+    /// The processor has the instructions.
     #[inline(always)]
-    unsafe fn single<L: Lanes>(&self) {
-        let mut row = self.rows.start;
-        // SAFETY: the caller's; states are as wide as the weight has columns, and padded to whole steps.
+    unsafe fn few<L: Lanes>(&self) {
+        let (mut row, states) = (self.rows.start, self.x.len());
+        // SAFETY: the caller's; the rows and the states are there.
         unsafe {
-            while row + ROWS <= self.rows.end {
-                let sums = self.sums::<L, ROWS>(row);
-                for (at, sum) in sums.iter().enumerate() {
-                    *self.to.to.add(row + at) = *sum;
-                }
-                row += ROWS;
-            }
             while row < self.rows.end {
-                *self.to.to.add(row) = self.sums::<L, 1>(row)[0];
-                row += 1;
+                let rows = if row + ROWS <= self.rows.end { ROWS } else { 1 };
+                let mut state = 0;
+                while state < states {
+                    state += match (rows, states - state) {
+                        (ROWS, 1) => self.sums::<L, ROWS, 1>(row, state),
+                        (ROWS, 2 | 3) => self.sums::<L, ROWS, 2>(row, state),
+                        (ROWS, _) => self.sums::<L, ROWS, 4>(row, state),
+                        _ => self.sums::<L, 1, 1>(row, state),
+                    };
+                }
+                row += rows;
             }
         }
     }
 
-    /// The sums of `R` rows with one state.
+    /// `R` rows with `M` states, each once it is read; how many states.
     ///
     /// # Safety
-    /// As of `single`; the rows are the weight's.
+    /// As of `few`; the rows are the weight's from `row` on, and the states are there. They are as wide as the weight
+    /// has columns, and padded to whole steps.
     #[inline(always)]
-    unsafe fn sums<L: Lanes, const R: usize>(&self, row: usize) -> [f32; R] {
+    unsafe fn sums<L: Lanes, const R: usize, const M: usize>(
+        &self,
+        row: usize,
+        state: usize,
+    ) -> usize {
+        let stride = self.x.stride();
         // SAFETY: the caller's.
         unsafe {
             let mut rows = [self.source.row(row, R); R];
             for (at, own) in rows.iter_mut().enumerate().skip(1) {
                 *own = self.source.row(row + at, R);
             }
-            let mut sums = Sums { sums: [L::splat(0.0); R], x: self.x.as_ptr() };
+            let x = self.x.as_ptr().add(state * stride);
+            let mut sums = Sums { sums: [[L::splat(0.0); M]; R], x, stride };
             walk::<L, S, _, R>(&self.source, rows, &mut sums);
-            let Sums { mut sums, x } = sums;
-            for (at, sum) in sums.iter_mut().enumerate() {
+            let Sums { mut sums, .. } = sums;
+            for (at, sums) in sums.iter_mut().enumerate() {
                 if let Some((a, b)) = self.source.rest::<L>(row + at) {
                     let x = x.add(self.source.steps() * S::VECTORS * LANES);
-                    *sum = sum.plus(a, L::load(x)).plus(b, L::load(x.add(LANES)));
+                    for (m, sum) in sums.iter_mut().enumerate() {
+                        let x = x.add(m * stride);
+                        *sum = sum.plus(a, L::load(x)).plus(b, L::load(x.add(LANES)));
+                    }
                 }
             }
-            let mut out = [0.0; R];
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum.sum();
+            for (at, sums) in sums.iter().enumerate() {
+                for (m, sum) in sums.iter().enumerate() {
+                    *self.to.to.add((state + m) * self.to.stride + row + at) = sum.sum();
+                }
             }
-            out
         }
+        M
     }
 
     /// Rows that were dequantized into `floats`, with all states.
@@ -323,21 +320,24 @@ impl<S: Source> Kernel for Expand<S> {
     }
 }
 
-/// Adds up products with a state.
-struct Sums<L, const R: usize> {
-    sums: [L; R],
+/// Adds up products with states.
+struct Sums<L, const R: usize, const M: usize> {
+    sums: [[L; M]; R],
     x: *const f32,
+    stride: usize,
 }
 
-impl<L: Lanes, const R: usize> Take<L, R> for Sums<L, R> {
+impl<L: Lanes, const R: usize, const M: usize> Take<L, R> for Sums<L, R, M> {
     #[inline(always)]
     unsafe fn take(&mut self, column: usize, vectors: [L; R]) {
         // SAFETY: the caller's; a state has as many columns.
         unsafe {
-            let x = L::load(self.x.add(column));
-            // By references: an array that is taken apart by value goes through memory.
-            for (sum, vector) in self.sums.iter_mut().zip(&vectors) {
-                *sum = sum.plus(*vector, x);
+            for m in 0..M {
+                let x = L::load(self.x.add(m * self.stride + column));
+                // By references: an array that is taken apart by value goes through memory.
+                for (sums, vector) in self.sums.iter_mut().zip(&vectors) {
+                    sums[m] = sums[m].plus(*vector, x);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::lanes::Isa;
-use super::matrix::Matrix;
+use super::matrix::{Matrix, Stored};
 use super::product::{product, row};
 use super::states::States;
 use crate::dequant::{Float, dequantize, sample};
@@ -58,11 +58,25 @@ fn weights() -> Vec<(String, Matrix, Vec<f32>)> {
     all
 }
 
+/// How far a product may be off where states are rounded: each value of a block by half a step, of which the largest
+/// has 32767.
+fn rounding(weight: &Matrix, worth: &[f32], state: &[f32]) -> f64 {
+    let Stored::Tiles(tiles) = &weight.stored else { return 0.0 };
+    let blocks = worth.chunks(tiles.block()).zip(state.chunks(tiles.block()));
+    blocks
+        .map(|(worth, state)| {
+            let most = state.iter().map(|value| value.abs()).fold(0.0, f32::max);
+            let size: f64 = worth.iter().zip(state).map(|(own, _)| f64::from(own.abs())).sum();
+            size * f64::from(most) / 65533.0
+        })
+        .sum()
+}
+
 #[test]
 fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
     for (name, weight, worth) in weights() {
         let (rows, columns) = (weight.rows(), weight.columns());
-        let x = states(15, columns, 11);
+        let x = states(19, columns, 11);
         let exact = |m: usize, n: usize| -> (f64, f64) {
             let line = worth[n * columns..(n + 1) * columns].iter().zip(x.row(m));
             line.fold((0.0, 0.0), |(sum, size), (w, x)| {
@@ -71,18 +85,19 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
             })
         };
         for isa in Isa::all() {
-            let mut all = States::new(15, rows);
+            let mut all = States::new(19, rows);
             product(isa, &weight, &x, &mut all);
-            for m in 0..15 {
+            for m in 0..19 {
                 for n in 0..rows {
                     let (sum, size) = exact(m, n);
                     let off = (f64::from(all.row(m)[n]) - sum).abs();
                     // Sums of f32 in sixteen parts.
                     let bound = size * 4e-7 * (columns as f64 / 16.0 + 8.0).sqrt() + 1e-30;
+                    let bound = bound + rounding(&weight, &worth[n * columns..], x.row(m));
                     assert!(off <= bound, "{name} {isa:?} [{m}, {n}]: {sum}, off by {off}");
                 }
             }
-            for some in [1, 2, 3, 7] {
+            for some in [1, 2, 3, 7, 16] {
                 let mut few = States::new(some, columns);
                 for m in 0..some {
                     few.row_mut(m).copy_from_slice(x.row(m + 3));
@@ -93,7 +108,7 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
                     let same = out.row(m).iter().zip(all.row(m + 3));
                     assert!(
                         same.clone().all(|(a, b)| a.to_bits() == b.to_bits()),
-                        "{name} {isa:?}: {some} states differ from 15"
+                        "{name} {isa:?}: {some} states differ from 19"
                     );
                 }
             }
@@ -105,6 +120,56 @@ fn products_are_those_of_the_reference_and_the_same_for_any_number_of_states() {
                 for (ours, own) in line.iter().zip(own) {
                     assert!((ours - own).abs() <= most * 2e-6, "{name} {isa:?}: {ours}, {own}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn states_of_every_size_are_rounded_by_their_blocks() {
+    for (name, weight, worth) in weights() {
+        let Stored::Tiles(tiles) = &weight.stored else { continue };
+        let (columns, block) = (weight.columns(), tiles.block());
+        let mut x = states(2, columns, 5);
+        // The first state has blocks from 1e-30 to 1e30 of size and one of zeros; in the second one value is none.
+        for (at, own) in x.row_mut(0).chunks_mut(block).enumerate() {
+            let by = [1.0, 1e-20, 1e20, 0.0, 1e-42][at % 5];
+            own.iter_mut().for_each(|value| *value *= by);
+        }
+        for (none, isa) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].iter().zip(Isa::all()) {
+            x.row_mut(1)[columns / 2] = *none;
+            let mut out = States::new(2, weight.rows());
+            product(isa, &weight, &x, &mut out);
+            for (n, own) in out.row(0).iter().enumerate() {
+                let line = worth[n * columns..(n + 1) * columns].iter().zip(x.row(0));
+                let (sum, size) = line.fold((0.0, 0.0), |(sum, size), (w, x)| {
+                    let own = f64::from(*w) * f64::from(*x);
+                    (sum + own, size + own.abs())
+                });
+                let off = (f64::from(*own) - sum).abs();
+                let bound = size * 4e-7 * (columns as f64 / 16.0 + 8.0).sqrt() + 1e-30;
+                let bound = bound + rounding(&weight, &worth[n * columns..], x.row(0));
+                assert!(off <= bound, "{name} {isa:?} {n}: {sum}, off by {off}");
+            }
+            assert!(out.row(1).iter().all(|own| own.is_nan()), "{name} {isa:?} {none}");
+        }
+    }
+}
+
+#[test]
+fn rows_move_with_their_scales() {
+    for (name, weight, worth) in weights() {
+        let (rows, columns) = (weight.rows(), weight.columns());
+        let moved = weight.with_rows(|row| (row * 7 + 3) % rows);
+        let mut line = vec![0.0; columns];
+        // 7 and the number of rows may share a factor: rows are then there twice.
+        for n in 0..rows {
+            row(Isa::best(), &moved, n, &mut line);
+            let from = (n * 7 + 3) % rows * columns;
+            let own = &worth[from..from + columns];
+            let most = own.iter().map(|value| value.abs()).fold(0.0, f32::max);
+            for (ours, own) in line.iter().zip(own) {
+                assert!((ours - own).abs() <= most * 2e-6, "{name} {n}: {ours}, {own}");
             }
         }
     }

@@ -1,25 +1,36 @@
 //! Codes, scales and zero points out of every layout, one row at a time.
 
 use super::blocks::{self, halves};
+use super::lanes::LANES;
+use super::states::CHUNK;
 use crate::dequant::{Float, Layout, Parts, Weight, float};
 
-/// The values of codes.
-pub(super) fn table(weight: &Weight, parts: &Parts<'_>) -> [f32; 16] {
-    let zero = match weight.layout() {
-        Layout::Packed { bits, symmetric: true, .. } => 1 << (bits - 1),
-        Layout::Q4_0 => 8,
-        _ => 0,
-    };
-    match weight.layout() {
-        Layout::Bnb4 { .. } => std::array::from_fn(|code| Float::F32.read(parts.table, code)),
-        Layout::Mxfp4 => std::array::from_fn(|code| float::e2m1(code as u8)),
-        Layout::Blocks(block) => blocks::table(block),
-        // Those of 2 bits stand four times; of 3 bits, the upper four follow.
-        Layout::Gptq { bits, .. } | Layout::Packed { bits, .. } if bits < 3 => {
-            std::array::from_fn(|code| (code % 4) as f32 - zero as f32)
+/// Columns of a group, where rows are whole steps and groups whole steps or half of one.
+pub(super) fn grouped(weight: &Weight) -> Option<usize> {
+    let columns = weight.cols() as usize;
+    let group = match weight.layout() {
+        Layout::Bnb4 { block, .. } => block as usize,
+        Layout::Int8 => columns,
+        Layout::Gptq { group, .. } | Layout::Awq { group } | Layout::Packed { group, .. } => {
+            (group as usize).min(columns)
         }
-        _ => std::array::from_fn(|code| code as f32 - zero as f32),
-    }
+        Layout::Fp8 { block: [_, width] } | Layout::Bytes { block: [_, width] } => {
+            (width as usize).min(columns)
+        }
+        Layout::Mxfp4 | Layout::Q4_0 | Layout::Q8_0 | Layout::Q4K => 32,
+        Layout::Blocks(block) => blocks::group(block)?,
+        _ => return None,
+    };
+    // A block of the flattened weight may be longer than a row, of which it must be a multiple then.
+    let group = match weight.layout() {
+        Layout::Bnb4 { .. } if group > columns && group.is_multiple_of(columns) => columns,
+        _ => group,
+    };
+    let fits = columns.is_multiple_of(CHUNK)
+        && (group.is_multiple_of(CHUNK) || group == LANES)
+        && group > 0;
+    let whole = !matches!(weight.layout(), Layout::Bnb4 { .. }) || columns.is_multiple_of(group);
+    (fits && whole).then_some(group)
 }
 
 /// Which input each column is of, where groups are not of neighbours: those of a group together. `None` if a
@@ -159,12 +170,11 @@ impl Unpacked<'_> {
             Layout::Fp8 { block: [height, _] } | Layout::Bytes { block: [height, _] } => {
                 kind.read(parts.scales, row / height as usize * groups + group)
             }
-            Layout::Q4_0 => Float::F16.read(parts.codes, (row * groups + group) * 9),
             _ => 0.0,
         }
     }
 
-    /// The code of a group of a row that is worth 0, where the table does not have it already.
+    /// The code of a group of a row that is worth 0.
     pub(super) fn zero(&self, row: usize, group: usize) -> u32 {
         let rows = self.weight.rows() as usize;
         let groups = (self.weight.cols() as usize).div_ceil(self.group);
@@ -182,7 +192,7 @@ impl Unpacked<'_> {
                 let word = word_at(self.parts.zeros, group * (rows / 8) + row / 8);
                 word >> (4 * AWQ[row % 8]) & 15
             }
-            Layout::Packed { bits, symmetric: true, .. } if bits > 4 => 1 << (bits - 1),
+            Layout::Packed { bits, symmetric: true, .. } => 1 << (bits - 1),
             Layout::Packed { bits, symmetric: false, .. } => {
                 field(row * bits as usize, bits, groups, group)
             }

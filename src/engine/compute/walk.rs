@@ -1,7 +1,7 @@
 //! The weights of some rows, vector by vector, whatever kind they are of.
 
 use super::lanes::{LANES, Lanes};
-use super::source::{Factors, Room, Row, Source};
+use super::source::{Row, Source};
 
 /// What is done with the weights of `R` rows, vector by vector.
 pub(super) trait Take<L, const R: usize> {
@@ -25,7 +25,6 @@ pub(super) unsafe fn walk<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
     // SAFETY: the caller's.
     unsafe {
         match source.group() {
-            1 => parts::<L, S, T, R, 1>(source, rows, take),
             2 if S::VECTORS > 2 => parts::<L, S, T, R, 2>(source, rows, take),
             4 if S::VECTORS > 2 => parts::<L, S, T, R, 4>(source, rows, take),
             _ => wholes::<L, S, T, R>(source, rows, take),
@@ -43,27 +42,21 @@ unsafe fn wholes<L: Lanes, S: Source, T: Take<L, R>, const R: usize>(
     rows: [Row; R],
     take: &mut T,
 ) {
-    let (steps, each, span) = (source.steps(), source.group() / S::VECTORS, source.span());
-    let mut room = [const { Room::EMPTY }; R];
-    let (mut step, mut first) = (0, 0);
+    let (steps, each) = (source.steps(), source.group() / S::VECTORS);
+    let (mut step, mut group) = (0, 0);
     // SAFETY: the caller's.
     unsafe {
         while step < steps {
-            let factors = factors::<L, S, R>(source, &rows, first, &mut room);
-            first += span;
-            let mut group = 0;
-            while group < span && step < steps {
-                let shared = opened::<L, S, R>(source, &factors, group);
-                group += 1;
-                let end = steps.min(step + each);
-                while step < end {
-                    let mut held = held::<L, S, R>(source, &rows, step);
-                    for at in 0..S::VECTORS {
-                        let vectors = vectors::<L, S, R>(source, &shared, &mut held, at);
-                        take.take((step * S::VECTORS + at) * LANES, vectors);
-                    }
-                    step += 1;
+            let shared = opened::<L, S, R>(source, &rows, group);
+            group += 1;
+            let end = steps.min(step + each);
+            while step < end {
+                let mut held = held::<L, S, R>(source, &rows, step);
+                for at in 0..S::VECTORS {
+                    let vectors = vectors::<L, S, R>(source, &shared, &mut held, at);
+                    take.take((step * S::VECTORS + at) * LANES, vectors);
                 }
+                step += 1;
             }
         }
     }
@@ -79,66 +72,39 @@ unsafe fn parts<L: Lanes, S: Source, T: Take<L, R>, const R: usize, const EACH: 
     rows: [Row; R],
     take: &mut T,
 ) {
-    let (steps, span) = (source.steps(), source.span());
-    let mut room = [const { Room::EMPTY }; R];
-    let (mut step, mut first) = (0, 0);
+    let mut group = 0;
     // SAFETY: the caller's.
     unsafe {
-        while step < steps {
-            let factors = factors::<L, S, R>(source, &rows, first, &mut room);
-            first += span;
-            let mut group = 0;
-            while group < span && step < steps {
-                let mut held = held::<L, S, R>(source, &rows, step);
-                for part in 0..S::VECTORS / EACH {
-                    let shared = opened::<L, S, R>(source, &factors, group);
-                    group += 1;
-                    for own in 0..EACH {
-                        let at = part * EACH + own;
-                        let vectors = vectors::<L, S, R>(source, &shared, &mut held, at);
-                        take.take((step * S::VECTORS + at) * LANES, vectors);
-                    }
+        for step in 0..source.steps() {
+            let mut held = held::<L, S, R>(source, &rows, step);
+            for part in 0..S::VECTORS / EACH {
+                let shared = opened::<L, S, R>(source, &rows, group);
+                group += 1;
+                for own in 0..EACH {
+                    let at = part * EACH + own;
+                    let vectors = vectors::<L, S, R>(source, &shared, &mut held, at);
+                    take.take((step * S::VECTORS + at) * LANES, vectors);
                 }
-                step += 1;
             }
         }
     }
 }
 
-/// The factors of a span in each row.
-///
-/// # Safety
-/// As of `walk`; the rows have the span.
-#[inline(always)]
-unsafe fn factors<L: Lanes, S: Source, const R: usize>(
-    source: &S,
-    rows: &[Row; R],
-    first: usize,
-    room: &mut [Room; R],
-) -> [Factors; R] {
-    let mut all = [Factors::NONE; R];
-    for r in 0..R {
-        // SAFETY: the caller's.
-        all[r] = unsafe { source.factors::<L>(rows[r], first, &mut room[r]) };
-    }
-    all
-}
-
 /// What a group shares in each row.
 ///
 /// # Safety
-/// As of `walk`; the span has the group.
+/// As of `walk`; the rows have the group.
 #[inline(always)]
 unsafe fn opened<L: Lanes, S: Source, const R: usize>(
     source: &S,
-    factors: &[Factors; R],
+    rows: &[Row; R],
     group: usize,
 ) -> [S::Group<L>; R] {
     // SAFETY: the caller's.
     unsafe {
-        let mut shared = [source.open::<L>(factors[0], group); R];
+        let mut shared = [source.open::<L>(rows[0], group); R];
         for r in 1..R {
-            shared[r] = source.open::<L>(factors[r], group);
+            shared[r] = source.open::<L>(rows[r], group);
         }
         shared
     }

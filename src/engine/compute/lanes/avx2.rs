@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::traits::{Kernel, Lanes, SCALE};
+use super::traits::{Kernel, LANES, Lanes};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -47,21 +47,8 @@ unsafe fn pick(index: __m256i, table: Avx2) -> __m256 {
     }
 }
 
-/// Two codes of 2 bits from each of `places`.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn codes_at(codes: u32, places: [i32; 8]) -> __m256i {
-    // SAFETY: the caller's.
-    unsafe {
-        let places = _mm256_loadu_si256(places.as_ptr().cast());
-        _mm256_srlv_epi32(_mm256_set1_epi32(codes.cast_signed()), places)
-    }
-}
-
-const LOW: [i32; 8] = [0, 2, 4, 6, 8, 10, 12, 14];
-const HIGH: [i32; 8] = [16, 18, 20, 22, 24, 26, 28, 30];
+/// Of f16, the bits of a code of FP8 E4M3 that was moved there: not those that are its sign again.
+const SIGNED: i16 = 0xbf80_u16.cast_signed();
 
 // SAFETY: the trait's contract: the caller has made sure of the instructions and of the pointers.
 unsafe impl Lanes for Avx2 {
@@ -83,15 +70,6 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn halves(from: *const u8) -> Self::Words {
-        // SAFETY: the trait's.
-        unsafe {
-            let half = |at| _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(at).cast()));
-            (half(0), half(16))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn look((first, second): Self::Words, table: Self) -> Self {
         // SAFETY: the trait's.
         unsafe { Self(pick(first, table), pick(second, table)) }
@@ -107,9 +85,112 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
+    unsafe fn nothing() -> Self::Words {
+        // SAFETY: the trait's.
+        let zero = unsafe { _mm256_setzero_si256() };
+        (zero, zero)
+    }
+
+    #[inline(always)]
+    unsafe fn low<const BITS: u32>((first, second): Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let mask = _mm256_set1_epi16((1 << BITS) - 1);
+            (_mm256_and_si256(first, mask), _mm256_and_si256(second, mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn joined<const BITS: u32, const ABOVE: u32>(
+        low: Self::Words,
+        high: Self::Words,
+    ) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let (low, mask) =
+                (Self::low::<BITS>(low), _mm256_set1_epi16(((1 << ABOVE) - 1) << BITS));
+            let bits = _mm_cvtsi32_si128(BITS.cast_signed());
+            let own = |high| _mm256_and_si256(_mm256_sll_epi16(high, bits), mask);
+            (_mm256_or_si256(low.0, own(high.0)), _mm256_or_si256(low.1, own(high.1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[i8; LANES]) -> Self::Words {
+        // SAFETY: the trait's.
+        let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(values.as_ptr().cast())) };
+        (table, table)
+    }
+
+    #[inline(always)]
+    unsafe fn chosen(words: Self::Words, table: Self::Words) -> Self::Words {
+        // SAFETY: the trait's. What the high bytes of the halves choose is not looked at.
+        unsafe {
+            let low = Self::low::<4>(words);
+            Self::signed_halves::<false>((
+                _mm256_shuffle_epi8(table.0, low.0),
+                _mm256_shuffle_epi8(table.1, low.1),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn signed_halves<const HIGH: bool>((first, second): Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let own = |words| {
+                let words = if HIGH { words } else { _mm256_slli_epi16::<8>(words) };
+                _mm256_srai_epi16::<8>(words)
+            };
+            (own(first), own(second))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs_plus(sums: Self::Words, words: Self::Words, with: *const i16) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let with = _mm256_set1_epi32(with.cast::<i32>().read_unaligned());
+            (
+                _mm256_add_epi32(sums.0, _mm256_madd_epi16(words.0, with)),
+                _mm256_add_epi32(sums.1, _mm256_madd_epi16(words.1, with)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum_words(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { (_mm256_add_epi32(one.0, other.0), _mm256_add_epi32(one.1, other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn field((first, second): Self::Words, from: u32, mask: u32) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let (from, mask) =
+                (_mm_cvtsi32_si128(from.cast_signed()), _mm256_set1_epi32(mask.cast_signed()));
+            let own = |words| _mm256_and_si256(_mm256_srl_epi32(words, from), mask);
+            (own(first), own(second))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn numbers((first, second): Self::Words) -> Self {
+        // SAFETY: the trait's.
+        unsafe { Self(_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(second)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<const LATER: bool>(at: *const u8) {
         // SAFETY: the trait's; an address of nothing is no fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe {
+            if LATER {
+                _mm_prefetch::<_MM_HINT_T1>(at.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            }
+        }
     }
 
     #[inline(always)]
@@ -199,36 +280,10 @@ unsafe impl Lanes for Avx2 {
     unsafe fn e4m3(from: *const u8) -> Self {
         // SAFETY: the trait's.
         unsafe {
-            let half = |at| {
-                let words = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast()));
-                let sign = _mm256_and_si256(words, _mm256_set1_epi32(0x80));
-                let rest = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
-                let sign = _mm256_slli_epi32::<24>(sign);
-                let small = _mm256_or_si256(sign, _mm256_slli_epi32::<20>(rest));
-                _mm256_mul_ps(_mm256_castsi256_ps(small), _mm256_set1_ps(SCALE))
-            };
-            Self(half(0), half(8))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn pairs(codes: u32, table: Self) -> Self {
-        // SAFETY: the trait's.
-        unsafe { Self(pick(codes_at(codes, LOW), table), pick(codes_at(codes, HIGH), table)) }
-    }
-
-    #[inline(always)]
-    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self {
-        // SAFETY: the trait's.
-        unsafe {
-            let half = |places, bits: u16| {
-                let codes = codes_at(codes, places);
-                let bit = _mm256_loadu_si256([31, 30, 29, 28, 27, 26, 25, 24].as_ptr().cast());
-                let chosen = _mm256_sllv_epi32(_mm256_set1_epi32(bits.into()), bit);
-                let (below, above) = (pick(codes, table), pick(codes, above));
-                _mm256_blendv_ps(below, above, _mm256_castsi256_ps(chosen))
-            };
-            Self(half(LOW, high & 255), half(HIGH, high >> 8))
+            let bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
+            let halves = _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(SIGNED));
+            let high = _mm256_extracti128_si256::<1>(halves);
+            Self(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(high))
         }
     }
 }

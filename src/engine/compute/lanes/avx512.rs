@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::traits::{Kernel, Lanes, SCALE};
+use super::traits::{Kernel, LANES, Lanes};
 
-/// Sixteen f32.
+/// Sixteen f32; with VNNI, or without.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512<const VNNI: bool>(__m512);
 
 /// Runs a kernel.
 ///
@@ -15,13 +15,24 @@ pub(super) struct Avx512(__m512);
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     // SAFETY: the caller's.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<false>>() }
 }
 
-const PLACES: [i32; 16] = [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30];
+/// Runs a kernel.
+///
+/// # Safety
+/// The processor has what [`run`] asks for, and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: the caller's.
+    unsafe { kernel.run::<Avx512<true>>() }
+}
+
+/// Of f16, the bits of a code of FP8 E4M3 that was moved there: not those that are its sign again.
+const SIGNED: i16 = 0xbf80_u16.cast_signed();
 
 // SAFETY: the trait's contract: the caller has made sure of the instructions and of the pointers.
-unsafe impl Lanes for Avx512 {
+unsafe impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type Words = __m512i;
 
     #[inline(always)]
@@ -37,12 +48,6 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn halves(from: *const u8) -> Self::Words {
-        // SAFETY: the trait's.
-        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())) }
-    }
-
-    #[inline(always)]
     unsafe fn look(codes: Self::Words, table: Self) -> Self {
         // SAFETY: the trait's. A permutation reads no more than the low four bits of each index.
         Self(unsafe { _mm512_permutexvar_ps(codes, table.0) })
@@ -55,9 +60,98 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
+    unsafe fn nothing() -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn low<const BITS: u32>(words: Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_and_si512(words, _mm512_set1_epi16((1 << BITS) - 1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn joined<const BITS: u32, const ABOVE: u32>(
+        low: Self::Words,
+        high: Self::Words,
+    ) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let mask = _mm512_set1_epi16(((1 << ABOVE) - 1) << BITS);
+            let above = _mm512_and_si512(_mm512_slli_epi16::<BITS>(high), mask);
+            _mm512_or_si512(Self::low::<BITS>(low), above)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[i8; LANES]) -> Self::Words {
+        // SAFETY: the trait's. Twice: an index has five bits, and the fifth is another code's.
+        unsafe {
+            let once = _mm_loadu_si128(values.as_ptr().cast());
+            _mm512_cvtepi8_epi16(_mm256_broadcastsi128_si256(once))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn chosen(words: Self::Words, table: Self::Words) -> Self::Words {
+        // SAFETY: the trait's. A permutation reads no more than the low five bits of each index.
+        unsafe { _mm512_permutexvar_epi16(words, table) }
+    }
+
+    #[inline(always)]
+    unsafe fn signed_halves<const HIGH: bool>(words: Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let words = if HIGH { words } else { _mm512_slli_epi16::<8>(words) };
+            _mm512_srai_epi16::<8>(words)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs_plus(sums: Self::Words, words: Self::Words, with: *const i16) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let with = _mm512_set1_epi32(with.cast::<i32>().read_unaligned());
+            if VNNI {
+                _mm512_dpwssd_epi32(sums, words, with)
+            } else {
+                _mm512_add_epi32(sums, _mm512_madd_epi16(words, with))
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum_words(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe { _mm512_add_epi32(one, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn field(words: Self::Words, from: u32, mask: u32) -> Self::Words {
+        // SAFETY: the trait's.
+        unsafe {
+            let moved = _mm512_srl_epi32(words, _mm_cvtsi32_si128(from.cast_signed()));
+            _mm512_and_si512(moved, _mm512_set1_epi32(mask.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn numbers(words: Self::Words) -> Self {
+        // SAFETY: the trait's.
+        Self(unsafe { _mm512_cvtepi32_ps(words) })
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<const LATER: bool>(at: *const u8) {
         // SAFETY: the trait's; an address of nothing is no fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe {
+            if LATER {
+                _mm_prefetch::<_MM_HINT_T1>(at.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            }
+        }
     }
 
     #[inline(always)]
@@ -131,33 +225,9 @@ unsafe impl Lanes for Avx512 {
     unsafe fn e4m3(from: *const u8) -> Self {
         // SAFETY: the trait's.
         unsafe {
-            let words = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
-            let sign = _mm512_and_si512(words, _mm512_set1_epi32(0x80));
-            let rest = _mm512_and_si512(words, _mm512_set1_epi32(0x7f));
-            let sign = _mm512_slli_epi32::<24>(sign);
-            let small = _mm512_or_si512(sign, _mm512_slli_epi32::<20>(rest));
-            Self(_mm512_mul_ps(_mm512_castsi512_ps(small), _mm512_set1_ps(SCALE)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn pairs(codes: u32, table: Self) -> Self {
-        // SAFETY: the trait's. The upper two of four bits read do not matter: values stand four times.
-        unsafe {
-            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
-            let codes = _mm512_srlv_epi32(_mm512_set1_epi32(codes.cast_signed()), places);
-            Self(_mm512_permutexvar_ps(codes, table.0))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self {
-        // SAFETY: the trait's.
-        unsafe {
-            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
-            let codes = _mm512_srlv_epi32(_mm512_set1_epi32(codes.cast_signed()), places);
-            let low = _mm512_permutexvar_ps(codes, table.0);
-            Self(_mm512_mask_permutexvar_ps(low, high, codes, above.0))
+            let bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
+            let halves = _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(SIGNED));
+            Self(_mm512_cvtph_ps(halves))
         }
     }
 }

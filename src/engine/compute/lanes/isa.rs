@@ -16,6 +16,8 @@ pub(in crate::engine::compute) enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with VNNI.
+    Vnni,
 }
 
 impl Isa {
@@ -37,6 +39,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
                 all.push(Self::Avx512);
+                if is_x86_feature_detected!("avx512vnni") {
+                    all.push(Self::Vnni);
+                }
             }
         }
         all
@@ -54,12 +59,16 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Vnni => "avx512 vnni",
         }
     }
 
     /// Runs a kernel by it. `self` must be one of [`Isa::all`]; others are run as plain Rust.
     pub(in crate::engine::compute) fn run<K: Kernel>(self, kernel: K) -> K::Out {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as below.
+            Self::Vnni => unsafe { avx512::run_vnni(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: whoever has this value has it from `all`, which asked the processor.
             Self::Avx512 => unsafe { avx512::run(kernel) },

@@ -12,4 +12,4 @@ mod portable;
 mod traits;
 
 pub(super) use isa::Isa;
-pub(super) use traits::{Kernel, LANES, Lanes};
+pub(super) use traits::{E4M3, Kernel, LANES, Lanes};

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::traits::{LANES, Lanes, SCALE};
+use super::traits::{LANES, Lanes};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -32,13 +32,6 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn halves(from: *const u8) -> Self::Words {
-        // SAFETY: the caller's.
-        unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
-            .map(|half| u16::from_le(half).into())
-    }
-
-    #[inline(always)]
     unsafe fn look(codes: Self::Words, table: Self) -> Self {
         Self::of(|i| table.0[(codes[i] & 15) as usize])
     }
@@ -49,7 +42,70 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_at: *const u8) {}
+    unsafe fn nothing() -> Self::Words {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn low<const BITS: u32>(words: Self::Words) -> Self::Words {
+        words.map(|word| word & (((1 << BITS) - 1) * 0x1_0001))
+    }
+
+    #[inline(always)]
+    unsafe fn joined<const BITS: u32, const ABOVE: u32>(
+        low: Self::Words,
+        high: Self::Words,
+    ) -> Self::Words {
+        let mask = ((1 << BITS) - 1) * 0x1_0001;
+        let above = ((1 << ABOVE) - 1) * 0x1_0001;
+        std::array::from_fn(|i| low[i] & mask | (high[i] & above) << BITS)
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[i8; LANES]) -> Self::Words {
+        values.map(|value| u32::from((value as i16).cast_unsigned()))
+    }
+
+    #[inline(always)]
+    unsafe fn chosen(words: Self::Words, table: Self::Words) -> Self::Words {
+        words.map(|word| table[(word & 15) as usize] | table[(word >> 16 & 15) as usize] << 16)
+    }
+
+    #[inline(always)]
+    unsafe fn signed_halves<const HIGH: bool>(words: Self::Words) -> Self::Words {
+        words.map(|word| {
+            let byte = |at: u32| u32::from((word >> at) as u8 as i8 as u16);
+            if HIGH { byte(8) | byte(24) << 16 } else { byte(0) | byte(16) << 16 }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn pairs_plus(sums: Self::Words, words: Self::Words, with: *const i16) -> Self::Words {
+        // SAFETY: the caller's.
+        let [first, second] = unsafe { with.cast::<[i16; 2]>().read_unaligned() }.map(i32::from);
+        std::array::from_fn(|i| {
+            let (low, high) = (i32::from(words[i] as i16), words[i].cast_signed() >> 16);
+            sums[i].wrapping_add((low * first).wrapping_add(high * second).cast_unsigned())
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn sum_words(one: Self::Words, other: Self::Words) -> Self::Words {
+        std::array::from_fn(|i| one[i].wrapping_add(other[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn field(words: Self::Words, from: u32, mask: u32) -> Self::Words {
+        words.map(|word| word >> from & mask)
+    }
+
+    #[inline(always)]
+    unsafe fn numbers(words: Self::Words) -> Self {
+        Self(words.map(|word| word.cast_signed() as f32))
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<const LATER: bool>(_at: *const u8) {}
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -118,21 +174,8 @@ unsafe impl Lanes for Portable {
         // SAFETY: the caller's.
         let bytes = unsafe { from.cast::<[u8; LANES]>().read() };
         Self::of(|i| {
-            let byte = u32::from(bytes[i]);
-            f32::from_bits((byte & 0x80) << 24 | (byte & 0x7f) << 20) * SCALE
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn pairs(codes: u32, table: Self) -> Self {
-        Self::of(|i| table.0[(codes >> (2 * i) & 3) as usize])
-    }
-
-    #[inline(always)]
-    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self {
-        Self::of(|i| {
-            let own = if high >> i & 1 == 0 { &table.0 } else { &above.0 };
-            own[(codes >> (2 * i) & 3) as usize]
+            let byte = u16::from(bytes[i]);
+            f16::from_bits((byte & 0x80) << 8 | (byte & 0x7f) << 7).to_f32()
         })
     }
 }

@@ -1,8 +1,8 @@
 //! What registers of every instruction set can do.
 
-/// What the exponents of f32 and FP8 E4M3 differ by: a code moved into the place of an f32's exponent and mantissa
-/// is too small by it.
-pub(super) const SCALE: f32 = f32::from_bits((127 + 120) << 23);
+/// What the exponents of f16 and FP8 E4M3 differ by: a code moved into the place of an f16's exponent and mantissa is
+/// too small by it.
+pub(in crate::engine::compute) const E4M3: f32 = 256.0;
 
 /// How many values a register of ours has.
 pub(in crate::engine::compute) const LANES: usize = 16;
@@ -20,14 +20,36 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn words(from: *const u8) -> Self::Words;
     /// 16 words of a byte each.
     unsafe fn bytes(from: *const u8) -> Self::Words;
-    /// 16 words of two bytes each.
-    unsafe fn halves(from: *const u8) -> Self::Words;
     /// What `table` has for the next codes, of the lowest four bits.
     unsafe fn look(codes: Self::Words, table: Self) -> Self;
     /// The words without their lowest bits.
     unsafe fn onward<const BITS: u32>(codes: Self::Words) -> Self::Words;
-    /// Has the processor fetch what lies there, if anything does.
-    unsafe fn prefetch(at: *const u8);
+    /// Sixteen times 0.
+    unsafe fn nothing() -> Self::Words;
+    /// The low `BITS` of both halves of each word.
+    unsafe fn low<const BITS: u32>(words: Self::Words) -> Self::Words;
+    /// The same with the low `ABOVE` bits of the halves of `high` above them.
+    unsafe fn joined<const BITS: u32, const ABOVE: u32>(
+        low: Self::Words,
+        high: Self::Words,
+    ) -> Self::Words;
+    /// A table for `chosen`: the sixteen values.
+    unsafe fn table(values: &[i8; LANES]) -> Self::Words;
+    /// What the table has for the low four bits of the halves of each word.
+    unsafe fn chosen(words: Self::Words, table: Self::Words) -> Self::Words;
+    /// The signed bytes that are the low ones of the halves, or the high ones.
+    unsafe fn signed_halves<const HIGH: bool>(words: Self::Words) -> Self::Words;
+    /// Each word, as two signed halves, times the two at `with`, added to `sums`.
+    unsafe fn pairs_plus(sums: Self::Words, words: Self::Words, with: *const i16) -> Self::Words;
+    /// Sums of words.
+    unsafe fn sum_words(one: Self::Words, other: Self::Words) -> Self::Words;
+    /// What is of `mask` from a bit of each word on.
+    unsafe fn field(words: Self::Words, from: u32, mask: u32) -> Self::Words;
+    /// Signed words as f32.
+    unsafe fn numbers(words: Self::Words) -> Self;
+    /// Has the processor fetch what lies there, if anything does. What is read `LATER` than what its first cache holds
+    /// would push that out: it stays in the second.
+    unsafe fn prefetch<const LATER: bool>(at: *const u8);
     /// All the same.
     unsafe fn splat(value: f32) -> Self;
     /// 16 f32.
@@ -48,13 +70,8 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn signed(from: *const u8) -> Self;
     /// 16 unsigned bytes.
     unsafe fn unsigned(from: *const u8) -> Self;
-    /// 16 FP8 E4M3 without NaN.
+    /// 16 FP8 E4M3 without NaN, as parts of [`E4M3`].
     unsafe fn e4m3(from: *const u8) -> Self;
-    /// What `table`, which has four values four times, has for 16 codes of 2 bits.
-    unsafe fn pairs(codes: u32, table: Self) -> Self;
-    /// What `table` has for 16 codes of 3 bits: their low two in `codes`, their high one in `high`. It has the
-    /// values of codes below 4 four times; `above` those from 4 on.
-    unsafe fn triples(codes: u32, high: u16, table: Self, above: Self) -> Self;
 }
 
 /// What is run over lanes.
