@@ -14,7 +14,7 @@ use super::buffer::{Feedback, lock};
 use super::driver::{Delivered, Driver, Work};
 use super::error::LoadError;
 use super::options::LoadOptions;
-use super::pace::{CONNECTIONS, MOST_AT_FIRST, connections, enough, reads_block};
+use super::pace::{CONNECTIONS, connections, enough, on_the_way, reads_block};
 use super::tensor::{LoadStats, Tensor};
 use crate::format::id::{ManifestId, PackId};
 use crate::memory::buffers::Buffers;
@@ -204,8 +204,9 @@ impl Load {
         let few = if average <= SMALL { average * THOUSANDS } else { 0 };
         let least = Limits::default().least_fetch;
         if connections.0 > CONNECTIONS && !reads_block(&self.store) {
-            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(MOST_AT_FIRST);
-            self.store.expect(requests.min(MOST_AT_FIRST));
+            // Those of the first requests are made. When it is known that there should be more, these are there too.
+            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(connections.1);
+            self.store.expect(requests.min(connections.1).saturating_sub(connections.0));
         }
         let limits = Limits {
             budget: options.budget,
@@ -216,6 +217,7 @@ impl Load {
             as_planned: if reads_block(&self.store) { cores() } else { CONNECTIONS },
             enough: enough().min(CHUNKS * average),
             least_fetch: least.max(few.min(options.segment)),
+            on_the_way: on_the_way(&self.store),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

@@ -144,7 +144,8 @@ impl Scheduler {
     /// The state before anything happened.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
         let (least, most) = (limits.connections, limits.most_connections);
-        let level = Level::new(least, most, limits.enough, limits.seed);
+        let mut level = Level::new(least, most, limits.enough, limits.seed);
+        level.expect(limits.on_the_way);
         Self::guided(plan, limits, Guide::Own(level))
     }
 
@@ -649,8 +650,10 @@ impl Scheduler {
         }
         let (size, mut sum) = (self.share(), 0);
         let mut fits = |chunk: &ChunkIndex| {
-            sum += self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
-            sum <= size && (sum <= self.limits.least_fetch || self.is_near(Some(chunk)))
+            let len = self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
+            sum += len;
+            // As near to its share as whole chunks come.
+            sum - len / 2 <= size && (sum <= self.limits.least_fetch || self.is_near(Some(chunk)))
         };
         let count = work.chunks.iter().take_while(|chunk| fits(chunk)).count().max(1);
         if count < work.chunks.len() {
