@@ -30,6 +30,8 @@ use crate::store::Store;
 const POOL: usize = 64 << 20;
 /// Bytes that a tensor which is on its way takes beside its own: its place, its name, who waits for it.
 const BESIDE: u64 = 1 << 10;
+/// Connections that are made ahead to a store that is far; twice as many as requests begin, where that is more.
+const AHEAD: usize = 64;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
 const CHUNKS: u64 = 100_000;
 /// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
@@ -204,9 +206,10 @@ impl Load {
         let few = if average <= SMALL { average * THOUSANDS } else { 0 };
         let least = Limits::default().least_fetch;
         if connections.0 > CONNECTIONS && !reads_block(&self.store) {
-            // Those of the first requests are made. When it is known that there should be more, these are there too.
-            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(connections.1);
-            self.store.expect(requests.min(connections.1).saturating_sub(connections.0));
+            // When it is known that there should be more than at first, their connections are there.
+            let ahead = (connections.0 * 2).max(AHEAD).min(connections.1);
+            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(ahead);
+            self.store.expect(requests.min(ahead));
         }
         let limits = Limits {
             budget: options.budget,
