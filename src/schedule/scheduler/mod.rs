@@ -644,11 +644,11 @@ impl Scheduler {
     /// there is memory, and of that what one of them has its share of. Less than the least fetch is not worth a
     /// request: the rest of it waits for memory.
     fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
+        let (size, mut sum) = (self.share(), 0);
         let mut work = self.dequeue(key)?;
         if self.is_as_planned() {
             return Some(work);
         }
-        let (size, mut sum) = (self.share(), 0);
         let mut fits = |chunk: &ChunkIndex| {
             let len = self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
             sum += len;
@@ -664,12 +664,19 @@ impl Scheduler {
         Some(work)
     }
 
-    /// Bytes of the next fetch. Of what is left an equal part, but no less than comes in the time to an answer. While
-    /// the number of fetches is not known it is taken to be the highest.
+    /// Bytes of the next fetch. Of what waits an equal part, but no less than comes in the time to an answer, unless
+    /// all of it can be asked for now. While the number of fetches is not known it is taken to be the highest.
     fn share(&self) -> u64 {
         let number = self.level.get();
         let level = if self.level.is_found() { number } else { self.level.most() };
-        let (equal, least) = (self.queued / number as u64, self.level.on_the_way() as u64);
+        let equal = self.queued / number as u64;
+        let mut least = self.level.on_the_way() as u64;
+        // What all has memory, and can be asked for now, is there soonest in equal parts.
+        if self.queue.last_key_value().is_none_or(|(_, work)| self.is_admitted(work.chunks.last()))
+        {
+            let free = number.saturating_sub(self.active.len()).max(1);
+            least = least.min(self.queued / free as u64);
+        }
         (self.part(level) as u64).min(equal.max(least)).max(self.limits.least_fetch)
     }
 

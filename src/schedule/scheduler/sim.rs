@@ -609,6 +609,23 @@ fn shared(wanted: usize, each: f64, all: f64, delay: Duration) -> (Duration, usi
     }
 }
 
+/// What is little is asked for at once, in parts of which each comes soon.
+#[test]
+fn a_short_load_from_afar_takes_one_round() {
+    let delay = Duration::from_millis(150);
+    let state = Scheduler::new(&large(1, 128, 16), paced_limits(delay));
+    let mut origin = Origin::new(20.0, 1500.0, delay);
+    let mut loads = BTreeMap::from([(0, (state, Duration::ZERO))]);
+    while !loads[&0].0.is_complete() {
+        let (state, began) = loads.get_mut(&0).unwrap();
+        origin.act(0, state, *began);
+        origin.step(&mut loads);
+    }
+    let took = origin.now;
+    // 1 MB each, on 64 connections.
+    assert!(took < delay + Duration::from_millis(60), "{took:?}");
+}
+
 /// Many short loads are as fast as one long one, and have no more connections than one may have.
 #[test]
 fn loads_that_share_a_level_take_what_one_would() {
