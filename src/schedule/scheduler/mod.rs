@@ -146,7 +146,7 @@ impl Scheduler {
         let (least, most) = (limits.connections, limits.most_connections);
         let mut level = Level::new(least, most, limits.enough, limits.seed);
         level.expect(limits.on_the_way);
-        Self::guided(plan, limits, Guide::Own(level))
+        Self::guided(plan, limits, Guide::Own(Box::new(level)))
     }
 
     /// The same of a load that shares the level of others: their limits of connections count.
@@ -694,7 +694,8 @@ impl Scheduler {
         if !self.level.pass(self.now, self.is_hungry(), requests) {
             return;
         }
-        let most = self.share().max((self.level.pace() * LONG.as_secs_f64()) as u64);
+        // Two that are hardly smaller would not be there sooner.
+        let most = (self.share() * 2).max((self.level.pace() * LONG.as_secs_f64()) as u64);
         let began = |fetch: &Fetch| fetch.cancelled.is_none() && fetch.answered;
         let mut long = Vec::new();
         for (&id, fetch) in self.active.iter().filter(|(_, fetch)| began(fetch)) {

@@ -167,7 +167,7 @@ impl Drop for Place {
 /// The level of one load: its own, or that of many.
 #[derive(Debug)]
 pub(super) enum Guide {
-    Own(Level),
+    Own(Box<Level>),
     Shared(Place),
 }
 
