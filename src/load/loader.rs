@@ -34,8 +34,8 @@ const BESIDE: u64 = 1 << 10;
 const AHEAD: usize = 64;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
 const CHUNKS: u64 = 100_000;
-/// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
-/// for some thousands of them.
+/// Chunks of this many bytes on average cost more to hand out than to fetch from near: however many requests go on,
+/// each is for some thousands of them.
 const SMALL: u64 = 8 << 10;
 const THOUSANDS: u64 = 4096;
 
@@ -203,7 +203,9 @@ impl Load {
         };
         let bytes: u64 = plan.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         let average = (bytes / (plan.chunks.len() as u64).max(1)).max(1);
-        let few = if average <= SMALL { average * THOUSANDS } else { 0 };
+        // Where answers take long, each connection has its pace, which costs more than that.
+        let is_near = self.store.way().requests().is_none();
+        let few = if average <= SMALL && is_near { average * THOUSANDS } else { 0 };
         let least = Limits::default().least_fetch;
         if connections.0 > CONNECTIONS && !reads_block(&self.store) {
             // When it is known that there should be more than at first, their connections are there.
