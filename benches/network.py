@@ -29,6 +29,7 @@ OTHERS = 9
 CLIENTS = 100
 CLIENT_BYTES = 8 << 20
 CONNECTIONS = 64
+TRIPS = 5  # in sequence: a connection, the ref, the manifest, table and layout, the first bytes
 PARTS = 16
 UNLIMITED = 1e12
 
@@ -110,9 +111,9 @@ def judged(bench: Bench, rate: float | None, delay_ms: int, unlimited: float | N
         return unmeasured(line, target, "; ".join(runs.missing.values())), None
     took, size = ours.median("process_s"), bench.weights.stat().st_size
     limits = [size / (CONNECTIONS * rate) if rate else 0, size * 8 / link if link else 0, unlimited or took]
-    counted = max(limits) + 4 * delay_ms / 1e3
+    counted = max(limits) + TRIPS * delay_ms / 1e3
     ratio = peer[1].median("process_s") / took
-    what = f"{CONNECTIONS} connections, the unlimited load here, the link, 4 round trips"
+    what = f"{CONNECTIONS} connections, the unlimited load here, the link, {TRIPS} round trips"
     limit = f"{counted / took:.2f} of {counted:.2f} s: {what}"
     return Verdict(line, target, f"{ratio:.2f} ({peer[0]}); {took:.2f} s", ratio >= 1, limit), took
 

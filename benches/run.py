@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 
+import bucket
 import deltas
 import device
 import edge
@@ -31,7 +32,7 @@ from origin import Origin
 
 QUICK_SIZE = 128 * MIB
 QUIET_LOAD = 0.5
-LINES = LINES | {"codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "mount": mount.mount, "network": network.network, "python": python.python, "serve": serve.serve, "small": small.small} | produce.LINES
+LINES = LINES | {"bucket": bucket.bucket, "codec": floats.codec, "delta": deltas.delta, "device": device.device, "edge": edge.edge, "mount": mount.mount, "network": network.network, "python": python.python, "serve": serve.serve, "small": small.small} | produce.LINES
 # Lines of one name, and what comes after a hyphen in the name of each.
 GROUPS = {name.split("-")[0] for name in LINES}
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}

@@ -152,7 +152,8 @@ pub struct Arriving<M: Divisible> {
     record: ChunkRecord,
     /// What has come and nobody else can reach; the first `hashed` bytes of it went into `hasher`.
     taken: M,
-    hasher: blake3::Hasher,
+    /// `None` before: small chunks are moved about, and a hasher is larger than many of them.
+    hasher: Option<Box<blake3::Hasher>>,
     hashed: usize,
     /// The room behind it.
     room: M,
@@ -161,7 +162,7 @@ pub struct Arriving<M: Divisible> {
 impl<M: Divisible> Arriving<M> {
     /// A chunk of which nothing has come, which is to fill `room`.
     pub fn new(record: ChunkRecord, room: M) -> Self {
-        Self { record, taken: M::default(), hasher: blake3::Hasher::new(), hashed: 0, room }
+        Self { record, taken: M::default(), hasher: None, hashed: 0, room }
     }
 
     /// Where its further bytes belong.
@@ -173,8 +174,9 @@ impl<M: Divisible> Arriving<M> {
     pub fn take_in(&mut self, count: usize) {
         self.taken.rejoin(self.room.divide(count));
         let steps = self.taken.as_ref().len() / STEP * STEP;
-        if let Some(new) = self.taken.as_ref().get(self.hashed..steps) {
-            self.hasher.update(new);
+        let new = self.taken.as_ref().get(self.hashed..steps).unwrap_or_default();
+        if !new.is_empty() {
+            self.hasher.get_or_insert_default().update(new);
             self.hashed = steps;
         }
     }
@@ -185,8 +187,12 @@ impl<M: Divisible> Arriving<M> {
     ///
     /// If other bytes have come than the record names, with the memory.
     pub fn verify(mut self) -> Result<VerifiedChunk<M>, Box<Unverified<M>>> {
-        self.hasher.update(self.taken.as_ref().get(self.hashed..).unwrap_or_default());
-        let found = StoredDigest::from_hash(self.hasher.finalize());
+        let rest = self.taken.as_ref().get(self.hashed..).unwrap_or_default();
+        let found = match &mut self.hasher {
+            // What is there whole takes fewer passes.
+            None => StoredDigest::of(rest),
+            Some(hasher) => StoredDigest::from_hash(hasher.update(rest).finalize()),
+        };
         let (record, stored) = (self.record, self.abandon());
         VerifiedChunk::compare(record, stored, found)
     }

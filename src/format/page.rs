@@ -141,6 +141,43 @@ impl Page {
     /// If it is malformed, or another than the digest's.
     pub fn parse(bytes: &[u8], kind: PageKind, digest: PageDigest) -> Result<Self, FormatError> {
         let what = "table page";
+        let (count, mut e, records) = Self::open(bytes, kind, digest)?;
+        let mut records = Records { all: ChunkRecord::parse_all(records)?, at: 0 };
+        let entries = match kind {
+            PageKind::Tensors => Entries::Tensors(parse_list(count, &mut e, &mut records)?),
+            PageKind::Files => Entries::Files(parse_list(count, &mut e, &mut records)?),
+        };
+        e.finish()?;
+        let first_base = narrow(what, records.at as u64)?;
+        let bases = records.all.split_off(records.at);
+        check_bases(&records.all, &bases)?;
+        Ok(Self { entries, bases, first_base })
+    }
+
+    /// Checks a page of tensors against the digest that the manifest gives, and shows each entry, without its
+    /// records. What holds between entries and records is not checked: whoever loads parses the page too.
+    ///
+    /// # Errors
+    /// If it is another than the digest's, or an entry is malformed.
+    pub fn skim(
+        bytes: &[u8],
+        digest: PageDigest,
+        mut show: impl FnMut(TensorEntry),
+    ) -> Result<(), FormatError> {
+        let (count, mut e, _) = Self::open(bytes, PageKind::Tensors, digest)?;
+        for _ in 0..count {
+            show(TensorEntry::parse(&mut e)?.0);
+        }
+        e.finish()
+    }
+
+    /// Checks the digest and the header: the number of entries, these, and the bytes of the records.
+    fn open(
+        bytes: &[u8],
+        kind: PageKind,
+        digest: PageDigest,
+    ) -> Result<(u32, Cursor<'_>, &[u8]), FormatError> {
+        let what = "table page";
         at_most(what, bytes.len() as u64, MAX_PAGE)?;
         let found = PageDigest::of(bytes);
         if found != digest {
@@ -158,23 +195,13 @@ impl Page {
         let entries_len = c.u32()?;
         let records = u64::from(c.u32()?);
         c.reserved(12)?;
-        let entries_bytes = c.bytes(entries_len as usize)?;
+        let entries = Cursor::new(what, c.bytes(entries_len as usize)?);
         let have = c.remaining() as u64;
         if have != records * ChunkRecord::LEN as u64 {
             let need = records * ChunkRecord::LEN as u64;
             return Err(FormatError::Length { what, need, have });
         }
-        let mut records = Records { all: ChunkRecord::parse_all(c.bytes(c.remaining())?)?, at: 0 };
-        let mut e = Cursor::new(what, entries_bytes);
-        let entries = match kind {
-            PageKind::Tensors => Entries::Tensors(parse_list(count, &mut e, &mut records)?),
-            PageKind::Files => Entries::Files(parse_list(count, &mut e, &mut records)?),
-        };
-        e.finish()?;
-        let first_base = narrow(what, records.at as u64)?;
-        let bases = records.all.split_off(records.at);
-        check_bases(&records.all, &bases)?;
-        Ok(Self { entries, bases, first_base })
+        Ok((count, entries, c.bytes(c.remaining())?))
     }
 
     /// The name or path of the first entry.

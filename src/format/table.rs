@@ -244,7 +244,13 @@ mod tests {
             crate::format::manifest::Manifest::new(table.reference.clone(), table.totals);
         for place in manifest.table().places() {
             let bytes = &table.bytes[place.bytes.start as usize..place.bytes.end as usize];
-            pages.push(Page::parse(bytes, place.page.kind, place.page.blake3).unwrap());
+            let page = Page::parse(bytes, place.page.kind, place.page.blake3).unwrap();
+            if let PageEntries::Tensors(list) = &page.entries {
+                let mut skimmed = Vec::new();
+                Page::skim(bytes, place.page.blake3, |entry| skimmed.push(entry)).unwrap();
+                assert!(list.iter().map(|listed| &listed.entry).eq(&skimmed));
+            }
+            pages.push(page);
         }
         pages
     }
@@ -320,6 +326,7 @@ mod tests {
                     let mut bad = bytes.to_vec();
                     bad[at] ^= bit;
                     assert!(Page::parse(&bad, place.page.kind, place.page.blake3).is_err());
+                    assert!(Page::skim(&bad, place.page.blake3, drop).is_err());
                     let renamed = Page::parse(&bad, place.page.kind, PageDigest::of(&bad));
                     if at < 8 || (20..32).contains(&at) {
                         assert!(renamed.is_err(), "byte {at} of the header is not checked");

@@ -71,7 +71,12 @@ impl<'a> Cursor<'a> {
         let what = self.what;
         let text = std::str::from_utf8(self.bytes(len)?)
             .map_err(|_| FormatError::invalid(what, "a name is not UTF-8"))?;
-        if text.contains(char::is_control) {
+        // Most names are plain, and there are many.
+        let controls = match text.is_ascii() {
+            true => text.bytes().any(|b| b.is_ascii_control()),
+            false => text.contains(char::is_control),
+        };
+        if controls {
             return Err(FormatError::invalid(what, format!("{text:?} has a control character")));
         }
         Ok(text)

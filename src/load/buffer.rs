@@ -14,7 +14,7 @@ use crate::format::grid::Rect;
 use crate::format::record::{ChunkRecord, CodecId};
 use crate::memory::buffers::Buffers;
 use crate::memory::slot::Slot;
-use crate::schedule::plan::{self, ChunkIndex, DeliveryIndex, List, SlotIndex};
+use crate::schedule::plan::{self, ChunkIndex, DeliveryIndex, List, ListIndex, SlotIndex};
 use crate::schedule::scheduler::Event;
 use crate::schedule::shard::ShardSlice;
 
@@ -156,33 +156,66 @@ impl Scatter {
 
 /// A delivery that is being filled.
 #[derive(Debug)]
-pub(super) struct Filling(List<SlotIndex, Part>);
+pub(super) enum Filling {
+    /// Most small tensors are one part.
+    One(Part),
+    Many(List<SlotIndex, Part>),
+}
 
 #[derive(Debug)]
-enum Part {
+pub(super) enum Part {
     /// A slot that one chunk fills; away while a fetch has it.
     Direct(Option<Slot>),
     Shared(Arc<Mutex<Slot>>),
 }
 
+impl Part {
+    fn new(memory: Slot, direct: bool) -> Self {
+        match direct {
+            true => Self::Direct(Some(memory)),
+            false => Self::Shared(Arc::new(Mutex::new(memory))),
+        }
+    }
+
+    fn take(&mut self) -> Option<Slot> {
+        match self {
+            Self::Direct(part) => part.take(),
+            Self::Shared(part) => Some(std::mem::take(&mut *lock(part))),
+        }
+    }
+}
+
 impl Filling {
     /// Divides the memory of a delivery.
     pub(super) fn new(mut memory: Slot, slots: &List<SlotIndex, plan::Slot>) -> Self {
+        if let [slot] = &slots[..] {
+            return Self::One(Part::new(memory, slot.direct));
+        }
         let mut parts: Vec<_> = Vec::with_capacity(slots.len());
         for slot in slots.iter().rev() {
             // They lie back to back.
-            let part = memory.split_off(slot.range.start as usize);
-            parts.push(match slot.direct {
-                true => Part::Direct(Some(part)),
-                false => Part::Shared(Arc::new(Mutex::new(part))),
-            });
+            parts.push(Part::new(memory.split_off(slot.range.start as usize), slot.direct));
         }
-        Self(parts.into_iter().rev().collect())
+        Self::Many(parts.into_iter().rev().collect())
+    }
+
+    fn get(&self, slot: SlotIndex) -> Option<&Part> {
+        match self {
+            Self::One(part) => (slot == SlotIndex::FIRST).then_some(part),
+            Self::Many(parts) => parts.get(slot),
+        }
+    }
+
+    fn get_mut(&mut self, slot: SlotIndex) -> Option<&mut Part> {
+        match self {
+            Self::One(part) => (slot == SlotIndex::FIRST).then_some(part),
+            Self::Many(parts) => parts.get_mut(slot),
+        }
     }
 
     /// The slot for the one fetch that fills it.
     pub(super) fn lend(&mut self, slot: SlotIndex) -> Option<Slot> {
-        match self.0.get_mut(slot) {
+        match self.get_mut(slot) {
             Some(Part::Direct(part)) => part.take(),
             _ => None,
         }
@@ -190,7 +223,7 @@ impl Filling {
 
     /// The slot that several chunks fill.
     pub(super) fn share(&self, slot: SlotIndex) -> Option<Arc<Mutex<Slot>>> {
-        match self.0.get(slot) {
+        match self.get(slot) {
             Some(Part::Shared(part)) => Some(part.clone()),
             _ => None,
         }
@@ -198,20 +231,20 @@ impl Filling {
 
     /// Takes back what [`Self::lend`] gave.
     pub(super) fn restore(&mut self, slot: SlotIndex, memory: Slot) {
-        if let Some(Part::Direct(part)) = self.0.get_mut(slot) {
+        if let Some(Part::Direct(part)) = self.get_mut(slot) {
             *part = Some(memory);
         }
     }
 
     /// The whole again; `None` if a part is missing.
-    pub(super) fn join(mut self) -> Option<Slot> {
+    pub(super) fn join(self) -> Option<Slot> {
+        let mut parts = match self {
+            Self::One(mut part) => return part.take(),
+            Self::Many(parts) => parts,
+        };
         let mut whole = Slot::default();
-        for part in self.0.iter_mut() {
-            let part = match part {
-                Part::Direct(part) => part.take()?,
-                Part::Shared(part) => std::mem::take(&mut *lock(part)),
-            };
-            whole.join(part).ok()?;
+        for part in parts.iter_mut() {
+            whole.join(part.take()?).ok()?;
         }
         Some(whole)
     }
@@ -251,7 +284,6 @@ pub(super) fn hold(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::plan::ListIndex;
 
     #[test]
     fn parts_join_in_place_and_buffers_come_back() {

@@ -15,6 +15,7 @@ use super::bases::KnownBases;
 use super::buffer::{self, Feedback, Filling, Kept, Scatter, Target, lock};
 use super::error::{ChunkSite, LoadError};
 use super::fetch::{ChunkJob, Fetch, Finisher, Report, Shared};
+use super::in_order::InOrder;
 use super::links::Links;
 use super::tensor::{LoadStats, StoredChunk, Tensor};
 use crate::chunk::verified::{DigestMismatch, VerifiedChunk};
@@ -89,7 +90,7 @@ pub(super) struct Driver {
     started: Instant,
     memory: Arc<dyn SlotProvider>,
     scratch: Buffers,
-    filling: BTreeMap<DeliveryIndex, Filling>,
+    filling: InOrder<Filling>,
     /// Chunks that are delivered as they are stored.
     stored: BTreeMap<DeliveryIndex, VerifiedChunk<Slot>>,
     /// Deliveries that lack something.
@@ -138,7 +139,7 @@ impl Driver {
             started: Instant::now(),
             memory: work.memory,
             scratch: Buffers::new(SCRATCH),
-            filling: BTreeMap::new(),
+            filling: InOrder::default(),
             stored: BTreeMap::new(),
             lost: BTreeMap::new(),
             begun: work.begun,
@@ -320,7 +321,7 @@ impl Driver {
             Target::Stored(memory) => (SlotIndex::FIRST, memory),
             Target::Scatter(_) => return,
         };
-        if let Some(filling) = self.filling.get_mut(&planned.delivery) {
+        if let Some(filling) = self.filling.get_mut(planned.delivery) {
             filling.restore(slot, memory);
         }
     }
@@ -383,8 +384,10 @@ impl Driver {
                 "a destination lent other memory than asked",
             )));
         }
-        self.filling.insert(index, Filling::new(memory, &delivery.slots));
-        Ok(())
+        let filling = Filling::new(memory, &delivery.slots);
+        let admitted = self.filling.push(index, filling);
+        admitted
+            .ok_or_else(|| Box::new(LoadError::Internal("deliveries are admitted out of order")))
     }
 
     fn start(
@@ -441,7 +444,7 @@ impl Driver {
             let planned = self.plan.chunks.get(chunk).ok_or_else(contradiction)?;
             let delivery = self.plan.deliveries.get(planned.delivery).ok_or_else(contradiction)?;
             let request = self.plan.tensors.get(delivery.tensor).ok_or_else(contradiction)?;
-            let filling = self.filling.get_mut(&planned.delivery).ok_or_else(contradiction)?;
+            let filling = self.filling.get_mut(planned.delivery).ok_or_else(contradiction)?;
             let (&record, _) = request.record(planned.first.record).ok_or_else(contradiction)?;
             let target = match planned.first.slot {
                 None => None,
@@ -481,7 +484,7 @@ impl Driver {
         let skipped = begun.is_some_and(|end| delivery.range.end <= end && len > 0);
         self.links.remove(&index);
         self.delivered = index.next();
-        let filling = self.filling.remove(&index).ok_or_else(contradiction)?;
+        let filling = self.filling.pop(index).ok_or_else(contradiction)?;
         let lost = self.lost.remove(&index);
         if skipped || lost.is_some() {
             // Nobody holds anything of it.

@@ -41,6 +41,7 @@ impl Line {
             let ((first, most), freed) = (pace::connections(store), self.freed.clone());
             let seed = fastrand::u64(..);
             SharedLevel::new(first, most, pace::enough(), seed, move || freed.notify_waiters())
+                .expecting(pace::on_the_way(store))
         });
         let _head = self.head.lock().await;
         loop {

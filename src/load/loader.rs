@@ -14,7 +14,7 @@ use super::buffer::{Feedback, lock};
 use super::driver::{Delivered, Driver, Work};
 use super::error::LoadError;
 use super::options::LoadOptions;
-use super::pace::{CONNECTIONS, MOST_AT_FIRST, connections, enough, reads_block};
+use super::pace::{CONNECTIONS, connections, enough, on_the_way, reads_block};
 use super::tensor::{LoadStats, Tensor};
 use crate::format::id::{ManifestId, PackId};
 use crate::memory::buffers::Buffers;
@@ -30,10 +30,12 @@ use crate::store::Store;
 const POOL: usize = 64 << 20;
 /// Bytes that a tensor which is on its way takes beside its own: its place, its name, who waits for it.
 const BESIDE: u64 = 1 << 10;
+/// Connections that are made ahead to a store that is far; twice as many as requests begin, where that is more.
+const AHEAD: usize = 64;
 /// Chunks per second that one load hands out: where they are small, no more requests bring more of them.
 const CHUNKS: u64 = 100_000;
-/// Chunks of this many bytes on average cost more to hand out than to fetch: however many requests go on, each is
-/// for some thousands of them.
+/// Chunks of this many bytes on average cost more to hand out than to fetch from near: however many requests go on,
+/// each is for some thousands of them.
 const SMALL: u64 = 8 << 10;
 const THOUSANDS: u64 = 4096;
 
@@ -201,11 +203,15 @@ impl Load {
         };
         let bytes: u64 = plan.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         let average = (bytes / (plan.chunks.len() as u64).max(1)).max(1);
-        let few = if average <= SMALL { average * THOUSANDS } else { 0 };
+        // Where answers take long, each connection has its pace, which costs more than that.
+        let is_near = self.store.way().requests().is_none();
+        let few = if average <= SMALL && is_near { average * THOUSANDS } else { 0 };
         let least = Limits::default().least_fetch;
         if connections.0 > CONNECTIONS && !reads_block(&self.store) {
-            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(MOST_AT_FIRST);
-            self.store.expect(requests.min(MOST_AT_FIRST));
+            // When it is known that there should be more than at first, their connections are there.
+            let ahead = (connections.0 * 2).max(AHEAD).min(connections.1);
+            let requests = usize::try_from(bytes.div_ceil(least)).unwrap_or(ahead);
+            self.store.expect(requests.min(ahead));
         }
         let limits = Limits {
             budget: options.budget,
@@ -216,6 +222,7 @@ impl Load {
             as_planned: if reads_block(&self.store) { cores() } else { CONNECTIONS },
             enough: enough().min(CHUNKS * average),
             least_fetch: least.max(few.min(options.segment)),
+            on_the_way: on_the_way(&self.store),
             mirrors: transports.len().min(MAX_MIRRORS),
             stall: options.stall,
             bad_chunks: options.bad_chunks,

@@ -13,6 +13,7 @@ mod driver;
 mod error;
 mod fetch;
 mod gguf;
+mod in_order;
 mod line;
 mod links;
 mod loader;

@@ -20,7 +20,7 @@ pub struct LoadOptions {
     /// The same while more requests than at first go on, each of which needs some.
     pub most_budget: u64,
     /// Requests at a time. By default where reads block (files) at first one for each core, 2 to 8, and up to 64
-    /// while more of them make the load faster; else 4 at first, 16 where answers take long, and up to 128.
+    /// while more of them make the load faster; else 4 at first, 17 to 64 where answers take long, and up to 128.
     pub connections: Option<usize>,
     /// How long a request may go without a byte before it is replaced.
     pub stall: Duration,

@@ -1,7 +1,5 @@
 //! How many requests there are to a store at a time, before that was measured, and at most.
 
-use std::time::Duration;
-
 use crate::memory::pool::cores;
 use crate::store::Store;
 
@@ -10,12 +8,6 @@ pub(super) const CONNECTIONS: usize = 4;
 const MOST_CONNECTIONS: usize = 128;
 /// Requests at a time for files, each of which has a thread, at most.
 const MOST_FILES: usize = 64;
-/// Requests at first to a server whose answers take longer than this: one more for each `FAR_STEP`, since finding that
-/// there should be more takes as long, up to `MOST_AT_FIRST`.
-const FAR: Duration = Duration::from_millis(3);
-const FAR_CONNECTIONS: usize = 16;
-const FAR_STEP: Duration = Duration::from_millis(4);
-pub(super) const MOST_AT_FIRST: usize = 64;
 /// Bytes per second that one core receives and hashes, with something to spare.
 const CORE: u64 = 750_000_000;
 
@@ -26,16 +18,14 @@ pub(super) fn connections(store: &Store) -> (usize, usize) {
         // the disk is waited for, as long over a network, more requests bring more.
         return (cores(), MOST_FILES);
     }
-    let first = match store.way().answer() {
-        Some(time) if time >= FAR => {
-            let more = time.as_micros() / FAR_STEP.as_micros();
-            usize::try_from(more)
-                .map_or(MOST_AT_FIRST, |more| FAR_CONNECTIONS + more)
-                .min(MOST_AT_FIRST)
-        }
-        _ => CONNECTIONS,
-    };
+    let first = store.way().requests().unwrap_or(CONNECTIONS);
     (first, MOST_CONNECTIONS)
+}
+
+/// Bytes of one request that come in the time to an answer, before that was measured.
+pub(super) fn on_the_way(store: &Store) -> u64 {
+    // What opening a file took tells of the disk.
+    if reads_block(store) { 0 } else { store.way().on_the_way() }
 }
 
 pub(super) fn reads_block(store: &Store) -> bool {

@@ -133,7 +133,9 @@ impl Plan {
         let mut packs = List::default();
         let mut next = TensorIndex::FIRST;
         while let Some(request) = plan.tensors.get(next).cloned() {
-            plan.add(next, &request, options, &mut once, &mut packs);
+            if plan.add_single(next, &request, &mut once, &mut packs).is_none() {
+                plan.add(next, &request, options, &mut once, &mut packs);
+            }
             next = next.next();
         }
         plan.fetches = fetches(&plan.chunks, &packs, options);
@@ -143,6 +145,59 @@ impl Plan {
     /// The bytes of the pack that a request for `chunks` of the plan covers.
     pub fn range_of(&self, chunks: &[ChunkIndex]) -> Range<u64> {
         span(&self.chunks, chunks)
+    }
+
+    /// Plans a tensor that is one chunk which stands alone, of which there may be very many: as [`Self::add`] does,
+    /// without its lists. `None` if it is none, and nothing was done.
+    fn add_single(
+        &mut self,
+        tensor: TensorIndex,
+        request: &TensorRequest,
+        once: &mut Once,
+        packs: &mut Packs,
+    ) -> Option<()> {
+        let ([record], [place]) = (&request.records[..], &request.places[..]) else { return None };
+        if request.form != Form::Decoded
+            || request.entry.grid.chunks() != 1
+            || record.base.is_some()
+        {
+            return None;
+        }
+        let index = RecordIndex::FIRST;
+        let span = request.cut.span(&request.rect(index)?);
+        let slot = slot(request, span.clone(), index);
+        if span.is_empty() {
+            return None;
+        }
+        let chunk_use = ChunkUse { record: index, slot: Some(SlotIndex::FIRST) };
+        let delivery = self.deliveries.end();
+        let kept = once.find(record).and_then(|of| Some((of, self.chunks.get_mut(of)?)));
+        let (mut chunks, mut echoes) = (0, Vec::new());
+        if let Some((of, chunk)) = kept {
+            chunk.kept = true;
+            echoes.push(Echo { of, chunk_use });
+        } else {
+            chunks = 1;
+            let (base, more) = (PlannedBase::Nothing, Vec::new());
+            let (first, offset, len) = (chunk_use, place.offset, record.stored_len);
+            let (kept, level) = (false, 0);
+            let planned = PlannedChunk { delivery, first, more, kept, base, level, offset, len };
+            once.planned(self.chunks.push(planned), record);
+            packs.push(place.pack);
+        }
+        let relative = Slot { range: 0..span.end - span.start, direct: slot.direct };
+        let (linked, linked_bytes, stored) = (Vec::new(), 0, None);
+        self.deliveries.push(Delivery {
+            tensor,
+            range: span,
+            slots: [relative].into_iter().collect(),
+            chunks,
+            echoes,
+            linked,
+            linked_bytes,
+            stored,
+        });
+        Some(())
     }
 
     fn add(
@@ -408,16 +463,18 @@ fn slots(
                 slot.direct = false;
                 records.push(record);
             }
-            _ => {
-                let direct = request.rect(record).is_some_and(|rect| {
-                    span.end - span.start == rect.len()
-                        && request.cut.copies(rect).take(2).count() == 1
-                });
-                slots.push((Slot { range: span, direct }, vec![record]));
-            }
+            _ => slots.push((slot(request, span, record), vec![record])),
         }
     }
     slots
+}
+
+/// The slot of one chunk.
+fn slot(request: &TensorRequest, span: Range<u64>, record: RecordIndex) -> Slot {
+    let direct = request.rect(record).is_some_and(|rect| {
+        span.end - span.start == rect.len() && request.cut.copies(rect).take(2).count() == 1
+    });
+    Slot { range: span, direct }
 }
 
 #[cfg(test)]

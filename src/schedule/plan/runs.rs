@@ -47,7 +47,7 @@ struct Open {
 /// Gathers what is wanted into runs. Each rises in one pack, without overlap, and has no gap above `gap`
 /// between two chunks. Between two chunks of a run at most `reach` bytes of other runs are wanted: nobody
 /// keeps a connection waiting for longer. Of several runs that a chunk could continue it takes the one that
-/// ends nearest. Runs come in the order of their first chunks.
+/// ends nearest, and of those the latest. Runs come in the order of their first chunks.
 pub(super) fn merge(
     wanted: impl Iterator<Item = Wanted>,
     gap: u64,
@@ -62,7 +62,7 @@ pub(super) fn merge(
         runs.extend(own.extract_if(.., is_late).map(|run| (pack, run.chunks)));
         let near = |run: &&mut Open| run.end <= bytes.start && bytes.start - run.end <= gap;
         at += bytes.end - bytes.start;
-        match own.iter_mut().filter(near).max_by_key(|run| run.end) {
+        match own.iter_mut().filter(near).max_by_key(|run| (run.end, run.at)) {
             Some(run) => {
                 run.chunks.push(chunk);
                 (run.end, run.at) = (bytes.end, at);
@@ -198,9 +198,10 @@ mod tests {
                 |id: &usize| wanted[last(&runs[*id])].pack == next.pack && !closed.contains(id);
             let mut best: Option<usize> = None;
             for id in (0..runs.len()).filter(is_open) {
-                let end = wanted[last(&runs[id])].bytes.end;
+                let key = |id: usize| (wanted[last(&runs[id])].bytes.end, last(&runs[id]));
+                let (end, _) = key(id);
                 let fits = end <= next.bytes.start && next.bytes.start - end <= gap;
-                if fits && best.is_none_or(|b| wanted[last(&runs[b])].bytes.end <= end) {
+                if fits && best.is_none_or(|best| key(best) < key(id)) {
                     best = Some(id);
                 }
             }
@@ -241,7 +242,6 @@ mod tests {
                     prop_assert!(pair[0].end <= pair[1].start && pair[1].start - pair[0].end <= gap);
                 }
             }
-            // Where two runs end alike, either may go on.
             let count = oracle(&wanted, gap, reach).len();
             prop_assert_eq!(runs.len(), count);
         }

@@ -7,6 +7,15 @@ const TELLING: u64 = 64 << 10;
 /// The most that is read over, whatever was measured.
 const MOST: u64 = 4 << 20;
 
+/// Requests at first to a server whose answers take at least this: one more for each `FAR_STEP`, since finding that
+/// there should be more takes as long, up to `MOST_AT_FIRST`.
+const FAR: Duration = Duration::from_millis(3);
+const FAR_REQUESTS: usize = 16;
+const FAR_STEP: Duration = Duration::from_millis(3);
+const MOST_AT_FIRST: usize = 64;
+/// Bytes per second of one connection before that was measured: what object stores give at least, 20 to 90 MB/s.
+const PACE: u64 = 20_000_000;
+
 /// The way to a store, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Way {
@@ -33,6 +42,19 @@ impl Way {
     /// How long it takes at least until an answer comes; `None` before any.
     pub fn answer(&self) -> Option<Duration> {
         self.answer
+    }
+
+    /// Requests at a time before it is known how quickly bytes come, if the store is far.
+    pub fn requests(&self) -> Option<usize> {
+        let answer = self.answer.filter(|&answer| answer >= FAR)?;
+        let more = usize::try_from(answer.as_micros() / FAR_STEP.as_micros());
+        Some(more.unwrap_or(MOST_AT_FIRST).saturating_add(FAR_REQUESTS).min(MOST_AT_FIRST))
+    }
+
+    /// Bytes of a request that come in the time to an answer, before it is known how quickly they come.
+    pub fn on_the_way(&self) -> u64 {
+        let micros = u64::try_from(self.answer.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
+        micros.saturating_mul(PACE / 1_000_000)
     }
 
     /// Bytes that one request brings while another would be waited for: reading over fewer of them is
@@ -73,6 +95,21 @@ mod tests {
         way.took(1000, ms(30));
         way.took(1 << 20, ms(80));
         assert_eq!(way.round_trip(), Some((1 << 20) * 30 / 50));
+    }
+
+    #[test]
+    fn the_farther_the_more_requests_at_first() {
+        let requests = |answer: Option<u64>| {
+            let mut way = Way::default();
+            answer.iter().for_each(|&answer| way.took(200, ms(answer)));
+            (way.requests(), way.on_the_way())
+        };
+        assert_eq!(requests(None), (None, 0));
+        assert_eq!(requests(Some(2)), (None, 40_000));
+        assert_eq!(requests(Some(10)), (Some(19), 200_000));
+        assert_eq!(requests(Some(50)), (Some(32), 1_000_000));
+        assert_eq!(requests(Some(150)), (Some(64), 3_000_000));
+        assert_eq!(requests(Some(u64::MAX / 1_000)), (Some(64), u64::MAX));
     }
 
     proptest! {

@@ -28,6 +28,8 @@ pub struct Limits {
     pub enough: u64,
     /// Bytes of a fetch when there are more than were planned: the least.
     pub least_fetch: u64,
+    /// Bytes of one fetch that come in the time to an answer, as far as that is known before anything was measured.
+    pub on_the_way: u64,
     /// Sources of the same store, of which 0 is the first choice; at most [`MAX_MIRRORS`](super::MAX_MIRRORS).
     pub mirrors: usize,
     /// How long a fetch may go without a byte.
@@ -52,13 +54,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             budget: 96 << 20,
-            most_budget: 128 << 20,
+            most_budget: 160 << 20,
             beside: 0,
             connections: 4,
             most_connections: 4,
             as_planned: 4,
             enough: u64::MAX,
             least_fetch: 1 << 20,
+            on_the_way: 0,
             mirrors: 1,
             stall: Duration::from_secs(30),
             bad_chunks: 3,

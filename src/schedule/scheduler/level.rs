@@ -50,6 +50,8 @@ pub(super) struct Level {
     busy: f64,
     /// The usual time to an answer.
     answer: Option<Duration>,
+    /// Bytes of one request that come in that time, as far as that is known before they are measured.
+    expected: f64,
     /// Requests that were answered and refused at this level.
     answers: u32,
     refusals: u32,
@@ -109,12 +111,18 @@ impl Level {
             seen: (Duration::ZERO, 0),
             busy: 0.0,
             answer: None,
+            expected: 0.0,
             answers: 0,
             refusals: 0,
             limit: Limit::default(),
             rest: REST,
             random: SplitMix::new(seed),
         }
+    }
+
+    /// So many bytes of a request will come in the time to an answer, as far as that is known before it is measured.
+    pub(super) fn expect(&mut self, bytes: u64) {
+        self.expected = bytes as f64;
     }
 
     /// Requests at a time.
@@ -149,7 +157,10 @@ impl Level {
 
     /// Bytes of one request that come in the time to an answer.
     pub(super) fn on_the_way(&self) -> f64 {
-        self.pace * self.answer.unwrap_or_default().as_secs_f64()
+        match self.answer {
+            Some(answer) if self.pace > 0.0 => self.pace * answer.as_secs_f64(),
+            _ => self.expected,
+        }
     }
 
     /// How many of so many requests at a time are being answered, where each of those needs its part of `memory`; the

@@ -144,8 +144,9 @@ impl Scheduler {
     /// The state before anything happened.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
         let (least, most) = (limits.connections, limits.most_connections);
-        let level = Level::new(least, most, limits.enough, limits.seed);
-        Self::guided(plan, limits, Guide::Own(level))
+        let mut level = Level::new(least, most, limits.enough, limits.seed);
+        level.expect(limits.on_the_way);
+        Self::guided(plan, limits, Guide::Own(Box::new(level)))
     }
 
     /// The same of a load that shares the level of others: their limits of connections count.
@@ -643,14 +644,16 @@ impl Scheduler {
     /// there is memory, and of that what one of them has its share of. Less than the least fetch is not worth a
     /// request: the rest of it waits for memory.
     fn take_work(&mut self, key: ChunkIndex) -> Option<Work> {
+        let (size, mut sum) = (self.share(), 0);
         let mut work = self.dequeue(key)?;
         if self.is_as_planned() {
             return Some(work);
         }
-        let (size, mut sum) = (self.share(), 0);
         let mut fits = |chunk: &ChunkIndex| {
-            sum += self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
-            sum <= size && (sum <= self.limits.least_fetch || self.is_near(Some(chunk)))
+            let len = self.chunks.get(*chunk).map_or(0, |chunk| u64::from(chunk.len));
+            sum += len;
+            // As near to its share as whole chunks come.
+            sum - len / 2 <= size && (sum <= self.limits.least_fetch || self.is_near(Some(chunk)))
         };
         let count = work.chunks.iter().take_while(|chunk| fits(chunk)).count().max(1);
         if count < work.chunks.len() {
@@ -661,12 +664,19 @@ impl Scheduler {
         Some(work)
     }
 
-    /// Bytes of the next fetch. Of what is left an equal part, but no less than comes in the time to an answer. While
-    /// the number of fetches is not known it is taken to be the highest.
+    /// Bytes of the next fetch. Of what waits an equal part, but no less than comes in the time to an answer, unless
+    /// all of it can be asked for now. While the number of fetches is not known it is taken to be the highest.
     fn share(&self) -> u64 {
         let number = self.level.get();
         let level = if self.level.is_found() { number } else { self.level.most() };
-        let (equal, least) = (self.queued / number as u64, self.level.on_the_way() as u64);
+        let equal = self.queued / number as u64;
+        let mut least = self.level.on_the_way() as u64;
+        // What all has memory, and can be asked for now, is there soonest in equal parts.
+        if self.queue.last_key_value().is_none_or(|(_, work)| self.is_admitted(work.chunks.last()))
+        {
+            let free = number.saturating_sub(self.active.len()).max(1);
+            least = least.min(self.queued / free as u64);
+        }
         (self.part(level) as u64).min(equal.max(least)).max(self.limits.least_fetch)
     }
 
@@ -684,7 +694,8 @@ impl Scheduler {
         if !self.level.pass(self.now, self.is_hungry(), requests) {
             return;
         }
-        let most = self.share().max((self.level.pace() * LONG.as_secs_f64()) as u64);
+        // Two that are hardly smaller would not be there sooner.
+        let most = (self.share() * 2).max((self.level.pace() * LONG.as_secs_f64()) as u64);
         let began = |fetch: &Fetch| fetch.cancelled.is_none() && fetch.answered;
         let mut long = Vec::new();
         for (&id, fetch) in self.active.iter().filter(|(_, fetch)| began(fetch)) {

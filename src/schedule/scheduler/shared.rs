@@ -72,6 +72,12 @@ impl SharedLevel {
         Self { common: Arc::new(Mutex::new(common)), freed: Arc::new(freed) }
     }
 
+    /// The same, where so many bytes of a request are expected to come in the time to an answer.
+    pub fn expecting(self, bytes: u64) -> Self {
+        self.lock().level.expect(bytes);
+        self
+    }
+
     /// A place, if there may be one more request. `now` is the time of the clock that all share.
     pub fn join(&self, now: Duration) -> Option<Place> {
         let mut common = self.lock();
@@ -161,7 +167,7 @@ impl Drop for Place {
 /// The level of one load: its own, or that of many.
 #[derive(Debug)]
 pub(super) enum Guide {
-    Own(Level),
+    Own(Box<Level>),
     Shared(Place),
 }
 

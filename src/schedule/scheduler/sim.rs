@@ -10,12 +10,12 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::schedule::plan::{
     ChunkUse, Delivery, PlannedBase, PlannedChunk, PlannedFetch, RecordIndex, SlotIndex,
-    TensorIndex,
+    TensorIndex, Way,
 };
 
-/// Requests at first to a server that is far, and the length of a chunk of what is loaded from it.
-const FIRST: usize = 16;
-const LEN: u32 = 1_000_000;
+/// The length of a chunk of what is loaded from an origin, and how many there are in a MB.
+const LEN: u32 = 500_000;
+const PER_MB: f64 = 2.0;
 
 /// How a mirror of the simulation behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -444,7 +444,7 @@ struct Paced {
     cancelled: bool,
 }
 
-/// An origin that gives each connection so many chunks a second, and all of them so many, each answer so much later.
+/// An origin that gives each connection so many MB a second, and all of them so many, each answer so much later.
 struct Origin {
     each: f64,
     all: f64,
@@ -498,7 +498,7 @@ impl Origin {
         let now = self.now;
         let open = |paced: &Paced| paced.ready <= now && paced.at < paced.granted;
         let busy = self.running.values().filter(|paced| open(paced)).count();
-        let own = self.each.min(self.all / busy.max(1) as f64) * step.as_secs_f64();
+        let own = self.each.min(self.all / busy.max(1) as f64) * PER_MB * step.as_secs_f64();
         for key in self.running.keys().copied().collect::<Vec<_>>() {
             let (paced, id) = (self.running.get_mut(&key).unwrap(), key.1);
             let Some((state, began)) = loads.get_mut(&key.0) else { continue };
@@ -542,20 +542,28 @@ fn large(packs: usize, chunks: usize, delivery: u32) -> Plan {
     plan
 }
 
-fn paced_limits(first: usize) -> Limits {
+/// What is known before of an origin whose answers take so long.
+fn way(delay: Duration) -> Way {
+    let mut way = Way::default();
+    way.took(0, delay);
+    way
+}
+
+fn paced_limits(delay: Duration) -> Limits {
     Limits {
-        budget: 64 * u64::from(LEN),
-        most_budget: 128 * u64::from(LEN),
-        connections: first,
+        budget: 64_000_000,
+        most_budget: 160_000_000,
+        connections: way(delay).requests().unwrap_or(4),
         most_connections: 128,
-        least_fetch: LEN.into(),
+        least_fetch: 1_000_000,
+        on_the_way: way(delay).on_the_way(),
         ..Limits::default()
     }
 }
 
-/// A load of 1,024 chunks, 64 to a pack. How long it takes, and how many requests go on at a time, on average.
-fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize) {
-    let state = Scheduler::new(&large(16, 64, 16), paced_limits(first));
+/// A load of 1,024 MB, 64 to a pack. How long it takes, and how many requests go on at a time, on average.
+fn paced(each: f64, all: f64, delay: Duration) -> (Duration, usize) {
+    let state = Scheduler::new(&large(16, 128, 16), paced_limits(delay));
     let mut origin = Origin::new(each, all, delay);
     let mut loads = BTreeMap::from([(0, (state, Duration::ZERO))]);
     let (mut sum, mut steps) = (0, 0);
@@ -570,11 +578,12 @@ fn paced(first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize
     }
 }
 
-/// 128 loads of eight chunks, of which `wanted` are wanted at a time, at one level. How long they take, and the most
+/// 128 loads of 8 MB, of which `wanted` are wanted at a time, at one level. How long they take, and the most
 /// requests that went on.
-fn shared(wanted: usize, first: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize) {
-    let level = SharedLevel::new(first, 128, u64::MAX, 1, || {});
-    let (plan, mut origin) = (large(1, 8, 1), Origin::new(each, all, delay));
+fn shared(wanted: usize, each: f64, all: f64, delay: Duration) -> (Duration, usize) {
+    let first = paced_limits(delay).connections;
+    let level = SharedLevel::new(first, 128, u64::MAX, 1, || {}).expecting(way(delay).on_the_way());
+    let (plan, mut origin) = (large(1, 16, 2), Origin::new(each, all, delay));
     let mut loads = BTreeMap::new();
     let (mut next, mut most) = (0, 0);
     loop {
@@ -582,7 +591,7 @@ fn shared(wanted: usize, first: usize, each: f64, all: f64, delay: Duration) -> 
             && loads.len() < wanted
             && let Some(place) = level.join(origin.now)
         {
-            let state = Scheduler::sharing(&plan, paced_limits(first), place);
+            let state = Scheduler::sharing(&plan, paced_limits(delay), place);
             loads.insert(next, (state, origin.now));
             next += 1;
             let (state, began) = loads.get_mut(&(next - 1)).unwrap();
@@ -600,20 +609,36 @@ fn shared(wanted: usize, first: usize, each: f64, all: f64, delay: Duration) -> 
     }
 }
 
+/// What is little is asked for at once, in parts of which each comes soon.
+#[test]
+fn a_short_load_from_afar_takes_one_round() {
+    let delay = Duration::from_millis(150);
+    let state = Scheduler::new(&large(1, 128, 16), paced_limits(delay));
+    let mut origin = Origin::new(20.0, 1500.0, delay);
+    let mut loads = BTreeMap::from([(0, (state, Duration::ZERO))]);
+    while !loads[&0].0.is_complete() {
+        let (state, began) = loads.get_mut(&0).unwrap();
+        origin.act(0, state, *began);
+        origin.step(&mut loads);
+    }
+    let took = origin.now;
+    // 1 MB each, on 64 connections.
+    assert!(took < delay + Duration::from_millis(60), "{took:?}");
+}
+
 /// Many short loads are as fast as one long one, and have no more connections than one may have.
 #[test]
 fn loads_that_share_a_level_take_what_one_would() {
     for (wanted, each, all, delay, part) in [
         (128, 20.0, 1500.0, 0, 0.85),
         (16, 20.0, 1500.0, 0, 0.85),
-        (128, 20.0, 1500.0, 50, 0.6),
+        (128, 20.0, 1500.0, 50, 0.7),
         (128, 80.0, 1500.0, 0, 0.8),
         (128, 5.0, 1500.0, 10, 1.0),
         (16, 1500.0, 1500.0, 0, 0.9),
         (128, 20.0, 100.0, 10, 0.9),
     ] {
-        let first = if delay < 3 { 4 } else { FIRST + delay as usize / 4 };
-        let (took, most) = shared(wanted, first, each, all, Duration::from_millis(delay));
+        let (took, most) = shared(wanted, each, all, Duration::from_millis(delay));
         let counted = 1024.0 / (64.0 * each).min(all) + delay as f64 / 1e3;
         let what = format!("{wanted}: {each} {all} {delay} ms: {took:?} of {counted:.3} s, {most}");
         assert!(most <= 128 + 8, "{what}");
@@ -627,21 +652,19 @@ fn loads_that_share_a_level_take_what_one_would() {
 fn a_load_takes_as_many_connections_as_make_it_faster() {
     for (each, all, delay, least, most, part) in [
         (20.0, 1500.0, 0, 40, 128, 1.0),
-        (20.0, 1500.0, 10, 40, 128, 0.95),
-        (20.0, 1500.0, 50, 40, 128, 0.75),
-        (20.0, 1500.0, 150, 40, 128, 0.7),
+        (20.0, 1500.0, 10, 40, 128, 1.0),
+        (20.0, 1500.0, 50, 40, 128, 0.95),
+        (20.0, 1500.0, 150, 40, 128, 0.82),
         (80.0, 1500.0, 0, 4, 128, 0.9),
-        (80.0, 1500.0, 50, 4, 128, 0.85),
-        (80.0, 1500.0, 150, 4, 128, 0.65),
+        (80.0, 1500.0, 50, 4, 128, 0.92),
+        (80.0, 1500.0, 150, 4, 128, 0.84),
         (5.0, 1500.0, 10, 60, 128, 1.5),
         (5.0, 1500.0, 150, 60, 128, 1.0),
         (1500.0, 1500.0, 0, 1, 20, 0.95),
-        (1500.0, 1500.0, 50, 4, 128, 0.85),
+        (1500.0, 1500.0, 50, 4, 128, 0.92),
         (20.0, 100.0, 10, 4, 45, 0.9),
     ] {
-        let far = (FIRST + delay as usize / 4).min(64);
-        let first = if delay < 3 { 4 } else { far };
-        let (took, connections) = paced(first, each, all, Duration::from_millis(delay));
+        let (took, connections) = paced(each, all, Duration::from_millis(delay));
         let counted = 1024.0 / (64.0 * each).min(all) + delay as f64 / 1e3;
         let what = format!("{each} {all} {delay} ms: {took:?} of {counted:.3} s, {connections}");
         assert!((least..=most).contains(&connections), "{what}");

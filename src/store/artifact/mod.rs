@@ -40,8 +40,6 @@ const WHOLE: u64 = 256 << 10;
 const SEGMENT: u64 = 4 << 20;
 /// Such requests at a time.
 const PARALLEL: usize = 4;
-/// Requests that follow at the same time, once it is known where the chunks lie, at most.
-const EXPECTED: usize = 16;
 
 /// Whom to trust.
 #[derive(Debug, Default)]
@@ -166,10 +164,12 @@ impl Artifact {
         self.store.stats()
     }
 
-    /// Has connections made for the loads that follow, if the store is far: one for each MiB.
+    /// Has connections made for the loads that follow, if the store is far: one for each MiB, and no more than there
+    /// will be requests at first, once it is known where the chunks lie.
     fn expect_loads(&self) {
+        let Some(most) = self.store.way().requests() else { return };
         let requests = usize::try_from(self.manifest.totals.stored_bytes.div_ceil(1 << 20));
-        self.store.expect(requests.unwrap_or(EXPECTED).min(EXPECTED));
+        self.store.expect(requests.unwrap_or(most).min(most));
     }
 
     /// Its whole graph: every file and tensor with all chunks.
@@ -280,17 +280,18 @@ impl Artifact {
         self.pages(&all).await
     }
 
+    /// Where these pages lie.
+    fn chosen(&self, indexes: &BTreeSet<usize>) -> Vec<PagePlace<'_>> {
+        let places = (0..).zip(self.manifest.table().places());
+        places.filter(|(index, _)| indexes.contains(index)).map(|(_, place)| place).collect()
+    }
+
     /// Reads these pages, and the places of their records at the same time.
     async fn pages(
         &self,
         indexes: &BTreeSet<usize>,
     ) -> Result<Vec<(Page, Vec<Place>)>, StoreError> {
-        let table = self.manifest.table();
-        let chosen: Vec<PagePlace<'_>> = (0..)
-            .zip(table.places())
-            .filter(|(index, _)| indexes.contains(index))
-            .map(|(_, place)| place)
-            .collect();
+        let (table, chosen) = (self.manifest.table(), self.chosen(indexes));
         let records: u64 = table.pages.iter().map(|page| page.chunks).sum();
         let layout_len = Layout::slice(0..records).end;
         let page_ranges: Vec<_> = chosen.iter().map(|place| place.bytes.clone()).collect();

@@ -59,6 +59,8 @@ pub(super) struct Connections {
     /// Whether a connection takes long to be made, or an answer to come.
     far: AtomicBool,
     idle: Arc<Mutex<Vec<Idle>>>,
+    /// One for this, and one for each connection that is being made ahead.
+    making: Arc<()>,
     /// Those of HTTP/2, which could serve many requests at a time; limits are per connection, so that there are many.
     sessions: Mutex<HashMap<Arc<str>, Vec<Session>>>,
 }
@@ -101,6 +103,7 @@ impl Connections {
             connector: Arc::new(Connector::new(options)),
             far: AtomicBool::new(false),
             idle: Arc::default(),
+            making: Arc::default(),
             sessions: Mutex::default(),
         }
     }
@@ -160,21 +163,25 @@ impl Connections {
         }
     }
 
-    /// Makes connections to the server of `url` until so many are unused, if it is far and takes HTTP/1.1.
+    /// Makes connections to the server of `url` until so many are unused or on their way, if it is far and takes
+    /// HTTP/1.1.
     pub(super) fn prepare(&self, url: &Url, count: usize) {
         let (authority, home) = server_of(url);
         if !self.far.load(Ordering::Relaxed) || lock(&self.sessions).contains_key(&home) {
             return;
         }
         let unused = lock(&self.idle).iter().filter(|idle| idle.home == home).count();
+        let unused = unused + Arc::strong_count(&self.making) - 1;
         for _ in unused..count.min(MAX_IDLE) {
             let (connector, idle) = (self.connector.clone(), self.idle.clone());
+            let making = self.making.clone();
             let (url, authority, home) = (url.clone(), authority.clone(), home.clone());
             tokio::spawn(async move {
                 // Whoever needs one and does not find it makes it, and hears why that fails.
                 if let Ok((stream, false)) = connector.connect(&url, &authority).await {
                     keep(&idle, Idle { home, stream, since: Instant::now() });
                 }
+                drop(making);
             });
         }
     }
