@@ -35,17 +35,19 @@ BOUND = 1e-3
 SIZES = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              vocab_size=2048, max_position_embeddings=512, bos_token_id=0, eos_token_id=1, pad_token_id=None, head_dim=64,
              initializer_range=0.08)
-EXPERTS = dict(num_experts=6, num_local_experts=6, num_experts_per_tok=2, moe_intermediate_size=256)
+# Routers of large weights send a token elsewhere for the least difference.
+CALM = dict(initializer_range=0.04)
+EXPERTS = dict(CALM, num_experts=6, num_local_experts=6, num_experts_per_tok=2, moe_intermediate_size=256)
 FAMILIES = {
     "llama": dict(rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0,
                                    "high_freq_factor": 4.0, "original_max_position_embeddings": 128}),
     "mistral": dict(sliding_window=None),
-    "mixtral": dict(num_local_experts=5, num_experts_per_tok=2, sliding_window=None),
+    "mixtral": dict(CALM, num_local_experts=5, num_experts_per_tok=2, sliding_window=None),
     "qwen2": {},
     "qwen3": {},
     "qwen2_moe": dict(EXPERTS, shared_expert_intermediate_size=512),
     "qwen3_moe": dict(EXPERTS, norm_topk_prob=True),
-    "olmoe": dict(num_experts=6, num_experts_per_tok=2, num_key_value_heads=4),
+    "olmoe": dict(CALM, num_experts=6, num_experts_per_tok=2, num_key_value_heads=4),
     "gemma": dict(num_key_value_heads=1),
     "gemma2": dict(query_pre_attn_scalar=64, sliding_window=64),
     "gemma3_text": dict(query_pre_attn_scalar=64, sliding_window=64),

@@ -185,6 +185,19 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::quantize::produce::gguf_header::rotated;
+
+    #[test]
+    fn a_part_of_a_head_is_rotated_whoever_wrote_the_config() {
+        for (config, expected) in [
+            (r#"{}"#, 64),
+            (r#"{"partial_rotary_factor":0.5}"#, 32),
+            (r#"{"rope_parameters":{"partial_rotary_factor":0.25,"rope_theta":1e4}}"#, 16),
+            (r#"{"rope_scaling":null,"partial_rotary_factor":0.5}"#, 32),
+        ] {
+            assert_eq!(rotated(&serde_json::from_str(config).unwrap(), 64), expected, "{config}");
+        }
+    }
 
     #[test]
     fn only_known_models_are_written() {

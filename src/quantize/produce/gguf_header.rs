@@ -199,7 +199,6 @@ pub(super) fn header(
     values.u32("general.file_type", file_type(kind));
     values.u32("general.quantization_version", 2);
     values.u32("general.alignment", ALIGNMENT);
-    let rotated = config.get("partial_rotary_factor").and_then(Value::as_f64).unwrap_or(1.0);
     for (key, value) in [
         ("block_count", need("num_hidden_layers")?),
         ("context_length", need("max_position_embeddings")?),
@@ -209,7 +208,7 @@ pub(super) fn header(
         ("attention.head_count_kv", number("num_key_value_heads").unwrap_or(heads)),
         ("attention.key_length", head),
         ("attention.value_length", head),
-        ("rope.dimension_count", (head as f64 * rotated) as u64),
+        ("rope.dimension_count", rotated(config, head)),
         ("vocab_size", need("vocab_size")?),
     ] {
         values.u32(&own(key), value);
@@ -435,6 +434,13 @@ fn scaling(config: &Value, own: &dyn Fn(&str) -> String, values: &mut Values) {
     if let Some(original) = original {
         values.u32(&own("rope.scaling.original_context_length"), original as u64);
     }
+}
+
+/// How many of the `head` values of a head are rotated. transformers 5 says it beside the frequencies.
+pub(super) fn rotated(config: &Value, head: u64) -> u64 {
+    let part = "partial_rotary_factor";
+    let part = rope(config, part).or_else(|| config.get(part)?.as_f64());
+    part.map_or(head, |part| (head as f64 * part) as u64)
 }
 
 /// The factors that Llama 3 divides its frequencies by, as the tensor `rope_freqs.weight` has them.
