@@ -291,6 +291,19 @@ proptest! {
     }
 }
 
+#[test]
+fn tools_and_documents_are_objects() {
+    for name in ["tools", "documents"] {
+        for (value, status) in [(json!([1]), 400), (json!([{"a": 1}]), 200), (json!(null), 200)] {
+            let mut request =
+                json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1});
+            request[name] = value.clone();
+            let reply = shared().post("/v1/chat/completions", &request);
+            assert_eq!(reply.status, status, "{name} {value}: {}", reply.text());
+        }
+    }
+}
+
 /// One server for all cases.
 fn shared() -> &'static Running {
     static SHARED: std::sync::OnceLock<Running> = std::sync::OnceLock::new();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::request::{ChatRequest, Choosing, CompletionRequest, ConversationRequest, Input};
@@ -59,6 +59,11 @@ pub(crate) struct Plan {
     pub(crate) include_usage: bool,
 }
 
+/// Objects as the values that a template is given.
+fn objects(of: &Option<Vec<Map<String, Value>>>) -> Option<Vec<Value>> {
+    of.clone().map(|all| all.into_iter().map(Value::Object).collect())
+}
+
 impl State {
     pub(crate) fn plan_completion(&self, of: &CompletionRequest) -> Result<Plan, ApiError> {
         if of.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
@@ -110,8 +115,8 @@ impl State {
         let continued = of.continue_final_message.unwrap_or(false);
         let conversation = Conversation {
             messages,
-            tools: of.tools.clone().filter(|tools| !tools.is_empty()),
-            documents: of.documents.clone(),
+            tools: objects(&of.tools).filter(|tools| !tools.is_empty()),
+            documents: objects(&of.documents),
             add_generation_prompt: of.add_generation_prompt.unwrap_or(!continued),
             continue_final_message: continued,
             extra: of.chat_template_kwargs.clone().unwrap_or_default(),
@@ -391,7 +396,7 @@ fn grammar(of: &Choosing) -> Result<Option<Grammar>, ApiError> {
 }
 
 /// Makes a message what templates take: content as text, or as parts, and the arguments of calls as objects.
-fn prepare(message: &mut serde_json::Map<String, Value>, parts: bool) -> Result<(), ApiError> {
+fn prepare(message: &mut Map<String, Value>, parts: bool) -> Result<(), ApiError> {
     let wrong = |told: &str| Err(ApiError::wrong("messages", told));
     if !message.get("role").is_some_and(Value::is_string) {
         return wrong("each message needs a role, which is a text");

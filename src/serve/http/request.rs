@@ -252,10 +252,10 @@ pub(crate) struct ConversationRequest {
     pub(crate) messages: Option<Vec<Map<String, Value>>>,
     /// The tools that the model may call.
     #[schema(value_type = Option<Vec<Object>>)]
-    pub(crate) tools: Option<Vec<Value>>,
+    pub(crate) tools: Option<Vec<Map<String, Value>>>,
     /// Documents, for templates that write them.
     #[schema(value_type = Option<Vec<Object>>)]
-    pub(crate) documents: Option<Vec<Value>>,
+    pub(crate) documents: Option<Vec<Map<String, Value>>>,
     /// Whether the beginning of an answer is written; it is, unless this is false.
     pub(crate) add_generation_prompt: Option<bool>,
     /// Whether the last message is left open, to be continued.
