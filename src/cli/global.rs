@@ -40,7 +40,7 @@ pub(super) struct Global {
     /// Trust the certificates in this file (PEM) beside the system's
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
-    /// Publish even where the store, or its host, says another time than this machine's clock
+    /// Publish even if this machine's clock and the time of the store, or of its host, differ too much
     #[arg(long, global = true)]
     pub(super) trust_clock: bool,
     /// Print one JSON object on the last line of standard output

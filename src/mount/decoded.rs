@@ -10,15 +10,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use lru::LruCache;
 use sha2::{Digest, Sha256};
-
-use super::core::tree;
-use super::view::{Opened, View, lock};
-use crate::memory::pool::Urgency;
 
 /// The folder in that of the chunks.
 const FOLDER: &str = "files";
@@ -81,23 +76,23 @@ impl DecodedFiles {
         }
         let (next, made) = (AtomicU64::new(0), AtomicU64::new(0));
         let own = Self { folder, budget, files: Mutex::new(files), next, made };
-        own.make_room(&mut lock(&own.files), 0);
+        own.make_room(&mut own.lock(), 0);
         Ok(own)
     }
 
     /// The file, if it is there and was hashed.
     pub(crate) fn find(&self, name: &Name) -> Option<Arc<File>> {
-        lock(&self.files).there.get(name)?.file.clone()
+        self.lock().there.get(name)?.file.clone()
     }
 
     /// Whether the file is there and was not hashed.
-    fn is_unknown(&self, name: &Name) -> bool {
-        lock(&self.files).there.peek(name).is_some_and(|there| there.file.is_none())
+    pub(super) fn is_unknown(&self, name: &Name) -> bool {
+        self.lock().there.peek(name).is_some_and(|there| there.file.is_none())
     }
 
     /// Hashes a file that an earlier mount left; one that is another goes. Blocks.
-    fn check(&self, name: &Name) {
-        if !lock(&self.files).busy.insert(*name) {
+    pub(super) fn check(&self, name: &Name) {
+        if !self.lock().busy.insert(*name) {
             return;
         }
         let path = self.path(name);
@@ -111,7 +106,7 @@ impl DecodedFiles {
             }
             Ok((hasher.finalize()[..] == name[..]).then_some(file))
         });
-        let mut files = lock(&self.files);
+        let mut files = self.lock();
         files.busy.remove(name);
         match checked {
             Ok(Some(file)) => {
@@ -124,8 +119,8 @@ impl DecodedFiles {
     }
 
     /// Begins a file that is not there; `None` if somebody else makes it, or there is no room for it.
-    fn begin(self: &Arc<Self>, name: &Name, size: u64) -> Option<Making> {
-        let mut files = lock(&self.files);
+    pub(super) fn begin(self: &Arc<Self>, name: &Name, size: u64) -> Option<Making> {
+        let mut files = self.lock();
         if size > self.budget || files.there.contains(name) || !files.busy.insert(*name) {
             return None;
         }
@@ -147,6 +142,11 @@ impl DecodedFiles {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Files> {
+        // Nothing below panics between two changes that belong together.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove(&self, files: &mut Files, name: &Name) {
         if let Some(there) = files.there.pop(name) {
             files.used -= there.size;
@@ -161,7 +161,7 @@ impl DecodedFiles {
 }
 
 /// A file that is written. One that is dropped before its end leaves nothing.
-struct Making {
+pub(super) struct Making {
     files: Arc<DecodedFiles>,
     name: Name,
     size: u64,
@@ -173,13 +173,13 @@ struct Making {
 
 impl Making {
     /// Writes what follows; blocks. Whether it could.
-    fn write(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> bool {
         self.hasher.update(bytes);
         self.file.as_mut().is_ok_and(|file| file.write_all(bytes).is_ok())
     }
 
     /// The file is complete; it counts if it is what its name says. Blocks.
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         let right = self.hasher.clone().finalize()[..] == self.name[..];
         let path = self.files.path(&self.name);
         if !right || self.file.is_err() || fs::rename(&self.path, &path).is_err() {
@@ -188,7 +188,7 @@ impl Making {
         // The kernel must not write to it.
         if let Ok(file) = File::open(&path) {
             let there = There { size: self.size, file: Some(Arc::new(file)) };
-            lock(&self.files.files).there.put(self.name, there);
+            self.files.lock().there.put(self.name, there);
             self.files.made.fetch_add(1, Ordering::Relaxed);
             self.is_kept = true;
         }
@@ -197,42 +197,13 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        let mut files = lock(&self.files.files);
+        let mut files = self.files.lock();
         files.busy.remove(&self.name);
         if !self.is_kept {
             files.used -= self.size;
             fs::remove_file(&self.path).unwrap_or_default();
         }
     }
-}
-
-/// Keeps a file decoded, if all its chunks lie on the disk: nothing is fetched for it.
-pub(crate) async fn keep(view: Arc<View>, opened: Arc<Opened>, file: tree::File) {
-    let Some(files) = view.decoded.clone() else { return };
-    if files.is_unknown(&file.sha256) {
-        let check = tokio::task::spawn_blocking(move || files.check(&file.sha256));
-        return check.await.unwrap_or_default();
-    }
-    let (whole, source) = (&opened.whole, view.chunks.source());
-    let units = opened.map(file.index).units(whole, &(0..file.size));
-    let is_here = |at: usize| {
-        whole.chunks.get(at).is_some_and(|placed| source.is_on_disk(&placed.record.stored))
-    };
-    if !units.iter().flat_map(|unit| unit.indexes()).all(is_here) {
-        return;
-    }
-    let Some(mut making) = files.begin(&file.sha256, file.size) else { return };
-    for unit in units {
-        let Ok(bytes) = view.chunks.unit(whole, unit, Urgency::Ahead).await else { return };
-        let Some(next) = written(making, bytes).await else { return };
-        making = next;
-    }
-    tokio::task::spawn_blocking(move || making.finish()).await.unwrap_or_default();
-}
-
-async fn written(mut making: Making, bytes: Bytes) -> Option<Making> {
-    let write = move || making.write(&bytes).then_some(making);
-    tokio::task::spawn_blocking(write).await.ok()?
 }
 
 #[cfg(test)]
@@ -265,7 +236,7 @@ mod tests {
         assert!(files.find(&name(b"abc")).is_none());
         assert_eq!(fs::read_dir(folder.path().join(FOLDER)).unwrap().count(), 0);
         assert!(make(&files, b"abc") && !make(&files, &[1; 101]));
-        assert_eq!(lock(&files.files).used, 3);
+        assert_eq!(files.lock().used, 3);
     }
 
     #[test]
@@ -294,12 +265,12 @@ mod tests {
         }
         let mut open = files.find(&name(b"aaaa")).unwrap();
         assert!(make(&files, b"cccc") && files.find(&name(b"bbbb")).is_none());
-        assert!(make(&files, b"dddddddddd") && lock(&files.files).used == 10);
+        assert!(make(&files, b"dddddddddd") && files.lock().used == 10);
         // It is gone, and who has it open reads on.
         let mut read = String::new();
         Arc::get_mut(&mut open).unwrap().read_to_string(&mut read).unwrap();
         assert_eq!(read, "aaaa");
         let files = DecodedFiles::open(folder.path(), 9).unwrap();
-        assert_eq!(lock(&files.files).used, 0);
+        assert_eq!(files.lock().used, 0);
     }
 }

@@ -24,7 +24,7 @@ use super::core::folders::Entry;
 use super::core::follow::Next;
 use super::core::inodes::{Block, Means};
 use super::core::tree::{File, Kind, NodeIndex};
-use super::decoded;
+use super::keep::keep;
 use super::pages::PAGE;
 use super::view::{Artifact, Found, Opened, View, lock};
 use crate::memory::pool::Urgency;
@@ -336,7 +336,7 @@ impl Filesystem for Fuse {
             && let Some((_, file)) = self.file(INodeNo(open.number))
         {
             let (view, opened) = (self.view.clone(), open.opened.clone());
-            self.runtime.spawn(decoded::keep(view, opened, file));
+            self.runtime.spawn(keep(view, opened, file));
         }
         reply.ok();
     }

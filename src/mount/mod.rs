@@ -11,6 +11,7 @@ mod core;
 mod decoded;
 mod error;
 mod fuse;
+mod keep;
 mod options;
 mod pages;
 mod session;

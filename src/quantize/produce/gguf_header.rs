@@ -49,8 +49,7 @@ impl<'a> Family<'a> {
                 Change::Same,
             ));
         }
-        let mut names = PREFIXES.iter().map(|prefix| format!("{prefix}{name}"));
-        let found = names.find_map(|name| self.own.renamed(&name, self.heads));
+        let found = with_prefix(name, |name| self.own.renamed(name, self.heads));
         match found.ok_or_else(|| ProduceError::GgufName(name.to_owned()))? {
             // Layers were made outputs by inputs before they came here.
             (name, Change::Transposed) => Ok((name, Change::Same)),
@@ -68,14 +67,19 @@ impl<'a> Family<'a> {
 
     /// The tensor there that the weight of an expert is stacked in, and which of them it is.
     pub(super) fn stacked(&self, name: &str) -> Option<(String, u64)> {
-        let mut names = PREFIXES.iter().map(|prefix| format!("{prefix}{name}"));
-        names.find_map(|name| self.own.stacked(&name)).filter(|_| name.ends_with(".weight"))
+        let found = with_prefix(name, |name| self.own.stacked(name));
+        found.filter(|_| name.ends_with(".weight"))
     }
 
     /// How many experts a block has.
     pub(super) fn experts(&self) -> u64 {
         experts(self.config).unwrap_or(0)
     }
+}
+
+/// What is found of a name as models with a head have it.
+fn with_prefix<T>(name: &str, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+    PREFIXES.iter().find_map(|prefix| find(&format!("{prefix}{name}")))
 }
 
 /// How many experts a config says that a block has.
@@ -90,7 +94,6 @@ fn check_experts(kind: &str, config: &Value) -> Result<(), ProduceError> {
     let refused =
         |what: &'static str| Err(ProduceError::GgufExperts { kind: kind.to_owned(), what });
     let normalized = match kind {
-        "mixtral" => return Ok(()),
         "qwen2_moe" | "olmoe" => false,
         "qwen3_moe" => true,
         _ => return Ok(()),

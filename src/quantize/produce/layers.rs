@@ -84,10 +84,8 @@ pub fn layers_apart(
     skip: &[String],
 ) -> Result<Arc<ModelSource>, ProduceError> {
     let skip = Skip::new(skip)?;
-    match format {
-        Format::Gguf => Ok(apart(source, &|_| true).map_err(CalibrateError::from)?),
-        _ => Ok(apart(source, &|layer| !skip.has(layer)).map_err(CalibrateError::from)?),
-    }
+    let wanted = |layer: &str| format == Format::Gguf || !skip.has(layer);
+    Ok(apart(source, &wanted).map_err(CalibrateError::from)?)
 }
 
 /// Refuses a model that is not whole, or whose weights are quantized or stored in a way that is not known here.

@@ -143,18 +143,6 @@ unsafe impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const LATER: bool>(at: *const u8) {
-        // SAFETY: the trait's; an address of nothing is no fault.
-        unsafe {
-            if LATER {
-                _mm_prefetch::<_MM_HINT_T1>(at.cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T0>(at.cast());
-            }
-        }
-    }
-
-    #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the trait's.
         Self(unsafe { _mm512_set1_ps(value) })

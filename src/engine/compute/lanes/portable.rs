@@ -105,9 +105,6 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const LATER: bool>(_at: *const u8) {}
-
-    #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; LANES])
     }

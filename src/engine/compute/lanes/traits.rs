@@ -49,7 +49,24 @@ pub(in crate::engine::compute) unsafe trait Lanes: Copy {
     unsafe fn numbers(words: Self::Words) -> Self;
     /// Has the processor fetch what lies there, if anything does. What is read `LATER` than what its first cache holds
     /// would push that out: it stays in the second.
-    unsafe fn prefetch<const LATER: bool>(at: *const u8);
+    #[inline(always)]
+    unsafe fn prefetch<const LATER: bool>(at: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+
+            // SAFETY: every x86-64 has this instruction, and an address of nothing is no fault.
+            unsafe {
+                if LATER {
+                    _mm_prefetch::<_MM_HINT_T1>(at.cast());
+                } else {
+                    _mm_prefetch::<_MM_HINT_T0>(at.cast());
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
     /// All the same.
     unsafe fn splat(value: f32) -> Self;
     /// 16 f32.
