@@ -4,43 +4,29 @@
 //! says that it is not ready, so that clients and load balancers leave by themselves. Then it takes what
 //! still waits in the listener's queue, and finishes every answer that it has begun.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::edge::api::route;
 use crate::edge::error::EdgeError;
-use crate::edge::http::client_stream::{ClientStream, Unread};
-use crate::edge::http::connections::Connection;
+use crate::edge::http::server::{accept, protocols, talk};
+use crate::edge::http::tls::Tls;
 use crate::edge::ops::trace::Tracer;
 use crate::edge::ops::traffic;
 use crate::edge::state::Edge;
 
-/// How long a client may take to send the head of a request once it began.
-const HEADER_TIME: Duration = Duration::from_secs(30);
 /// How long open answers may take to finish once the server is told to stop.
 const FAREWELL: Duration = Duration::from_secs(20);
-/// Failures to accept in a row that end the server.
-const MAX_ACCEPT_FAILURES: u32 = 100;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Requests at a time on one connection of HTTP/2.
-const STREAMS: u32 = 200;
-/// Bytes of a request's headers in HTTP/2.
-const HEADERS: u32 = 64 << 10;
-/// Bytes of a connection of HTTP/1 that may wait: more of an answer is taken only below that.
-const CONNECTION_BYTES: usize = 128 << 10;
 
 /// Serves `edge` on `listener` until `shutdown` is done, and then finishes what it has begun.
 ///
@@ -67,10 +53,12 @@ pub async fn serve(
         }
         None => None,
     };
-    accept(&server, &listener, shutdown).await?;
+    let take = |stream, client| server.take(stream, client);
+    accept(&listener, shutdown, take).await.map_err(EdgeError::Accept)?;
     edge.draining.store(true, Ordering::Release);
     if !edge.drain.is_zero() {
-        accept(&server, &listener, tokio::time::sleep(edge.drain)).await?;
+        let drained = tokio::time::sleep(edge.drain);
+        accept(&listener, drained, take).await.map_err(EdgeError::Accept)?;
     }
     // Whoever is connected already is answered.
     while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
@@ -92,34 +80,6 @@ pub async fn serve(
     Ok(())
 }
 
-/// Accepts until `end` is done.
-async fn accept(
-    server: &Server,
-    listener: &TcpListener,
-    end: impl Future<Output = ()>,
-) -> Result<(), EdgeError> {
-    let mut end = pin!(end);
-    let mut failures = 0;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut end => return Ok(()),
-        };
-        match accepted {
-            Ok((stream, client)) => {
-                failures = 0;
-                server.take(stream, client.ip());
-            }
-            Err(e) if failures >= MAX_ACCEPT_FAILURES => return Err(EdgeError::Accept(e)),
-            Err(_) => {
-                // Too many open files, or a client that left again: others may fare better.
-                failures += 1;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 struct Server {
     edge: Arc<Edge>,
     http: auto::Builder<TokioExecutor>,
@@ -128,16 +88,7 @@ struct Server {
 
 impl Server {
     fn new(edge: Arc<Edge>) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME)
-            .max_buf_size(CONNECTION_BYTES);
-        http.http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_header_list_size(HEADERS);
-        Self { edge, http, graceful: GracefulShutdown::new() }
+        Self { edge, http: protocols(), graceful: GracefulShutdown::new() }
     }
 
     /// Answers what a connection asks, in the background.
@@ -149,14 +100,19 @@ impl Server {
         // Who finds no place notices.
         let Some(connection) = edge.connections.enter(client) else { return };
         tokio::spawn(async move {
-            let place = connection.clone();
+            let (place, stall) = (connection.clone(), edge.client_stall);
+            let tls = edge.tls.as_ref().map(Tls::acceptor);
+            let service = service_fn(move |request| {
+                let (edge, busy) = (edge.clone(), connection.begin());
+                async move { Ok(route::answer(&edge, request, busy).await) }
+            });
             let talking = async move {
-                let Some(tls) = &edge.tls else {
-                    return talk(http, stream, edge, connection, watcher).await;
+                let Some(tls) = tls else {
+                    return talk(http, stream, stall, watcher, service).await;
                 };
                 // Whoever cannot agree on a connection notices.
-                if let Ok(stream) = tls.acceptor().accept(stream).await {
-                    talk(http, stream, edge, connection, watcher).await;
+                if let Ok(stream) = tls.accept(stream).await {
+                    talk(http, stream, stall, watcher, service).await;
                 }
             };
             tokio::select! {
@@ -165,29 +121,4 @@ impl Server {
             }
         });
     }
-}
-
-async fn talk(
-    http: auto::Builder<TokioExecutor>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    edge: Arc<Edge>,
-    connection: Arc<Connection>,
-    watcher: Watcher,
-) {
-    let stall = edge.client_stall;
-    let unread = Unread::default();
-    let stream = TokioIo::new(ClientStream::new(stream, stall, unread.clone()));
-    let service = service_fn(move |request| {
-        let (edge, busy, unread) = (edge.clone(), connection.begin(), unread.clone());
-        async move {
-            let request = unread.watch(request);
-            let version = request.version();
-            let mut answer = route::answer(&edge, request, busy).await;
-            unread.close(&mut answer, version);
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let connection = http.serve_connection(stream, service).into_owned();
-    // A connection that breaks concerns its client, who notices.
-    watcher.watch(connection).await.unwrap_or_default();
 }

@@ -11,6 +11,7 @@ pub mod json;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
+pub mod markup;
 pub mod name;
 pub mod names;
 pub mod pack;

@@ -4,6 +4,7 @@
 use super::constraints::number;
 use super::figure::Figure;
 use super::outcome::{Outcome, Row};
+use crate::format::markup::escape;
 
 /// What the page says beside the outcome.
 #[derive(Debug, Clone)]
@@ -26,24 +27,6 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,t
 border-bottom:1px solid #d8dee4;text-align:left;vertical-align:top}td.n,th.n{text-align:right;white-space:nowrap}\
 tr.w{background:#e8f5ea}small,.d{color:#59636e}code,pre{background:#f3f5f7;padding:.1rem .3rem}\
 pre{padding:.7rem;overflow:auto}svg{width:100%;height:auto}.o{overflow:auto}";
-
-/// A text in HTML.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // What XML does not have.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 fn cell(figure: Option<Figure>, unit: &str) -> String {
     let Some(figure) = figure else { return "<td class=\"n d\">-</td>".to_owned() };

@@ -1,6 +1,8 @@
 //! What an artifact was made from, drawn. Pure.
 //!
-//! Every text may be a user's: it is escaped, and control characters are left out.
+//! Every text may be a user's: it is escaped.
+
+use crate::format::markup::escape;
 
 const WIDTH: usize = 220;
 const HEIGHT: usize = 44;
@@ -26,26 +28,11 @@ pub(super) struct Edge {
     pub(super) how: String,
 }
 
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars().filter(|c| !c.is_control()) {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
 /// The beginning of a text that is too long, escaped.
 fn cut(text: &str, most: usize) -> String {
     match text.chars().count() > most {
-        true => escaped(&(text.chars().take(most - 1).collect::<String>() + "…")),
-        false => escaped(text),
+        true => escape(&(text.chars().take(most - 1).collect::<String>() + "…")),
+        false => escape(text),
     }
 }
 
@@ -105,13 +92,13 @@ pub(super) fn svg(nodes: &[Node], edges: &[Edge]) -> String {
         let drawn = format!(
             "<g class=\"{class}\"><title>{}</title><rect x=\"{x}\" y=\"{y}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"6\"/>\
              <text x=\"{}\" y=\"{}\">{}</text></g>",
-            escaped(&node.name),
+            escape(&node.name),
             x + WIDTH / 2,
             y + HEIGHT / 2 + 5,
             cut(&node.name, SHOWN[0]),
         );
         match &node.link {
-            Some(link) => out.push_str(&format!("<a href=\"{}\">{drawn}</a>", escaped(link))),
+            Some(link) => out.push_str(&format!("<a href=\"{}\">{drawn}</a>", escape(link))),
             None => out.push_str(&drawn),
         }
     }

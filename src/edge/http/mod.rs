@@ -11,5 +11,6 @@ pub(crate) mod freshness;
 pub(crate) mod object;
 pub(crate) mod ranges;
 pub(crate) mod request;
+pub(crate) mod server;
 pub(crate) mod signed_url;
 pub(crate) mod tls;

@@ -3,40 +3,27 @@
 //! Told to stop, the server refuses what is new with 503 and finishes what is open, within a bound; then it cuts
 //! what is left. What a connection that is cut had asked ends with it.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::routes;
 use super::state::{Server, State};
-use crate::edge::{ClientStream, Unread};
+use crate::edge::{HEADER_TIME, accept, protocols, talk};
 
-/// How long a client may take to send the head of a request once it began.
-const HEADER_TIME: Duration = Duration::from_secs(30);
 /// How often the open texts are looked at while the server stops.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long what is written already may take to reach its client.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Failures to accept in a row that end the server.
-const MAX_ACCEPT_FAILURES: u32 = 100;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Requests at a time on one connection of HTTP/2.
-const STREAMS: u32 = 200;
-/// Bytes of a connection that may wait.
-const CONNECTION_BYTES: usize = 128 << 10;
 
 /// Serves `server` on `listener` until `shutdown` is done, and then finishes what it has begun.
 ///
@@ -53,11 +40,12 @@ pub async fn serve(
         routes: routes::router(&state),
         places: Arc::new(Semaphore::new(state.server.limits.connections)),
         graceful: GracefulShutdown::new(),
-        http: builder(),
+        http: protocols(),
         cut,
         state,
     };
-    accepting.accept(&listener, shutdown).await?;
+    let take = |stream, _| accepting.take(stream);
+    accept(&listener, shutdown, take).await?;
     routes::drain(&accepting.state);
     let state = accepting.state.clone();
     let idle = async move {
@@ -69,22 +57,12 @@ pub async fn serve(
     let finished = async {
         tokio::time::timeout(bound, idle).await.unwrap_or_default();
     };
-    accepting.accept(&listener, finished).await?;
+    accept(&listener, finished, take).await?;
     drop(listener);
     let Accepting { graceful, cut, .. } = accepting;
     tokio::time::timeout(FAREWELL, graceful.shutdown()).await.unwrap_or_default();
     cut.send_replace(true);
     Ok(())
-}
-
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_buf_size(CONNECTION_BYTES);
-    http.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
-    http
 }
 
 struct Accepting {
@@ -97,34 +75,6 @@ struct Accepting {
 }
 
 impl Accepting {
-    /// Accepts until `end` is done.
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-        end: impl Future<Output = ()>,
-    ) -> io::Result<()> {
-        let mut end = pin!(end);
-        let mut failures = 0;
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = &mut end => return Ok(()),
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    failures = 0;
-                    self.take(stream);
-                }
-                Err(error) if failures >= MAX_ACCEPT_FAILURES => return Err(error),
-                Err(_) => {
-                    // Too many open files, or a client that left again: others may fare better.
-                    failures += 1;
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
     /// Answers what a connection asks, in the background.
     fn take(&self, stream: TcpStream) {
         // Who finds no place notices.
@@ -132,20 +82,21 @@ impl Accepting {
         if stream.set_nodelay(true).is_err() {
             return;
         }
-        let (routes, http, state) = (self.routes.clone(), self.http.clone(), self.state.clone());
+        let routes = TowerToHyperService::new(self.routes.clone());
+        let (http, state) = (self.http.clone(), self.state.clone());
         let (watcher, mut cut) = (self.graceful.watcher(), self.cut.subscribe());
         tokio::spawn(async move {
             let _place = place;
             let talking = async move {
                 let stall = state.server.limits.stall;
                 match &state.server.tls {
-                    None => talk(&http, stream, stall, routes, watcher).await,
+                    None => talk(http, stream, stall, watcher, routes).await,
                     Some(tls) => {
                         let agreed =
                             tokio::time::timeout(HEADER_TIME, tls.acceptor().accept(stream)).await;
                         // Whoever cannot agree on a connection notices.
                         if let Ok(Ok(stream)) = agreed {
-                            talk(&http, stream, stall, routes, watcher).await;
+                            talk(http, stream, stall, watcher, routes).await;
                         }
                     }
                 }
@@ -156,29 +107,4 @@ impl Accepting {
             }
         });
     }
-}
-
-async fn talk(
-    http: &auto::Builder<TokioExecutor>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    stall: Duration,
-    routes: Router,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
-    let unread = Unread::default();
-    let stream = TokioIo::new(ClientStream::new(stream, stall, unread.clone()));
-    let routes = TowerToHyperService::new(routes);
-    let service = service_fn(move |request| {
-        let (routes, unread) = (routes.clone(), unread.clone());
-        async move {
-            let request = unread.watch(request);
-            let version = request.version();
-            let mut answer = routes.call(request).await?;
-            unread.close(&mut answer, version);
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let connection = http.serve_connection(stream, service).into_owned();
-    // A connection that breaks concerns its client, who notices.
-    watcher.watch(connection).await.unwrap_or_default();
 }

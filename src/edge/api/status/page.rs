@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::edge::ops::traffic::Rate;
+use crate::format::markup::escape;
 
 /// What the page shows.
 #[derive(Debug, Default)]
@@ -131,10 +132,6 @@ fn duration(seconds: u64) -> String {
         (0, hours, minutes) => format!("{hours} h {minutes} min"),
         (days, hours, _) => format!("{days} d {hours} h"),
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
