@@ -15,6 +15,14 @@ const SPARE: f64 = 1.25;
 /// The shortest time in which a rate is measured, and in which new requests get going before.
 const MEASURE: Duration = Duration::from_millis(25);
 const WARM: Duration = Duration::from_millis(10);
+/// Bytes per second of one request from which on the processors may be what limits: origins that pace connections
+/// give less. Processors are shared with whatever else this machine does, so that what comes in a short time is as
+/// much chance as measure: it is measured for longer, not much more is tried at a time, and only what makes the whole
+/// faster by this part of what is more stays.
+const FAST: f64 = 100e6;
+const LONG_MEASURE: Duration = Duration::from_millis(75);
+const FAST_GAIN: f64 = 0.6;
+const LEAST_FAST_GAIN: f64 = 0.25;
 /// New requests that do not get going are not waited for longer than so many times that beyond an answer.
 const PATIENCE: u32 = 10;
 /// How long a level stays that was found, more or less: many loads must not try at once. Twice as long each time
@@ -43,6 +51,8 @@ pub(super) struct Level {
     /// Bytes per second, when that was measured last, and of each request that was being answered.
     rate: f64,
     pace: f64,
+    /// The highest that was measured of a request, since the whole was last found to bring much less.
+    fastest: f64,
     /// Bytes that came.
     bytes: u64,
     /// How many requests were being answered lately, and for how long in all since the measure began.
@@ -107,6 +117,7 @@ impl Level {
             step: None,
             rate: 0.0,
             pace: 0.0,
+            fastest: 0.0,
             bytes: 0,
             seen: (Duration::ZERO, 0),
             busy: 0.0,
@@ -238,6 +249,7 @@ impl Level {
                     return false;
                 }
                 self.pace = (self.bytes - bytes) as f64 / self.busy.max(1e-3);
+                self.fastest = self.fastest.max(self.pace);
                 if self.rate == 0.0 {
                     // All were answered at the same time; from now on some wait.
                     rate = rate.min(self.pace * self.answering(self.now, requests.memory));
@@ -247,6 +259,7 @@ impl Level {
             State::Resting { until, .. } if now >= until => self.measure(now),
             State::Resting { until, since, bytes, .. } => {
                 if self.since(now, since, bytes) < self.rate / 2.0 {
+                    self.fastest = 0.0;
                     self.measure(now);
                 } else {
                     self.watch(now, until);
@@ -261,10 +274,20 @@ impl Level {
         (self.bytes - bytes) as f64 / (now - since).as_secs_f64().max(1e-6)
     }
 
+    /// Whether a request has brought more than a network that limits would have let through.
+    fn is_fast(&self) -> bool {
+        self.fastest >= FAST
+    }
+
     fn measured(&mut self, now: Duration, rate: f64) -> bool {
         if let Some((before, old)) = self.before.take() {
             let more = self.now as f64 / before as f64 - 1.0;
-            if rate < old * (1.0 + more / 4.0).min(GAIN) {
+            let least = if self.is_fast() {
+                (more * FAST_GAIN).max(LEAST_FAST_GAIN)
+            } else {
+                (more / 4.0).min(GAIN - 1.0)
+            };
+            if rate < old * (1.0 + least) {
                 (self.now, self.rate) = (before, old);
                 // So many more were too many; some may not be.
                 self.step = Some((before / 2).max(1));
@@ -283,11 +306,16 @@ impl Level {
                 return false;
             }
         }
+        let first = self.rate == 0.0;
         self.rate = rate;
         let next = self.next();
         if next == self.now {
             let all = next == self.most && self.rate < self.enough;
             self.settle(now, if all { Limit::Connections } else { Limit::Processor });
+            return false;
+        }
+        if first && self.is_fast() {
+            self.measure(now);
             return false;
         }
         self.before = Some((self.now, rate));
@@ -309,7 +337,9 @@ impl Level {
                 if needed < self.now as f64 * 1.5 { self.now } else { needed.ceil() as usize }
             }
         };
-        next.min(self.most).max(self.now)
+        // Where each brings much, a few more tell as much as many.
+        let most = if self.is_fast() { self.now * 2 } else { self.most };
+        next.min(most).min(self.most).max(self.now)
     }
 
     /// Requests begin after none went on for a while: nothing follows from what has come meanwhile.
@@ -330,7 +360,8 @@ impl Level {
         // At first all requests are answered at the same time; later some wait while others are.
         let first = self.rate == 0.0;
         let round = if first { Duration::ZERO } else { self.answer.unwrap_or_default() * 2 };
-        let until = now + MEASURE.max(round);
+        let least = if self.is_fast() { LONG_MEASURE } else { MEASURE };
+        let until = now + least.max(round);
         self.busy = 0.0;
         self.state = State::Measuring { since: now, until, bytes: self.bytes };
     }
@@ -352,8 +383,12 @@ impl Level {
 mod tests {
     use super::*;
 
-    const ALL: Requests =
-        Requests { sent: 1, answered: 1, answering: 1, more: false, memory: u64::MAX };
+    /// Every request is being answered.
+    fn going(level: &Level) -> Requests {
+        let (all, memory) = (level.get(), u64::MAX);
+        Requests { sent: all, answered: all, answering: all, more: false, memory }
+    }
+
     const STEP: Duration = Duration::from_millis(5);
 
     fn level(enough: u64) -> Level {
@@ -371,7 +406,7 @@ mod tests {
             carry += (each * level.get() as f64).min(all) * STEP.as_secs_f64();
             level.received(carry as u64);
             carry = carry.fract();
-            level.pass(now, true, ALL);
+            level.pass(now, true, going(&level));
         }
         level.get()
     }
@@ -385,6 +420,25 @@ mod tests {
         assert!((15..=20).contains(&some), "fifteen take all there is: {some}");
     }
 
+    /// Bytes come in turns of both ends on a busy machine, however many requests there are.
+    #[test]
+    fn a_busy_machine_is_no_slow_network() {
+        let mut levels = Vec::new();
+        for seed in 0..200 {
+            let mut level = Level::new(4, 128, 1_500_000_000, seed);
+            let mut random = SplitMix::new(seed + 1);
+            level.answered(Duration::ZERO, Duration::from_millis(1));
+            for at in 1..400 {
+                let share = if random.unit() < 0.5 { 0.3 } else { 1.7 };
+                level.received((800e6 * share * STEP.as_secs_f64()) as u64);
+                level.pass(STEP * at, true, going(&level));
+            }
+            levels.push(level.highest());
+        }
+        levels.sort_unstable();
+        assert!(levels[100] <= 10 && levels[180] <= 20, "{levels:?}");
+    }
+
     /// Whoever waits for the deadline must not be woken again and again.
     #[test]
     fn a_slow_consumer_is_not_watched_all_the_time() {
@@ -393,7 +447,7 @@ mod tests {
         let end = Duration::from_secs(60);
         while now < end {
             level.received(100_000);
-            level.pass(now, now < end / 2, ALL);
+            level.pass(now, now < end / 2, going(&level));
             let next = level.deadline().unwrap();
             assert!(next > now, "{now:?}: {next:?}");
             (now, passes) = (next, passes + 1);
@@ -408,7 +462,7 @@ mod tests {
         while level.get() < 64 {
             now += STEP;
             level.received(100_000 * level.get() as u64);
-            level.pass(now, true, ALL);
+            level.pass(now, true, going(&level));
         }
         assert!(now <= Duration::from_millis(50), "{now:?}");
     }
@@ -432,7 +486,7 @@ mod tests {
                     level.answered(now, Duration::from_millis(1));
                 }
                 below += usize::from(level.get() < served);
-                level.pass(now, true, ALL);
+                level.pass(now, true, going(&level));
             }
             assert!(level.get() <= served + 1, "{served}: {}", level.get());
             assert!(refusals < 200 && below < 100, "{served}: {refusals} {below}");
@@ -449,7 +503,7 @@ mod tests {
             if at % 30 == 0 {
                 level.refused(now, level.get() - 1);
             }
-            level.pass(now, true, ALL);
+            level.pass(now, true, going(&level));
         }
         assert_eq!(level.get(), 64);
     }
@@ -484,7 +538,7 @@ mod tests {
                     }
                 }
                 load.received(100_000 * others as u64);
-                load.pass(now, true, ALL);
+                load.pass(now, true, going(load));
             }
         }
         let mean = used.iter().sum::<usize>() / used.len();
@@ -501,7 +555,7 @@ mod tests {
         for at in 1..100 {
             now += STEP;
             level.received(if at < 20 { 10_000_000 } else { 100_000 * level.get() as u64 });
-            level.pass(now, true, ALL);
+            level.pass(now, true, going(&level));
         }
         assert_eq!(level.get(), 64);
     }
@@ -511,7 +565,7 @@ mod tests {
         let mut level = level(1_000_000_000);
         for at in 1..1000 {
             level.received(5_000_000);
-            assert!(!level.pass(Duration::from_millis(at * 5), true, ALL));
+            assert!(!level.pass(Duration::from_millis(at * 5), true, going(&level)));
         }
     }
 
@@ -522,7 +576,7 @@ mod tests {
         let mut fed = level(u64::MAX);
         for at in 1..1000 {
             let now = Duration::from_millis(at * 5);
-            assert!(!fixed.pass(now, true, ALL) && !fed.pass(now, false, ALL));
+            assert!(!fixed.pass(now, true, going(&fixed)) && !fed.pass(now, false, going(&fed)));
         }
         assert_eq!((fixed.get(), fixed.deadline(), fed.get()), (8, None, 4));
     }
