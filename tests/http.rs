@@ -1,4 +1,6 @@
 //! Web servers, good and bad: the right bytes, or an error of the right kind, and never a hang.
+//!
+//! One file: a list of servers, each with its fault.
 
 #![cfg(feature = "cli")]
 

@@ -1,4 +1,6 @@
 //! Verifying, collecting, copying and repacking, on stores that the packer wrote.
+//!
+//! One file: what one of these does to a store, another is asked about.
 
 #![cfg(feature = "cli")]
 

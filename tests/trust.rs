@@ -1,5 +1,7 @@
 //! Trust decisions: who counts for which name, until when, after which rotation or revocation; and
 //! the memory of ref versions, under concurrent writers.
+//!
+//! One file: every case is a few keys, and who counts afterwards.
 
 #![cfg(feature = "cli")]
 

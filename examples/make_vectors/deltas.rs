@@ -1,5 +1,7 @@
 //! Chunks of codecs 32 and 33, put together here from tables that are given, by a plain encoder of
 //! its own: no change to the library's encoder changes them.
+//!
+//! One file: the encoder is of no use but to these vectors.
 
 use tenpak::format::dtype::Dtype;
 use tenpak::format::id::{DecodedDigest, StoredDigest};

@@ -1,6 +1,8 @@
 //! One object per broken rule or limit, and `cases.json`, which says of each what it is, which
 //! section it breaks, and what the refusal says.
 //!
+//! One file: a list, of which every entry is a few lines.
+//!
 //! A case with `repeat` stands for a larger file: the `length` bytes at `at` are there `times` times.
 
 use std::error::Error;

@@ -2,6 +2,8 @@
 //!
 //! A request that has to wait is answered by a task: threads that ask never wait for each other, however many they
 //! are. The kernel reads nothing ahead by itself, so that what it asks for is what somebody touches.
+//!
+//! One file: the kernel's protocol in its order, a few lines for each kind of request.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

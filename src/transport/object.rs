@@ -2,6 +2,8 @@
 //!
 //! Conditional writes are the store's own: `If-None-Match` and `If-Match` or their like, so two
 //! writers on two machines never both succeed.
+//!
+//! One file: every kind of read and write turns the crate's errors and conditions into ours alike.
 
 use std::fmt;
 use std::sync::Arc;

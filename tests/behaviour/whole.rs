@@ -1,4 +1,6 @@
 //! A model that nobody could load is not packed without a word; told to, it is, and the manifest says so.
+//!
+//! One file: a list of damaged folders, and what is said of each.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,7 @@
 //! Chunks decoded by kernels: bit for bit what the host decodes them to, and refused where it refuses
 //! them. WGSL on the adapter that there is, CUDA as C++ on the host, and on a device where there is one.
+//!
+//! One file: the same chunks go through every kernel.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,7 @@
 //! What keeps an edge running: limits, TLS, the log and the metrics, filling and emptying the cache, the
 //! end without loss, and its settings.
+//!
+//! One file: short cases of one running edge.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

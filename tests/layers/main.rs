@@ -1,6 +1,6 @@
 //! The table in `src/lib.rs` orders the modules and names the feature of each, and the code keeps to it:
 //! no module imports a higher one, none needs more than its feature brings, what is pure does no I/O,
-//! and no two files import each other.
+//! no two files import each other, and none is long without its reason.
 
 mod code;
 mod graph;
@@ -202,4 +202,33 @@ fn circles_are_found_through_whatever_names_them() {
     assert_eq!(graph[&names(&["a"])], Vec::<Vec<String>>::new(), "a re-export is no import");
     assert_eq!(graph[&names(&["a", "z"])], [names(&["a"])]);
     assert_eq!(circles(&graph), [[&names(&["a", "x"]), &names(&["a", "y"])]]);
+}
+
+/// Lines of a file from which on its head says why it is one: "One file: ...".
+const LONG: usize = 500;
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_long_file_says_why_it_is_one() {
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "examples", "python/src", "fuzz/fuzz_targets"] {
+        rust_files(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 400, "only {} files were found", files.len());
+    let long = files.iter().filter(|file| {
+        let text = fs::read_to_string(file).unwrap();
+        let mut head = text.lines().take_while(|line| line.starts_with("//!"));
+        text.lines().count() > LONG && !head.any(|line| line.starts_with("//! One file: "))
+    });
+    assert_eq!(long.collect::<Vec<_>>(), Vec::<&PathBuf>::new());
 }

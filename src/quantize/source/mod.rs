@@ -3,6 +3,8 @@
 //!
 //! Whatever it is, it is files, which their parts cover exactly, and the tensors among those. What is
 //! read at once fits in memory: a tensor, a part of one, or a file without tensors.
+//!
+//! One file: each question about a model is answered side by side for every place that it may lie in.
 
 mod behind;
 mod error;

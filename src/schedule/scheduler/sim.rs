@@ -1,4 +1,6 @@
 //! Simulation: a virtual clock, random faults, and an owner for every chunk.
+//!
+//! One file: all properties are asked of the same simulated origin.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
