@@ -3,7 +3,7 @@
 //! What is fetched and kept as it is stored is the edge's cache; what was decoded is kept a while in memory, and
 //! the kernel has most of it soon.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -89,6 +89,27 @@ impl Chunks {
 
     pub(crate) fn source(&self) -> &Arc<ChunkSource> {
         &self.source
+    }
+
+    /// The kernel has all pages of a unit: its memory is for what comes. What an artifact holds more than once, and what
+    /// others are stored against, may be wanted again.
+    pub(crate) async fn let_go(
+        &self,
+        whole: &ArtifactGraph,
+        more_than_once: &HashSet<StoredDigest>,
+        unit: &Unit,
+    ) {
+        for (_, chain) in &unit.chunks {
+            let Some(last) = chain.last() else { continue };
+            let Some(placed) = whole.chunks.get(*last) else { continue };
+            let digest = placed.record.stored;
+            if let Ok(key) = u32::try_from(*last)
+                && !more_than_once.contains(&digest)
+            {
+                self.decoded.invalidate(&(whole.id, key)).await;
+                self.source.cache().remove(&digest);
+            }
+        }
     }
 
     /// The bytes of a unit, if its chunks are decoded.
