@@ -165,6 +165,13 @@ pub(crate) async fn hand_over(
     pages.flush(true).await;
 }
 
+/// The kernel has these bytes: what it has all pages of is decoded for nobody.
+pub(crate) async fn let_go(view: &View, opened: &Opened, file: u32, bytes: &Range<u64>) {
+    for unit in opened.done(file, bytes) {
+        view.chunks.let_go(&opened.whole, opened.repeated(), &unit).await;
+    }
+}
+
 /// The first `len` bytes of `parts`.
 fn head(parts: &[Bytes], len: u64) -> Vec<Bytes> {
     let (mut left, mut own) = (usize::try_from(len).unwrap_or(usize::MAX), Vec::new());
@@ -265,10 +272,7 @@ impl Storing {
             let stored = self.store(head(&self.kept, own.end - own.start)).await;
             self.opened.settle(self.file, &own, stored.is_ok());
             if stored.is_ok() {
-                for unit in self.opened.done(self.file, &own) {
-                    let opened = &self.opened;
-                    self.view.chunks.let_go(&opened.whole, opened.repeated(), &unit).await;
-                }
+                let_go(&self.view, &self.opened, self.file, &own).await;
             }
             self.skip(own.end - own.start);
             if let Err(error) = stored {

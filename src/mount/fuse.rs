@@ -305,6 +305,7 @@ impl Filesystem for Fuse {
                             return reply.error(Errno::EIO);
                         }
                     }
+                    ahead::let_go(&view, &open.opened, open.file, &wanted).await;
                     if let Some(lacks) = lacks {
                         let (block, opened) = (open.block.clone(), open.opened.clone());
                         ahead::hand_over(view, block, opened, open.file, lacks).await;

@@ -382,7 +382,7 @@ impl Opened {
             && let Some(run) = map.run(at)
         {
             let pages = run.start / PAGE * PAGE..run.end.next_multiple_of(PAGE).min(map.size());
-            if self.gap(file, &pages).is_none() {
+            if lock(&self.held).has(file, &pages) {
                 done.extend(map.units(&self.whole, &run));
             }
             at = run.end;
