@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::core::follow::{Ahead, ReaderId};
 use super::core::inodes::Block;
 use super::pages::PAGE;
-use super::view::{Artifact, Opened, View};
+use super::view::{Artifact, Opened, View, Wanted};
 use crate::memory::pool::Urgency;
 use crate::transport::TransportError;
 
@@ -24,7 +24,7 @@ const PIECE: u64 = 1 << 20;
 const LITTLE: usize = 128 << 10;
 
 /// A run that is fetched and decoded.
-type Coming = (Ahead, JoinHandle<Result<Vec<Bytes>, Arc<TransportError>>>);
+type Coming = (Ahead, Wanted, JoinHandle<Result<Vec<Bytes>, Arc<TransportError>>>);
 
 /// Reads ahead of a reader until its window is full.
 pub(crate) async fn serve(
@@ -41,14 +41,14 @@ pub(crate) async fn serve(
         if fetching <= FETCHING / 2 {
             let mut planned = Vec::new();
             while fetching < FETCHING
-                && let Some(ahead) = opened.take(id, view.most())
+                && let Some((ahead, wanted)) = opened.take(id, view.most())
             {
                 fetching += ahead.bytes.end - ahead.bytes.start;
-                planned.push(ahead);
+                planned.push((ahead, wanted));
             }
             begin(&view, &opened, planned, &mut coming);
         }
-        let Some((ahead, job)) = coming.pop_front() else {
+        let Some((ahead, wanted, job)) = coming.pop_front() else {
             pages.flush(true).await;
             match opened.rest(id, view.most()) {
                 true => return,
@@ -58,7 +58,11 @@ pub(crate) async fn serve(
         fetching -= ahead.bytes.end - ahead.bytes.start;
         match job.await {
             // Also if the reader went elsewhere: what was fetched for it need not be fetched again.
-            Ok(Ok(bytes)) => pages.add(&ahead, bytes).await,
+            Ok(Ok(bytes)) => {
+                pages.add(&ahead, bytes).await;
+                drop(wanted);
+                let_go(&view, &opened, ahead.file, &ahead.bytes).await;
+            }
             Ok(Err(error)) => {
                 view.tell(&block, ahead.file, &error);
                 return opened.forget(id);
@@ -75,17 +79,17 @@ pub(crate) async fn serve(
 fn begin(
     view: &Arc<View>,
     opened: &Arc<Opened>,
-    planned: Vec<Ahead>,
+    planned: Vec<(Ahead, Wanted)>,
     coming: &mut VecDeque<Coming>,
 ) {
     let (mut units, mut counts) = (Vec::new(), Vec::new());
-    for ahead in &planned {
+    for (ahead, _) in &planned {
         let own = opened.map(ahead.file).units(&opened.whole, &ahead.bytes);
         counts.push(own.len());
         units.extend(own);
     }
     let mut begun = view.chunks.begin(&opened.whole, units, Urgency::Ahead).into_iter();
-    for (ahead, count) in planned.into_iter().zip(counts) {
+    for ((ahead, wanted), count) in planned.into_iter().zip(counts) {
         let own: Vec<_> = begun.by_ref().take(count).collect();
         let (view, opened) = (view.clone(), opened.clone());
         let finish = async move {
@@ -95,7 +99,7 @@ fn begin(
             }
             Ok(bytes)
         };
-        coming.push_back((ahead, tokio::spawn(finish)));
+        coming.push_back((ahead, wanted, tokio::spawn(finish)));
     }
 }
 

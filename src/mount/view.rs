@@ -70,6 +70,15 @@ pub(crate) struct Opened {
     repeated: OnceLock<HashSet<StoredDigest>>,
 }
 
+/// Bytes of a file that are to be put into the kernel's pages, until it is dropped.
+pub(crate) struct Wanted(Arc<Opened>, u32, Range<u64>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        lock(&self.0.held).unwant(self.1, &self.2);
+    }
+}
+
 /// What stands where a name was looked for.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -368,13 +377,17 @@ impl Opened {
         lock(&self.held).answered(file, bytes);
     }
 
-    pub(crate) fn take(&self, id: ReaderId, most: u64) -> Option<Ahead> {
+    pub(crate) fn take(self: &Arc<Self>, id: ReaderId, most: u64) -> Option<(Ahead, Wanted)> {
         let mut follow = lock(&self.follow);
-        let held = lock(&self.held);
-        follow.take(id, most, &held, |file, at| self.map(file).run_end(at))
+        let mut held = lock(&self.held);
+        let ahead = follow.take(id, most, &held, |file, at| self.map(file).run_end(at))?;
+        // Before anybody can take it for done.
+        held.want(ahead.file, &ahead.bytes);
+        let wanted = Wanted(self.clone(), ahead.file, ahead.bytes.clone());
+        Some((ahead, wanted))
     }
 
-    /// The runs of chunks that hold these bytes of a file and of which the kernel has every page.
+    /// The runs of chunks that hold these bytes of a file, of which the kernel has every page and nobody wants any.
     pub(crate) fn done(&self, file: u32, bytes: &Range<u64>) -> Vec<Unit> {
         let map = self.map(file);
         let (mut done, mut at) = (Vec::new(), bytes.start);
@@ -382,7 +395,7 @@ impl Opened {
             && let Some(run) = map.run(at)
         {
             let pages = run.start / PAGE * PAGE..run.end.next_multiple_of(PAGE).min(map.size());
-            if lock(&self.held).has(file, &pages) {
+            if lock(&self.held).is_done(file, &pages) {
                 done.extend(map.units(&self.whole, &run));
             }
             at = run.end;

@@ -22,11 +22,11 @@ const PAGE: u64 = 4096;
 /// Row blocks and column bands, of which no codec makes anything smaller.
 fn model() -> Model {
     let names = ["q_proj", "down_proj", "up_proj"];
-    let tensor = |layer: usize, name: &str| {
-        let name = format!("model.layers.{layer}.mlp.{name}.weight");
-        Tensor::new(&name, Dtype::BF16, &[1024, 2048], layer as u64, Fill::Random)
+    let tensor = |at: usize| {
+        let name = format!("model.layers.{}.mlp.{}.weight", at / 3, names[at % 3]);
+        Tensor::new(&name, Dtype::BF16, &[1024, 2048], at as u64, Fill::Random)
     };
-    Model::of((0..12).flat_map(|layer| names.map(|name| tensor(layer, name))).collect())
+    Model::of((0..36).map(tensor).collect())
 }
 
 fn map(path: &Path) -> Mmap {

@@ -14,12 +14,19 @@ const LOST: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Held(HashMap<u32, Pages>);
 
+/// Whether a run and bytes have some in common.
+fn meets(run: &Range<u64>, bytes: &Range<u64>) -> bool {
+    run.start < bytes.end && bytes.start < run.end
+}
+
 #[derive(Debug, Default)]
 struct Pages {
     /// Where each run begins and ends; no two meet.
     there: BTreeMap<u64, u64>,
     /// What is on its way.
     coming: Vec<Range<u64>>,
+    /// What somebody has planned to fetch or decode, since it was not there.
+    wanted: Vec<Range<u64>>,
 }
 
 impl Held {
@@ -31,10 +38,25 @@ impl Held {
         }
     }
 
-    /// Whether all of these bytes are there.
-    pub(crate) fn has(&self, file: u32, bytes: &Range<u64>) -> bool {
-        let run = self.0.get(&file).and_then(|pages| pages.run_behind(bytes.start));
-        run.is_some_and(|run| run.start <= bytes.start && bytes.end <= run.end)
+    /// Whether all of these bytes are there, and nobody wants any of them.
+    pub(crate) fn is_done(&self, file: u32, bytes: &Range<u64>) -> bool {
+        let Some(pages) = self.0.get(&file) else { return false };
+        let run = pages.run_behind(bytes.start);
+        let has = run.is_some_and(|run| run.start <= bytes.start && bytes.end <= run.end);
+        has && !pages.wanted.iter().any(|wanted| meets(wanted, bytes))
+    }
+
+    /// Somebody wants these bytes.
+    pub(crate) fn want(&mut self, file: u32, bytes: &Range<u64>) {
+        self.0.entry(file).or_default().wanted.push(bytes.clone());
+    }
+
+    /// They are wanted no longer.
+    pub(crate) fn unwant(&mut self, file: u32, bytes: &Range<u64>) {
+        let wanted = &mut self.0.entry(file).or_default().wanted;
+        if let Some(at) = wanted.iter().position(|own| own == bytes) {
+            wanted.swap_remove(at);
+        }
     }
 
     /// The same bytes, which whoever is given them puts there, and says then what became of it.
@@ -61,8 +83,7 @@ impl Held {
         let there = pages.run_behind(bytes.start);
         if let Some(there) = there.filter(|run| run.start.max(bytes.start) < bytes.end) {
             let first = there.start.max(bytes.start);
-            if std::env::var_os("TRACE").is_some() {
-            }
+            if std::env::var_os("TRACE").is_some() {}
             pages.remove(&(first..first.saturating_add(LOST).min(there.end)));
         }
     }
@@ -191,7 +212,10 @@ mod tests {
                     _ => {
                         prop_assert_eq!(held.gap(7, &range), first(&slow));
                         let all = slow[at(&range)].iter().all(|byte| byte & 1 == 1);
-                        prop_assert!(range.is_empty() || held.has(7, &range) == all);
+                        prop_assert!(range.is_empty() || held.is_done(7, &range) == all);
+                        held.want(7, &range);
+                        prop_assert!(range.is_empty() || !held.is_done(7, &range));
+                        held.unwant(7, &range);
                     }
                 }
                 let runs: Vec<_> = held.0.get(&7).map(|p| p.there.clone()).unwrap_or_default().into_iter().collect();
