@@ -380,7 +380,11 @@ impl Opened {
     pub(crate) fn take(self: &Arc<Self>, id: ReaderId, most: u64) -> Option<(Ahead, Wanted)> {
         let mut follow = lock(&self.follow);
         let mut held = lock(&self.held);
-        let ahead = follow.take(id, most, &held, |file, at| self.map(file).run_end(at))?;
+        let bounds = |file, at| {
+            let map = self.map(file);
+            map.run(at).map_or(at, |run| run.start)..map.run_end(at)
+        };
+        let ahead = follow.take(id, most, &held, bounds)?;
         // Before anybody can take it for done.
         held.want(ahead.file, &ahead.bytes);
         let wanted = Wanted(self.clone(), ahead.file, ahead.bytes.clone());
@@ -395,7 +399,7 @@ impl Opened {
             && let Some(run) = map.run(at)
         {
             let pages = run.start / PAGE * PAGE..run.end.next_multiple_of(PAGE).min(map.size());
-            if lock(&self.held).is_done(file, &pages) {
+            if lock(&self.held).is_done(file, &pages, &run) {
                 done.extend(map.units(&self.whole, &run));
             }
             at = run.end;

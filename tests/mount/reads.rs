@@ -142,8 +142,8 @@ fn whoever_looks_at_each_tensor_before_reading_all_fetches_more_than_memory_hold
     let bytes = std::fs::read(folder.join("model.safetensors")).expect("a file");
     let (stored, places) = (whole.manifest.totals.stored_bytes, places(&whole, bytes.len()));
     let mut options = world.options();
-    options.memory = 24 << 20;
-    assert!(stored > 4 * options.memory);
+    options.memory = 40 << 20;
+    assert!(stored > 3 * options.memory);
     let mount = world.mount_with(options, one("org/m"));
     let path = mount.folder().join("model.safetensors");
     // As a loader of safetensors does that is asked for all of a file, in eight threads at a time.

@@ -196,17 +196,17 @@ impl Follow {
         next
     }
 
-    /// The next run to be read ahead, within the window and `most` bytes, of what is not `held`. `run_end` says where
-    /// what is put together at once ends.
+    /// The next run to be read ahead, within the window and `most` bytes, of what is not `held`. `run` says where what is
+    /// fetched with a byte begins, and where what is put together at once with it ends.
     pub(crate) fn take(
         &mut self,
         id: ReaderId,
         most: u64,
         held: &Held,
-        run_end: impl Fn(u32, u64) -> u64,
+        run: impl Fn(u32, u64) -> Range<u64>,
     ) -> Option<Ahead> {
         let reader = self.readers.iter_mut().find(|reader| reader.id == id)?;
-        reader.take(&self.orders, most, held, run_end)
+        reader.take(&self.orders, most, held, run)
     }
 
     /// Whoever works for the reader ends, unless there is more to be taken.
@@ -296,7 +296,7 @@ impl Reader {
         orders: &Orders,
         most: u64,
         held: &Held,
-        run_end: impl Fn(u32, u64) -> u64,
+        bounds: impl Fn(u32, u64) -> Range<u64>,
     ) -> Option<Ahead> {
         let window = self.limit(most);
         if self.ahead >= window {
@@ -309,14 +309,16 @@ impl Reader {
             let wanted = self.at..reach.min(spot.bytes.end).max(self.at);
             let Some(gap) = held.gap(spot.file, &wanted) else {
                 self.run = orders.next(self.order, run);
-                self.at = self.run.and_then(|run| orders.spot(run)).map_or(0, |s| s.bytes.start);
-                if self.reach.is_some() {
-                    // What is asked for is a whole page, whose first bytes the plan has left out.
-                    self.at = self.at / PAGE * PAGE;
+                let next = orders.spot(self.run?)?;
+                self.at = next.bytes.start;
+                let page = self.at / PAGE * PAGE;
+                // What is asked for is a whole page; the plan has left out what its first bytes are fetched with.
+                if self.reach.is_some() && held.gap(next.file, &(page..self.at)).is_some() {
+                    self.at = bounds(next.file, page).start;
                 }
                 continue;
             };
-            let end = run_end(spot.file, gap.start).clamp(gap.start + 1, spot.bytes.end);
+            let end = bounds(spot.file, gap.start).end.clamp(gap.start + 1, spot.bytes.end);
             let bytes = gap.start..end;
             self.at = end;
             let len = end - bytes.start;

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 const CHUNK: u64 = 512 << 10;
 const MOST: u64 = 32 << 20;
 
-fn run_end(_: u32, at: u64) -> u64 {
-    at / CHUNK * CHUNK + CHUNK
+fn bounds(_: u32, at: u64) -> Range<u64> {
+    let start = at / CHUNK * CHUNK;
+    start..start + CHUNK
 }
 
 /// Files of runs of so many bytes, each named.
@@ -22,7 +23,7 @@ fn ask(follow: &mut Follow, file: u32, page: u64) -> Next {
 }
 
 fn take_all(follow: &mut Follow, id: ReaderId) -> Vec<Ahead> {
-    let all = std::iter::from_fn(|| follow.take(id, MOST, &Held::default(), run_end)).collect();
+    let all = std::iter::from_fn(|| follow.take(id, MOST, &Held::default(), bounds)).collect();
     assert!(follow.rest(id, MOST));
     all
 }
@@ -130,7 +131,7 @@ fn ask_of(follow: &mut Follow, held: &mut Held, page: u64) -> Next {
 /// Plans and stores what can be planned; what was.
 fn work(follow: &mut Follow, held: &mut Held, id: ReaderId) -> Vec<Ahead> {
     let mut all = Vec::new();
-    while let Some(ahead) = follow.take(id, MOST, held, run_end) {
+    while let Some(ahead) = follow.take(id, MOST, held, bounds) {
         let from = if ahead.probe {
             ahead.bytes.start / PAGE + 1
         } else {
@@ -200,8 +201,8 @@ fn each_of_many_readers_is_followed_and_their_number_is_bounded() {
         assert_eq!(ask(&mut follow, 0, reader * gap + 1), Next::Begin(reader + 1));
     }
     assert_eq!(follow.readers.len(), READERS);
-    assert!(follow.take(1, MOST, &Held::default(), run_end).is_none(), "it was forgotten");
-    assert!(follow.take(many, MOST, &Held::default(), run_end).is_some());
+    assert!(follow.take(1, MOST, &Held::default(), bounds).is_none(), "it was forgotten");
+    assert!(follow.take(many, MOST, &Held::default(), bounds).is_some());
 }
 
 proptest! {
