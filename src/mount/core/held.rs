@@ -84,7 +84,6 @@ impl Held {
         let there = pages.run_behind(bytes.start);
         if let Some(there) = there.filter(|run| run.start.max(bytes.start) < bytes.end) {
             let first = there.start.max(bytes.start);
-            if std::env::var_os("TRACE").is_some() {}
             pages.remove(&(first..first.saturating_add(LOST).min(there.end)));
         }
     }
