@@ -38,6 +38,8 @@ http {{
         listen 127.0.0.1:{port} {tls} backlog=1024;
         {certificate}
         root {root};
+        # rclone finds a folder's files on its page.
+        autoindex on;
     }}
 }}
 """

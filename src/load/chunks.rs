@@ -13,6 +13,7 @@ use super::tensor::LoadStats;
 use crate::chunk::codec;
 use crate::chunk::verified::VerifiedChunk;
 use crate::format::id::{DecodedDigest, ManifestId};
+use crate::memory::slot::SlotProvider;
 use crate::schedule::plan::TensorRequest;
 use crate::store::{Placed, Store, StoreError};
 use crate::transport::{TransportError, TransportErrorKind};
@@ -41,9 +42,9 @@ impl ChunkStream {
         Self::start_in(None, store, artifact, wanted, tolerant)
     }
 
-    /// The same in a line with others.
+    /// The same in a line with others, and in memory that they used before.
     pub(crate) fn start_in(
-        line: Option<Arc<Line>>,
+        shared: Option<(Arc<Line>, Arc<dyn SlotProvider>)>,
         store: &Store,
         artifact: Option<ManifestId>,
         wanted: &[Placed],
@@ -53,7 +54,9 @@ impl ChunkStream {
         order.sort_by_key(|&index| wanted.get(index).map(|chunk| chunk.place));
         let chunks = order.iter().filter_map(|&index| wanted.get(index));
         let request = TensorRequest::of_chunks(chunks.map(|chunk| (chunk.record, chunk.place)));
-        let mut options = LoadOptions { gap: Some(GAP), tolerant, line, ..LoadOptions::default() };
+        let (line, memory) = shared.unzip();
+        let mut options =
+            LoadOptions { gap: Some(GAP), tolerant, line, memory, ..LoadOptions::default() };
         options.bad_chunks = if tolerant { TRIES } else { options.bad_chunks };
         options.failures = store.retry().retries;
         options.first_pause = store.retry().first_pause;

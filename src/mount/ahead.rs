@@ -10,19 +10,21 @@ use tokio::task::JoinHandle;
 
 use super::core::follow::{Ahead, ReaderId};
 use super::core::inodes::Block;
-use super::pages::{PAGE, Pages};
-use super::view::{Artifact, Opened, View};
+use super::pages::PAGE;
+use super::view::{Artifact, Opened, View, Wanted};
 use crate::memory::pool::Urgency;
 use crate::transport::TransportError;
 
 /// Bytes that are fetched or decoded for one reader at a time; more is asked for when half of them are there, so
 /// that neighbours come in one request.
 const FETCHING: u64 = 32 << 20;
+/// What of a run is put together at a time for the kernel alone.
+const PIECE: u64 = 1 << 20;
 /// Less than this is put into the kernel's pages together with what follows.
 const LITTLE: usize = 128 << 10;
 
 /// A run that is fetched and decoded.
-type Coming = (Ahead, JoinHandle<Result<Vec<Bytes>, Arc<TransportError>>>);
+type Coming = (Ahead, Wanted, JoinHandle<Result<Vec<Bytes>, Arc<TransportError>>>);
 
 /// Reads ahead of a reader until its window is full.
 pub(crate) async fn serve(
@@ -34,19 +36,19 @@ pub(crate) async fn serve(
     let _busy = view.busy();
     let mut coming: VecDeque<Coming> = VecDeque::new();
     let mut fetching = 0;
-    let mut pages = Storing::new(&view, &block);
+    let mut pages = Storing::new(&view, &block, &opened);
     loop {
         if fetching <= FETCHING / 2 {
             let mut planned = Vec::new();
             while fetching < FETCHING
-                && let Some(ahead) = opened.take(id, view.most())
+                && let Some((ahead, wanted)) = opened.take(id, view.most())
             {
                 fetching += ahead.bytes.end - ahead.bytes.start;
-                planned.push(ahead);
+                planned.push((ahead, wanted));
             }
             begin(&view, &opened, planned, &mut coming);
         }
-        let Some((ahead, job)) = coming.pop_front() else {
+        let Some((ahead, wanted, job)) = coming.pop_front() else {
             pages.flush(true).await;
             match opened.rest(id, view.most()) {
                 true => return,
@@ -54,18 +56,12 @@ pub(crate) async fn serve(
             }
         };
         fetching -= ahead.bytes.end - ahead.bytes.start;
-        if opened.still_ahead(id, &ahead).is_none() {
-            // The reader is past it, or elsewhere: nobody waits for it here.
-            continue;
-        }
         match job.await {
-            // What nobody needs there any more is decoded, for whoever may come.
+            // Also if the reader went elsewhere: what was fetched for it need not be fetched again.
             Ok(Ok(bytes)) => {
-                if let Some(left) = opened.still_ahead(id, &ahead) {
-                    // Said before: whoever answers meanwhile does not store the same.
-                    opened.stored(id, ahead.file, &ahead.bytes);
-                    pages.add(&ahead, left, bytes, opened.size(ahead.file)).await;
-                }
+                pages.add(&ahead, bytes).await;
+                drop(wanted);
+                let_go(&view, &opened, ahead.file, &ahead.bytes).await;
             }
             Ok(Err(error)) => {
                 view.tell(&block, ahead.file, &error);
@@ -83,17 +79,17 @@ pub(crate) async fn serve(
 fn begin(
     view: &Arc<View>,
     opened: &Arc<Opened>,
-    planned: Vec<Ahead>,
+    planned: Vec<(Ahead, Wanted)>,
     coming: &mut VecDeque<Coming>,
 ) {
     let (mut units, mut counts) = (Vec::new(), Vec::new());
-    for ahead in &planned {
+    for (ahead, _) in &planned {
         let own = opened.map(ahead.file).units(&opened.whole, &ahead.bytes);
         counts.push(own.len());
         units.extend(own);
     }
     let mut begun = view.chunks.begin(&opened.whole, units, Urgency::Ahead).into_iter();
-    for (ahead, count) in planned.into_iter().zip(counts) {
+    for ((ahead, wanted), count) in planned.into_iter().zip(counts) {
         let own: Vec<_> = begun.by_ref().take(count).collect();
         let (view, opened) = (view.clone(), opened.clone());
         let finish = async move {
@@ -103,7 +99,7 @@ fn begin(
             }
             Ok(bytes)
         };
-        coming.push_back((ahead, tokio::spawn(finish)));
+        coming.push_back((ahead, wanted, tokio::spawn(finish)));
     }
 }
 
@@ -113,7 +109,6 @@ pub(crate) async fn before_answer(
     view: &View,
     block: &Block<Artifact>,
     opened: &Opened,
-    id: ReaderId,
     file: u32,
     behind: u64,
 ) {
@@ -124,47 +119,89 @@ pub(crate) async fn before_answer(
     let end = map.run_end(behind);
     let end = if end == map.size() { end } else { end / PAGE * PAGE };
     let Some(number) = block.tree.of_file(file).map(|node| block.number(node)) else { return };
-    let units = if end > behind { map.units(&opened.whole, &(behind..end)) } else { Vec::new() };
+    if end <= behind || opened.gap(file, &(behind..behind + 1)).is_none() {
+        return;
+    }
+    let units = map.units(&opened.whole, &(behind..end));
     let parts: Option<Vec<Bytes>> =
         units.iter().map(|unit| view.chunks.at_once(&opened.whole, unit)).collect();
-    if let Some(parts) = parts.filter(|parts| !parts.is_empty())
-        && opened.stored(id, file, &(behind..end))
-    {
-        view.pages.try_store(number, behind, parts).await;
-    }
+    let Some(parts) = parts else { return };
+    let Some(own) = opened.claim(file, &(behind..end)) else { return };
+    let is_there = own.start == behind
+        && view.pages.try_store(number, behind, head(&parts, own.end - behind)).await;
+    opened.settle(file, &own, is_there);
 }
 
-/// Hands over the rest of the chunk that holds byte `at`, which is decoded.
+/// The bytes that are fetched whenever some of `asked` are, if the kernel lacks any of their pages.
+pub(crate) fn lacking(opened: &Opened, file: u32, asked: &Range<u64>) -> Option<Range<u64>> {
+    let map = opened.map(file);
+    let runs = map.run(asked.start)?.start..map.run(asked.end.checked_sub(1)?)?.end;
+    let end = if runs.end == map.size() { runs.end } else { runs.end / PAGE * PAGE };
+    // What is asked for comes with the answer.
+    let behind = asked.end.max(runs.start).next_multiple_of(PAGE)..end;
+    let before = runs.start.next_multiple_of(PAGE)..asked.start;
+    let lacks = |bytes| opened.gap(file, &bytes).is_some();
+    (lacks(behind) || lacks(before)).then_some(runs)
+}
+
+/// Gives the kernel all of what was fetched since some of it was asked for, as far as it is still decoded.
 pub(crate) async fn hand_over(
     view: Arc<View>,
     block: Arc<Block<Artifact>>,
     opened: Arc<Opened>,
     file: u32,
-    at: u64,
+    bytes: Range<u64>,
 ) {
+    let Some(_turn) = view.pages.turn().await else { return };
     let map = opened.map(file);
-    // What was asked for twice was not read ahead.
-    let Some(run) = map.run(at) else { return };
-    let mut pages = Storing::new(&view, &block);
-    let mut parts = Vec::new();
-    for unit in map.units(&opened.whole, &run) {
-        match view.chunks.unit(&opened.whole, unit, Urgency::Ahead).await {
-            Ok(bytes) => parts.push(bytes),
-            // Whoever asks for these bytes is told.
-            Err(_) => return,
-        }
+    let mut pages = Storing::new(&view, &block, &opened);
+    let mut at = bytes.start;
+    while let Some(gap) = opened.gap(file, &(at..bytes.end)) {
+        let end = map.run_end(gap.start).min(gap.start + PIECE).min(gap.end).max(gap.start + 1);
+        let units = map.units(&opened.whole, &(gap.start..end));
+        let parts: Option<Vec<Bytes>> =
+            units.iter().map(|unit| view.chunks.at_once(&opened.whole, unit)).collect();
+        // Whoever asks for it fetches it.
+        let Some(parts) = parts.filter(|_| !pages.gone) else { break };
+        pages.add(&Ahead { file, bytes: gap.start..end, probe: false }, parts).await;
+        at = end;
     }
-    pages.add(&Ahead::alone(file, run.clone()), run, parts, map.size()).await;
     pages.flush(true).await;
 }
 
-/// Runs on their way into the kernel's pages: neighbours are joined, and whole pages go.
+/// The kernel has these bytes: what it has all pages of is decoded for nobody.
+pub(crate) async fn let_go(view: &View, opened: &Opened, file: u32, bytes: &Range<u64>) {
+    for unit in opened.done(file, bytes) {
+        view.chunks.let_go(&opened.whole, opened.repeated(), &unit).await;
+    }
+}
+
+/// The first `len` bytes of `parts`.
+fn head(parts: &[Bytes], len: u64) -> Vec<Bytes> {
+    let (mut left, mut own) = (usize::try_from(len).unwrap_or(usize::MAX), Vec::new());
+    for part in parts {
+        let count = part.len().min(left);
+        if count > 0 {
+            own.push(part.slice(..count));
+        }
+        left -= count;
+    }
+    // Many small ones are joined: the system takes so many at a time.
+    if own.len() > 64 {
+        let mut joined = BytesMut::with_capacity(own.iter().map(Bytes::len).sum());
+        own.iter().for_each(|part| joined.extend_from_slice(part));
+        own = vec![joined.freeze()];
+    }
+    own
+}
+
+/// Runs on their way into the kernel's pages: neighbours are joined, and whole pages go, those that it lacks.
 struct Storing {
-    pages: Arc<Pages>,
+    view: Arc<View>,
     block: Arc<Block<Artifact>>,
-    /// What is kept: of which file, from which byte on, and how large that is.
+    opened: Arc<Opened>,
+    /// What is kept: of which file, and from which byte on.
     file: u32,
-    size: u64,
     at: u64,
     kept: Vec<Bytes>,
     len: usize,
@@ -175,32 +212,36 @@ struct Storing {
 }
 
 impl Storing {
-    fn new(view: &View, block: &Arc<Block<Artifact>>) -> Self {
-        let (pages, block, kept) = (view.pages.clone(), block.clone(), Vec::new());
-        let (file, size, at, len, unknown, gone) = (0, 0, 0, 0, None, false);
-        Self { pages, block, file, size, at, kept, len, unknown, gone }
+    fn new(view: &Arc<View>, block: &Arc<Block<Artifact>>, opened: &Arc<Opened>) -> Self {
+        Self {
+            view: view.clone(),
+            block: block.clone(),
+            opened: opened.clone(),
+            file: 0,
+            at: 0,
+            kept: Vec::new(),
+            len: 0,
+            unknown: None,
+            gone: false,
+        }
     }
 
-    /// More bytes of a file of `size` bytes, of which those that are `left` are to be stored.
-    async fn add(&mut self, ahead: &Ahead, left: Range<u64>, parts: Vec<Bytes>, size: u64) {
+    /// More bytes of a file.
+    async fn add(&mut self, ahead: &Ahead, parts: Vec<Bytes>) {
         let follows = self.file == ahead.file && self.at + self.len as u64 == ahead.bytes.start;
         if !follows || ahead.probe {
             self.flush(!follows).await;
         }
         if !follows {
-            self.kept.clear();
-            (self.file, self.at, self.len) = (ahead.file, ahead.bytes.start, 0);
+            (self.file, self.at) = (ahead.file, ahead.bytes.start);
         }
-        self.size = size;
         for part in parts {
             self.len += part.len();
             self.kept.push(part);
         }
-        // It begins with a page, in the middle of which other bytes may lie, or behind one that is left out.
-        let first = self.at.max(left.start.min(ahead.bytes.end));
-        let from = if left.start > ahead.bytes.start { first } else { self.at };
-        let skip = from.next_multiple_of(PAGE) - self.at + if ahead.probe { PAGE } else { 0 };
-        self.skip(skip);
+        // It begins with a page, or behind one that is left out.
+        let left_out = if ahead.probe { PAGE } else { 0 };
+        self.skip(self.at.next_multiple_of(PAGE) - self.at + left_out);
         if self.len >= LITTLE {
             self.flush(false).await;
         }
@@ -224,15 +265,20 @@ impl Storing {
 
     /// Stores all whole pages; what is left of a page is kept, unless nothing follows.
     async fn flush(&mut self, is_last: bool) {
-        let end = self.at + self.len as u64;
-        let whole = if end == self.size { end } else { end / PAGE * PAGE };
-        if whole > self.at && self.at.is_multiple_of(PAGE) && self.unknown != Some(self.file) {
-            let own = self.head((whole - self.at) as usize);
-            let number = self.block.tree.of_file(self.file).map(|node| self.block.number(node));
-            let stored = match number {
-                Some(number) => self.pages.store(number, self.at, own).await,
-                None => Ok(()),
-            };
+        let (size, end) = (self.opened.size(self.file), self.at + self.len as u64);
+        let whole = if end == size { end } else { end / PAGE * PAGE };
+        while !self.gone
+            && self.at < whole
+            && self.unknown != Some(self.file)
+            && let Some(own) = self.opened.claim(self.file, &(self.at..whole))
+        {
+            self.skip(own.start - self.at);
+            let stored = self.store(head(&self.kept, own.end - own.start)).await;
+            self.opened.settle(self.file, &own, stored.is_ok());
+            if stored.is_ok() {
+                let_go(&self.view, &self.opened, self.file, &own).await;
+            }
+            self.skip(own.end - own.start);
             if let Err(error) = stored {
                 let unknown = error.raw_os_error() == Some(libc::ENOENT);
                 match unknown || error.kind() == io::ErrorKind::InvalidInput {
@@ -247,22 +293,12 @@ impl Storing {
         }
     }
 
-    /// The first `len` bytes that are kept.
-    fn head(&self, len: usize) -> Vec<Bytes> {
-        let (mut left, mut own) = (len, Vec::new());
-        for part in &self.kept {
-            let count = part.len().min(left);
-            if count > 0 {
-                own.push(part.slice(..count));
-            }
-            left -= count;
+    /// Stores bytes that begin with those that are kept.
+    async fn store(&self, bytes: Vec<Bytes>) -> io::Result<()> {
+        let number = self.block.tree.of_file(self.file).map(|node| self.block.number(node));
+        match number {
+            Some(number) => self.view.pages.store(number, self.at, bytes).await,
+            None => Ok(()),
         }
-        // Many small ones are joined: the system takes so many at a time.
-        if own.len() > 64 {
-            let mut joined = BytesMut::with_capacity(len);
-            own.iter().for_each(|part| joined.extend_from_slice(part));
-            own = vec![joined.freeze()];
-        }
-        own
     }
 }

@@ -3,7 +3,7 @@
 //! What is fetched and kept as it is stored is the edge's cache; what was decoded is kept a while in memory, and
 //! the kernel has most of it soon.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -71,8 +71,14 @@ type Stored = (Placed, Arc<Held>);
 /// A run of bytes that is being put together.
 pub(crate) struct Begun {
     unit: Unit,
-    /// Each of its chunks: what it is decoded from, unless it was decoded before.
-    chunks: Vec<Option<Vec<Stored>>>,
+    /// Each of its chunks.
+    chunks: Vec<Source>,
+}
+
+/// What a chunk is taken from.
+enum Source {
+    Decoded(Bytes),
+    Stored(Vec<Stored>),
 }
 
 impl Chunks {
@@ -89,6 +95,27 @@ impl Chunks {
 
     pub(crate) fn source(&self) -> &Arc<ChunkSource> {
         &self.source
+    }
+
+    /// The kernel has all pages of a unit: its memory is for what comes. What an artifact holds more than once, and what
+    /// others are stored against, may be wanted again.
+    pub(crate) async fn let_go(
+        &self,
+        whole: &ArtifactGraph,
+        more_than_once: &HashSet<StoredDigest>,
+        unit: &Unit,
+    ) {
+        for (_, chain) in &unit.chunks {
+            let Some(last) = chain.last() else { continue };
+            let Some(placed) = whole.chunks.get(*last) else { continue };
+            let digest = placed.record.stored;
+            if let Ok(key) = u32::try_from(*last)
+                && !more_than_once.contains(&digest)
+            {
+                self.decoded.invalidate(&(whole.id, key)).await;
+                self.source.cache().remove(&digest);
+            }
+        }
     }
 
     /// The bytes of a unit, if its chunks are decoded.
@@ -130,11 +157,14 @@ impl Chunks {
         for unit in units {
             let chunks = unit.chunks.iter().map(|(_, chain)| {
                 let key = chain.last().and_then(|last| u32::try_from(*last).ok());
-                if key.is_some_and(|key| self.decoded.contains_key(&(whole.id, key))) {
-                    return None;
+                let known =
+                    key.and_then(|key| self.decoded.get(&(whole.id, key)).now_or_never().flatten());
+                if let Some(bytes) = known {
+                    return Source::Decoded(bytes);
                 }
                 let placed = chain.iter().filter_map(|index| whole.chunks.get(*index));
-                Some(placed.filter_map(|placed| self.look(*placed, &mut runs)).collect())
+                let stored = placed.filter_map(|placed| self.look(*placed, &mut runs));
+                Source::Stored(stored.collect())
             });
             let chunks = chunks.collect();
             begun.push(Begun { unit, chunks });
@@ -192,8 +222,11 @@ impl Chunks {
     ) -> Result<Bytes, Arc<TransportError>> {
         let Begun { unit, chunks } = begun;
         let mut all = Vec::with_capacity(chunks.len());
-        for ((_, chain), stored) in unit.chunks.iter().zip(chunks) {
-            all.push(self.chunk(whole, chain, stored, urgency).await?);
+        for ((_, chain), source) in unit.chunks.iter().zip(chunks) {
+            all.push(match source {
+                Source::Decoded(bytes) => bytes,
+                Source::Stored(stored) => self.chunk(whole, chain, stored, urgency).await?,
+            });
         }
         if let (Some(rect), [bytes]) = (unit.run(), all.as_slice()) {
             return Ok(unit.of(rect, bytes));
@@ -215,7 +248,7 @@ impl Chunks {
         &self,
         whole: &ArtifactGraph,
         chain: &[usize],
-        stored: Option<Vec<Stored>>,
+        stored: Vec<Stored>,
         urgency: Urgency,
     ) -> Result<Bytes, Arc<TransportError>> {
         let lacks = || Arc::new(wrong("the artifact lacks a chunk"));
@@ -223,21 +256,6 @@ impl Chunks {
         // In hand until it is among the decoded.
         let _kept = stored.clone();
         let decode = async {
-            let stored = match stored {
-                Some(stored) if stored.len() == chain.len() => stored,
-                // It was decoded a moment ago, and is not kept any more.
-                _ => {
-                    let mut runs = Vec::new();
-                    let placed = chain.iter().filter_map(|index| whole.chunks.get(*index));
-                    let stored = placed.filter_map(|placed| self.look(*placed, &mut runs));
-                    let stored: Vec<_> = stored.collect();
-                    let waited = Arc::new(AtomicBool::new(false));
-                    for run in runs {
-                        self.source.fill(run, urgency, &waited);
-                    }
-                    stored
-                }
-            };
             let mut chunks = Vec::with_capacity(stored.len());
             for one in stored {
                 chunks.push(self.arrived(one, urgency).await?);

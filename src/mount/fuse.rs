@@ -277,13 +277,14 @@ impl Filesystem for Fuse {
         let end = offset.saturating_add(u64::from(size)).min(open.opened.size(open.file));
         let wanted = offset..end.max(offset);
         let next = open.opened.asked(open.file, &wanted, self.view.most());
-        let reader = match next {
-            Next::Begin(id) | Next::Goes(id) => Some(id),
-            Next::Nothing | Next::Chunk => None,
-        };
+        let reads_on = next != Next::Nothing;
         let known = at_once(&self.view, &open, &wanted);
+        let lacks = ahead::lacking(&open.opened, open.file, &wanted);
         match known {
-            Some(bytes) if reader.is_none() => reply.data(&bytes),
+            Some(bytes) if !reads_on && lacks.is_none() => {
+                open.opened.answered(open.file, &wanted);
+                reply.data(&bytes);
+            }
             known => {
                 let (view, open, wanted) = (self.view.clone(), open.clone(), wanted.clone());
                 self.runtime.spawn(async move {
@@ -291,28 +292,32 @@ impl Filesystem for Fuse {
                         Some(bytes) => Ok(bytes),
                         None => bytes(&view, &open, &wanted).await,
                     };
-                    if let Some(id) = reader {
+                    if reads_on {
                         let (block, opened, behind) = (&open.block, &open.opened, wanted.end);
-                        ahead::before_answer(&view, block, opened, id, open.file, behind).await;
+                        ahead::before_answer(&view, block, opened, open.file, behind).await;
                     }
                     match bytes {
-                        Ok(bytes) => reply.data(&bytes),
+                        Ok(bytes) => {
+                            // Said before: whoever is answered may ask for what follows.
+                            open.opened.answered(open.file, &wanted);
+                            reply.data(&bytes);
+                        }
                         Err(error) => {
                             view.tell(&open.block, open.file, &error);
-                            reply.error(Errno::EIO);
+                            return reply.error(Errno::EIO);
                         }
+                    }
+                    ahead::let_go(&view, &open.opened, open.file, &wanted).await;
+                    if let Some(lacks) = lacks {
+                        let (block, opened) = (open.block.clone(), open.opened.clone());
+                        ahead::hand_over(view, block, opened, open.file, lacks).await;
                     }
                 });
             }
         }
-        let (view, block, opened) = (self.view.clone(), open.block.clone(), open.opened.clone());
-        match next {
-            Next::Begin(id) => drop(self.runtime.spawn(ahead::serve(view, block, opened, id))),
-            Next::Chunk => {
-                let rest = ahead::hand_over(view, block, opened, open.file, wanted.start);
-                drop(self.runtime.spawn(rest));
-            }
-            Next::Nothing | Next::Goes(_) => {}
+        if let Next::Begin(id) = next {
+            let (view, block) = (self.view.clone(), open.block.clone());
+            self.runtime.spawn(ahead::serve(view, block, open.opened.clone(), id));
         }
     }
 

@@ -12,12 +12,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
 /// Who stores at a time.
 const STORING: usize = 8;
+/// Who of them stores what others than the readers ahead fetched.
+const LATE: usize = 2;
 /// `FUSE_NOTIFY_STORE`, and the lengths of its two heads.
 const STORE: i32 = 4;
 const HEAD: usize = 16;
@@ -30,6 +32,8 @@ pub(crate) struct Pages {
     turns: Semaphore,
     /// The turns of those who store before they answer.
     early: Semaphore,
+    /// The turns of those who store what was asked for once more, whole.
+    late: Semaphore,
     /// Bytes stored.
     pub(crate) stored: AtomicU64,
 }
@@ -37,8 +41,8 @@ pub(crate) struct Pages {
 impl Pages {
     pub(crate) fn new() -> Arc<Self> {
         let (device, stored) = (OnceLock::new(), AtomicU64::new(0));
-        let (turns, early) = (Semaphore::new(STORING), Semaphore::new(STORING));
-        Arc::new(Self { device, turns, early, stored })
+        let [turns, early] = [STORING; 2].map(Semaphore::new);
+        Arc::new(Self { device, turns, early, late: Semaphore::new(LATE), stored })
     }
 
     /// The device through which the kernel asks.
@@ -62,11 +66,16 @@ impl Pages {
         self.store_elsewhere(file, at, parts).await
     }
 
-    /// The same, unless that had to wait for a turn.
-    pub(crate) async fn try_store(self: &Arc<Self>, file: u64, at: u64, parts: Vec<Bytes>) {
-        let Ok(_turn) = self.early.try_acquire() else { return };
-        // Whoever reads on asks for what could not be stored.
-        drop(self.store_elsewhere(file, at, parts).await);
+    /// The same, unless that had to wait for a turn. Whether the bytes are there: whoever reads on asks for what could
+    /// not be stored.
+    pub(crate) async fn try_store(self: &Arc<Self>, file: u64, at: u64, parts: Vec<Bytes>) -> bool {
+        let Ok(_turn) = self.early.try_acquire() else { return false };
+        self.store_elsewhere(file, at, parts).await.is_ok()
+    }
+
+    /// A turn of those who store what they take only then.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.late.acquire().await.ok()
     }
 
     async fn store_elsewhere(

@@ -1,6 +1,6 @@
 //! What a mount shows: names, artifacts and the bytes of their files, over the edge's cache.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::chunks::Chunks;
 use super::core::folders::{self, Entry, Meaning};
 use super::core::follow::{Ahead, Follow, Next, ReaderId};
+use super::core::held::Held;
 use super::core::inodes::{Block, Inodes};
 use super::core::map::FileMap;
 use super::core::order::Orders;
@@ -16,14 +17,15 @@ use super::core::tree::Tree;
 use super::decoded::DecodedFiles;
 use super::error::MountError;
 use super::options::{MountLog, MountOptions, Shown};
-use super::pages::Pages;
+use super::pages::{PAGE, Pages};
 use crate::edge::cache::catalog::{Catalog, Name};
 use crate::edge::cache::chunks::ChunkCache;
 use crate::edge::cache::disk::DiskTier;
 use crate::edge::cache::origins::Origins;
+use crate::edge::cache::parts::Unit;
 use crate::edge::cache::source::ChunkSource;
 use crate::edge::{EdgeError, EdgeOptions};
-use crate::format::id::ManifestId;
+use crate::format::id::{ManifestId, StoredDigest};
 use crate::format::name::{ArtifactName, ArtifactSpec, Tag};
 use crate::store::{ArtifactGraph, StoreError};
 use crate::transport::{Transport, TransportError, TransportErrorKind};
@@ -53,6 +55,8 @@ pub(crate) struct Artifact {
     /// Bytes of its files.
     pub(crate) bytes: u64,
     opened: Mutex<Weak<Opened>>,
+    /// What the kernel has of its files, whoever had them open.
+    held: Arc<Mutex<Held>>,
 }
 
 /// An artifact that somebody reads.
@@ -61,6 +65,18 @@ pub(crate) struct Opened {
     pub(crate) whole: Arc<ArtifactGraph>,
     maps: Vec<OnceLock<FileMap>>,
     follow: Mutex<Follow>,
+    held: Arc<Mutex<Held>>,
+    /// The chunks that it holds more than once.
+    repeated: OnceLock<HashSet<StoredDigest>>,
+}
+
+/// Bytes of a file that are to be put into the kernel's pages, until it is dropped.
+pub(crate) struct Wanted(Arc<Opened>, u32, Range<u64>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        lock(&self.0.held).unwant(self.1, &self.2);
+    }
 }
 
 /// What stands where a name was looked for.
@@ -209,6 +225,7 @@ impl View {
             published,
             bytes: whole.manifest.totals.raw_bytes,
             opened: Mutex::default(),
+            held: Arc::default(),
         };
         let block = lock(&self.inodes).add(tree, artifact);
         blocks.insert(key, Arc::downgrade(&block));
@@ -229,7 +246,7 @@ impl View {
         if let Some(opened) = slot.upgrade() {
             return Ok(opened);
         }
-        let opened = Arc::new(Opened::new(whole));
+        let opened = Arc::new(Opened::new(whole, artifact.held.clone()));
         *slot = Arc::downgrade(&opened);
         Ok(opened)
     }
@@ -330,10 +347,10 @@ impl View {
 }
 
 impl Opened {
-    fn new(whole: Arc<ArtifactGraph>) -> Self {
+    fn new(whole: Arc<ArtifactGraph>, held: Arc<Mutex<Held>>) -> Self {
         let maps = (0..whole.files.len()).map(|_| OnceLock::new()).collect();
         let follow = Mutex::new(Follow::new(Orders::of(&whole)));
-        Self { whole, maps, follow }
+        Self { whole, maps, follow, held, repeated: OnceLock::new() }
     }
 
     pub(crate) fn map(&self, file: u32) -> &FileMap {
@@ -348,21 +365,68 @@ impl Opened {
 
     /// The kernel asks for these bytes.
     pub(crate) fn asked(&self, file: u32, bytes: &Range<u64>, most: u64) -> Next {
+        // Whoever needs both takes this one first.
+        let mut follow = lock(&self.follow);
+        let mut held = lock(&self.held);
+        held.asked(file, bytes);
+        follow.asked(file, bytes, most, &held)
+    }
+
+    /// The kernel is about to be answered with these bytes.
+    pub(crate) fn answered(&self, file: u32, bytes: &Range<u64>) {
+        lock(&self.held).answered(file, bytes);
+    }
+
+    pub(crate) fn take(self: &Arc<Self>, id: ReaderId, most: u64) -> Option<(Ahead, Wanted)> {
+        let mut follow = lock(&self.follow);
+        let mut held = lock(&self.held);
+        let bounds = |file, at| {
+            let map = self.map(file);
+            map.run(at).map_or(at, |run| run.start)..map.run_end(at)
+        };
+        let ahead = follow.take(id, most, &held, bounds)?;
+        // Before anybody can take it for done.
+        held.want(ahead.file, &ahead.bytes);
+        let wanted = Wanted(self.clone(), ahead.file, ahead.bytes.clone());
+        Some((ahead, wanted))
+    }
+
+    /// The runs of chunks that hold these bytes of a file, of which the kernel has every page and nobody wants any.
+    pub(crate) fn done(&self, file: u32, bytes: &Range<u64>) -> Vec<Unit> {
         let map = self.map(file);
-        let chunk = map.run(bytes.start).map_or(bytes.start, |run| run.start);
-        lock(&self.follow).asked(file, bytes, chunk, most)
+        let (mut done, mut at) = (Vec::new(), bytes.start);
+        while at < bytes.end
+            && let Some(run) = map.run(at)
+        {
+            let pages = run.start / PAGE * PAGE..run.end.next_multiple_of(PAGE).min(map.size());
+            if lock(&self.held).is_done(file, &pages, &run) {
+                done.extend(map.units(&self.whole, &run));
+            }
+            at = run.end;
+        }
+        done
     }
 
-    pub(crate) fn take(&self, id: ReaderId, most: u64) -> Option<Ahead> {
-        lock(&self.follow).take(id, most, |file, at| self.map(file).run_end(at))
+    pub(crate) fn repeated(&self) -> &HashSet<StoredDigest> {
+        self.repeated.get_or_init(|| {
+            let mut seen = HashSet::new();
+            let all = self.whole.chunks.iter().map(|placed| placed.record.stored);
+            all.filter(|digest| !seen.insert(*digest)).collect()
+        })
     }
 
-    pub(crate) fn still_ahead(&self, id: ReaderId, ahead: &Ahead) -> Option<Range<u64>> {
-        lock(&self.follow).still_ahead(id, ahead)
+    /// The first of these bytes that the kernel lacks.
+    pub(crate) fn gap(&self, file: u32, bytes: &Range<u64>) -> Option<Range<u64>> {
+        lock(&self.held).gap(file, bytes)
     }
 
-    pub(crate) fn stored(&self, id: ReaderId, file: u32, bytes: &Range<u64>) -> bool {
-        lock(&self.follow).stored(id, file, bytes)
+    /// The same, for whoever gives them to the kernel and says what became of it.
+    pub(crate) fn claim(&self, file: u32, bytes: &Range<u64>) -> Option<Range<u64>> {
+        lock(&self.held).claim(file, bytes)
+    }
+
+    pub(crate) fn settle(&self, file: u32, claimed: &Range<u64>, is_there: bool) {
+        lock(&self.held).settle(file, claimed, is_there);
     }
 
     pub(crate) fn rest(&self, id: ReaderId, most: u64) -> bool {

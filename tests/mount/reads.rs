@@ -13,7 +13,7 @@ use super::world::{World, eventually, one};
 use memmap2::{Advice, Mmap, MmapOptions};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use safetensors::Dtype;
-use tenpak::format::page::Extent;
+use tenpak::format::page::{Extent, TensorEntry};
 use tenpak::mount::Mount;
 use tenpak::store::ArtifactGraph;
 
@@ -22,11 +22,11 @@ const PAGE: u64 = 4096;
 /// Row blocks and column bands, of which no codec makes anything smaller.
 fn model() -> Model {
     let names = ["q_proj", "down_proj", "up_proj"];
-    let tensor = |layer: usize, name: &str| {
-        let name = format!("model.layers.{layer}.mlp.{name}.weight");
-        Tensor::new(&name, Dtype::BF16, &[1024, 2048], layer as u64, Fill::Random)
+    let tensor = |at: usize| {
+        let name = format!("model.layers.{}.mlp.{}.weight", at / 3, names[at % 3]);
+        Tensor::new(&name, Dtype::BF16, &[1024, 2048], at as u64, Fill::Random)
     };
-    Model::of((0..12).flat_map(|layer| names.map(|name| tensor(layer, name))).collect())
+    Model::of((0..36).map(tensor).collect())
 }
 
 fn map(path: &Path) -> Mmap {
@@ -124,6 +124,45 @@ fn whoever_reads_on_finds_what_follows_and_each_chunk_comes_once() {
     }
 }
 
+/// Where each tensor of the one file begins, and how long it is.
+fn places(whole: &ArtifactGraph, size: usize) -> Vec<(String, usize, usize)> {
+    let len = |tensor: &TensorEntry| tensor.byte_len() as usize;
+    let mut at = size - whole.tensors.iter().map(|(tensor, _)| len(tensor)).sum::<usize>();
+    let place = |(tensor, _): &(TensorEntry, _)| {
+        at += len(tensor);
+        (tensor.name.clone(), at - len(tensor), len(tensor))
+    };
+    whole.tensors.iter().map(place).collect()
+}
+
+#[test]
+fn whoever_looks_at_each_tensor_before_reading_all_fetches_more_than_memory_holds_once() {
+    let world = World::new("looks");
+    let (folder, whole) = world.pack("org/m", &model());
+    let bytes = std::fs::read(folder.join("model.safetensors")).expect("a file");
+    let (stored, places) = (whole.manifest.totals.stored_bytes, places(&whole, bytes.len()));
+    let mut options = world.options();
+    options.memory = 40 << 20;
+    assert!(stored > 3 * options.memory);
+    let mount = world.mount_with(options, one("org/m"));
+    let path = mount.folder().join("model.safetensors");
+    // As a loader of safetensors does that is asked for all of a file, in eight threads at a time.
+    let read = || {
+        let mapped = map(&path);
+        assert!(mapped[..PAGE as usize * 2] == bytes[..PAGE as usize * 2]);
+        for (name, start, _) in &places {
+            assert!(mapped[*start] == bytes[*start], "{name}");
+        }
+        for (name, start, len) in &places {
+            assert!(mapped[*start..start + len] == bytes[*start..start + len], "{name}");
+        }
+    };
+    std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(read))));
+    assert_fetched_once(&world, &mount, stored);
+    let stats = mount.stats();
+    assert!(stats.reads < bytes.len() as u64 / PAGE / 4, "{stats:?}");
+}
+
 #[test]
 fn a_reader_in_the_order_of_names_is_followed() {
     let world = World::new("order");
@@ -132,13 +171,7 @@ fn a_reader_in_the_order_of_names_is_followed() {
     let bytes = std::fs::read(folder.join("model.safetensors")).expect("a file");
     let mount = world.mount(one("org/m"));
     let mapped = map(&mount.folder().join("model.safetensors"));
-    let mut starts: Vec<(String, usize, usize)> = Vec::new();
-    let mut at =
-        bytes.len() - whole.tensors.iter().map(|(t, _)| t.byte_len() as usize).sum::<usize>();
-    for (tensor, _) in &whole.tensors {
-        starts.push((tensor.name.clone(), at, tensor.byte_len() as usize));
-        at += tensor.byte_len() as usize;
-    }
+    let mut starts = places(&whole, bytes.len());
     // Backwards every second one: an order that nobody knows costs no bytes twice either.
     starts.reverse();
     for (name, start, len) in &starts {

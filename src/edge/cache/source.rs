@@ -15,12 +15,16 @@ use crate::edge::cache::origins::{Origins, copy, transport_error};
 use crate::format::id::StoredDigest;
 use crate::load::chunks::{ChunkStream, store_error};
 use crate::load::{Line, LoadError, LoadStats};
+use crate::memory::buffers::Buffers;
 use crate::memory::pool::{self, Urgency};
+use crate::memory::slot::SlotProvider;
 use crate::store::Placed;
 use crate::transport::TransportError;
 
 /// The most that one request to the origin asks for.
 const RUN: u64 = 8 << 20;
+/// The most that is kept of memory which chunks arrived in and nobody uses.
+const SPARE: usize = 64 << 20;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -51,6 +55,8 @@ pub(crate) struct ChunkSource {
     disk: Option<Arc<DiskTier>>,
     /// Runs that are to be fetched, in the order in which they were asked for.
     line: Arc<Line>,
+    /// What they arrive in.
+    memory: Arc<Buffers>,
     stats: OriginStats,
 }
 
@@ -85,8 +91,8 @@ impl ChunkSource {
         cache: Arc<ChunkCache>,
         disk: Option<Arc<DiskTier>>,
     ) -> Arc<Self> {
-        let (line, stats) = (Arc::default(), OriginStats::default());
-        Arc::new(Self { origins, cache, disk, line, stats })
+        let (line, memory) = (Arc::default(), Arc::new(Buffers::new(SPARE)));
+        Arc::new(Self { origins, cache, disk, line, memory, stats: OriginStats::default() })
     }
 
     pub(crate) fn stats(&self) -> &OriginStats {
@@ -193,8 +199,8 @@ impl ChunkSource {
     async fn fill_run(&self, run: Run) {
         let (order, origins) = self.origins.store();
         let (wanted, mut claims): (Vec<_>, VecDeque<_>) = run.0.into_iter().unzip();
-        let mut chunks =
-            ChunkStream::start_in(Some(self.line.clone()), &origins, None, &wanted, false);
+        let shared: (_, Arc<dyn SlotProvider>) = (self.line.clone(), self.memory.clone());
+        let mut chunks = ChunkStream::start_in(Some(shared), &origins, None, &wanted, false);
         let mut seen = LoadStats::default();
         let failed = loop {
             let next = chunks.next().await;

@@ -1,18 +1,18 @@
 //! Who reads on, and what is read ahead of them. Pure.
 //!
 //! The kernel asks for what a reader touches and has not got, and for nothing else. Whoever asks for the bytes
-//! right behind those asked for before reads on: from there, runs are planned in the order of its tensors, as far
-//! ahead as its window, which doubles whenever the reader comes to what was planned. Whoever reads here and there
-//! has nothing read ahead. The plan leaves out a page now and then, so that the kernel asks and the reader's place
-//! is known.
+//! right behind those asked for before, or behind those that the kernel has, reads on: from there, runs are planned in
+//! the order of its tensors, as far ahead as its window, which doubles whenever the reader comes to what was planned;
+//! what the kernel has is not planned again. Whoever reads here and there has nothing read ahead. Whoever goes from
+//! tensor to tensor and leaves out their ends, as those do who look at each before they read it, has the beginnings
+//! of tensors read ahead. The plan leaves out a page now and then, so that the kernel asks and the reader's place is
+//! known.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use lru::LruCache;
-
-use super::order::Orders;
+use super::held::Held;
+use super::order::{Orders, Spot};
 
 /// Bytes that are read ahead at first, of whoever reads on.
 const FIRST: u64 = 1 << 20;
@@ -22,8 +22,8 @@ const PROBES: u64 = 4;
 const READERS: usize = 32;
 /// Ends of reads that are remembered.
 const ENDS: usize = 1024;
-/// Chunks of which it is remembered that something was read.
-const TOUCHED: usize = 4096;
+/// Tensors begin within pages.
+const PAGE: u64 = 4096;
 /// Runs in one page that may each be the one a reader goes to.
 const SMALL_RUNS: u32 = 8;
 
@@ -37,15 +37,6 @@ pub(crate) struct Ahead {
     pub(crate) bytes: Range<u64>,
     /// Whether its first page is left for the kernel to ask for.
     pub(crate) probe: bool,
-    /// Which plan of the reader it belongs to.
-    plan: u64,
-}
-
-impl Ahead {
-    /// A run that belongs to no plan.
-    pub(crate) fn alone(file: u32, bytes: Range<u64>) -> Self {
-        Self { file, bytes, probe: false, plan: 0 }
-    }
 }
 
 /// What follows from a read.
@@ -57,8 +48,6 @@ pub(crate) enum Next {
     Begin(ReaderId),
     /// Somebody reads on; whoever works for it goes on.
     Goes(ReaderId),
-    /// The chunk was read from before: hand over the rest of it.
-    Chunk,
 }
 
 /// The readers of an artifact.
@@ -68,7 +57,6 @@ pub(crate) struct Follow {
     readers: Vec<Reader>,
     /// Where reads ended: the file and the byte.
     ends: VecDeque<(u32, u64)>,
-    touched: LruCache<(u32, u64), ()>,
     names: ReaderId,
     clock: u64,
 }
@@ -77,16 +65,17 @@ pub(crate) struct Follow {
 struct Reader {
     id: ReaderId,
     order: usize,
-    /// The run in which it was seen last.
+    /// The run in which it was seen last, and how far in it: the end of what it asked for there.
     seen: u32,
+    far: u64,
+    /// How much of each run is planned, if it leaves out their ends.
+    reach: Option<u64>,
     /// What is planned next: a run, and a byte of its file.
     run: Option<u32>,
     at: u64,
     /// What was planned and, as far as is known, not read.
     planned: VecDeque<Planned>,
     ahead: u64,
-    /// Counts the plans: a reader that goes elsewhere has a new one.
-    plan: u64,
     window: u64,
     /// Bytes planned since a page was left out.
     unprobed: u64,
@@ -100,8 +89,6 @@ struct Reader {
 struct Planned {
     file: u32,
     bytes: Range<u64>,
-    /// Up to where it is in the kernel's pages.
-    stored: u64,
 }
 
 impl Planned {
@@ -112,24 +99,21 @@ impl Planned {
 
 impl Follow {
     pub(crate) fn new(orders: Orders) -> Self {
-        let touched = LruCache::new(NonZeroUsize::new(TOUCHED).unwrap_or(NonZeroUsize::MIN));
-        let (readers, ends) = (Vec::new(), VecDeque::new());
-        Self { orders, readers, ends, touched, names: 0, clock: 0 }
+        Self { orders, readers: Vec::new(), ends: VecDeque::new(), names: 0, clock: 0 }
     }
 
-    /// The kernel asks for these bytes of a file, whose chunk begins at `chunk`.
-    pub(crate) fn asked(&mut self, file: u32, bytes: &Range<u64>, chunk: u64, most: u64) -> Next {
+    /// The kernel asks for these bytes of a file, and has what is `held`.
+    pub(crate) fn asked(&mut self, file: u32, bytes: &Range<u64>, most: u64, held: &Held) -> Next {
         self.clock += 1;
         if bytes.is_empty() {
             return Next::Nothing;
         }
-        let clock = self.clock;
         if let Some(place) = self.readers.iter().position(|reader| reader.is_at(file, bytes)) {
             let mut reader = self.readers.swap_remove(place);
             reader.consume(file, bytes, most);
-            reader.heard = clock;
-            if let Some(run) = self.orders.at(file, bytes.start) {
-                reader.seen = run;
+            reader.heard = self.clock;
+            if let Some(run) = self.orders.at(file, bytes.end - 1) {
+                reader.see(&self.orders, run, file, bytes, held);
             }
             // Two who come to the same place are one from there on.
             self.readers.retain(|other| !other.is_at(file, bytes));
@@ -137,25 +121,26 @@ impl Follow {
             self.readers.push(reader);
             return next;
         }
-        if let Some(next) = self.jumped(file, bytes) {
+        if let Some(next) = self.jumped(file, bytes, held) {
             return next;
         }
-        if let Some(place) = self.ends.iter().position(|end| *end == (file, bytes.start)) {
+        let before = bytes.start.saturating_sub(1)..bytes.start;
+        let place = self.ends.iter().position(|end| *end == (file, bytes.start));
+        if let Some(place) = place {
             self.ends.remove(place);
+        }
+        if place.is_some() || (!before.is_empty() && held.gap(file, &before).is_none()) {
             return self.begin(file, bytes.end);
         }
         if self.ends.len() >= ENDS {
             self.ends.pop_front();
         }
         self.ends.push_back((file, bytes.end));
-        match self.touched.put((file, chunk), ()) {
-            Some(()) => Next::Chunk,
-            None => Next::Nothing,
-        }
+        Next::Nothing
     }
 
     /// A reader that is followed went on with another run.
-    fn jumped(&mut self, file: u32, bytes: &Range<u64>) -> Option<Next> {
+    fn jumped(&mut self, file: u32, bytes: &Range<u64>, held: &Held) -> Option<Next> {
         let first = self.orders.at(file, bytes.start)?;
         let last = self.orders.at(file, bytes.end - 1).unwrap_or(first);
         let last = last.min(first.saturating_add(SMALL_RUNS));
@@ -171,7 +156,8 @@ impl Follow {
                 // What lies behind in the file is no jump, nor is a plan that it was far from.
                 let found = self.orders.that_leads(reader.order, reader.seen, *run);
                 if let Some(order) = found {
-                    (reader.order, reader.seen, reader.heard) = (order, *run, self.clock);
+                    (reader.order, reader.heard) = (order, self.clock);
+                    reader.see(&self.orders, *run, file, bytes, held);
                     reader.begin(*run, bytes.end);
                     return Some(reader.go());
                 }
@@ -188,11 +174,12 @@ impl Follow {
             id: self.names,
             order: 0,
             seen: run,
+            far: at,
+            reach: None,
             run: None,
             at: 0,
             planned: VecDeque::new(),
             ahead: 0,
-            plan: 0,
             window: FIRST,
             unprobed: 0,
             heard: self.clock,
@@ -209,47 +196,17 @@ impl Follow {
         next
     }
 
-    /// The next run to be read ahead, within the window and `most` bytes. `run_end` says where what is put together
-    /// at once ends.
+    /// The next run to be read ahead, within the window and `most` bytes, of what is not `held`. `run` says where what is
+    /// fetched with a byte begins, and where what is put together at once with it ends.
     pub(crate) fn take(
         &mut self,
         id: ReaderId,
         most: u64,
-        run_end: impl Fn(u32, u64) -> u64,
+        held: &Held,
+        run: impl Fn(u32, u64) -> Range<u64>,
     ) -> Option<Ahead> {
         let reader = self.readers.iter_mut().find(|reader| reader.id == id)?;
-        reader.take(&self.orders, most, run_end)
-    }
-
-    /// What of a planned run is to be put into the kernel's pages: the reader may have gone past, or elsewhere.
-    pub(crate) fn still_ahead(&self, id: ReaderId, ahead: &Ahead) -> Option<Range<u64>> {
-        let reader =
-            self.readers.iter().find(|reader| reader.id == id && reader.plan == ahead.plan)?;
-        let own = reader.planned.iter().find(|planned| planned.meets(ahead.file, &ahead.bytes))?;
-        let start = own.bytes.start.max(own.stored).max(ahead.bytes.start);
-        let end = own.bytes.end.min(ahead.bytes.end);
-        (start < end).then_some(start..end)
-    }
-
-    /// These bytes are in the kernel's pages now. False if they were before, or nobody reads on there.
-    pub(crate) fn stored(&mut self, id: ReaderId, file: u32, bytes: &Range<u64>) -> bool {
-        let Some(reader) = self.readers.iter_mut().find(|reader| reader.id == id) else {
-            return false;
-        };
-        if reader.planned.is_empty() && reader.at == bytes.start {
-            // Nothing is planned yet: it goes on behind them.
-            reader.at = bytes.end;
-            return true;
-        }
-        let own = reader.planned.iter_mut().find(|planned| planned.meets(file, bytes));
-        match own {
-            Some(planned) if planned.stored < bytes.end => {
-                let is_new = planned.stored <= bytes.start;
-                planned.stored = bytes.end;
-                is_new
-            }
-            _ => false,
-        }
+        reader.take(&self.orders, most, held, run)
     }
 
     /// Whoever works for the reader ends, unless there is more to be taken.
@@ -272,7 +229,30 @@ impl Reader {
         (self.run, self.at) = (Some(run), at);
         self.planned.clear();
         (self.ahead, self.unprobed) = (0, 0);
-        self.plan += 1;
+    }
+
+    /// It asks for bytes of a run, up to their end. Where it came to the run's beginning from another one whose end it
+    /// cannot have read, since the kernel has not got that, it leaves out what follows as much.
+    fn see(&mut self, orders: &Orders, run: u32, file: u32, bytes: &Range<u64>, held: &Held) {
+        if run == self.seen {
+            self.far = self.far.max(bytes.end);
+            return;
+        }
+        let is_begun = orders.spot(run).is_some_and(|spot| bytes.contains(&spot.bytes.start));
+        if let Some(Spot { file: own, bytes: left }) = orders.spot(self.seen)
+            && is_begun
+        {
+            // The page that is asked for may begin with the last of them.
+            let ends_here = *own == file && (left.start..left.end).contains(&bytes.start);
+            let end = if ends_here { bytes.start } else { left.end };
+            let reach = self.far.saturating_sub(left.start).max(1);
+            // What is as short says nothing.
+            if left.end - left.start > self.reach.unwrap_or(0) {
+                let rest = self.far.clamp(left.start, end)..end;
+                self.reach = held.gap(*own, &rest).map(|_| reach);
+            }
+        }
+        (self.seen, self.far) = (run, bytes.end);
     }
 
     fn limit(&self, most: u64) -> u64 {
@@ -315,7 +295,8 @@ impl Reader {
         &mut self,
         orders: &Orders,
         most: u64,
-        run_end: impl Fn(u32, u64) -> u64,
+        held: &Held,
+        bounds: impl Fn(u32, u64) -> Range<u64>,
     ) -> Option<Ahead> {
         let window = self.limit(most);
         if self.ahead >= window {
@@ -324,13 +305,21 @@ impl Reader {
         loop {
             let run = self.run?;
             let spot = orders.spot(run)?;
-            if self.at >= spot.bytes.end {
+            let reach = spot.bytes.start.saturating_add(self.reach.unwrap_or(u64::MAX));
+            let wanted = self.at..reach.min(spot.bytes.end).max(self.at);
+            let Some(gap) = held.gap(spot.file, &wanted) else {
                 self.run = orders.next(self.order, run);
-                self.at = self.run.and_then(|run| orders.spot(run)).map_or(0, |s| s.bytes.start);
+                let next = orders.spot(self.run?)?;
+                self.at = next.bytes.start;
+                let page = self.at / PAGE * PAGE;
+                // What is asked for is a whole page; the plan has left out what its first bytes are fetched with.
+                if self.reach.is_some() && held.gap(next.file, &(page..self.at)).is_some() {
+                    self.at = bounds(next.file, page).start;
+                }
                 continue;
-            }
-            let end = run_end(spot.file, self.at).clamp(self.at + 1, spot.bytes.end);
-            let bytes = self.at..end;
+            };
+            let end = bounds(spot.file, gap.start).end.clamp(gap.start + 1, spot.bytes.end);
+            let bytes = gap.start..end;
             self.at = end;
             let len = end - bytes.start;
             self.ahead += len;
@@ -343,12 +332,9 @@ impl Reader {
                 Some(last) if last.file == spot.file && last.bytes.end == bytes.start => {
                     last.bytes.end = end;
                 }
-                _ => {
-                    let (file, bytes, stored) = (spot.file, bytes.clone(), bytes.start);
-                    self.planned.push_back(Planned { file, bytes, stored });
-                }
+                _ => self.planned.push_back(Planned { file: spot.file, bytes: bytes.clone() }),
             }
-            return Some(Ahead { file: spot.file, bytes, probe, plan: self.plan });
+            return Some(Ahead { file: spot.file, bytes, probe });
         }
     }
 }

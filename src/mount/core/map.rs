@@ -56,12 +56,9 @@ impl FileMap {
         end.map_or(self.size, |piece| part.start + piece.end)
     }
 
-    /// The bytes of the chunk that holds byte `at`, if it is one run of them.
+    /// The bytes that are decoded whenever byte `at` is: those of its chunk, or of a block of rows.
     pub(crate) fn run(&self, at: u64) -> Option<Range<u64>> {
         let part = self.part_at(at)?;
-        if part.bands() > 1 {
-            return None;
-        }
         let run = part.range(part.unit_at(at - part.start));
         Some(part.start + run.start..part.start + run.end)
     }
