@@ -210,6 +210,7 @@ impl Quantize {
             "statistics": told,
             "kept": done.kept,
             "left_out": done.left_out,
+            "fell_back": done.fell_back,
             "layout": recipe.layout(),
             "engines": recipe.trials(),
         });
@@ -226,6 +227,11 @@ impl Quantize {
                 "{}: {} calibration tokens went to this expert, too few; it was rounded to the nearest",
                 own.layer,
                 own.tokens.unwrap_or(0)
+            ));
+        }
+        for (kind, count) in &done.fell_back {
+            output.note(format_args!(
+                "{count} weights are {kind}: their rows are no whole blocks of the type that they would have"
             ));
         }
         for path in &done.left_out {
