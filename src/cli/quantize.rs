@@ -38,7 +38,7 @@ pub(super) struct Quantize {
     /// A recipe by its name (see --list-presets)
     #[arg(long, value_name = "P", conflicts_with = "method")]
     preset: Option<String>,
-    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q2_k to q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, gptq, awq or hqq
+    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q5_0, q5_1, q8_0, q2_k to q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, gptq, awq or hqq
     #[arg(long, value_name = "M")]
     method: Option<Method>,
     /// Bits per weight

@@ -118,7 +118,12 @@ pub fn config(
     let Some(header) = headers.first() else { return Err(GgufError::Magic) };
     let own = Metadata::new(header)?;
     let tensor = |name: &str| headers.iter().find_map(|header| header.tensor(name));
-    let (family, [heads, kv_heads]) = (own.family(&|name| tensor(name).is_some())?, own.heads()?);
+    let (mut family, [heads, kv_heads]) =
+        (own.family(&|name| tensor(name).is_some())?, own.heads()?);
+    let beta = own.float("attention.temperature_scale").filter(|_| family.arch == "mistral3");
+    if beta.is_some() {
+        family = Family::of_model("ministral3").unwrap_or(family);
+    }
     if !family.is_told() {
         return Err(GgufError::Feature(format!(
             "a configuration for the architecture {}, which is not made of a file's metadata; put the model's \
@@ -173,7 +178,15 @@ pub fn config(
             _ => {}
         }
     }
-    if let Some(scaling) = scaling(&own, head_dim, factors)? {
+    if let Some(mut scaling) = scaling(&own, head_dim, factors)? {
+        if let Some(beta) = beta {
+            if let Some(all) = own.float("rope.scaling.yarn_log_multiplier") {
+                // llama.cpp knows no other.
+                scaling["mscale"] = json!(1.0);
+                scaling["mscale_all_dim"] = json!(all);
+            }
+            scaling["llama_4_scaling_beta"] = json!(beta);
+        }
         set("rope_scaling", scaling);
     }
     if let Some(original) = own.number("rope.scaling.original_context_length") {
@@ -311,7 +324,7 @@ fn own_keys(
     }
     set("hidden_act", json!(act));
     match model {
-        "mistral" | "mixtral" | "phi3" => set("sliding_window", json!(window)),
+        "mistral" | "ministral3" | "mixtral" | "phi3" => set("sliding_window", json!(window)),
         "starcoder2" => {
             set("sliding_window", json!(window));
             set("use_bias", json!(true));

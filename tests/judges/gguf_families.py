@@ -31,7 +31,7 @@ ALL_TYPES = ["trained llama", "qwen3", "gemma2", "phi3", "gpt2"]
 # The experts of the fixture have 128 inputs, which are no blocks of 256.
 SMALL_TYPES = ["q8_0", "q4_0", "iq4_nl"]
 CONTEXT, BYTES = 128, 6000
-BOUND = 1e-3
+BOUND = 5e-4
 
 SIZES = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              vocab_size=2048, max_position_embeddings=512, bos_token_id=0, eos_token_id=1, pad_token_id=None, head_dim=64,
@@ -87,15 +87,16 @@ FAMILIES = {
     "granitemoe": dict(CALM, num_local_experts=6, num_experts_per_tok=2, embedding_multiplier=6.0, residual_multiplier=0.5,
                        logits_scaling=4.0, attention_multiplier=0.1),
     "glm4_moe": dict(ROUTED, use_qk_norm=True),
-    "dots1": dict(ROUTED, norm_topk_prob=True, n_group=1, topk_group=1),
+    "dots1": dict(ROUTED, num_key_value_heads=4, norm_topk_prob=True, n_group=1, topk_group=1),
     "deepseek_v2": dict(LATENT, topk_method="greedy", n_group=1, topk_group=1),
-    "deepseek_v3": dict(LATENT, n_group=4, topk_group=2, n_routed_experts=8, q_lora_rank=128),
+    "deepseek_v3": dict(LATENT, n_group=2, topk_group=1, n_routed_experts=8, q_lora_rank=128),
     "deepseek_v3 yarn": dict(LATENT, n_group=1, topk_group=1, rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0)),
     "glm4_moe_lite": dict(LATENT, n_group=1, topk_group=1, mlp_layer_types=["dense", "sparse", "sparse"]),
     "ernie4_5_moe": dict(CALM, num_hidden_layers=3, moe_num_experts=6, moe_k=2, moe_intermediate_size=256, moe_num_shared_experts=2,
                          moe_layer_start_index=1, moe_layer_end_index=-1),
     "hunyuan_v1_moe": dict(CALM, num_experts=6, moe_topk=2),
-    "minimax_m2": dict(CALM, num_local_experts=6, num_experts_per_tok=2, rotary_dim=32, rope_parameters=dict(
+    # Sigmoids of small logits are all alike, so that a rounding would choose: every expert is one of the chosen.
+    "minimax_m2": dict(CALM, num_local_experts=4, num_experts_per_tok=4, rotary_dim=32, rope_parameters=dict(
         rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)),
     "mellum": dict(EXPERTS, num_hidden_layers=4, sliding_window=64, norm_topk_prob=True),
     "exaone_moe": dict(ROUTED, num_hidden_layers=4, num_experts=6, num_shared_experts=1, sliding_window=64, n_group=1, topk_group=1,

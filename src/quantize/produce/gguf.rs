@@ -228,6 +228,11 @@ mod tests {
             (json!({"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1]}), "rotary"),
             (json!({"model_type": "llama4_text", "attention_chunk_size": 64}), "attention_chunk"),
             (json!({"model_type": "olmoe", "clip_qkv": 2.0}), "clip_qkv"),
+            (json!({"model_type": "llama4_text", "use_qk_norm": false}), "use_qk_norm"),
+            (
+                json!({"model_type": "dots1", "num_key_value_heads": 2, "n_routed_experts": 4}),
+                "num_key_value_heads",
+            ),
         ] {
             let error = of(own.clone()).unwrap_err();
             assert!(error.contains("llama.cpp runs") && error.contains(what), "{own}: {error}");

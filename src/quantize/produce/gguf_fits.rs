@@ -34,7 +34,8 @@ const UNWINDOWED: [&str; 10] = [
 /// Architectures without rotary positions.
 const UNTURNED: [&str; 3] = ["gpt2", "starcoder", "bloom"];
 /// Architectures whose head is a tensor of its own.
-const HEADED: [&str; 6] = ["stablelm", "gptneox", "nemotron", "gpt-oss", "minimax-m2", "mellum"];
+const HEADED: [&str; 7] =
+    ["stablelm", "gptneox", "nemotron", "gpt-oss", "minimax-m2", "mellum", "dots1"];
 /// Keys that must not be true.
 const UNTRUE: [(&str, &str); 6] = [
     ("falcon", "bias"),
@@ -72,6 +73,9 @@ pub(super) fn check(
     }
     if own.has_alibi && arch != "bloom" {
         return differs("alibi");
+    }
+    if arch == "dots1" && own.kv_heads != own.heads {
+        return differs("num_key_value_heads");
     }
     if arch == "command-r" && own.has_head_norms != (own.layers >= 64) {
         return differs("use_qk_norm");
