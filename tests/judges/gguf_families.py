@@ -27,7 +27,7 @@ TENPAK = os.environ.get("TENPAK", str(ROOT / "target/release/tenpak"))
 LLAMA = ROOT / ".venv-tools/llama.cpp/bin/python"
 TYPES = ["q8_0", "q4_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"]
 # Every type is tried of these, q8_0 and q4_k of the others.
-ALL_TYPES = ["trained llama", "qwen3", "gemma2", "phi3", "gpt2"]
+ALL_TYPES = ["trained llama", "llama rows", "qwen3", "gemma2", "phi3", "gpt2"]
 # The experts of the fixture have 128 inputs, which are no blocks of 256.
 SMALL_TYPES = ["q8_0", "q4_0", "iq4_nl"]
 CONTEXT, BYTES = 128, 6000
@@ -48,6 +48,8 @@ LATENT = dict(ROUTED, qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=48, k
 FAMILIES = {
     "llama": dict(rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0,
                                    "high_freq_factor": 4.0, "original_max_position_embeddings": 128}),
+    # Rows of no whole blocks of 256.
+    "llama rows": dict(hidden_size=320, intermediate_size=480),
     "mistral": dict(sliding_window=None),
     "mixtral": dict(CALM, num_local_experts=5, num_experts_per_tok=2, sliding_window=None),
     "qwen2": {},
@@ -89,7 +91,8 @@ FAMILIES = {
     "glm4_moe": dict(ROUTED, use_qk_norm=True),
     "dots1": dict(ROUTED, num_key_value_heads=4, norm_topk_prob=True, n_group=1, topk_group=1),
     "deepseek_v2": dict(LATENT, topk_method="greedy", n_group=1, topk_group=1),
-    "deepseek_v3": dict(LATENT, n_group=2, topk_group=1, n_routed_experts=8, q_lora_rank=128),
+    "deepseek_v3": dict(LATENT, n_group=1, topk_group=1, q_lora_rank=128),
+    "deepseek_v3 groups": dict(LATENT, n_group=2, topk_group=1, n_routed_experts=8),
     "deepseek_v3 yarn": dict(LATENT, n_group=1, topk_group=1, rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0)),
     "glm4_moe_lite": dict(LATENT, n_group=1, topk_group=1, mlp_layer_types=["dense", "sparse", "sparse"]),
     "ernie4_5_moe": dict(CALM, num_hidden_layers=3, moe_num_experts=6, moe_k=2, moe_intermediate_size=256, moe_num_shared_experts=2,

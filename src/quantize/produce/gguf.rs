@@ -223,7 +223,10 @@ mod tests {
             (json!({"model_type": "falcon", "parallel_attn": false}), "one behind the other"),
             (json!({"model_type": "cohere", "use_qk_norm": true}), "use_qk_norm"),
             (json!({"model_type": "gpt_neox", "tie_word_embeddings": true}), "tie_word_embeddings"),
-            (json!({"model_type": "cohere2", "sliding_window": null}), "sliding_window"),
+            (
+                json!({"model_type": "cohere2", "layer_types": vec!["full_attention"; 4]}),
+                "no layer has",
+            ),
             (json!({"model_type": "exaone4", "sliding_window": 8}), "sliding_window"),
             (json!({"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1]}), "rotary"),
             (json!({"model_type": "llama4_text", "attention_chunk_size": 64}), "attention_chunk"),
