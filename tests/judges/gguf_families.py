@@ -82,6 +82,7 @@ FAMILIES = {
     "nemotron": dict(partial_rotary_factor=0.5),
     "jais2": dict(attention_bias=True, mlp_bias=True),
     "seed_oss": dict(attention_bias=True),
+    "exaone": {},
     "exaone4": dict(sliding_window=None, layer_types=["full_attention"] * 2),
     "ernie4_5": {},
     "hunyuan_v1_dense": {},
