@@ -90,8 +90,14 @@ const PHI_OUTSIDE: Pairs = &[
     ("model.final_layernorm", "output_norm"),
     ("lm_head", "output"),
 ];
-const PHI: Pairs =
-    &[("self_attn.dense", "attn_output"), ("mlp.fc1", "ffn_up"), ("mlp.fc2", "ffn_down")];
+const PHI: Pairs = &[
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.dense", "attn_output"),
+    ("mlp.fc1", "ffn_up"),
+    ("mlp.fc2", "ffn_down"),
+];
 const STARCODER2: Pairs = &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")];
 const GPT2_OUTSIDE: Pairs = &[
     ("transformer.wte", "token_embd"),
@@ -286,10 +292,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family { plus_one: true, ..plain("gemma2", "gemma2", "Gemma2ForCausalLM", SANDWICH) },
     Family { plus_one: true, ..plain("gemma3", "gemma3_text", "Gemma3ForCausalLM", SANDWICH) },
     plain("phi3", "phi3", "Phi3ForCausalLM", &[NORMS, PHI3, GATE_UP]),
-    Family {
-        outside: PHI_OUTSIDE,
-        ..plain("phi2", "phi", "PhiForCausalLM", &[NORMS, ATTENTION, PHI])
-    },
+    Family { outside: PHI_OUTSIDE, ..plain("phi2", "phi", "PhiForCausalLM", &[NORMS, PHI]) },
     turned("olmo", "olmo", "OlmoForCausalLM", DENSE),
     plain("olmo2", "olmo2", "Olmo2ForCausalLM", SANDWICH),
     plain("olmo2", "olmo3", "Olmo3ForCausalLM", SANDWICH),

@@ -306,6 +306,22 @@ mod tests {
     }
 
     #[test]
+    fn every_part_of_every_family_goes_back_to_itself() {
+        for family in FAMILIES.iter().chain([&FALCON_TWO]) {
+            for (ours, there) in family.parts() {
+                let name = format!("{}7.{ours}.weight", family.blocks);
+                let (renamed, change) = family.renamed(&name, [8, 2]).unwrap();
+                assert_eq!(renamed, format!("blk.7.{there}.weight"));
+                let back = family.originals(&renamed, &[4], [8, 2]).unwrap();
+                // Falcon has two names for one norm, of which files tell.
+                let other = family.model == "falcon" && *there == "attn_norm";
+                let same = [Original { name, expert: None, change }];
+                assert!(back == same || other, "{}: {back:?} is not {same:?}", family.model);
+            }
+        }
+    }
+
+    #[test]
     fn experts_are_taken_apart() {
         let name = |arch, there| {
             let family = Family::of_arch(arch, true, &|_| false).unwrap();
