@@ -38,7 +38,7 @@ pub(super) struct Quantize {
     /// A recipe by its name (see --list-presets)
     #[arg(long, value_name = "P", conflicts_with = "method")]
     preset: Option<String>,
-    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q8_0, q2_k to q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, gptq, awq or hqq
+    /// The method: nf4, int8, fp8, rtn (round to nearest), q4_0, q5_0, q5_1, q8_0, q2_k to q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, gptq, awq or hqq
     #[arg(long, value_name = "M")]
     method: Option<Method>,
     /// Bits per weight
@@ -210,6 +210,7 @@ impl Quantize {
             "statistics": told,
             "kept": done.kept,
             "left_out": done.left_out,
+            "fell_back": done.fell_back,
             "layout": recipe.layout(),
             "engines": recipe.trials(),
         });
@@ -226,6 +227,11 @@ impl Quantize {
                 "{}: {} calibration tokens went to this expert, too few; it was rounded to the nearest",
                 own.layer,
                 own.tokens.unwrap_or(0)
+            ));
+        }
+        for (kind, count) in &done.fell_back {
+            output.note(format_args!(
+                "{count} weights are {kind}: their rows are no whole blocks of the type that they would have"
             ));
         }
         for path in &done.left_out {

@@ -26,14 +26,14 @@ impl<'a, 'h> Metadata<'a, 'h> {
         Ok(Self { header, arch })
     }
 
-    /// The family.
+    /// The family, of files that `has` such tensors.
     ///
     /// # Errors
     /// If it is not known here.
-    pub fn family(&self) -> Result<Family, GgufError> {
+    pub fn family(&self, has: &dyn Fn(&str) -> bool) -> Result<Family, GgufError> {
         let experts = self.number("expert_count").is_some_and(|experts| experts > 0);
         let unknown = || GgufError::Architecture(self.arch.to_owned());
-        Family::of_arch(self.arch, experts).ok_or_else(unknown)
+        Family::of_arch(self.arch, experts, has).ok_or_else(unknown)
     }
 
     /// Query and key heads.
@@ -78,6 +78,20 @@ impl<'a, 'h> Metadata<'a, 'h> {
         }
     }
 
+    /// Which layers see a window, as transformers calls them, if the file says so layer by layer.
+    fn pattern(&self) -> Option<Json> {
+        let Value::Array(array) =
+            self.header.value(&self.key("attention.sliding_window_pattern"))?
+        else {
+            return None;
+        };
+        let kind = |value| match value {
+            Value::Bool(true) => "sliding_attention",
+            _ => "full_attention",
+        };
+        Some(json!(array.values().map(kind).collect::<Vec<_>>()))
+    }
+
     fn need(&self, key: &str) -> Result<u64, GgufError> {
         self.even(key)?.ok_or_else(|| self.missing(key))
     }
@@ -103,8 +117,20 @@ pub fn config(
 ) -> Result<Json, GgufError> {
     let Some(header) = headers.first() else { return Err(GgufError::Magic) };
     let own = Metadata::new(header)?;
-    let (family, [heads, kv_heads]) = (own.family()?, own.heads()?);
     let tensor = |name: &str| headers.iter().find_map(|header| header.tensor(name));
+    let (mut family, [heads, kv_heads]) =
+        (own.family(&|name| tensor(name).is_some())?, own.heads()?);
+    let beta = own.float("attention.temperature_scale").filter(|_| family.arch == "mistral3");
+    if beta.is_some() {
+        family = Family::of_model("ministral3").unwrap_or(family);
+    }
+    if !family.is_told() {
+        return Err(GgufError::Feature(format!(
+            "a configuration for the architecture {}, which is not made of a file's metadata; put the model's \
+             config.json beside the file",
+            family.arch
+        )));
+    }
     let embedding = tensor("token_embd.weight").and_then(|own| own.dims.first().copied());
     let hidden = own.need("embedding_length")?;
     let layers = own.need("block_count")?;
@@ -133,7 +159,8 @@ pub fn config(
     if let Some(epsilon) = own.float("attention.layer_norm_epsilon") {
         let key = match family.model {
             "starcoder2" => "norm_epsilon",
-            "gpt2" => "layer_norm_epsilon",
+            "nemotron" => "norm_eps",
+            "gpt2" | "gpt_bigcode" | "bloom" | "falcon" => "layer_norm_epsilon",
             _ => "layer_norm_eps",
         };
         set(key, json!(epsilon));
@@ -141,10 +168,25 @@ pub fn config(
     if let Some(theta) = own.float("rope.freq_base") {
         set("rope_theta", json!(theta));
     }
-    if let Some(dim) = own.number("rope.dimension_count").filter(|dim| *dim < head_dim) {
-        set("partial_rotary_factor", json!(dim as f64 / head_dim as f64));
+    if let Some(dim) = own.number("rope.dimension_count") {
+        let part = dim as f64 / head_dim as f64;
+        match family.model {
+            "gpt_neox" => set("rotary_pct", json!(part)),
+            // Left out, it is another part.
+            "stablelm" | "nemotron" => set("partial_rotary_factor", json!(part)),
+            _ if dim < head_dim => set("partial_rotary_factor", json!(part)),
+            _ => {}
+        }
     }
-    if let Some(scaling) = scaling(&own, head_dim, factors)? {
+    if let Some(mut scaling) = scaling(&own, head_dim, factors)? {
+        if let Some(beta) = beta {
+            if let Some(all) = own.float("rope.scaling.yarn_log_multiplier") {
+                // llama.cpp knows no other.
+                scaling["mscale"] = json!(1.0);
+                scaling["mscale_all_dim"] = json!(all);
+            }
+            scaling["llama_4_scaling_beta"] = json!(beta);
+        }
         set("rope_scaling", scaling);
     }
     if let Some(original) = own.number("rope.scaling.original_context_length") {
@@ -160,7 +202,7 @@ pub fn config(
         }
     }
     set("dtype", json!(dtype(headers)));
-    own_keys(&own, family.model, [layers, hidden, heads, head_dim], &mut config)?;
+    own_keys(&own, family.model, [layers, hidden, heads, kv_heads, head_dim], &mut config)?;
     Ok(Json::Object(config))
 }
 
@@ -257,7 +299,7 @@ fn llama3(own: &Metadata<'_, '_>, head_dim: u64, freqs: &[f32]) -> Result<Json, 
 fn own_keys(
     own: &Metadata<'_, '_>,
     model: &str,
-    [layers, hidden, heads, head_dim]: [u64; 4],
+    [layers, hidden, heads, kv_heads, head_dim]: [u64; 5],
     config: &mut Map<String, Json>,
 ) -> Result<(), GgufError> {
     let mut set = |key: &str, value: Json| drop(config.insert(key.to_owned(), value));
@@ -268,18 +310,21 @@ fn own_keys(
     };
     let act = match model {
         "gemma" | "gemma2" | "gemma3_text" | "starcoder2" => "gelu_pytorch_tanh",
-        "gpt2" | "phi" => "gelu_new",
-        "arcee" => "relu2",
+        "gpt2" | "phi" | "bloom" => "gelu_new",
+        "gpt_bigcode" => "gelu_pytorch_tanh",
+        "gpt_neox" | "falcon" => "gelu",
+        "arcee" | "nemotron" | "jais2" => "relu2",
         _ => "silu",
     };
     match model {
-        "gpt2" => set("activation_function", json!(act)),
+        "gpt2" | "gpt_bigcode" => set("activation_function", json!(act)),
+        "falcon" => set("activation", json!(act)),
         "gemma" | "gemma2" | "gemma3_text" => set("hidden_activation", json!(act)),
         _ => {}
     }
     set("hidden_act", json!(act));
     match model {
-        "mistral" | "mixtral" | "phi3" => set("sliding_window", json!(window)),
+        "mistral" | "ministral3" | "mixtral" | "phi3" => set("sliding_window", json!(window)),
         "starcoder2" => {
             set("sliding_window", json!(window));
             set("use_bias", json!(true));
@@ -301,7 +346,41 @@ fn own_keys(
             set("query_pre_attn_scalar", json!(scalar));
             set("final_logit_softcapping", json!(own.float("final_logit_softcapping")));
         }
-        "granite" => {
+        "cohere" | "cohere2" => {
+            set("logit_scale", json!(own.float("logit_scale").unwrap_or(1.0)));
+            set("use_qk_norm", json!(own.header.tensor("blk.0.attn_q_norm.weight").is_some()));
+            if model == "cohere2" {
+                set("sliding_window", json!(window.unwrap_or(4096)));
+                set("layer_types", own.pattern().unwrap_or(kinds(&|layer| (layer + 1) % 4 == 0)));
+            }
+        }
+        "exaone4" => {
+            // Of all but the largest, every layer sees all.
+            let window = window.filter(|_| layers == 64);
+            set("sliding_window", json!(window));
+            let every = |layer| window.is_none() || (layer + 1) % 4 == 0;
+            let pattern = own.pattern().filter(|_| window.is_some());
+            set("layer_types", pattern.unwrap_or(kinds(&every)));
+        }
+        "stablelm" | "gpt_neox" => {
+            let parallel = own.header.value(&own.key("use_parallel_residual"));
+            let parallel = !matches!(parallel, Some(Value::Bool(false)));
+            set("use_parallel_residual", json!(parallel));
+            let norms = own.header.tensor("blk.0.attn_q_norm.weight").is_some();
+            set("qk_layernorm", json!(norms));
+        }
+        "olmo" => set("clip_qkv", json!(own.float("attention.clamp_kqv"))),
+        "bloom" => set("seq_length", json!(own.need("context_length")?)),
+        "gpt_bigcode" => set("multi_query", json!(kv_heads == 1)),
+        "falcon" => {
+            let two = own.header.tensor("blk.0.attn_norm_2.weight").is_some();
+            set("new_decoder_architecture", json!(two || (kv_heads > 1 && kv_heads < heads)));
+            set("num_ln_in_parallel_attn", json!(if two { 2 } else { 1 }));
+            set("multi_query", json!(kv_heads == 1));
+            set("num_kv_heads", json!(kv_heads));
+            set("parallel_attn", json!(true));
+        }
+        "granite" | "granitemoe" => {
             for (key, there) in [
                 ("attention_multiplier", "attention.scale"),
                 ("embedding_multiplier", "embedding_scale"),
@@ -331,7 +410,8 @@ fn own_keys(
     };
     let used = own.need("expert_used_count")?;
     set("num_experts_per_tok", json!(used));
-    set(if model == "mixtral" { "num_local_experts" } else { "num_experts" }, json!(experts));
+    let local = matches!(model, "mixtral" | "granitemoe");
+    set(if local { "num_local_experts" } else { "num_experts" }, json!(experts));
     if let Some(width) = own.number("expert_feed_forward_length") {
         set("moe_intermediate_size", json!(width));
     }

@@ -5,6 +5,7 @@
 
 pub mod config;
 mod error;
+mod families;
 pub mod names;
 pub mod regex;
 pub mod tokenizer;

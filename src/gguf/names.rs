@@ -1,4 +1,7 @@
-//! What GGUF calls the tensors of models, and in which form it has them: one table of families. Pure.
+//! What GGUF calls the tensors of models, and in which form it has them. Pure.
+
+pub use super::families::Family;
+use super::families::{FALCON_TWO, FAMILIES, MIXTRALS};
 
 /// What must be done to a tensor of GGUF so that it is the model's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +14,9 @@ pub enum Change {
     PlusOne,
     /// Its rows are the model's columns.
     Transposed,
+    /// It has rows of all of so many heads of q, then of so many of k and of v: the model has them by heads of k,
+    /// each behind its heads of q and before that of v.
+    Groups([u64; 2]),
 }
 
 /// A tensor of the model within one of GGUF.
@@ -24,213 +30,6 @@ pub struct Original {
     pub change: Change,
 }
 
-/// A family of models, as GGUF's `general.architecture` names it.
-#[derive(Debug, Clone, Copy)]
-pub struct Family {
-    /// `general.architecture`.
-    pub arch: &'static str,
-    /// transformers' `model_type`.
-    pub model: &'static str,
-    /// transformers' class.
-    pub class: &'static str,
-    /// Whether query and key rows are permuted.
-    permuted: bool,
-    /// Whether norms have one added.
-    plus_one: bool,
-    /// Whether weights in blocks are stored transposed by the model.
-    transposed: bool,
-    /// What is outside of blocks: the model's names, and GGUF's.
-    outside: &'static [(&'static str, &'static str)],
-    /// What the names of blocks begin with.
-    blocks: &'static str,
-    /// Parts of blocks: the model's names, and GGUF's.
-    parts: &'static [(&'static str, &'static str)],
-    /// Experts: what their names begin with, and what gate, up and down are called.
-    experts: Option<(&'static str, [&'static str; 3])>,
-}
-
-const OUTSIDE: &[(&str, &str)] =
-    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
-const DENSE: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-const MIXTRAL: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("block_sparse_moe.gate", "ffn_gate_inp"),
-];
-const SPARSE: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate", "ffn_gate_inp"),
-    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
-    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
-    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
-    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-/// Norms before and behind.
-const SANDWICH: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-const GLM4: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_self_attn_layernorm", "post_attention_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("post_mlp_layernorm", "post_ffw_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-const PHI3: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-const PHI_OUTSIDE: &[(&str, &str)] = &[
-    ("model.embed_tokens", "token_embd"),
-    ("model.final_layernorm", "output_norm"),
-    ("lm_head", "output"),
-];
-const PHI: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.dense", "attn_output"),
-    ("mlp.fc1", "ffn_up"),
-    ("mlp.fc2", "ffn_down"),
-];
-const STARCODER2: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.c_fc", "ffn_up"),
-    ("mlp.c_proj", "ffn_down"),
-];
-const GPT2_OUTSIDE: &[(&str, &str)] = &[
-    ("transformer.wte", "token_embd"),
-    ("transformer.wpe", "position_embd"),
-    ("transformer.ln_f", "output_norm"),
-    ("lm_head", "output"),
-];
-const GPT2: &[(&str, &str)] = &[
-    ("ln_1", "attn_norm"),
-    ("ln_2", "ffn_norm"),
-    ("attn.c_attn", "attn_qkv"),
-    ("attn.c_proj", "attn_output"),
-    ("mlp.c_fc", "ffn_up"),
-    ("mlp.c_proj", "ffn_down"),
-];
-const BLOCKS: &str = "model.layers.";
-const PROJ: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
-
-/// A family whose blocks are called as Llama's are, with these parts.
-const fn plain(
-    arch: &'static str,
-    model: &'static str,
-    class: &'static str,
-    parts: &'static [(&'static str, &'static str)],
-) -> Family {
-    Family {
-        arch,
-        model,
-        class,
-        permuted: false,
-        plus_one: false,
-        transposed: false,
-        outside: OUTSIDE,
-        blocks: BLOCKS,
-        parts,
-        experts: None,
-    }
-}
-
-/// The same, with experts.
-const fn sparse(arch: &'static str, model: &'static str, class: &'static str) -> Family {
-    Family { experts: Some(("mlp.experts", PROJ)), ..plain(arch, model, class, SPARSE) }
-}
-
-const MIXTRALS: Family = Family {
-    permuted: true,
-    experts: Some(("block_sparse_moe.experts", ["w1", "w3", "w2"])),
-    ..plain("llama", "mixtral", "MixtralForCausalLM", MIXTRAL)
-};
-
-/// All of them; one that stands first is what GGUF's name means.
-const FAMILIES: [Family; 22] = [
-    Family { permuted: true, ..plain("llama", "llama", "LlamaForCausalLM", DENSE) },
-    Family { permuted: true, ..plain("llama", "mistral", "MistralForCausalLM", DENSE) },
-    Family { permuted: true, ..plain("mistral3", "mistral", "MistralForCausalLM", DENSE) },
-    MIXTRALS,
-    plain("qwen2", "qwen2", "Qwen2ForCausalLM", DENSE),
-    plain("qwen3", "qwen3", "Qwen3ForCausalLM", DENSE),
-    sparse("qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM"),
-    sparse("qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM"),
-    sparse("olmoe", "olmoe", "OlmoeForCausalLM"),
-    Family { plus_one: true, ..plain("gemma", "gemma", "GemmaForCausalLM", DENSE) },
-    Family { plus_one: true, ..plain("gemma2", "gemma2", "Gemma2ForCausalLM", SANDWICH) },
-    Family { plus_one: true, ..plain("gemma3", "gemma3_text", "Gemma3ForCausalLM", SANDWICH) },
-    plain("phi3", "phi3", "Phi3ForCausalLM", PHI3),
-    Family { outside: PHI_OUTSIDE, ..plain("phi2", "phi", "PhiForCausalLM", PHI) },
-    plain("olmo2", "olmo2", "Olmo2ForCausalLM", SANDWICH),
-    plain("olmo2", "olmo3", "Olmo3ForCausalLM", SANDWICH),
-    Family { permuted: true, ..plain("granite", "granite", "GraniteForCausalLM", DENSE) },
-    Family { permuted: true, ..plain("smollm3", "smollm3", "SmolLM3ForCausalLM", DENSE) },
-    plain("glm4", "glm4", "Glm4ForCausalLM", GLM4),
-    plain("starcoder2", "starcoder2", "Starcoder2ForCausalLM", STARCODER2),
-    Family {
-        transposed: true,
-        outside: GPT2_OUTSIDE,
-        blocks: "transformer.h.",
-        ..plain("gpt2", "gpt2", "GPT2LMHeadModel", GPT2)
-    },
-    Family { permuted: true, ..plain("arcee", "arcee", "ArceeForCausalLM", DENSE) },
-];
-
 /// Where the heads of a permuted part are counted.
 fn is_query_or_key(part: &str) -> Option<bool> {
     match part {
@@ -241,12 +40,25 @@ fn is_query_or_key(part: &str) -> Option<bool> {
 }
 
 impl Family {
-    /// The family of a file: with experts, those that have them.
-    pub fn of_arch(arch: &str, experts: bool) -> Option<Self> {
-        if arch == "llama" && experts {
-            return Some(MIXTRALS);
+    /// The family of a file that `has` such tensors: with experts, those that have them.
+    pub fn of_arch(arch: &str, experts: bool, has: &dyn Fn(&str) -> bool) -> Option<Self> {
+        match arch {
+            "llama" if experts => Some(MIXTRALS),
+            arch => FAMILIES.iter().find(|own| own.arch == arch).map(|own| own.of_file(has)),
         }
-        FAMILIES.into_iter().find(|family| family.arch == arch)
+    }
+
+    /// The family of a model, by transformers' `model_type`.
+    pub fn of_model(model: &str) -> Option<Self> {
+        FAMILIES.iter().find(|family| family.model == model).copied()
+    }
+
+    /// The same with the names of a file that `has` such tensors.
+    pub fn of_file(self, has: &dyn Fn(&str) -> bool) -> Self {
+        match self.model == FALCON_TWO.model && has("blk.0.attn_norm_2.weight") {
+            true => FALCON_TWO,
+            false => self,
+        }
     }
 
     /// Whether its blocks have experts.
@@ -254,9 +66,13 @@ impl Family {
         self.experts.is_some()
     }
 
-    /// The family of a model, by transformers' `model_type`.
-    pub fn of_model(model: &str) -> Option<Self> {
-        FAMILIES.into_iter().find(|family| family.model == model)
+    /// Whether a configuration can be made of what a file says.
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        self.parts.iter().copied().flatten()
     }
 
     /// Whether a tensor's name is one of blocks of such a family, or outside of them.
@@ -267,6 +83,7 @@ impl Family {
                 Change::PlusOne
             }
             _ if self.transposed && end == "weight" && !part.contains("norm") => Change::Transposed,
+            _ if self.grouped && part == "attn_qkv" => Change::Groups(heads),
             _ => Change::Same,
         }
     }
@@ -276,71 +93,108 @@ impl Family {
     pub fn originals(&self, name: &str, dims: &[u64], heads: [u64; 2]) -> Option<Vec<Original>> {
         let (layer, end) = name.rsplit_once('.')?;
         if let Some((ours, _)) = self.outside.iter().find(|(_, there)| *there == layer) {
-            let change = match self.plus_one && layer == "output_norm" {
-                true => Change::PlusOne,
-                false => Change::Same,
-            };
+            let change = self.outer(layer, end);
             return Some(vec![Original { name: format!("{ours}.{end}"), expert: None, change }]);
         }
         let (block, part) = layer.strip_prefix("blk.")?.split_once('.')?;
-        let within = |part: &str| format!("{}{block}.{part}.{end}", self.blocks);
-        if let Some((ours, there)) = self.parts.iter().find(|(_, there)| *there == part) {
-            let name = within(ours);
+        let within = |rest: &str| format!("{}{block}.{rest}", self.blocks);
+        let rest = format!("{part}.{end}");
+        if let Some((ours, _)) = self.whole.iter().find(|(_, there)| *there == rest) {
+            let (name, change) = (within(ours), Change::Same);
+            return Some(vec![Original { name, expert: None, change }]);
+        }
+        let stack = |count: u64, of: &dyn Fn(u64) -> String| {
+            let change = Change::Same;
+            let one = |at| Original { name: of(at), expert: Some((at, count)), change };
+            Some((0..count.min(MOST)).map(one).collect())
+        };
+        if let Some((ours, _)) = self.heads.iter().find(|(_, there)| *there == part) {
+            let [count, _] = *dims else { return None };
+            return stack(count, &|at| within(&format!("{ours}{at}.{end}")));
+        }
+        if let Some((ours, there)) = self.parts().find(|(_, there)| *there == part) {
+            let name = within(&format!("{ours}.{end}"));
             let change = self.change(&name, there, end, heads);
             return Some(vec![Original { name, expert: None, change }]);
         }
         let (experts, names) = self.experts?;
-        let which = |kind: &str| match kind {
-            "gate" => names.first(),
-            "up" => names.get(1),
-            "down" => names.get(2),
-            _ => None,
+        let which = |kind: &str| {
+            let at = KINDS.iter().position(|own| *own == kind)?;
+            names.get(at)
         };
         let part = part.strip_prefix("ffn_")?;
-        let of = |expert: u64, called: &str| within(&format!("{experts}.{expert}.{called}"));
-        let change = Change::Same;
+        let of = |expert: u64, called: &str| within(&format!("{experts}.{expert}.{called}.{end}"));
         if let Some(called) = part.strip_suffix("_exps").and_then(which) {
-            let [count, _, _] = *dims else { return None };
-            let one = |expert| Original {
-                name: of(expert, called),
-                expert: Some((expert, count)),
-                change,
+            return match (end, dims) {
+                ("weight", [count, _, _]) | ("bias", [count, _]) => {
+                    stack(*count, &|at| of(at, called))
+                }
+                _ => None,
             };
-            return Some((0..count.min(1 << 16)).map(one).collect());
         }
         // Older files have each expert for itself.
         let (kind, expert) = part.split_once('.')?;
         let name = of(expert.parse().ok()?, which(kind)?);
-        Some(vec![Original { name, expert: None, change }])
+        Some(vec![Original { name, expert: None, change: Change::Same }])
+    }
+
+    /// What is done to a tensor outside of blocks.
+    fn outer(&self, layer: &str, end: &str) -> Change {
+        match self.plus_one && layer == "output_norm" && end == "weight" {
+            true => Change::PlusOne,
+            false => Change::Same,
+        }
     }
 
     /// What GGUF calls a tensor of the model, and what was done to it; `None` if it has no name for it alone.
     pub fn renamed(&self, name: &str, heads: [u64; 2]) -> Option<(String, Change)> {
+        if let Some((block, part)) = self.in_block(name)
+            && let Some((_, there)) = self.whole.iter().find(|(ours, _)| *ours == part)
+        {
+            return Some((format!("blk.{block}.{there}"), Change::Same));
+        }
         let (layer, end) = name.rsplit_once('.')?;
         if let Some((_, there)) = self.outside.iter().find(|(ours, _)| *ours == layer) {
-            let change = match self.plus_one && *there == "output_norm" {
-                true => Change::PlusOne,
-                false => Change::Same,
-            };
-            return Some((format!("{there}.{end}"), change));
+            return Some((format!("{there}.{end}"), self.outer(there, end)));
         }
-        let (block, part) = layer.strip_prefix(self.blocks)?.split_once('.')?;
-        let (_, there) = self.parts.iter().find(|(ours, _)| *ours == part)?;
+        let (block, part) = self.in_block(layer)?;
+        let (_, there) = self.parts().find(|(ours, _)| *ours == part)?;
         Some((format!("blk.{block}.{there}.{end}"), self.change(name, there, end, heads)))
     }
 
-    /// The tensor of GGUF in which the experts of a block are stacked, and which of them this tensor of the model is.
-    pub fn stacked(&self, name: &str) -> Option<(String, u64)> {
-        let (experts, names) = self.experts?;
+    /// The number of a block, and what the name of a tensor says behind it.
+    pub fn in_block<'a>(&self, name: &'a str) -> Option<(u64, &'a str)> {
+        let (block, part) = name.strip_prefix(self.blocks)?.split_once('.')?;
+        Some((block.parse().ok()?, part))
+    }
+
+    /// The tensor of GGUF in which the experts of a block, or norms of single heads, are stacked; which of them this
+    /// tensor of the model is, and of how many.
+    pub fn stacked(&self, name: &str, heads: [u64; 2], experts: u64) -> Option<Stacked> {
         let (layer, end) = name.rsplit_once('.')?;
-        let (block, part) = layer.strip_prefix(self.blocks)?.split_once('.')?;
-        let (expert, called) = part.strip_prefix(experts)?.strip_prefix('.')?.split_once('.')?;
-        let kinds = ["gate", "up", "down"];
-        let kind =
-            names.iter().zip(kinds).find(|(own, _)| **own == called).map(|(_, kind)| kind)?;
-        Some((format!("blk.{block}.ffn_{kind}_exps.{end}"), expert.parse().ok()?))
+        let (block, part) = self.in_block(layer)?;
+        let stacked = |there: &str, at: &str, count| {
+            Some((format!("blk.{block}.{there}.{end}"), at.parse().ok()?, count))
+        };
+        for ((ours, there), count) in self.heads.iter().zip(heads) {
+            if let Some(at) = part.strip_prefix(ours) {
+                return stacked(there, at, count);
+            }
+        }
+        let (own, names) = self.experts?;
+        let (expert, called) = part.strip_prefix(own)?.strip_prefix('.')?.split_once('.')?;
+        let at = names.iter().position(|own| *own == called)?;
+        stacked(&format!("ffn_{}_exps", KINDS.get(at)?), expert, experts)
     }
 }
+
+/// A tensor of GGUF's, which of those that are stacked in it one of the model's is, and of how many.
+pub type Stacked = (String, u64, u64);
+
+/// What GGUF calls the layers of an expert, in the order of the families' names.
+const KINDS: [&str; 3] = ["gate", "up", "down"];
+/// The most tensors that are stacked in one.
+const MOST: u64 = 1 << 16;
 
 /// What no file of GGUF has: masks and frequencies that older checkpoints store.
 const COMPUTED: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
@@ -356,6 +210,26 @@ pub fn source_row(row: usize, size: usize) -> usize {
     head * size + within % 2 * (size / 2) + within / 2
 }
 
+/// The row of the model's weight that row `row` of the one with all of q first is, of [`Change::Groups`]; `rows` is how
+/// many there are. `None` if they are not those of heads.
+pub fn group_row(row: usize, rows: usize, heads: [u64; 2]) -> Option<usize> {
+    let [query, key] = heads.map(|heads| usize::try_from(heads).ok());
+    let (query, key) = (query?, key?);
+    let all = key.checked_mul(2)?.checked_add(query)?;
+    let of = query.checked_div(key)?;
+    if of * key != query || of == 0 || !rows.is_multiple_of(all) {
+        return None;
+    }
+    let size = rows / all;
+    let head = row.checked_div(size)?;
+    let (group, at) = match head {
+        head if head < query => (head / of, head % of),
+        head if head < query + key => (head - query, of),
+        head => (head - query - key, of + 1),
+    };
+    Some((group * (of + 2) + at) * size + row % size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +237,7 @@ mod tests {
     #[test]
     fn names_go_there_and_back() {
         let heads = [8, 2];
+        let (same, groups) = (Change::Same, Change::Groups(heads));
         for (model, ours, there, change) in [
             ("llama", "model.embed_tokens.weight", "token_embd.weight", Change::Same),
             (
@@ -398,7 +273,23 @@ mod tests {
                 Change::Transposed,
             ),
             ("gpt2", "transformer.h.3.attn.c_attn.bias", "blk.3.attn_qkv.bias", Change::Same),
-            ("gpt2", "transformer.h.3.ln_1.weight", "blk.3.attn_norm.weight", Change::Same),
+            ("gpt2", "transformer.h.3.ln_1.weight", "blk.3.attn_norm.weight", same),
+            ("gpt_oss", "model.layers.3.self_attn.sinks", "blk.3.attn_sinks.weight", same),
+            ("gpt_oss", "model.layers.3.mlp.router.bias", "blk.3.ffn_gate_inp.bias", same),
+            (
+                "glm4_moe",
+                "model.layers.3.mlp.gate.e_score_correction_bias",
+                "blk.3.exp_probs_b.bias",
+                same,
+            ),
+            ("glm4_moe", "model.layers.3.mlp.gate.weight", "blk.3.ffn_gate_inp.weight", same),
+            (
+                "falcon",
+                "transformer.h.1.self_attention.query_key_value.weight",
+                "blk.1.attn_qkv.weight",
+                groups,
+            ),
+            ("nemotron", "model.norm.bias", "output_norm.bias", same),
         ] {
             let family = Family::of_model(model).unwrap();
             assert_eq!(family.renamed(ours, heads), Some((there.to_owned(), change)));
@@ -415,9 +306,25 @@ mod tests {
     }
 
     #[test]
+    fn every_part_of_every_family_goes_back_to_itself() {
+        for family in FAMILIES.iter().chain([&FALCON_TWO]) {
+            for (ours, there) in family.parts() {
+                let name = format!("{}7.{ours}.weight", family.blocks);
+                let (renamed, change) = family.renamed(&name, [8, 2]).unwrap();
+                assert_eq!(renamed, format!("blk.7.{there}.weight"));
+                let back = family.originals(&renamed, &[4], [8, 2]).unwrap();
+                // Falcon has two names for one norm, of which files tell.
+                let other = family.model == "falcon" && *there == "attn_norm";
+                let same = [Original { name, expert: None, change }];
+                assert!(back == same || other, "{}: {back:?} is not {same:?}", family.model);
+            }
+        }
+    }
+
+    #[test]
     fn experts_are_taken_apart() {
         let name = |arch, there| {
-            let family = Family::of_arch(arch, true).unwrap();
+            let family = Family::of_arch(arch, true, &|_| false).unwrap();
             let found = family.originals(there, &[2, 4, 4], [8, 2]).unwrap();
             found.into_iter().map(|own| (own.name, own.expert)).collect::<Vec<_>>()
         };
@@ -435,16 +342,29 @@ mod tests {
             let family = Family::of_model(model).unwrap();
             let all = family.originals(there, &[3, 4, 4], [8, 2]).unwrap();
             for (expert, own) in (0..).zip(all) {
-                assert_eq!(family.stacked(&own.name), Some((there.to_owned(), expert)));
+                let found = family.stacked(&own.name, [8, 2], 3);
+                assert_eq!(found, Some((there.to_owned(), expert, 3)));
                 assert_eq!(family.renamed(&own.name, [8, 2]), None);
             }
         }
+        let family = Family::of_model("gpt_oss").unwrap();
+        let all = family.originals("blk.0.ffn_up_exps.bias", &[2, 4], [8, 2]).unwrap();
+        assert_eq!(all[1].name, "model.layers.0.mlp.experts.1.up_proj.bias");
+        assert_eq!(family.originals("blk.0.ffn_up_exps.weight", &[2, 4], [8, 2]), None);
+        let family = Family::of_model("stablelm").unwrap();
+        let all = family.originals("blk.0.attn_k_norm.weight", &[2, 4], [8, 2]).unwrap();
+        assert_eq!(all[1].name, "model.layers.0.self_attn.k_layernorm.norms.1.weight");
+        let found = family.stacked(&all[1].name, [8, 2], 0);
+        assert_eq!(found, Some(("blk.0.attn_k_norm.weight".to_owned(), 1, 2)));
+        let two = Family::of_arch("falcon", false, &|_| true).unwrap();
+        let found = two.originals("blk.0.attn_norm.weight", &[4], [8, 2]).unwrap();
+        assert_eq!(found[0].name, "transformer.h.0.ln_mlp.weight");
         let family = Family::of_model("qwen2_moe").unwrap();
         for name in [
             "model.layers.0.mlp.experts.x.up_proj.weight",
             "model.layers.0.mlp.experts.gate_up_proj",
         ] {
-            assert_eq!(family.stacked(name), None);
+            assert_eq!(family.stacked(name, [8, 2], 3), None);
         }
     }
 
@@ -453,5 +373,17 @@ mod tests {
         // Two heads of six rows: halves become pairs.
         let rows: Vec<usize> = (0..12).map(|row| source_row(row, 6)).collect();
         assert_eq!(rows, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+    }
+
+    #[test]
+    fn rows_of_groups_are_put_one_kind_behind_the_other() {
+        // Four heads of q, two of k and v, of two rows: q0 q1 k v, q2 q3 k v.
+        let rows: Vec<usize> = (0..16).map(|row| group_row(row, 16, [4, 2]).unwrap()).collect();
+        assert_eq!(rows, [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15]);
+        // One head of k and v: as they are.
+        assert!((0..12).all(|row| group_row(row, 12, [4, 1]) == Some(row)));
+        for (rows, heads) in [(15, [4, 2]), (16, [3, 2]), (16, [4, 0]), (16, [1, 2])] {
+            assert_eq!(group_row(0, rows, heads), None);
+        }
     }
 }

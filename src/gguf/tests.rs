@@ -151,6 +151,55 @@ fn a_configuration_is_in_the_names_of_transformers() {
     }
 }
 
+/// A file of another architecture.
+fn of(arch: &str) -> Writer {
+    let key = |key: &str| format!("{arch}.{key}");
+    Writer::default()
+        .text("general.architecture", arch)
+        .u32(&key("block_count"), 4)
+        .u32(&key("context_length"), 64)
+        .u32(&key("embedding_length"), 32)
+        .u32(&key("feed_forward_length"), 48)
+        .u32(&key("attention.head_count"), 4)
+        .u32(&key("attention.head_count_kv"), 2)
+        .u32(&key("rope.dimension_count"), 4)
+}
+
+#[test]
+fn what_a_family_alone_has_is_read() {
+    let made = |writer: Writer| {
+        let bytes = writer.end();
+        config::config(&[Header::parse(&bytes).unwrap()], &none).map_err(|own| own.to_string())
+    };
+    let kinds = ["sliding_attention", "sliding_attention", "full_attention", "full_attention"];
+    let own = of("cohere2")
+        .f32("cohere2.logit_scale", 0.25)
+        .u32("cohere2.attention.sliding_window", 7)
+        .array("cohere2.attention.sliding_window_pattern", 7, 4, &[1, 1, 0, 0]);
+    let own = made(own).unwrap();
+    assert_eq!((&own["layer_types"], &own["sliding_window"]), (&json!(kinds), &json!(7)));
+    assert_eq!((&own["logit_scale"], &own["partial_rotary_factor"]), (&json!(0.25), &json!(0.5)));
+    let own = made(of("stablelm").put("stablelm.use_parallel_residual", 7, &[0])).unwrap();
+    assert_eq!(own["use_parallel_residual"], false);
+    let own = made(of("gptneox")).unwrap();
+    assert_eq!((&own["rotary_pct"], &own["use_parallel_residual"]), (&json!(0.5), &json!(true)));
+    let own = of("mistral3")
+        .f32("mistral3.attention.temperature_scale", 0.5)
+        .text("mistral3.rope.scaling.type", "yarn")
+        .f32("mistral3.rope.scaling.factor", 4.0)
+        .f32("mistral3.rope.scaling.yarn_log_multiplier", 1.0);
+    let own = made(own).unwrap();
+    assert_eq!(own["model_type"], "ministral3");
+    let scaling = json!({"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.5});
+    assert_eq!(own["rope_scaling"], scaling);
+    assert_eq!(made(of("mistral3")).unwrap()["model_type"], "mistral");
+    let two = of("falcon").tensor("blk.0.attn_norm_2.weight", &[32], 0);
+    assert_eq!(made(two).unwrap()["new_decoder_architecture"], true);
+    // Not everything that is written is told by a file alone.
+    assert!(made(of("glm4moe")).unwrap_err().contains("config.json beside"));
+}
+
 #[test]
 fn a_tokenizer_of_byte_pairs_is_made_of_metadata() {
     let types: Vec<u8> = [3_i32, 1, 1, 1, 5].iter().flat_map(|kind| kind.to_le_bytes()).collect();
@@ -256,7 +305,7 @@ proptest! {
             drop(tokenizer::files(&header));
             header.tensors.iter().for_each(|tensor| drop(tensor.stored()));
             if let Ok(own) = config::Metadata::new(&header)
-                && let (Ok(family), Ok(heads)) = (own.family(), own.heads())
+                && let (Ok(family), Ok(heads)) = (own.family(&|_| false), own.heads())
             {
                 for tensor in &header.tensors {
                     drop(family.originals(tensor.name, &tensor.dims, heads));

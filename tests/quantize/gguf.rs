@@ -60,6 +60,7 @@ fn the_file_is_what_the_library_reads() {
     std::fs::write(model.join("tokenizer.json"), TOKENIZER).unwrap();
     for (method, kind, limit) in [
         ("q4_0", "Q4_0", "0.12"),
+        ("q5_0", "Q5_0", "0.06"),
         ("q8_0", "Q8_0", "0.01"),
         ("q4_k", "Q4_K", "0.1"),
         ("q5_k", "Q5_K", "0.05"),
@@ -94,6 +95,68 @@ fn the_file_is_what_the_library_reads() {
         let run = quantize(&store, text(&model), "x", &["--method", "q8_0"]);
         assert!(run.status == Some(1) && run.error.contains(says), "{}", run.error);
     }
+}
+
+/// Prints the type of each tensor of a file, and fails if one is not what the model's is.
+const TYPES: &str = r#"
+import sys, json, gguf, numpy as np
+raw = open(sys.argv[1], "rb").read()
+size = int.from_bytes(raw[:8], "little")
+header, found = json.loads(raw[8:8 + size]), {}
+names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+         "ffn_gate": "mlp.gate_proj", "ffn_down": "mlp.down_proj"}
+for tensor in gguf.GGUFReader(sys.argv[2]).tensors:
+    name = tensor.name.removesuffix(".weight")
+    found[name.removeprefix("blk.0.")] = tensor.tensor_type.name
+    part = name.removeprefix("blk.0.")
+    if part not in names: continue
+    entry = header[f"model.layers.0.{names[part]}.weight"]
+    start, end = entry["data_offsets"]
+    half = np.frombuffer(raw[8 + size + start:8 + size + end], np.uint16).astype(np.uint32) << 16
+    own = half.view(np.float32).reshape(entry["shape"])
+    if part in ("attn_q", "attn_k"): own = own.reshape(4, 2, -1, own.shape[1]).swapaxes(1, 2).reshape(own.shape)
+    read = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(own.shape)
+    off = np.linalg.norm(read - own) / np.linalg.norm(own)
+    assert off < 0.15, (name, off)
+print(json.dumps(found))
+"#;
+
+#[test]
+fn rows_of_no_whole_blocks_get_the_type_that_llama_cpp_gives_them() {
+    let folder = fresh_folder("gguf_rows");
+    let store = folder.join("store");
+    let model = |width: usize| {
+        let model = write(&folder.join(format!("model-{width}")), &llama(1, width));
+        let config = CONFIG.replace("256", &width.to_string());
+        let config = config.replace("512", &(2 * width).to_string());
+        std::fs::write(model.join("config.json"), config).unwrap();
+        model
+    };
+    for (width, method, layers, down, told) in [
+        (96, "q4_k", "Q5_0", "Q5_0", r#"{"q5_0":6,"q8_0":1}"#),
+        (96, "q5_k", "Q5_1", "Q5_1", r#"{"q5_1":6,"q8_0":1}"#),
+        (128, "iq4_xs", "IQ4_NL", "IQ4_XS", r#"{"iq4_nl":5,"q8_0":1}"#),
+        (48, "q3_k", "F16", "Q4_0", r#"{"f16":6,"q4_0":1}"#),
+    ] {
+        let (model, name) = (model(width), format!("{method}-{width}"));
+        let made = quantized(&store, text(&model), &name, &["--method", method]);
+        assert_eq!(made.json["fell_back"].to_string(), told, "{name}");
+        let out = folder.join(&name);
+        done(&["unpack", &name, "--store", text(&store), "--out", text(&out)]);
+        let source = model.join("model.safetensors");
+        let file = out.join(format!("model-{}.gguf", method.to_uppercase()));
+        let arguments = ["-c", TYPES, text(&source), text(&file)];
+        let output = python_command().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let types: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&types["attn_q"], &types["ffn_down"]),
+            (&layers.into(), &down.into()),
+            "{name}"
+        );
+    }
+    let run = quantize(&store, text(&model(40)), "x", &["--method", "q6_k"]);
+    assert!(run.status == Some(1) && run.error.contains("in blocks of 256"), "{}", run.error);
 }
 
 /// Reads a file with experts: their stacks, and the numbers that say how they are routed.

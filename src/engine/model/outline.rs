@@ -136,7 +136,7 @@ impl<'a> Finder<'a> {
     fn new(json: &'a Value, method: Option<&Method>, all: &'a [Arc<TensorRequest>]) -> Self {
         let gguf = matches!(method, Some(Method::Gguf(_)));
         let own = |name: &str| {
-            let other = gguf::original(name).filter(|_| gguf);
+            let other = gguf::original(json, name).filter(|_| gguf);
             let name = other.unwrap_or_else(|| name.to_owned());
             // Some checkpoints leave the first word out.
             match name.starts_with("model.") || name == HEAD {

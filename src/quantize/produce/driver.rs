@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::ProduceError;
 use super::error::Failed;
-use super::gguf_header::factors;
+use super::gguf_positions::factors;
 use super::memo::{Memo, Streams};
 use super::method::{Layer, Solver, encode};
 use super::outline::{Content, From, Layers, Plan, Remade};
@@ -15,7 +15,7 @@ use super::recipe::{Format, Recipe};
 use super::survey::{Survey, matrix};
 use crate::dequant::convert;
 use crate::format::dtype::Shape;
-use crate::gguf::names::{Change, source_row};
+use crate::gguf::names::{Change, group_row, source_row};
 use crate::pack::model::{Part, PartKind};
 use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource, Progress};
 use crate::quantize::encode::Encoded;
@@ -259,9 +259,11 @@ impl<'a> Driver<'a> {
             Some(_) => self.checkpoint.reader(std::iter::once(own.tensor)).read(own.tensor)?,
             None => self.reader.read(own.tensor)?,
         };
-        let permuted = own
-            .heads
-            .map(|heads| permute(&bytes, &self.checkpoint.tensors()[own.tensor].shape, heads));
+        let shape = &self.checkpoint.tensors()[own.tensor].shape;
+        let permuted = match own.order {
+            Change::Same => None,
+            order => Some(permute(&bytes, shape, order)),
+        };
         let bytes = match &permuted {
             Some(permuted) => {
                 permuted.as_deref().ok_or_else(|| ProduceError::NoHeads(name.clone()))?
@@ -293,8 +295,8 @@ impl<'a> Driver<'a> {
 fn written(own: &Remade, tensor: &Tensor, bytes: &[u8]) -> Result<Vec<u8>, ProduceError> {
     let mut made = convert(bytes, own.float, own.to);
     match own.change {
-        Change::Heads(heads) => {
-            let ordered = permute(&made, &tensor.shape, heads);
+        Change::Heads(_) | Change::Groups(_) => {
+            let ordered = permute(&made, &tensor.shape, own.change);
             made = ordered.ok_or_else(|| ProduceError::NoHeads(tensor.name.clone()))?;
         }
         Change::PlusOne => {
@@ -313,16 +315,26 @@ fn written(own: &Remade, tensor: &Tensor, bytes: &[u8]) -> Result<Vec<u8>, Produ
 }
 
 /// The rows of a weight in the order that GGUF has them; `None` if they are not whole heads.
-fn permute(bytes: &[u8], shape: &Shape, heads: u64) -> Option<Vec<u8>> {
+fn permute(bytes: &[u8], shape: &Shape, order: Change) -> Option<Vec<u8>> {
     let rows = usize::try_from(*shape.dims().first()?).ok()?;
-    let size = rows.checked_div(usize::try_from(heads).ok()?)?;
-    if size == 0 || !size.is_multiple_of(2) || !rows.is_multiple_of(size) {
+    let width = bytes.len().checked_div(rows)?;
+    let size = match order {
+        Change::Heads(heads) => rows.checked_div(usize::try_from(heads).ok()?)?,
+        _ => rows,
+    };
+    if let Change::Heads(_) = order
+        && (size == 0 || !size.is_multiple_of(2) || !rows.is_multiple_of(size))
+    {
         return None;
     }
-    let width = bytes.len() / rows;
+    let from = |row| match order {
+        Change::Heads(_) => Some(source_row(row, size)),
+        Change::Groups(heads) => group_row(row, rows, heads),
+        _ => Some(row),
+    };
     let mut permuted = Vec::with_capacity(bytes.len());
     for row in 0..rows {
-        let from = source_row(row, size) * width;
+        let from = from(row)? * width;
         permuted.extend_from_slice(bytes.get(from..from + width)?);
     }
     Some(permuted)

@@ -94,6 +94,16 @@ pub enum ProduceError {
         /// What says otherwise.
         what: &'static str,
     },
+    /// A model that llama.cpp would run otherwise.
+    #[error(
+        "llama.cpp runs models of type {kind} in one way, which is not what config.json says: {what}; take another format"
+    )]
+    GgufDiffers {
+        /// The model's type.
+        kind: String,
+        /// What differs.
+        what: &'static str,
+    },
     /// A block that does not have all of its experts.
     #[error(
         "{0}: not every expert of config.json is there once, all of one shape; complete the model"

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::ProduceError;
 pub(super) use super::gguf_header::Family;
-use super::gguf_header::{ALIGNMENT, factors, header};
+use super::gguf_header::{ALIGNMENT, header};
+use super::gguf_positions::factors;
 use super::method::{Announced, block};
 use super::outline::{Content, From, Layers, Plan};
 use super::recipe::Recipe;
 use crate::dequant::Float;
 use crate::format::dtype::{Dtype, Shape};
-use crate::gguf::names::is_computed;
 use crate::pack::model::{Part, PartKind};
 use crate::quantize::source::ModelSource;
 
@@ -74,10 +74,10 @@ impl Table {
     }
 }
 
-/// The experts of one block that are stacked in one tensor.
+/// What is stacked in one tensor: the experts of a block, or norms of single heads.
 #[derive(Default)]
 struct Stack {
-    /// By expert.
+    /// By their places.
     members: BTreeMap<u64, Made>,
     /// The shape of each.
     dims: Vec<u64>,
@@ -122,7 +122,7 @@ pub(super) fn plan(
     let mut open: BTreeMap<String, Stack> = BTreeMap::new();
     let mut stacks = Vec::new();
     for (number, tensor) in checkpoint.tensors().iter().enumerate() {
-        if is_computed(&tensor.name) {
+        if family.is_left_out(&tensor.name) {
             continue;
         }
         let (name, _) = family.rename(&tensor.name)?;
@@ -146,18 +146,18 @@ pub(super) fn plan(
         };
         let kind = kind(recipe, layers, from, dtype).ok_or_else(unknown)?;
         let made = Made { from, dtype, stored, kind };
-        let Some((stack, expert)) = family.stacked(&tensor.name) else {
+        let Some((stack, at, count)) = family.stacked(&tensor.name) else {
             table.push(name, dims.to_vec(), made).ok_or_else(unknown)?;
             continue;
         };
         let own = open.entry(stack.clone()).or_default();
         dims.clone_into(&mut own.dims);
-        own.members.insert(expert, made);
-        // It lies where its last expert does.
-        if own.members.len() as u64 == family.experts()
+        own.members.insert(at, made);
+        // It lies where its last one does.
+        if own.members.len() as u64 == count
             && let Some(own) = open.remove(&stack)
         {
-            let joined = own.joined(family.experts(), &mut stacks);
+            let joined = own.joined(count, &mut stacks);
             let (dims, made) = joined.ok_or_else(|| ProduceError::GgufStack(stack.clone()))?;
             table.push(stack, dims, made).ok_or_else(unknown)?;
         }
@@ -182,43 +182,63 @@ pub(super) fn plan(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::quantize::produce::gguf_header::rotated;
 
-    #[test]
-    fn a_part_of_a_head_is_rotated_whoever_wrote_the_config() {
-        for (config, expected) in [
-            (r#"{}"#, 64),
-            (r#"{"partial_rotary_factor":0.5}"#, 32),
-            (r#"{"rope_parameters":{"partial_rotary_factor":0.25,"rope_theta":1e4}}"#, 16),
-            (r#"{"rope_scaling":null,"partial_rotary_factor":0.5}"#, 32),
-        ] {
-            assert_eq!(rotated(&serde_json::from_str(config).unwrap(), 64), expected, "{config}");
+    fn of(more: Value) -> Result<&'static str, String> {
+        let mut config = json!({"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 9,
+            "intermediate_size": 64, "max_position_embeddings": 64, "num_experts": 4, "num_local_experts": 4,
+            "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "num_experts_per_tok": 2});
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
         }
+        let found = Family::of(&config);
+        found.map(|family| family.own.arch).map_err(|error| error.to_string())
     }
 
     #[test]
     fn only_known_models_are_written() {
-        let of = |text: &str| {
-            let config = serde_json::from_str::<Value>(text).unwrap();
-            Family::of(&config).map(|family| family.own.arch).map_err(|error| error.to_string())
-        };
-        assert_eq!(of(r#"{"model_type":"mistral"}"#), Ok("llama"));
-        assert_eq!(of(r#"{"model_type":"qwen2","rope_scaling":null}"#), Ok("qwen2"));
-        assert!(of(r#"{"model_type":"bert"}"#).unwrap_err().contains("bert"));
-        assert_eq!(of(r#"{"model_type":"qwen3_moe","norm_topk_prob":true}"#), Ok("qwen3moe"));
-        for other in [
-            r#"{"model_type":"qwen3_moe","norm_topk_prob":false}"#,
-            r#"{"model_type":"qwen2_moe","norm_topk_prob":true}"#,
-            r#"{"model_type":"olmoe","norm_topk_prob":true}"#,
-            r#"{"model_type":"qwen2_moe","decoder_sparse_step":2}"#,
-            r#"{"model_type":"qwen2_moe","mlp_only_layers":[0]}"#,
-        ] {
-            assert!(of(other).unwrap_err().contains("llama.cpp routes"), "{other}");
-        }
-        let scaled = r#"{"model_type":"llama","rope_scaling":{"rope_type":"odd"}}"#;
+        assert_eq!(of(json!({"model_type": "mistral"})), Ok("llama"));
+        assert_eq!(of(json!({"model_type": "qwen2", "rope_scaling": null})), Ok("qwen2"));
+        assert!(of(json!({"model_type": "bert"})).unwrap_err().contains("bert"));
+        assert_eq!(of(json!({"model_type": "qwen3_moe", "norm_topk_prob": true})), Ok("qwen3moe"));
+        let scaled = json!({"model_type": "llama", "rope_scaling": {"rope_type": "odd"}});
         assert!(of(scaled).unwrap_err().contains("odd"));
+    }
+
+    #[test]
+    fn what_llama_cpp_runs_otherwise_is_refused() {
+        for other in [
+            json!({"model_type": "qwen3_moe", "norm_topk_prob": false}),
+            json!({"model_type": "qwen2_moe", "norm_topk_prob": true}),
+            json!({"model_type": "olmoe", "norm_topk_prob": true}),
+            json!({"model_type": "qwen2_moe", "decoder_sparse_step": 2}),
+            json!({"model_type": "qwen2_moe", "mlp_only_layers": [0]}),
+        ] {
+            assert!(of(other.clone()).unwrap_err().contains("llama.cpp routes"), "{other}");
+        }
+        for (own, what) in [
+            (json!({"model_type": "falcon", "alibi": true}), "alibi"),
+            (json!({"model_type": "falcon", "parallel_attn": false}), "one behind the other"),
+            (json!({"model_type": "cohere", "use_qk_norm": true}), "use_qk_norm"),
+            (json!({"model_type": "gpt_neox", "tie_word_embeddings": true}), "tie_word_embeddings"),
+            (
+                json!({"model_type": "cohere2", "layer_types": vec!["full_attention"; 4]}),
+                "no layer has",
+            ),
+            (json!({"model_type": "exaone4", "sliding_window": 8}), "sliding_window"),
+            (json!({"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1]}), "rotary"),
+            (json!({"model_type": "llama4_text", "attention_chunk_size": 64}), "attention_chunk"),
+            (json!({"model_type": "olmoe", "clip_qkv": 2.0}), "clip_qkv"),
+            (json!({"model_type": "llama4_text", "use_qk_norm": false}), "use_qk_norm"),
+            (
+                json!({"model_type": "dots1", "num_key_value_heads": 2, "n_routed_experts": 4}),
+                "num_key_value_heads",
+            ),
+        ] {
+            let error = of(own.clone()).unwrap_err();
+            assert!(error.contains("llama.cpp runs") && error.contains(what), "{own}: {error}");
+        }
     }
 }

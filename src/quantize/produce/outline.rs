@@ -24,8 +24,8 @@ pub(super) struct Quantized {
     pub(super) bits: u32,
     /// Length of bitsandbytes' `quant_state`.
     pub(super) state: u64,
-    /// GGUF: the heads that its rows are permuted in.
-    pub(super) heads: Option<u64>,
+    /// GGUF: the order of its rows.
+    pub(super) order: Change,
     /// A method of its own.
     pub(super) method: Option<Method>,
 }
@@ -59,6 +59,8 @@ pub(super) struct Layers {
     pub(super) remade: Vec<Remade>,
     /// Linear layers that are not.
     pub(super) kept: Vec<String>,
+    /// GGUF: how many have each type in place of another, whose blocks their rows do not divide into.
+    pub(super) fell_back: BTreeMap<String, u64>,
 }
 
 /// Where the bytes of a tensor come from.

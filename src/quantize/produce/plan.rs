@@ -19,7 +19,8 @@ use super::products::{FILE as PRODUCTS, Key, Product};
 use super::recipe::{Format, Method, Recipe};
 use crate::dequant::Float;
 use crate::format::dtype::Shape;
-use crate::gguf::names::{Change, is_computed};
+use crate::gguf::names::Change;
+use crate::quantize::encode::EncodeError;
 use crate::quantize::source::ModelSource;
 
 /// Ends of the names of files that hold weights in another format.
@@ -38,8 +39,8 @@ const OTHER_WEIGHTS: [&str; 13] = [
     ".npz",
     ".bin.index.json",
 ];
-/// Matrices that are f32 in GGUF: routers, and positions.
-const PRECISE: [&str; 2] = ["ffn_gate_inp", "position_embd"];
+/// Matrices that are f32 in GGUF: routers, positions, and norms of several heads.
+const PRECISE: [&str; 4] = ["ffn_gate_inp", "position_embd", "exp_probs_b", "norm"];
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -55,97 +56,123 @@ pub(super) fn layers(
         _ => None,
     };
     let (mut quantized, mut remade, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let mut fell_back = BTreeMap::new();
+    // A layer whose rows are no whole blocks.
+    let (mut linear, mut unfit) = (0_u64, None);
     let remakes = recipe.method == Method::Awq;
+    let tied = checkpoint.tensor("lm_head.weight").is_none()
+        && checkpoint.tensor("embed_out.weight").is_none();
     for (at, tensor) in checkpoint.tensors().iter().enumerate() {
         let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned();
-        match kind(&tensor.name, tensor.dtype, &tensor.shape, skip) {
-            Kind::Linear(float) => {
-                let renamed =
-                    gguf.as_ref().map(|family| family.rename(&tensor.name)).transpose()?;
-                let renamed =
-                    renamed.and_then(|(name, _)| name.strip_suffix(".weight").map(str::to_owned));
-                let heads = gguf.as_ref().and_then(|family| family.heads(&tensor.name));
-                let layer = renamed.unwrap_or(layer);
-                let bits = bits_of(recipe, bits, &tensor.name)?;
-                let method = None;
-                quantized.push(Quantized {
-                    tensor: at,
-                    float,
-                    layer,
-                    bits,
-                    state: 0,
-                    heads,
-                    method,
-                });
-            }
-            kind => {
-                if kind == Kind::Kept && gguf.is_none() {
-                    kept.push(layer);
+        let kind = kind(&tensor.name, tensor.dtype, &tensor.shape, skip);
+        let Some(family) = &gguf else {
+            match kind {
+                Kind::Linear(float) => {
+                    let bits = bits_of(recipe, bits, &tensor.name)?;
+                    let (state, order, method) = (0, Change::Same, None);
+                    quantized.push(Quantized {
+                        tensor: at,
+                        float,
+                        layer,
+                        bits,
+                        state,
+                        order,
+                        method,
+                    });
+                    linear += 1;
                 }
-                let rank = tensor.shape.dims().len();
-                let Some(float) = Float::of_dtype(tensor.dtype) else { continue };
-                match &gguf {
-                    Some(_) if is_computed(&tensor.name) => {}
-                    Some(family) if rank <= 2 => {
-                        let (name, change) = family.rename(&tensor.name)?;
-                        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
-                        let tied = checkpoint.tensor("lm_head.weight").is_none();
-                        if let Some(method) = ends(recipe.method, &name, columns, tied) {
-                            let layer = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
-                            let (bits, method) = (method.recipe().bits, Some(method));
-                            let (state, heads) = (0, None);
-                            let tensor = at;
-                            quantized.push(Quantized {
-                                tensor,
-                                float,
-                                layer,
-                                bits,
-                                state,
-                                heads,
-                                method,
-                            });
-                            continue;
-                        }
-                        let precise = rank < 2 || PRECISE.iter().any(|own| name.contains(own));
-                        let to = if precise { Float::F32 } else { Float::F16 };
-                        remade.push(Remade { tensor: at, float, name, to, change });
-                    }
-                    None if remakes && kind == Kind::Other && rank < 2 => {
+                Kind::Kept => kept.push(layer),
+                Kind::Other => {
+                    let float = Float::of_dtype(tensor.dtype);
+                    if let Some(float) = float.filter(|_| remakes && tensor.shape.dims().len() < 2)
+                    {
                         let (name, change) = (tensor.name.clone(), Change::Same);
                         remade.push(Remade { tensor: at, float, name, to: float, change });
                     }
-                    _ => {}
                 }
             }
+            continue;
+        };
+        let rank = tensor.shape.dims().len();
+        let Some(float) = Float::of_dtype(tensor.dtype).filter(|_| rank <= 2) else { continue };
+        if family.is_left_out(&tensor.name) {
+            continue;
         }
+        let (name, change) = family.rename(&tensor.name)?;
+        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
+        let is_linear = matches!(kind, Kind::Linear(_));
+        let wanted = match is_linear {
+            true => Some(recipe.method),
+            false => ends(recipe.method, &name, tied),
+        };
+        let chosen = wanted.map(|wanted| (wanted, fitting(wanted, columns)));
+        if let Some((wanted, chosen)) = chosen.filter(|(wanted, chosen)| Some(*wanted) != *chosen) {
+            unfit = unfit.or(Some((at, columns, wanted)));
+            let told = chosen.map_or("f16", Method::name);
+            *fell_back.entry(told.to_owned()).or_insert(0) += 1;
+        }
+        if let Some(chosen) = chosen.and_then(|(_, chosen)| chosen) {
+            linear += u64::from(is_linear);
+            let own = is_linear && chosen == recipe.method;
+            let method = (!own).then_some(chosen);
+            let bits = match own {
+                true => bits_of(recipe, bits, &tensor.name)?,
+                false => chosen.recipe().bits,
+            };
+            let layer = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
+            let (state, order) = (0, family.order(&tensor.name));
+            quantized.push(Quantized { tensor: at, float, layer, bits, state, order, method });
+            continue;
+        }
+        let precise = rank < 2 || PRECISE.iter().any(|own| name.contains(own));
+        let to = if precise { Float::F32 } else { Float::F16 };
+        remade.push(Remade { tensor: at, float, name, to, change });
     }
     // Where the head is the embedding, the checkpoint has no tensor of it, and engines make the layer.
     if gguf.is_none() && !kept.iter().any(|name| name.ends_with("lm_head")) {
         kept.push("lm_head".to_owned());
     }
-    if !quantized.iter().any(|own| own.method.is_none()) {
+    if let (0, Some((at, columns, wanted))) = (linear, unfit) {
+        let block = block(wanted).elements() as u64;
+        let name = checkpoint.tensors().get(at).map_or("", |tensor| &tensor.name);
+        return Err(ProduceError::layer(name)(EncodeError::Blocks { columns, block }));
+    }
+    if linear == 0 {
         let kind =
             checkpoint.config()?.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
         return Err(ProduceError::NoLayers(kind.to_owned()));
     }
-    Ok(Layers { quantized, remade, kept })
+    Ok(Layers { quantized, remade, kept, fell_back })
 }
 
 /// What the embedding and the head are made of in a GGUF file, as llama.cpp chooses by default: engines take them as
-/// blocks. `None` for other tensors, and for rows of no whole blocks.
-fn ends(method: Method, name: &str, columns: u64, tied: bool) -> Option<Method> {
+/// blocks. `None` for other tensors.
+fn ends(method: Method, name: &str, tied: bool) -> Option<Method> {
     let head = match name {
         "output.weight" => true,
         "token_embd.weight" => tied,
         _ => return None,
     };
-    let fits = |own: Method| columns.is_multiple_of(block(own).elements() as u64);
-    let chosen = match method {
+    Some(match method {
         Method::Q8_0 => Method::Q8_0,
         _ if head => Method::Q6K,
         own => own,
+    })
+}
+
+/// The type of blocks for rows of so many columns, as llama.cpp chooses: this one, or what it takes in its place; `None`
+/// if neither fits.
+fn fitting(method: Method, columns: u64) -> Option<Method> {
+    let other = match method {
+        Method::Q2K | Method::Q3K => Method::Q4_0,
+        Method::Q4K => Method::Q5_0,
+        Method::Q5K => Method::Q5_1,
+        Method::Q6K => Method::Q8_0,
+        Method::Iq4Xs => Method::Iq4Nl,
+        own => own,
     };
-    [chosen, Method::Q8_0].into_iter().find(|own| fits(*own))
+    let fits = |own: &Method| columns.is_multiple_of(block(*own).elements() as u64);
+    [method, other].into_iter().find(fits)
 }
 
 /// The bits of a layer, by the name of its weight.

@@ -1,5 +1,6 @@
 //! Quantizing a model into the store, one layer at a time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -65,6 +66,8 @@ pub struct QuantizeReport {
     pub left_out: Vec<String>,
     /// Bits per code on average, over the weights that are quantized.
     pub average_bits: f64,
+    /// GGUF: how many weights have each type in place of the method's, because their rows are no whole blocks of that.
+    pub fell_back: BTreeMap<String, u64>,
     /// What the manifest says.
     pub quantization: Map<String, Value>,
 }
@@ -165,8 +168,17 @@ pub fn quantize(
         memo.tell(packed.manifest);
     }
     let average_bits = average(checkpoint, &layers);
-    let kept = layers.kept;
-    Ok(QuantizeReport { packed, computed, linked, kept, left_out, average_bits, quantization })
+    let Layers { kept, fell_back, .. } = layers;
+    Ok(QuantizeReport {
+        packed,
+        computed,
+        linked,
+        kept,
+        left_out,
+        average_bits,
+        fell_back,
+        quantization,
+    })
 }
 
 /// Bits per code on average.

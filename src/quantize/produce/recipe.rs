@@ -65,6 +65,10 @@ names! {
         Hqq = "hqq",
         /// GGUF Q4_0.
         Q4_0 = "q4_0",
+        /// GGUF Q5_0.
+        Q5_0 = "q5_0",
+        /// GGUF Q5_1.
+        Q5_1 = "q5_1",
         /// GGUF Q8_0.
         Q8_0 = "q8_0",
         /// GGUF Q4_K.
@@ -176,6 +180,8 @@ impl Method {
             Self::Gptq => (Format::Gptq, 4, Some(128), true),
             Self::Awq => (Format::Awq, 4, Some(128), false),
             Self::Q4_0 => (Format::Gguf, 4, Some(32), true),
+            Self::Q5_0 => (Format::Gguf, 5, Some(32), true),
+            Self::Q5_1 => (Format::Gguf, 5, Some(32), false),
             Self::Q8_0 => (Format::Gguf, 8, Some(32), true),
             Self::Q4K => (Format::Gguf, 4, Some(32), false),
             Self::Q5K => (Format::Gguf, 5, Some(32), false),

@@ -101,8 +101,12 @@ pub(super) fn survey(
         let tensor = &checkpoint.tensors()[own.tensor];
         let what = (tensor.name.as_str(), tensor.dtype, &tensor.shape);
         // Heads decide the bytes as statistics would.
-        let heads =
-            own.heads.map(|heads| *blake3::hash(format!("{heads} heads").as_bytes()).as_bytes());
+        let order = match own.order {
+            Change::Heads(heads) => Some(format!("{heads} heads")),
+            Change::Groups([query, key]) => Some(format!("{query} and {key} heads in groups")),
+            _ => None,
+        };
+        let heads = order.map(|order| *blake3::hash(order.as_bytes()).as_bytes());
         let statistics = solver.statistics(&tensor.name).or(heads);
         let recipe = products::recipe_digest(&own.recipe(recipe))?;
         let key = products::key(recipe, what, source, statistics)?;

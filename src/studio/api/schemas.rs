@@ -6,9 +6,9 @@ use crate::quantize::produce::PRESETS;
 use crate::studio::request::KINDS;
 
 /// The methods of quantization that take no more than their own settings.
-const METHODS: [&str; 18] = [
-    "nf4", "int8", "fp8", "mxfp4", "nvfp4", "rtn", "gptq", "awq", "hqq", "q4_0", "q8_0", "q2_k",
-    "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
+const METHODS: [&str; 20] = [
+    "nf4", "int8", "fp8", "mxfp4", "nvfp4", "rtn", "gptq", "awq", "hqq", "q4_0", "q5_0", "q5_1",
+    "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
 ];
 /// Names of the public, with a path; what is looked up later may still be refused.
 const WEBHOOK: &str =

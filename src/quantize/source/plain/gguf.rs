@@ -71,10 +71,11 @@ pub(super) fn view(inner: Arc<ModelSource>, float: Float) -> Result<ModelSource,
     let first = headers.first().ok_or(GgufError::Magic).map_err(wrong)?;
     let metadata = Metadata::new(first).map_err(wrong)?;
     let beside = inner.json(CONFIG)?;
-    let family = match (metadata.family(), &beside) {
+    let has = |name: &str| headers.iter().any(|header| header.tensor(name).is_some());
+    let family = match (metadata.family(&has), &beside) {
         (Err(error), Some(config)) => {
             let model = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-            Family::of_model(model).ok_or(error)
+            Family::of_model(model).map(|family| family.of_file(&has)).ok_or(error)
         }
         (family, _) => family,
     };
