@@ -129,9 +129,11 @@ fn what_is_stored_is_what_the_libraries_store() {
 
 #[test]
 fn blocks_are_what_llama_cpp_writes() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf/written.json");
-    let cases: Vec<Value> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    let mut wrong = Vec::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf");
+    let recorded = ["written.json", "written_q5.json"].map(|name| {
+        serde_json::from_slice::<Vec<Value>>(&fs::read(folder.join(name)).unwrap()).unwrap()
+    });
+    let (cases, mut wrong) = (recorded.concat(), Vec::new());
     for case in &cases {
         let number = |key: &str| case[key].as_u64().unwrap() as usize;
         let (rows, columns, float) = (number("rows"), number("columns"), float(case));

@@ -1,7 +1,7 @@
 """Records what llama.cpp's own C writes of weights that Rust makes alike (weights.py), for the GGUF types that are
 written beside those of record.py.
 
-`written.py FILE` writes the vectors, `written.py --check FILE` makes them anew and compares.
+`written.py FILE...` writes the vectors, `written.py --check FILE...` makes them anew and compares.
 """
 
 import ctypes
@@ -16,7 +16,11 @@ import numpy as np
 from weights import DTYPES, KINDS, weight
 
 LIBRARY = ctypes.CDLL(str(pathlib.Path(__file__).parent.parent.parent / ".venv-judges/sources/libggml_quants.so"))
-TYPES = ["Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
+# The types of each file. What was recorded is never changed: further types go into a file of their own.
+TYPES = {
+    "written.json": ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"],
+    "written_q5.json": ["Q5_0", "Q5_1"],
+}
 
 
 def written(name: str, values: np.ndarray) -> bytes:
@@ -33,14 +37,14 @@ def written(name: str, values: np.ndarray) -> bytes:
     return blocks.tobytes()
 
 
-def cases():
+def cases(types: list[str]):
     seed = 5000
     for dtype in DTYPES:
         for kind in KINDS:
             # Beyond the range of f16 the reference divides by 0.
             if kind == "tiny":
                 continue
-            for name in TYPES:
+            for name in types:
                 seed += 1
                 values = np.ascontiguousarray(weight(seed, 5, 512, kind, dtype).float().numpy())
                 yield {
@@ -50,16 +54,19 @@ def cases():
 
 
 def main() -> int:
-    *flags, path = sys.argv[1:]
-    lines = ",\n".join(json.dumps(case) for case in cases())
-    text = f"[\n{lines}\n]\n"
-    if flags == ["--check"]:
-        same = open(path).read() == text
-        print(f"the vectors are {'what' if same else 'NOT what'} llama.cpp writes today")
-        return 0 if same else 1
-    open(path, "w").write(text)
-    print(f"{text.count('seed')} vectors in {path}")
-    return 0
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+    status = 0
+    for path in map(pathlib.Path, sys.argv[1 + len(flags):]):
+        lines = ",\n".join(json.dumps(case) for case in cases(TYPES[path.name]))
+        text = f"[\n{lines}\n]\n"
+        if flags == ["--check"]:
+            same = path.read_text() == text
+            print(f"{path.name}: the vectors are {'what' if same else 'NOT what'} llama.cpp writes today")
+            status |= not same
+        else:
+            path.write_text(text)
+            print(f"{text.count('seed')} vectors in {path}")
+    return status
 
 
 if __name__ == "__main__":
