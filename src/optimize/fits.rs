@@ -186,7 +186,9 @@ mod tests {
         let said = of("gptq_aggressive", "a10g", Some("vllm"), Float::BF16).unwrap_err();
         assert!(said.contains("does not load gptq 3 bits g128"), "{said}");
         assert_eq!(of("gptq_aggressive", "a10g", None, Float::BF16).unwrap(), "transformers");
-        assert!(of("q4_k", "a10g", Some("vllm"), Float::BF16).is_err());
+        // Its plugin for GGUF has a kernel for GPUs alone.
+        let said = of("q4_k", "host", Some("vllm"), Float::BF16).unwrap_err();
+        assert!(said.contains("no kernel for it on processors"), "{said}");
         assert_eq!(of("q4_k", "a10g", None, Float::BF16).unwrap(), "llama.cpp");
         assert!(
             of("bnb_nf4", "a10g", Some("embedded"), Float::BF16)
