@@ -259,6 +259,19 @@ fn scaling(
     }
 }
 
+/// What Llama 3 divides the frequency of a wave of so many positions by: nothing changes where it is short, and all of
+/// `factor` counts where it is long, beside the `original` positions over `high` and `low`.
+pub(crate) fn llama3_factor(wave: f64, factor: f64, [low, high]: [f64; 2], original: f64) -> f64 {
+    if wave < original / high {
+        1.0
+    } else if wave > original / low {
+        factor
+    } else {
+        let smooth = (original / wave - low) / (high - low);
+        1.0 / ((1.0 - smooth) / factor + smooth)
+    }
+}
+
 /// Llama 3 scales each frequency by a factor of its own, which the file has and a configuration has not: its numbers
 /// are those that make these factors.
 fn llama3(own: &Metadata<'_, '_>, head_dim: u64, freqs: &[f32]) -> Result<Json, GgufError> {
@@ -270,15 +283,7 @@ fn llama3(own: &Metadata<'_, '_>, head_dim: u64, freqs: &[f32]) -> Result<Json, 
             && freqs.iter().enumerate().all(|(pair, own)| {
                 let plain = theta.powf(-(2.0 * pair as f64) / dim as f64);
                 let wave = std::f64::consts::TAU / plain;
-                let (factor, low, high) = (f64::from(factor), 1.0, 4.0);
-                let wanted = if wave < original / high {
-                    1.0
-                } else if wave > original / low {
-                    factor
-                } else {
-                    let smooth = (original / wave - low) / (high - low);
-                    1.0 / ((1.0 - smooth) / factor + smooth)
-                };
+                let wanted = llama3_factor(wave, factor.into(), [1.0, 4.0], original);
                 (f64::from(*own) / wanted - 1.0).abs() < 1e-3
             })
     };
@@ -309,9 +314,8 @@ fn own_keys(
         json!((0..layers).map(kind).collect::<Vec<_>>())
     };
     let act = match model {
-        "gemma" | "gemma2" | "gemma3_text" | "starcoder2" => "gelu_pytorch_tanh",
+        "gemma" | "gemma2" | "gemma3_text" | "starcoder2" | "gpt_bigcode" => "gelu_pytorch_tanh",
         "gpt2" | "phi" | "bloom" => "gelu_new",
-        "gpt_bigcode" => "gelu_pytorch_tanh",
         "gpt_neox" | "falcon" => "gelu",
         "arcee" | "nemotron" | "jais2" => "relu2",
         _ => "silu",

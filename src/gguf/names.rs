@@ -19,6 +19,21 @@ pub enum Change {
     Groups([u64; 2]),
 }
 
+impl Change {
+    /// The row of the model's weight of `rows` rows that row `row` is in GGUF; `None` if they are not whole heads.
+    pub(crate) fn source_row(self, row: usize, rows: usize) -> Option<usize> {
+        match self {
+            Self::Heads(heads) => {
+                let size = rows.checked_div(usize::try_from(heads).ok()?)?;
+                let whole = size > 0 && size.is_multiple_of(2) && rows.is_multiple_of(size);
+                whole.then(|| source_row(row, size))
+            }
+            Self::Groups(heads) => group_row(row, rows, heads),
+            _ => Some(row),
+        }
+    }
+}
+
 /// A tensor of the model within one of GGUF.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Original {
@@ -212,7 +227,7 @@ pub fn source_row(row: usize, size: usize) -> usize {
 
 /// The row of the model's weight that row `row` of the one with all of q first is, of [`Change::Groups`]; `rows` is how
 /// many there are. `None` if they are not those of heads.
-pub fn group_row(row: usize, rows: usize, heads: [u64; 2]) -> Option<usize> {
+fn group_row(row: usize, rows: usize, heads: [u64; 2]) -> Option<usize> {
     let [query, key] = heads.map(|heads| usize::try_from(heads).ok());
     let (query, key) = (query?, key?);
     let all = key.checked_mul(2)?.checked_add(query)?;

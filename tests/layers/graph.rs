@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::code::Code;
 
@@ -19,25 +19,34 @@ enum Found {
     Item(Vec<String>),
 }
 
-fn read_below(dir: &Path, module: &[String], files: &mut BTreeMap<Vec<String>, Code>) {
-    for entry in fs::read_dir(dir).unwrap() {
+/// The Rust files below a folder.
+pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let own = [module, std::slice::from_ref(&name)].concat();
         if path.is_dir() {
-            read_below(&path, &own, files);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let own = if ["mod", "lib"].contains(&name.as_str()) { module.to_vec() } else { own };
-            files.insert(own, Code::of(&fs::read_to_string(&path).unwrap()));
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
         }
     }
+    found
+}
+
+/// The module that a file below `root` is.
+fn module_of(root: &Path, file: &Path) -> Vec<String> {
+    let own = file.strip_prefix(root).unwrap().with_extension("");
+    let mut module: Vec<_> = own.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    module.pop_if(|name| ["mod", "lib"].contains(&name.as_str()));
+    module
 }
 
 impl Sources {
     /// Every file that is not for tests only.
     pub fn read(root: &Path) -> Self {
-        let mut files = BTreeMap::new();
-        read_below(root, &[], &mut files);
+        let code =
+            |file: PathBuf| (module_of(root, &file), Code::of(&fs::read_to_string(&file).unwrap()));
+        let mut files: BTreeMap<_, _> = rust_files(root).into_iter().map(code).collect();
         files.remove(["main".to_owned()].as_slice());
         let tests: Vec<Vec<String>> = files
             .iter()

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graph::{Sources, circles};
+use graph::{Sources, circles, rust_files};
 
 /// What a pure module does not touch.
 const IO: [&[&str]; 7] = [
@@ -207,23 +207,10 @@ fn circles_are_found_through_whatever_names_them() {
 /// Lines of a file from which on its head says why it is one: "One file: ...".
 const LONG: usize = 500;
 
-fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            rust_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
 #[test]
 fn a_long_file_says_why_it_is_one() {
-    let mut files = Vec::new();
-    for folder in ["src", "tests", "examples", "python/src", "fuzz/fuzz_targets"] {
-        rust_files(&root().join(folder), &mut files);
-    }
+    let folders = ["src", "tests", "examples", "python/src", "fuzz/fuzz_targets"];
+    let files = folders.map(|folder| rust_files(&root().join(folder))).concat();
     assert!(files.len() > 400, "only {} files were found", files.len());
     let long = files.iter().filter(|file| {
         let text = fs::read_to_string(file).unwrap();

@@ -15,7 +15,7 @@ use super::recipe::{Format, Recipe};
 use super::survey::{Survey, matrix};
 use crate::dequant::convert;
 use crate::format::dtype::Shape;
-use crate::gguf::names::{Change, group_row, source_row};
+use crate::gguf::names::Change;
 use crate::pack::model::{Part, PartKind};
 use crate::pack::{GeneratedFile, Held, Input, PackError, PartSource, Progress};
 use crate::quantize::encode::Encoded;
@@ -318,23 +318,9 @@ fn written(own: &Remade, tensor: &Tensor, bytes: &[u8]) -> Result<Vec<u8>, Produ
 fn permute(bytes: &[u8], shape: &Shape, order: Change) -> Option<Vec<u8>> {
     let rows = usize::try_from(*shape.dims().first()?).ok()?;
     let width = bytes.len().checked_div(rows)?;
-    let size = match order {
-        Change::Heads(heads) => rows.checked_div(usize::try_from(heads).ok()?)?,
-        _ => rows,
-    };
-    if let Change::Heads(_) = order
-        && (size == 0 || !size.is_multiple_of(2) || !rows.is_multiple_of(size))
-    {
-        return None;
-    }
-    let from = |row| match order {
-        Change::Heads(_) => Some(source_row(row, size)),
-        Change::Groups(heads) => group_row(row, rows, heads),
-        _ => Some(row),
-    };
     let mut permuted = Vec::with_capacity(bytes.len());
     for row in 0..rows {
-        let from = from(row)? * width;
+        let from = order.source_row(row, rows)? * width;
         permuted.extend_from_slice(bytes.get(from..from + width)?);
     }
     Some(permuted)

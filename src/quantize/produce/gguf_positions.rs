@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::ProduceError;
 use super::gguf_values::Values;
+use crate::gguf::config::llama3_factor;
 
 /// What a config says of positions: in one object, under either name; where it says so for each type of layer, of
 /// those that see all.
@@ -86,14 +87,7 @@ pub(super) fn factors(config: &Value) -> Option<Vec<f32>> {
     let original = rope(config, "original_max_position_embeddings")?;
     let of = |pair: u64| {
         let wave = std::f64::consts::TAU * theta.powf(2.0 * pair as f64 / dim as f64);
-        if wave < original / high {
-            1.0
-        } else if wave > original / low {
-            factor
-        } else {
-            let smooth = (original / wave - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
+        llama3_factor(wave, factor, [low, high], original)
     };
     Some((0..dim.min(1 << 16) / 2).map(|pair| of(pair) as f32).collect())
 }

@@ -8,7 +8,7 @@ use crate::dequant::config::{Facts, Method, Module, Role};
 use crate::dequant::gguf::Block;
 use crate::dequant::{self, Float, Layout, Part, Parts, Weight};
 use crate::format::dtype::{Dtype, Shape};
-use crate::gguf::names::{Change, group_row, source_row};
+use crate::gguf::names::Change;
 
 /// What a tensor is made of.
 #[derive(Debug, Clone)]
@@ -90,22 +90,6 @@ impl Made {
         inner.read(tensor.file, from..from + len)
     }
 
-    /// Rows of so many bytes, each where it belongs.
-    fn ordered(
-        &self,
-        bytes: &[u8],
-        row: usize,
-        to: impl Fn(usize) -> Option<usize>,
-    ) -> Result<Bytes, SourceError> {
-        let wrong = || SourceError::Heads(self.name.clone());
-        let mut ordered = vec![0; bytes.len()];
-        for (at, line) in bytes.chunks(row.max(1)).enumerate() {
-            let to = to(at).ok_or_else(wrong)? * row;
-            ordered.get_mut(to..to + line.len()).ok_or_else(wrong)?.copy_from_slice(line);
-        }
-        Ok(ordered.into())
-    }
-
     fn changed(&self, bytes: Bytes) -> Result<Bytes, SourceError> {
         let defect = || SourceError::Defect(self.name.clone());
         let size = usize::try_from(self.dtype.bits() / 8).map_err(|_| defect())?;
@@ -113,21 +97,17 @@ impl Made {
             self.shape.dims().iter().filter_map(|dim| usize::try_from(*dim).ok()).collect();
         match self.change {
             Change::Same => Ok(bytes),
-            Change::Heads(heads) => {
+            Change::Heads(_) | Change::Groups(_) => {
                 // A bias is permuted as the rows of its weight are.
                 let rows = *dims.first().ok_or_else(defect)?;
                 let row = bytes.len().checked_div(rows).ok_or_else(defect)?;
-                let head = usize::try_from(heads).ok().and_then(|heads| rows.checked_div(heads));
-                let head = head.filter(|head| {
-                    *head > 0 && head.is_multiple_of(2) && rows.is_multiple_of(*head)
-                });
-                let head = head.ok_or_else(|| SourceError::Heads(self.name.clone()))?;
-                self.ordered(&bytes, row, |at| Some(source_row(at, head)))
-            }
-            Change::Groups(heads) => {
-                let rows = *dims.first().ok_or_else(defect)?;
-                let row = bytes.len().checked_div(rows).ok_or_else(defect)?;
-                self.ordered(&bytes, row, |at| group_row(at, rows, heads))
+                let wrong = || SourceError::Heads(self.name.clone());
+                let mut ordered = vec![0; bytes.len()];
+                for (at, line) in bytes.chunks(row.max(1)).enumerate() {
+                    let to = self.change.source_row(at, rows).ok_or_else(wrong)? * row;
+                    ordered.get_mut(to..to + line.len()).ok_or_else(wrong)?.copy_from_slice(line);
+                }
+                Ok(ordered.into())
             }
             Change::PlusOne => {
                 let float = Float::of_dtype(self.dtype).ok_or_else(defect)?;
